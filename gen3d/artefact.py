@@ -1,0 +1,246 @@
+"""An output folder that knows its verb, its settings, its inputs and their hashes.
+
+`begin` opens or continues a folder and refuses to mix: a folder that holds the result of other settings or other
+inputs, or files that are not gen3d's, is left as it is. `Work.finish` marks it complete. `read` opens a finished one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gen3d import __version__
+from gen3d.config import Verb
+from gen3d.errors import UserError
+
+RECORD = "artefact.json"
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A finished folder as its record describes it."""
+
+    folder: Path
+    verb: str
+    key: str
+    config: dict[str, Any]
+    inputs: dict[str, Any]
+    summary: dict[str, Any]
+    version: str
+    finished_at: str
+
+
+@dataclass
+class Work:
+    """A folder being written. `finished` means that the same work was completed before: there is nothing to do."""
+
+    folder: Path
+    record: dict[str, Any]
+    finished: bool
+    resumed: bool
+    _lock: Any = field(default=None, repr=False)
+
+    def finish(self, summary: Mapping[str, Any] | None = None) -> None:
+        """Mark the folder complete, with the figures that a reader wants first."""
+        self.record |= {
+            "status": "finished",
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "summary": dict(summary or {}),
+        }
+        write_json(self.folder / RECORD, self.record)
+        self.release()
+
+    def release(self) -> None:
+        """Let other processes write to the folder again."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def begin(
+    verb: Verb,
+    name: str,
+    inputs: Mapping[str, Path | Sequence[Path]],
+    extra: Mapping[str, Any] | None = None,
+    code_version: str = __version__,
+) -> Work:
+    """Open `verb.out` for writing.
+
+    Args:
+        verb: the configured verb; its result-determining settings are part of the folder's key.
+        name: the verb's name as a user types it.
+        inputs: fields of `verb` that are paths it reads, by name; each enters the key by its content, not its place.
+        extra: anything else that determines the result (for instance hashes of source files).
+        code_version: version of the code that determines the result.
+
+    Raises:
+        UserError: the folder belongs to other settings or inputs, is not gen3d's, cannot be written, or is in use.
+    """
+    folder = verb.out
+    settings = verb.settings()
+    for path_field in (*inputs, "out"):
+        settings.pop(path_field, None)
+    hashed = {label: _describe(paths) for label, paths in inputs.items()}
+    identity = {
+        "verb": name,
+        "settings": settings,
+        "inputs": {label: [item["key"] for item in items] for label, items in hashed.items()},
+        "extra": dict(extra or {}),
+        "version": code_version,
+    }
+    key = digest(identity)
+    existing = _existing(folder)
+    if existing is not None and existing.get("key") != key:
+        raise UserError(f"{folder}: {_difference(existing, identity)}; give another out=, or delete the folder.")
+    if existing is None and folder.is_dir() and any(item.name != LOCK for item in folder.iterdir()):
+        raise UserError(f"{folder}: not empty and not written by gen3d; give another out=.")
+    lock = _lock_folder(folder)
+    if existing is not None:
+        return Work(folder, existing, existing.get("status") == "finished", True, lock)
+    record = {
+        "gen3d": __version__,
+        "verb": name,
+        "key": key,
+        "status": "running",
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "identity": identity,
+        "config": verb.model_dump(mode="json"),
+        "inputs": hashed,
+    }
+    write_json(folder / RECORD, record)
+    return Work(folder, record, False, False, lock)
+
+
+def read(folder: Path, verbs: tuple[str, ...] | None = None) -> Artefact:
+    """Open a finished folder written by one of `verbs` (any verb if None).
+
+    Raises:
+        UserError: no such folder, not gen3d's, never finished, or written by another verb.
+    """
+    wanted = f" of `gen3d {'` or `gen3d '.join(verbs)}`" if verbs else ""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; an output folder{wanted} is needed here.")
+    record = _existing(folder)
+    if record is None:
+        raise UserError(f"{folder}: holds no {RECORD}, so it is not an output folder{wanted}.")
+    if verbs and record.get("verb") not in verbs:
+        raise UserError(f"{folder}: was written by `gen3d {record.get('verb')}`; an output folder{wanted} is needed.")
+    if record.get("status") != "finished":
+        raise UserError(
+            f"{folder}: `gen3d {record.get('verb')}` never finished there; run the same command again, it goes on."
+        )
+    return Artefact(
+        folder=folder,
+        verb=record["verb"],
+        key=record["key"],
+        config=record.get("config", {}),
+        inputs=record.get("inputs", {}),
+        summary=record.get("summary", {}),
+        version=record.get("gen3d", ""),
+        finished_at=record.get("finished_at", ""),
+    )
+
+
+def digest(value: Any) -> str:
+    """A 16-digit hash of anything JSON can hold, independent of the order of keys."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """A 16-digit SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    write_atomic(path, json.dumps(value, indent=1, default=str) + "\n")
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write text through a temporary file and a rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _existing(folder: Path) -> dict[str, Any] | None:
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(f"{path}: damaged (not JSON); delete the folder and run its verb again.") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: damaged (not a record); delete the folder and run its verb again.")
+    return record
+
+
+def _describe(paths: Path | Sequence[Path]) -> list[dict[str, str]]:
+    listed = [paths] if isinstance(paths, Path) else list(paths)
+    described = []
+    for path in listed:
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder.")
+        record = _existing(path) if path.is_dir() else None
+        if record is not None:
+            key = str(record.get("key"))
+        else:
+            key = file_digest(path) if path.is_file() else path.resolve().name
+        described.append({"path": str(path), "verb": str(record.get("verb", "")) if record else "", "key": key})
+    return described
+
+
+def _difference(record: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+    """What distinguishes the folder's work from the work asked for, in words."""
+    old = record.get("identity", {})
+    if old.get("verb") != identity["verb"]:
+        return f"holds the output of `gen3d {old.get('verb')}`"
+    before, now = _flat(old.get("settings", {})), _flat(identity["settings"])
+    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if changed:
+        shown = ", ".join(f"{name} was {before.get(name)} and is now {now.get(name)}" for name in changed[:3])
+        return f"holds a result of other settings ({shown})"
+    if old.get("inputs") != identity["inputs"] or old.get("extra") != identity["extra"]:
+        return "holds a result from other inputs"
+    return f"was written by gen3d {old.get('version')}, this is {identity['version']}"
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {prefix.removesuffix("."): tree}
+    return {key: value for name, below in tree.items() for key, value in _flat(below, f"{prefix}{name}.").items()}
+
+
+def _lock_folder(folder: Path) -> Any:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("w")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); give another out=.") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise UserError(f"{folder}: another gen3d process is writing there; wait for it or give another out=.") from None
+    return lock

@@ -1,0 +1,147 @@
+"""The command line: `gen3d <verb> [file.yaml] [a.b=value ...]`, made from the table of verbs and their fields."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from pathlib import Path
+
+from gen3d import __version__
+from gen3d.errors import Interrupted, UserError
+
+USAGE = "gen3d <verb> [file.yaml] [key=value ...] [--help | --show | --dry-run]"
+FLAGS = ("--help", "-h", "--show", "--dry-run", "--traceback")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 done, 2 the user's mistake, 3 done but for some inputs, 130 stopped)."""
+    given = sys.argv[1:] if arguments is None else arguments
+    flags = {item for item in given if item.startswith("-")}
+    words = [item for item in given if not item.startswith("-")]
+    if "--version" in flags and not words:
+        print(f"gen3d {__version__}")
+        return 0
+    if not words:
+        _print_overview()
+        return 0 if flags & {"--help", "-h"} or not given else 2
+    try:
+        _check_flags(flags)
+        return _run(words[0], words[1:], flags)
+    except UserError as error:
+        if "--traceback" in flags:
+            raise
+        _complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("Stopped. What was finished is kept; the same command goes on from there.")
+        return Interrupted.exit_code
+    except OSError as error:
+        if "--traceback" in flags:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        _complain(f"{place}{_reason(error)} What was finished is kept; the same command goes on from there.")
+        return UserError.exit_code
+
+
+def _run(name: str, words: list[str], flags: set[str]) -> int:
+    from gen3d.config import load
+    from gen3d.verbs import VERBS, verb_class
+
+    if name not in VERBS:
+        near = difflib.get_close_matches(name, VERBS, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else "`gen3d --help` lists them."
+        raise UserError(f"`{name}` is not a verb of gen3d; {hint}")
+    verb_type = verb_class(name)
+    if flags & {"--help", "-h"}:
+        _print_verb_help(name, verb_type)
+        return 0
+    file, overrides = _split(words)
+    verb = load(verb_type, file, overrides)
+    if "--show" in flags:
+        import yaml
+
+        print(yaml.safe_dump(verb.model_dump(mode="json"), sort_keys=False), end="")
+        return 0
+    if "--dry-run" in flags:
+        for sentence in verb.plan():
+            print(sentence)
+        return 0
+    verb.run()
+    return 0
+
+
+def _split(words: list[str]) -> tuple[Path | None, list[str]]:
+    files = [word for word in words if "=" not in word]
+    overrides = [word for word in words if "=" in word]
+    if len(files) > 1:
+        raise UserError(f"one configuration file at most, but {len(files)} were given: {', '.join(files)}.")
+    if files and Path(files[0]).suffix not in (".yaml", ".yml"):
+        raise UserError(f"`{files[0]}` is neither key=value nor a .yaml file.")
+    return (Path(files[0]) if files else None), overrides
+
+
+def _check_flags(flags: set[str]) -> None:
+    for flag in sorted(flags - set(FLAGS)):
+        near = difflib.get_close_matches(flag, FLAGS, n=1)
+        raise UserError(f"`{flag}` is not a flag; {f'did you mean `{near[0]}`?' if near else USAGE}")
+
+
+def _reason(error: OSError) -> str:
+    import errno
+
+    words = {
+        errno.ENOSPC: "the disk is full; free some space and run the same command again.",
+        errno.EACCES: "permission denied; choose another folder or mend its permissions.",
+        errno.EROFS: "the file system is read-only; choose another out=.",
+        errno.EDQUOT: "the disk quota is used up; free some space and run the same command again.",
+    }
+    return words.get(error.errno or 0, f"{error.strerror or error}.")
+
+
+def _complain(text: str) -> None:
+    for line in text.splitlines():
+        print(f"gen3d: {line}", file=sys.stderr)
+
+
+def _print_overview() -> None:
+    from gen3d.verbs import VERBS
+
+    print(f"gen3d {__version__}: generative models of 3D structural brain MRI\n\n  {USAGE}\n\nVerbs, in the order of the data:")
+    for name, (_, summary) in VERBS.items():
+        print(f"  {name:12s} {summary}")
+    print(
+        "\n  gen3d <verb> --help      every key with its type, unit and default"
+        "\n  gen3d <verb> ... --show      the resolved settings, nothing run"
+        "\n  gen3d <verb> ... --dry-run   what would be done, nothing run"
+        "\n\nExit codes: 0 done, 2 something to mend, 3 done but some inputs could not be used, 130 stopped (run again: it goes on)."
+    )
+
+
+def _print_verb_help(name: str, verb_type: type) -> None:
+    import inspect
+    import shutil
+    import textwrap
+
+    from gen3d.config import describe
+    from gen3d.verbs import VERBS
+
+    width = min(shutil.get_terminal_size((110, 40)).columns, 130)
+    print(f"gen3d {name}: {VERBS[name][1]}\n")
+    print(inspect.cleandoc(verb_type.__doc__ or "") + "\n")
+    print("Keys (key=value on the command line, or in a YAML file):")
+    for key, kind, default, description in describe(verb_type):
+        shown = f"  {key}  <{kind}>" + ("" if not default else f"  {default}" if "required" in default else f"  default {default}")
+        print(shown)
+        print(textwrap.fill(description, width, initial_indent="      ", subsequent_indent="      "))
+
+
+def entry() -> None:
+    """Console-script entry point."""
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)

@@ -1,0 +1,254 @@
+"""The frozen, typed configuration that every verb is.
+
+A knob exists once, beside the class that uses it, with its unit and default in its `Field`; the command line,
+`--help`, `--show` and the YAML files are all read from those fields.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticUndefined
+
+from gen3d.errors import UserError
+
+AnyVerb = TypeVar("AnyVerb", bound="Verb")
+
+
+def _one_or_many(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _path_text(value: Any) -> Any:
+    return str(value) if isinstance(value, (int, float)) else value
+
+
+Folder = Annotated[Path, BeforeValidator(_path_text)]
+Folders = Annotated[tuple[Folder, ...], BeforeValidator(_one_or_many), Field(min_length=1)]
+
+
+def execution(default: Any, description: str, **constraints: Any) -> Any:
+    """A field that changes where or how fast the work is done but never its result.
+
+    Such fields are left out of an artefact's key, so that an interrupted run may go on with, say, fewer workers.
+    """
+    return Field(default, description=description, json_schema_extra={"execution": True}, **constraints)
+
+
+class Config(BaseModel):
+    """A frozen group of settings; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that determine the result, JSON-ready: execution-only fields are left out."""
+        return _without_execution(self)
+
+
+class Verb(Config):
+    """One capability of the platform: its settings, and `run()`, which reads artefact folders and writes one."""
+
+    out: Folder = Field(description="folder to write")
+
+    def run(self) -> Path:
+        """Do the work and return the folder written."""
+        raise AssertionError(f"{type(self).__name__} defines no run()")
+
+    def plan(self) -> list[str]:
+        """Sentences that say what `run()` would do; nothing is written."""
+        return [f"writes {self.out}"]
+
+
+def _without_execution(config: BaseModel) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("execution"):
+            continue
+        kept[name] = _plain(getattr(config, name))
+    return kept
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return _without_execution(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def load(verb: type[AnyVerb], file: Path | None, overrides: list[str]) -> AnyVerb:
+    """Build a verb from a YAML file and `a.b=value` overrides.
+
+    Raises:
+        UserError: a file that is not YAML, an unknown key (with the nearest valid one), a wrong value.
+    """
+    tree = read_yaml(file) if file is not None else {}
+    for override in overrides:
+        _set(tree, override)
+    try:
+        return verb.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(explain(error, verb)) from None
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, or a UserError that says why there is none."""
+    if not file.is_file():
+        raise UserError(f"{file}: no such configuration file; `ls configs/*` lists those that come with gen3d.")
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = str(error).replace("\n", " ")
+        raise UserError(f"{file}: not a YAML file ({where}); mend it and run again.") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{file}: holds a {type(tree).__name__}, not `key: value` lines.")
+    return tree
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path.strip():
+        raise UserError(f"`{override}` is not of the form key=value (for nested keys: a.b=value).")
+    try:
+        value = yaml.safe_load(text) if text.strip() else None
+    except yaml.YAMLError:
+        raise UserError(f"`{override}`: the value is not valid YAML; put quotes around it.") from None
+    *parents, last = path.strip().split(".")
+    node = tree
+    for parent in parents:
+        below = node.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise UserError(f"`{override}`: `{parent}` holds {below!r}, not a group of keys.")
+        node = below
+    node[last] = value
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """A validation error as one sentence per mistake, naming the key and the nearest valid one."""
+    return "\n".join(dict.fromkeys(_sentence(item, model) for item in error.errors()))
+
+
+def _sentence(item: ErrorDetails, model: type[BaseModel]) -> str:
+    location = [str(part) for part in item["loc"]]
+    context = item.get("ctx", {})
+    if item["type"] == "extra_forbidden":
+        known = _keys_at(model, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(sorted(known))}."
+        return f"`{_dotted(location)}` is not a key of {_owner(model, location)}; {hint}"
+    if item["type"] == "missing":
+        return f"`{_dotted(location)}` is missing: give {_dotted(location)}=... ({_description(model, location)})."
+    if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return f"`{_dotted(location)}`: unknown or missing kind; the kinds are {context.get('expected_tags', '')}."
+    if item["type"] == "value_error":
+        prefix = f"`{_dotted(location)}`: " if location else ""
+        return f"{prefix}{str(item['msg']).removeprefix('Value error, ')}"
+    shown = repr(item["input"])
+    shown = shown if len(shown) < 80 else shown[:77] + "..."
+    return f"`{_dotted(location)}`: {item['msg'][0].lower()}{item['msg'][1:]} (got {shown})."
+
+
+def _dotted(location: list[str]) -> str:
+    return ".".join(location)
+
+
+def _owner(model: type[BaseModel], location: list[str]) -> str:
+    return f"`{_dotted(location[:-1])}`" if len(location) > 1 else f"`{model.__name__.lower()}`"
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Union, types.UnionType, Annotated, tuple, list, dict):
+        for part in get_args(annotation):
+            yield from _models_in(part)
+
+
+def _models_at(model: type[BaseModel], location: list[str]) -> list[type[BaseModel]]:
+    """The models a location may be in; parts that name no field (union tags, list positions) are stepped over."""
+    models = [model]
+    for part in location:
+        below = [m for known in models if part in known.model_fields for m in _models_in(_full(known, part))]
+        if below:
+            models = below
+        elif tagged := [m for m in models if _tag(m) == part]:
+            models = tagged
+    return models
+
+
+def _full(model: type[BaseModel], name: str) -> Any:
+    return model.model_fields[name].annotation
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    field = model.model_fields.get("kind")
+    return field.default if field is not None and isinstance(field.default, str) else None
+
+
+def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    return [name for found in _models_at(model, location) for name in found.model_fields]
+
+
+def _description(model: type[BaseModel], location: list[str]) -> str:
+    for found in _models_at(model, location[:-1]):
+        if location[-1] in found.model_fields:
+            return found.model_fields[location[-1]].description or "no description"
+    return "no description"
+
+
+def describe(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str, str]]:
+    """Every key of a model as (dotted key, type, default, description), nested groups unfolded."""
+    rows = []
+    for name, field in model.model_fields.items():
+        nested = list(_models_in(field.annotation))
+        shown_default = "" if nested and len(nested) > 1 else _default(field)
+        rows.append((prefix + name, _type_name(field.annotation), shown_default, field.description or ""))
+        for below in nested:
+            tag = f"[kind={_tag(below)}]" if _tag(below) and len(nested) > 1 else ""
+            rows += describe(below, f"{prefix}{name}{tag}.")
+    return rows
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "(required)"
+    value = field.get_default(call_default_factory=True)  # type: ignore[call-arg]
+    if value is PydanticUndefined or isinstance(value, BaseModel):
+        return ""
+    plain = _plain(value)
+    return "none" if plain is None else yaml.safe_dump(plain, default_flow_style=True).removesuffix("...\n").strip()
+
+
+def _type_name(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _type_name(get_args(annotation)[0])
+    if origin is Literal:
+        return "|".join(str(value) for value in get_args(annotation))
+    if origin in (Union, types.UnionType):
+        return "|".join(dict.fromkeys(_type_name(part) for part in get_args(annotation) if part is not type(None)))
+    if origin in (tuple, list):
+        parts = [part for part in get_args(annotation) if part is not Ellipsis]
+        return f"list of {_type_name(parts[0])}" if parts else "list"
+    if origin is dict:
+        return "group"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "group"
+    if annotation is Path:
+        return "path"
+    names = {str: "text", float: "number", int: "whole number", bool: "true|false"}
+    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))

@@ -1,0 +1,101 @@
+"""The grid every volume of a cohort lives on: planned once, stored with the data, and again with the weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from gen3d.artefact import digest
+from gen3d.config import Config
+from gen3d.errors import UserError
+
+# The brain of the MNI152 template with a margin for larger heads and imperfect alignment, world mm (RAS).
+FIELD_OF_VIEW_MM = ((-80.0, 80.0), (-114.0, 78.0), (-74.0, 86.0))
+TEMPLATE = "MNI152 (ICBM 2009 nonlinear symmetric, as in nilearn)"
+
+Grid = tuple[int, int, int]
+
+
+class GridPlan(Config):
+    """Shape, spacing and orientation of every prepared volume, and the rules that made its values."""
+
+    spacing_mm: float = Field(gt=0, description="edge of a cubic voxel, mm")
+    shape: Grid = Field(description="voxels along x (left to right), y (back to front), z (bottom to top)")
+    affine: tuple[tuple[float, float, float, float], ...] = Field(description="voxel -> MNI152 world mm (RAS), 4 x 4")
+    divisible_by: int = Field(8, gt=0, description="every side is a multiple of this")
+    template: str = Field(TEMPLATE, description="the space the grid is in")
+    intensity: str = Field("tissue", description="rule that made intensities comparable")
+    degrees_of_freedom: int = Field(12, description="of the linear alignment to the template")
+    channels: tuple[str, ...] = Field(("t1w", "log_jacobian"), description="volumes stored per scan")
+    deformation: dict[str, Any] = Field(default_factory=dict, description="settings of the deformation channel")
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """The affine as an array [4, 4]."""
+        return np.asarray(self.affine, dtype=np.float64)
+
+    @property
+    def key(self) -> str:
+        """A hash of everything two volumes must share to be comparable."""
+        return digest(self.model_dump(mode="json"))
+
+    def same_grid(self, other: GridPlan) -> bool:
+        """Whether both plans describe the same voxels."""
+        return self.shape == other.shape and np.allclose(self.matrix, other.matrix)
+
+    def describe(self) -> str:
+        """The plan in words."""
+        sides = " x ".join(str(side) for side in self.shape)
+        return f"{sides} voxels of {self.spacing_mm:g} mm, {self.degrees_of_freedom} dof, {', '.join(self.channels)}"
+
+    def difference(self, other: GridPlan) -> str:
+        """What distinguishes two plans, in words."""
+        mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
+        parts = [f"{name} {mine[name]} against {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+        return "; ".join(parts) if parts else "nothing"
+
+
+def plan_grid(spacing_mm: float, divisible_by: int = 8, **rules: Any) -> GridPlan:
+    """Cover the brain's field of view with cubic voxels whose sides are multiples of `divisible_by`.
+
+    The grid is centred on the field of view; `rules` are further fields of `GridPlan`.
+
+    Raises:
+        UserError: the spacing is outside 1 to 4 mm.
+    """
+    if not 1.0 <= spacing_mm <= 4.0:
+        raise UserError(f"spacing_mm={spacing_mm:g} is outside 1 to 4 mm, the range in which maps keep their meaning.")
+    shape, origin = [], []
+    for low, high in FIELD_OF_VIEW_MM:
+        voxels = math.ceil((high - low) / spacing_mm / divisible_by - 1e-9) * divisible_by
+        shape.append(voxels)
+        origin.append((low + high) / 2 - (voxels - 1) / 2 * spacing_mm)
+    affine = np.diag([spacing_mm] * 3 + [1.0])
+    affine[:3, 3] = origin
+    return GridPlan(
+        spacing_mm=spacing_mm,
+        shape=(shape[0], shape[1], shape[2]),
+        affine=tuple((float(row[0]), float(row[1]), float(row[2]), float(row[3])) for row in affine),
+        divisible_by=divisible_by,
+        **rules,
+    )
+
+
+def write_plan(path: Path, plan: GridPlan) -> None:
+    """Store a plan as JSON."""
+    path.write_text(json.dumps(plan.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+
+
+def read_plan(path: Path) -> GridPlan:
+    """Read a plan written by `write_plan`."""
+    try:
+        return GridPlan.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: missing or damaged ({reason}); run the verb that wrote this folder again.") from None

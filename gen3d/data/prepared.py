@@ -1,0 +1,123 @@
+"""Prepared cohorts, opened for reading: one or several folders of `prepare` or `simulate` on one plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gen3d.artefact import digest, read
+from gen3d.data.manifest import check_split, read_manifest
+from gen3d.data.plan import GridPlan, read_plan
+from gen3d.data.volume import SLOPE, open_stored, read_map
+from gen3d.errors import UserError
+
+VERBS = ("prepare", "simulate")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Scans on one grid. `manifest` has one row per scan and an extra column `folder`."""
+
+    folders: tuple[Path, ...]
+    plan: GridPlan
+    manifest: pd.DataFrame
+    key: str
+    _mapped: dict[Path, NDArray[np.int16]] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """Brain mask of the template [X, Y, Z]."""
+        return read_map(self.folders[0] / "mask.nii") > 0.5
+
+    @cached_property
+    def regions(self) -> NDArray[np.int16]:
+        """Region labels [X, Y, Z]; 0 is no region."""
+        return read_map(self.folders[0] / "regions.nii").astype(np.int16)
+
+    @cached_property
+    def region_table(self) -> pd.DataFrame:
+        """Names of the region labels."""
+        return pd.read_csv(self.folders[0] / "regions.tsv", sep="\t")
+
+    @cached_property
+    def _folder_of(self) -> dict[str, Path]:
+        return {str(key): Path(str(folder)) for key, folder in self.manifest[["key", "folder"]].to_numpy()}
+
+    def path(self, key: str, channel: str) -> Path:
+        """Where a scan's volume is stored."""
+        return self._folder_of[key] / "volumes" / f"{key}_{channel}.nii"
+
+    def row(self, key: str) -> pd.Series:
+        """A scan's row of the table."""
+        return self.manifest.loc[self.manifest["key"] == key].iloc[0]
+
+    def select(self, roles: Iterable[str]) -> pd.DataFrame:
+        """Rows with one of these roles, in table order."""
+        return self.manifest[self.manifest["role"].isin(list(roles))]
+
+    def stored(self, key: str, channel: str) -> NDArray[np.int16]:
+        """Memory-mapped stored levels [X, Y, Z]; times `SLOPE` are the values."""
+        path = self.path(key, channel)
+        if path not in self._mapped:
+            levels = open_stored(path)
+            if levels.shape != self.plan.shape:
+                raise UserError(f"{path}: grid {levels.shape} is not the plan's {self.plan.shape}; prepare it again.")
+            if len(self._mapped) > 4000:  # stay under the usual limit of open maps
+                self._mapped.clear()
+            self._mapped[path] = levels
+        return self._mapped[path]
+
+    def volume(self, key: str, channel: str) -> NDArray[np.float32]:
+        """One channel of one scan, float32 [X, Y, Z]."""
+        return np.multiply(self.stored(key, channel), np.float32(SLOPE), dtype=np.float32)
+
+    def load(self, keys: Sequence[str], channels: Sequence[str]) -> NDArray[np.float32]:
+        """Several scans, float32 [n, C, X, Y, Z]."""
+        out = np.empty((len(keys), len(channels), *self.plan.shape), dtype=np.float32)
+        for i, key in enumerate(keys):
+            for j, channel in enumerate(channels):
+                np.multiply(self.stored(key, channel), np.float32(SLOPE), out=out[i, j], dtype=np.float32)
+        return out
+
+    def require_channels(self, channels: Sequence[str]) -> None:
+        """Refuse channels that were not prepared."""
+        missing = [channel for channel in channels if channel not in self.plan.channels]
+        if missing:
+            raise UserError(
+                f"{self.folders[0]}: has no channel {', '.join(missing)}, only {', '.join(self.plan.channels)}; "
+                "name channels it has, or prepare again with the deformation channel."
+            )
+
+
+def open_prepared(folders: Path | Sequence[Path]) -> Prepared:
+    """Open one or several prepared folders as one cohort.
+
+    Raises:
+        UserError: not a finished prepared folder, plans that differ, or a scan or a person's role given twice.
+    """
+    listed = (folders,) if isinstance(folders, Path) else tuple(folders)
+    artefacts = [read(folder, VERBS) for folder in listed]
+    plans = [read_plan(folder / "plan.json") for folder in listed]
+    for folder, plan in zip(listed[1:], plans[1:], strict=True):
+        if plan.key != plans[0].key:
+            raise UserError(
+                f"{folder}: its plan differs from that of {listed[0]} ({plans[0].difference(plan)}); "
+                "prepare both with the same settings."
+            )
+    frames = [read_manifest(folder).assign(folder=str(folder)) for folder in listed]
+    manifest = pd.concat(frames, ignore_index=True)
+    twice = manifest["key"][manifest["key"].duplicated()]
+    if len(twice):
+        raise UserError(
+            f"{', '.join(twice.iloc[:5])}: the same subject and session in two prepared folders; if they are different "
+            "people, prepare the sources together (source=[a,b]) so that their ids are told apart."
+        )
+    check_split(manifest)
+    key = artefacts[0].key if len(listed) == 1 else digest([artefact.key for artefact in artefacts])
+    return Prepared(listed, plans[0], manifest, key)

@@ -1,0 +1,32 @@
+"""The index of the platform: every verb, where it lives, and what it does in one line.
+
+Nothing heavy is imported here, so that `gen3d --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from gen3d.config import Verb
+from gen3d.errors import UserError
+
+VERBS: dict[str, tuple[str, str]] = {
+    "prepare": ("gen3d.data.prepare:Prepare", "T1w scans (BIDS, CAPS or a table) to one grid, with a verdict per scan"),
+    "simulate": ("gen3d.data.simulate:Simulate", "a cohort of brains whose truth is known, laid out like prepare's"),
+    "train": ("gen3d.train.fit:Train", "a normative model (VAE, PCA or voxelwise) of the train controls"),
+    "encode": ("gen3d.infer.encode:Encode", "every scan's latent vector, as one table"),
+    "reconstruct": ("gen3d.infer.reconstruct:Reconstruct", "what the model expects of every scan, and how far off it is"),
+    "anomaly": ("gen3d.infer.anomaly:Anomaly", "calibrated z maps and region tables of every person"),
+    "evaluate": ("gen3d.downstream.evaluate:Evaluate", "maps against planted truth, with intervals and baselines"),
+    "report": ("gen3d.report.report:Report", "one self-contained HTML page of everything above"),
+    "demo": ("gen3d.app.demo:Demo", "the whole story on a simulated cohort, in minutes"),
+}
+
+
+def verb_class(name: str) -> type[Verb]:
+    """Import and return the class of a verb."""
+    if name not in VERBS:
+        raise UserError(f"`{name}` is not a verb of gen3d; the verbs are {', '.join(VERBS)}.")
+    module, _, attribute = VERBS[name][0].partition(":")
+    found: type[Verb] = getattr(importlib.import_module(module), attribute)
+    return found
