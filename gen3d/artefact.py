@@ -59,6 +59,9 @@ class Work:
         write_json(self.folder / RECORD, self.record)
         self.release()
 
+    def __del__(self) -> None:
+        self.release()
+
     def release(self) -> None:
         """Let other processes write to the folder again."""
         if self._lock is not None:
@@ -105,7 +108,10 @@ def begin(
         raise UserError(f"{folder}: not empty and not written by gen3d; give another out=.")
     lock = _lock_folder(folder)
     if existing is not None:
-        return Work(folder, existing, existing.get("status") == "finished", True, lock)
+        work = Work(folder, existing, existing.get("status") == "finished", True, lock)
+        if work.finished:
+            work.release()
+        return work
     record = {
         "gen3d": __version__,
         "verb": name,
@@ -113,7 +119,7 @@ def begin(
         "status": "running",
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "identity": identity,
-        "config": verb.model_dump(mode="json"),
+        "config": verb.model_dump(mode="json", by_alias=True),
         "inputs": hashed,
     }
     write_json(folder / RECORD, record)
@@ -242,5 +248,7 @@ def _lock_folder(folder: Path) -> Any:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
-        raise UserError(f"{folder}: another gen3d process is writing there; wait for it or give another out=.") from None
+        raise UserError(
+            f"{folder}: another gen3d process is writing there; wait for it or give another out=."
+        ) from None
     return lock

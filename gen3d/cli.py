@@ -61,7 +61,7 @@ def _run(name: str, words: list[str], flags: set[str]) -> int:
     if "--show" in flags:
         import yaml
 
-        print(yaml.safe_dump(verb.model_dump(mode="json"), sort_keys=False), end="")
+        print(yaml.safe_dump(verb.model_dump(mode="json", by_alias=True), sort_keys=False), end="")
         return 0
     if "--dry-run" in flags:
         for sentence in verb.plan():
@@ -107,14 +107,16 @@ def _complain(text: str) -> None:
 def _print_overview() -> None:
     from gen3d.verbs import VERBS
 
-    print(f"gen3d {__version__}: generative models of 3D structural brain MRI\n\n  {USAGE}\n\nVerbs, in the order of the data:")
+    print(
+        f"gen3d {__version__}: generative models of 3D structural brain MRI\n\n  {USAGE}\n\nVerbs, in the order of the data:"
+    )
     for name, (_, summary) in VERBS.items():
         print(f"  {name:12s} {summary}")
     print(
         "\n  gen3d <verb> --help      every key with its type, unit and default"
         "\n  gen3d <verb> ... --show      the resolved settings, nothing run"
         "\n  gen3d <verb> ... --dry-run   what would be done, nothing run"
-        "\n\nExit codes: 0 done, 2 something to mend, 3 done but some inputs could not be used, 130 stopped (run again: it goes on)."
+        "\n\nExit codes: 0 done, 2 something to mend, 3 done but some inputs could not be used, 130 stopped (again: it goes on)."
     )
 
 
@@ -131,7 +133,9 @@ def _print_verb_help(name: str, verb_type: type) -> None:
     print(inspect.cleandoc(verb_type.__doc__ or "") + "\n")
     print("Keys (key=value on the command line, or in a YAML file):")
     for key, kind, default, description in describe(verb_type):
-        shown = f"  {key}  <{kind}>" + ("" if not default else f"  {default}" if "required" in default else f"  default {default}")
+        shown = f"  {key}  <{kind}>" + (
+            "" if not default else f"  {default}" if "required" in default else f"  default {default}"
+        )
         print(shown)
         print(textwrap.fill(description, width, initial_indent="      ", subsequent_indent="      "))
 

@@ -72,7 +72,7 @@ def _without_execution(config: BaseModel) -> dict[str, Any]:
         extra = field.json_schema_extra
         if isinstance(extra, dict) and extra.get("execution"):
             continue
-        kept[name] = _plain(getattr(config, name))
+        kept[field.alias or name] = _plain(getattr(config, name))
     return kept
 
 
@@ -97,6 +97,7 @@ def load(verb: type[AnyVerb], file: Path | None, overrides: list[str]) -> AnyVer
     tree = read_yaml(file) if file is not None else {}
     for override in overrides:
         _set(tree, override)
+    _fill_kinds(tree, verb)
     try:
         return verb.model_validate(tree)
     except ValidationError as error:
@@ -117,6 +118,16 @@ def read_yaml(file: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UserError(f"{file}: holds a {type(tree).__name__}, not `key: value` lines.")
     return tree
+
+
+def _fill_kinds(tree: dict[str, Any], model: type[BaseModel]) -> None:
+    """Where a group of several kinds is given without `kind`, its default kind is meant."""
+    for name, field in model.model_fields.items():
+        group = tree.get(field.alias or name)
+        kinds = {tag for below in _models_in(field.annotation) if (tag := _tag(below))}
+        if isinstance(group, dict) and len(kinds) > 1 and not field.is_required():
+            default = field.get_default(call_default_factory=True)  # type: ignore[call-arg]
+            group.setdefault("kind", getattr(default, "kind", None))
 
 
 def _set(tree: dict[str, Any], override: str) -> None:
@@ -200,13 +211,14 @@ def _tag(model: type[BaseModel]) -> str | None:
 
 
 def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
-    return [name for found in _models_at(model, location) for name in found.model_fields]
+    return [field.alias or name for found in _models_at(model, location) for name, field in found.model_fields.items()]
 
 
 def _description(model: type[BaseModel], location: list[str]) -> str:
     for found in _models_at(model, location[:-1]):
-        if location[-1] in found.model_fields:
-            return found.model_fields[location[-1]].description or "no description"
+        for name, field in found.model_fields.items():
+            if location[-1] in (name, field.alias):
+                return field.description or "no description"
     return "no description"
 
 
@@ -216,6 +228,7 @@ def describe(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, s
     for name, field in model.model_fields.items():
         nested = list(_models_in(field.annotation))
         shown_default = "" if nested and len(nested) > 1 else _default(field)
+        name = field.alias or name
         rows.append((prefix + name, _type_name(field.annotation), shown_default, field.description or ""))
         for below in nested:
             tag = f"[kind={_tag(below)}]" if _tag(below) and len(nested) > 1 else ""

@@ -15,7 +15,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "simulate": ("gen3d.data.simulate:Simulate", "a cohort of brains whose truth is known, laid out like prepare's"),
     "train": ("gen3d.train.fit:Train", "a normative model (VAE, PCA or voxelwise) of the train controls"),
     "encode": ("gen3d.infer.encode:Encode", "every scan's latent vector, as one table"),
-    "reconstruct": ("gen3d.infer.reconstruct:Reconstruct", "what the model expects of every scan, and how far off it is"),
+    "reconstruct": (
+        "gen3d.infer.reconstruct:Reconstruct",
+        "what the model expects of every scan, and how far off it is",
+    ),
     "anomaly": ("gen3d.infer.anomaly:Anomaly", "calibrated z maps and region tables of every person"),
     "evaluate": ("gen3d.downstream.evaluate:Evaluate", "maps against planted truth, with intervals and baselines"),
     "report": ("gen3d.report.report:Report", "one self-contained HTML page of everything above"),

@@ -49,6 +49,7 @@ def read_volume(path: Path) -> Volume:
         raise UserError(f"{path}: no such file.")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: empty file (0 bytes); copy or convert it again.")
+    _refuse_negative_spacing(path)
     image: Any
     try:
         image = nib.load(path)
@@ -69,6 +70,20 @@ def read_volume(path: Path) -> Volume:
     return Volume(np.ascontiguousarray(canonical.dataobj, dtype=np.float32), np.asarray(canonical.affine))
 
 
+def _refuse_negative_spacing(path: Path) -> None:
+    """nibabel repairs negative voxel sizes silently; what they mean is for the user to say."""
+    if not path.name.endswith((".nii", ".nii.gz")):
+        return
+    try:
+        with nib.openers.ImageOpener(path) as stream:
+            sizes = nib.Nifti1Header.from_fileobj(stream, check=False)["pixdim"][1:4]
+    except Exception:  # not a NIfTI header: the reader below says so
+        return
+    if (sizes < 0).any():
+        shown = " x ".join(f"{float(size):g}" for size in sizes)
+        raise UserError(f"{path}: has a negative voxel size ({shown} mm) in its header; mend the header.")
+
+
 def _check_header(path: Path, image: Any, shape: tuple[int, ...], affine: Affine) -> None:
     if len(shape) > 3 and all(side == 1 for side in shape[3:]):
         shape = shape[:3]
@@ -81,9 +96,6 @@ def _check_header(path: Path, image: Any, shape: tuple[int, ...], affine: Affine
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if (lengths == 0).any() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise UserError(f"{path}: its affine is zero or singular, so the orientation is unknown; convert it again.")
-    header_zooms = np.asarray(image.header["pixdim"][1:4]) if "pixdim" in image.header else lengths
-    if (np.asarray(header_zooms) < 0).any():
-        raise UserError(f"{path}: has a negative voxel size {tuple(float(z) for z in header_zooms)}; mend the header.")
     if lengths.min() < SPACING_MM[0] or lengths.max() > SPACING_MM[1]:
         shown = " x ".join(f"{length:.3g}" for length in lengths)
         raise UserError(f"{path}: voxels of {shown} mm are not those of a brain scan; check the units in the header.")
@@ -100,7 +112,7 @@ def _check_values(path: Path, data: Float3D) -> None:
     low, high = float(data.min()), float(data.max())
     if low == high:
         raise UserError(f"{path}: every voxel has the same value ({low:g}); the export failed.")
-    if np.count_nonzero(data != data.flat[0]) < 0.001 * data.size:
+    if np.count_nonzero(data != np.median(data)) < 0.001 * data.size:
         raise UserError(f"{path}: nearly all voxels have the same value; the export failed.")
 
 
@@ -150,7 +162,9 @@ def open_stored(path: Path) -> NDArray[np.int16]:
         image: Any = nib.load(path, mmap=True)
         mapped: NDArray[np.int16] = image.dataobj.get_unscaled()
     except Exception as error:
-        raise UserError(f"{path}: cannot be read ({_short(error)}); run the verb that wrote this folder again.") from None
+        raise UserError(
+            f"{path}: cannot be read ({_short(error)}); run the verb that wrote this folder again."
+        ) from None
     if mapped.dtype != np.int16:
         raise UserError(f"{path}: is not a stored volume of gen3d (int16 expected, found {mapped.dtype}).")
     return mapped
@@ -167,4 +181,6 @@ def read_map(path: Path) -> Float3D:
         image: Any = nib.load(path)
         return np.asarray(image.dataobj, dtype=np.float32)
     except Exception as error:
-        raise UserError(f"{path}: cannot be read ({_short(error)}); run the verb that wrote this folder again.") from None
+        raise UserError(
+            f"{path}: cannot be read ({_short(error)}); run the verb that wrote this folder again."
+        ) from None

@@ -1,0 +1,164 @@
+"""`gen3d anomaly`: calibrated z maps, region tables and one score per person and channel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+
+from gen3d.artefact import begin, write_json
+from gen3d.config import Folder, Folders, Verb
+from gen3d.data.prepared import Prepared, open_prepared
+from gen3d.data.volume import write_nifti
+from gen3d.errors import UserError
+from gen3d.infer.calibrate import Calibrated, Panel, calibrate, describe_calibration, make_panel
+from gen3d.infer.channels import CHANNELS, Channel, available
+from gen3d.infer.compare import compare
+from gen3d.infer.load import Run, load_run
+from gen3d.infer.native import read_native_space, write_native
+from gen3d.infer.tables import CLUSTER_COLUMNS, cluster_rows, latent_scores, region_table, subject_table, write_table
+from gen3d.maths.significance import fdr, p_values
+from gen3d.progress import say, track, warn
+
+MAPPED_ROLES = ("test", "evaluation", "calibration")
+
+
+class Anomaly(Verb):
+    """Compare every person with what the model expects of a healthy one, and calibrate the difference.
+
+    Per voxel, region and person: z against calibration controls of the same age, sex and site (a linear model with
+    leverage and moderated variance), p, BH-FDR and clusters; per region also a conformal p. A person is never compared
+    with a model that saw that person.
+    """
+
+    prepared: Folders = Field(description="prepared folders (prepare or simulate)")
+    run_folder: Folder = Field(alias="run", description="run folder (train)")
+    channels: tuple[Channel, ...] = Field(CHANNELS, description="what to compare: T1w, local structure, volume change")
+    samples: int = Field(4, ge=0, description="posterior draws averaged into the expectation; 0 decodes the mean")
+    smoothing_mm: float = Field(4.0, ge=0, description="smoothing of residual and deformation maps, FWHM in mm")
+    variance_smoothing_mm: float = Field(4.0, ge=0, description="smoothing of the variance map, FWHM in mm")
+    covariates: tuple[str, ...] = Field(("age", "age2", "sex", "site"), description="terms of the per-voxel model")
+    q: float = Field(0.05, gt=0, lt=1, description="false discovery rate within a person's map")
+    min_cluster_ml: float = Field(0.1, ge=0, description="smallest cluster listed, ml")
+    native: bool = Field(True, description="also write maps in each scan's own space")
+    seed: int = Field(0, description="seed of the posterior draws")
+
+    def plan(self) -> list[str]:
+        """What would be compared with what."""
+        prepared, run, panel, channels = self._open()
+        gated = (
+            f"; {len(panel.gated)} scans of a site without calibration controls get no z" if len(panel.gated) else ""
+        )
+        return [
+            f"compares {len(panel.table)} scans with the {run.kind} of {self.run_folder} in {', '.join(channels)}{gated}",
+            f"calibrates on {len(panel.calibration)} controls the model never saw ({', '.join(panel.design.columns)})",
+            f"grid {prepared.plan.describe()}",
+            f"writes {self.out}",
+        ]
+
+    def run(self) -> Path:
+        """Write the maps folder: subjects.tsv, regions.tsv, clusters.tsv, calibration.json, maps/, native/."""
+        work = begin(self, "anomaly", {"prepared": self.prepared, "run": self.run_folder})
+        if work.finished:
+            say(f"{self.out}: already done.")
+            return self.out
+        prepared, run, panel, channels = self._open()
+        _announce(panel)
+        values = compare(self.out, prepared, run, panel.table, channels, self.samples, self.smoothing_mm, self.seed)
+        calibrations: dict[str, Any] = {}
+        voxelwise: dict[Channel, Calibrated] = {}
+        regions: list[pd.DataFrame] = []
+        for channel in track(channels, "calibrating"):
+            fwhm_voxels = self.variance_smoothing_mm / prepared.plan.spacing_mm
+            voxelwise[channel] = calibrate(values.voxels[channel], panel, prepared.mask, fwhm_voxels)
+            calibrations[channel] = describe_calibration(panel, voxelwise[channel], self.q)
+            regional = calibrate(values.regions[channel], panel)
+            regions.append(region_table(panel, channel, values.regions[channel], regional, prepared.region_table))
+        region_frame = pd.concat(regions, ignore_index=True)
+        latent = latent_scores(panel, values.latents)
+        write_table(self.out / "regions.tsv", region_frame)
+        write_table(self.out / "subjects.tsv", subject_table(panel, voxelwise, region_frame, latent, self.q))
+        write_table(self.out / "clusters.tsv", self._write_maps(prepared, panel, voxelwise))
+        write_json(self.out / "calibration.json", calibrations)
+        values.discard()
+        work.finish(_summary(panel, calibrations))
+        return self.out
+
+    def _open(self) -> tuple[Prepared, Run, Panel, list[Channel]]:
+        prepared, run = open_prepared(self.prepared), load_run(self.run_folder)
+        run.require_plan(prepared.plan, str(self.prepared[0]))
+        channels = available(self.channels, run.channels, prepared.plan.channels)
+        return prepared, run, make_panel(_assessed(prepared, run), self.covariates), channels
+
+    def _write_maps(self, prepared: Prepared, panel: Panel, voxelwise: dict[Channel, Calibrated]) -> pd.DataFrame:
+        min_voxels = max(1, round(self.min_cluster_ml * 1000 / prepared.plan.spacing_mm**3))
+        gated = set(panel.gated.tolist())
+        rows: list[dict[str, Any]] = []
+        wanted = [i for i, role in enumerate(panel.table["role"]) if role in MAPPED_ROLES and i not in gated]
+        for i in track(wanted, "writing maps"):
+            key = str(panel.table.at[i, "key"])
+            native = read_native_space(Path(str(panel.table.at[i, "folder"])), key) if self.native else None
+            for channel, calibrated in voxelwise.items():
+                z = _unmask(calibrated.z[i], prepared.mask)
+                significant = _unmask(fdr(p_values(calibrated.z[i]), self.q).astype(np.float32), prepared.mask)
+                stem = f"{key}_desc-{channel}"
+                affine = prepared.plan.matrix
+                write_nifti(self.out / "maps" / f"{stem}_zmap.nii.gz", z, affine)
+                write_nifti(self.out / "maps" / f"{stem}_significant.nii.gz", significant.astype(np.uint8), affine)
+                if native is not None:
+                    write_native(self.out / "native" / f"{stem}_zmap.nii.gz", native, z, affine)
+                rows += cluster_rows(key, channel, significant > 0, z, min_voxels, prepared)
+        return pd.DataFrame(rows, columns=list(CLUSTER_COLUMNS))
+
+
+def _assessed(prepared: Prepared, run: Run) -> pd.DataFrame:
+    """Rows of every scan with a member that never saw the person; `calibrates` marks those that may calibrate."""
+    used = prepared.manifest[prepared.manifest["role"] != "excluded"]
+    blind = used["subject"].map(lambda subject: bool(run.blind_members(subject)))
+    table = used[blind].reset_index(drop=True)
+    # Controls outside the test set calibrate whenever a member is blind to them: the held-out calibration set of a
+    # single model, or every train and calibration control of a cross-fitted one.
+    table["calibrates"] = table["role"].isin(["calibration", "train"])
+    if not len(table):
+        raise UserError(f"{run.folder}: its model saw everybody in this cohort, so there is nobody it can judge.")
+    return table
+
+
+def _announce(panel: Panel) -> None:
+    design = panel.design
+    say(
+        f"{len(panel.table)} scans; calibrating on {len(panel.calibration)} controls the model never saw, "
+        f"aged {design.age_range_years[0]:.0f} to {design.age_range_years[1]:.0f}; terms: {', '.join(design.columns)}"
+    )
+    for term, reason in design.dropped.items():
+        say(f"  covariate {term} left out: {reason}")
+    for site, people in panel.table.iloc[panel.gated].groupby("site"):
+        warn(
+            f"site {site}: {len(people)} scans get no z map, no control of that site calibrates; "
+            "prepare it together with at least 8 controls of its own and run again."
+        )
+
+
+def _unmask(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    volume = np.zeros(mask.shape, dtype=np.float32)
+    volume[mask] = values
+    return volume
+
+
+def _summary(panel: Panel, calibrations: dict[str, Any]) -> dict[str, Any]:
+    summary: dict[str, Any] = {"num_scans": len(panel.table), "num_calibration": len(panel.calibration)}
+    for channel, record in calibrations.items():
+        test = record["test"]
+        if test["num_people"]:
+            summary[channel] = {name: test[name] for name in ("num_people", "mean", "sd", "share_beyond_1.96")}
+            summary[channel]["share_people_fdr_positive"] = test["share_people_fdr_positive"]
+            say(
+                f"{channel}: in {test['num_people']} held-out controls z has mean {test['mean']:+.2f}, "
+                f"SD {test['sd']:.2f}; |z| > 1.96 in {100 * test['share_beyond_1.96']:.1f} % of voxels; "
+                f"{100 * test['share_people_fdr_positive']:.0f} % have an FDR-positive voxel"
+            )
+    return summary

@@ -1,0 +1,75 @@
+"""What one scan shows against its expectation, as channels of masked values.
+
+`residual`: T1w minus expectation, in units of the white-matter level, smoothed. `structural`: 1 - local SSIM.
+`deformation`: log-Jacobian minus its expectation (the log-Jacobian itself when the model did not learn it), smoothed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gen3d.errors import UserError
+from gen3d.maths.image import smoother, ssim_map
+
+Channel = Literal["residual", "structural", "deformation"]
+CHANNELS: tuple[Channel, ...] = ("residual", "structural", "deformation")
+T1W, LOG_JACOBIAN = "t1w", "log_jacobian"
+DATA_RANGE = 1.2
+"""Range of T1w values in a prepared brain: background 0, white matter 1, vessels and fat a little more."""
+
+Masked = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Volumes of one scan and its expectation: channel name -> array [X, Y, Z]; `expected` may lack some."""
+
+    observed: dict[str, NDArray[np.float32]]
+    expected: dict[str, NDArray[np.float32]]
+
+
+class ChannelMaker:
+    """Turns comparisons into masked channel values; holds the smoothing kernel's weights of one mask."""
+
+    def __init__(self, mask: NDArray[np.bool_], spacing_mm: float, smoothing_mm: float) -> None:
+        self.mask = mask
+        self._smooth: Callable[[NDArray[np.floating]], Masked] = smoother(mask, smoothing_mm, spacing_mm)
+
+    def sharp(self, comparison: Comparison, channel: Channel) -> Masked:
+        """Values [V] before smoothing: what region means are made from."""
+        observed, expected = comparison.observed, comparison.expected
+        if channel == "structural":
+            similarity = ssim_map(observed[T1W], expected[T1W], DATA_RANGE, self.mask)
+            return np.asarray(1.0 - similarity[self.mask], dtype=np.float32)
+        name = T1W if channel == "residual" else LOG_JACOBIAN
+        values = observed[name][self.mask]
+        return np.asarray(values - expected[name][self.mask] if name in expected else values, dtype=np.float32)
+
+    def smooth(self, values: Masked, channel: Channel) -> Masked:
+        """Values [V] as they enter the voxel maps; SSIM is local already."""
+        return values if channel == "structural" else self._smooth(values)
+
+
+def available(wanted: Sequence[Channel], model_channels: Sequence[str], plan_channels: Sequence[str]) -> list[Channel]:
+    """The wanted channels that these data and this model can give, in the usual order.
+
+    Raises:
+        UserError: none of them can be made.
+    """
+    possible: set[Channel] = set()
+    if T1W in model_channels:
+        possible |= {"residual", "structural"}
+    if LOG_JACOBIAN in plan_channels:
+        possible.add("deformation")
+    kept = [channel for channel in CHANNELS if channel in wanted and channel in possible]
+    if not kept:
+        raise UserError(
+            f"none of the channels {', '.join(wanted)} can be made: the model learned {', '.join(model_channels)} "
+            f"and the cohort has {', '.join(plan_channels)}; possible here: {', '.join(sorted(possible)) or 'none'}."
+        )
+    return kept

@@ -1,0 +1,128 @@
+"""Every assessed scan against its expectation: voxel values, region means and latents, kept on disk so that an
+interrupted comparison goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gen3d.data.prepared import Prepared
+from gen3d.infer.channels import LOG_JACOBIAN, T1W, Channel, ChannelMaker, Comparison
+from gen3d.infer.load import Run
+from gen3d.progress import track
+
+PREFIX = ".values-"
+
+
+class WorkingArrays:
+    """Float arrays with one row per scan, on disk while a verb works, and which rows are done: what makes it resume."""
+
+    def __init__(self, folder: Path, num_rows: int) -> None:
+        self._folder, self._num_rows = folder, num_rows
+        self._done = self.open("done", (1,))
+
+    def open(self, name: str, row_shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """The memory-mapped array `name` [rows, ...]: the one that is there, or a new one of zeros."""
+        path, shape = self._folder / f"{PREFIX}{name}.npy", (self._num_rows, *row_shape)
+        if path.is_file():
+            existing: NDArray[np.float32] = np.load(path, mmap_mode="r+")
+            if existing.shape == shape:
+                return existing
+        created: NDArray[np.float32] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        return created
+
+    def missing(self) -> list[int]:
+        """Rows not done yet."""
+        return [int(row) for row in np.flatnonzero(self._done[:, 0] == 0)]
+
+    def mark(self, row: int) -> None:
+        """Remember that a row is complete in every array."""
+        self._done[row] = 1
+
+    def discard(self) -> None:
+        """Remove the files."""
+        for path in self._folder.glob(f"{PREFIX}*.npy"):
+            path.unlink()
+
+
+@dataclass(frozen=True)
+class Values:
+    """Per channel: smoothed voxel values [n, V] and region means [n, R]; latents [n, d] or None."""
+
+    arrays: WorkingArrays
+    voxels: dict[Channel, NDArray[np.float32]]
+    regions: dict[Channel, NDArray[np.float32]]
+    latents: NDArray[np.float32] | None
+
+    def discard(self) -> None:
+        """Remove the working files."""
+        self.voxels.clear()
+        self.arrays.discard()
+
+
+class RegionMeans:
+    """Means of masked values over the regions of a label map; 0 where a region has no voxel."""
+
+    def __init__(self, labels: NDArray[np.int16], mask: NDArray[np.bool_], table: pd.DataFrame) -> None:
+        position = {int(label): i for i, label in enumerate(table["label"])}
+        inside = labels[mask]
+        self._index = np.array([position.get(int(label), -1) for label in inside])
+        self._valid = self._index >= 0
+        self._counts = np.bincount(self._index[self._valid], minlength=len(table)).astype(np.float64)
+
+    def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[V] -> [R]; 0 for a region without voxels on this grid."""
+        sums = np.bincount(self._index[self._valid], weights=values[self._valid], minlength=len(self._counts))
+        return np.asarray(sums / np.maximum(self._counts, 1), dtype=np.float32)
+
+
+def compare(
+    folder: Path,
+    prepared: Prepared,
+    run: Run,
+    table: pd.DataFrame,
+    channels: Sequence[Channel],
+    samples: int,
+    smoothing_mm: float,
+    seed: int,
+) -> Values:
+    """Compute, or go on computing, the channel values of every row of `table`.
+
+    Args:
+        folder: the maps folder; working files with the prefix `.values-` lie in it until `Values.discard`.
+        prepared: the cohort.
+        run: the model.
+        table: assessed scans, one row each, index 0..n-1.
+        channels: which values to make.
+        samples: posterior draws per expectation, 0 for the posterior mean.
+        smoothing_mm: FWHM of the voxel values.
+        seed: seed of the draws; each scan has its own generator, so the order does not matter.
+    """
+    maker = ChannelMaker(prepared.mask, prepared.plan.spacing_mm, smoothing_mm)
+    region_means = RegionMeans(prepared.regions, prepared.mask, prepared.region_table)
+    arrays = WorkingArrays(folder, len(table))
+    num_voxels, num_regions = int(prepared.mask.sum()), len(prepared.region_table)
+    voxels = {channel: arrays.open(f"{channel}-voxels", (num_voxels,)) for channel in channels}
+    regions = {channel: arrays.open(f"{channel}-regions", (num_regions,)) for channel in channels}
+    latents = arrays.open("latents", (run.latent_size,)) if run.comparable_latents else None
+    names = [name for name in (T1W, LOG_JACOBIAN) if name in prepared.plan.channels]
+    for i in track(arrays.missing(), "comparing"):
+        row = table.iloc[i]
+        observed = {name: prepared.volume(row["key"], name) for name in names}
+        volume = np.stack([observed[name] for name in run.channels])
+        expectation = run.expect(volume, row, samples=samples, seed=seed)
+        assert expectation is not None, "assessed people have a blind member"
+        comparison = Comparison(observed, dict(zip(run.channels, expectation.mean, strict=True)))
+        for channel in channels:
+            sharp = maker.sharp(comparison, channel)
+            regions[channel][i] = region_means(sharp)
+            voxels[channel][i] = maker.smooth(sharp, channel)
+        if latents is not None:
+            latents[i] = run.encode(volume, row).ravel()
+        arrays.mark(i)
+    return Values(arrays, voxels, regions, latents)

@@ -1,0 +1,75 @@
+"""`gen3d encode`: the latent vector of every scan, as one array and one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from gen3d.artefact import begin
+from gen3d.config import Folder, Folders, Verb
+from gen3d.data.prepared import open_prepared
+from gen3d.errors import UserError
+from gen3d.infer.compare import WorkingArrays
+from gen3d.infer.load import load_run
+from gen3d.infer.tables import write_table
+from gen3d.progress import say, track
+
+ARRAY, TABLE = "latents.npy", "latents.tsv"
+
+
+class Encode(Verb):
+    """Encode every scan that was not excluded: the posterior mean of the latent, flattened.
+
+    Writes latents.npy [scans, dimensions] float32 and latents.tsv, whose rows are the same scans with their row of the
+    cohort table and `seen`: whether the model was trained on that person. The latents of a cross-fitted run come from
+    different models and cannot be compared, so such a run is refused.
+    """
+
+    prepared: Folders = Field(description="prepared folders (prepare or simulate)")
+    run_folder: Folder = Field(alias="run", description="run folder (train)")
+
+    def plan(self) -> list[str]:
+        """What would be encoded."""
+        prepared, run = open_prepared(self.prepared), load_run(self.run_folder)
+        num = int((prepared.manifest["role"] != "excluded").sum())
+        return [f"encodes {num} scans into {run.latent_size} numbers each", f"writes {self.out}"]
+
+    def run(self) -> Path:
+        """Write the latents folder."""
+        work = begin(self, "encode", {"prepared": self.prepared, "run": self.run_folder})
+        if work.finished:
+            say(f"{self.out}: already done.")
+            return self.out
+        prepared, run = open_prepared(self.prepared), load_run(self.run_folder)
+        run.require_plan(prepared.plan, str(self.prepared[0]))
+        if not run.comparable_latents:
+            raise UserError(
+                f"{self.run_folder}: a {run.kind} of {run.num_members} members has no latent space that all scans share; "
+                "encode with a run trained with cross_fit=1 (and a kind that has latents: vae or pca)."
+            )
+        table = prepared.manifest[prepared.manifest["role"] != "excluded"].reset_index(drop=True)
+        table["seen"] = [not run.blind_members(subject) for subject in table["subject"]]
+        arrays = WorkingArrays(self.out, len(table))
+        latents = arrays.open("latents", (run.latent_size,))
+        for i in track(arrays.missing(), "encoding"):
+            row = table.iloc[i]
+            volume = np.stack([prepared.volume(row["key"], channel) for channel in run.channels])
+            latents[i] = run.encode(volume, row).ravel()
+            arrays.mark(i)
+        _refuse_non_finite(np.isfinite(latents).all(axis=1), list(table["key"]))
+        np.save(self.out / ARRAY, np.asarray(latents))
+        write_table(self.out / TABLE, table.drop(columns=["folder"]))
+        arrays.discard()
+        work.finish(
+            {"num_scans": len(table), "num_dimensions": run.latent_size, "latent_shape": list(run.latent_shape)}
+        )
+        say(f"{self.out}: {len(table)} scans, {run.latent_size} dimensions.")
+        return self.out
+
+
+def _refuse_non_finite(finite: np.ndarray, keys: list[str]) -> None:
+    if not finite.all():
+        bad = [key for key, ok in zip(keys, finite, strict=True) if not ok]
+        raise UserError(f"{', '.join(bad[:5])}: the latent is NaN or infinite; the run is damaged, train it again.")

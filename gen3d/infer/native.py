@@ -1,0 +1,69 @@
+"""Maps brought back from the template grid to the scan's own voxels, through the transform that prepare kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from gen3d.data.volume import write_nifti
+from gen3d.errors import UserError
+
+
+@dataclass(frozen=True)
+class NativeSpace:
+    """A scan's own grid and the world-to-world matrix that takes template mm to scan mm (RAS)."""
+
+    template_to_scan: NDArray[np.float64]
+    scan_affine: NDArray[np.float64]
+    scan_shape: tuple[int, int, int]
+
+    def resample(
+        self, volume: NDArray[np.float32], plan_affine: NDArray[np.float64], order: int
+    ) -> NDArray[np.float32]:
+        """A volume on the plan grid, sampled at the scan's voxels; zero outside the plan's field of view.
+
+        Args:
+            volume: [X, Y, Z] on the plan grid.
+            plan_affine: voxel -> template mm.
+            order: 1 for maps, 0 for masks and labels.
+        """
+        to_plan = np.linalg.inv(plan_affine) @ np.linalg.inv(self.template_to_scan) @ self.scan_affine
+        moved: NDArray[np.float32] = ndimage.affine_transform(
+            volume.astype(np.float32), to_plan[:3, :3], to_plan[:3, 3], output_shape=self.scan_shape, order=order
+        )
+        return moved
+
+
+def read_native_space(folder: Path, key: str) -> NativeSpace | None:
+    """The native space of a scan of a prepared folder; None where there is none (simulated scans).
+
+    Raises:
+        UserError: the transform file is damaged.
+    """
+    path = folder / "transforms" / f"{key}.json"
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not record.get("scan"):
+            return None
+        shape = record["scan_shape"]
+        return NativeSpace(
+            np.asarray(record["affine_template_to_scan"], dtype=np.float64),
+            np.asarray(record["scan_affine"], dtype=np.float64),
+            (int(shape[0]), int(shape[1]), int(shape[2])),
+        )
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{path}: damaged ({error}); run `gen3d prepare` again.") from None
+
+
+def write_native(
+    path: Path, native: NativeSpace, volume: NDArray[np.float32], plan_affine: NDArray[np.float64]
+) -> None:
+    """Write a map in the scan's own space, in the scan's own axis order and affine."""
+    write_nifti(path, native.resample(volume, plan_affine, order=1), native.scan_affine)

@@ -1,0 +1,96 @@
+"""`gen3d reconstruct`: what the model expects of every scan, as volumes, and how far the scan is from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from gen3d.artefact import begin
+from gen3d.config import Folder, Folders, Verb
+from gen3d.data.manifest import ROLES
+from gen3d.data.prepared import Prepared, open_prepared
+from gen3d.data.volume import read_stored, store
+from gen3d.infer.channels import DATA_RANGE, T1W
+from gen3d.infer.load import load_run
+from gen3d.infer.tables import write_table
+from gen3d.maths.image import mse, psnr, ssim
+from gen3d.progress import say, track
+
+LOG_JACOBIAN_RANGE = 2.0
+"""Data range that stands for the log-Jacobian in PSNR and SSIM: changes of a factor e either way."""
+
+
+class Reconstruct(Verb):
+    """Write the model's expectation of every scan and a table of MSE, PSNR and SSIM inside the brain mask.
+
+    People the model never saw are compared with the members that are blind to them; people it was trained on are
+    reconstructed too, marked `seen`, so that the gap between the two can be read off.
+    """
+
+    prepared: Folders = Field(description="prepared folders (prepare or simulate)")
+    run_folder: Folder = Field(alias="run", description="run folder (train)")
+    samples: int = Field(0, ge=0, description="posterior draws averaged; 0 decodes the posterior mean")
+    seed: int = Field(0, description="seed of the posterior draws")
+
+    def plan(self) -> list[str]:
+        """What would be reconstructed."""
+        prepared = open_prepared(self.prepared)
+        num = int((prepared.manifest["role"] != "excluded").sum())
+        return [f"reconstructs {num} scans on {prepared.plan.describe()}", f"writes {self.out}"]
+
+    def run(self) -> Path:
+        """Write the reconstructed folder: volumes/, metrics.tsv."""
+        work = begin(self, "reconstruct", {"prepared": self.prepared, "run": self.run_folder})
+        if work.finished:
+            say(f"{self.out}: already done.")
+            return self.out
+        prepared, run = open_prepared(self.prepared), load_run(self.run_folder)
+        run.require_plan(prepared.plan, str(self.prepared[0]))
+        table = prepared.manifest[prepared.manifest["role"] != "excluded"].reset_index(drop=True)
+        rows: list[dict[str, Any]] = []
+        for i in track(range(len(table)), "reconstructing"):
+            row = table.iloc[i]
+            paths = {channel: self.out / "volumes" / f"{row['key']}_{channel}.nii" for channel in run.channels}
+            if not all(path.is_file() for path in paths.values()):
+                volume = np.stack([prepared.volume(row["key"], channel) for channel in run.channels])
+                expectation = run.expect(volume, row, samples=self.samples, seed=self.seed, allow_seen=True)
+                assert expectation is not None
+                for channel, expected in zip(run.channels, expectation.mean, strict=True):
+                    store(paths[channel], expected, prepared.plan.matrix)
+            seen = not run.blind_members(row["subject"])
+            rows += [_measure(prepared, row, channel, path, seen) for channel, path in paths.items()]
+        metrics = pd.DataFrame(rows)
+        write_table(self.out / "metrics.tsv", metrics)
+        work.finish({"num_scans": len(table)} | _by_role(metrics))
+        return self.out
+
+
+def _measure(prepared: Prepared, row: pd.Series, channel: str, path: Path, seen: bool) -> dict[str, Any]:
+    observed, expected = prepared.volume(row["key"], channel), read_stored(path)
+    data_range = DATA_RANGE if channel == T1W else LOG_JACOBIAN_RANGE
+    return {
+        "key": row["key"],
+        "role": row["role"],
+        "diagnosis": row["diagnosis"],
+        "channel": channel,
+        "seen": seen,
+        "mse": mse(observed, expected, prepared.mask),
+        "psnr": psnr(observed, expected, data_range, prepared.mask),
+        "ssim": ssim(observed, expected, data_range, prepared.mask),
+    }
+
+
+def _by_role(metrics: pd.DataFrame) -> dict[str, Any]:
+    """Mean PSNR and SSIM by role, printed and kept as the folder's summary."""
+    summary: dict[str, Any] = {}
+    for channel, of_channel in metrics.groupby("channel"):
+        for role in [role for role in ROLES if (of_channel["role"] == role).any()]:
+            part = of_channel[of_channel["role"] == role]
+            figures = {"n": len(part), "psnr": float(part["psnr"].mean()), "ssim": float(part["ssim"].mean())}
+            summary[f"{channel} {role}"] = figures
+            say(f"{channel}, {role} (n {figures['n']}): PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.3f}")
+    return summary

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from gen3d.cli import main
+from gen3d.verbs import VERBS, verb_class
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from gen3d.cli import main; main(['--help']);"
+        "heavy = {'torch', 'monai', 'pandas', 'nibabel', 'SimpleITK', 'sklearn', 'matplotlib', 'umap'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for verb in VERBS:
+        assert verb in done.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_every_key_described(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    shown = capsys.readouterr().out
+    for name, field in verb_class(verb).model_fields.items():
+        assert (field.alias or name) in shown
+        assert field.description, f"{verb}.{name} has no description"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["trian"], 2, "did you mean `train`?"),
+        (["simulate", "out=x", "--dryrun"], 2, "did you mean `--dry-run`?"),
+        (["simulate", "subject=3", "out=x"], 2, "did you mean `subjects`?"),
+        (["simulate", "nowhere.yaml"], 2, "no such configuration file"),
+        (["simulate", "a.yaml", "b.yaml"], 2, "one configuration file at most"),
+        (["anomaly", "out=x", "prepared=nowhere", "run=nowhere"], 2, "no such"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_a_code(
+    arguments: list[str], code: int, sentence: str, capsys: pytest.CaptureFixture[str], tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "Traceback" not in error
+
+
+def test_show_prints_the_resolved_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "out=x", "subjects=7", "--show"]) == 0
+    assert "subjects: 7" in capsys.readouterr().out
