@@ -126,7 +126,7 @@ def _fill_kinds(tree: dict[str, Any], model: type[BaseModel]) -> None:
         group = tree.get(field.alias or name)
         kinds = {tag for below in _models_in(field.annotation) if (tag := _tag(below))}
         if isinstance(group, dict) and len(kinds) > 1 and not field.is_required():
-            default = field.get_default(call_default_factory=True)  # type: ignore[call-arg]
+            default = field.get_default(call_default_factory=True)
             group.setdefault("kind", getattr(default, "kind", None))
 
 
@@ -239,7 +239,7 @@ def describe(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, s
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "(required)"
-    value = field.get_default(call_default_factory=True)  # type: ignore[call-arg]
+    value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined or isinstance(value, BaseModel):
         return ""
     plain = _plain(value)

@@ -25,7 +25,7 @@ def make(tmp_path: Path, **changes: object) -> Copy:
     return Copy.model_validate({"source": source, "out": tmp_path / "out", **changes})
 
 
-def start(verb: Copy):  # noqa: ANN201 - the return type is gen3d.artefact.Work
+def start(verb: Copy):
     return begin(verb, "copy", {"source": verb.source})
 
 
@@ -106,7 +106,7 @@ def test_reading_what_is_not_there_or_not_finished(tmp_path: Path) -> None:
         read(tmp_path / "out")
 
 
-def _try_to_write(verb: Copy, queue) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def _try_to_write(verb: Copy, queue) -> None:  # type: ignore[no-untyped-def]
     try:
         start(verb)
         queue.put("written")

@@ -113,7 +113,9 @@ def _read_one(path: Path, columns: Columns) -> Source:
 def _read_folder(folder: Path, columns: Columns) -> Source:
     scans, unmatched = _find_scans(folder, columns.space)
     if not scans:
-        raise UserError(f"{folder}: no *_T1w.nii or *_T1w.nii.gz in it; give a BIDS or CAPS folder, or a table of paths.")
+        raise UserError(
+            f"{folder}: no *_T1w.nii or *_T1w.nii.gz in it; give a BIDS or CAPS folder, or a table of paths."
+        )
     table_path = next((p for p in _participant_tables(folder) if p.is_file()), None)
     if table_path is None:
         unmatched.append((str(folder), "no participants.tsv: age, sex and diagnosis are unknown"))
@@ -123,11 +125,14 @@ def _read_folder(folder: Path, columns: Columns) -> Source:
     people = people.drop(columns=["source"], errors="ignore")
     frame = pd.DataFrame(scans, columns=["subject", "session", "source"])
     sessions = _session_tables(folder, columns)
-    rows_without_session = people.drop(columns=["session"]) if "session" in people and not people["session"].ne("").any() else people
+    rows_without_session = (
+        people.drop(columns=["session"]) if "session" in people and not people["session"].ne("").any() else people
+    )
     on = ["subject", "session"] if "session" in rows_without_session else ["subject"]
     twice = rows_without_session[on][rows_without_session.duplicated(on)]
     if len(twice):
-        raise UserError(f"{table_path}: {twice.iloc[0, 0]} has more than one row; keep one row per person (and session).")
+        who = str(twice["subject"].iloc[0])
+        raise UserError(f"{table_path}: {who} has more than one row; keep one row per person (and session).")
     known = set(rows_without_session["subject"])
     unmatched += [(str(s), "scan without a row in participants.tsv") for s in sorted(set(frame["subject"]) - known)]
     unmatched += [(str(s), "row in participants.tsv without a scan") for s in sorted(known - set(frame["subject"]))]
@@ -149,10 +154,14 @@ def _find_scans(folder: Path, space: str | None) -> tuple[list[tuple[str, str, s
             by_scan.setdefault((entities["sub"], entities.get("ses", "1")), []).append((entities, path))
     spaces = {e["space"] for found in by_scan.values() for e, _ in found if "space" in e}
     if space is not None and space not in spaces:
-        raise UserError(f"{folder}: no scan in space-{space}; the spaces there are {', '.join(sorted(spaces)) or 'none'}.")
+        raise UserError(
+            f"{folder}: no scan in space-{space}; the spaces there are {', '.join(sorted(spaces)) or 'none'}."
+        )
     native = any("space" not in e for found in by_scan.values() for e, _ in found)
     if space is None and not native and len(spaces) > 1:
-        raise UserError(f"{folder}: scans in several spaces ({', '.join(sorted(spaces))}); choose one with columns.space=.")
+        raise UserError(
+            f"{folder}: scans in several spaces ({', '.join(sorted(spaces))}); choose one with columns.space=."
+        )
     chosen, unmatched = [], []
     for (subject, session), found in sorted(by_scan.items()):
         wanted = [item for item in found if item[0].get("space") == space] or ([] if space else found)
@@ -239,7 +248,9 @@ def _standardise(table: pd.DataFrame, columns: Columns, path: Path) -> pd.DataFr
         if found is not None and found not in rename:
             rename[found] = "source" if field_name == "path" else field_name
     if "subject" not in rename.values():
-        raise UserError(f"{path}: no column with the person's id (looked for participant_id, subject); use columns.subject=.")
+        raise UserError(
+            f"{path}: no column with the person's id (looked for participant_id, subject); use columns.subject=."
+        )
     taken = set(rename.values())
     frame = table.rename(columns={c: f"{c}_original" for c in table.columns if c in taken and c not in rename})
     frame = frame.rename(columns=rename)
@@ -258,7 +269,8 @@ def _standardise(table: pd.DataFrame, columns: Columns, path: Path) -> pd.DataFr
     if "diagnosis" in frame:
         codes = {key.lower(): value for key, value in columns.diagnosis_codes.items()}
         frame["diagnosis"] = [
-            "" if v.lower() in MISSING and v.lower() not in codes else codes.get(v.lower(), v) for v in frame["diagnosis"]
+            "" if v.lower() in MISSING and v.lower() not in codes else codes.get(v.lower(), v)
+            for v in frame["diagnosis"]
         ]
     for column in ("cdr", "mmse"):
         if column in frame:
@@ -285,13 +297,15 @@ def _ages(frame: pd.DataFrame, columns: Columns, path: Path) -> pd.Series:
         raise UserError(f"{path}: age {', '.join(repr(v) for v in wrong[:5])} is not a number; write a number or n/a.")
     ages = ages / MONTHS_OR_DAYS[columns.age_unit]
     if ages.max() > MAX_AGE_YEARS:
-        who = frame.loc[ages.idxmax(), "source_subject"]
+        who = frame["source_subject"].iloc[int(ages.argmax())]
         raise UserError(
             f"{path}: {who} would be {ages.max():g} years old; if the column is in months or days, "
             "say columns.age_unit=months (or days), otherwise correct that row."
         )
     if ages.min() < 0:
-        raise UserError(f"{path}: {frame.loc[ages.idxmin(), 'source_subject']} has a negative age; correct that row.")
+        raise UserError(
+            f"{path}: {frame['source_subject'].iloc[int(ages.argmin())]} has a negative age; correct that row."
+        )
     return ages
 
 
@@ -343,4 +357,6 @@ def _refuse_duplicates(frame: pd.DataFrame) -> None:
     one_person = frame[frame["sex"] != ""].groupby("subject")["sex"].nunique()
     if (one_person > 1).any():
         subject = one_person.index[one_person > 1][0]
-        raise UserError(f"{subject} is M in one row and F in another; correct the rows, or tell two people apart by id.")
+        raise UserError(
+            f"{subject} is M in one row and F in another; correct the rows, or tell two people apart by id."
+        )

@@ -75,7 +75,7 @@ def _refuse_negative_spacing(path: Path) -> None:
     if not path.name.endswith((".nii", ".nii.gz")):
         return
     try:
-        with nib.openers.ImageOpener(path) as stream:
+        with nib.openers.ImageOpener(str(path)) as stream:
             sizes = nib.Nifti1Header.from_fileobj(stream, check=False)["pixdim"][1:4]
     except Exception:  # not a NIfTI header: the reader below says so
         return

@@ -90,7 +90,7 @@ class Anomaly(Verb):
 
     def _open(self) -> tuple[Prepared, Run, Panel, list[Channel]]:
         prepared, run = open_prepared(self.prepared), load_run(self.run_folder)
-        run.require_plan(prepared.plan, str(self.prepared[0]))
+        run.require(prepared)
         channels = available(self.channels, run.channels, prepared.plan.channels)
         return prepared, run, make_panel(_assessed(prepared, run), self.covariates), channels
 

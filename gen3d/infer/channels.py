@@ -1,6 +1,7 @@
 """What one scan shows against its expectation, as channels of masked values.
 
-`residual`: T1w minus expectation, in units of the white-matter level, smoothed. `structural`: 1 - local SSIM.
+`residual`: T1w minus expectation, in units of the white-matter level, smoothed. `structural`: cube root of
+1 - local SSIM.
 `deformation`: log-Jacobian minus its expectation (the log-Jacobian itself when the model did not learn it), smoothed.
 """
 
@@ -45,7 +46,8 @@ class ChannelMaker:
         observed, expected = comparison.observed, comparison.expected
         if channel == "structural":
             similarity = ssim_map(observed[T1W], expected[T1W], DATA_RANGE, self.mask)
-            return np.asarray(1.0 - similarity[self.mask], dtype=np.float32)
+            # The cube root brings the skewed, bounded dissimilarity close to normal (Wilson and Hilferty 1931).
+            return np.cbrt(np.maximum(1.0 - similarity[self.mask], 0.0)).astype(np.float32)
         name = T1W if channel == "residual" else LOG_JACOBIAN
         values = observed[name][self.mask]
         return np.asarray(values - expected[name][self.mask] if name in expected else values, dtype=np.float32)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.artefact import digest
 from gen3d.data.prepared import Prepared
 from gen3d.infer.channels import LOG_JACOBIAN, T1W, Channel, ChannelMaker, Comparison
 from gen3d.infer.load import Run
@@ -81,6 +82,24 @@ class RegionMeans:
         return np.asarray(sums / np.maximum(self._counts, 1), dtype=np.float32)
 
 
+def covariates_of(run: Run, row: pd.Series) -> NDArray[np.float64]:
+    """A person's row of the run's design, [p]."""
+    rows: NDArray[np.float64] = run.covariates_of([row["age_years"]], [row["sex"]], [row["site"]])
+    return rows[0]
+
+
+def scan_seed(seed: int, key: str) -> int:
+    """A seed of a scan's own, so that neither order nor interruption changes its posterior draws."""
+    return int(digest([seed, key])[:8], 16)
+
+
+def open_latents(arrays: WorkingArrays, run: Run, prepared: Prepared, table: pd.DataFrame) -> NDArray[np.float32]:
+    """The working array of latents; its width is that of the first scan's latent."""
+    row = table.iloc[0]
+    volume = prepared.load([row["key"]], run.channels)[0]
+    return arrays.open("latents", (len(run.encode(volume, row["subject"], covariates_of(run, row))),))
+
+
 def compare(
     folder: Path,
     prepared: Prepared,
@@ -109,20 +128,20 @@ def compare(
     num_voxels, num_regions = int(prepared.mask.sum()), len(prepared.region_table)
     voxels = {channel: arrays.open(f"{channel}-voxels", (num_voxels,)) for channel in channels}
     regions = {channel: arrays.open(f"{channel}-regions", (num_regions,)) for channel in channels}
-    latents = arrays.open("latents", (run.latent_size,)) if run.comparable_latents else None
+    latents = open_latents(arrays, run, prepared, table) if run.comparable_latents else None
     names = [name for name in (T1W, LOG_JACOBIAN) if name in prepared.plan.channels]
     for i in track(arrays.missing(), "comparing"):
         row = table.iloc[i]
         observed = {name: prepared.volume(row["key"], name) for name in names}
         volume = np.stack([observed[name] for name in run.channels])
-        expectation = run.expect(volume, row, samples=samples, seed=seed)
+        expectation = run.expect(volume, row["subject"], covariates_of(run, row), samples, scan_seed(seed, row["key"]))
         assert expectation is not None, "assessed people have a blind member"
-        comparison = Comparison(observed, dict(zip(run.channels, expectation.mean, strict=True)))
+        comparison = Comparison(observed, dict(zip(run.channels, expectation[0], strict=True)))
         for channel in channels:
             sharp = maker.sharp(comparison, channel)
             regions[channel][i] = region_means(sharp)
             voxels[channel][i] = maker.smooth(sharp, channel)
         if latents is not None:
-            latents[i] = run.encode(volume, row).ravel()
+            latents[i] = run.encode(volume, row["subject"], covariates_of(run, row))
         arrays.mark(i)
     return Values(arrays, voxels, regions, latents)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from gen3d.artefact import begin
 from gen3d.config import Folder, Folders, Verb
 from gen3d.data.prepared import open_prepared
 from gen3d.errors import UserError
-from gen3d.infer.compare import WorkingArrays
+from gen3d.infer.compare import WorkingArrays, covariates_of, open_latents
 from gen3d.infer.load import load_run
 from gen3d.infer.tables import write_table
 from gen3d.progress import say, track
@@ -34,7 +35,7 @@ class Encode(Verb):
         """What would be encoded."""
         prepared, run = open_prepared(self.prepared), load_run(self.run_folder)
         num = int((prepared.manifest["role"] != "excluded").sum())
-        return [f"encodes {num} scans into {run.latent_size} numbers each", f"writes {self.out}"]
+        return [f"encodes {num} scans with the {run.kind} of {self.run_folder}", f"writes {self.out}"]
 
     def run(self) -> Path:
         """Write the latents folder."""
@@ -43,7 +44,7 @@ class Encode(Verb):
             say(f"{self.out}: already done.")
             return self.out
         prepared, run = open_prepared(self.prepared), load_run(self.run_folder)
-        run.require_plan(prepared.plan, str(self.prepared[0]))
+        run.require(prepared)
         if not run.comparable_latents:
             raise UserError(
                 f"{self.run_folder}: a {run.kind} of {run.num_members} members has no latent space that all scans share; "
@@ -52,24 +53,23 @@ class Encode(Verb):
         table = prepared.manifest[prepared.manifest["role"] != "excluded"].reset_index(drop=True)
         table["seen"] = [not run.blind_members(subject) for subject in table["subject"]]
         arrays = WorkingArrays(self.out, len(table))
-        latents = arrays.open("latents", (run.latent_size,))
+        latents = open_latents(arrays, run, prepared, table)
         for i in track(arrays.missing(), "encoding"):
             row = table.iloc[i]
-            volume = np.stack([prepared.volume(row["key"], channel) for channel in run.channels])
-            latents[i] = run.encode(volume, row).ravel()
+            volume = prepared.load([row["key"]], run.channels)[0]
+            latents[i] = run.encode(volume, row["subject"], covariates_of(run, row))
             arrays.mark(i)
-        _refuse_non_finite(np.isfinite(latents).all(axis=1), list(table["key"]))
+        _refuse_non_finite(latents, list(table["key"]))
         np.save(self.out / ARRAY, np.asarray(latents))
         write_table(self.out / TABLE, table.drop(columns=["folder"]))
         arrays.discard()
-        work.finish(
-            {"num_scans": len(table), "num_dimensions": run.latent_size, "latent_shape": list(run.latent_shape)}
-        )
-        say(f"{self.out}: {len(table)} scans, {run.latent_size} dimensions.")
+        num_dimensions = latents.shape[1]
+        work.finish({"num_scans": len(table), "num_dimensions": num_dimensions})
+        say(f"{self.out}: {len(table)} scans, {num_dimensions} dimensions.")
         return self.out
 
 
-def _refuse_non_finite(finite: np.ndarray, keys: list[str]) -> None:
-    if not finite.all():
-        bad = [key for key, ok in zip(keys, finite, strict=True) if not ok]
+def _refuse_non_finite(latents: NDArray[np.float32], keys: list[str]) -> None:
+    bad = [key for key, latent in zip(keys, latents, strict=True) if not np.isfinite(latent).all()]
+    if bad:
         raise UserError(f"{', '.join(bad[:5])}: the latent is NaN or infinite; the run is damaged, train it again.")

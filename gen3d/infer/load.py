@@ -63,6 +63,11 @@ class Run:
         """Whether `encode` has an answer."""
         return self.member(0).has_latent
 
+    @property
+    def comparable_latents(self) -> bool:
+        """Whether all scans can be encoded into one space: one member, and a model with a latent."""
+        return self.num_members == 1 and self.has_latent
+
     def member(self, index: int) -> Model:
         """One member, loaded once and kept."""
         if index not in self._members:
@@ -86,6 +91,7 @@ class Run:
         covariates: NDArray[np.float64] | None = None,
         samples: int = 0,
         seed: int = 0,
+        allow_seen: bool = False,
     ) -> tuple[Float, Float | None] | None:
         """The healthy expectation of one person's volume: the mean over the members that never saw the person.
 
@@ -95,12 +101,14 @@ class Run:
             covariates: the person's row of `design.matrix`, [p].
             samples: posterior draws per member; 0 decodes the posterior mean.
             seed: of those draws; with the member's number it determines them.
+            allow_seen: for a person whom every member saw, use all of them instead of none: how well training people
+                are reconstructed. Such an expectation must not judge anybody.
 
         Returns:
             mean [C, X, Y, Z] and the standard deviation over draws and members (None for point expectations),
             or None if every member saw this person.
         """
-        blind = self.blind_members(subject)
+        blind = self.blind_members(subject) or (list(self.subjects) if allow_seen else [])
         if not blind:
             return None
         total = np.zeros(volume.shape, np.float64)
@@ -170,7 +178,8 @@ class Run:
         self, volume: Float, covariates: NDArray[np.float64] | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         volumes = torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32))[None].to(self.device)
-        rows = None if covariates is None else torch.as_tensor(np.atleast_2d(covariates)).to(self.device)
+        wanted = covariates is not None and self.model_config.uses_covariates
+        rows = None if not wanted else torch.as_tensor(np.atleast_2d(covariates)).to(self.device)
         return volumes, rows
 
     def _load(self, index: int) -> Model:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from pydantic import Field
 
@@ -15,6 +14,7 @@ from gen3d.data.manifest import ROLES
 from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.data.volume import read_stored, store
 from gen3d.infer.channels import DATA_RANGE, T1W
+from gen3d.infer.compare import covariates_of, scan_seed
 from gen3d.infer.load import load_run
 from gen3d.infer.tables import write_table
 from gen3d.maths.image import mse, psnr, ssim
@@ -49,17 +49,18 @@ class Reconstruct(Verb):
             say(f"{self.out}: already done.")
             return self.out
         prepared, run = open_prepared(self.prepared), load_run(self.run_folder)
-        run.require_plan(prepared.plan, str(self.prepared[0]))
+        run.require(prepared)
         table = prepared.manifest[prepared.manifest["role"] != "excluded"].reset_index(drop=True)
         rows: list[dict[str, Any]] = []
         for i in track(range(len(table)), "reconstructing"):
             row = table.iloc[i]
             paths = {channel: self.out / "volumes" / f"{row['key']}_{channel}.nii" for channel in run.channels}
             if not all(path.is_file() for path in paths.values()):
-                volume = np.stack([prepared.volume(row["key"], channel) for channel in run.channels])
-                expectation = run.expect(volume, row, samples=self.samples, seed=self.seed, allow_seen=True)
+                volume = prepared.load([row["key"]], run.channels)[0]
+                seed, covariates = scan_seed(self.seed, row["key"]), covariates_of(run, row)
+                expectation = run.expect(volume, row["subject"], covariates, self.samples, seed, allow_seen=True)
                 assert expectation is not None
-                for channel, expected in zip(run.channels, expectation.mean, strict=True):
+                for channel, expected in zip(run.channels, expectation[0], strict=True):
                     store(paths[channel], expected, prepared.plan.matrix)
             seen = not run.blind_members(row["subject"])
             rows += [_measure(prepared, row, channel, path, seen) for channel, path in paths.items()]

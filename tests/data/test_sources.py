@@ -149,7 +149,7 @@ def test_other_wrong_sources(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a BIDS or CAPS folder or a table"):
         read_sources([table(tmp_path / "t.xlsx", "x")])
     (tmp_path / "void").mkdir()
-    with pytest.raises(UserError, match="no \\*_T1w.nii"):
+    with pytest.raises(UserError, match=r"no \*_T1w\.nii"):
         read_sources([tmp_path / "void"])
     twice = bids(tmp_path / "d", ["sub-1/anat/sub-1_T1w.nii.gz"], "participant_id\tage\nsub-1\t4\nsub-1\t5\n")
     with pytest.raises(UserError, match="1 has more than one row"):

@@ -1,0 +1,51 @@
+"""Every YAML that comes with gen3d is valid, starts with what a user must know, and names no machine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gen3d.config import load, read_yaml
+from gen3d.verbs import VERBS, verb_class
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+NEEDED = {
+    "out": "o",
+    "source": "s",
+    "prepared": "p",
+    "run": "r",
+    "inputs": "i",
+    "maps": "m",
+    "truth": "t",
+    "latents": "l",
+}
+
+
+def verb_of(file: Path) -> str:
+    """configs/<verb>/name.yaml, or configs/debug/<verb>[_variant].yaml."""
+    name = file.stem if file.parent.name == "debug" else file.parent.name
+    return name.split("_")[0]
+
+
+def test_there_are_configs_for_every_verb() -> None:
+    assert {verb_of(file) for file in FILES if file.parent.name == "debug"} >= set(VERBS) - {"demo"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONFIGS)))
+def test_config_is_valid(file: Path) -> None:
+    verb = verb_class(verb_of(file))
+    given = read_yaml(file)
+    aliases = {field.alias or name for name, field in verb.model_fields.items()}
+    load(verb, file, [f"{key}={value}" for key, value in NEEDED.items() if key in aliases and key not in given])
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONFIGS)))
+def test_config_says_what_a_user_must_know(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    head = "\n".join(line for line in text.splitlines() if line.startswith("#")).lower()
+    for word in ("purpose:", "hardware:", "time:", "expect:"):
+        assert word in head, f"{file}: its first comment lacks `{word}`"
+    assert not re.search(r"(^|\s)/[a-z]+/", text), f"{file}: holds an absolute path"
