@@ -95,10 +95,15 @@ def test_auc_intervals_cover_the_truth() -> None:
 
 
 def test_complete_separation_still_has_an_uncertain_side() -> None:
+    """The lower limit solves Newcombe's equation with Hanley and McNeil's variance in its Q1, Q2 form."""
     interval = delong_interval([3.0, 4, 5, 6], [0.0, 1, 2, 2.5, 2.7])
     assert interval.value == 1.0
     assert interval.high == 1.0
     assert 0.4 < interval.low < 0.8
+    theta, mean_num = interval.low, 4.5
+    q1, q2 = theta / (2 - theta), 2 * theta**2 / (1 + theta)
+    variance = (theta * (1 - theta) + (mean_num - 1) * (q1 + q2 - 2 * theta**2)) / 20
+    assert 1 - theta == pytest.approx(1.959964 * math.sqrt(variance), abs=1e-6)
     worst = delong_interval([0.0, 1, 2, 2.5, 2.7], [3.0, 4, 5, 6])
     assert worst.low == 0.0
     assert worst.high == pytest.approx(1 - interval.low, abs=1e-6)

@@ -20,7 +20,7 @@ SMALL = {"base_channels": 8, "max_channels": 8, "levels": 2, "latent_size": 6, "
 
 
 def plan_of(shape: tuple[int, int, int]) -> GridPlan:
-    rows = tuple(tuple(4.0 * (i == j) for j in range(4)) for i in range(3)) + ((0.0, 0.0, 0.0, 1.0),)
+    rows = tuple(tuple(map(float, row)) for row in np.diag([4, 4, 4, 1]))
     return GridPlan(spacing_mm=4.0, shape=shape, affine=rows)
 
 
@@ -31,7 +31,21 @@ def build(shape: tuple[int, int, int] = (12, 12, 12), channels: tuple[str, ...] 
     count = len(channels)
     statistics = Statistics(np.full(count, 0.5, np.float32), np.full(count, 0.2, np.float32), mask)
     config = VAEConfig(**{**SMALL, **settings})
-    return config.build(plan_of(shape), channels, statistics, 1)
+    model = config.build(plan_of(shape), channels, statistics, 1)
+    for parameter in model.network.blocks()[-1].parameters():  # as after some training: it starts at zero
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+@pytest.mark.parametrize("latent", ["dense", "spatial"])
+def test_an_untrained_model_expects_the_mean_volume(latent: str) -> None:
+    mean = np.random.default_rng(0).random((2, 12, 12, 12)).astype(np.float32)
+    mask = np.ones((12, 12, 12), bool)
+    mask[0] = False
+    statistics = Statistics(np.array([0.5, 0.1], np.float32), np.array([0.2, 0.3], np.float32), mask, mean)
+    model = VAEConfig(**SMALL, latent=latent).build(plan_of((12, 12, 12)), ("t1w", "log_jacobian"), statistics, 1)
+    expected = model.expect(torch.rand(1, 2, 12, 12, 12)).mean[0].numpy()
+    assert np.allclose(expected, mean * mask, atol=1e-6)
 
 
 @pytest.mark.parametrize("latent", ["dense", "spatial"])
@@ -82,8 +96,10 @@ def test_widths_double_up_to_the_maximum() -> None:
 
 def test_a_grid_too_small_for_the_levels_is_refused() -> None:
     with pytest.raises(UserError, match="shrinks every side 16 times"):
-        VAEConfig(levels=4).check(plan_of((16, 24, 24)), 10)
-    VAEConfig(levels=3).check(plan_of((16, 24, 24)), 10)
+        VAEConfig(levels=4).check(plan_of((32, 48, 48)), 10)
+    with pytest.raises(UserError, match="critic_layers=3 is too many"):
+        VAEConfig(adversarial_weight=0.1, critic_layers=3).check(plan_of((32, 48, 48)), 10)
+    VAEConfig(levels=3, adversarial_weight=0.1, critic_layers=2).check(plan_of((20, 24, 24)), 10)
 
 
 def test_illegal_settings() -> None:
@@ -93,7 +109,7 @@ def test_illegal_settings() -> None:
         VAEConfig(base_channels=12)
     config = VAEConfig(perceptual_weight=0.1, perceptual_weights=Path("nowhere.pth"))
     with pytest.raises(UserError, match="no such file of perceptual weights"):
-        config.check(plan_of((16, 16, 16)), 10)
+        config.check(plan_of((32, 32, 32)), 10)
 
 
 def batch_of(num_volumes: int, step: int = 0) -> Batch:

@@ -27,9 +27,9 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="weights are missing"):
         read_weights(path, "plan-a", "vae")
     save_weights(path, {"x": torch.zeros(2)}, "plan-a", "vae")
-    with pytest.raises(UserError, match="weights of another plan: they were trained on plan plan-a, but .* plan-b"):
+    with pytest.raises(UserError, match=r"weights of another plan: they were trained on plan plan-a, but .* plan-b"):
         read_weights(path, "plan-b", "vae")
-    with pytest.raises(UserError, match="weights of a vae model, but config.yaml describes pca"):
+    with pytest.raises(UserError, match=r"weights of a vae model, but config\.yaml describes pca"):
         read_weights(path, "plan-a", "pca")
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(UserError, match="damaged weights"):

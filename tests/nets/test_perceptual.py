@@ -42,7 +42,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_network(weights: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read as weights of resnet50|not the weights of resnet50"):
+    with pytest.raises(UserError, match=r"cannot be read as weights of resnet50|not the weights of resnet50"):
         PerceptualDistance("resnet50", weights)
 
 

@@ -1,0 +1,152 @@
+"""The verb from a BIDS folder to a cohort folder: what it writes, what it survives, what it does not do twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gen3d.data import prepare as prepare_module
+from gen3d.data.conform import conform
+from gen3d.data.plan import plan_grid
+from gen3d.data.prepare import Prepare
+from gen3d.data.prepared import open_prepared
+from gen3d.data.scans import find_mask
+from gen3d.data.template import template_on
+from gen3d.data.volume import read_map, read_stored, read_volume, write_nifti
+from gen3d.errors import Unfinished, UserError
+from tests.phantoms import distance_mm, matrix, scan_of, write
+
+TRUE = {"01": matrix(), "02": matrix((-12.0, 6.0, 0.0), (0.9, 1.0, 0.95), (-20.0, 30.0, 5.0))}
+FAST = {"spacing_mm": 4.0, "workers": 1, "bias_correction": False}
+
+
+def _bids(folder: Path, damaged: bool = False) -> Path:
+    for subject, true in TRUE.items():
+        write(folder / f"sub-{subject}" / "anat" / f"sub-{subject}_T1w.nii.gz", scan_of(true, spacing_mm=4.0))
+    rows = [
+        "participant_id\tage\tsex\tgroup",
+        "sub-01\t30\tF\tcontrol",
+        "sub-02\t40\tM\tcontrol",
+        "sub-09\t50\tM\tcontrol",
+    ]
+    if damaged:
+        whole = (folder / "sub-01" / "anat" / "sub-01_T1w.nii.gz").read_bytes()
+        path = folder / "sub-03" / "anat" / "sub-03_T1w.nii.gz"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(whole[: len(whole) // 2])
+        rows.append("sub-03\t60\tM\tcontrol")
+    (folder / "participants.tsv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two good scans and a truncated one, prepared."""
+    folder = tmp_path_factory.mktemp("prepare")
+    with pytest.raises(Unfinished, match="1 of 3 scans could not be used") as caught:
+        Prepare(source=(_bids(folder / "bids", damaged=True),), out=folder / "prepared", **FAST).run()
+    assert "sub-03_T1w.nii.gz" in str(caught.value)
+    return folder / "prepared"
+
+
+def test_a_truncated_file_does_not_stop_the_others(cohort: Path) -> None:
+    verdicts = pd.read_csv(cohort / "verdicts.tsv", sep="\t").set_index("key")
+    assert verdicts["verdict"].to_dict() == {"sub-01_ses-1": "keep", "sub-02_ses-1": "keep", "sub-03_ses-1": "exclude"}
+    assert "truncated" in verdicts.loc["sub-03_ses-1", "reason"]
+    prepared = open_prepared(cohort)
+    assert prepared.manifest.set_index("key")["role"]["sub-03_ses-1"] == "excluded"
+    assert "sub-09" not in set(prepared.manifest["subject"])
+    assert "09" in (cohort / "unmatched.tsv").read_text()
+
+
+def test_volumes_are_where_and_what_the_layout_promises(cohort: Path) -> None:
+    prepared = open_prepared(cohort)
+    t1w, log_jacobian = prepared.load(["sub-01_ses-1"], ["t1w", "log_jacobian"])[0]
+    assert t1w.shape == prepared.plan.shape
+    assert (t1w[~prepared.mask] == 0).all()
+    assert (log_jacobian[~prepared.mask] == 0).all()
+    assert np.median(t1w[template_on(prepared.plan).wm > 0.95]) == pytest.approx(1.0, abs=0.02)
+    assert abs(np.median(log_jacobian[prepared.mask])) < 0.1  # the phantom is the template itself
+    assert (cohort / "figures" / "sub-01_ses-1.png").stat().st_size > 1000
+
+
+def test_the_transform_brings_maps_back_to_the_scan(cohort: Path) -> None:
+    for subject, true in TRUE.items():
+        record = json.loads((cohort / "transforms" / f"sub-{subject}_ses-1.json").read_text())
+        assert distance_mm(np.array(record["affine_template_to_scan"]), true) < 1.5
+        scan = read_volume(Path(record["scan"]))
+        assert tuple(record["scan_shape"]) == scan.data.shape
+        assert np.allclose(record["scan_affine"], scan.affine)
+        assert record["dof"] == 12
+
+
+def test_a_finished_folder_is_left_alone_and_other_settings_are_refused(cohort: Path) -> None:
+    settings = json.loads((cohort / "artefact.json").read_text())["config"]
+    before = {path: path.stat().st_mtime_ns for path in cohort.rglob("*.nii")}
+    with pytest.raises(Unfinished):
+        Prepare.model_validate(settings).run()
+    assert before == {path: path.stat().st_mtime_ns for path in cohort.rglob("*.nii")}
+    with pytest.raises(UserError, match="degrees_of_freedom was 12 and is now 6"):
+        Prepare.model_validate(settings | {"degrees_of_freedom": 6}).run()
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verb = Prepare(source=(_bids(tmp_path / "bids"),), out=tmp_path / "out", deformation_channel=False, **FAST)
+
+    def stop_after_the_first(
+        rows: Iterator[dict[str, object]], *_: object, **__: object
+    ) -> Iterator[dict[str, object]]:
+        yield next(rows)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "track", stop_after_the_first)
+        with pytest.raises(KeyboardInterrupt):
+            verb.run()
+    first = tmp_path / "out" / "volumes" / "sub-01_ses-1_t1w.nii"
+    written = first.stat().st_mtime_ns
+    assert not (tmp_path / "out" / "manifest.tsv").exists()
+    verb.run()
+    assert first.stat().st_mtime_ns == written
+    assert len(open_prepared(tmp_path / "out").manifest) == 2
+    changed = write(
+        tmp_path / "bids" / "sub-02" / "anat" / "sub-02_T1w.nii.gz", scan_of(TRUE["02"], spacing_mm=4.0, seed=1)
+    )
+    with pytest.raises(UserError, match="other inputs"):
+        verb.run()
+    assert changed.is_file()
+
+
+def test_a_plan_says_what_would_happen_and_writes_nothing(tmp_path: Path) -> None:
+    verb = Prepare(source=(_bids(tmp_path / "bids"),), out=tmp_path / "out", spacing_mm=2.0)
+    text = "\n".join(verb.plan())
+    assert "2 scans of 2 people" in text
+    assert "80 x 96 x 80 voxels of 2 mm" in text
+    assert "MB" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_given_mask_is_used_and_its_absence_is_a_sentence(tmp_path: Path) -> None:
+    scan = scan_of(TRUE["01"], spacing_mm=4.0, head=True)
+    path = write(tmp_path / "sub-01_T1w.nii.gz", scan)
+    plan = plan_grid(4.0, channels=("t1w",))
+    with pytest.raises(UserError, match="there is no mask"):
+        conform(path, plan, brain_mask="given", mask_path=find_mask(path, "", []))
+    brain = scan_of(TRUE["01"], spacing_mm=4.0)
+    write_nifti(tmp_path / "sub-01_desc-brain_mask.nii.gz", (brain.data > 40).astype(np.uint8), brain.affine)
+    mask_path = find_mask(path, "", [])
+    done = conform(path, plan, brain_mask="given", bias_correction=False, mask_path=mask_path)
+    assert done.measures["brain_mask"] == "given"
+    assert float(done.measures["mask_dice"]) > 0.93
+
+
+def test_mask_and_regions_are_on_the_grid(cohort: Path) -> None:
+    prepared = open_prepared(cohort)
+    assert read_map(cohort / "mask.nii").shape == prepared.plan.shape
+    assert set(np.unique(prepared.regions)) <= {0, *prepared.region_table["label"]}
+    assert read_stored(prepared.path("sub-02_ses-1", "t1w")).max() <= 2.001

@@ -1,0 +1,116 @@
+"""Verdicts: wrong brains are excluded by their numbers, odd ones are named, good ones are left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+
+from gen3d.data.brainmask import check_tool, looks_stripped, template_mask
+from gen3d.data.conform import conform
+from gen3d.data.plan import plan_grid
+from gen3d.data.resample import sample
+from gen3d.data.screening import LIMITS, judge
+from gen3d.data.template import full_template
+from gen3d.data.volume import Volume
+from gen3d.errors import UserError
+from tests.phantoms import distance_mm, matrix, scan_of, write
+
+PLAN = plan_grid(4.0, channels=("t1w",))
+TRUE = matrix()
+
+
+def _row(**changes: object) -> dict[str, object]:
+    names = ("mutual_information", "correlation", "mask_dice", "remains_percent", "volume_scale")
+    names += ("stretch", "tissue_ratio", "correlation_after", "folded_percent", "log_jacobian_sd")
+    good = dict(zip(names, (0.9, 0.85, 0.95, 0.3, 0.7, 1.15, 0.65, 0.9, 0.0, 0.3), strict=True))
+    return {"failure": ""} | good | changes
+
+
+def _wrong_brains() -> dict[str, np.ndarray]:
+    shape = (64, 64, 64)
+    places = np.stack(np.meshgrid(*(np.arange(64) - 32.0,) * 3, indexing="ij")) * 3
+    radius = np.sqrt((places**2).sum(axis=0))
+    noise = np.random.default_rng(0).random(shape)
+    return {
+        "sphere": np.where(radius < 70, 300, 0),
+        "layered sphere": np.where(radius < 70, 300, 0) - np.where((radius > 50) & (radius < 70), 90, 0),
+        "smooth noise in a sphere": np.where(radius < 70, 3000 * ndimage.gaussian_filter(noise, 3) - 1350, 0).clip(0),
+    }
+
+
+@pytest.mark.parametrize("name", list(_wrong_brains()))
+def test_what_is_no_brain_is_excluded(name: str, tmp_path: Path) -> None:
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    path = write(tmp_path / "wrong.nii.gz", Volume(_wrong_brains()[name].astype(np.float32), affine))
+    try:
+        row = {"failure": "", **conform(path, PLAN, bias_correction=False).measures}
+    except UserError as error:
+        row = {"failure": str(error)}
+    verdict = judge(pd.DataFrame([row])).iloc[0]
+    assert verdict["verdict"] == "exclude"
+    assert verdict["reason"]
+
+
+def test_a_stripped_brain_and_a_whole_head_are_kept(tmp_path: Path) -> None:
+    rows = []
+    for name, head in (("brain", False), ("head", True)):
+        done = conform(write(tmp_path / f"{name}.nii.gz", scan_of(TRUE, head=head, bias=0.1)), PLAN)
+        assert done.measures["brain_mask"] == ("template" if head else "stripped")
+        assert distance_mm(done.template_to_scan, TRUE) < 1.5
+        rows.append({"failure": "", **done.measures})
+    assert judge(pd.DataFrame(rows))["verdict"].tolist() == ["keep", "keep"]
+
+
+def test_the_templates_mask_finds_the_brain_in_a_head() -> None:
+    head, brain = scan_of(TRUE, head=True), scan_of(TRUE)
+    assert not looks_stripped(head)
+    assert looks_stripped(brain)
+    template = full_template()
+    true = (
+        sample(
+            Volume(template.mask.astype(np.float32), template.affine),
+            np.linalg.inv(TRUE) @ head.affine,
+            head.data.shape,
+        )
+        > 0.5
+    )
+    found = template_mask(head, TRUE)
+    assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.95
+
+
+def test_each_absolute_limit_excludes_and_says_which() -> None:
+    for limit in LIMITS:
+        worse = limit.lowest - 0.01 if limit.lowest is not None else limit.highest + 0.01
+        verdict = judge(pd.DataFrame([_row(**{limit.column: worse}), _row()]))
+        assert verdict["verdict"].tolist() == ["exclude", "keep"]
+        assert limit.name in verdict["reason"][0]
+        assert limit.meaning in verdict["reason"][0]
+
+
+def test_an_outlier_of_the_cohort_is_named_only_where_there_is_a_cohort() -> None:
+    generator = np.random.default_rng(0)
+    odd = _row(correlation=0.79)
+    cohort = [_row(correlation=0.9 + 0.01 * generator.standard_normal()) for _ in range(30)]
+    large = judge(pd.DataFrame([odd, *cohort]))
+    assert large["verdict"][0] == "warn"
+    assert "unusual in this cohort" in large["reason"][0]
+    assert (large["verdict"][1:] == "keep").mean() > 0.9
+    assert judge(pd.DataFrame([odd, *cohort[:5]]))["verdict"][0] == "keep"
+
+
+def test_a_failure_excludes_with_its_sentence_and_does_not_move_the_limits() -> None:
+    rows = pd.DataFrame([_row() for _ in range(12)] + [{"failure": "a.nii: truncated"}])
+    verdict = judge(rows)
+    assert verdict.iloc[-1].tolist() == ["exclude", "a.nii: truncated"]
+    assert (verdict["verdict"][:-1] == "keep").all()
+
+
+def test_a_missing_program_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="mri_synthstrip"):
+        check_tool("synthstrip")
+    check_tool("auto")

@@ -1,0 +1,231 @@
+"""The report says what was put in, needs nothing but itself, and says what it lacks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gen3d.errors import UserError
+from gen3d.report import wording
+from gen3d.report.report import SECTIONS, Report
+from tests.report.folders import PATIENTS, World
+
+
+class Page(HTMLParser):
+    """Text, tags and section titles of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.words: list[str] = []
+        self.titles: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in ("img", "meta", "br", "rect", "line", "circle"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open, f"</{tag}> closes nothing"
+        opened = self._open.pop()
+        assert opened == tag, f"<{opened}> is closed by </{tag}>"
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] not in ("style", "script"):
+            self.words.append(data)
+        if self._open and self._open[-1] == "h2":
+            self.titles.append(data.strip())
+
+
+@pytest.fixture(scope="session")
+def page(report: Path) -> Page:
+    return Page((report / "index.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def metrics(report: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((report / "metrics.json").read_text())
+    return found
+
+
+def test_all_sections_are_there_and_none_is_missing(page: Page) -> None:
+    wanted = [title for title, _, _ in SECTIONS]
+    assert [title for title in page.titles if title in wanted] == wanted
+    assert "Limits and provenance" in page.titles
+    assert "Not included" not in page.titles
+
+
+def test_needs_nothing_but_itself(page: Page, report: Path) -> None:
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "data", "action", "poster"):
+            assert attributes.get(name, "#").startswith(("data:", "#")), (tag, attributes[name])
+        assert tag not in ("link", "iframe", "object", "embed")
+    html = (report / "index.html").read_text(encoding="utf-8")
+    assert "@import" not in html
+    assert "url(" not in html
+    assert "http://" not in html
+    assert "https://" not in html
+    assert len(html) < 15e6
+
+
+def test_links_lead_somewhere_and_pictures_have_words(page: Page) -> None:
+    identifiers = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    targets = {attributes["href"][1:] for tag, attributes in page.tags if tag == "a"}
+    assert targets
+    assert targets <= identifiers
+    assert all(len(attributes.get("alt", "")) > 10 for tag, attributes in page.tags if tag == "img")
+
+
+def test_every_figure_of_the_page_is_a_file(page: Page, report: Path) -> None:
+    num_figures = sum(tag == "figure" for tag, _ in page.tags)
+    files = sorted(path.name for path in (report / "figures").glob("*.png"))
+    assert len(files) == num_figures
+    assert {"ages.png", "calibration.png", "group_vae_deformation.png", "latent_latents.png", "severity.png"} <= set(files)
+
+
+def test_auc_is_that_of_all_pairs_and_is_shown(world: World, page: Page, metrics: dict[str, Any]) -> None:
+    table = pd.read_csv(world["maps/pca"] / "subjects.tsv", sep="\t", keep_default_na=False)
+    rows = [row for row in metrics["scores"]["auc"] if row["model"] == "PCA"]
+    assert {row["group"] for row in rows} == set(PATIENTS)
+    for row in rows:
+        prefix = {"regions": "region_score_", "voxels": "score_"}.get(row["kind"], "")
+        column = f"{prefix}{row['channel']}" if prefix else "latent_d"
+        ill = table.loc[table["diagnosis"] == row["group"], column].to_numpy(float)
+        well = table.loc[table["role"] == "test", column].to_numpy(float)
+        expected = np.mean([(a > b) + 0.5 * (a == b) for a in ill for b in well])
+        assert row["auc"]["value"] == pytest.approx(expected)
+        assert row["num_people"] == PATIENTS[row["group"]]
+        assert f"{row['auc']['value']:.2f} [{row['auc']['low']:.2f}, {row['auc']['high']:.2f}]" in page.text
+    planted = next(row for row in rows if (row["group"], row["channel"], row["kind"]) == ("AD", "deformation", "regions"))
+    assert planted["auc"]["value"] > 0.9
+
+
+def test_the_cohort_table_counts_people(world: World, page: Page, metrics: dict[str, Any]) -> None:
+    frame = world.manifest
+    for row in metrics["cohort"]["by_role_and_diagnosis"]:
+        part = frame[(frame["role"] == row["role"]) & (frame["diagnosis"] == row["diagnosis"])]
+        assert row["num_people"] == len(part)
+        assert row["age_mean"] == pytest.approx(part["age_years"].mean())
+        assert row["num_women"] == (part["sex"] == "F").sum()
+        assert f"{part['age_years'].mean():.1f} ({part['age_years'].std():.1f})" in page.text
+    assert metrics["cohort"]["verdicts"] == {"keep": 57, "warn": 1, "exclude": 1}
+    assert "mutual information with the template is -0.05" in page.text
+    assert "head tilted by 21 degrees" in page.text
+
+
+def test_calibration_figures_are_those_of_the_folder(page: Page, metrics: dict[str, Any]) -> None:
+    rows = metrics["calibration"]["held_out_controls"]
+    assert len(rows) == 6
+    assert all(row["sd"] == 1.0345 and row["num_positive"] == 1 for row in rows)
+    assert rows[0]["share_beyond"]["value"] == pytest.approx(np.linspace(0.04, 0.061, 8).mean())
+    assert "1 of 8" in page.text
+    assert "age2 was left out: too few people" in page.text.lower()
+
+
+def test_the_models_and_whom_they_saw(page: Page, metrics: dict[str, Any]) -> None:
+    vae, pca = (next(row for row in metrics["model"]["models"] if row["kind"] == kind) for kind in ("vae", "pca"))
+    assert vae["num_people"] == vae["num_known"] == 12
+    assert vae["num_weights"] == 1200
+    assert vae["num_steps"] == 300
+    assert pca["num_steps"] is None
+    assert "dense latent, 64 numbers" in page.text
+
+
+def test_the_first_sentences_name_the_winner(page: Page, metrics: dict[str, Any]) -> None:
+    best = {row["condition"]: row for row in metrics["summary"]["best_by_condition"]}
+    assert set(best) == {"AD", "lesion"}
+    assert (best["lesion"]["model"], best["lesion"]["channel"], best["lesion"]["measure"]) == ("PCA", "residual", "auprc")
+    assert best["lesion"]["value"]["value"] == pytest.approx(0.442)
+    assert (best["AD"]["model"], best["AD"]["channel"], best["AD"]["measure"]) == ("PCA", "deformation", "auc")
+    assert "The network beats its baselines on none of them." in page.text
+    assert "PCA locates it better than VAE (difference in AUPRC 0.030 [0.010, 0.050])" in page.text
+    assert "0.44 [0.39, 0.49]" in page.text
+
+
+def test_people_are_shown_with_their_regions(world: World, page: Page, metrics: dict[str, Any]) -> None:
+    shown = metrics["people"]["shown"]
+    roles = world.manifest.set_index("key").loc[[person["key"] for person in shown]]
+    assert list(roles["role"]) == ["evaluation"] * 4 + ["test"] * 2
+    assert set(roles["diagnosis"][:3]) == set(PATIENTS)
+    regions = pd.read_csv(world["maps/vae"] / "regions.tsv", sep="\t")
+    person = shown[0]
+    mine = regions[(regions["key"] == person["key"]) & (regions["channel"] == "deformation")]
+    strongest = mine.loc[mine["z"].abs().idxmax()]
+    assert person["regions"][0]["region"] == strongest["region"]
+    assert f"{abs(strongest['effect_percent']):.0f} % " in page.text
+    assert wording.number(float(strongest["z"]), 1, signed=True) in page.text
+
+
+def test_values_that_are_not_numbers_are_null(report: Path) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    json.loads((report / "metrics.json").read_text(), parse_constant=refuse)
+
+
+def test_missing_inputs_are_listed_with_their_verb(world: World, tmp_path: Path) -> None:
+    out = Report(inputs=(world["prepared"],), out=tmp_path / "report", title="Only <scans> & co").run()
+    page = Page((out / "index.html").read_text(encoding="utf-8"))
+    assert "Not included" in page.titles
+    for title, _, verb in SECTIONS:
+        if title != "Cohort":
+            assert f"{title}: needs a folder of {verb}".replace("`", "").replace("  ", " ") in page.text.replace(" :", ":")
+    assert "Only <scans> & co" in page.text
+
+
+def test_finished_work_is_left_alone_and_equal_inputs_give_equal_pages(world: World, tmp_path: Path) -> None:
+    inputs = (world["reconstructed"], world["runs/vae"], world["prepared"])
+    first = Report(inputs=inputs, out=tmp_path / "first", subjects_shown=2).run() / "index.html"
+    second = Report(inputs=inputs, out=tmp_path / "second", subjects_shown=2).run() / "index.html"
+    assert first.read_bytes() == second.read_bytes()
+    before = first.stat().st_mtime_ns
+    Report(inputs=inputs, out=tmp_path / "first", subjects_shown=2).run()
+    assert first.stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="other settings"):
+        Report(inputs=inputs, out=tmp_path / "first", subjects_shown=3).run()
+
+
+def test_maps_without_prepared_and_a_person_without_z(world: World, tmp_path: Path) -> None:
+    maps = tmp_path / "maps"
+    shutil.copytree(world["maps/pca"], maps)
+    table = pd.read_csv(maps / "subjects.tsv", sep="\t", dtype=str, keep_default_na=False)
+    row = table.index[table["diagnosis"] == "AD"][0]
+    key = table.at[row, "key"]
+    scored = [name for name in table.columns if "score_" in name or "percentile_" in name or name.startswith("voxels_")]
+    table.loc[row, [*scored, "latent_d"]] = "n/a"
+    table.loc[row, "flags"] = "site Z has no calibration controls"
+    table.to_csv(maps / "subjects.tsv", sep="\t", index=False)
+    for path in (maps / "maps").glob(f"{key}_*"):
+        path.unlink()
+    out = Report(inputs=(maps,), out=tmp_path / "report", subjects_shown=1).run()
+    page = Page((out / "index.html").read_text(encoding="utf-8"))
+    found = json.loads((out / "metrics.json").read_text())
+    ad = next(item for item in found["scores"]["auc"] if item["group"] == "AD")
+    assert ad["num_people"] == PATIENTS["AD"] - 1
+    assert "1 person got no z map" in page.text
+
+
+def test_a_folder_that_is_no_artefact_is_one_sentence(tmp_path: Path, world: World) -> None:
+    (tmp_path / "stray").mkdir()
+    for folder, words in ((tmp_path / "stray", "holds no artefact.json"), (tmp_path / "none", "no such folder")):
+        with pytest.raises(UserError, match=words):
+            Report(inputs=(world["prepared"], folder), out=tmp_path / "report").run()
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_folder_that_never_finished_is_refused(tmp_path: Path, world: World) -> None:
+    shutil.copytree(world["runs/pca"], tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "artefact.json").read_text())
+    (tmp_path / "run" / "artefact.json").write_text(json.dumps(record | {"status": "running"}))
+    with pytest.raises(UserError, match="never finished"):
+        Report(inputs=(tmp_path / "run",), out=tmp_path / "report").run()

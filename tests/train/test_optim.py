@@ -1,0 +1,54 @@
+"""Learning-rate schedule, weight decay groups and the running average."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from gen3d.train.optim import OptimConfig, RunningAverage
+
+
+def test_rate_warms_up_and_decays_to_its_final_share() -> None:
+    optim = OptimConfig(steps=100, learning_rate=1.0, warmup=0.1, final_rate=0.1)
+    rates = [optim.rate_at(step) for step in range(101)]
+    assert rates[0] == pytest.approx(1 / 11)
+    assert rates[10] == pytest.approx(1.0)
+    assert max(rates) == rates[10]
+    assert rates[100] == pytest.approx(0.1)
+    assert rates[55] == pytest.approx(0.55)
+    assert OptimConfig(warmup=0.0, learning_rate=0.5).rate_at(0) == 0.5
+
+
+def test_biases_are_not_decayed() -> None:
+    layer = torch.nn.Linear(2, 2)
+    decayed, free = OptimConfig(weight_decay=0.3).optimiser(layer).param_groups
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.3, 0.0)
+    assert [p.shape for p in decayed["params"]] == [layer.weight.shape]
+    assert [p.shape for p in free["params"]] == [layer.bias.shape]
+
+
+def test_parts_must_divide_the_batch() -> None:
+    with pytest.raises(ValidationError, match="batch_size=4 is not a multiple of accumulate=3"):
+        OptimConfig(batch_size=4, accumulate=3)
+
+
+def test_running_average_follows_its_formula_and_swaps_back() -> None:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.fill_(0.0)
+    average = RunningAverage(layer, decay=0.5)
+    expected = 0.0
+    for step in range(20):
+        with torch.no_grad():
+            layer.weight.fill_(step + 1.0)
+        average.update(layer, step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * (step + 1.0)
+    assert average.weights[0].item() == pytest.approx(expected, rel=1e-5)
+    kept = average.weights[0].clone()
+    average.swap(layer)
+    assert torch.equal(layer.weight, kept)
+    average.swap(layer)
+    assert layer.weight.item() == 20.0
+    assert torch.equal(average.state_dict(layer)["weight"], kept)
