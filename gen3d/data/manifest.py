@@ -74,7 +74,9 @@ def is_control(frame: pd.DataFrame, controls: Sequence[str] | None = None) -> pd
     names = {name.lower() for name in (controls or CONTROL_NAMES)}
     found = frame["diagnosis"].fillna("").astype(str).str.lower().isin(names)
     if controls is not None and not found.any():
-        counts = ", ".join(f"{name or '(none)'} {n}" for name, n in frame["diagnosis"].value_counts(dropna=False).items())
+        counts = ", ".join(
+            f"{name or '(none)'} {n}" for name, n in frame["diagnosis"].value_counts(dropna=False).items()
+        )
         raise UserError(f"controls={list(controls)} matches no row; the diagnoses in the table are: {counts}.")
     return found
 

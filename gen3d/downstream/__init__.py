@@ -1,0 +1,1 @@
+"""Tables in, tables out, without torch: what is made of maps and latents."""

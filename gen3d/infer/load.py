@@ -178,8 +178,7 @@ class Run:
         self, volume: Float, covariates: NDArray[np.float64] | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         volumes = torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32))[None].to(self.device)
-        wanted = covariates is not None and self.model_config.uses_covariates
-        rows = None if not wanted else torch.as_tensor(np.atleast_2d(covariates)).to(self.device)
+        rows = None if covariates is None else torch.as_tensor(np.atleast_2d(covariates)).to(self.device)
         return volumes, rows
 
     def _load(self, index: int) -> Model:

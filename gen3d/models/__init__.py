@@ -1,0 +1,14 @@
+"""The registry of models: a new one is a file here and a word in this union."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from gen3d.models.pca import PCAConfig
+from gen3d.models.vae import VAEConfig
+from gen3d.models.voxelwise import VoxelwiseConfig
+
+ModelConfig = Annotated[VAEConfig | PCAConfig | VoxelwiseConfig, Field(discriminator="kind")]
+"""Any model's settings, told apart by `kind`."""

@@ -24,9 +24,9 @@ TRUE = matrix()
 
 
 def _row(**changes: object) -> dict[str, object]:
-    names = ("mutual_information", "correlation", "mask_dice", "remains_percent", "volume_scale")
+    names = ("mutual_information", "correlation", "mask_dice", "remains_percent", "volume_scale", "coverage_percent")
     names += ("stretch", "tissue_ratio", "correlation_after", "folded_percent", "log_jacobian_sd")
-    good = dict(zip(names, (0.9, 0.85, 0.95, 0.3, 0.7, 1.15, 0.65, 0.9, 0.0, 0.3), strict=True))
+    good = dict(zip(names, (0.9, 0.85, 0.95, 0.3, 0.7, 100.0, 1.15, 0.65, 0.9, 0.0, 0.3), strict=True))
     return {"failure": ""} | good | changes
 
 
@@ -53,6 +53,16 @@ def test_what_is_no_brain_is_excluded(name: str, tmp_path: Path) -> None:
     verdict = judge(pd.DataFrame([row])).iloc[0]
     assert verdict["verdict"] == "exclude"
     assert verdict["reason"]
+
+
+def test_a_slab_is_excluded_for_what_it_is(tmp_path: Path) -> None:
+    whole = scan_of(TRUE)
+    affine = whole.affine.copy()
+    affine[:3, 3] += whole.affine[:3, :3] @ [0, 0, 36]
+    slab = write(tmp_path / "slab.nii.gz", Volume(whole.data[:, :, 36:50], affine))
+    verdict = judge(pd.DataFrame([{"failure": "", **conform(slab, PLAN, bias_correction=False).measures}])).iloc[0]
+    assert verdict["verdict"] == "exclude"
+    assert "this is a slab" in verdict["reason"]
 
 
 def test_a_stripped_brain_and_a_whole_head_are_kept(tmp_path: Path) -> None:

@@ -182,7 +182,9 @@ def test_an_interrupted_cohort_goes_on_where_it_stopped(tmp_path: Path, monkeypa
 
 def test_conditions_are_planted_in_real_scans_too(cohort: Path, tmp_path: Path) -> None:
     conditions = {"shrunken": Condition(kind="atrophy", count=1, changes={"putamen": -30})}
-    out = Simulate(out=tmp_path / "planted", subjects=2, base=cohort, conditions=conditions, workers=1, figures=False).run()
+    out = Simulate(
+        out=tmp_path / "planted", subjects=2, base=cohort, conditions=conditions, workers=1, figures=False
+    ).run()
     before, after = open_prepared(cohort), open_prepared(out)
     assert set(after.manifest["key"]) <= set(before.manifest["key"])
     key, changes = truth_of(out, "shrunken")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.metrics.regression import compute_ssim_and_cs
 
 from gen3d.models import losses
 
@@ -62,6 +63,14 @@ def test_ssim_loss_is_zero_for_equal_volumes_and_grows_with_noise() -> None:
     values = [float(losses.ssim_loss(target + scale * noise, target, mask)) for scale in (0.0, 0.3, 1.0)]
     assert values[0] == pytest.approx(0, abs=1e-6)
     assert values[0] < values[1] < values[2] <= 1.2
+
+
+def test_ssim_equals_monai() -> None:
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 2, 9, 12, 10), torch.randn(2, 2, 9, 12, 10)
+    settings = {"kernel_size": [7] * 3, "kernel_sigma": [1.5] * 3, "data_range": 6.0, "kernel_type": "uniform"}
+    expected, _ = compute_ssim_and_cs(first, second, spatial_dims=3, **settings)
+    assert torch.allclose(losses.ssim_map(first, second), expected, atol=1e-5)
 
 
 def test_critic_targets() -> None:

@@ -57,7 +57,11 @@ def write_record(folder: Path, verb: str, inputs: dict[str, list[Path]] | None =
         for label, paths in (inputs or {}).items()
     }
     record = {"gen3d": "0.1.0", "verb": verb, "key": f"{verb}-{folder.name}", "status": "finished", "inputs": described}
-    record |= {"config": {"out": str(folder), "seed": 0}, "summary": summary, "finished_at": "2026-01-01T00:00:00+00:00"}
+    record |= {
+        "config": {"out": str(folder), "seed": 0},
+        "summary": summary,
+        "finished_at": "2026-01-01T00:00:00+00:00",
+    }
     write_json(folder / "artefact.json", record)
 
 
@@ -78,7 +82,9 @@ def build(root: Path, spacing_mm: float = 4.0, seed: int = 0, models: tuple[str,
 
 def _manifest(generator: np.random.Generator) -> pd.DataFrame:
     rows = []
-    wanted = [("CN", role, n) for role, n in ROLES.items()] + [(group, "evaluation", n) for group, n in PATIENTS.items()]
+    wanted = [("CN", role, n) for role, n in ROLES.items()] + [
+        (group, "evaluation", n) for group, n in PATIENTS.items()
+    ]
     wanted.append(("CN", "excluded", 1))
     for diagnosis, role, num in wanted:
         for _ in range(num):
@@ -109,13 +115,19 @@ def _prepared(world: World, generator: np.random.Generator) -> None:
     for key in world.manifest["key"]:
         t1w = template.t1w * (1 + 0.04 * _noise(generator, plan.shape)) * template.mask
         store(folder / "volumes" / f"{key}_t1w.nii", t1w, plan.matrix)
-        store(folder / "volumes" / f"{key}_log_jacobian.nii", 0.1 * _noise(generator, plan.shape) * template.mask, plan.matrix)
+        store(
+            folder / "volumes" / f"{key}_log_jacobian.nii",
+            0.1 * _noise(generator, plan.shape) * template.mask,
+            plan.matrix,
+        )
     labels = np.zeros(plan.shape, dtype=np.int16)
     for number, centre in enumerate(CENTRES_MM, start=1):
         labels[_blob(plan, centre, 6) > 0.5] = number
     write_nifti(folder / "mask.nii", template.mask, plan.matrix)
     write_nifti(folder / "regions.nii", labels, plan.matrix)
-    pd.DataFrame({"label": range(1, 6), "name": REGIONS, "hemisphere": "", "tissue": "gm"}).to_csv(folder / "regions.tsv", sep="\t", index=False)
+    pd.DataFrame({"label": range(1, 6), "name": REGIONS, "hemisphere": "", "tissue": "gm"}).to_csv(
+        folder / "regions.tsv", sep="\t", index=False
+    )
     write_plan(folder / "plan.json", plan)
     write_manifest(folder, world.manifest)
     excluded = world.manifest["role"] == "excluded"
@@ -126,13 +138,19 @@ def _prepared(world: World, generator: np.random.Generator) -> None:
     verdicts.to_csv(folder / "verdicts.tsv", sep="\t", index=False)
     (folder / "figures").mkdir()
     for key in [world.manifest["key"][0], *world.manifest.loc[excluded, "key"]]:
-        Image.fromarray(generator.integers(0, 255, (60, 120, 3), dtype=np.uint8)).save(folder / "figures" / f"{key}.png")
+        Image.fromarray(generator.integers(0, 255, (60, 120, 3), dtype=np.uint8)).save(
+            folder / "figures" / f"{key}.png"
+        )
     write_record(folder, "simulate")
 
 
 def _run(world: World, model: str, generator: np.random.Generator) -> None:
     folder = world[f"runs/{model}"]
-    settings = {"vae": {"kind": "vae", "latent": "dense", "latent_size": 64}, "pca": {"kind": "pca", "components": 20}, "voxelwise": {"kind": "voxelwise"}}
+    settings = {
+        "vae": {"kind": "vae", "latent": "dense", "latent_size": 64},
+        "pca": {"kind": "pca", "components": 20},
+        "voxelwise": {"kind": "voxelwise"},
+    }
     folder.mkdir(parents=True)
     config = {"model": settings[model], "channels": ["t1w", "log_jacobian"], "optim": {"steps": 300, "batch_size": 8}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -144,12 +162,26 @@ def _run(world: World, model: str, generator: np.random.Generator) -> None:
         kl = 60 + 220 * np.exp(-((steps - 80) ** 2) / 3000)
         terms = zip(steps, 0.9 * np.exp(-steps / 90) + 0.35, kl, strict=True)
         entries = [
-            {"member": 0, "step": int(s), "loss": float(r + k / 1000), "reconstruction": float(r), "kl": float(k), "clipped": 0.0, "learning_rate": 1e-3, "volumes_per_s": 9.0, "memory_gib": 1.0, "seconds": 2.0}
+            {
+                "member": 0,
+                "step": int(s),
+                "loss": float(r + k / 1000),
+                "reconstruction": float(r),
+                "kl": float(k),
+                "clipped": 0.0,
+                "learning_rate": 1e-3,
+                "volumes_per_s": 9.0,
+                "memory_gib": 1.0,
+                "seconds": 2.0,
+            }
             for s, r, k in terms
         ]
     (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries) + '{"member": 0, "st')
     (folder / "members" / "0").mkdir(parents=True)
-    weights = {"network.weight": generator.standard_normal((40, 30)).astype(np.float32), "brain_mask": np.ones(7, np.float32)}
+    weights = {
+        "network.weight": generator.standard_normal((40, 30)).astype(np.float32),
+        "brain_mask": np.ones(7, np.float32),
+    }
     save_file(weights, folder / "members" / "0" / "model.safetensors")
     write_record(folder, "train", {"prepared": [world["prepared"]]}, seconds=61.0)
 
@@ -195,15 +227,27 @@ def _maps(world: World, model: str, generator: np.random.Generator) -> None:
                 effect = 0.06 * value
                 percent = 100 * np.expm1(effect) if channel == "deformation" else np.nan
                 p = float(2 * 10 ** -(value**2 / 4.6 + 0.3))
-                regions.append((person["key"], channel, region, effect, percent, value, p, max(p, 1 / 21), min(1.0, 3 * p)))
+                regions.append(
+                    (person["key"], channel, region, effect, percent, value, p, max(p, 1 / 21), min(1.0, 3 * p))
+                )
             scores[f"region_score_{channel}"] = float(np.abs(mean_z).max())
             scores[f"region_percentile_{channel}"] = float(generator.uniform(0, 100))
         flags = "age 55 outside the calibrated 56 to 84 years" if i == len(people) - 1 else ""
         row = person[["key", "subject", "session", "role", "diagnosis", "age_years", "sex", "site"]].to_dict()
-        rows.append(row | {"flags": flags} | scores | {"latent_d": float(generator.chisquare(8)), "percentile_latent": 50.0})
+        rows.append(
+            row | {"flags": flags} | scores | {"latent_d": float(generator.chisquare(8)), "percentile_latent": 50.0}
+        )
     _write(folder / "subjects.tsv", pd.DataFrame(rows))
-    _write(folder / "regions.tsv", pd.DataFrame(regions, columns=["key", "channel", "region", "effect", "effect_percent", "z", "p", "p_conformal", "q"]))
-    _write(folder / "clusters.tsv", pd.DataFrame(clusters, columns=["key", "channel", "region", "peak_z", "volume_ml", "x_mm", "y_mm", "z_mm"]))
+    _write(
+        folder / "regions.tsv",
+        pd.DataFrame(
+            regions, columns=["key", "channel", "region", "effect", "effect_percent", "z", "p", "p_conformal", "q"]
+        ),
+    )
+    _write(
+        folder / "clusters.tsv",
+        pd.DataFrame(clusters, columns=["key", "channel", "region", "peak_z", "volume_ml", "x_mm", "y_mm", "z_mm"]),
+    )
     write_json(folder / "calibration.json", {channel: _calibration(world) for channel in CHANNELS})
     write_record(folder, "anomaly", {"prepared": [world["prepared"]], "run": [world[f"runs/{model}"]]})
 
@@ -252,12 +296,30 @@ def _reconstructed(world: World, model: str, generator: np.random.Generator) -> 
     rows = []
     for _, person in world.manifest[world.manifest["role"].isin(["train", "test"])].iterrows():
         store(folder / "volumes" / f"{person['key']}_t1w.nii", template.t1w, plan.matrix)
-        store(folder / "volumes" / f"{person['key']}_log_jacobian.nii", 0.02 * _noise(generator, plan.shape) * template.mask, plan.matrix)
+        store(
+            folder / "volumes" / f"{person['key']}_log_jacobian.nii",
+            0.02 * _noise(generator, plan.shape) * template.mask,
+            plan.matrix,
+        )
         for channel in ("t1w", "log_jacobian"):
             error = float(generator.uniform(0.001, 0.002))
             seen = person["role"] == "train"
-            rows.append((person["key"], person["role"], person["diagnosis"], channel, seen, error, 20 + 2 * seen + 100 * error, 0.7 + 0.1 * seen))
-    _write(folder / "metrics.tsv", pd.DataFrame(rows, columns=["key", "role", "diagnosis", "channel", "seen", "mse", "psnr", "ssim"]))
+            rows.append(
+                (
+                    person["key"],
+                    person["role"],
+                    person["diagnosis"],
+                    channel,
+                    seen,
+                    error,
+                    20 + 2 * seen + 100 * error,
+                    0.7 + 0.1 * seen,
+                )
+            )
+    _write(
+        folder / "metrics.tsv",
+        pd.DataFrame(rows, columns=["key", "role", "diagnosis", "channel", "seen", "mse", "psnr", "ssim"]),
+    )
     write_record(folder, "reconstruct", {"prepared": [world["prepared"]], "run": [world[f"runs/{model}"]]})
 
 
@@ -270,9 +332,29 @@ def _evaluation(world: World, models: tuple[str, ...]) -> None:
     voxels, regions, detection, differences, null = [], [], [], [], []
     for place, model in enumerate(models):
         gain = 0.03 * place
-        for condition, channel, auprc in (("lesion", "residual", 0.412), ("lesion", "structural", 0.301), ("AD", "deformation", 0.211)):
-            row = {"maps": model, "channel": channel, "condition": condition, "severity": "all", "mean_severity": 0.6, "num": 6, "prevalence": 0.0123, "threshold": 3.3}
-            measures = {"auroc": 0.87 + gain, "auprc": auprc + gain, "dice_at_threshold": 0.33, "sensitivity_at_threshold": 0.4, "dice_fdr": 0.2, "dice_oracle": 0.5}
+        for condition, channel, auprc in (
+            ("lesion", "residual", 0.412),
+            ("lesion", "structural", 0.301),
+            ("AD", "deformation", 0.211),
+        ):
+            row = {
+                "maps": model,
+                "channel": channel,
+                "condition": condition,
+                "severity": "all",
+                "mean_severity": 0.6,
+                "num": 6,
+                "prevalence": 0.0123,
+                "threshold": 3.3,
+            }
+            measures = {
+                "auroc": 0.87 + gain,
+                "auprc": auprc + gain,
+                "dice_at_threshold": 0.33,
+                "sensitivity_at_threshold": 0.4,
+                "dice_fdr": 0.2,
+                "dice_oracle": 0.5,
+            }
             for name, value in measures.items():
                 row |= _span(name, value)
             voxels.append(row)
@@ -281,18 +363,66 @@ def _evaluation(world: World, models: tuple[str, ...]) -> None:
                 for name in measures:
                     other |= _span(name, gain, 0.02)
                 differences.append(other)
-        for region, true in (("left hippocampus", -23.7), ("right hippocampus", -22.1), ("left lateral ventricle", 31.0)):
-            row = {"maps": model, "channel": "deformation", "condition": "AD", "region": region, "changed": True, "true_percent": true, "num": 7, "num_controls": 28, "mean_z": -2.0, "recovered": 0.41}
-            regions.append(row | _span("auc", 0.9 + gain / 2) | _span("share_p_conformal_5_percent", 0.71) | _span("spearman", 0.5) | _span("bias_percent", 9.0))
+        for region, true in (
+            ("left hippocampus", -23.7),
+            ("right hippocampus", -22.1),
+            ("left lateral ventricle", 31.0),
+        ):
+            row = {
+                "maps": model,
+                "channel": "deformation",
+                "condition": "AD",
+                "region": region,
+                "changed": True,
+                "true_percent": true,
+                "num": 7,
+                "num_controls": 28,
+                "mean_z": -2.0,
+                "recovered": 0.41,
+            }
+            regions.append(
+                row
+                | _span("auc", 0.9 + gain / 2)
+                | _span("share_p_conformal_5_percent", 0.71)
+                | _span("spearman", 0.5)
+                | _span("bias_percent", 9.0)
+            )
         for score in ("largest region deformation", "burden residual", "latent deviation"):
             for severity, level in (("all", 0.6), ("0.2", 0.2), ("0.6", 0.6), ("1", 1.0)):
-                row = {"maps": model, "score": score, "condition": "AD", "severity": severity, "mean_severity": level, "num": 7, "num_controls": 28}
+                row = {
+                    "maps": model,
+                    "score": score,
+                    "condition": "AD",
+                    "severity": severity,
+                    "mean_severity": level,
+                    "num": 7,
+                    "num_controls": 28,
+                }
                 detection.append(row | _span("auc", min(0.94, 0.5 + 0.4 * level + gain)) | _span("sensitivity", 0.4))
         for group in ("test controls", "null condition"):
             row = {"maps": model, "channel": "residual", "group": group, "num": 8}
-            null.append(row | _span("mean_z", 0.01) | _span("sd_z", 1.02) | _span("share_beyond_1_96", 0.052, 0.01) | _span("share_people_fdr_positive", 0.05) | _span("share_voxels_fdr_positive", 0.0))
-    tables = {"voxels": voxels, "differences": differences, "regions": regions, "detection": detection, "calibration": null, "profiles": []}
+            null.append(
+                row
+                | _span("mean_z", 0.01)
+                | _span("sd_z", 1.02)
+                | _span("share_beyond_1_96", 0.052, 0.01)
+                | _span("share_people_fdr_positive", 0.05)
+                | _span("share_voxels_fdr_positive", 0.0)
+            )
+    tables = {
+        "voxels": voxels,
+        "differences": differences,
+        "regions": regions,
+        "detection": detection,
+        "calibration": null,
+        "profiles": [],
+    }
     described = {model: {"folder": str(world[f"maps/{model}"]), "key": f"anomaly-{model}"} for model in models}
     counts = {"none": 40, "AD": 7, "lesion": 6, "null": 5}
-    write_json(folder / "metrics.json", {"truth": "prepared", "maps": described, "conditions": counts, "headline": [], "tables": tables})
-    write_record(folder, "evaluate", {"maps": [world[f"maps/{model}"] for model in models], "truth": [world["prepared"]]})
+    write_json(
+        folder / "metrics.json",
+        {"truth": "prepared", "maps": described, "conditions": counts, "headline": [], "tables": tables},
+    )
+    write_record(
+        folder, "evaluate", {"maps": [world[f"maps/{model}"] for model in models], "truth": [world["prepared"]]}
+    )

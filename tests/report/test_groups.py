@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gen3d.report.folders import Maps
 from gen3d.report.sections.groups import Moments, moments_of, regions_that_differ, significant_difference
 from gen3d.report.sections.people import choose
-from gen3d.report.sources import Maps, open_sources
+from gen3d.report.sources import open_sources
 from tests.report.folders import PATIENTS, World
 
 

@@ -90,7 +90,9 @@ def test_every_figure_of_the_page_is_a_file(page: Page, report: Path) -> None:
     num_figures = sum(tag == "figure" for tag, _ in page.tags)
     files = sorted(path.name for path in (report / "figures").glob("*.png"))
     assert len(files) == num_figures
-    assert {"ages.png", "calibration.png", "group_vae_deformation.png", "latent_latents.png", "severity.png"} <= set(files)
+    assert {"ages.png", "calibration.png", "group_vae_deformation.png", "latent_latents.png", "severity.png"} <= set(
+        files
+    )
 
 
 def test_auc_is_that_of_all_pairs_and_is_shown(world: World, page: Page, metrics: dict[str, Any]) -> None:
@@ -106,7 +108,9 @@ def test_auc_is_that_of_all_pairs_and_is_shown(world: World, page: Page, metrics
         assert row["auc"]["value"] == pytest.approx(expected)
         assert row["num_people"] == PATIENTS[row["group"]]
         assert f"{row['auc']['value']:.2f} [{row['auc']['low']:.2f}, {row['auc']['high']:.2f}]" in page.text
-    planted = next(row for row in rows if (row["group"], row["channel"], row["kind"]) == ("AD", "deformation", "regions"))
+    planted = next(
+        row for row in rows if (row["group"], row["channel"], row["kind"]) == ("AD", "deformation", "regions")
+    )
     assert planted["auc"]["value"] > 0.9
 
 
@@ -144,7 +148,11 @@ def test_the_models_and_whom_they_saw(page: Page, metrics: dict[str, Any]) -> No
 def test_the_first_sentences_name_the_winner(page: Page, metrics: dict[str, Any]) -> None:
     best = {row["condition"]: row for row in metrics["summary"]["best_by_condition"]}
     assert set(best) == {"AD", "lesion"}
-    assert (best["lesion"]["model"], best["lesion"]["channel"], best["lesion"]["measure"]) == ("PCA", "residual", "auprc")
+    assert (best["lesion"]["model"], best["lesion"]["channel"], best["lesion"]["measure"]) == (
+        "PCA",
+        "residual",
+        "auprc",
+    )
     assert best["lesion"]["value"]["value"] == pytest.approx(0.442)
     assert (best["AD"]["model"], best["AD"]["channel"], best["AD"]["measure"]) == ("PCA", "deformation", "auc")
     assert "The network beats its baselines on none of them." in page.text
@@ -179,7 +187,9 @@ def test_missing_inputs_are_listed_with_their_verb(world: World, tmp_path: Path)
     assert "Not included" in page.titles
     for title, _, verb in SECTIONS:
         if title != "Cohort":
-            assert f"{title}: needs a folder of {verb}".replace("`", "").replace("  ", " ") in page.text.replace(" :", ":")
+            assert f"{title}: needs a folder of {verb}".replace("`", "").replace("  ", " ") in page.text.replace(
+                " :", ":"
+            )
     assert "Only <scans> & co" in page.text
 
 

@@ -1,0 +1,156 @@
+"""Healthy people: inter-subject anatomy with age effects, in the space an affine registration leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gen3d.data.conditions import region_effects
+from gen3d.data.plan import GridPlan
+from gen3d.data.regions import all_regions, find, regions_on
+from gen3d.data.template import template_on
+from gen3d.maths import deformation
+
+Floats = NDArray[np.float32]
+
+REFERENCE_AGE_YEARS = 60.0  # age at which volumes are the template's
+GLOBAL_AGEING_PERCENT = -0.27  # per year: what affine registration takes up of the ageing of the whole brain
+SHARED_VARIANCE = (
+    0.40,
+    0.35,
+)  # of log volumes: common to a lobe, common to left and right; the rest is the region's own
+SHAPE_SCALES_MM = ((16.0, 1.8), (7.0, 0.7))  # smoothness and amplitude of the random part of the anatomy
+LOBES: dict[str, tuple[str, ...]] = {
+    "temporal": ("hippocampus", "amygdala", "entorhinal", "parahippocampal", "fusiform", "temporal"),
+    "frontal": ("frontal", "precentral", "anterior cingulate", "insula"),
+    "parietal": ("parietal", "precuneus", "postcentral", "supramarginal", "posterior cingulate"),
+    "occipital": ("pericalcarine", "cuneus", "lingual", "occipital"),
+    "fluid": ("ventricle",),
+    "hindbrain": ("cerebell", "brain-stem"),
+    "centre": ("",),
+}
+LARGEST_DEVIATION = 2.2  # standard deviations: people are drawn from a clipped normal distribution
+COMPENSATION_REACH_MM = 15.0
+
+
+@dataclass(frozen=True)
+class Space:
+    """What every person of a cohort is made from.
+
+    ``labels`` of the regions, ``fluid`` that can give or take volume, brain ``mask``, all [X, Y, Z]; ``gains``: how much of
+    the divergence prescribed in a region becomes change of its volume.
+    """
+
+    plan: GridPlan
+    labels: NDArray[np.int16]
+    fluid: Floats
+    mask: NDArray[np.bool_]
+    gains: dict[int, float]
+
+    @property
+    def sigma_voxels(self) -> float:
+        """Smoothing of prescribed divergence: about one millimetre, at least 0.5 voxels."""
+        return max(0.5, 1.4 / self.plan.spacing_mm)
+
+
+def cohort_space(plan: GridPlan) -> Space:
+    """The template's space on a plan's grid, the response of each region measured once, which saves iterations later."""
+    labels, template = regions_on(plan), template_on(plan)
+    open_fluid = np.where(np.isin(labels, find("sulcal CSF")), 1.0, 0.25 * template.csf).astype(np.float32)
+    space = Space(plan, labels, open_fluid, template.mask, {})
+    small = dict.fromkeys(region_effects("variation"), 0.03)
+    found = deformation.reach_volumes(labels, small, open_fluid, sigma_voxels=space.sigma_voxels, tolerance=0.0005)
+    gains = {label: float(np.clip(small[label] / found.amplitudes[label], 0.3, 1.5)) for label in small}
+    return Space(plan, labels, open_fluid, template.mask, gains)
+
+
+def healthy_targets(space: Space, age_years: float, rng: np.random.Generator) -> dict[int, float]:
+    """Log volume change of each region against the template, by label: ageing, and variation that regions share.
+
+    Regions of a lobe correlate (about 0.4), left and right of a structure more (about 0.75). The mean over all tissue is
+    taken out: affine registration takes up how large a brain is, and sulcal CSF alone could not pay for it.
+    """
+    variation = region_effects("variation")
+    lobes = {name: rng.standard_normal() for name in LOBES}
+    structures = {name: rng.standard_normal() for name in dict.fromkeys(region.structure for region in all_regions())}
+    single = rng.standard_normal(len(all_regions()))
+    shares = np.sqrt([*SHARED_VARIANCE, 1 - sum(SHARED_VARIANCE)])
+    spread, tissue = {}, []
+    for label, _, _, kind, structure in all_regions():
+        if label in variation:
+            deviation = shares @ np.array([lobes[lobe_of(structure)], structures[structure], single[label - 1]])
+            clipped = float(np.clip(deviation, -LARGEST_DEVIATION, LARGEST_DEVIATION))
+            spread[label] = float(np.log1p(variation[label] / 100)) * clipped
+            tissue += [label] if kind != "CSF" else []
+    sizes = np.bincount(space.labels.ravel(), minlength=len(all_regions()) + 1)[tissue]
+    mean = float(np.average([spread[label] for label in tissue], weights=sizes))
+    return {
+        label: value - mean * (label in tissue) + ageing_effect(label, age_years) for label, value in spread.items()
+    }
+
+
+def lobe_of(structure: str) -> str:
+    """The group of structures that vary together."""
+    return next(lobe for lobe, parts in LOBES.items() if any(part in structure for part in parts))
+
+
+def ageing_effect(label: int, age_years: float) -> float:
+    """Expected log volume change of a region at an age, against age 60 and relative to the whole brain."""
+    rate = region_effects("ageing")[label] - GLOBAL_AGEING_PERCENT
+    return float(rate / 100 * (age_years - REFERENCE_AGE_YEARS))
+
+
+def healthy_anatomy(space: Space, targets: Mapping[int, float], rng: np.random.Generator) -> deformation.Reached:
+    """Deformation template -> healthy person: a random smooth part, plus what gives each region its volume.
+
+    Volumes are nearly always met within 3 %; those reached are recorded, so that they are known in any case.
+    """
+    spacing, shape = space.plan.spacing_mm, space.plan.shape
+    parts = [
+        deformation.random_velocity(shape, max(sigma / spacing, 1.5), amplitude / spacing, rng, space.mask)
+        for sigma, amplitude in SHAPE_SCALES_MM
+    ]
+    random_part = parts[0] + parts[1]
+    reason: ValueError | None = None
+    for attenuation in (1.0, 0.7, 0.4):
+        try:
+            return deformation.reach_volumes(
+                space.labels,
+                {label: attenuation * value for label, value in targets.items()},
+                space.fluid,
+                base=(attenuation * random_part).astype(np.float32),
+                gains=space.gains,
+                sigma_voxels=space.sigma_voxels,
+                tolerance=0.03,
+                acceptance=0.3,
+                max_iterations=6,
+            )
+        except ValueError as error:  # folded, or a volume out of reach: this person is drawn milder
+            reason = error
+    raise ValueError("no healthy anatomy could be made on this grid") from reason
+
+
+def condition_anatomy(
+    space: Space, labels: NDArray[np.int16], targets: Mapping[int, float], after: Floats | None
+) -> deformation.Reached:
+    """Deformation of a condition in the space of ``labels``; each target is met within 0.4 %, nearby CSF takes it up.
+
+    ``after`` is the displacement of the person's healthy anatomy, applied afterwards, so that the change holds for the
+    person's own volumes.
+    """
+    changed = np.isin(labels, [label for label, value in targets.items() if value])
+    fluid = np.where(changed, 0, space.fluid).astype(np.float32)
+    near = deformation.nearby_compensation(fluid, changed, COMPENSATION_REACH_MM / space.plan.spacing_mm)
+    return deformation.reach_volumes(
+        labels,
+        targets,
+        near,
+        after=after,
+        gains=space.gains,
+        sigma_voxels=space.sigma_voxels,
+        tolerance=0.004,
+        max_iterations=16,
+    )

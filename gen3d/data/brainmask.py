@@ -1,0 +1,144 @@
+"""Which voxels of a scan are brain: as the scan is stripped already, from the registered template, or by an external tool."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from gen3d.data.affine import bright_level, depth_in_template, foreground, registration_template
+from gen3d.data.resample import sample
+from gen3d.data.volume import Volume, read_volume
+from gen3d.errors import UserError
+
+MaskMethod = Literal["auto", "given", "stripped", "template", "synthstrip", "hd-bet"]
+
+LARGEST_BRAIN_ML = (
+    2200.0  # more tissue than this is a head: brains with their membranes reach 1.7 L, defaced heads began at 2.4 L
+)
+REACH_MM = 6.0  # how far outside the template's brain a person's brain may lie after affine registration
+TOOLS = {
+    "synthstrip": ("mri_synthstrip", ["-i", "{scan}", "-m", "{mask}"]),
+    "hd-bet": (
+        "hd-bet",
+        ["-i", "{scan}", "-o", "{folder}/brain.nii.gz", "-device", "cpu", "--disable_tta", "--save_bet_mask"],
+    ),
+}
+
+
+def looks_stripped(scan: Volume) -> bool:
+    """Whether only a brain is left: its tissue fills no more than the largest brain, and the background is one exact value."""
+    volume_ml = float(foreground(scan).sum() * np.prod(scan.spacing_mm)) / 1000
+    background_share = float(np.mean(scan.data == scan.data.min()))
+    return volume_ml < LARGEST_BRAIN_ML and background_share > 0.2
+
+
+def stripped_mask(scan: Volume) -> NDArray[np.bool_]:
+    """[X, Y, Z] the largest piece of tissue, its sulci and ventricles included."""
+    tissue = scan.data > 0.03 * bright_level(scan)
+    return _solid(_largest(tissue), scan.spacing_mm, closing_mm=4.0)
+
+
+def template_mask(scan: Volume, template_to_scan: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """[X, Y, Z] brain of an affinely registered scan.
+
+    Voxels as bright as brain tissue and at most 6 mm outside the template's brain, detached from membranes and skull by an opening;
+    then closed, so that the fluid of sulci and ventricles belongs to the brain. Meant for a copy at about 2 mm.
+    """
+    template = registration_template()
+    to_template = np.linalg.inv(template_to_scan) @ scan.affine
+    shape = scan.data.shape
+    depth_mm = sample(Volume(depth_in_template(), template.affine), to_template, shape, outside=-100.0)
+    white = sample(Volume(template.wm, template.affine), to_template, shape) > 0.9
+    grey = sample(Volume(template.gm, template.affine), to_template, shape) > 0.8
+    if white.sum() < 100 or grey.sum() < 100:
+        return np.zeros(shape, dtype=bool)
+    white_level, grey_level = float(np.median(scan.data[white])), float(np.median(scan.data[grey]))
+    tissue = (scan.data > 0.55 * grey_level) & (scan.data < 1.4 * white_level) & (depth_mm > -REACH_MM)
+    tissue |= depth_mm > 15.0
+    opened = ndimage.binary_opening(tissue, _ball(2.5, scan.spacing_mm))
+    core = _largest(opened)
+    grown = ndimage.binary_dilation(core, _ball(2.5, scan.spacing_mm)) & (tissue | core)
+    return _solid(grown, scan.spacing_mm, closing_mm=6.0) & (depth_mm > -REACH_MM)
+
+
+def depth_share_outside(scan: Volume, mask: NDArray[np.bool_], template_to_scan: NDArray[np.float64]) -> float:
+    """Share of the mask that lies more than 6 mm outside the template's brain: membranes, neck, or a wrong alignment."""
+    template = registration_template()
+    to_template = np.linalg.inv(template_to_scan) @ scan.affine
+    depth_mm = sample(Volume(depth_in_template(), template.affine), to_template, mask.shape, outside=-100.0)
+    return float((mask & (depth_mm < -REACH_MM)).sum() / max(int(mask.sum()), 1))
+
+
+def given_mask(path: Path, scan: Volume) -> NDArray[np.bool_]:
+    """[X, Y, Z] a mask file on the scan's voxels (resampled through the world coordinates if its grid differs).
+
+    Raises:
+        UserError: the mask cannot be read or does not overlap the scan.
+    """
+    mask = read_volume(path)
+    on_scan = sample(mask, scan.affine, scan.data.shape) > 0.5 * float(mask.data.max())
+    if not on_scan.any():
+        raise UserError(f"{path}: this brain mask lies outside its scan; check that both are in the same space.")
+    return on_scan
+
+
+def check_tool(method: str) -> None:
+    """Raise a UserError if an external tool was asked for and is not installed."""
+    if method in TOOLS and shutil.which(TOOLS[method][0]) is None:
+        raise UserError(
+            f"brain_mask={method} needs the program `{TOOLS[method][0]}`, which is not on the PATH; "
+            "install it, or use brain_mask=auto."
+        )
+
+
+def tool_mask(method: str, path: Path, scan: Volume) -> NDArray[np.bool_]:
+    """[X, Y, Z] the brain as SynthStrip (FreeSurfer) or HD-BET sees it, run on the original file.
+
+    Raises:
+        UserError: the program is missing or fails.
+    """
+    check_tool(method)
+    program, arguments = TOOLS[method]
+    with tempfile.TemporaryDirectory() as folder:
+        expected = Path(folder) / ("mask.nii.gz" if method == "synthstrip" else "brain_bet.nii.gz")
+        filled = [text.format(scan=path, mask=expected, folder=folder) for text in arguments]
+        done = subprocess.run([program, *filled], capture_output=True, text=True, check=False)
+        if done.returncode != 0 or not expected.is_file():
+            reason = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
+            raise UserError(f"{path}: `{program}` failed ({reason[0][:200]}); try brain_mask=auto.")
+        return given_mask(expected, scan)
+
+
+def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    labels, num = ndimage.label(mask)
+    if num <= 1:
+        return mask
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    largest: NDArray[np.bool_] = labels == sizes.argmax()
+    return largest
+
+
+def _solid(mask: NDArray[np.bool_], spacing_mm: tuple[float, float, float], closing_mm: float) -> NDArray[np.bool_]:
+    """Close gaps up to twice `closing_mm` and fill holes, by distances, so that the cost does not grow with the radius."""
+    margin = [int(np.ceil(closing_mm / spacing)) + 1 for spacing in spacing_mm]
+    padded = np.pad(mask, [(side, side) for side in margin])
+    dilated = ndimage.distance_transform_edt(~padded, spacing_mm) <= closing_mm
+    closed = ndimage.distance_transform_edt(dilated, spacing_mm) > closing_mm
+    filled = ndimage.binary_fill_holes(closed | padded)
+    inner = tuple(slice(side, -side) for side in margin)
+    return np.asarray(filled[inner], dtype=bool)
+
+
+def _ball(radius_mm: float, spacing_mm: tuple[float, float, float]) -> NDArray[np.bool_]:
+    reach = [max(1, int(radius_mm / spacing)) for spacing in spacing_mm]
+    axes = np.meshgrid(*(np.arange(-n, n + 1) * s for n, s in zip(reach, spacing_mm, strict=True)), indexing="ij")
+    ball: NDArray[np.bool_] = sum(axis**2 for axis in axes) <= max(radius_mm, max(spacing_mm)) ** 2
+    return ball

@@ -1,0 +1,152 @@
+"""One scan from its own space to the plan's grid: alignment, brain mask, bias, one resampling, intensity rule, deformation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gen3d.data.affine import Alignment, align, bright_level
+from gen3d.data.bias import bias_field
+from gen3d.data.brainmask import (
+    TOOLS,
+    MaskMethod,
+    depth_share_outside,
+    given_mask,
+    looks_stripped,
+    stripped_mask,
+    template_mask,
+    tool_mask,
+)
+from gen3d.data.intensity import apply_tissue_rule
+from gen3d.data.plan import GridPlan
+from gen3d.data.registration import deformation_channel
+from gen3d.data.resample import onto_plan, sample, working_copy
+from gen3d.data.screening import measure
+from gen3d.data.template import template_on
+from gen3d.data.volume import Volume, read_volume
+from gen3d.errors import UserError
+
+Floats = NDArray[np.float32]
+
+REMAINS_SHARE = (
+    0.015  # a stripped scan with more tissue than this far outside the template's brain still has membranes or neck
+)
+
+
+@dataclass(frozen=True)
+class Conformed:
+    """A scan on the plan's grid; `brain` is the person's own mask there, `measures` the row of screening numbers."""
+
+    t1w: Floats
+    log_jacobian: Floats | None
+    brain: NDArray[np.bool_]
+    template_to_scan: NDArray[np.float64]
+    measures: dict[str, float | str] = field(default_factory=dict)
+
+
+def conform(
+    path: Path,
+    plan: GridPlan,
+    brain_mask: MaskMethod = "auto",
+    bias_correction: bool = True,
+    mask_path: Path | None = None,
+) -> Conformed:
+    """Bring one T1w scan to the plan's grid.
+
+    Args:
+        path: the scan, with or without skull.
+        plan: grid, degrees of freedom and deformation settings; without the channel log_jacobian no deformation is computed.
+        brain_mask: how the brain is found, see `gen3d.data.brainmask`.
+        bias_correction: estimate and divide out the bias field.
+        mask_path: the mask file of brain_mask="given".
+
+    Raises:
+        UserError: the file is damaged, or no T1w brain can be found in it.
+    """
+    scan = without_negatives(read_volume(path))
+    working = working_copy(scan)
+    mask, alignment, method = find_brain(path, working, plan.degrees_of_freedom, brain_mask, mask_path)
+    if mask.sum() * np.prod(working.spacing_mm) < 2e5:
+        raise UserError(f"{path}: no brain was found in it (less than 0.2 L); look at the scan, or give a brain mask.")
+    bias = bias_field(working, mask) if bias_correction else np.ones_like(working.data)
+    corrected = Volume(np.where(mask, working.data / bias, 0).astype(np.float32), working.affine)
+    alignment = refined(corrected, alignment, plan.degrees_of_freedom)
+    matrix, template = alignment.template_to_scan, template_on(plan)
+    brain = on_plan_grid(mask, working.affine, matrix, plan) > 0.5
+    gain = np.maximum(on_plan_grid(bias, working.affine, matrix, plan, outside=1.0), np.float32(0.1))
+    t1w, levels = apply_tissue_rule((onto_plan(scan, matrix, plan) / gain).astype(np.float32), template, brain)
+    log_jacobian: Floats | None = None
+    deformation: dict[str, float] = {}
+    if "log_jacobian" in plan.channels:
+        log_jacobian, deformation = deformation_channel(t1w, plan)
+    seen = on_plan_grid(np.ones_like(mask), working.affine, matrix, plan) > 0.5
+    measures: dict[str, float | str] = {
+        "brain_mask": method,
+        **measure(t1w, brain, template, plan.spacing_mm, matrix, alignment.mutual_information, levels),
+        "coverage_percent": 100 * float(seen[template.mask].mean()),
+        "remains_percent": 100 * depth_share_outside(working, mask, matrix),
+        "num_starts": alignment.num_starts,
+        **deformation,
+    }
+    return Conformed(t1w * template.mask, log_jacobian, brain, matrix, measures)
+
+
+def on_plan_grid(
+    values: NDArray[np.generic],
+    affine: NDArray[np.float64],
+    matrix: NDArray[np.float64],
+    plan: GridPlan,
+    outside: float = 0.0,
+) -> Floats:
+    """A smooth field or a mask of the working copy at the plan's voxels, [X, Y, Z] float32."""
+    return sample(Volume(values.astype(np.float32), affine), matrix @ plan.matrix, plan.shape, outside=outside)
+
+
+def find_brain(
+    path: Path, working: Volume, degrees_of_freedom: int, brain_mask: MaskMethod, mask_path: Path | None
+) -> tuple[NDArray[np.bool_], Alignment, str]:
+    """The brain mask on the working copy, a first alignment, and the method that was used in the end."""
+    if brain_mask == "given" or brain_mask in TOOLS:
+        if brain_mask == "given":
+            if mask_path is None:
+                raise UserError(f"{path}: brain_mask=given, but there is no mask for it (column `mask` of the table).")
+            mask = given_mask(mask_path, working)
+        else:
+            mask = tool_mask(brain_mask, path, working)
+        return mask, align(masked(working, mask), False, degrees_of_freedom), brain_mask
+    stripped = brain_mask == "stripped" or (brain_mask == "auto" and looks_stripped(working))
+    alignment = align(working, whole_head=not stripped, degrees_of_freedom=degrees_of_freedom)
+    if stripped:
+        mask = stripped_mask(working)
+        remains = depth_share_outside(working, mask, alignment.template_to_scan)
+        if brain_mask == "stripped" or remains < REMAINS_SHARE:
+            return mask, alignment, "stripped"
+        alignment = align(
+            working, whole_head=True, degrees_of_freedom=degrees_of_freedom, start=alignment.template_to_scan
+        )
+        return template_mask(working, alignment.template_to_scan) & mask, alignment, "stripped, remains removed"
+    return template_mask(working, alignment.template_to_scan), alignment, "template"
+
+
+def refined(corrected: Volume, first: Alignment, degrees_of_freedom: int) -> Alignment:
+    """The alignment repeated on the bias-corrected brain alone, from where the first one ended."""
+    again = align(corrected, whole_head=False, degrees_of_freedom=degrees_of_freedom, start=first.template_to_scan)
+    return Alignment(again.template_to_scan, again.mutual_information, first.num_starts)
+
+
+def masked(scan: Volume, mask: NDArray[np.bool_]) -> Volume:
+    """The scan with 0 outside the mask."""
+    return Volume(np.where(mask, scan.data, 0).astype(np.float32), scan.affine)
+
+
+def without_negatives(scan: Volume) -> Volume:
+    """Background at 0: a small undershoot (interpolation) is cut off, an offset (signed export) is added back."""
+    low = float(scan.data.min())
+    if low >= 0:
+        return scan
+    if -low < 0.1 * bright_level(scan):
+        return Volume(np.maximum(scan.data, 0), scan.affine)
+    return Volume(scan.data - np.float32(low), scan.affine)

@@ -1,0 +1,168 @@
+"""`gen3d prepare`: T1w scans of any source to one grid, each with a verdict; interrupted, it goes on where it stopped."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from pydantic import Field
+
+from gen3d.artefact import begin, digest, write_atomic
+from gen3d.config import Folders, Verb, execution
+from gen3d.data.brainmask import MaskMethod, check_tool
+from gen3d.data.manifest import Split, assign_roles, write_manifest
+from gen3d.data.plan import GridPlan, plan_grid, write_plan
+from gen3d.data.regions import region_table, regions_on
+from gen3d.data.registration import DeformationSettings
+from gen3d.data.scans import make_tasks, num_workers, prepare_all
+from gen3d.data.screening import judge
+from gen3d.data.sources import Columns, Source, read_sources
+from gen3d.data.template import template_on
+from gen3d.data.volume import write_nifti
+from gen3d.errors import Unfinished
+from gen3d.progress import duration, say, track
+
+SECONDS_PER_SCAN, SECONDS_PER_MEGAVOXEL = 4.0, 4.0  # of one core: alignment and bias; resampling and deformation
+PICTURE_MB = 0.2
+FIRST_COLUMNS = ("key", "source", "verdict", "reason")
+
+
+class Prepare(Verb):
+    """T1w scans (BIDS, BIDS derivatives, CAPS, or a table of paths) to volumes on one grid, each with a verdict.
+
+    Every scan is brain-masked, bias-corrected, aligned to MNI152 with restarts, resampled once, brought to one intensity
+    scale, and deformed diffeomorphically from the template; verdicts.tsv says which scans to keep and why, figures/ shows them.
+    """
+
+    source: Folders = Field(
+        description="BIDS or CAPS folder, or a table with the scans' paths; a list for several sites"
+    )
+    spacing_mm: float = Field(2.0, ge=1, le=4, description="edge of a cubic voxel of the grid, mm (1 to 4)")
+    degrees_of_freedom: Literal[6, 9, 12] = Field(
+        12, description="of the alignment: 6 rigid, 9 with scales, 12 with shears"
+    )
+    brain_mask: MaskMethod = Field(
+        "auto",
+        description="auto: stripped where scans look so, else the template's mask; given: a mask file beside each scan "
+        "or in a column `mask`; synthstrip, hd-bet: programs on the PATH",
+    )
+    bias_correction: bool = Field(True, description="N4 correction of the intensity drift")
+    deformation_channel: bool = Field(True, description="store the log-Jacobian of a diffeomorphism template -> scan")
+    deformation: DeformationSettings = Field(
+        default_factory=DeformationSettings, description="settings of that diffeomorphism"
+    )
+    divisible_by: int = Field(
+        8, ge=1, le=64, description="every side of the grid is a multiple of this: models halve it"
+    )
+    columns: Columns = Field(
+        default_factory=Columns, description="names and codings of the table that differ from the usual"
+    )
+    shared_ids: bool = Field(False, description="the same id in two sources is the same person")
+    controls: tuple[str, ...] | None = Field(
+        None, description="diagnoses that are healthy controls; [all] for everybody; none for the usual names"
+    )
+    split: Split = Field(default_factory=Split, description="how control subjects are shared out over the roles")
+    workers: int = execution(0, "scans at a time; 0 means one per core", ge=0)
+
+    def run(self) -> Path:
+        """Prepare every scan, judge them together, and write the cohort folder.
+
+        Raises:
+            UserError: nothing to read, another folder's output, a missing program, a full disk.
+            Unfinished: everything else is done, but some scans could not be read.
+        """
+        check_tool(self.brain_mask)
+        found, plan = self._read(), self.grid()
+        tasks = make_tasks(found.frame, self.source, self.out, plan, self.brain_mask, self.bias_correction)
+        scans = digest([task.identity for task in tasks] + [found.frame.drop(columns="source").to_csv()])
+        work = begin(self, "prepare", {"source": list(self.source)}, extra={"scans": scans})
+        try:
+            if work.finished:
+                say(f"{self.out}: finished before, nothing to do")
+            else:
+                workers = num_workers(self.workers, len(tasks))
+                done = track(prepare_all(tasks, workers), "preparing scans", total=len(tasks))
+                rows = pd.DataFrame(list(done)).sort_values("key", ignore_index=True)
+                work.finish(self._write_cohort(found, rows, plan))
+        finally:
+            work.release()
+        return self._closed(work.record["summary"])
+
+    def plan(self) -> list[str]:
+        """What `run()` would do, how long it would take, and how much it would write."""
+        check_tool(self.brain_mask)
+        found, grid = self._read(), self.grid()
+        num_scans, megavoxels = len(found.frame), math.prod(grid.shape) / 1e6
+        workers = num_workers(self.workers, num_scans)
+        seconds = num_scans * (SECONDS_PER_SCAN + SECONDS_PER_MEGAVOXEL * megavoxels) / workers
+        megabytes = num_scans * (megavoxels * 2 * len(grid.channels) + PICTURE_MB)
+        sites = ", ".join(f"{site} {count}" for site, count in Counter(found.frame["site"]).items())
+        return [
+            f"reads {num_scans} scans of {found.frame['subject'].nunique()} people ({sites})",
+            *(f"{len(found.unmatched)} entries do not match up" for _ in found.unmatched[:1]),
+            f"the grid is {grid.describe()}",
+            f"takes about {duration(seconds)} with {workers} workers",
+            f"writes about {megabytes:.0f} MB to {self.out}",
+        ]
+
+    def grid(self) -> GridPlan:
+        """The plan that these settings make."""
+        channels = ("t1w", "log_jacobian") if self.deformation_channel else ("t1w",)
+        settings = self.deformation.model_dump(mode="json") if self.deformation_channel else {}
+        return plan_grid(
+            self.spacing_mm,
+            self.divisible_by,
+            degrees_of_freedom=self.degrees_of_freedom,
+            channels=channels,
+            deformation=settings,
+        )
+
+    def _read(self) -> Source:
+        return read_sources(self.source, self.columns, self.shared_ids)
+
+    def _write_cohort(self, found: Source, rows: pd.DataFrame, plan: GridPlan) -> dict[str, Any]:
+        """Write what belongs to the cohort as a whole, and return the summary of the artefact."""
+        verdicts = rows.join(judge(rows))
+        excluded = verdicts.loc[verdicts["verdict"] == "exclude", "key"].tolist()
+        manifest = assign_roles(found.frame, self.split, self.controls, excluded)
+        write_plan(self.out / "plan.json", plan)
+        template = template_on(plan)
+        write_nifti(self.out / "mask.nii", template.mask, plan.matrix)
+        write_nifti(self.out / "regions.nii", regions_on(plan), plan.matrix)
+        _write_table(self.out / "regions.tsv", region_table())
+        ordered = [*FIRST_COLUMNS, *(c for c in verdicts.columns if c not in (*FIRST_COLUMNS, "failure"))]
+        _write_table(self.out / "verdicts.tsv", verdicts[ordered])
+        _write_table(self.out / "unmatched.tsv", pd.DataFrame(found.unmatched, columns=["entry", "remark"]))
+        write_manifest(self.out, manifest)
+        return {
+            "num_scans": len(rows),
+            "verdicts": {name: int((verdicts["verdict"] == name).sum()) for name in ("keep", "warn", "exclude")},
+            "roles": {str(role): int(count) for role, count in manifest["role"].value_counts().items()},
+            "seconds_per_scan": round(float(rows["seconds"].median()), 2),
+            "num_unmatched": len(found.unmatched),
+            "unusable": [str(text) for text in rows["failure"] if text],
+        }
+
+    def _closed(self, summary: dict[str, Any]) -> Path:
+        """Say how it went; raise Unfinished when files could not be used, so that a script notices."""
+        counts = summary["verdicts"]
+        say(
+            f"{self.out}: {summary['num_scans']} scans: keep {counts['keep']}, warn {counts['warn']}, exclude {counts['exclude']}; "
+            f"{summary['seconds_per_scan']} s per scan; see verdicts.tsv and figures/"
+        )
+        if summary["num_unmatched"]:
+            say(f"{summary['num_unmatched']} entries of the tables and folders do not match up; see unmatched.tsv")
+        unusable = summary["unusable"]
+        if unusable:
+            shown = "\n".join(unusable[:10]) + (f"\nand {len(unusable) - 10} more" if len(unusable) > 10 else "")
+            raise Unfinished(
+                f"{len(unusable)} of {summary['num_scans']} scans could not be used, the others are done:\n{shown}"
+            )
+        return self.out
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    write_atomic(path, table.to_csv(sep="\t", index=False, float_format="%.6g"))

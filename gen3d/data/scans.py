@@ -1,0 +1,197 @@
+"""Many scans through `conform`, in several processes, each result kept as soon as it is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import pandas as pd
+import SimpleITK as sitk
+
+from gen3d import __version__
+from gen3d.artefact import digest, file_digest, write_json
+from gen3d.data.brainmask import MaskMethod
+from gen3d.data.conform import Conformed, conform
+from gen3d.data.plan import GridPlan
+from gen3d.data.screening_picture import draw
+from gen3d.data.template import template_on
+from gen3d.data.volume import store
+from gen3d.errors import UserError
+from gen3d.progress import track
+
+CACHE = ".scans"
+MASK_SUFFIXES = ("_desc-brain_mask", "_mask", "_brainmask")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One scan to prepare into `out`. `identity` hashes all that determines its result."""
+
+    key: str
+    source: Path
+    mask: Path | None
+    out: Path
+    plan: GridPlan
+    brain_mask: MaskMethod
+    bias_correction: bool
+    identity: str
+
+    @property
+    def record(self) -> Path:
+        """Where the finished scan's row is kept."""
+        return self.out / CACHE / f"{self.key}.json"
+
+
+def make_tasks(
+    frame: pd.DataFrame,
+    sources: Sequence[Path],
+    out: Path,
+    plan: GridPlan,
+    brain_mask: MaskMethod,
+    bias_correction: bool,
+) -> list[Task]:
+    """One task per row of the cohort table (columns key, source, and mask where there is one)."""
+    tasks = []
+    for row in track(frame.to_dict("records"), "reading files", total=len(frame)):
+        scan = Path(row["source"])
+        mask = find_mask(scan, str(row.get("mask") or ""), sources) if brain_mask == "given" else None
+        identity = digest(
+            {
+                "scan": _digest_or_missing(scan),
+                "mask": _digest_or_missing(mask) if mask else "",
+                "plan": plan.model_dump(mode="json"),
+                "brain_mask": brain_mask,
+                "bias_correction": bias_correction,
+                "version": __version__,
+            }
+        )
+        tasks.append(Task(row["key"], scan, mask, out, plan, brain_mask, bias_correction, identity))
+    return tasks
+
+
+def find_mask(scan: Path, named: str, sources: Sequence[Path]) -> Path | None:
+    """The brain mask of a scan: the file that the table names, or one beside the scan (`*_desc-brain_mask`, `*_mask`)."""
+    if named:
+        places = [scan.parent, *(source if source.is_dir() else source.parent for source in sources), Path()]
+        return next((place / named for place in places if (place / named).is_file()), places[0] / named)
+    stem = scan.name.split(".")[0]
+    stems = (stem, stem.rpartition("_")[0])
+    beside = [
+        scan.with_name(f"{s}{suffix}{end}") for s in stems for suffix in MASK_SUFFIXES for end in (".nii.gz", ".nii")
+    ]
+    return next((path for path in beside if path.is_file()), None)
+
+
+def prepare_all(tasks: Sequence[Task], workers: int) -> Iterator[Row]:
+    """Yield one row per task as it is done; rows kept by an earlier, interrupted run come first and cost nothing.
+
+    Raises:
+        UserError: the output cannot be written, or a worker process was killed.
+    """
+    waiting = []
+    for task in tasks:
+        kept = _kept(task)
+        if kept is None:
+            waiting.append(task)
+        else:
+            yield kept
+    if workers == 1 or len(waiting) <= 1:
+        yield from map(prepare_scan, waiting)
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread)
+    try:
+        for future in as_completed([pool.submit(prepare_scan, task) for task in waiting]):
+            yield future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker was killed, probably for lack of memory; run the same command with workers=1."
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def prepare_scan(task: Task) -> Row:
+    """Prepare one scan and store all that belongs to it; a scan that cannot be used becomes a row with its `failure`.
+
+    Raises:
+        UserError: the output cannot be written.
+    """
+    _one_thread()
+    start = time.monotonic()
+    row: Row = {"key": task.key, "source": str(task.source), "failure": ""}
+    try:
+        done = conform(task.source, task.plan, task.brain_mask, task.bias_correction, task.mask)
+    except UserError as error:
+        sentence = str(error)
+        row["failure"] = sentence if str(task.source) in sentence else f"{task.source}: {sentence}"
+    except Exception as error:  # one scan must not stop the others
+        row["failure"] = (
+            f"{task.source}: cannot be prepared ({type(error).__name__}: {' '.join(str(error).split())[:200]})."
+        )
+    else:
+        row |= done.measures
+        try:
+            _store(task, done)
+        except OSError as error:
+            raise UserError(
+                f"{task.out}: cannot be written ({error.strerror or error}); free space and run again."
+            ) from None
+    row["seconds"] = round(time.monotonic() - start, 2)
+    write_json(task.record, {"identity": task.identity, "row": row})
+    return row
+
+
+def _store(task: Task, done: Conformed) -> None:
+    volumes = task.out / "volumes"
+    store(volumes / f"{task.key}_t1w.nii", done.t1w, task.plan.matrix)
+    if done.log_jacobian is not None:
+        store(volumes / f"{task.key}_log_jacobian.nii", done.log_jacobian, task.plan.matrix)
+    original: Any = nib.load(task.source)
+    transform = {
+        "affine_template_to_scan": done.template_to_scan.tolist(),
+        "scan": str(task.source),
+        "scan_affine": original.affine.tolist(),
+        "scan_shape": [int(side) for side in original.shape[:3]],
+        "dof": task.plan.degrees_of_freedom,
+    }
+    write_json(task.out / "transforms" / f"{task.key}.json", transform)
+    picture = task.out / "figures" / f"{task.key}.png"
+    draw(picture, done.t1w, done.log_jacobian, template_on(task.plan).mask, task.plan)
+
+
+def _kept(task: Task) -> Row | None:
+    """The row of an earlier run, if it was made from the same scan with the same settings."""
+    try:
+        record = json.loads(task.record.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None
+    return record["row"] if record.get("identity") == task.identity else None
+
+
+def _one_thread() -> None:
+    """One ITK thread per process: the scans are the parallel dimension, and results do not depend on the machine."""
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+
+def _digest_or_missing(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError:
+        return "missing"
+
+
+def num_workers(asked: int, num_scans: int) -> int:
+    """Processes to use: what was asked for, or one per core this process may use, never more than scans."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(asked or cores, num_scans))

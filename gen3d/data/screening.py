@@ -1,0 +1,150 @@
+"""Is this scan usable? Numbers that tell failed registrations from odd brains, and a verdict in words.
+
+Two kinds of limits: absolute ones, which no correctly aligned brain passes, and robust ones against the cohort (median and
+MAD), applied where it has at least ten scans, because what is usual depends on the scanner and the mask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from gen3d.data.intensity import TissueLevels
+from gen3d.data.registration import correlation
+from gen3d.data.template import Template
+
+Verdict = Literal["keep", "warn", "exclude"]
+
+SMOOTHING_MM = 3.0
+MIN_COHORT = 10
+MADS = 4.0
+MAD_TO_SD = 1.4826
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One number, beyond which a scan is excluded or warned about; `mads` also compares with the cohort."""
+
+    column: str
+    name: str
+    unit: str = ""
+    lowest: float | None = None
+    highest: float | None = None
+    warn_below: float | None = None
+    warn_above: float | None = None
+    mads_below: bool = False
+    mads_above: bool = False
+    meaning: str = ""
+
+
+LIMITS = (
+    Limit("coverage_percent", "part of the template's brain inside the scan's field of view", "%", lowest=85.0, warn_below=97.0,
+          meaning="this is a slab, or the brain is cut off"),
+    Limit("mutual_information", "mutual information with the template", lowest=0.6, warn_below=0.7, mads_below=True,
+          meaning="the brain is not aligned, or this is no T1w scan"),
+    Limit("correlation", "correlation with the template", lowest=0.6, warn_below=0.75, mads_below=True,
+          meaning="the brain is not aligned, or its contrast is unusual"),
+    Limit("mask_dice", "overlap of brain and template (Dice)", lowest=0.85, warn_below=0.92, mads_below=True,
+          meaning="the brain mask or the alignment is wrong"),
+    Limit("remains_percent", "tissue outside the brain", "%", highest=5.0, warn_above=1.5,
+          meaning="membranes, eyes or neck remain"),
+    Limit("volume_scale", "volume scale of the alignment", lowest=0.4, highest=1.6, warn_below=0.5, warn_above=1.3,
+          meaning="the head would be implausibly small or large"),
+    Limit("stretch", "stretch of the alignment (longest over shortest axis)", highest=1.6, warn_above=1.3, mads_above=True,
+          meaning="the alignment is implausibly sheared"),
+    Limit("tissue_ratio", "grey over white matter intensity", highest=0.95, lowest=0.25, warn_above=0.85, mads_above=True,
+          mads_below=True, meaning="the contrast is unusual: another sequence, strong bias or motion"),
+    Limit("correlation_after", "correlation after the deformation", lowest=0.75, warn_below=0.85, mads_below=True,
+          meaning="the deformation did not find this brain"),
+    Limit("folded_percent", "folded voxels of the deformation", "%", highest=1.0, warn_above=0.1,
+          meaning="the deformation tears this brain"),
+    Limit("log_jacobian_sd", "spread of the log-Jacobian", highest=0.7, warn_above=0.5, mads_above=True,
+          meaning="the deformation is implausibly large"),
+)  # fmt: skip
+
+
+def measure(
+    t1w: NDArray[np.float32],
+    brain: NDArray[np.bool_],
+    template: Template,
+    spacing_mm: float,
+    template_to_scan: NDArray[np.float64],
+    mutual_information: float,
+    levels: TissueLevels,
+) -> dict[str, float | str]:
+    """Screening numbers of an aligned scan [X, Y, Z]; `brain` is the person's own mask on the grid."""
+    sigma = SMOOTHING_MM / spacing_mm
+    smooth, expected = ndimage.gaussian_filter(t1w, sigma), ndimage.gaussian_filter(template.t1w, sigma)
+    stretches = np.linalg.svd(template_to_scan[:3, :3], compute_uv=False)
+    both = float((brain & template.mask).sum())
+    return {
+        "mutual_information": mutual_information,
+        "correlation": correlation(smooth[template.mask], expected[template.mask]),
+        "mask_dice": 2 * both / float(brain.sum() + template.mask.sum()),
+        "brain_ml": float(brain.sum()) * spacing_mm**3 * float(np.linalg.det(template_to_scan[:3, :3])) / 1000,
+        "volume_scale": float(np.prod(stretches)),
+        "stretch": float(stretches.max() / stretches.min()),
+        "tissue_ratio": levels.grey / levels.white,
+    }
+
+
+def judge(rows: pd.DataFrame) -> pd.DataFrame:
+    """Verdict (keep, warn, exclude) and reason of every scan.
+
+    Args:
+        rows: one row per scan with the columns of `measure`; a column `failure` (text, empty where the scan was read) excludes.
+
+    Returns:
+        columns `verdict` and `reason`, same index. Values beyond a robust limit against the cohort warn; so do mild absolute ones.
+    """
+    fine = rows["failure"].fillna("") == ""
+    verdicts, reasons = [], []
+    robust = {limit.column: _robust_limits(rows.loc[fine], limit) for limit in LIMITS if limit.column in rows}
+    for _, row in rows.iterrows():
+        if row["failure"]:
+            verdicts.append("exclude")
+            reasons.append(str(row["failure"]))
+            continue
+        found = [
+            _judge_one(float(row[limit.column]), limit, robust[limit.column])
+            for limit in LIMITS
+            if limit.column in robust
+        ]
+        severe = [text for verdict, text in found if verdict == "exclude"]
+        mild = [text for verdict, text in found if verdict == "warn"]
+        verdicts.append("exclude" if severe else "warn" if mild else "keep")
+        reasons.append("; ".join(severe + mild))
+    return pd.DataFrame({"verdict": verdicts, "reason": reasons}, index=rows.index)
+
+
+def _robust_limits(rows: pd.DataFrame, limit: Limit) -> tuple[float, float, float]:
+    """Lowest and highest usual value, and the median, in this cohort."""
+    values = rows[limit.column].astype(float).dropna()
+    if len(values) < MIN_COHORT:
+        return -np.inf, np.inf, float("nan")
+    median = float(values.median())
+    spread = MADS * MAD_TO_SD * float((values - median).abs().median())
+    return (median - spread if limit.mads_below else -np.inf), (median + spread if limit.mads_above else np.inf), median
+
+
+def _judge_one(value: float, limit: Limit, robust: tuple[float, float, float]) -> tuple[Verdict, str]:
+    if not np.isfinite(value):
+        return "keep", ""
+    low, high, median = robust
+    shown = f"{limit.name} is {value:.3g}{' ' + limit.unit if limit.unit else ''}"
+    if limit.lowest is not None and value < limit.lowest:
+        return "exclude", f"{shown}, below {limit.lowest:g}: {limit.meaning}"
+    if limit.highest is not None and value > limit.highest:
+        return "exclude", f"{shown}, above {limit.highest:g}: {limit.meaning}"
+    if limit.warn_below is not None and value < limit.warn_below:
+        return "warn", f"{shown}, below {limit.warn_below:g}"
+    if limit.warn_above is not None and value > limit.warn_above:
+        return "warn", f"{shown}, above {limit.warn_above:g}"
+    if value < low or value > high:
+        return "warn", f"{shown}, unusual in this cohort (median {median:.3g})"
+    return "keep", ""

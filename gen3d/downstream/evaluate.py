@@ -1,0 +1,245 @@
+"""`gen3d evaluate`: anomaly maps against a simulated cohort's planted truth."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import Field
+from rich.console import Console
+from rich.table import Table
+
+from gen3d.artefact import begin, write_atomic, write_json
+from gen3d.config import Folder, Folders, Verb
+from gen3d.downstream.scoring import (
+    ALL,
+    Row,
+    Settings,
+    detection_limit,
+    detection_rows,
+    difference_rows,
+    null_rows,
+    profile_rows,
+    records,
+    region_rows,
+    voxel_rows,
+    voxel_scores,
+)
+from gen3d.downstream.truth import MIN_CONTROLS, NULL, Maps, Truth, open_maps, open_truth
+from gen3d.progress import console, say, warn
+
+PLAIN_WIDTH = 150
+"""Characters per line of a table that goes to a file, where rich would assume 80 and break every cell."""
+
+
+class Evaluate(Verb):
+    """Measure maps where the truth is known: voxels, regions, people, and what is found where nothing is.
+
+    Several maps folders (for example a network and its baselines) are compared side by side on the same people. Every
+    figure has the number of people behind it and an interval over them. Thresholds come from held-out controls.
+    """
+
+    maps: Folders = Field(
+        description="maps folders (anomaly) of one simulated cohort; differences are against the first"
+    )
+    truth: Folder = Field(description="the simulated cohort (simulate) that the maps were made from")
+    q: float = Field(0.05, gt=0, lt=1, description="false discovery rate at which voxels count as found")
+    bootstrap: int = Field(2000, ge=100, description="resamples of people behind each interval")
+    seed: int = Field(0, description="seed of the resampling")
+
+    def plan(self) -> list[str]:
+        """What would be measured."""
+        truth = open_truth(self.truth)
+        opened = open_maps(self.maps, truth)
+        lines = [
+            f"measures {maps.name} ({', '.join(maps.channels)}) in {len(maps.subjects)} scans, "
+            f"thresholds from {len(maps.held_out)} held-out controls"
+            for maps in opened
+        ]
+        return [*lines, f"conditions: {', '.join(truth.conditions) or 'none'}", f"writes {self.out}"]
+
+    def run(self) -> Path:
+        """Write metrics.json and the tables."""
+        work = begin(self, "evaluate", {"maps": list(self.maps), "truth": self.truth})
+        if work.finished:
+            say(f"{self.out}: already finished, nothing to do.")
+            work.release()
+            return self.out
+        try:
+            truth = open_truth(self.truth)
+            opened = open_maps(self.maps, truth)
+            _warn_of_few_controls(opened)
+            tables = measure(opened, truth, Settings(self.q, self.bootstrap, self.seed))
+            for name, table in tables.items():
+                _write_table(self.out / f"{name}.tsv", table)
+            headline = headlines(tables)
+            metrics = {
+                "truth": str(self.truth),
+                "maps": {maps.name: _describe(maps) for maps in opened},
+                "conditions": _counts(truth),
+                "headline": headline,
+                "tables": {name: _records(table) for name, table in tables.items() if name != "voxels_by_scan"},
+            }
+            write_json(self.out / "metrics.json", metrics)
+            _print(tables, headline)
+            work.finish({"headline": headline, "maps": [maps.name for maps in opened]})
+        finally:
+            work.release()
+        say(f"{self.out / 'metrics.json'}")
+        return self.out
+
+
+def _warn_of_few_controls(opened: list[Maps]) -> None:
+    for maps in opened:
+        if len(maps.held_out) < MIN_CONTROLS:
+            warn(
+                f"{maps.name}: {len(maps.held_out)} held-out controls; with fewer than {MIN_CONTROLS} nobody can be "
+                "detected at 5 % false positives, so sensitivities are left empty."
+            )
+
+
+def measure(opened: list[Maps], truth: Truth, settings: Settings) -> dict[str, pd.DataFrame]:
+    """All tables, by name: calibration, voxels, voxels_by_scan, differences, detection, regions, profiles."""
+    rows: dict[str, list[Row]] = {name: [] for name in ("calibration", "detection", "regions", "profiles")}
+    by_scan: list[Row] = []
+    for maps in opened:
+        for channel in maps.channels:
+            null, threshold = null_rows(maps, channel, settings)
+            rows["calibration"] += null
+            by_scan += voxel_scores(maps, truth, channel, threshold, settings)
+        rows["detection"] += detection_rows(maps, truth)
+        rows["regions"] += region_rows(maps, truth, settings)
+        rows["profiles"] += profile_rows(maps, truth, settings)
+    scans = pd.DataFrame(by_scan)
+    tables = {name: pd.DataFrame(found) for name, found in rows.items()}
+    tables["voxels"] = pd.DataFrame(voxel_rows(scans, settings))
+    tables["voxels_by_scan"] = scans
+    tables["differences"] = pd.DataFrame(difference_rows(scans, [maps.name for maps in opened], settings))
+    return tables
+
+
+def headlines(tables: dict[str, pd.DataFrame]) -> list[Row]:
+    """The figures a reader wants first, one row each: maps, channel, condition, measure, value, low, high, num.
+
+    Per maps folder: the most changed region of each condition (deformation), voxel AUROC per channel and condition,
+    the detection limit, and what is found in test controls and null twins.
+    """
+    found: list[Row] = []
+    voxels, regions, null = tables["voxels"], tables["regions"], tables["calibration"]
+    for row in records(voxels[voxels["severity"] == ALL]) if len(voxels) else ():
+        found += [_headline(row, "voxel " + name.upper(), name) for name in ("auroc", "auprc")]
+        found.append(_headline(row, "Dice at the control threshold", "dice_at_threshold"))
+    changed = regions[regions["changed"] & (regions["channel"] == "deformation")] if len(regions) else regions
+    for _, group in changed.groupby(["maps", "condition"], sort=False) if len(changed) else ():
+        top = records(group.sort_values("true_percent", key=abs))[-1]
+        name = f"{top['region']} ({top['true_percent']:+.1f} % planted)"
+        found.append(_headline(top, f"AUC of {name}", "auc"))
+        found.append(_headline(top, f"share with conformal p <= 5 % in {name}", "share_p_conformal_5_percent"))
+    for row in records(null[null["num"] > 0]):
+        labelled = row | {"condition": row["group"]}
+        found.append(_headline(labelled, "share of |z| > 1.96", "share_beyond_1_96"))
+        found.append(_headline(labelled, "people with any FDR-positive voxel", "share_people_fdr_positive"))
+    return found + _limits(tables["detection"])
+
+
+def _limits(detection: pd.DataFrame) -> list[Row]:
+    rows: list[Row] = []
+    graded = detection[detection["condition"] != NULL] if len(detection) else detection
+    for (maps, score, condition), group in (
+        graded.groupby(["maps", "score", "condition"], sort=False) if len(graded) else ()
+    ):
+        limit = detection_limit(group)
+        if limit is not None:
+            label = {"maps": maps, "channel": score, "condition": condition, "measure": "detected from severity"}
+            rows.append(label | {"value": limit, "low": None, "high": None, "num": int(group["num"].max())})
+    return rows
+
+
+def _headline(row: Row, measure_name: str, column: str) -> Row:
+    label = {name: row[name] for name in ("maps", "channel", "condition")}
+    values = {"value": row[column], "low": row[f"{column}_low"], "high": row[f"{column}_high"]}
+    return label | {"measure": measure_name} | {k: _finite(v) for k, v in values.items()} | {"num": int(row["num"])}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _describe(maps: Maps) -> Row:
+    return {
+        "folder": str(maps.artefact.folder),
+        "key": maps.artefact.key,
+        "channels": list(maps.channels),
+        "num_scans": len(maps.subjects),
+        "num_test_controls": len(maps.test_controls),
+        "num_held_out_controls": len(maps.held_out),
+    }
+
+
+def _counts(truth: Truth) -> dict[str, int]:
+    return {str(name): int(count) for name, count in truth.table["condition"].value_counts().items()}
+
+
+def _records(table: pd.DataFrame) -> list[Row]:
+    return [{name: _finite(value) for name, value in row.items()} for row in records(table)]
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    buffer = io.StringIO()
+    table.to_csv(buffer, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+    write_atomic(path, buffer.getvalue())
+
+
+def _print(tables: dict[str, pd.DataFrame], headline: list[Row]) -> None:
+    """The compact tables a person reads in the terminal; values with their 95 % interval over people."""
+    voxels, null = tables["voxels"], tables["calibration"]
+    where = [
+        (
+            *_labels(row, "channel", "condition", "num"),
+            *(_shown(row, name) for name in ("auroc", "auprc", "dice_at_threshold", "dice_oracle")),
+            f"{row['prevalence']:.3g}",
+        )
+        for row in (records(voxels[voxels["severity"] == ALL]) if len(voxels) else ())
+    ]
+    _table("Voxels of planted changes", "channel condition n AUROC AUPRC Dice oracle_Dice prevalence", where)
+    people = [
+        (*_labels(row, "channel", "condition", "num", "measure"), _shown(row, "value"))
+        for row in headline
+        if not row["measure"].startswith(("voxel", "Dice", "share of |z|", "people with any"))
+    ]
+    _table("Regions and people", "channel condition n measure value", people)
+    nothing = [
+        (
+            *_labels(row, "channel", "group", "num"),
+            *(_shown(row, name) for name in ("sd_z", "share_beyond_1_96", "share_people_fdr_positive")),
+        )
+        for row in records(null[null["num"] > 0])
+    ]
+    _table("Where nothing is planted", "channel people n SD_of_z |z|>1.96 any_FDR-positive_voxel", nothing)
+
+
+def _table(title: str, names: str, rows: list[tuple[str, ...]]) -> None:
+    if not rows:
+        return
+    table = Table(title=title, title_justify="left")
+    for name in ("maps", *names.split()):
+        table.add_column(name.replace("_", " "))
+    for row in rows:
+        table.add_row(*row)
+    output = console if console.is_terminal else Console(width=PLAIN_WIDTH, highlight=False)
+    output.print(table)
+
+
+def _labels(row: Row, *names: str) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in ("maps", *names))
+
+
+def _shown(row: Row, name: str) -> str:
+    prefix = "" if name == "value" else f"{name}_"
+    value, low, high = row[name], row[f"{prefix}low"], row[f"{prefix}high"]
+    if value is None or not math.isfinite(value):
+        return "n/a"
+    return f"{value:.3f}" if low is None or not math.isfinite(low) else f"{value:.3f} [{low:.3f}, {high:.3f}]"

@@ -1,0 +1,207 @@
+"""A simulated cohort's planted truth, and the maps folders that are measured against it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gen3d.artefact import Artefact, read
+from gen3d.data.volume import read_map
+from gen3d.errors import UserError
+
+HEALTHY, NULL = "none", "null"
+LOG_JACOBIAN_THRESHOLD = 0.02
+"""A voxel counts as changed in the deformation channel when its true log-Jacobian exceeds this in size (2 % volume)."""
+
+MIN_CONTROLS = 19
+"""Fewer people than this give no conformal p of 5 %."""
+
+CHANNELS = ("residual", "structural", "deformation")
+SIGNED_CHANNELS = ("structural",)
+"""Channels in which only large positive values are abnormal: a reconstruction cannot be suspiciously good."""
+
+
+NOT_A_NUMBER = ["n/a", "", "nan", "NaN"]
+"""Not pandas' own list, which would read the condition `null` as a missing value."""
+
+
+def read_table(path: Path, verb: str, required: Sequence[str]) -> pd.DataFrame:
+    """A table of a finished folder, ids as text; UserError when it is missing, damaged or lacks a column."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such table; run `gen3d {verb}` again.")
+    text = dict.fromkeys(("key", "subject", "session", "site", "sex", "role", "condition", "region", "channel"), str)
+    try:
+        frame = pd.read_csv(path, sep="\t", dtype=text, na_values=NOT_A_NUMBER, keep_default_na=False)
+    except (UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({str(error).splitlines()[0]}); run `gen3d {verb}` again.") from None
+    missing = [column for column in required if column not in frame.columns]
+    if missing:
+        raise UserError(f"{path}: lacks the column {', '.join(missing)}; run `gen3d {verb}` again.")
+    return frame
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What was planted: `table` has one row per scan (key, subject, session, condition, severity)."""
+
+    artefact: Artefact
+    mask: NDArray[np.bool_]
+    table: pd.DataFrame
+    regions: pd.DataFrame
+
+    @cached_property
+    def conditions(self) -> tuple[str, ...]:
+        """Planted conditions other than healthy, the null condition last."""
+        found = sorted(set(self.table["condition"]) - {HEALTHY})
+        return tuple(sorted(found, key=lambda name: name == NULL))
+
+    def changed(self, key: str, channel: str) -> NDArray[np.bool_]:
+        """Which mask voxels [V] truly differ, in the space of this channel's maps.
+
+        residual and structural: the `changed` mask in the aligned scan; deformation: |true log-Jacobian| above 0.02 in
+        template coordinates. A scan without a truth volume has nothing planted.
+        """
+        kind = "log_jacobian" if channel == "deformation" else "changed"
+        path = self.artefact.folder / "truth" / f"{key}_{kind}.nii.gz"
+        if not path.is_file():
+            return np.zeros(int(self.mask.sum()), dtype=bool)
+        values = _masked(path, self.mask)
+        return np.abs(values) > (LOG_JACOBIAN_THRESHOLD if channel == "deformation" else 0.5)
+
+    def percent_change(self, keys: Sequence[str], regions: Sequence[str]) -> pd.DataFrame:
+        """True volume change in percent, one row per key and one column per region; 0 where nothing was planted."""
+        wide = self.regions.pivot_table(index="key", columns="region", values="percent_change", aggfunc="mean")
+        return wide.reindex(index=list(keys), columns=list(regions)).fillna(0.0)
+
+
+def open_truth(folder: Path) -> Truth:
+    """Open a finished folder of `gen3d simulate`.
+
+    Raises:
+        UserError: another verb's folder, or one whose truth is missing or damaged.
+    """
+    artefact = read(folder, ("simulate",))
+    columns = ("subject", "session", "key", "condition", "severity")
+    table = read_table(folder / "truth" / "truth.tsv", "simulate", columns)
+    table["severity"] = pd.to_numeric(table["severity"], errors="coerce").fillna(0.0)
+    regions = read_table(folder / "truth" / "truth_regions.tsv", "simulate", ("key", "region", "percent_change"))
+    return Truth(artefact, read_map(folder / "mask.nii") > 0.5, table, regions)
+
+
+@dataclass(frozen=True)
+class Maps:
+    """One maps folder: `subjects` has one row per scan with the planted condition joined, `regions` the region table."""
+
+    name: str
+    artefact: Artefact
+    mask: NDArray[np.bool_]
+    subjects: pd.DataFrame
+    regions: pd.DataFrame
+    channels: tuple[str, ...]
+
+    def z(self, key: str, channel: str) -> NDArray[np.float32] | None:
+        """The z map in the mask [V], or None where the scan has no map in this channel."""
+        path = self.artefact.folder / "maps" / f"{key}_desc-{channel}_zmap.nii.gz"
+        if not path.is_file():
+            return None
+        values = _masked(path, self.mask)
+        return values if np.isfinite(values).all() else None
+
+    def with_condition(self, condition: str) -> pd.DataFrame:
+        """Rows of scans with this planted condition."""
+        return self.subjects[self.subjects["condition"] == condition]
+
+    @property
+    def test_controls(self) -> pd.DataFrame:
+        """Rows of healthy people that neither the model nor its calibration used."""
+        healthy = self.with_condition(HEALTHY)
+        return healthy[healthy["role"] == "test"]
+
+    @property
+    def other_controls(self) -> pd.DataFrame:
+        """Rows of the other healthy people: the model never saw them either, and their z is leave-one-out."""
+        healthy = self.with_condition(HEALTHY)
+        return healthy[healthy["role"] != "test"]
+
+    @property
+    def held_out(self) -> pd.DataFrame:
+        """Healthy people who set thresholds: test controls, and the others too where fewer than 19 test controls leave
+        no way to let 5 % through."""
+        test = self.test_controls
+        return test if len(test) >= MIN_CONTROLS else pd.concat([test, self.other_controls])
+
+
+def anomaly_score(z: NDArray[np.float32], channel: str) -> NDArray[np.float32]:
+    """What is large where a voxel is abnormal: |z|, or z itself in the channels of `SIGNED_CHANNELS`."""
+    return z if channel in SIGNED_CHANNELS else np.abs(z)
+
+
+def open_maps(folders: Sequence[Path], truth: Truth) -> list[Maps]:
+    """Open finished folders of `gen3d anomaly` that were made from the simulated cohort.
+
+    Raises:
+        UserError: a folder given twice, of another verb, made from another cohort, or without a common scan.
+    """
+    resolved = [folder.resolve() for folder in folders]
+    twice = [folder for folder in folders if resolved.count(folder.resolve()) > 1]
+    if twice:
+        raise UserError(f"{twice[0]}: given twice in maps=; name each maps folder once.")
+    return [_open_maps(folder, name, truth) for folder, name in zip(folders, _names(folders), strict=True)]
+
+
+def _open_maps(folder: Path, name: str, truth: Truth) -> Maps:
+    artefact = read(folder, ("anomaly",))
+    sources = [source for given in artefact.inputs.values() for source in given]
+    if truth.artefact.key not in [source.get("key") for source in sources]:
+        cohorts = ", ".join(source["path"] for source in sources if source.get("verb") in ("prepare", "simulate"))
+        raise UserError(
+            f"{folder}: these maps are of another cohort ({cohorts or 'unknown'}), not of {truth.artefact.folder}; "
+            "give the simulated cohort that they were made from as truth=."
+        )
+    subjects = read_table(folder / "subjects.tsv", "anomaly", ("key", "subject", "role"))
+    planted = truth.table[["key", "condition", "severity"]]
+    joined = subjects.drop(columns=["condition", "severity"], errors="ignore").merge(planted, on="key")
+    if joined.empty:
+        raise UserError(
+            f"{folder}: no scan of {truth.artefact.folder} has a map there (first scans: "
+            f"{', '.join(subjects['key'].iloc[:2])} and {', '.join(planted['key'].iloc[:2])}); "
+            "run `gen3d anomaly` on the simulated cohort."
+        )
+    required = ("key", "channel", "region", "effect_percent", "z", "p_conformal")
+    regions = read_table(folder / "regions.tsv", "anomaly", required)
+    found = {path.name.split("_desc-")[1].split("_")[0] for path in (folder / "maps").glob("*_desc-*_zmap.nii.gz")}
+    channels = tuple(channel for channel in CHANNELS if channel in found)
+    if len(truth.regions) and not set(truth.regions["region"]) & set(regions["region"]):
+        raise UserError(
+            f"{folder}: its regions ({', '.join(regions['region'].unique()[:2])}) are not those of the truth "
+            f"({', '.join(truth.regions['region'].unique()[:2])}); run `gen3d anomaly` on this cohort again."
+        )
+    if not channels:
+        raise UserError(f"{folder}: holds no z maps; run `gen3d anomaly` again.")
+    return Maps(name, artefact, truth.mask, joined, regions, channels)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The shortest distinct names: the folder's own, or with its parent's where two are equal."""
+    own = [folder.resolve().name for folder in folders]
+    return [
+        name if own.count(name) == 1 else f"{folder.resolve().parent.name}/{name}"
+        for folder, name in zip(folders, own, strict=True)
+    ]
+
+
+def _masked(path: Path, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    volume: NDArray[Any] = read_map(path)
+    if volume.shape != mask.shape:
+        raise UserError(
+            f"{path}: its grid {volume.shape} is not that of the simulated cohort {mask.shape}; "
+            "make the maps from this cohort again."
+        )
+    return np.asarray(volume[mask], dtype=np.float32)

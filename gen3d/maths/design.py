@@ -1,0 +1,248 @@
+"""The covariates of a normative model as a numeric matrix: age, age squared, sex and site of each person."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gen3d.errors import UserError
+
+TERMS = ("age", "age2", "sex", "site")
+PRIORITY = ("site", "age", "sex", "age2")
+"""Order in which terms get the columns that the number of people allows: an unmodelled site does most harm."""
+
+PEOPLE_PER_COLUMN = 5
+MIN_GROUP = 3
+MIN_AGE_SD_YEARS = 0.5
+SEX_CODES = {"F": -0.5, "M": 0.5}
+
+
+@dataclass(frozen=True)
+class Design:
+    """How covariates become columns: fitted on calibration people, applied to anybody.
+
+    Columns: intercept; age in decades from the mean age of the fit; its square; sex (F -0.5, M +0.5); one deviation
+    column per modelled site but the last (1 for its people, -1 for those of the last modelled site, 0 elsewhere), so
+    the intercept is the mean over sites and a person of a site without a term is compared with that mean.
+    """
+
+    terms: tuple[str, ...]
+    age_mean_years: float
+    age_range_years: tuple[float, float]
+    sex_mean: float
+    sites: tuple[str, ...]
+    site_counts: dict[str, int]
+    dropped: dict[str, str]
+    num_people: int
+
+    @classmethod
+    def fit(
+        cls,
+        age_years: Sequence[Any] | NDArray[Any],
+        sex: Sequence[Any] | NDArray[Any],
+        site: Sequence[Any] | NDArray[Any],
+        terms: Sequence[str] = TERMS,
+    ) -> Design:
+        """Choose the terms that the calibration people (n of them) can carry.
+
+        Rules: at most n / 5 columns, the intercept included, given out in the order site, age, sex, age2; age needs a
+        spread of half a year; sex needs 3 people of each; a site needs 3 people to have a column; a term that is a
+        linear combination of earlier ones is dropped; age2 needs age. `.dropped` says why, in words.
+
+        Raises UserError for an unknown term, an unknown sex code, or nobody to fit on.
+        """
+        unknown = [term for term in terms if term not in TERMS]
+        if unknown:
+            raise UserError(f"Unknown covariate {unknown[0]!r}: choose among {', '.join(TERMS)}.")
+        ages, sexes, sites = _ages(age_years), _sexes(sex), _sites(site)
+        if not len(ages) or not len(ages) == len(sexes) == len(sites):
+            raise UserError(
+                f"Covariates of {len(ages)} ages, {len(sexes)} sexes and {len(sites)} sites: "
+                "the calibration needs the same number of each, at least one person."
+            )
+        known_ages = ages[np.isfinite(ages)]
+        known_sexes = sexes[np.isfinite(sexes)]
+        counts = Counter(sites)
+        candidate = cls(
+            terms=(),
+            age_mean_years=float(known_ages.mean()) if known_ages.size else math.nan,
+            age_range_years=(float(known_ages.min()), float(known_ages.max())) if known_ages.size else (math.nan,) * 2,
+            sex_mean=float(known_sexes.mean()) if known_sexes.size else 0.0,
+            sites=tuple(sorted(name for name, count in counts.items() if count >= MIN_GROUP)),
+            site_counts=dict(sorted(counts.items())),
+            dropped={},
+            num_people=len(ages),
+        )
+        dropped = candidate._without_variation(ages, sexes, terms)
+        kept: tuple[str, ...] = ()
+        for term in (name for name in PRIORITY if name in terms and name not in dropped):
+            trial = candidate._with((*kept, term), dropped)
+            reason = trial._too_large(term, ages, sexes, sites)
+            if term == "age2" and "age" not in kept:
+                reason = "the linear age term is not in the model"
+            if reason:
+                dropped[term] = reason
+            else:
+                kept = (*kept, term)
+        return candidate._with(tuple(term for term in TERMS if term in kept), dropped)
+
+    def _with(self, terms: tuple[str, ...], dropped: dict[str, str]) -> Design:
+        return replace(self, terms=terms, dropped=dict(dropped))
+
+    def _without_variation(
+        self, ages: NDArray[np.float64], sexes: NDArray[np.float64], terms: Sequence[str]
+    ) -> dict[str, str]:
+        reasons: dict[str, str] = {}
+        known_ages = ages[np.isfinite(ages)]
+        if "age" in terms or "age2" in terms:
+            if known_ages.size < MIN_GROUP:
+                reasons["age"] = f"only {known_ages.size} of {ages.size} people have a known age"
+            elif known_ages.std() < MIN_AGE_SD_YEARS:
+                reasons["age"] = f"the ages do not vary (standard deviation {known_ages.std():.2f} years)"
+        if "age2" in terms and "age" in reasons:
+            reasons["age2"] = reasons["age"]
+        if "sex" in terms:
+            numbers = {code: int(np.sum(sexes == value)) for code, value in SEX_CODES.items()}
+            if min(numbers.values()) < MIN_GROUP:
+                reasons["sex"] = f"{numbers['F']} F and {numbers['M']} M; at least {MIN_GROUP} of each are needed"
+        if "site" in terms and len(self.sites) < 2:
+            if len(self.site_counts) == 1:
+                reasons["site"] = "all people are of one site"
+            else:
+                reasons["site"] = f"fewer than two sites have {MIN_GROUP} people or more"
+        return {term: reason for term, reason in reasons.items() if term in terms}
+
+    def _too_large(
+        self, term: str, ages: NDArray[np.float64], sexes: NDArray[np.float64], sites: list[str]
+    ) -> str | None:
+        matrix = self._columns(ages, sexes, sites)
+        allowed = max(1, self.num_people // PEOPLE_PER_COLUMN)
+        if matrix.shape[1] > allowed:
+            return (
+                f"{self.num_people} people carry {allowed} columns (one per {PEOPLE_PER_COLUMN} people) "
+                f"and the model with {term} would have {matrix.shape[1]}"
+            )
+        if np.linalg.matrix_rank(matrix / np.linalg.norm(matrix, axis=0), tol=1e-6) < matrix.shape[1]:
+            return "it cannot be told apart from the other covariates in these people"
+        return None
+
+    def matrix(
+        self,
+        age_years: Sequence[Any] | NDArray[Any],
+        sex: Sequence[Any] | NDArray[Any],
+        site: Sequence[Any] | NDArray[Any],
+    ) -> NDArray[np.float64]:
+        """The covariates of m people as float64 [m, p]; missing age or sex is replaced by the mean of the fit."""
+        return self._columns(_ages(age_years), _sexes(sex), _sites(site))
+
+    def _columns(self, ages: NDArray[np.float64], sexes: NDArray[np.float64], sites: list[str]) -> NDArray[np.float64]:
+        decades = np.where(np.isfinite(ages), (ages - self.age_mean_years) / 10.0, 0.0)
+        columns = [np.ones(len(ages))]
+        if "age" in self.terms:
+            columns.append(decades)
+        if "age2" in self.terms:
+            columns.append(decades**2)
+        if "sex" in self.terms:
+            columns.append(np.where(np.isfinite(sexes), sexes, self.sex_mean))
+        if "site" in self.terms:
+            members = {level: np.array([name == level for name in sites], dtype=np.float64) for level in self.sites}
+            columns += [members[level] - members[self.sites[-1]] for level in self.sites[:-1]]
+        return np.stack(columns, axis=1)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Name of each column of `matrix`."""
+        names = ["intercept"]
+        for term in self.terms:
+            names += [f"site {level}" for level in self.sites[:-1]] if term == "site" else [term]
+        return tuple(names)
+
+    def known_site(self, site: Any) -> bool:
+        """Whether at least one calibration person is of this site."""
+        return _sites([site])[0] in self.site_counts
+
+    def flags(
+        self,
+        age_years: Sequence[Any] | NDArray[Any],
+        sex: Sequence[Any] | NDArray[Any],
+        site: Sequence[Any] | NDArray[Any],
+    ) -> list[str]:
+        """One string per person: what makes the expectation doubtful, joined by '; ', empty where nothing does."""
+        people = zip(_ages(age_years), _sexes(sex), _sites(site), strict=True)
+        return ["; ".join(self._reasons(*person)) for person in people]
+
+    def _reasons(self, age: float, sex: float, site: str) -> list[str]:
+        low, high = self.age_range_years
+        reasons = []
+        if not math.isfinite(age):
+            reasons.append("age is missing, the mean age was used")
+        elif math.isfinite(low) and not low <= age <= high:
+            reasons.append(f"age {age:.0f} outside the calibrated {math.floor(low)} to {math.ceil(high)} years")
+        if not math.isfinite(sex):
+            reasons.append("sex is missing, the mean was used")
+        count = self.site_counts.get(site, 0)
+        name = f"site {site}" if site else "a person without a site"
+        if count == 0:
+            reasons.append(f"{name} has no calibration controls")
+        elif "site" in self.terms and site not in self.sites:
+            reasons.append(f"{name} has only {count} calibration controls and no term of its own")
+        elif "site" not in self.terms and len(self.site_counts) > 1:
+            reasons.append("differences between sites are not in the model")
+        return reasons
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary that JSON can hold (NaN becomes None)."""
+        values = asdict(self)
+        values["age_mean_years"] = _or_none(self.age_mean_years)
+        values["age_range_years"] = [_or_none(age) for age in self.age_range_years]
+        values["terms"], values["sites"] = list(self.terms), list(self.sites)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Design:
+        """The design that `to_dict` described."""
+        low, high = values["age_range_years"]
+        return cls(
+            **{
+                **values,
+                "terms": tuple(values["terms"]),
+                "sites": tuple(values["sites"]),
+                "age_mean_years": _or_nan(values["age_mean_years"]),
+                "age_range_years": (_or_nan(low), _or_nan(high)),
+            }
+        )
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or str(value).strip().lower() in {"", "nan", "none", "na", "n/a", "<na>"}
+
+
+def _ages(values: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:
+    return np.array([math.nan if _missing(value) else float(value) for value in values], dtype=np.float64)
+
+
+def _sexes(values: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:
+    codes = []
+    for value in values:
+        if not _missing(value) and value not in SEX_CODES:
+            raise UserError(f"Unknown sex code {value!r} in the covariates: write F or M, or leave it empty.")
+        codes.append(math.nan if _missing(value) else SEX_CODES[value])
+    return np.array(codes, dtype=np.float64)
+
+
+def _sites(values: Sequence[Any] | NDArray[Any]) -> list[str]:
+    return ["" if _missing(value) else str(value) for value in values]

@@ -1,0 +1,212 @@
+"""Ranking metrics, overlaps, and intervals over people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+from scipy.special import ndtri
+from scipy.stats import rankdata
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its confidence interval and the number of people (or trials) behind it; NaN where there are none."""
+
+    value: float
+    low: float
+    high: float
+    num: int
+
+
+def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Area under the ROC curve, ties counted half; NaN when one of the two classes is empty.
+
+    Mann-Whitney form from one sort of the negatives, about 0.1 s for a million voxels. scores [n], labels [n] boolean.
+    """
+    values, positive = np.asarray(scores).ravel(), np.asarray(labels, dtype=bool).ravel()
+    positives, negatives = values[positive], np.sort(values[~positive])
+    if not positives.size or not negatives.size:
+        return math.nan
+    positives = np.sort(positives)  # sorted queries walk through memory in order
+    below = np.searchsorted(negatives, positives, side="left")
+    not_above = np.searchsorted(negatives, positives, side="right")
+    return float((below.mean() + not_above.mean()) / (2.0 * negatives.size))
+
+
+def _descending(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """True positives and all positives when the threshold is set at each distinct score, from the highest down."""
+    values, positive = np.asarray(scores).ravel(), np.asarray(labels, dtype=bool).ravel()
+    order = np.argsort(-values, kind="stable")
+    values = values[order]
+    last_of_ties = np.append(np.flatnonzero(np.diff(values)), values.size - 1)
+    true_positives = np.cumsum(positive[order])[last_of_ties]
+    return true_positives.astype(np.float64), (last_of_ties + 1).astype(np.float64)
+
+
+def auprc(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Average precision, sum over thresholds of (recall step) x precision; NaN without a positive.
+
+    Its value for random scores is the prevalence, which belongs beside it in every table.
+    """
+    if not np.any(labels):
+        return math.nan
+    true_positives, selected = _descending(scores, labels)
+    steps = np.diff(true_positives, prepend=0.0) / true_positives[-1]
+    return float(np.sum(steps * true_positives / selected))
+
+
+def dice(first: ArrayLike, second: ArrayLike) -> float:
+    """Dice overlap 2 |A and B| / (|A| + |B|) of two boolean arrays; NaN when both are empty."""
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    total = int(a.sum()) + int(b.sum())
+    return math.nan if total == 0 else 2.0 * float(np.sum(a & b)) / total
+
+
+def oracle_dice(scores: ArrayLike, labels: ArrayLike) -> float:
+    """The best Dice over all thresholds, chosen with the truth in hand: a ceiling, never a performance."""
+    if not np.any(labels):
+        return math.nan
+    true_positives, selected = _descending(scores, labels)
+    return float(np.max(2.0 * true_positives / (selected + true_positives[-1])))
+
+
+def bootstrap_interval(
+    values: ArrayLike,
+    statistic: Callable[[NDArray[np.float64]], float] | None = None,
+    num_resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Percentile bootstrap over people: values [n] or [n, ...] (rows are people); the mean when no statistic is given.
+
+    NaN values are left out (and not counted). One value has no interval.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    data = data[np.isfinite(data.reshape(len(data), -1)).all(axis=1)] if len(data) else data
+    num = len(data)
+    if num == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    estimate = float(data.mean()) if statistic is None else float(statistic(data))
+    if num == 1:
+        return Interval(estimate, math.nan, math.nan, 1)
+    draws = np.random.default_rng(seed).integers(num, size=(num_resamples, num))
+    if statistic is None and data.ndim == 1:
+        resampled = data[draws].mean(axis=1)
+    else:
+        chosen = statistic or (lambda sample: float(sample.mean()))
+        resampled = np.array([chosen(data[draw]) for draw in draws])
+    low, high = _percentiles(resampled, level)
+    return Interval(estimate, low, high, num)
+
+
+def _percentiles(resampled: NDArray[np.float64], level: float) -> tuple[float, float]:
+    tail = 50.0 * (1.0 - level)
+    low, high = np.nanpercentile(resampled, [tail, 100.0 - tail])
+    return float(low), float(high)
+
+
+def _comparisons(patients: NDArray[np.float64], controls: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[patients, controls]: 1 where the patient scores higher, 0.5 where equal."""
+    difference = patients[:, None] - controls[None, :]
+    return np.asarray((difference > 0) + 0.5 * (difference == 0), dtype=np.float64)
+
+
+def _two_groups(patients: ArrayLike, controls: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    groups = [np.asarray(group, dtype=np.float64).ravel() for group in (patients, controls)]
+    return groups[0][np.isfinite(groups[0])], groups[1][np.isfinite(groups[1])]
+
+
+def bootstrap_auroc(
+    patients: ArrayLike, controls: ArrayLike, num_resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """AUROC of patients against controls, percentile interval from resampling each group within itself."""
+    ill, well = _two_groups(patients, controls)
+    num = ill.size + well.size
+    if not ill.size or not well.size:
+        return Interval(math.nan, math.nan, math.nan, num)
+    wins = _comparisons(ill, well)
+    generator = np.random.default_rng(seed)
+    weights_ill = generator.multinomial(ill.size, np.full(ill.size, 1 / ill.size), size=num_resamples) / ill.size
+    weights_well = generator.multinomial(well.size, np.full(well.size, 1 / well.size), size=num_resamples) / well.size
+    resampled = np.sum((weights_ill @ wins) * weights_well, axis=1)
+    low, high = _percentiles(resampled, level)
+    return Interval(float(wins.mean()), low, high, num)
+
+
+def delong_interval(patients: ArrayLike, controls: ArrayLike, level: float = 0.95) -> Interval:
+    """AUROC of patients against controls with DeLong's interval (DeLong et al. 1988), clipped to [0, 1].
+
+    Where the groups separate completely, DeLong's variance is zero and says nothing; the score interval of Newcombe
+    2006 (method 5, with Hanley and McNeil's variance) is given instead.
+    """
+    ill, well = _two_groups(patients, controls)
+    num = ill.size + well.size
+    if ill.size < 2 or well.size < 2:
+        return Interval(auroc(np.append(ill, well), np.arange(num) < ill.size), math.nan, math.nan, num)
+    wins = _comparisons(ill, well)
+    area = float(wins.mean())
+    variance = wins.mean(axis=1).var(ddof=1) / ill.size + wins.mean(axis=0).var(ddof=1) / well.size
+    if variance < 1e-12:
+        return Interval(area, *_newcombe(area, ill.size, well.size, level), num)
+    half = _quantile(level) * math.sqrt(variance)
+    return Interval(area, max(0.0, area - half), min(1.0, area + half), num)
+
+
+def _quantile(level: float) -> float:
+    return float(ndtri(0.5 + level / 2.0))
+
+
+def _newcombe(area: float, num_patients: int, num_controls: int, level: float) -> tuple[float, float]:
+    """Solve |area - theta| = z sd(theta), Hanley and McNeil 1982 with the mean of the two exponents (Newcombe 2006)."""
+    mean_num = (num_patients + num_controls) / 2.0
+
+    def excess(theta: float) -> float:
+        bracket = 1.0 + (mean_num - 1.0) * ((1.0 - theta) / (2.0 - theta) + theta / (1.0 + theta))
+        variance = theta * (1.0 - theta) * bracket / (num_patients * num_controls)
+        return abs(area - theta) - _quantile(level) * math.sqrt(variance)
+
+    tiny = 1e-9
+    low = float(brentq(excess, tiny, area - tiny)) if area > 2 * tiny else 0.0
+    high = float(brentq(excess, area + tiny, 1.0 - tiny)) if area < 1.0 - 2 * tiny else 1.0
+    return low, high
+
+
+def wilson_interval(num_successes: int, num_trials: int, level: float = 0.95) -> Interval:
+    """A proportion with Wilson's score interval (Wilson 1927); NaN when nothing was tried."""
+    if num_trials == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    share, squared = num_successes / num_trials, _quantile(level) ** 2
+    centre = (share + squared / (2 * num_trials)) / (1 + squared / num_trials)
+    spread = math.sqrt(share * (1 - share) / num_trials + squared / (4 * num_trials**2))
+    half = _quantile(level) * spread / (1 + squared / num_trials)
+    low = 0.0 if num_successes == 0 else centre - half  # exactly, where rounding leaves 1e-17
+    high = 1.0 if num_successes == num_trials else centre + half
+    return Interval(share, low, high, num_trials)
+
+
+def correlation(
+    x: ArrayLike, y: ArrayLike, method: Literal["pearson", "spearman"] = "pearson", level: float = 0.95
+) -> Interval:
+    """Correlation with Fisher's interval; for Spearman with the variance of Bonett and Wright 2000.
+
+    Pairs with a NaN are left out. NaN where one of the two does not vary, or with fewer than 3 pairs.
+    """
+    first, second = np.asarray(x, dtype=np.float64).ravel(), np.asarray(y, dtype=np.float64).ravel()
+    kept = np.isfinite(first) & np.isfinite(second)
+    first, second, num = first[kept], second[kept], int(kept.sum())
+    if num < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return Interval(math.nan, math.nan, math.nan, num)
+    if method == "spearman":  # rank correlation is Pearson's of the ranks
+        first, second = rankdata(first), rankdata(second)
+    value = min(1.0, max(-1.0, float(np.corrcoef(first, second)[0, 1])))
+    if num < 4 or abs(value) == 1.0:
+        return Interval(value, math.nan, math.nan, num)
+    variance = (1.0 if method == "pearson" else 1.0 + value**2 / 2.0) / (num - 3)
+    half = _quantile(level) * math.sqrt(variance)
+    return Interval(value, math.tanh(math.atanh(value) - half), math.tanh(math.atanh(value) + half), num)

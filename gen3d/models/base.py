@@ -1,0 +1,187 @@
+"""What every model of the family is: volumes in, the healthy expectation of the same volumes out, in stored units."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gen3d.config import Config
+from gen3d.data.plan import GridPlan
+
+Covariates = NDArray[np.float64]
+"""Rows of a fitted design (gen3d.maths.design), [n, p], intercept included."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What is known of the training volumes before a model is fitted, in stored units.
+
+    Mean and standard deviation of each channel over all training volumes inside the mask [C]; the mask [X, Y, Z]; and
+    the mean volume [C, X, Y, Z], or None where a model's own weights will bring it.
+    """
+
+    channel_mean: NDArray[np.float32]
+    channel_std: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    mean_volume: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a model expects: mean [B, C, X, Y, Z] in stored units, zero outside the mask.
+
+    `std` is the spread of the expectation over posterior samples, or None for a model whose expectation is a point
+    or when fewer than two samples were asked for. It is not the spread of the population.
+    """
+
+    mean: Tensor
+    std: Tensor | None
+
+
+@dataclass(frozen=True)
+class VolumeSet:
+    """The volumes a closed-form model is fitted to; reading them twice is allowed, holding them all is not needed.
+
+    `load(rows)` returns [n, C, X, Y, Z] in stored units; `covariates` has one row per volume, or is None.
+    """
+
+    num_volumes: int
+    load: Callable[[NDArray[np.int64]], Tensor]
+    covariates: Covariates | None = None
+
+    def blocks(self, size: int) -> Iterator[NDArray[np.int64]]:
+        """Row numbers in consecutive blocks of at most `size`."""
+        for start in range(0, self.num_volumes, size):
+            yield np.arange(start, min(start + size, self.num_volumes))
+
+
+class Model(nn.Module, ABC):
+    """A fitted or trainable normative model of volumes on one grid.
+
+    Buffers `channel_mean`, `channel_std` [C] and `brain_mask` [X, Y, Z] are saved with the weights, so that stored
+    units go in and come out and no argument can be forgotten.
+    """
+
+    channel_mean: Tensor
+    channel_std: Tensor
+    brain_mask: Tensor
+
+    has_latent = True
+    """Whether `encode` has an answer."""
+
+    uses_covariates = False
+    """Whether `expect` and `encode` need covariates."""
+
+    def __init__(self, statistics: Statistics) -> None:
+        super().__init__()
+        self.register_buffer("channel_mean", torch.as_tensor(statistics.channel_mean, dtype=torch.float32))
+        self.register_buffer("channel_std", torch.as_tensor(statistics.channel_std, dtype=torch.float32))
+        self.register_buffer("brain_mask", torch.as_tensor(statistics.mask, dtype=torch.bool))
+
+    @property
+    def volume_shape(self) -> tuple[int, ...]:
+        """(C, X, Y, Z) of one volume."""
+        return (len(self.channel_mean), *self.brain_mask.shape)
+
+    def normalise(self, volumes: Tensor) -> Tensor:
+        """Stored units -> zero mean and unit variance inside the mask, zero outside. [B, C, X, Y, Z]."""
+        mean, std = (value.view(-1, 1, 1, 1) for value in (self.channel_mean, self.channel_std))
+        return (volumes - mean) / std * self.brain_mask
+
+    def denormalise(self, volumes: Tensor) -> Tensor:
+        """The inverse of `normalise` inside the mask, zero outside."""
+        mean, std = (value.view(-1, 1, 1, 1) for value in (self.channel_mean, self.channel_std))
+        return (volumes * std + mean) * self.brain_mask
+
+    @torch.no_grad()
+    def expect(
+        self,
+        volumes: Tensor,
+        covariates: Tensor | None = None,
+        samples: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> Expectation:
+        """The healthy expectation of volumes.
+
+        Args:
+            volumes: [B, C, X, Y, Z] in stored units.
+            covariates: [B, p] rows of the fitted design; models without `uses_covariates` ignore them.
+            samples: draws from the posterior to average over; 0 decodes the posterior mean.
+            generator: a CPU generator for those draws.
+        """
+        rows = self._checked(volumes, covariates)
+        was_training = self.training
+        self.eval()
+        try:
+            expectation = self._expect(volumes, rows, samples, generator)
+        finally:
+            self.train(was_training)
+        assert expectation.mean.shape == volumes.shape, (expectation.mean.shape, volumes.shape)
+        return expectation
+
+    @torch.no_grad()
+    def encode(self, volumes: Tensor, covariates: Tensor | None = None) -> Tensor:
+        """The latent mean [B, ...] of volumes [B, C, X, Y, Z] in stored units."""
+        assert self.has_latent, f"{type(self).__name__} has no latent space"
+        rows = self._checked(volumes, covariates)
+        was_training = self.training
+        self.eval()
+        try:
+            return self._encode(volumes, rows)
+        finally:
+            self.train(was_training)
+
+    @abstractmethod
+    def _expect(
+        self, volumes: Tensor, covariates: Tensor | None, samples: int, generator: torch.Generator | None
+    ) -> Expectation:
+        """`expect` after its checks."""
+
+    def _encode(self, volumes: Tensor, covariates: Tensor | None) -> Tensor:
+        raise AssertionError(f"{type(self).__name__} has no latent space")
+
+    def _checked(self, volumes: Tensor, covariates: Tensor | None) -> Tensor | None:
+        """The covariates the model uses: those given, or None for a model that has no use for them."""
+        assert tuple(volumes.shape[1:]) == self.volume_shape, (tuple(volumes.shape), self.volume_shape)
+        assert covariates is not None or not self.uses_covariates, f"{type(self).__name__} needs covariates"
+        return covariates if self.uses_covariates else None
+
+
+class ClosedFormModel(Model):
+    """A model whose weights are computed, not trained."""
+
+    @abstractmethod
+    def fit(self, volumes: VolumeSet) -> None:
+        """Compute the weights from the training volumes."""
+
+
+class BaseModelConfig(Config):
+    """What every model's settings offer to the verbs."""
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether the model is fitted in one pass instead of trained in steps."""
+        return False
+
+    @property
+    def uses_covariates(self) -> bool:
+        """Whether the model needs age, sex and site of every person."""
+        return False
+
+    def check(self, plan: GridPlan, num_volumes: int) -> None:
+        """Raise a UserError when the model cannot be built for this grid or from so few volumes."""
+
+    def build(self, plan: GridPlan, channels: tuple[str, ...], statistics: Statistics, num_covariates: int) -> Model:
+        """The untrained model."""
+        raise AssertionError(f"{type(self).__name__} defines no build()")
+
+    def task(self, model: Any, num_steps: int) -> Any:
+        """What is optimised when the model is trained in steps: a gen3d.models.task.Task."""
+        raise AssertionError(f"{type(self).__name__} is fitted, not trained")

@@ -1,0 +1,61 @@
+"""A task says what is optimised: its players, and the losses of each on a batch. It never says where."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Losses = dict[str, Tensor]
+"""Named scalar float32 terms; `loss` is the one to minimise."""
+
+
+@dataclass
+class Batch:
+    """Some of the volumes of one weight update.
+
+    `seeds` holds one number per volume, a function of the run's seed, the step and the volume's place in the global
+    batch only, so that the noise a volume meets does not depend on how the batch is split over processes.
+    `shared` lets one player leave tensors for the next, within this batch.
+    """
+
+    volumes: Tensor
+    subjects: tuple[str, ...]
+    step: int
+    seeds: tuple[int, ...]
+    shared: dict[str, Tensor] = field(default_factory=dict)
+
+    def noise(self, shape: Sequence[int], stream: int) -> Tensor:
+        """Standard normal noise [B, *shape], drawn on the CPU volume by volume; `stream` separates uses."""
+        draws = []
+        for seed in self.seeds:
+            state = np.random.SeedSequence([seed, stream]).generate_state(2, np.uint32)
+            generator = torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
+            draws.append(torch.randn(tuple(shape), generator=generator))
+        return torch.stack(draws).to(self.volumes.device)
+
+
+class Task(nn.Module, ABC):
+    """An optimisation problem with one or more players, each with its own weights and its own loss."""
+
+    players: tuple[str, ...] = ("model",)
+
+    def playing(self, step: int) -> tuple[str, ...]:
+        """The players that move at this step, in order."""
+        return self.players
+
+    def repeated_blocks(self) -> list[nn.Module]:
+        """The blocks worth compiling, if any."""
+        return []
+
+    @abstractmethod
+    def weights(self, player: str) -> nn.Module:
+        """The module a player's update changes."""
+
+    @abstractmethod
+    def forward(self, batch: Batch, player: str) -> Losses:
+        """The player's losses on a batch, in float32."""

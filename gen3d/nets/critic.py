@@ -1,0 +1,20 @@
+"""The patch critic of adversarial training."""
+
+from __future__ import annotations
+
+from monai.networks.nets import PatchDiscriminator
+from torch import nn
+
+
+def patch_critic(num_channels: int, width: int, num_layers: int) -> nn.Module:
+    """MONAI's 3D patch discriminator (Wang et al. 2018) with instance normalisation.
+
+    Batch normalisation, MONAI's default, ties the score of a volume to the others in its batch and has running
+    statistics that differ between processes; at one to four volumes per batch it is unstable.
+
+    Returns:
+        A module [B, C, X, Y, Z] -> list of feature maps, the last being the patch scores.
+    """
+    return PatchDiscriminator(
+        spatial_dims=3, channels=width, in_channels=num_channels, num_layers_d=num_layers, norm="INSTANCE"
+    )

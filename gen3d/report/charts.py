@@ -1,0 +1,219 @@
+"""Charts of numbers: ages, losses, scores, calibration, severity. Each returns the figure as PNG and as SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from gen3d.maths.stats import Interval
+from gen3d.report import style
+
+Floats = NDArray[np.float64]
+Chart = tuple[bytes, bytes]
+
+
+def _finished(figure: Canvas) -> Chart:
+    return style.png_bytes(figure), style.svg_bytes(figure)
+
+
+def ages(by_group: Mapping[str, Floats], colours: Mapping[str, str], bin_years: float = 5.0) -> Chart:
+    """One row of bars per group on a common age axis."""
+    finite = {group: values[np.isfinite(values)] for group, values in by_group.items()}
+    everyone = np.concatenate([values for values in finite.values() if len(values)])
+    low = bin_years * math.floor(everyone.min() / bin_years)
+    high = bin_years * (math.floor(everyone.max() / bin_years) + 1)
+    edges = np.arange(low, high + bin_years / 2, bin_years)
+    tallest = max((np.histogram(values, edges)[0].max() for values in finite.values()), default=1)
+    with style.canvas(0.55 + 0.5 * len(finite), 6.2) as figure:
+        rows = figure.subplots(len(finite), 1, sharex=True, squeeze=False)[:, 0]
+        figure.subplots_adjust(left=0.2, right=0.98, top=0.97, bottom=0.42 / (0.55 + 0.5 * len(finite)), hspace=0.25)
+        for axes, (group, values) in zip(rows, finite.items(), strict=True):
+            axes.hist(values, edges, color=colours[group], edgecolor="white", linewidth=0.8)
+            axes.set_ylim(0, tallest * 1.05)
+            axes.set_yticks([])
+            axes.spines["left"].set_visible(False)
+            axes.text(-0.02, 0.15, f"{group}  n = {len(values)}", transform=axes.transAxes, ha="right", va="bottom")
+            axes.tick_params(axis="x", length=0)
+        rows[-1].tick_params(axis="x", length=3)
+        rows[-1].set_xlabel("Age (years)")
+        return _finished(figure)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line: x [n], y [n], a name, a colour; the other members of a family are drawn thin."""
+
+    x: Floats
+    y: Floats
+    name: str
+    colour: str
+    thin: bool = False
+    dashed: bool = False
+
+
+def curves(panels: Mapping[str, Sequence[Curve]], x_label: str, logarithmic: Sequence[str] = ()) -> Chart:
+    """Small panels of lines side by side, at most four in a row; the panels named in `logarithmic` have a log axis."""
+    columns = min(4, max(1, len(panels)))
+    rows = math.ceil(len(panels) / columns)
+    with style.canvas(0.35 + 1.75 * rows) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False)
+        figure.subplots_adjust(left=0.06, right=0.99, top=1 - 0.24 / (0.35 + 1.75 * rows), hspace=0.5, wspace=0.3)
+        figure.subplots_adjust(bottom=0.42 / (0.35 + 1.75 * rows))
+        for axes in grid.ravel()[len(panels) :]:
+            axes.set_visible(False)
+        for axes, (title, lines) in zip(grid.ravel(), panels.items(), strict=False):
+            for line in lines:
+                width, alpha = (0.7, 0.55) if line.thin else (1.4, 1.0)
+                shape = (0, (4, 2)) if line.dashed else "-"
+                axes.plot(line.x, line.y, color=line.colour, linewidth=width, alpha=alpha, linestyle=shape)
+            if title in logarithmic:
+                axes.set_yscale("log")
+            axes.set_title(title)
+            axes.set_xlabel(x_label)
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            style.light_grid(axes)
+        return _finished(figure)
+
+
+@dataclass(frozen=True)
+class Dots:
+    """One panel of scores: values [n] by group, in the order of the axis."""
+
+    title: str
+    by_group: Mapping[str, Floats]
+    reference: str
+
+
+def strips(panels: Sequence[Dots], colours: Mapping[str, str], y_label: str, seed: int) -> Chart:
+    """Every person's score as a dot, with the group's median and quartiles; the band spans 95 % of the reference group."""
+    columns = 2 if len(panels) == 4 else min(3, max(1, len(panels)))
+    rows = math.ceil(len(panels) / columns)
+    generator = np.random.default_rng(seed)
+    height = 0.2 + 2.35 * rows
+    with style.canvas(height) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False)
+        figure.subplots_adjust(
+            left=0.055, right=0.99, top=1 - 0.25 / height, bottom=0.45 / height, hspace=0.42, wspace=0.2
+        )
+        for axes in grid.ravel()[len(panels) :]:
+            axes.set_visible(False)
+        for axes, panel in zip(grid.ravel(), panels, strict=False):
+            _strip_panel(axes, panel, colours, generator)
+        for axes in grid[:, 0]:
+            axes.set_ylabel(y_label)
+        return _finished(figure)
+
+
+def _strip_panel(axes: Axes, panel: Dots, colours: Mapping[str, str], generator: np.random.Generator) -> None:
+    reference = panel.by_group.get(panel.reference, np.empty(0))
+    reference = reference[np.isfinite(reference)]
+    if len(reference) >= 5:
+        low, high = np.percentile(reference, [2.5, 97.5])
+        axes.axhspan(low, high, color=style.FAINT, alpha=0.45, linewidth=0)
+    for position, (group, values) in enumerate(panel.by_group.items()):
+        values = values[np.isfinite(values)]
+        spread = generator.uniform(-0.17, 0.17, len(values))
+        axes.plot(position + spread, values, "o", markersize=3.6, color=colours[group], alpha=0.75, markeredgewidth=0)
+        if len(values) >= 3:
+            low, middle, high = np.percentile(values, [25, 50, 75])
+            axes.plot([position + 0.3] * 2, [low, high], color=colours[group], linewidth=1.6, solid_capstyle="butt")
+            axes.plot([position + 0.23, position + 0.37], [middle] * 2, color=style.INK, linewidth=1.6)
+    counts = [int(np.isfinite(values).sum()) for values in panel.by_group.values()]
+    labels = [f"{group}\nn = {n}" for group, n in zip(panel.by_group, counts, strict=True)]
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_xlim(-0.5, len(labels) - 0.4)
+    axes.tick_params(axis="x", length=0)
+    axes.set_title(panel.title)
+    style.light_grid(axes)
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """One panel of a quantile plot: theoretical [q], one row of observed quantiles per person [n, q]."""
+
+    title: str
+    theoretical: Floats
+    observed: Floats
+
+
+def quantile_plots(panels: Sequence[Quantiles], colour: str, columns: int = 3) -> Chart:
+    """Observed quantiles of z against those of a standard normal; each thin line is one person, the thick one their mean."""
+    columns = min(columns, max(1, len(panels)))
+    rows = math.ceil(len(panels) / columns)
+    height, width = 0.3 + 2.3 * rows, 3.0 * columns
+    with style.canvas(height, width) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False)
+        figure.subplots_adjust(left=0.5 / width, right=1 - 0.1 / width, hspace=0.5, wspace=0.25)
+        figure.subplots_adjust(top=1 - 0.25 / height, bottom=0.45 / height)
+        for axes in grid.ravel()[len(panels) :]:
+            axes.set_visible(False)
+        for axes, panel in zip(grid.ravel(), panels, strict=False):
+            reach = float(np.abs(panel.theoretical).max())
+            axes.plot([-reach, reach], [-reach, reach], color=style.INK, linewidth=0.8, linestyle=(0, (3, 2)))
+            axes.plot(panel.theoretical, panel.observed.T, color=colour, linewidth=0.6, alpha=0.35)
+            axes.plot(panel.theoretical, panel.observed.mean(axis=0), color=colour, linewidth=2.0)
+            axes.set(xlim=(-reach, reach), ylim=(-1.6 * reach, 1.6 * reach), title=panel.title)
+            axes.set_xlabel("Expected z")
+            axes.set_xticks([-2, 0, 2])
+            axes.set_yticks([-4, -2, 0, 2, 4])
+            style.light_grid(axes)
+        for axes in grid[:, 0]:
+            axes.set_ylabel("Observed z")
+        return _finished(figure)
+
+
+@dataclass(frozen=True)
+class Severity:
+    """One line of a severity chart: severity [k] and a value with interval at each."""
+
+    name: str
+    colour: str
+    severity: Sequence[float]
+    values: Sequence[Interval]
+
+
+def severity_lines(panels: Mapping[str, Sequence[Severity]], x_label: str, y_label: str, chance: float | None) -> Chart:
+    """Values against severity with their intervals, one panel per condition, one line per model or channel."""
+    columns = min(3, max(1, len(panels)))
+    rows = math.ceil(len(panels) / columns)
+    height = 0.75 + 2.2 * rows
+    with style.canvas(height) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False)
+        figure.subplots_adjust(
+            left=0.06, right=0.99, top=1 - 0.25 / height, bottom=0.85 / height, hspace=0.5, wspace=0.2
+        )
+        for axes in grid.ravel()[len(panels) :]:
+            axes.set_visible(False)
+        names: dict[str, str] = {}
+        for axes, (title, lines) in zip(grid.ravel(), panels.items(), strict=False):
+            _severity_panel(axes, lines, chance)
+            axes.set_title(title)
+            axes.set_xlabel(x_label)
+            names |= {line.name: line.colour for line in lines}
+        for axes in grid[:, 0]:
+            axes.set_ylabel(y_label)
+        handles = [axes.plot([], [], color=colour, marker="o", markersize=4)[0] for colour in names.values()]
+        figure.legend(handles, list(names), loc="lower center", ncols=min(5, len(names)), bbox_to_anchor=(0.5, 0.0))
+        return _finished(figure)
+
+
+def _severity_panel(axes: Axes, lines: Sequence[Severity], chance: float | None) -> None:
+    if chance is not None:
+        axes.axhline(chance, color=style.INK, linewidth=0.8, linestyle=(0, (3, 2)))
+    xs = sorted({x for line in lines for x in line.severity})
+    step = min(np.diff(xs), default=1.0) * 0.04
+    for index, line in enumerate(lines):
+        shifted = np.asarray(line.severity, dtype=np.float64) + (index - (len(lines) - 1) / 2) * step
+        middle = np.array([interval.value for interval in line.values])
+        low = np.array([interval.low for interval in line.values])
+        high = np.array([interval.high for interval in line.values])
+        axes.vlines(shifted, low, high, color=line.colour, linewidth=1.0)
+        axes.plot(shifted, middle, "-o", color=line.colour, markersize=4)
+    style.light_grid(axes)

@@ -1,0 +1,247 @@
+"""Finished folders of one verb each, opened for reading: runs, maps, latents, reconstructions, evaluations."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.typing import NDArray
+
+from gen3d.artefact import Artefact
+from gen3d.data.manifest import is_control
+from gen3d.data.volume import read_map
+from gen3d.errors import UserError
+
+CHANNEL_ORDER = ("deformation", "residual", "structural")
+TEXT = {
+    "key": str,
+    "subject": str,
+    "session": str,
+    "site": str,
+    "diagnosis": str,
+    "role": str,
+    "sex": str,
+    "flags": str,
+}
+Row = dict[str, Any]
+
+
+def records(frame: pd.DataFrame) -> list[Row]:
+    """The rows of a table as dictionaries."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A tab-separated table with text ids; an empty cell of a text column is ""."""
+    if not path.is_file():
+        raise UserError(f"{path}: missing; run the verb that wrote this folder again.")
+    try:
+        frame = pd.read_csv(path, sep="\t", dtype=TEXT, na_values=["n/a", ""], keep_default_na=False)
+    except (ValueError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: damaged ({reason}); run the verb that wrote this folder again.") from None
+    for column in TEXT:
+        if column in frame.columns:
+            frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
+    return frame
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A JSON object, or {} where the file is absent."""
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(f"{path}: damaged (not JSON); run the verb that wrote this folder again.") from None
+    return record if isinstance(record, dict) else {"rows": record}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model: its settings, log and the record of whom it saw."""
+
+    artefact: Artefact
+    name: str
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        path = self.artefact.folder / "config.yaml"
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else self.artefact.config
+        return tree if isinstance(tree, dict) else {}
+
+    @cached_property
+    def log(self) -> pd.DataFrame:
+        """One row per logged step; a last line cut short by an interruption is left out."""
+        path = self.artefact.folder / "log.jsonl"
+        rows = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number per person: its channel, what it is made of (regions, voxels or distance), and where it stands."""
+
+    channel: str
+    kind: str
+    column: str
+    percentile_column: str
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Anomaly maps of one model."""
+
+    artefact: Artefact
+    name: str
+
+    @cached_property
+    def subjects(self) -> pd.DataFrame:
+        return read_table(self.artefact.folder / "subjects.tsv")
+
+    @cached_property
+    def regions(self) -> pd.DataFrame:
+        path = self.artefact.folder / "regions.tsv"
+        columns = ["key", "channel", "region", "effect", "effect_percent", "z", "p", "p_conformal", "q"]
+        return read_table(path) if path.is_file() else pd.DataFrame(columns=columns)
+
+    @cached_property
+    def calibration(self) -> dict[str, Any]:
+        return read_record(self.artefact.folder / "calibration.json")
+
+    @cached_property
+    def channels(self) -> tuple[str, ...]:
+        """Channels with a score, local volume first."""
+        found = [column.removeprefix("score_") for column in self.subjects.columns if column.startswith("score_")]
+        rank = {name: index for index, name in enumerate(CHANNEL_ORDER)}
+        return tuple(sorted(found, key=lambda name: rank.get(name, len(rank))))
+
+    @cached_property
+    def scores(self) -> tuple[Score, ...]:
+        """Every score that the table holds: of regions and voxels per channel, and the distance in latent space."""
+        columns = self.subjects.columns
+        wanted = [
+            Score(name, kind, f"{prefix}score_{name}", f"{prefix}percentile_{name}")
+            for name in self.channels
+            for kind, prefix in (("regions", "region_"), ("voxels", ""))
+        ]
+        wanted.append(Score("latent", "distance", "latent_d", "percentile_latent"))
+        return tuple(score for score in wanted if score.column in columns and self.subjects[score.column].notna().any())
+
+    @property
+    def headline_scores(self) -> tuple[Score, ...]:
+        """One score per channel: regions for local volume, voxels for the others, and the latent distance."""
+        found: dict[str, Score] = {}
+        for score in self.scores:
+            preferred = "regions" if score.channel == "deformation" else "voxels"
+            if score.channel not in found or score.kind == preferred:
+                found[score.channel] = score
+        return tuple(found.values())
+
+    @cached_property
+    def clusters(self) -> pd.DataFrame:
+        path = self.artefact.folder / "clusters.tsv"
+        columns = ["key", "channel", "region", "peak_z", "volume_ml", "x_mm", "y_mm", "z_mm"]
+        return read_table(path) if path.is_file() else pd.DataFrame(columns=columns)
+
+    def row(self, key: str) -> pd.Series:
+        """A person's row of subjects.tsv, named by its key."""
+        row = self.subjects[self.subjects["key"] == key].iloc[0]
+        return row.rename(key)
+
+    def path(self, key: str, channel: str, kind: str = "zmap") -> Path:
+        return self.artefact.folder / "maps" / f"{key}_desc-{channel}_{kind}.nii.gz"
+
+    def z(self, key: str, channel: str) -> NDArray[np.float32] | None:
+        """z map [X, Y, Z], or None where the person has none."""
+        path = self.path(key, channel)
+        return read_map(path) if path.is_file() else None
+
+    def significant(self, key: str, channel: str) -> NDArray[np.bool_] | None:
+        """Voxels that survive FDR [X, Y, Z], or None."""
+        path = self.path(key, channel, "significant")
+        return read_map(path) != 0 if path.is_file() else None
+
+    @cached_property
+    def controls(self) -> pd.Series:
+        return is_control(self.subjects)
+
+    @cached_property
+    def reference(self) -> pd.DataFrame:
+        """Controls that neither model nor calibration saw (role test)."""
+        frame = self.subjects
+        return frame[(frame["role"] == "test") & self.controls]
+
+    @property
+    def evaluated(self) -> pd.DataFrame:
+        """Everyone who is not a control used for training, calibration or test."""
+        return self.subjects[self.subjects["role"] == "evaluation"]
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latent vectors [n, d] with one table row each."""
+
+    artefact: Artefact
+    name: str
+
+    @cached_property
+    def values(self) -> NDArray[np.float32]:
+        path = self.artefact.folder / "latents.npy"
+        try:
+            values: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError):
+            raise UserError(f"{path}: missing or damaged; run `gen3d encode` again.") from None
+        return values.reshape(len(values), -1)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        return read_table(self.artefact.folder / "latents.tsv")
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """What a model expects of every scan."""
+
+    artefact: Artefact
+    name: str
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        path = self.artefact.folder / "metrics.tsv"
+        return read_table(path) if path.is_file() else pd.DataFrame(columns=["key", "role"])
+
+    def volume(self, key: str, channel: str) -> NDArray[np.float32] | None:
+        """The expectation [X, Y, Z], or None where the person has none."""
+        for suffix in (".nii", ".nii.gz"):
+            path = self.artefact.folder / "volumes" / f"{key}_{channel}{suffix}"
+            if path.is_file():
+                return read_map(path)
+        return None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Maps measured against planted truth: metrics.json and the tables beside it."""
+
+    artefact: Artefact
+    name: str
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        return read_record(self.artefact.folder / "metrics.json")
+
+    @cached_property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        return {path.stem: read_table(path) for path in sorted(self.artefact.folder.glob("*.tsv"))}

@@ -1,0 +1,194 @@
+"""Who is in the cohort, and who was left out and why."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from gen3d.report import charts, wording
+from gen3d.report.blocks import Details, Figure, Heading, Section, Table, Text
+from gen3d.report.context import Context
+from gen3d.report.folders import read_table
+
+MAX_PICTURES = 8
+PICTURE_WIDTH = 640
+
+
+def section(context: Context) -> Section | None:
+    """Tables by role, diagnosis and site, ages, and the flow of exclusions with their pictures."""
+    if context.sources.prepared is None:
+        return None
+    frame = context.sources.cohort
+    used = frame[frame["role"] != "excluded"]
+    overview = _table(used, ["role", "diagnosis"])
+    by_site = _table(used, ["role", "diagnosis", "site"])
+    verdicts = _verdicts(context)
+    blocks: list[Any] = [Text(_sentence(frame, used), "lead")]
+    blocks.append(
+        _as_block(
+            overview,
+            "People by role and diagnosis. Train, calibration and test hold controls only; a person has one role.",
+        )
+    )
+    blocks += _ages(context, used)
+    blocks.append(Details("The same by site", [_as_block(by_site, "People by role, diagnosis and site.")]))
+    flow, numbers = _exclusions(frame, verdicts)
+    numbers |= {"by_role_and_diagnosis": overview, "by_site": by_site}
+    return Section("cohort", "Cohort", [*blocks, *flow], numbers)
+
+
+def _sentence(frame: pd.DataFrame, used: pd.DataFrame) -> str:
+    scans, persons = len(used), used["subject"].nunique()
+    sites = used["site"].nunique()
+    text = f"{wording.people(persons)} with {wording.count(scans, 'scan')} from {wording.count(sites, 'site')}"
+    ages = used["age_years"].dropna()
+    if len(ages):
+        text += f", aged {ages.min():.0f} to {ages.max():.0f} years"
+    left_out = len(frame) - scans
+    return f"{text}. {wording.capital(wording.count(left_out, 'scan'))} left out at quality control."
+
+
+def _table(frame: pd.DataFrame, by: list[str]) -> list[dict[str, Any]]:
+    order = {role: index for index, role in enumerate(wording.ROLES)}
+    rows = []
+    for values, part in frame.groupby(by, sort=False):
+        ages = part["age_years"].dropna()
+        rows.append(
+            dict(zip(by, (str(value) for value in values), strict=True))
+            | {
+                "num_people": int(part["subject"].nunique()),
+                "num_scans": len(part),
+                "age_mean": float(ages.mean()) if len(ages) else None,
+                "age_sd": float(ages.std()) if len(ages) > 1 else None,
+                "age_min": float(ages.min()) if len(ages) else None,
+                "age_max": float(ages.max()) if len(ages) else None,
+                "num_women": int((part.drop_duplicates("subject")["sex"] == "F").sum()),
+                "num_men": int((part.drop_duplicates("subject")["sex"] == "M").sum()),
+            }
+        )
+    return sorted(rows, key=lambda row: (order.get(row["role"], 9), *[row[name] for name in by[1:]]))
+
+
+def _as_block(rows: list[dict[str, Any]], caption: str) -> Table:
+    with_site = bool(rows) and "site" in rows[0]
+    header = [
+        "Role",
+        "Diagnosis",
+        *(["Site"] if with_site else []),
+        "People",
+        "Scans",
+        "Age, mean (SD)",
+        "Age range",
+        "Women / men",
+    ]
+    cells = []
+    for row in rows:
+        age = wording.number(row["age_mean"], 1)
+        age += f" ({wording.number(row['age_sd'], 1)})" if row["age_sd"] is not None else ""
+        span = f"{row['age_min']:.0f} to {row['age_max']:.0f}" if row["age_min"] is not None else wording.NONE
+        cells.append(
+            [
+                wording.ROLES.get(row["role"], row["role"]),
+                wording.group(row["diagnosis"]),
+                *([row["site"]] if with_site else []),
+                str(row["num_people"]),
+                str(row["num_scans"]),
+                age,
+                span,
+                f"{row['num_women']} / {row['num_men']}",
+            ]
+        )
+    return Table(caption, header, cells, "lll" + "rrrrr" if with_site else "ll" + "rrrrr")
+
+
+def _ages(context: Context, used: pd.DataFrame) -> list[Any]:
+    groups = {
+        group: used.loc[used["diagnosis"] == group].drop_duplicates("subject")["age_years"].to_numpy(float)
+        for group in context.sources.groups
+    }
+    if not any(np.isfinite(values).any() for values in groups.values()):
+        return []
+    png, svg = charts.ages(groups, context.colours)
+    caption = (
+        "Age by diagnosis, in bins of 5 years, all rows to one scale. Controls are grey. A model says nothing "
+        "certain about ages that its controls do not cover."
+    )
+    return [Figure("ages", "Histogram of age for each diagnosis.", caption, png, svg=svg, width_percent=64)]
+
+
+def _verdicts(context: Context) -> pd.DataFrame:
+    prepared = context.sources.prepared
+    frames = []
+    for folder in prepared.folders if prepared else ():
+        path = folder / "verdicts.tsv"
+        if path.is_file():
+            frames.append(read_table(path).assign(folder=str(folder)))
+    return (
+        pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["key", "verdict", "reason", "folder"])
+    )
+
+
+def _exclusions(frame: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[list[Any], dict[str, Any]]:
+    if not len(verdicts):
+        return [], {}
+    counts = {str(name): int(n) for name, n in verdicts["verdict"].value_counts().items()}
+    left_out = verdicts[~verdicts["verdict"].isin(["keep", "warn"])]
+    doubtful = verdicts[verdicts["verdict"] == "warn"]
+    words = {"keep": "kept", "warn": "kept with a warning", "exclude": "excluded"}
+    parts = [f"{n} {words.get(name, name)}" for name, n in sorted(counts.items(), key=lambda item: item[0] != "keep")]
+    text = f"Of {wording.count(len(verdicts), 'input')}, {wording.listed(parts)}."
+    blocks: list[Any] = [Heading("Quality control"), Text(text)]
+    if len(left_out):
+        blocks += [_reasons(left_out, "Scans that were left out, and why."), *_pictures(left_out, "left out")]
+    if len(doubtful):
+        inside = [
+            _reasons(doubtful, "Scans that were kept with a warning."),
+            *_pictures(doubtful, "kept with a warning"),
+        ]
+        blocks.append(Details(f"{wording.capital(wording.count(len(doubtful), 'scan'))} kept with a warning", inside))
+    reasons = left_out[["key", "verdict", "reason"]].astype(str).to_dict("records")
+    return blocks, {"verdicts": counts, "left_out": reasons, "num_scans": len(frame)}
+
+
+def _reasons(verdicts: pd.DataFrame, caption: str) -> Table:
+    rows = [[_name(row), str(row["reason"])] for _, row in verdicts.iterrows()]
+    return Table(caption, ["Scan", "Reason"], rows, "ll")
+
+
+def _name(row: pd.Series) -> str:
+    return str(row["key"]) if row.get("key") else Path(str(row.get("source", "unnamed"))).name
+
+
+def _pictures(verdicts: pd.DataFrame, what: str) -> list[Any]:
+    figures = []
+    for _, row in verdicts.head(MAX_PICTURES).iterrows():
+        path = Path(str(row["folder"])) / "figures" / f"{row['key']}.png"
+        if row["key"] and path.is_file():
+            caption = f"{row['key']}, {what}: {row['reason']}"
+            figures.append(
+                Figure(
+                    f"qc_{row['key']}",
+                    f"Quality control picture of {row['key']}.",
+                    caption,
+                    thumbnail(path),
+                    width_percent=48,
+                )
+            )
+    return figures
+
+
+def thumbnail(path: Path) -> bytes:
+    """A PNG at most 640 pixels wide."""
+    picture: Image.Image = Image.open(path)
+    picture = picture.convert("RGB")
+    if picture.width > PICTURE_WIDTH:
+        height = round(picture.height * PICTURE_WIDTH / picture.width)
+        picture = picture.resize((PICTURE_WIDTH, height), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

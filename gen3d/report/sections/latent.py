@@ -1,0 +1,121 @@
+"""Where people lie in the model's latent space, in two dimensions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gen3d.downstream.embedding import principal_components, umap_coordinates
+from gen3d.report import scatter, style, wording
+from gen3d.report.blocks import Figure, Heading, Section, Text
+from gen3d.report.context import Context
+from gen3d.report.folders import Latents
+
+
+def section(context: Context) -> Section | None:
+    """PCA and UMAP of every latents folder, coloured by diagnosis, age and site."""
+    usable = [latents for latents in context.sources.latents if len(latents.table) >= 3]
+    if not usable:
+        return None
+    blocks: list[Any] = [
+        Text(
+            "The latent vector is the model's short description of a brain. People who lie close together look alike "
+            "to the model. Principal "
+            "components keep distances; UMAP keeps neighbourhoods, so that the distance between two far points in it "
+            "means nothing."
+        )
+    ]
+    numbers: dict[str, Any] = {}
+    for latents in usable:
+        figure, found = _figure(context, latents)
+        if len(usable) > 1:
+            blocks.append(Heading(latents.name))
+        blocks.append(figure)
+        numbers[latents.name] = found
+    return Section("latent", "Latent space", blocks, numbers)
+
+
+def _figure(context: Context, latents: Latents) -> tuple[Figure, dict[str, Any]]:
+    table, values = latents.table, latents.values
+    components = principal_components(values)
+    neighbours = umap_coordinates(values, context.seed)
+    keys = [str(key) for key in table["key"]]
+    titles = [_hover(row) for _, row in table.iterrows()]
+    planes = [("Principal components", scatter.Points(components.coordinates, keys, titles))]
+    if neighbours is not None:
+        planes.append(("UMAP", scatter.Points(neighbours, keys, titles)))
+    colourings = _colourings(context, table)
+    panels = [
+        [
+            scatter.panel(points, each, f"{name} of the latents, coloured by {each.title.lower()}")
+            for each in _titled(name, colourings)
+        ]
+        for name, points in planes
+    ]
+    shares = components.share_of_variance
+    caption = (
+        f"Latent vectors of {wording.people(table['subject'].nunique())} ({values.shape[1]} dimensions, "
+        f"{latents.name}). The two principal components hold "
+        f"{wording.percent(float(shares[0]))} and {wording.percent(float(shares[1]))} of the variance. "
+        + ("" if neighbours is not None else "There are too few people for a UMAP (12 are needed). ")
+        + "Point at a dot to see who it is."
+    )
+    figure = Figure(
+        f"latent_{latents.artefact.folder.name}",
+        "Scatter of people in latent space.",
+        caption,
+        scatter.as_png(planes, colourings),
+        markup=scatter.rows(panels),
+    )
+    numbers = {
+        "num_scans": len(table),
+        "num_dimensions": int(values.shape[1]),
+        "share_of_variance": [float(share) for share in shares],
+        "principal_components": components.coordinates.round(4).tolist(),
+        "umap": None if neighbours is None else neighbours.round(4).tolist(),
+        "keys": keys,
+    }
+    return figure, numbers
+
+
+def _hover(row: pd.Series) -> str:
+    age = row.get("age_years", np.nan)
+    words = [str(row["key"]), wording.group(str(row.get("diagnosis", "")))]
+    words += [f"{age:.0f} years"] if np.isfinite(age) else []
+    words += [str(row[name]) for name in ("sex", "site") if row.get(name)]
+    return ", ".join(words)
+
+
+def _titled(name: str, colourings: list[scatter.Colouring]) -> list[scatter.Colouring]:
+    return [
+        scatter.Colouring(f"{name}, {each.title.lower()}", each.colours, each.legend, each.scale) for each in colourings
+    ]
+
+
+def _colourings(context: Context, table: pd.DataFrame) -> list[scatter.Colouring]:
+    diagnoses = table["diagnosis"].astype(str)
+    colours = style.group_colours(
+        [*context.sources.groups, *sorted(set(diagnoses) - set(context.sources.groups))], context.sources.controls
+    )
+    present = [group for group in colours if (diagnoses == group).any()]
+    found = [
+        scatter.Colouring(
+            "Diagnosis", [colours[name] for name in diagnoses], [(colours[name], name) for name in present]
+        )
+    ]
+    ages = pd.to_numeric(table.get("age_years", pd.Series(np.nan, index=table.index)), errors="coerce")
+    if ages.notna().sum() > 1 and ages.max() > ages.min():
+        fractions = (ages - ages.min()) / (ages.max() - ages.min())
+        dots = [style.hex_colour(f) if np.isfinite(f) else style.FAINT for f in fractions]
+        found.append(scatter.Colouring("Age", dots, scale=(f"{ages.min():.0f} years", f"{ages.max():.0f} years")))
+    sites = table["site"].astype(str)
+    if sites.nunique() > 1:
+        by_site = style.category_colours(sorted(sites.unique()))
+        found.append(
+            scatter.Colouring(
+                "Site", [by_site[name] for name in sites], [(colour, name) for name, colour in by_site.items()]
+            )
+        )
+    return found

@@ -1,0 +1,241 @@
+"""One card per person: where they stand among controls, their maps, and their regions."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gen3d.report import brain, wording
+from gen3d.report.blocks import Card, Cell, Details, Figure, Section, Table, Text
+from gen3d.report.context import Context
+from gen3d.report.folders import Maps, records
+from gen3d.report.scatter import range_strip
+
+LIMIT, THRESHOLD = 6.0, 2.5
+REGIONS_SHOWN = {"deformation": 6, "residual": 3, "structural": 2}
+WIDTH_INCHES, DOTS_PER_INCH = 4.1, 200
+
+
+def section(context: Context) -> Section | None:
+    """The most deviating person of each diagnosis in turn, then typical held-out controls."""
+    lead = context.lead
+    if lead is None or context.subjects_shown == 0 or not len(lead.subjects):
+        return None
+    chosen = choose(lead, context.subjects_shown)
+    cards, numbers = [], []
+    for key in chosen:
+        card, found = _card(context, lead, key)
+        cards.append(card)
+        numbers.append(found)
+    text = (
+        f"Shown are {wording.people(len(chosen))} of {len(lead.subjects)}: in turn the most deviating of each "
+        "diagnosis, then controls in the middle of "
+        f"the held-out ones. Maps and regions are those of {lead.name}. Everybody's numbers are in regions.tsv and "
+        "subjects.tsv of the maps folder."
+    )
+    reading = (
+        f"Slices go through the strongest finding of each channel. Colour fades out below |z| = {THRESHOLD:g}; a dark "
+        "line surrounds voxels that survive "
+        f"the false discovery rate of 5 %. {brain.CONVENTION} In the tables the grey band is the range of 95 % of "
+        "healthy people; a filled dot marks "
+        "q < 0.05 over the person's regions."
+    )
+    return Section("people", "Individual people", [Text(text), Text(reading, "note"), *cards], {"shown": numbers})
+
+
+def choose(maps: Maps, num_shown: int) -> list[str]:
+    """Keys of the people to show: two thirds the most deviating, diagnosis by diagnosis, one third typical controls.
+
+    A person's deviation is the largest of the scores, each in robust SDs (median, MAD) of the reference controls.
+    """
+    table = maps.subjects.set_index("key")
+    reference = maps.reference if len(maps.reference) else maps.subjects[maps.controls]
+    standard = []
+    for score in maps.headline_scores:
+        well = reference[score.column].dropna()
+        if len(well) >= 2:
+            spread = 1.4826 * float((well - well.median()).abs().median())
+            standard.append((table[score.column] - well.median()) / (spread if spread > 0 else 1.0))
+    if not standard:
+        return [str(key) for key in table.index[:num_shown]]
+    deviation = pd.concat(standard, axis=1).max(axis=1, skipna=True)
+    evaluated = deviation[maps.evaluated["key"]].dropna()
+    by_diagnosis = evaluated.groupby(table.loc[evaluated.index, "diagnosis"])
+    ranked = sorted((part.sort_values(ascending=False) for _, part in by_diagnosis), key=lambda part: -part.iloc[0])
+    in_turn = [
+        str(key) for tier in itertools.zip_longest(*[part.index for part in ranked]) for key in tier if key is not None
+    ]
+    well = deviation[maps.reference["key"]].dropna()
+    typical = [str(key) for key in (well - well.median()).abs().sort_values(kind="stable").index]
+    num_typical = min(len(typical), max(num_shown // 3, num_shown - len(in_turn)))
+    return in_turn[: num_shown - num_typical] + typical[:num_typical]
+
+
+def _card(context: Context, maps: Maps, key: str) -> tuple[Card, dict[str, Any]]:
+    row = maps.row(key)
+    regions = maps.regions[maps.regions["key"] == key]
+    blocks: list[Any] = [Text(_strongest_sentence(regions))]
+    if row.get("flags"):
+        blocks.append(Text(f"Flagged: {row['flags']}.", "warning"))
+    figure = _figure(context, maps, key)
+    if figure is not None:
+        blocks.append(figure)
+    standing = [item for item in _standing(maps, row) if np.isfinite(item["score"])]
+    if standing:
+        blocks.append(_standing_table(standing))
+    shown = _strongest(maps, regions)
+    if shown:
+        blocks.append(_region_table(shown))
+    clusters = maps.clusters[maps.clusters["key"] == key]
+    if len(clusters):
+        blocks.append(Details(f"Clusters ({len(clusters)})", [_cluster_table(clusters)]))
+    numbers = {"key": key, "scores": standing, "regions": shown}
+    return Card(_title(row, key), _subtitle(row), blocks, identifier=f"person-{key}"), numbers
+
+
+def _title(row: pd.Series, key: str) -> str:
+    sessions = str(row.get("session", ""))
+    return (
+        f"{row['subject']}, session {sessions}" if sessions and row.get("subject") else str(row.get("subject") or key)
+    )
+
+
+def _subtitle(row: pd.Series) -> str:
+    age = row.get("age_years", np.nan)
+    words = [f"{age:.0f} years" if np.isfinite(age) else "age unknown"]
+    words.append({"F": "woman", "M": "man"}.get(str(row.get("sex", "")), "sex unknown"))
+    if row.get("site"):
+        words.append(f"site {row['site']}")
+    words += [wording.group(str(row["diagnosis"])), wording.ROLES.get(str(row["role"]), str(row["role"])).lower()]
+    return " \N{MIDDLE DOT} ".join(words)
+
+
+def _standing(maps: Maps, row: pd.Series) -> list[dict[str, Any]]:
+    """Per score: value, percentile among calibration controls, how many of the held-out controls score lower."""
+    found = []
+    for score in maps.headline_scores:
+        value = float(row[score.column])
+        well = maps.reference[maps.reference["key"] != row.name][score.column].dropna()
+        found.append(
+            {
+                "channel": score.channel,
+                "kind": score.kind,
+                "score": value,
+                "percentile": float(row.get(score.percentile_column, np.nan)),
+                "num_controls_lower": int((well < value).sum()),
+                "num_controls": len(well),
+                "voxels_fdr": float(row.get(f"voxels_fdr_{score.channel}", np.nan)),
+            }
+        )
+    return found
+
+
+def _standing_table(standing: list[dict[str, Any]]) -> Table:
+    cells = [
+        [
+            wording.channel(item["channel"]),
+            wording.KINDS.get(item["kind"], item["kind"]),
+            wording.number(item["score"]),
+            wording.number(item["percentile"], 0),
+            f"{item['num_controls_lower']} of {item['num_controls']}" if item["num_controls"] else wording.NONE,
+            f"{item['voxels_fdr']:.0f}" if np.isfinite(item["voxels_fdr"]) else wording.NONE,
+        ]
+        for item in standing
+    ]
+    header = ["Channel", "Score", "Value", "Percentile", "Above held-out", "FDR-positive voxels"]
+    caption = "Scores, their percentile among the calibration controls, and how many held-out controls score lower."
+    return Table(caption, header, cells, "llrrrr")
+
+
+def _strongest_sentence(regions: pd.DataFrame) -> str:
+    """The strongest volume finding, or the strongest of any channel, in words."""
+    known = regions[regions["z"].notna()]
+    if not len(known):
+        return "No z map was made for this person."
+    local = known[known["channel"] == "deformation"]
+    part = local if len(local) else known
+    strongest = part.iloc[int(part["z"].abs().to_numpy().argmax())]
+    z, q = float(strongest["z"]), float(strongest["q"])
+    verdict = "which survives" if q < 0.05 else "which does not survive"
+    figures = f"z {wording.number(z, 1, signed=True)}, {verdict} correction over regions (q {wording.probability(q)})"
+    name = wording.region(str(strongest["region"]))
+    if not len(local):
+        up, down = wording.directions(str(strongest["channel"]))
+        return f"Strongest regional finding: {name}, {up if z > 0 else down}; {figures}."
+    size = wording.number(abs(float(strongest["effect_percent"])), 0)
+    return (
+        f"Strongest volume finding: {name}, {size} % {'larger' if z > 0 else 'smaller'} than expected for age and "
+        f"sex; {figures}."
+    )
+
+
+def _figure(context: Context, maps: Maps, key: str) -> Figure | None:
+    space = context.sources.space
+    anatomy, own = context.sources.anatomy(key)
+    strips = []
+    overlay = None
+    for channel in maps.channels:
+        z = maps.z(key, channel)
+        if z is None or not np.isfinite(z[space.mask]).any():
+            continue
+        significant = maps.significant(key, channel)
+        overlay = brain.Overlay(np.where(space.mask, z, 0.0), LIMIT, THRESHOLD, significant)
+        within = space.mask & significant if significant is not None and significant[space.mask].any() else space.mask
+        cuts = brain.three_planes(brain.peak(z, within, space))
+        strips.append(brain.Strip(wording.channel(channel), [brain.Tile(cut, anatomy, overlay) for cut in cuts]))
+    if overlay is None:
+        return None
+    png = brain.draw(strips, space, (overlay, "z"), WIDTH_INCHES, DOTS_PER_INCH)
+    caption = (
+        f"z over {'the person' + chr(8217) + 's own T1w' if own else 'the template T1w'}, aligned to the template."
+    )
+    return Figure(f"person_{key}", f"Slices of the z maps of {key}, one row per channel.", caption, png)
+
+
+def _strongest(maps: Maps, regions: pd.DataFrame) -> list[dict[str, Any]]:
+    found = []
+    for channel in maps.channels:
+        part = regions[(regions["channel"] == channel) & regions["z"].notna()]
+        order = part["z"].abs().sort_values(ascending=False, kind="stable").index[: REGIONS_SHOWN.get(channel, 3)]
+        found += records(part.loc[order].drop(columns=["key"]))
+    return found
+
+
+def _region_table(rows: list[dict[str, Any]]) -> Table:
+    cells: list[list[Cell]] = []
+    for channel in dict.fromkeys(str(row["channel"]) for row in rows):
+        cells.append([wording.channel(channel)])
+        cells += [
+            [
+                wording.region(str(row["region"])),
+                wording.effect(channel, float(row["effect"]), float(row["effect_percent"])),
+                range_strip(float(row["z"]), bool(row["q"] < 0.05), f"z {row['z']:.1f} on a scale from -6 to 6"),
+                wording.number(float(row["z"]), 1, signed=True),
+                wording.probability(float(row["p_conformal"])),
+                wording.probability(float(row["q"])),
+            ]
+            for row in rows
+            if row["channel"] == channel
+        ]
+    header = ["Region", "Effect", "Normative range", "z", "p", "q"]
+    return Table(
+        "The regions furthest from expectation; p is conformal, q over the person's regions.", header, cells, "lrcrrr"
+    )
+
+
+def _cluster_table(clusters: pd.DataFrame) -> Table:
+    cells = [
+        [
+            wording.channel(str(row["channel"])),
+            wording.region(str(row["region"])),
+            wording.number(float(row["peak_z"]), 1, signed=True),
+            wording.number(float(row["volume_ml"]), 1),
+            ", ".join(wording.number(float(row[f"{axis}_mm"]), 0) for axis in "xyz"),
+        ]
+        for _, row in clusters.iterrows()
+    ]
+    header = ["Channel", "Region at the peak", "Peak z", "Volume (ml)", "Peak x, y, z (mm, MNI152)"]
+    return Table("Clusters of voxels that survive the false discovery rate, largest first.", header, cells, "llrrr")

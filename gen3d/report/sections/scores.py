@@ -1,0 +1,109 @@
+"""One number per person and channel: how groups differ in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gen3d.maths.stats import delong_interval
+from gen3d.report import charts, style, wording
+from gen3d.report.blocks import Details, Figure, Section, Table, Text
+from gen3d.report.context import Context
+from gen3d.report.folders import Maps
+
+HELD_OUT = "Controls"
+FEW = 10
+
+
+def section(context: Context) -> Section | None:
+    """Dots per group and AUC against held-out controls, every model side by side."""
+    if not context.sources.maps:
+        return None
+    rows = [row for maps in context.sources.maps for row in separation(maps)]
+    blocks: list[Any] = [
+        Text(
+            "Each person gets two scores per channel: the largest |z| of any region, which is made for atrophy, and "
+            "the mean of the most "
+            "deviating 5 % of voxels, which is made for lesions. AUC is the probability that a person of the group "
+            "scores higher than a "
+            "held-out control: 0.5 is chance, 1 is complete separation."
+        )
+    ]
+    for maps in context.sources.maps:
+        figure = _figure(context, maps)
+        if figure is not None:
+            blocks += [figure] if maps is context.lead else [Details(f"The same with {maps.name}", [figure])]
+    if rows:
+        blocks.append(_table(rows))
+    return Section("scores", "Scores by group", blocks, {"auc": rows})
+
+
+def separation(maps: Maps, headline_only: bool = False) -> list[dict[str, Any]]:
+    """Per diagnosis and score: n, quartiles, and AUC against held-out controls with DeLong's interval."""
+    rows = []
+    reference, evaluated = maps.reference, maps.evaluated
+    for diagnosis in evaluated["diagnosis"].value_counts().index:
+        part = evaluated[evaluated["diagnosis"] == diagnosis]
+        for score in maps.headline_scores if headline_only else maps.scores:
+            ill = part[score.column].dropna().to_numpy(float)
+            well = reference[score.column].dropna().to_numpy(float)
+            quartiles = np.percentile(ill, [25, 50, 75]) if len(ill) else np.full(3, np.nan)
+            rows.append(
+                {
+                    "model": maps.name,
+                    "channel": score.channel,
+                    "kind": score.kind,
+                    "group": str(diagnosis),
+                    "num_people": len(ill),
+                    "num_controls": len(well),
+                    "quartiles": [float(value) for value in quartiles],
+                    "auc": delong_interval(ill, well),
+                }
+            )
+    return rows
+
+
+def _figure(context: Context, maps: Maps) -> Figure | None:
+    panels = []
+    for score in maps.headline_scores:
+        by_group = {HELD_OUT: maps.reference[score.column].to_numpy(float)} if len(maps.reference) else {}
+        for diagnosis in maps.evaluated["diagnosis"].value_counts().index:
+            part = maps.evaluated[maps.evaluated["diagnosis"] == diagnosis]
+            by_group[str(diagnosis)] = part[score.column].to_numpy(float)
+        if by_group:
+            panels.append(charts.Dots(wording.channel(score.channel), by_group, HELD_OUT))
+    if not panels:
+        return None
+    colours = {HELD_OUT: style.CONTROL_COLOUR} | context.colours
+    png, svg = charts.strips(panels, colours, "Score", context.seed)
+    made_of = wording.listed(
+        [f"{wording.KINDS[score.kind]} for {wording.in_text(score.channel)}" for score in maps.headline_scores]
+    )
+    caption = (
+        f"Scores of {maps.name}: {made_of}. Each dot is a person; the bar spans the middle half of the group, its "
+        "mark is the median. "
+        "Controls are those that neither the model nor its calibration saw; the band spans 95 % of them."
+    )
+    return Figure(f"scores_{maps.artefact.folder.name}", f"Scores by group for {maps.name}.", caption, png, svg=svg)
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    """Groups over scores, models side by side."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    cells: list[list[str]] = []
+    for group in dict.fromkeys(row["group"] for row in rows):
+        mine = {(row["channel"], row["kind"], row["model"]): row for row in rows if row["group"] == group}
+        cells.append([f"{wording.group(group)}, n = {max(row['num_people'] for row in mine.values())}"])
+        for channel, kind in dict.fromkeys((row["channel"], row["kind"]) for row in rows):
+            found = [mine.get((channel, kind, model)) for model in models]
+            areas = [wording.with_interval(row["auc"]) if row else wording.NONE for row in found]
+            cells.append([wording.channel(channel), wording.KINDS.get(kind, kind), *areas])
+    fewest = min(row["num_controls"] for row in rows)
+    words = " With so few controls the intervals are wide and approximate." if fewest < FEW else ""
+    caption = (
+        f"AUC [95 %] against {wording.count(fewest, 'held-out control')} by model. Intervals are DeLong's, or "
+        "Newcombe's where separation is complete; they are "
+        f"not corrected for the number of scores.{words}"
+    )
+    return Table(caption, ["Channel", "Score", *models], cells, "ll" + "r" * len(models))

@@ -1,0 +1,164 @@
+"""What each model learned from, and how its training went."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors import safe_open
+
+from gen3d.data.manifest import subject_hash
+from gen3d.report import charts, wording
+from gen3d.report.blocks import Figure, Section, Table, Text
+from gen3d.report.context import Context
+from gen3d.report.folders import Run, read_record
+
+NOT_LOSSES = ("member", "step", "learning_rate", "volumes_per_s", "memory_gib", "seconds", "volumes", "clipped")
+FIRST_TERMS = ("loss", "reconstruction", "kl")
+TERMS = {
+    "loss": "Loss",
+    "reconstruction": "Reconstruction",
+    "kl": "KL divergence (nats)",
+    "ssim": "1 \N{MINUS SIGN} SSIM",
+}
+BUFFERS = ("channel_mean", "channel_std", "brain_mask")
+
+
+def section(context: Context) -> Section | None:
+    """A table of the models with the people behind each, and loss curves."""
+    if not context.sources.runs:
+        return None
+    rows = [_describe(context, run) for run in context.sources.runs]
+    blocks: list[Any] = [Text(_sentence(context, rows), "lead"), _table(rows)]
+    for run in context.sources.runs:
+        figure = _curves(context, run)
+        if figure is not None:
+            blocks.append(figure)
+    return Section("model", "How the models were trained", blocks, {"models": rows})
+
+
+def _sentence(context: Context, rows: list[dict[str, Any]]) -> str:
+    parts = []
+    for row in rows:
+        text = f"{row['model']} learned from {wording.people(row['num_people'])}"
+        if row["age_min"] is not None:
+            text += f" aged {row['age_min']:.0f} to {row['age_max']:.0f}"
+        if row["num_members"] > 1:
+            text += (
+                f", cross-fitted over {row['num_members']} members: a person's expectation comes only from members "
+                "that never saw that person"
+            )
+        parts.append(text)
+    return "Only healthy controls were used for training. " + ". ".join(parts) + "."
+
+
+def _describe(context: Context, run: Run) -> dict[str, Any]:
+    config = run.config
+    model = config.get("model") or {}
+    optim = config.get("optim") or {}
+    seen = read_record(run.artefact.folder / "subjects.json")
+    hashes = {digest for member in seen.values() if isinstance(member, dict) for digest in member}
+    cohort = context.sources.cohort
+    people = cohort[cohort["subject"].map(lambda name: subject_hash(str(name))).isin(hashes)] if len(cohort) else cohort
+    ages = people["age_years"].dropna() if len(people) else pd.Series(dtype=float)
+    closed_form = str(model.get("kind", "")) in ("pca", "voxelwise")
+    return {
+        "model": run.name,
+        "kind": str(model.get("kind", "")),
+        "detail": _detail(model),
+        "channels": [str(name) for name in config.get("channels", [])],
+        "num_members": max(1, len(seen)),
+        "num_people": len(hashes),
+        "num_known": int(people["subject"].nunique()) if len(people) else 0,
+        "age_min": float(ages.min()) if len(ages) else None,
+        "age_max": float(ages.max()) if len(ages) else None,
+        "sites": sorted({str(site) for site in people["site"]} - {""}) if len(people) else [],
+        "num_weights": _num_weights(run),
+        "num_steps": None if closed_form else optim.get("steps"),
+        "batch_size": None if closed_form else optim.get("batch_size"),
+        "seconds": run.artefact.summary.get("seconds"),
+    }
+
+
+def _detail(model: dict[str, Any]) -> str:
+    if model.get("kind") == "vae":
+        size = model.get("latent_size") if model.get("latent") == "dense" else model.get("latent_channels")
+        unit = "numbers" if model.get("latent") == "dense" else "latent channels"
+        return f"{model.get('latent', '')} latent, {size} {unit}".strip()
+    if model.get("kind") == "pca":
+        size = next((model[name] for name in ("components", "num_components", "latent_size") if name in model), None)
+        return f"{size} components" if size else "principal components"
+    return "age, sex and site per voxel" if model.get("kind") == "voxelwise" else ""
+
+
+def _num_weights(run: Run) -> int | None:
+    """Numbers stored per member, without normalisation buffers; None where no weights are found."""
+    paths = sorted((run.artefact.folder / "members").glob("*/model.safetensors"))
+    if not paths:
+        return None
+    with safe_open(paths[0], framework="numpy") as weights:
+        shapes = [weights.get_slice(name).get_shape() for name in weights.keys() if name not in BUFFERS]  # noqa: SIM118
+    return int(sum(np.prod(shape, dtype=np.int64) for shape in shapes))
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    cells = [
+        [
+            row["model"],
+            row["detail"] or wording.NONE,
+            ", ".join({"t1w": "T1w", "log_jacobian": "log-Jacobian"}.get(name, name) for name in row["channels"]),
+            str(row["num_people"]),
+            f"{row['age_min']:.0f} to {row['age_max']:.0f}" if row["age_min"] is not None else wording.NONE,
+            ", ".join(row["sites"]) or wording.NONE,
+            str(row["num_members"]),
+            f"{row['num_weights']:,}".replace(",", "\N{THIN SPACE}") if row["num_weights"] else wording.NONE,
+            f"{row['num_steps']} of {row['batch_size']}" if row["num_steps"] else "closed form",
+        ]
+        for row in rows
+    ]
+    header = [
+        "Model",
+        "Form",
+        "Channels",
+        "People seen",
+        "Ages",
+        "Sites",
+        "Members",
+        "Weights each",
+        "Steps of volumes",
+    ]
+    return Table("The models, and whom each saw.", header, cells, "lllrrlrrr")
+
+
+def _curves(context: Context, run: Run) -> Figure | None:
+    log = run.log
+    if "step" not in log.columns or "loss" not in log.columns or log["step"].nunique() < 2:
+        return None
+    names = [name for name in log.columns if name not in NOT_LOSSES and pd.api.types.is_numeric_dtype(log[name])]
+    names = sorted(names, key=lambda name: FIRST_TERMS.index(name) if name in FIRST_TERMS else len(FIRST_TERMS))
+    members = log["member"].unique() if "member" in log.columns else [0]
+    panels: dict[str, list[charts.Curve]] = {}
+    colour = context.model_colour(run.name)
+    for name in names[:8]:
+        lines = []
+        for member in members:
+            part = log[log["member"] == member] if "member" in log.columns else log
+            part = part[part[name].notna()]
+            if len(part) > 1:
+                lines.append(
+                    charts.Curve(
+                        part["step"].to_numpy(float), part[name].to_numpy(float), str(member), colour, len(members) > 1
+                    )
+                )
+        if lines:
+            panels[TERMS.get(name, name.replace("_", " "))] = lines
+    png, svg = charts.curves(panels, "Weight updates")
+    each = f"One line per member ({len(members)}). " if len(members) > 1 else ""
+    caption = (
+        f"Training of {run.name}: each term of the loss. {each}The terms are averages between two log entries. The KL "
+        "divergence is the information, "
+        "in nats per brain, that passes through the latent; it rises while its weight is small and settles when the "
+        "weight has reached its value."
+    )
+    return Figure(f"training_{run.artefact.folder.name}", f"Loss curves of {run.name}.", caption, png, svg=svg)

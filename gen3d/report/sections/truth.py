@@ -1,0 +1,307 @@
+"""Maps against planted truth: where, who, how much, and what is found where nothing is."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from gen3d.maths.stats import Interval
+from gen3d.report import charts, wording
+from gen3d.report.blocks import Details, Figure, Heading, Section, Table, Text
+from gen3d.report.context import Context
+from gen3d.report.folders import Evaluation, Row, records
+
+ALL, NULL, HEALTHY = "all", "null", "none"
+REGIONS_SHOWN = 6
+SEVERITY_SCORES = {
+    "largest region deformation": "strongest region, local volume",
+    "burden residual": "most deviating voxels, intensity",
+}
+
+
+def section(context: Context) -> Section | None:
+    """Tables and severity curves of every evaluation folder."""
+    if not context.sources.evaluations:
+        return None
+    blocks: list[Any] = []
+    numbers: dict[str, Any] = {}
+    for evaluation in context.sources.evaluations:
+        if len(context.sources.evaluations) > 1:
+            blocks.append(Heading(evaluation.name))
+        blocks += _of_one(context, evaluation)
+        numbers[evaluation.name] = {"best": best_by_condition(context, evaluation)} | {
+            name: records(table(evaluation, name))
+            for name in ("voxels", "differences", "regions", "detection", "calibration")
+        }
+    return Section("truth", "Against planted truth", blocks, numbers)
+
+
+def _of_one(context: Context, evaluation: Evaluation) -> list[Any]:
+    names = model_names(context, evaluation)
+    conditions = {str(name): int(n) for name, n in (evaluation.metrics.get("conditions") or {}).items()}
+    planted = [f"{name} ({n})" for name, n in conditions.items()]
+    blocks: list[Any] = [
+        Text(
+            "The cohort was simulated, so what differs from a healthy twin is known voxel by voxel. Scans by "
+            f"condition: {wording.listed(planted)}. "
+            "Thresholds come from held-out controls; nothing is tuned on the people measured here."
+        )
+    ]
+    voxels, differences = table(evaluation, "voxels"), table(evaluation, "differences")
+    regions, detection = table(evaluation, "regions"), table(evaluation, "detection")
+    if len(voxels):
+        blocks += [Heading("Where: voxels"), _voxel_table(voxels, names)]
+    if len(differences):
+        blocks.append(Details("Paired differences between models", [_difference_table(differences, names)]))
+    if len(regions):
+        blocks += [Heading("How much: regions"), *_region_tables(regions, names)]
+    if len(detection):
+        blocks += [Heading("Who: people told from controls"), *_detection(context, detection, names)]
+    null = table(evaluation, "calibration")
+    if len(null):
+        blocks += [Heading("Where nothing is planted"), _null_table(null, names)]
+    return blocks
+
+
+def table(evaluation: Evaluation, name: str) -> pd.DataFrame:
+    """One of the evaluation's tables, empty where it has none."""
+    return pd.DataFrame((evaluation.metrics.get("tables") or {}).get(name) or [])
+
+
+def model_names(context: Context, evaluation: Evaluation) -> dict[str, str]:
+    """The evaluation's names of the maps folders -> the names of their models in this report."""
+    by_key = {maps.artefact.key: maps.name for maps in context.sources.maps}
+    described = evaluation.metrics.get("maps") or {}
+    return {str(name): by_key.get(str(record.get("key")), str(name)) for name, record in described.items()}
+
+
+def interval(row: Row, name: str) -> Interval:
+    """The value, interval and number of people of one column of a row."""
+
+    def finite(value: Any) -> float:
+        return float(value) if value is not None and not (isinstance(value, float) and math.isnan(value)) else math.nan
+
+    num = row.get("num")
+    people = int(num) if num is not None and math.isfinite(num) else 0
+    return Interval(finite(row.get(name)), finite(row.get(f"{name}_low")), finite(row.get(f"{name}_high")), people)
+
+
+def best_by_condition(context: Context, evaluation: Evaluation) -> list[Row]:
+    """Per condition the model and channel that did best, and how every other model did in that channel.
+
+    Conditions that change regional volumes are judged by the AUC of the most changed region; the others, such as focal
+    lesions, by voxel AUPRC.
+    """
+    names = model_names(context, evaluation)
+    found = []
+    for condition in (str(name) for name in evaluation.metrics.get("conditions") or {} if name not in (NULL, HEALTHY)):
+        rows, measure, words = _candidates(evaluation, condition)
+        rows = [row for row in rows if math.isfinite(interval(row, measure).value)]
+        if not rows:
+            continue
+        best = max(rows, key=lambda row: interval(row, measure).value)
+        others = [row for row in rows if row["channel"] == best["channel"] and row["maps"] != best["maps"]]
+        found.append(
+            {
+                "condition": condition,
+                "measure": measure,
+                "what": words,
+                "model": names.get(str(best["maps"]), str(best["maps"])),
+                "channel": str(best["channel"]),
+                "value": interval(best, measure),
+                "auroc": interval(best, "auroc") if "auroc" in best else None,
+                "prevalence": best.get("prevalence"),
+                "num_candidates": len(rows),
+                "others": [
+                    {"model": names.get(str(row["maps"]), str(row["maps"])), "value": interval(row, measure)}
+                    for row in others
+                ],
+            }
+        )
+    return found
+
+
+def _candidates(evaluation: Evaluation, condition: str) -> tuple[list[Row], str, str]:
+    """One row per model and channel for a condition, the column they are compared by, and what it is about."""
+    voxels, regions = table(evaluation, "voxels"), table(evaluation, "regions")
+    changed = regions[(regions["condition"] == condition) & regions["changed"]] if len(regions) else regions
+    if len(changed):
+        top = changed.iloc[int(changed["true_percent"].abs().to_numpy().argmax())]
+        planted = wording.number(float(top["true_percent"]), 1, signed=True)
+        rows = records(changed[changed["region"] == top["region"]])
+        return rows, "auc", f"{wording.region(str(top['region']))} ({planted} % planted)"
+    if not len(voxels):
+        return [], "auprc", "voxels"
+    return records(voxels[(voxels["condition"] == condition) & (voxels["severity"] == ALL)]), "auprc", "voxels"
+
+
+def _voxel_table(voxels: pd.DataFrame, names: dict[str, str]) -> Table:
+    overall = voxels[voxels["severity"] == ALL]
+    cells: list[list[str]] = []
+    for condition, part in overall.groupby("condition", sort=False):
+        cells.append([wording.group(str(condition))])
+        for row in records(part.sort_values("channel", kind="stable")):
+            cells.append(
+                [
+                    wording.channel(str(row["channel"])),
+                    names.get(str(row["maps"]), str(row["maps"])),
+                    str(int(row["num"])),
+                    wording.with_interval(interval(row, "auroc")),
+                    wording.with_interval(interval(row, "auprc")),
+                    f"{float(row['prevalence']):.2g}",
+                    wording.with_interval(interval(row, "dice_at_threshold")),
+                    wording.number(interval(row, "dice_oracle").value),
+                ]
+            )
+    caption = (
+        "How well the voxel maps show where the change is: mean over people with 95 % interval. AUPRC stands beside "
+        "the prevalence, which is what chance "
+        "reaches. Dice at the threshold that 0.1 % of voxels of held-out controls exceed; the oracle Dice picks its "
+        "threshold with the truth in hand and "
+        "is a ceiling, not a performance."
+    )
+    header = ["Channel", "Model", "n", "AUROC [95 %]", "AUPRC [95 %]", "Prevalence", "Dice [95 %]", "Oracle Dice"]
+    return Table(caption, header, cells, "llrrrrrr")
+
+
+def _difference_table(differences: pd.DataFrame, names: dict[str, str]) -> Table:
+    cells = [
+        [
+            wording.group(str(row["condition"])),
+            wording.channel(str(row["channel"])),
+            f"{names.get(str(row['maps']), row['maps'])} minus {names.get(str(row['minus']), row['minus'])}",
+            str(int(row["num"])),
+            wording.with_interval(interval(row, "auroc"), 3),
+            wording.with_interval(interval(row, "auprc"), 3),
+            wording.with_interval(interval(row, "dice_at_threshold"), 3),
+        ]
+        for row in records(differences)
+    ]
+    caption = (
+        "Differences on the same scans, with 95 % interval over people. An interval that holds 0 means that the "
+        "two cannot be told apart here."
+    )
+    header = ["Condition", "Channel", "Models", "n", "AUROC", "AUPRC", "Dice"]
+    return Table(caption, header, cells, "lllrrrr")
+
+
+def _region_tables(regions: pd.DataFrame, names: dict[str, str]) -> list[Any]:
+    """Per condition the regions that were changed most, every model under each."""
+    local = regions[(regions["channel"] == "deformation") & regions["changed"]]
+    blocks: list[Any] = []
+    for condition, part in local.groupby("condition", sort=False):
+        order = part.groupby("region")["true_percent"].mean().abs().sort_values(ascending=False).index[:REGIONS_SHOWN]
+        cells: list[list[str]] = []
+        for region in order:
+            rows = records(part[part["region"] == region])
+            cells.append(
+                [
+                    f"{wording.region(str(region))}, {wording.number(float(rows[0]['true_percent']), 1, signed=True)} "
+                    "% planted"
+                ]
+            )
+            cells += [
+                [
+                    names.get(str(row["maps"]), str(row["maps"])),
+                    str(int(row["num"])),
+                    wording.with_interval(interval(row, "auc")),
+                    wording.with_interval(interval(row, "share_p_conformal_5_percent"), 0, 100),
+                    wording.percent(interval(row, "recovered").value, 0),
+                ]
+                for row in rows
+            ]
+        caption = (
+            f"{wording.group(str(condition))}: the regions that were changed most, local volume. AUC of z against "
+            "held-out controls; detected: share of people "
+            "with a conformal p of at most 5 %; recovered: estimated over true mean change."
+        )
+        header = ["Model", "n", "AUC [95 %]", "Detected, % [95 %]", "Recovered"]
+        blocks.append(Table(caption, header, cells, "lrrrr"))
+    return blocks
+
+
+def _detection(context: Context, detection: pd.DataFrame, names: dict[str, str]) -> list[Any]:
+    overall = records(detection[detection["severity"] == ALL].sort_values(["condition", "score"], kind="stable"))
+    cells = [
+        [
+            wording.group(str(row["condition"])),
+            str(row["score"]),
+            names.get(str(row["maps"]), str(row["maps"])),
+            str(int(row["num"])),
+            wording.with_interval(interval(row, "auc")),
+            wording.with_interval(interval(row, "sensitivity"), 0, 100),
+        ]
+        for row in overall
+    ]
+    num_controls = int(detection["num_controls"].min())
+    caption = (
+        f"One score per person against {wording.count(num_controls, 'held-out control')}. Detected: conformal p of at "
+        "most 5 %, which lets at most 5 % of controls "
+        "through; it needs 19 controls."
+    )
+    header = ["Condition", "Score", "Model", "n", "AUC [95 %]", "Detected, % [95 %]"]
+    inside = Table(caption, header, cells, "lllrrr", sortable=True)
+    figure = _severity(context, detection, names)
+    return [*([figure] if figure is not None else []), Details("Every score, all severities together", [inside])]
+
+
+def _severity(context: Context, detection: pd.DataFrame, names: dict[str, str]) -> Figure | None:
+    graded = detection[detection["severity"] != ALL]
+    panels: dict[str, list[charts.Severity]] = {}
+    for score, words in SEVERITY_SCORES.items():
+        for condition, part in graded[graded["score"] == score].groupby("condition", sort=False) if len(graded) else ():
+            if condition == NULL or part["mean_severity"].nunique() < 2:
+                continue
+            lines = []
+            for folder, rows in part.groupby("maps", sort=False):
+                name = names.get(str(folder), str(folder))
+                ordered = records(rows.sort_values("mean_severity"))
+                points = [float(row["mean_severity"]) for row in ordered]
+                lines.append(
+                    charts.Severity(name, context.model_colour(name), points, [interval(row, "auc") for row in ordered])
+                )
+            panels[f"{condition}: {words}"] = lines
+    if not panels:
+        return None
+    png, svg = charts.severity_lines(panels, "Planted severity (mean)", "AUC against controls", 0.5)
+    caption = (
+        "How well people are told from held-out controls, against the severity that was planted, with 95 % "
+        "intervals. The dashed line is chance."
+    )
+    return Figure("severity", "AUC against planted severity.", caption, png, svg=svg)
+
+
+def _null_table(null: pd.DataFrame, names: dict[str, str]) -> Table:
+    rows = [row for row in records(null) if row.get("num")]
+    cells: list[list[str]] = []
+    for group in dict.fromkeys(str(row["group"]) for row in rows):
+        cells.append([wording.capital(group)])
+        cells += [
+            [
+                wording.channel(str(row["channel"])),
+                names.get(str(row["maps"]), str(row["maps"])),
+                str(int(row["num"])),
+                wording.number(interval(row, "mean_z").value),
+                wording.number(interval(row, "sd_z").value),
+                wording.with_interval(interval(row, "share_beyond_1_96"), 1, 100),
+                wording.with_interval(interval(row, "share_people_fdr_positive"), 0, 100),
+            ]
+            for row in rows
+            if str(row["group"]) == group
+        ]
+    caption = (
+        "People in whom nothing is to be found. Expected: mean 0, SD 1, 5 % of voxels beyond 1.96, about 5 % of "
+        "people with an FDR-positive voxel."
+    )
+    header = [
+        "Channel",
+        "Model",
+        "n",
+        "Mean z",
+        "SD of z",
+        "|z| > 1.96, % of voxels [95 %]",
+        "FDR-positive people, % [95 %]",
+    ]
+    return Table(caption, header, cells, "llrrrrr")

@@ -1,0 +1,146 @@
+"""The finished folders a report is made from, recognised by the verb that wrote them and opened for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.typing import NDArray
+
+from gen3d.artefact import Artefact, read
+from gen3d.data.manifest import is_control
+from gen3d.data.plan import GridPlan
+from gen3d.data.prepared import Prepared, open_prepared
+from gen3d.data.template import template_on
+from gen3d.errors import UserError
+from gen3d.report.brain import Space
+from gen3d.report.folders import Evaluation, Latents, Maps, Reconstructed, Run
+
+VERBS = ("prepare", "simulate", "train", "encode", "reconstruct", "anomaly", "evaluate")
+KINDS = {"vae": "VAE", "pca": "PCA", "voxelwise": "Voxelwise regression"}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything that was given, by what it is."""
+
+    artefacts: tuple[Artefact, ...]
+    prepared: Prepared | None
+    runs: tuple[Run, ...]
+    maps: tuple[Maps, ...]
+    latents: tuple[Latents, ...]
+    reconstructed: tuple[Reconstructed, ...]
+    evaluations: tuple[Evaluation, ...]
+
+    @cached_property
+    def cohort(self) -> pd.DataFrame:
+        """The cohort table: of the prepared folders, or what the other folders know of it."""
+        if self.prepared is not None:
+            return self.prepared.manifest
+        tables = [maps.subjects for maps in self.maps] + [latents.table for latents in self.latents]
+        return (
+            tables[0]
+            if tables
+            else pd.DataFrame(columns=["key", "subject", "diagnosis", "role", "site", "sex", "age_years"])
+        )
+
+    @cached_property
+    def controls(self) -> tuple[str, ...]:
+        """Diagnosis codes that mean healthy control in this cohort."""
+        frame = self.cohort
+        return tuple(sorted(set(frame.loc[is_control(frame), "diagnosis"].astype(str)))) if len(frame) else ()
+
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """Diagnoses, controls first, then by how many people they have."""
+        used = self.cohort[self.cohort["role"] != "excluded"]
+        counts = used["diagnosis"].astype(str).value_counts()
+        return tuple(sorted(counts.index, key=lambda code: (code not in self.controls, -counts[code], code)))
+
+    @cached_property
+    def plan(self) -> GridPlan:
+        """The grid of all maps: of the prepared folder, else read off the first map."""
+        if self.prepared is not None:
+            return self.prepared.plan
+        for maps in self.maps:
+            for path in sorted((maps.artefact.folder / "maps").glob("*_zmap.nii.gz")):
+                image: Any = nib.load(path)
+                rows = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in image.affine)
+                first, second, third = (int(side) for side in image.shape)
+                return GridPlan(spacing_mm=abs(rows[0][0]), shape=(first, second, third), affine=rows)
+        raise UserError("the inputs hold neither a prepared folder nor a map, so the grid is unknown; add prepared.")
+
+    @cached_property
+    def space(self) -> Space:
+        mask = self.prepared.mask if self.prepared is not None else template_on(self.plan).mask
+        return Space(self.plan.matrix, np.asarray(mask, dtype=bool))
+
+    @cached_property
+    def template_t1w(self) -> NDArray[np.float32]:
+        return template_on(self.plan).t1w
+
+    def anatomy(self, key: str) -> tuple[NDArray[np.float32], bool]:
+        """A person's own T1w on the grid and True, or the template and False."""
+        known = self.prepared is not None and key in set(self.prepared.manifest["key"])
+        if self.prepared is not None and known and self.prepared.path(key, "t1w").is_file():
+            return self.prepared.volume(key, "t1w"), True
+        return self.template_t1w, False
+
+
+def open_sources(folders: Sequence[Path]) -> Sources:
+    """Recognise and open finished folders, in any order.
+
+    Raises:
+        UserError: a folder that no verb of gen3d finished, or of a verb that a report has no section for.
+    """
+    artefacts = tuple(read(folder, VERBS) for folder in folders)
+    by_verb = {verb: [artefact for artefact in artefacts if artefact.verb == verb] for verb in VERBS}
+    runs = by_verb["train"]
+    kinds = {run.key: model_kind(run.folder) for run in runs}
+    prepared = [artefact.folder for artefact in artefacts if artefact.verb in ("prepare", "simulate")]
+    return Sources(
+        artefacts=artefacts,
+        prepared=open_prepared(prepared) if prepared else None,
+        runs=tuple(Run(run, name) for run, name in _named(runs, kinds)),
+        maps=tuple(Maps(item, name) for item, name in _named(by_verb["anomaly"], kinds)),
+        latents=tuple(Latents(item, name) for item, name in _named(by_verb["encode"], kinds)),
+        reconstructed=tuple(Reconstructed(item, name) for item, name in _named(by_verb["reconstruct"], kinds)),
+        evaluations=tuple(Evaluation(item, item.folder.name) for item in by_verb["evaluate"]),
+    )
+
+
+def model_kind(folder: Path) -> str:
+    """The kind of model in a run folder, "" where it cannot be told."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return ""
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    model = tree.get("model", tree) if isinstance(tree, dict) else {}
+    return str(model.get("kind", "")) if isinstance(model, dict) else ""
+
+
+def _named(artefacts: Sequence[Artefact], kinds: dict[str, str]) -> list[tuple[Artefact, str]]:
+    """Each artefact with the name of its model; the folder's name is added where two would be called the same."""
+    names = [_model_name(artefact, kinds) for artefact in artefacts]
+    return [
+        (artefact, name if names.count(name) == 1 else f"{name}, {artefact.folder.name}")
+        for artefact, name in zip(artefacts, names, strict=True)
+    ]
+
+
+def _model_name(artefact: Artefact, kinds: dict[str, str]) -> str:
+    if artefact.verb == "train":
+        kind = kinds.get(artefact.key, "")
+    else:
+        used = [item for items in artefact.inputs.values() for item in items if item.get("verb") == "train"]
+        kind = next((kinds[item["key"]] for item in used if item["key"] in kinds), "")
+        if not kind and used:
+            kind = model_kind(Path(used[0]["path"]))
+    return KINDS.get(kind, kind or artefact.folder.name)

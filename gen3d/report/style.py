@@ -1,0 +1,121 @@
+"""One look for every figure: typeface, sizes, colours, and how a figure becomes bytes.
+
+Colours: the Okabe-Ito set, which people with any colour vision can tell apart; controls are always slate grey.
+Maps: `managua` reversed (Crameri, Nature Communications 2020), diverging, perceptually uniform and dark in the middle,
+so that blue is below expectation and orange above it, over grey anatomy.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+
+TYPEFACES = ("Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans")
+INK, GREY, FAINT = "#1c2126", "#5f6b76", "#d5dade"
+CONTROL_COLOUR = "#6b7783"
+GROUP_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a6487f", "#b58900", "#3d9bd1", "#000000")
+SEQUENTIAL = "cividis"
+DIVERGING = "managua_r"
+WIDTH_INCHES = 9.0
+DPI = 150
+
+
+def rc_settings() -> dict[str, Any]:
+    """Matplotlib settings of the report; typefaces that this machine lacks are left out, so that none is searched for."""
+    present = {entry.name for entry in font_manager.fontManager.ttflist}
+    return {
+        "font.family": [name for name in TYPEFACES if name in present],
+        "font.size": 8,
+        "axes.titlesize": 8.5,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.labelsize": 8,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": GREY,
+        "axes.linewidth": 0.6,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "axes.unicode_minus": True,
+        "text.color": INK,
+        "text.parse_math": False,  # a name may hold a dollar sign
+        "xtick.color": GREY,
+        "ytick.color": GREY,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "xtick.labelsize": 7.5,
+        "ytick.labelsize": 7.5,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "xtick.major.size": 3,
+        "ytick.major.size": 3,
+        "legend.frameon": False,
+        "legend.fontsize": 7.5,
+        "lines.linewidth": 1.3,
+        "figure.facecolor": "white",
+        "savefig.facecolor": "white",
+        "svg.fonttype": "none",
+        "svg.hashsalt": "gen3d",
+    }
+
+
+@contextmanager
+def canvas(height_inches: float, width_inches: float = WIDTH_INCHES) -> Iterator[Canvas]:
+    """A figure in the report's style, without pyplot and its global state."""
+    with matplotlib.rc_context(rc_settings()):  # type: ignore[arg-type]
+        figure = Canvas(figsize=(width_inches, height_inches))
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def png_bytes(figure: Canvas, dpi: int = DPI) -> bytes:
+    """The figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def svg_bytes(figure: Canvas) -> bytes:
+    """The figure as SVG whose words stay words, in the page's typefaces."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    family = ", ".join(f"'{name}'" for name in TYPEFACES) + ", sans-serif"
+    present = ", ".join(f"'{name}'" for name in figure_families())
+    return buffer.getvalue().decode().replace(present, family).encode()
+
+
+def figure_families() -> list[str]:
+    """The typefaces of the stack that this machine has."""
+    return list(rc_settings()["font.family"])
+
+
+def group_colours(groups: Sequence[str], controls: Sequence[str]) -> dict[str, str]:
+    """A colour per group in the order given; control groups are grey."""
+    others = [group for group in groups if group not in controls]
+    colours = {group: CONTROL_COLOUR for group in groups if group in controls}
+    return colours | {group: GROUP_COLOURS[index % len(GROUP_COLOURS)] for index, group in enumerate(others)}
+
+
+def category_colours(categories: Sequence[str]) -> dict[str, str]:
+    """A colour per category (sites), in the order given."""
+    return {category: GROUP_COLOURS[index % len(GROUP_COLOURS)] for index, category in enumerate(categories)}
+
+
+def hex_colour(fraction: float, name: str = SEQUENTIAL) -> str:
+    """The colour at `fraction` (0 to 1) of a colour map, as #rrggbb."""
+    clipped = float(np.clip(fraction, 0, 1))
+    return matplotlib.colors.to_hex(matplotlib.colormaps[name](clipped))
+
+
+def light_grid(axes: Axes, axis: str = "y") -> None:
+    """Faint lines behind the data."""
+    axes.grid(axis=axis, color=FAINT, linewidth=0.5)  # type: ignore[arg-type]

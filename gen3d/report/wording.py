@@ -1,0 +1,151 @@
+"""Numbers and codes as a reader meets them: one way to write an interval, a p value, a count, a group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from gen3d.maths.stats import Interval
+
+MINUS = "\N{MINUS SIGN}"
+NONE = "\N{EN DASH}"
+
+CHANNELS = {
+    "residual": ("T1w intensity", "brighter than expected", "darker than expected"),
+    "structural": ("Local structure (SSIM)", "less like the expectation", "more like the expectation"),
+    "deformation": ("Local volume", "larger than expected", "smaller than expected"),
+    "latent": ("Latent distance", "further from the controls", "nearer to the controls"),
+}
+IN_TEXT = {
+    "residual": "T1w intensity",
+    "structural": "local structure (SSIM)",
+    "deformation": "local volume",
+    "latent": "latent distance",
+}
+KINDS = {"regions": "strongest region", "voxels": "most deviating 5 % of voxels", "distance": "Mahalanobis distance"}
+ROLES = {
+    "train": "Train",
+    "calibration": "Calibration",
+    "test": "Test (held out)",
+    "evaluation": "Evaluation",
+    "excluded": "Excluded",
+}
+GROUPS = {
+    "cn": "controls",
+    "ad": "Alzheimer's disease",
+    "mci": "mild cognitive impairment",
+    "ds": "Down syndrome",
+    "depr": "depression",
+    "null": "nothing planted",
+}
+SEXES = {"F": "women", "M": "men"}
+
+
+def number(value: float | None, digits: int = 2, signed: bool = False) -> str:
+    """A number with a fixed count of digits; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", MINUS)
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share between 0 and 1 as a percentage."""
+    return NONE if share is None or not math.isfinite(share) else f"{number(100 * share, digits)} %"
+
+
+def with_interval(interval: Interval, digits: int = 2, scale: float = 1.0) -> str:
+    """A value and its 95 % interval: 0.87 [0.78, 0.94]."""
+    if not math.isfinite(interval.value):
+        return NONE
+    text = number(scale * interval.value, digits)
+    if math.isfinite(interval.low) and math.isfinite(interval.high):
+        text += f" [{number(scale * interval.low, digits)}, {number(scale * interval.high, digits)}]"
+    return text
+
+
+def probability(p: float | None) -> str:
+    """A p or q value to two significant digits, never as zero."""
+    if p is None or not math.isfinite(p):
+        return NONE
+    return "<\N{THIN SPACE}0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def count(n: int, noun: str, plural: str | None = None) -> str:
+    """A count with its noun: 1 person, 3 people."""
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"
+
+
+def people(n: int) -> str:
+    """A count of people."""
+    return count(n, "person", "people")
+
+
+def listed(items: Sequence[str]) -> str:
+    """Items as a sentence lists them: a, b and c."""
+    items = list(items)
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else "none"
+
+
+def channel(name: str) -> str:
+    """A channel's name in words."""
+    return CHANNELS.get(name, (name.replace("_", " "), "", ""))[0]
+
+
+def in_text(channel_name: str) -> str:
+    """A channel's name inside a sentence."""
+    return IN_TEXT.get(channel_name, channel_name.replace("_", " "))
+
+
+def score(channel_name: str, kind: str) -> str:
+    """What a score is made of: its channel and how voxels or regions became one number."""
+    return f"{channel(channel_name)}, {KINDS.get(kind, kind)}"
+
+
+def effect(channel_name: str, effect_value: float, effect_percent: float) -> str:
+    """An effect in the units that a reader knows: volume in %, intensity in % of the white-matter level."""
+    if channel_name == "deformation":
+        return f"{number(effect_percent, 1, signed=True)} %"
+    if channel_name == "residual":
+        return f"{number(100 * effect_value, 1, signed=True)} % of WM"
+    return number(effect_value, 3, signed=True)
+
+
+def directions(name: str) -> tuple[str, str]:
+    """What a positive and a negative z mean in a channel."""
+    _, up, down = CHANNELS.get(name, ("", "above the expectation", "below the expectation"))
+    return up, down
+
+
+def group(code: str) -> str:
+    """A diagnosis code with its meaning where it is a common one."""
+    meaning = GROUPS.get(code.lower())
+    return f"{code} ({meaning})" if meaning else code or "no diagnosis given"
+
+
+def region(name: str) -> str:
+    """A region's name without underscores."""
+    return name.replace("_", " ")
+
+
+def capital(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
+def plain(value: Any) -> Any:
+    """A value that JSON can hold, NaN as null."""
+    if isinstance(value, Interval):
+        return {name: plain(getattr(value, name)) for name in ("value", "low", "high", "num")}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,102 @@
+"""From memory-mapped volumes to batches: a pure function of the step, read one batch ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gen3d.data.prepared import Prepared
+from gen3d.models.task import Batch
+from gen3d.train.augment import AugmentConfig, augment
+from gen3d.train.random_numbers import VOLUME, rows_at, seed_of
+
+
+class Source(Protocol):
+    """What a model is trained on: numbered volumes with the subject each one shows."""
+
+    @property
+    def subjects(self) -> Sequence[str]:
+        """Subject of every row."""
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Name of every channel."""
+
+    def load(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Volumes [n, C, X, Y, Z] of these rows, in stored units."""
+
+
+@dataclass(frozen=True)
+class PreparedSource:
+    """Scans of prepared folders, read through the memory map."""
+
+    prepared: Prepared
+    keys: tuple[str, ...]
+    subjects: tuple[str, ...]
+    channels: tuple[str, ...]
+
+    def load(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self.prepared.load([self.keys[row] for row in rows], self.channels)
+
+
+class Batches:
+    """The batches of one member's training. `at(step, part)` depends on nothing but its arguments and the seeds."""
+
+    def __init__(
+        self,
+        source: Source,
+        rows: NDArray[np.int64],
+        batch_size: int,
+        parts: int,
+        seeds: tuple[int, int],
+        augmentation: AugmentConfig,
+        device: torch.device,
+    ) -> None:
+        """`rows` are the member's; a step's `batch_size` volumes come in `parts` equal batches; `seeds` are those of
+        the run and the member."""
+        self.source, self.rows, self.batch_size, self.parts = source, rows, batch_size, parts
+        self.seed, self.member = seeds
+        self.augmentation, self.device = augmentation, device
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="volumes")
+        self._ahead: tuple[tuple[int, int], Future[Tensor]] | None = None
+
+    def at(self, step: int, part: int) -> Batch:
+        """One part of a step's global batch, on the device; the next part is read meanwhile."""
+        place = (step, part)
+        if self._ahead is not None and self._ahead[0] == place:
+            volumes = self._ahead[1].result()
+        else:
+            volumes = self._read(*place)
+        following = (step, part + 1) if part + 1 < self.parts else (step + 1, 0)
+        self._ahead = (following, self._reader.submit(self._read, *following))
+        seeds = tuple(seed_of(self.seed, VOLUME, self.member, step, position) for position in self._positions(part))
+        batch = Batch(
+            volumes.to(self.device, non_blocking=True),
+            tuple(self.source.subjects[row] for row in self._rows(step, part)),
+            step,
+            seeds,
+        )
+        return augment(batch, self.source.channels, self.augmentation)
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._reader.shutdown(wait=True, cancel_futures=True)
+
+    def _positions(self, part: int) -> range:
+        size = self.batch_size // self.parts
+        return range(part * size, (part + 1) * size)
+
+    def _rows(self, step: int, part: int) -> NDArray[np.int64]:
+        chosen = rows_at(step, self.batch_size, len(self.rows), self.seed, self.member)
+        return self.rows[chosen[self._positions(part)]]
+
+    def _read(self, step: int, part: int) -> Tensor:
+        volumes = torch.from_numpy(self.source.load(self._rows(step, part)))
+        return volumes.pin_memory() if self.device.type == "cuda" else volumes

@@ -1,0 +1,71 @@
+"""Checkpoints to resume from: written beside the old ones, made durable, then renamed, so that none is ever half there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from gen3d.artefact import file_digest
+from gen3d.progress import warn
+
+KEPT = 2
+RECORD = "checkpoint.json"
+
+
+def save_checkpoint(root: Path, step: int, write: Callable[[Path], None]) -> Path:
+    """Write one checkpoint with `write(folder)` and keep the last two.
+
+    The folder gets its final name only when all its bytes are on disk, with a record of every file's hash.
+    """
+    partial = root / f".partial-{step:08d}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write(partial)
+    files = sorted(path for path in partial.iterdir() if path.is_file())
+    record = {"step": step, "files": {path.name: file_digest(path) for path in files}}
+    (partial / RECORD).write_text(json.dumps(record), encoding="utf-8")
+    for path in (*files, partial / RECORD, partial):
+        _flush(path)
+    final = root / f"step_{step:08d}"
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(partial, final)
+    _flush(root)
+    for old in _folders(root)[:-KEPT]:
+        shutil.rmtree(old)
+    return final
+
+
+def latest_checkpoint(root: Path) -> tuple[int, Path] | None:
+    """Step and folder of the newest complete checkpoint; a damaged one is named and passed over."""
+    for folder in reversed(_folders(root)):
+        reason = _damage(folder)
+        if reason is None:
+            return int(folder.name.removeprefix("step_")), folder
+        warn(f"{folder}: not used, {reason}.")
+    return None
+
+
+def _damage(folder: Path) -> str | None:
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        for name, digest in record["files"].items():
+            if file_digest(folder / name) != digest:
+                return f"{name} is damaged"
+    except (OSError, ValueError, KeyError):
+        return "its record is missing or damaged"
+    return None
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(root.glob("step_*"))
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

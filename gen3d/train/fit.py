@@ -1,0 +1,256 @@
+"""The verb `train`: prepared scans in, a run folder with one member or a cross-fitted family of members out."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+from torch import nn
+
+from gen3d.artefact import Work, begin, write_atomic, write_json
+from gen3d.config import Folders, Verb, execution
+from gen3d.data.plan import write_plan
+from gen3d.data.prepared import Prepared, open_prepared
+from gen3d.maths.design import Design
+from gen3d.models import ModelConfig
+from gen3d.models.base import ClosedFormModel, Model, Statistics, VolumeSet
+from gen3d.models.weights import save_weights
+from gen3d.progress import duration, say
+from gen3d.train.augment import AugmentConfig
+from gen3d.train.batches import Batches, PreparedSource
+from gen3d.train.budget import estimate
+from gen3d.train.engine_local import EngineConfig
+from gen3d.train.log import LOG, TrainLog, append, keep_until, memory_gib
+from gen3d.train.loop import run_loop
+from gen3d.train.optim import OptimConfig
+from gen3d.train.people import Moments, People, choose_people
+from gen3d.train.pictures import draw_reconstructions
+from gen3d.train.random_numbers import INITIAL_WEIGHTS, seed_of
+
+NUM_PICTURED = 2
+
+
+class Train(Verb):
+    """Fit a normative model to healthy people.
+
+    Learns from rows with the role `train` only; with cross_fit > 1 also from `calibration`, as cross_fit members each
+    of which is blind to one fold of people. Test and evaluation people are never used. The run folder holds the
+    averaged weights, the plan and covariate schema they need, and the hashes of everybody each member saw.
+    """
+
+    prepared: Folders = Field(description="folder or folders of `gen3d prepare` or `gen3d simulate`")
+    model: ModelConfig = Field(description="which model; `kind` is one of vae, pca, voxelwise")
+    channels: tuple[str, ...] = Field(("t1w", "log_jacobian"), min_length=1, description="volumes learned together")
+    cross_fit: int = Field(1, ge=1, description="members; 1: one, on train controls; K: K folds of train + calibration")
+    seed: int = Field(0, ge=0, description="seed of folds, initial weights, order and noise")
+    optim: OptimConfig = Field(default_factory=OptimConfig, description="optimiser (models trained in steps)")
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="where and in which precision")
+    augment: AugmentConfig = Field(default_factory=AugmentConfig, description="changes to training volumes")
+    log_every: int = execution(10, "steps between entries of log.jsonl", gt=0)
+    picture_every: int = execution(500, "steps between pictures of sample reconstructions", gt=0)
+    tensorboard: bool = execution(True, "also log to tensorboard/, if TensorBoard is installed")
+
+    @field_validator("channels")
+    @classmethod
+    def _distinct(cls, channels: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(channels)) < len(channels):
+            raise ValueError(f"a channel is named twice in {list(channels)}")
+        return channels
+
+    @field_validator("cross_fit")
+    @classmethod
+    def _enough_folds(cls, cross_fit: int) -> int:
+        if cross_fit == 2:
+            raise ValueError("2 members would learn from half of the people each; use 1, or 3 and more")
+        return cross_fit
+
+    def run(self) -> Path:
+        """Train every member that is not finished yet; returns the run folder."""
+        prepared, people, design = self._open()
+        work = begin(self, "train", {"prepared": list(self.prepared)})
+        if work.finished:
+            say(f"{self.out}: finished before, nothing to do.")
+            return self.out
+        began = time.monotonic()
+        if self.engine.threads:
+            torch.set_num_threads(self.engine.threads)
+        try:
+            self._describe(work, prepared, people, design)
+            moments = Moments(prepared, self.channels)
+            for member in range(self.cross_fit):
+                self._member(prepared, people, design, moments, member)
+        except BaseException:
+            work.release()
+            raise
+        work.finish(self._summary(people, time.monotonic() - began))
+        say(f"{self.out}: {self.model.kind} with {self.cross_fit} member(s) in {duration(time.monotonic() - began)}.")
+        return self.out
+
+    def plan(self) -> list[str]:
+        """What would be trained, on whom, and what it takes."""
+        prepared, people, _ = self._open()
+        counts = ", ".join(f"{role} {n}" for role, n in people.frame["role"].value_counts().items())
+        sizes = sorted({len(rows) for rows in people.members})
+        sentences = [
+            f"people: {people.frame['subject'].nunique()} ({len(people.frame)} scans; {counts})",
+            f"members: {self.cross_fit}, each learning from {' or '.join(map(str, sizes))} scans",
+            f"volumes: {len(self.channels)} channels ({', '.join(self.channels)}) on {prepared.plan.describe()}",
+        ]
+        if not self.model.closed_form:
+            sentences += self._step_sentences(prepared)
+        return [*sentences, f"writes {self.out}"]
+
+    def _step_sentences(self, prepared: Prepared) -> list[str]:
+        device = self.engine.chosen_device()
+        precision = self.engine.chosen_precision(device)
+        with torch.device("meta"):
+            model = self._build(prepared, _blank(len(self.channels), prepared.mask), 1)
+            task = self.model.task(model, self.optim.steps)
+        at_once = self.optim.batch_size // self.optim.accumulate
+        budget = estimate(task, model.volume_shape, at_once, 2 if precision is torch.bfloat16 else 4)
+        return [
+            f"{self.model.kind}: {budget.parameters:,} parameters, players {', '.join(task.players)}",
+            f"{self.optim.steps} steps of {self.optim.batch_size} volumes on {device.type} in {precision}",
+            budget.sentence(),
+        ]
+
+    def _open(self) -> tuple[Prepared, People, Design]:
+        """The cohort, who is learned from, and the covariates of all of them; everything is checked here."""
+        prepared = open_prepared(self.prepared)
+        prepared.require_channels(self.channels)
+        people = choose_people(prepared, self.cross_fit, self.seed)
+        for rows in people.members:
+            self.model.check(prepared.plan, len(rows))
+        return prepared, people, Design.fit(*_covariate_columns(people))
+
+    def _describe(self, work: Work, prepared: Prepared, people: People, design: Design) -> None:
+        write_atomic(work.folder / "config.yaml", yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+        write_plan(work.folder / "plan.json", prepared.plan)
+        write_json(work.folder / "subjects.json", people.seen())
+        write_json(work.folder / "design.json", design.to_dict())
+
+    def _member(self, prepared: Prepared, people: People, design: Design, moments: Moments, member: int) -> None:
+        """Train or fit one member and write its weights; a member whose weights are there is finished."""
+        weights = self.out / "members" / str(member) / "model.safetensors"
+        if weights.is_file():
+            return
+        rows = people.members[member]
+        frame = people.frame
+        keys = tuple(str(key) for key in frame["key"])
+        source = PreparedSource(prepared, keys, tuple(str(subject) for subject in frame["subject"]), self.channels)
+        mine = [keys[row] for row in rows]
+        moments.add(mine)
+        covariates = design.matrix(*_covariate_columns(people))
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_of(self.seed, INITIAL_WEIGHTS, member))
+            model = self._build(prepared, moments.statistics(mine), covariates.shape[1])
+            if isinstance(model, ClosedFormModel):
+                tensors = self._fit(model, source, rows, covariates, member)
+            else:
+                tensors = self._optimise(model, source, rows, covariates, member)
+        save_weights(weights, tensors, prepared.plan.key, self.model.kind)
+        shutil.rmtree(self._checkpoints(member), ignore_errors=True)
+
+    def _build(self, prepared: Prepared, statistics: Statistics, num_covariates: int) -> Model:
+        return self.model.build(prepared.plan, self.channels, statistics, num_covariates)
+
+    def _fit(
+        self,
+        model: ClosedFormModel,
+        source: PreparedSource,
+        rows: NDArray[np.int64],
+        covariates: NDArray[np.float64],
+        member: int,
+    ) -> dict[str, torch.Tensor]:
+        began = time.monotonic()
+        volumes = VolumeSet(
+            len(rows),
+            lambda places: torch.from_numpy(source.load(rows[places])),
+            covariates[rows] if model.uses_covariates else None,
+        )
+        model.fit(volumes)
+        seconds = time.monotonic() - began
+        self._painter(source, rows, covariates)(model, self.out / "pictures" / f"member_{member}.png")
+        keep_until(self.out / LOG, member, -1)
+        entry = {"member": member, "step": 0, "volumes": len(rows), "seconds": round(seconds, 2)}
+        append(self.out / LOG, {**entry, "memory_gib": round(memory_gib(), 3)})
+        say(
+            f"train member {member + 1} of {self.cross_fit}: {self.model.kind} of {len(rows)} volumes in {seconds:.1f} s"
+        )
+        return model.state_dict()
+
+    def _optimise(
+        self,
+        model: Model,
+        source: PreparedSource,
+        rows: NDArray[np.int64],
+        covariates: NDArray[np.float64],
+        member: int,
+    ) -> dict[str, torch.Tensor]:
+        optim = self.optim
+        engine = self.engine.build(self.model.task(model, optim.steps), optim)
+        batches = Batches(
+            source, rows, optim.batch_size, optim.accumulate, (self.seed, member), self.augment, engine.device
+        )
+        log = TrainLog(
+            self.out,
+            member=member,
+            num_members=self.cross_fit,
+            steps=optim.steps,
+            batch_size=optim.batch_size,
+            every=self.log_every,
+            picture_every=self.picture_every,
+            rate_at=optim.rate_at,
+            paint=self._painter(source, rows, covariates),
+            tensorboard=self.tensorboard,
+        )
+        try:
+            with log:
+                run_loop(engine, batches, optim.steps, self.engine.checkpoint_every, self._checkpoints(member), log)
+            return engine.export()
+        finally:
+            batches.close()
+            engine.close()
+
+    def _checkpoints(self, member: int) -> Path:
+        return self.out / "checkpoint" / f"member_{member}"
+
+    def _painter(self, source: PreparedSource, rows: NDArray[np.int64], covariates: NDArray[np.float64]) -> Any:
+        """A function that draws what a model expects of the first training people."""
+        shown = rows[:NUM_PICTURED]
+
+        def paint(module: nn.Module, path: Path) -> None:
+            assert isinstance(module, Model)
+            volumes = source.load(shown)
+            device = module.channel_mean.device
+            rows_of = torch.from_numpy(covariates[shown]).to(device) if module.uses_covariates else None
+            expected = module.expect(torch.from_numpy(volumes).to(device), rows_of).mean.cpu().numpy()
+            draw_reconstructions(path, volumes, expected, source.channels, f"{self.model.kind}: {path.stem}")
+
+        return paint
+
+    def _summary(self, people: People, seconds: float) -> dict[str, Any]:
+        return {
+            "model": self.model.kind,
+            "members": self.cross_fit,
+            "channels": list(self.channels),
+            "num_people": int(people.frame["subject"].nunique()),
+            "num_scans": len(people.frame),
+            "seconds": round(seconds, 1),
+        }
+
+
+def _covariate_columns(people: People) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    frame = people.frame
+    return frame["age_years"].to_numpy(), frame["sex"].to_numpy(), frame["site"].to_numpy()
+
+
+def _blank(num_channels: int, mask: NDArray[np.bool_]) -> Statistics:
+    return Statistics(np.zeros(num_channels, np.float32), np.ones(num_channels, np.float32), mask)

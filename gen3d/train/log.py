@@ -1,0 +1,180 @@
+"""What a training says while it runs: log.jsonl, TensorBoard, pictures, and one live line."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from rich.live import Live
+from torch import nn
+
+from gen3d.artefact import write_atomic
+from gen3d.models.task import Losses
+from gen3d.progress import PLAIN_LINE_EVERY_S, console, duration, say
+from gen3d.train.engine import Engine
+
+LOG = "log.jsonl"
+Painter = Callable[[nn.Module, Path], None]
+
+
+class TrainLog:
+    """One member's log. Terms are averaged over the steps since the last entry.
+
+    `paint(model, path)` draws sample reconstructions; it gets the model with its averaged weights.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        member: int,
+        num_members: int,
+        steps: int,
+        batch_size: int,
+        every: int,
+        picture_every: int,
+        rate_at: Callable[[int], float],
+        paint: Painter | None,
+        tensorboard: bool,
+    ) -> None:
+        self.folder, self.member, self.num_members, self.steps = folder, member, num_members, steps
+        self.batch_size, self.every, self.picture_every = batch_size, every, picture_every
+        self.rate_at, self.paint = rate_at, paint
+        self._board: Any = _summary_writer(folder / "tensorboard" / f"member_{member}") if tensorboard else None
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        self._live: Live | None = None
+        self._first_step = 0
+        self._last_step = 0
+
+    def __enter__(self) -> TrainLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+        if self._board is not None:
+            self._board.close()
+
+    def start(self, step: int) -> None:
+        """Begin at a step; entries of later steps, left by an interrupted run, are taken out of the log."""
+        self._first_step = self._last_step = step
+        keep_until(self.folder / LOG, self.member, step)
+        self._began = self._last_time = self._last_line = time.monotonic()
+        if step:
+            say(f"{self._name()}: going on from the checkpoint of step {step}.")
+        if console.is_terminal:
+            self._live = Live(console=console, refresh_per_second=2, transient=False)
+            self._live.start()
+
+    def collect(self, engine: Engine, losses: Losses, player: str) -> None:
+        """Take in one player's losses; terms of players other than the model carry its name."""
+        for name, value in engine.mean({name: value.detach() for name, value in losses.items()}).items():
+            full = name if player == "model" else f"{player}_{name}"
+            self._sums[full] = self._sums.get(full, 0.0) + value
+            self._counts[full] = self._counts.get(full, 0) + 1
+
+    def after(self, step: int, engine: Engine) -> None:
+        """Write what is due after `step` finished updates."""
+        if not engine.primary:
+            return
+        if step % self.every == 0 or step == self.steps:
+            self._write(step)
+        if self.paint is not None and (step % self.picture_every == 0 or step == self.steps):
+            with engine.averaged() as model:
+                self.paint(model, self.folder / "pictures" / f"member_{self.member}_step_{step:06d}.png")
+
+    def _write(self, step: int) -> None:
+        now = time.monotonic()
+        rate = (step - self._last_step) * self.batch_size / max(now - self._last_time, 1e-9)
+        terms = {name: self._sums[name] / self._counts[name] for name in self._sums}
+        entry = {
+            "member": self.member,
+            "step": step,
+            **{name: round(value, 6) for name, value in terms.items()},
+            "learning_rate": self.rate_at(step - 1),
+            "volumes_per_s": round(rate, 3),
+            "memory_gib": round(memory_gib(), 3),
+            "seconds": round(now - self._began, 2),
+        }
+        append(self.folder / LOG, entry)
+        if self._board is not None:
+            for name, value in entry.items():
+                if name not in ("member", "step"):
+                    self._board.add_scalar(name, value, step)
+        self._sums.clear()
+        self._counts.clear()
+        self._last_time, self._last_step = now, step
+        self._show(step, terms, rate, now)
+
+    def _show(self, step: int, terms: Mapping[str, float], rate: float, now: float) -> None:
+        per_step = (now - self._began) / max(1, step - self._first_step)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in terms.items() if name != "clipped")
+        line = (
+            f"{self._name()}: step {step} of {self.steps}  {shown}  {rate:.1f} volumes/s  "
+            f"{memory_gib():.1f} GiB  {duration(per_step * (self.steps - step))} left"
+        )
+        if self._live is not None:
+            self._live.update(line)
+        elif now - self._last_line >= PLAIN_LINE_EVERY_S or step == self.steps:
+            say(line)
+            sys.stdout.flush()
+            self._last_line = now
+
+    def _name(self) -> str:
+        return "train" if self.num_members == 1 else f"train member {self.member + 1} of {self.num_members}"
+
+
+def append(path: Path, entry: Mapping[str, Any]) -> None:
+    """Add one line of JSON."""
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(entry) + "\n")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The entries of a log; a last line cut off by a crash is left out."""
+    entries = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entries.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+    return entries
+
+
+def keep_until(path: Path, member: int, step: int) -> None:
+    """Drop a member's entries after `step`, and what a crash left of an entry."""
+    if path.is_file():
+        kept = [entry for entry in read_log(path) if entry["member"] != member or entry["step"] <= step]
+        write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+
+
+def memory_gib() -> float:
+    """Memory in use: the GPU's peak allocation, or this process's resident size."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
+        return torch.cuda.max_memory_allocated() / 2**30
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) / 2**20
+    import resource  # systems without /proc report only the peak, in bytes
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30
+
+
+def _summary_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        say("TensorBoard is not installed, so only log.jsonl is written; `pip install tensorboard` adds it.")
+        return None
+    return SummaryWriter(str(folder))

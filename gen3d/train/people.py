@@ -1,0 +1,87 @@
+"""Who a run learns from: the rows of the cohort, the members' shares of them, and their statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gen3d.data.manifest import assign_folds, subject_hash
+from gen3d.data.prepared import Prepared
+from gen3d.errors import UserError
+from gen3d.models.base import Statistics
+
+
+@dataclass(frozen=True)
+class People:
+    """The scans a run may learn from, and for each member the row numbers that it learns from."""
+
+    frame: pd.DataFrame
+    members: tuple[NDArray[np.int64], ...]
+
+    def seen(self) -> dict[str, dict[str, str]]:
+        """{member: {hash of subject: role}} of everybody each member learns from."""
+        table = {}
+        for index, rows in enumerate(self.members):
+            pairs = self.frame.iloc[rows][["subject", "role"]].drop_duplicates().to_numpy()
+            table[str(index)] = {subject_hash(str(subject)): str(role) for subject, role in pairs}
+        return table
+
+
+def choose_people(prepared: Prepared, cross_fit: int, seed: int) -> People:
+    """Rows with role `train`, and with `cross_fit` > 1 also `calibration`, shared out over the members by subject.
+
+    With one member it learns from all rows. With K members, member k learns from everybody but fold k, so that each
+    person has an expectation from the member that never saw that person.
+
+    Raises:
+        UserError: nobody has such a role, or there are fewer subjects than folds.
+    """
+    roles = ("train",) if cross_fit == 1 else ("train", "calibration")
+    frame = prepared.select(roles).reset_index(drop=True)
+    if frame.empty:
+        counts = ", ".join(f"{role} {count}" for role, count in prepared.manifest["role"].value_counts().items())
+        raise UserError(
+            f"{prepared.folders[0]}: nobody has the role {' or '.join(roles)} (roles there: {counts}); prepare with "
+            "controls=[...] naming the diagnoses that are healthy."
+        )
+    if cross_fit == 1:
+        return People(frame, (np.arange(len(frame)),))
+    folds = assign_folds(frame, cross_fit, seed).to_numpy()
+    return People(frame, tuple(np.flatnonzero(folds != fold) for fold in range(cross_fit)))
+
+
+class Moments:
+    """Sums of every scan's voxels inside the mask, so that any member's mean and standard deviation follow."""
+
+    def __init__(self, prepared: Prepared, channels: tuple[str, ...]) -> None:
+        self.prepared, self.channels = prepared, channels
+        self._sums: dict[str, NDArray[np.float64]] = {}
+
+    def add(self, keys: Iterable[str]) -> None:
+        """Read the scans that are not known yet."""
+        for key in keys:
+            if key not in self._sums:
+                inside = self.prepared.load([key], self.channels)[0][:, self.prepared.mask].astype(np.float64)
+                self._sums[key] = np.stack([inside.sum(1), np.square(inside).sum(1)])
+
+    def statistics(self, keys: list[str]) -> Statistics:
+        """Mean and standard deviation per channel over these scans, and their mean volume.
+
+        Raises:
+            UserError: a channel has the same value everywhere.
+        """
+        mask = self.prepared.mask
+        mean, square = np.stack([self._sums[key] for key in keys]).sum(0) / (len(keys) * mask.sum())
+        std = np.sqrt(np.clip(square - mean**2, 0, None))
+        flat = [channel for channel, value in zip(self.channels, std, strict=True) if value < 1e-6]
+        if flat:
+            raise UserError(f"the channel {flat[0]} has the same value in every voxel of all training scans.")
+        total = np.zeros((len(self.channels), *mask.shape))
+        for key in keys:
+            total += self.prepared.load([key], self.channels)[0]
+        mean_volume = (total / len(keys) * mask).astype(np.float32)
+        return Statistics(mean.astype(np.float32), std.astype(np.float32), mask, mean_volume)

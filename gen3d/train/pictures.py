@@ -1,0 +1,61 @@
+"""Sample reconstructions as pictures: what went in, what the model expects, and the difference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+RANGES = {"t1w": (0.0, 1.2), "log_jacobian": (-0.6, 0.6)}
+DIFFERENCE_RANGE = 0.4
+
+
+def draw_reconstructions(
+    path: Path, volumes: NDArray[np.float32], expected: NDArray[np.float32], channels: tuple[str, ...], title: str
+) -> None:
+    """Save a PNG: three rows (volume, expectation, difference) per channel; three mid planes per person.
+
+    Args:
+        path: file to write.
+        volumes: [n, C, X, Y, Z] in stored units.
+        expected: the model's expectation of them, same shape.
+        channels: names of the C channels.
+        title: one line above.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = [(c, kind) for c in range(len(channels)) for kind in ("volume", "expected", "difference")]
+    columns = [(n, plane) for n in range(len(volumes)) for plane in range(3)]
+    figure = Figure(figsize=(1.6 * len(columns), 1.75 * len(rows) + 0.4), facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), len(columns), squeeze=False)
+    for row, (channel, kind) in enumerate(rows):
+        for column, (person, plane) in enumerate(columns):
+            volume, model = volumes[person, channel], expected[person, channel]
+            shown = {"volume": volume, "expected": model, "difference": volume - model}[kind]
+            low, high = RANGES.get(channels[channel], (float(volume.min()), float(volume.max())))
+            if kind == "difference":
+                low, high = -DIFFERENCE_RANGE, DIFFERENCE_RANGE
+            grey = kind != "difference" and channels[channel] != "log_jacobian"
+            axis = axes[row][column]
+            axis.imshow(_mid_plane(shown, plane), cmap="gray" if grey else "RdBu_r", vmin=low, vmax=high)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            for side in axis.spines.values():
+                side.set_visible(False)
+            if column == 0:
+                axis.set_ylabel(f"{channels[channel]}\n{kind}", fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    figure.savefig(partial, dpi=90, format="png")
+    partial.replace(path)
+
+
+def _mid_plane(volume: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """The middle slice across one axis, drawn with the back of the head to the left or up is up."""
+    slice_: NDArray[np.float32] = np.take(volume, volume.shape[axis] // 2, axis=axis)
+    return slice_.T[::-1]

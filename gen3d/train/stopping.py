@@ -1,0 +1,44 @@
+"""Stop on a signal at the next step, with everything saved."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+from gen3d.errors import Interrupted
+
+
+class StopSignal:
+    """Within this context SIGINT and SIGTERM are noted instead of obeyed; a second SIGINT stops at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def error(self, step: int, steps: int) -> Interrupted:
+        """The exception to leave with: exit code 130 for SIGINT, 143 for SIGTERM."""
+        number = self.received or signal.SIGINT
+        stopped = Interrupted(
+            f"stopped by {signal.Signals(number).name} after step {step} of {steps}, the checkpoint is saved; "
+            "run the same command again, it goes on from there."
+        )
+        stopped.exit_code = 128 + number
+        return stopped
