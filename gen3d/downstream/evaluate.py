@@ -31,7 +31,7 @@ from gen3d.downstream.scoring import (
 from gen3d.downstream.truth import MIN_CONTROLS, NULL, Maps, Truth, open_maps, open_truth
 from gen3d.progress import console, say, warn
 
-PLAIN_WIDTH = 150
+PLAIN_WIDTH = 180
 """Characters per line of a table that goes to a file, where rich would assume 80 and break every cell."""
 
 
@@ -47,6 +47,9 @@ class Evaluate(Verb):
     )
     truth: Folder = Field(description="the simulated cohort (simulate) that the maps were made from")
     q: float = Field(0.05, gt=0, lt=1, description="false discovery rate at which voxels count as found")
+    changed_log_jacobian: float = Field(
+        0.1, gt=0, description="size of the true log-Jacobian from which a voxel counts as changed (0.1: about 10 % of volume)"
+    )
     bootstrap: int = Field(2000, ge=100, description="resamples of people behind each interval")
     seed: int = Field(0, description="seed of the resampling")
 
@@ -72,7 +75,7 @@ class Evaluate(Verb):
             truth = open_truth(self.truth)
             opened = open_maps(self.maps, truth)
             _warn_of_few_controls(opened)
-            tables = measure(opened, truth, Settings(self.q, self.bootstrap, self.seed))
+            tables = measure(opened, truth, Settings(self.q, self.bootstrap, self.seed, self.changed_log_jacobian))
             for name, table in tables.items():
                 _write_table(self.out / f"{name}.tsv", table)
             headline = headlines(tables)
@@ -199,12 +202,14 @@ def _print(tables: dict[str, pd.DataFrame], headline: list[Row]) -> None:
     where = [
         (
             *_labels(row, "channel", "condition", "num"),
-            *(_shown(row, name) for name in ("auroc", "auprc", "dice_at_threshold", "dice_oracle")),
+            *(_shown(row, name) for name in ("auroc", "auprc", "dice_at_threshold", "dice_oracle", "correlation")),
             f"{row['prevalence']:.3g}",
         )
         for row in (records(voxels[voxels["severity"] == ALL]) if len(voxels) else ())
     ]
-    _table("Voxels of planted changes", "channel condition n AUROC AUPRC Dice oracle_Dice prevalence", where)
+    _table(
+        "Voxels of planted changes", "channel condition n AUROC AUPRC Dice oracle_Dice correlation prevalence", where
+    )
     people = [
         (*_labels(row, "channel", "condition", "num", "measure"), _shown(row, "value"))
         for row in headline

@@ -43,11 +43,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Settings:
-    """What `Evaluate` was asked for: false discovery rate, bootstrap resamples and seed."""
+    """What `Evaluate` was asked for, see its keys."""
 
     q: float
     bootstrap: int
     seed: int
+    changed_log_jacobian: float
 
     def interval(self, values: NDArray[np.float64] | Sequence[float]) -> Interval:
         """Mean with its percentile interval over people."""
@@ -140,16 +141,27 @@ def null_rows(maps: Maps, channel: str, settings: Settings) -> tuple[list[Row], 
     return rows, histogram.threshold(FALSE_POSITIVE_VOXELS)
 
 
-VOXEL_MEASURES = ("auroc", "auprc", "dice_at_threshold", "sensitivity_at_threshold", "dice_fdr", "dice_oracle")
+VOXEL_MEASURES = (
+    "auroc",
+    "auprc",
+    "dice_at_threshold",
+    "sensitivity_at_threshold",
+    "dice_fdr",
+    "dice_oracle",
+    "correlation",
+)
 
 
 def voxel_scores(maps: Maps, truth: Truth, channel: str, threshold: float, settings: Settings) -> list[Row]:
-    """One row per scan with a planted change in this channel: how well the map shows where."""
+    """One row per scan with a planted change in this channel: how well the map shows where.
+
+    `correlation` is that of z with the true log-Jacobian over voxels (deformation channel only).
+    """
     planted = maps.subjects[maps.subjects["condition"].isin(set(truth.conditions) - {NULL})]
     rows = []
     scans = planted[["key", "subject", "condition", "severity"]].itertuples(index=False)
     for key, subject, condition, severity in track(scans, f"{maps.name} {channel}: planted changes", len(planted)):
-        changed, z = truth.changed(key, channel), maps.z(key, channel)
+        changed, z = truth.changed(key, channel, settings.changed_log_jacobian), maps.z(key, channel)
         if z is None or not changed.any():
             continue
         scores = anomaly_score(z, channel)
@@ -170,9 +182,15 @@ def voxel_scores(maps: Maps, truth: Truth, channel: str, threshold: float, setti
                 "sensitivity_at_threshold": float(beyond[changed].mean()) if math.isfinite(threshold) else math.nan,
                 "dice_fdr": dice(fdr(p_values(z), settings.q), changed),
                 "dice_oracle": oracle_dice(scores, changed),
+                "correlation": _agreement(z, truth.log_jacobian(key) if channel == "deformation" else None),
             }
         )
     return rows
+
+
+def _agreement(z: NDArray[np.float32], true: NDArray[np.float32] | None) -> float:
+    """Pearson correlation over voxels of z with the true log-Jacobian: signed, and free of any threshold."""
+    return math.nan if true is None else correlation(z, true).value
 
 
 def voxel_rows(scores: pd.DataFrame, settings: Settings) -> list[Row]:

@@ -17,8 +17,6 @@ from gen3d.data.volume import read_map
 from gen3d.errors import UserError
 
 HEALTHY, NULL = "none", "null"
-LOG_JACOBIAN_THRESHOLD = 0.02
-"""A voxel counts as changed in the deformation channel when its true log-Jacobian exceeds this in size (2 % volume)."""
 
 MIN_CONTROLS = 19
 """Fewer people than this give no conformal p of 5 %."""
@@ -62,18 +60,26 @@ class Truth:
         found = sorted(set(self.table["condition"]) - {HEALTHY})
         return tuple(sorted(found, key=lambda name: name == NULL))
 
-    def changed(self, key: str, channel: str) -> NDArray[np.bool_]:
+    def log_jacobian(self, key: str) -> NDArray[np.float32] | None:
+        """The condition's true log-Jacobian in template coordinates [V], or None where there is no truth volume."""
+        path = self.artefact.folder / "truth" / f"{key}_log_jacobian.nii.gz"
+        return _masked(path, self.mask) if path.is_file() else None
+
+    def changed(self, key: str, channel: str, changed_log_jacobian: float) -> NDArray[np.bool_]:
         """Which mask voxels [V] truly differ, in the space of this channel's maps.
 
-        residual and structural: the `changed` mask in the aligned scan; deformation: |true log-Jacobian| above 0.02 in
-        template coordinates. A scan without a truth volume has nothing planted.
+        residual and structural: the `changed` mask in the aligned scan; deformation: |true log-Jacobian| above
+        `changed_log_jacobian` in template coordinates. A scan without a truth volume has nothing planted.
         """
-        kind = "log_jacobian" if channel == "deformation" else "changed"
-        path = self.artefact.folder / "truth" / f"{key}_{kind}.nii.gz"
-        if not path.is_file():
-            return np.zeros(int(self.mask.sum()), dtype=bool)
-        values = _masked(path, self.mask)
-        return np.abs(values) > (LOG_JACOBIAN_THRESHOLD if channel == "deformation" else 0.5)
+        if channel == "deformation":
+            truth = self.log_jacobian(key)
+            return self._nothing if truth is None else np.abs(truth) > changed_log_jacobian
+        path = self.artefact.folder / "truth" / f"{key}_changed.nii.gz"
+        return _masked(path, self.mask) > 0.5 if path.is_file() else self._nothing
+
+    @property
+    def _nothing(self) -> NDArray[np.bool_]:
+        return np.zeros(int(self.mask.sum()), dtype=bool)
 
     def percent_change(self, keys: Sequence[str], regions: Sequence[str]) -> pd.DataFrame:
         """True volume change in percent, one row per key and one column per region; 0 where nothing was planted."""

@@ -24,7 +24,6 @@ from gen3d.infer.tables import CLUSTER_COLUMNS, cluster_rows, latent_scores, reg
 from gen3d.maths.significance import fdr, p_values
 from gen3d.progress import say, track, warn
 
-MAPPED_ROLES = ("test", "evaluation", "calibration")
 
 
 class Anomaly(Verb):
@@ -40,7 +39,7 @@ class Anomaly(Verb):
     channels: tuple[Channel, ...] = Field(CHANNELS, description="what to compare: T1w, local structure, volume change")
     samples: int = Field(4, ge=0, description="posterior draws averaged into the expectation; 0 decodes the mean")
     smoothing_mm: float = Field(4.0, ge=0, description="smoothing of residual and deformation maps, FWHM in mm")
-    variance_smoothing_mm: float = Field(4.0, ge=0, description="smoothing of the variance map, FWHM in mm")
+    variance_smoothing_mm: float = Field(2.0, ge=0, description="smoothing of the variance map, FWHM in mm")
     covariates: tuple[str, ...] = Field(("age", "age2", "sex", "site"), description="terms of the per-voxel model")
     q: float = Field(0.05, gt=0, lt=1, description="false discovery rate within a person's map")
     min_cluster_ml: float = Field(0.1, ge=0, description="smallest cluster listed, ml")
@@ -92,13 +91,16 @@ class Anomaly(Verb):
         prepared, run = open_prepared(self.prepared), load_run(self.run_folder)
         run.require(prepared)
         channels = available(self.channels, run.channels, prepared.plan.channels)
-        return prepared, run, make_panel(_assessed(prepared, run), self.covariates), channels
+        # Cross-fitted residuals of a model that predicts from covariates already carry the uncertainty of that
+        # prediction; fitting the same covariates again would count it twice and make z too small.
+        terms = () if run.num_members > 1 and run.model_config.uses_covariates else self.covariates
+        return prepared, run, make_panel(_assessed(prepared, run), terms), channels
 
     def _write_maps(self, prepared: Prepared, panel: Panel, voxelwise: dict[Channel, Calibrated]) -> pd.DataFrame:
         min_voxels = max(1, round(self.min_cluster_ml * 1000 / prepared.plan.spacing_mm**3))
         gated = set(panel.gated.tolist())
         rows: list[dict[str, Any]] = []
-        wanted = [i for i, role in enumerate(panel.table["role"]) if role in MAPPED_ROLES and i not in gated]
+        wanted = [i for i in range(len(panel.table)) if i not in gated]
         for i in track(wanted, "writing maps"):
             key = str(panel.table.at[i, "key"])
             native = read_native_space(Path(str(panel.table.at[i, "folder"])), key) if self.native else None

@@ -21,7 +21,7 @@ CONVENTION = "Left of the image is left of the brain (neurological convention)."
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 LETTERS = "xyz"
 SIDES = {"axial": ("L", "R"), "coronal": ("L", "R"), "sagittal": ("P", "A")}
-PIXEL_MM = 0.7
+PIXEL_MM = 1.0
 GAP_MM = 9.0
 HEAD_INCHES, FOOT_INCHES, BAR_INCHES = 0.27, 0.2, 0.6
 BLACK, WHITE = 0.15, 1.12  # display window of prepared T1w volumes, whose white matter is at 1
@@ -100,7 +100,7 @@ class Strip:
 
 
 def image_of(tile: Tile, space: Space) -> NDArray[np.float64]:
-    """The slice as [height, width, 3] in 0..1, interpolated linearly to about 0.7 mm per pixel, white outside the brain."""
+    """The slice as [height, width, 3] in 0..1, interpolated linearly to about 1 mm per pixel, white outside the brain."""
     axis = AXES[tile.cut.plane]
     index = space.index(axis, tile.cut.position_mm)
     box = space.cropped()

@@ -148,7 +148,7 @@ class Train(Verb):
         mine = [keys[row] for row in rows]
         moments.add(mine)
         covariates = design.matrix(*_covariate_columns(people))
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.seed, INITIAL_WEIGHTS, member))
             model = self._build(prepared, moments.statistics(mine), covariates.shape[1])
             if isinstance(model, ClosedFormModel):

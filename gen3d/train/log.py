@@ -45,7 +45,8 @@ class TrainLog:
         self.folder, self.member, self.num_members, self.steps = folder, member, num_members, steps
         self.batch_size, self.every, self.picture_every = batch_size, every, picture_every
         self.rate_at, self.paint = rate_at, paint
-        self._board: Any = _summary_writer(folder / "tensorboard" / f"member_{member}") if tensorboard else None
+        self._tensorboard = tensorboard
+        self._board: Any = None
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._live: Live | None = None
@@ -66,6 +67,8 @@ class TrainLog:
     def start(self, step: int) -> None:
         """Begin at a step; entries of later steps, left by an interrupted run, are taken out of the log."""
         self._first_step = self._last_step = step
+        if self._tensorboard:
+            self._board = _summary_writer(self.folder / "tensorboard" / f"member_{self.member}", step)
         keep_until(self.folder / LOG, self.member, step)
         self._began = self._last_time = self._last_line = time.monotonic()
         if step:
@@ -171,10 +174,11 @@ def memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30
 
 
-def _summary_writer(folder: Path) -> Any:
+def _summary_writer(folder: Path, step: int) -> Any:
+    """A TensorBoard writer in which entries of later steps, left by an interrupted run, are hidden."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         say("TensorBoard is not installed, so only log.jsonl is written; `pip install tensorboard` adds it.")
         return None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -170,6 +170,26 @@ def test_deformation_is_measured_where_the_true_log_jacobian_exceeds_two_percent
     assert rows(folders, "voxels", channel="deformation", condition="lesion").empty
 
 
+def test_correlation_with_the_true_log_jacobian_is_signed_and_has_its_closed_form(folders: dict[str, Path]) -> None:
+    """z = shift x indicator + N(0, 1): correlation = shift sd / sqrt(1 + shift^2 var) of the indicator's variance."""
+    share = 125 / 1680
+    variance = LESION_SHIFT**2 * share * (1 - share)
+    seen = one(folders, "voxels", maps="vae", channel="deformation", condition="ad", severity="1")
+    assert seen["correlation"] == pytest.approx(math.sqrt(variance / (1 + variance)), abs=0.02)
+    blind = one(folders, "voxels", maps="blind", channel="deformation", condition="ad", severity="all")
+    assert blind["correlation"] == pytest.approx(0, abs=0.02)
+    assert math.isnan(
+        one(folders, "voxels", maps="vae", channel="residual", condition="lesion", severity="all")["correlation"]
+    )
+
+
+def test_the_size_of_a_true_change_can_be_chosen(folders: dict[str, Path], tmp_path: Path) -> None:
+    out = Evaluate(
+        maps=folders["vae"], truth=folders["cohort"], out=tmp_path / "out", bootstrap=100, changed_log_jacobian=0.15
+    ).run()
+    assert list(rows({"out": out}, "voxels", channel="deformation", condition="ad")["num"]) == [12]
+
+
 def test_differences_are_paired_against_the_first_maps(folders: dict[str, Path]) -> None:
     difference = one(folders, "differences", channel="residual", condition="lesion")
     assert (difference["maps"], difference["minus"], difference["num"]) == ("vae", "blind", 10)
@@ -317,4 +337,4 @@ def test_score_histogram_gives_the_quantile() -> None:
     assert threshold == pytest.approx(np.quantile(values, 0.999), abs=0.004)
     assert np.mean(values > threshold) <= 0.001
     assert math.isnan(ScoreHistogram().threshold(0.001))
-    assert Settings(0.05, 100, 0).interval([]).num == 0
+    assert Settings(0.05, 100, 0, 0.02).interval([]).num == 0

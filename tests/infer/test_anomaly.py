@@ -56,7 +56,7 @@ def test_planted_voxels_are_found_and_others_are_not(maps: Path, cohort: Path) -
         assert abs(z[mask & (labels == 0)].mean()) < 0.6
         assert not z[~mask].any()
         significant = np.asarray(nib.load(maps / "maps" / f"{key}_desc-{channel}_significant.nii.gz").dataobj) > 0
-        assert significant[labels == 1].mean() > (0.5 if channel == "deformation" else 0.1)
+        assert significant[labels == 1].mean() > 0.1
         assert significant[mask & (labels == 0)].mean() < 0.05
     clusters = table(maps, "clusters").query("key == @key and channel == 'deformation'")
     assert clusters["region"].iloc[0] == PLANTED
@@ -106,11 +106,11 @@ def test_a_second_scan_of_a_calibration_person_is_judged_without_that_person(map
 
 
 def test_cross_fitting_calibrates_on_train_people_too(cohort: Path, tmp_path: Path) -> None:
-    """Conservative with 27 people and 4 columns: the uncertainty of the covariates is in the residuals and in z."""
     folder = anomaly(prepared=cohort, run=fit(cohort, tmp_path / "run", cross_fit=4), out=tmp_path / "maps")
     calibration = json.loads((folder / "calibration.json").read_text())
     assert calibration["residual"]["num_controls"] == 36
-    assert 0.015 < calibration["residual"]["test"]["share_beyond_1.96"] < 0.06
+    assert calibration["residual"]["columns"] == ["intercept"]
+    assert 0.035 < calibration["residual"]["test"]["share_beyond_1.96"] < 0.07
 
 
 def test_a_site_without_controls_gets_no_map_but_a_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ CHANNELS = ("residual", "structural", "deformation")
 REGIONS = ("left hippocampus", "right hippocampus", "left lateral ventricle", "left thalamus", "brain stem")
 CENTRES_MM = ((-26, -20, -16), (26, -20, -16), (-12, -20, 20), (-12, -18, 8), (0, -28, -32))
 EFFECT_Z = {"AD": -3.0, "lesion": 0.0, "null": 0.0, "CN": 0.0}
-ROLES = {"train": 12, "calibration": 20, "test": 8}
+ROLES = {"train": 9, "calibration": 20, "test": 8}
 PATIENTS = {"AD": 7, "lesion": 6, "null": 5}
 
 
@@ -156,7 +156,7 @@ def _run(world: World, model: str, generator: np.random.Generator) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     subjects = world.manifest.loc[world.manifest["role"] == "train", "subject"]
     write_json(folder / "subjects.json", {"0": {subject_hash(subject): "train" for subject in subjects}})
-    entries: list[dict[str, Any]] = [{"member": 0, "step": 0, "volumes": 12, "seconds": 1.0}]
+    entries: list[dict[str, Any]] = [{"member": 0, "step": 0, "volumes": 9, "seconds": 1.0}]
     if model == "vae":
         steps = np.arange(10, 301, 10)
         kl = 60 + 220 * np.exp(-((steps - 80) ** 2) / 3000)
@@ -200,12 +200,13 @@ def _planted(
 
 def _maps(world: World, model: str, generator: np.random.Generator) -> None:
     folder, plan = world[f"maps/{model}"], world.plan
+    channels = CHANNELS if model == "vae" else ("residual", "deformation")
     mask = template_on(plan).mask
     people = world.manifest[world.manifest["role"].isin(["test", "evaluation", "calibration"])].reset_index(drop=True)
     rows, regions, clusters = [], [], []
     for i, person in people.iterrows():
         scores: dict[str, float] = {}
-        for channel in CHANNELS:
+        for channel in channels:
             z = np.where(mask, generator.standard_normal(plan.shape), 0).astype(np.float32)
             if person["role"] != "calibration":
                 z = _planted(world, channel, str(person["diagnosis"]), int(str(i)), generator) * mask
@@ -248,7 +249,7 @@ def _maps(world: World, model: str, generator: np.random.Generator) -> None:
         folder / "clusters.tsv",
         pd.DataFrame(clusters, columns=["key", "channel", "region", "peak_z", "volume_ml", "x_mm", "y_mm", "z_mm"]),
     )
-    write_json(folder / "calibration.json", {channel: _calibration(world) for channel in CHANNELS})
+    write_json(folder / "calibration.json", {channel: _calibration(world) for channel in channels})
     write_record(folder, "anomaly", {"prepared": [world["prepared"]], "run": [world[f"runs/{model}"]]})
 
 

@@ -1,0 +1,79 @@
+"""The main job from the first verb to the report, as a user runs it, on a coarse grid."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from gen3d.cli import main
+
+KEYS = ["subjects=44", "spacing_mm=4", "steps=8", "workers=2"]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("story") / "demo"
+    assert main(["demo", f"out={out}", *KEYS]) == 0
+    return out
+
+
+@pytest.mark.slow
+def test_planted_atrophy_is_found_by_the_deformation_channel(demo: Path) -> None:
+    rows = json.loads((demo / "evaluation" / "metrics.json").read_text())["headline"]
+    atrophy = [r for r in rows if r["measure"].startswith("AUC of") and r["condition"] in ("ad", "AD")]
+    assert {row["maps"] for row in atrophy} == {"vae", "pca", "voxelwise"}
+    assert max(row["value"] for row in atrophy) > 0.75
+
+
+@pytest.mark.slow
+def test_where_nothing_is_planted_little_is_found(demo: Path) -> None:
+    for model in ("pca", "voxelwise"):
+        records = json.loads((demo / "maps" / model / "calibration.json").read_text())
+        for channel, record in records.items():
+            held_out = record["calibration_held_out"]
+            assert 0.03 < held_out["share_beyond_1.96"] < 0.08, (model, channel)
+
+
+@pytest.mark.slow
+def test_the_report_is_one_file_with_no_request(demo: Path) -> None:
+    html = (demo / "report" / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r"(src|href)=[\"']https?://", html)
+    assert html.count("<img") + html.count("<svg") > 5
+
+
+@pytest.mark.slow
+def test_every_folder_can_be_traced(demo: Path) -> None:
+    records = {path.parent: json.loads(path.read_text()) for path in demo.rglob("artefact.json")}
+    assert len(records) == 11
+    by_key = {record["key"]: folder for folder, record in records.items()}
+    report = records[demo / "report"]
+    assert {item["key"] for item in report["inputs"]["inputs"]} <= set(by_key)
+    maps = records[demo / "maps" / "vae"]
+    assert maps["inputs"]["run"][0]["key"] == records[demo / "runs" / "vae"]["key"]
+
+
+@pytest.mark.slow
+def test_a_second_run_changes_nothing(demo: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in demo.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert main(["demo", f"out={demo}", *KEYS]) == 0
+    after = {path: path.stat().st_mtime_ns for path in demo.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert before == after
+
+
+@pytest.mark.slow
+def test_other_settings_are_refused(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", f"out={demo}", *KEYS, "seed=5"]) == 2
+    assert "holds a result of other settings" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_truth_is_met(demo: Path) -> None:
+    regions = pd.read_csv(demo / "cohort" / "truth" / "truth_regions.tsv", sep="\t")
+    assert {"key", "region", "percent_change"} <= set(regions.columns)
+    manifest = pd.read_csv(demo / "cohort" / "manifest.tsv", sep="\t")
+    null = manifest[manifest["diagnosis"] == "null"]["key"]
+    assert (regions[regions["key"].isin(null)]["percent_change"].abs() < 1e-6).all()
