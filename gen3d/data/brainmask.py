@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gen3d.data.affine import bright_level, depth_in_template, foreground, registration_template
+from gen3d.data.affine import depth_in_template, foreground, registration_template
 from gen3d.data.resample import sample
 from gen3d.data.volume import Volume, read_volume
 from gen3d.errors import UserError
@@ -40,9 +40,11 @@ def looks_stripped(scan: Volume) -> bool:
 
 
 def stripped_mask(scan: Volume) -> NDArray[np.bool_]:
-    """[X, Y, Z] the largest piece of tissue, its sulci and ventricles included."""
-    tissue = scan.data > 0.03 * bright_level(scan)
-    return _solid(_largest(tissue), scan.spacing_mm, closing_mm=4.0)
+    """[X, Y, Z] the largest piece of tissue, its sulci and ventricles included.
+
+    Tissue is what exceeds 15 % of the bright level: a lower threshold would take in the half-filled voxels around the brain.
+    """
+    return _solid(_largest(foreground(scan)), scan.spacing_mm, closing_mm=4.0)
 
 
 def template_mask(scan: Volume, template_to_scan: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -78,7 +78,8 @@ EFFECTS: dict[str, Effect] = {
     "brain-stem": Effect(0.0, 0.0, 9.0, -0.32),
     "cerebral white matter": Effect(-2.5, -1.5, 6.0, -0.38),
     "lateral ventricle": Effect(41.5, 18.6, 36.0, 2.55),
-    "inferior lateral ventricle": Effect(103.0, 35.4, 30.0, 3.5),
+    # +108 % and +35 % of the fluid; only 28 % of this region is fluid on the template, the rest is its wall.
+    "inferior lateral ventricle": Effect(30.0, 10.0, 15.0, 1.1),
     "third ventricle": Effect(17.6, 8.8, 24.0, 1.67),
     "fourth ventricle": Effect(0.0, 0.0, 18.0, 0.5),
 }
@@ -105,7 +106,9 @@ DOWN_SYNDROME: dict[str, float] = {
 }
 DOWN_SYNDROME_AFFINE = (0.975, 0.885, 0.950)  # left-right, back-front, bottom-top; cephalic index 0.79 -> 0.87
 DOWN_SYNDROME_VARIATION = 0.06  # between-person standard deviation of the log ratios (assumption: 5-8 %)
-LARGEST_GROWTH = float(np.log(3.0))  # log volume; thin ventricles cannot grow further on a coarse grid
+LARGEST_GROWTH = float(
+    np.log(2.5)
+)  # where the effects of AD and MCI end: thin ventricles cannot grow further on a coarse grid
 
 
 class Condition(Config):
@@ -160,7 +163,7 @@ def default_conditions() -> dict[str, Condition]:
 def condition_targets(condition: Condition, severity: float, rng: np.random.Generator) -> dict[int, float]:
     """Log volume change by region label; empty for conditions that change no volume.
 
-    A change of 0 holds a region (AD spares it); regions not named follow their neighbours. Growth ends at three-fold volume.
+    A change of 0 holds a region (AD spares it); regions not named follow their neighbours.
     ``rng`` gives the between-person variation of Down syndrome; AD, MCI and given changes are exact.
     """
     if condition.changes:
@@ -173,7 +176,8 @@ def condition_targets(condition: Condition, severity: float, rng: np.random.Gene
         logs = {name: np.log(ratio) + rng.normal(0, DOWN_SYNDROME_VARIATION) for name, ratio in DOWN_SYNDROME.items()}
     else:
         logs = {}
-    return {label: min(float(severity * value), LARGEST_GROWTH) for name, value in logs.items() for label in find(name)}
+    limit = LARGEST_GROWTH if condition.kind in ("ad", "mci") and not condition.changes else np.inf
+    return {label: min(float(severity * value), limit) for name, value in logs.items() for label in find(name)}
 
 
 def region_effects(column: Literal["variation", "ageing"]) -> dict[int, float]:

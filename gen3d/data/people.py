@@ -77,10 +77,11 @@ def _group(
     ages = low + (high - low) * (rng.permutation(number) + rng.uniform(size=number)) / number
     sites = np.array(site_names)[(np.arange(number) + rng.integers(len(site_names))) % len(site_names)]
     sexes = np.array(["F", "M"])[(np.arange(number) // len(site_names) + rng.integers(2)) % 2]
-    volumes = np.array([INTRACRANIAL_ML[sex] for sex in sexes]) + INTRACRANIAL_SD_ML * np.clip(
-        rng.standard_normal(number), -2.5, 2.5
-    )
-    severities = np.resize(condition.severities, number) if condition and condition.kind != "null" else np.zeros(number)
+    spread = INTRACRANIAL_SD_ML * np.clip(rng.standard_normal(number), -2.5, 2.5)
+    volumes = np.array([INTRACRANIAL_ML[sex] for sex in sexes]) + spread
+    severities = np.zeros(number)
+    if condition and condition.kind != "null":
+        severities = rng.permutation(np.resize(condition.severities, number))
     diagnosis = DIAGNOSES[condition.kind] if condition else CONTROL
     return {
         "site": sites,

@@ -155,7 +155,7 @@ def plant_in_scan(
         return plant_lesion(scan, where, severity, space.plan.spacing_mm, rng)
     to_template = deformation.invert(to_scan)
     labels = deformation.warp(space.labels, to_template, order=0)
-    local = Space(space.plan, labels, deformation.warp(space.fluid, to_template), space.mask, space.gains)
+    local = Space(space.plan, labels, deformation.warp(space.fluid, to_template), space.mask)
     planted = condition_targets(condition, severity, rng)
     wanted = {label: log for label, log in planted.items() if (labels == label).any()}
     change = condition_anatomy(local, labels, wanted, None)

@@ -114,32 +114,37 @@ def _tissue_masks(template: Template) -> dict[Tissue, NDArray[np.bool_]]:
 
 @lru_cache(maxsize=1)
 def full_regions() -> Labels:
-    """Labels [197, 233, 189] on the template's own 1 mm grid; 0 outside the brain."""
+    """Labels [197, 233, 189] on the template's own 1 mm grid; 0 outside the brain.
+
+    The template is symmetric: the left half and the midline are dealt out, and mirrored to the right.
+    """
     template = full_template()
-    tissues = _tissue_masks(template)
-    label_of = {(region.structure, region.hemisphere): region.label for region in all_regions()}
-    labels = np.zeros(template.mask.shape, np.int16)
+    num_left = template.mask.shape[0] // 2 + 1
+    tissues = {tissue: mask[:num_left] for tissue, mask in _tissue_masks(template).items()}
+    labels = np.zeros((num_left, *template.mask.shape[1:]), np.int16)
     for tissue, closed in ORDER:
-        spheres, owners = _group(tissue, closed, label_of)
+        spheres, owners = _group(tissue, closed)
         places = np.argwhere(tissues[tissue] & (labels == 0))
         world = places @ template.affine[:3, :3].T + template.affine[:3, 3]
         labels[tuple(places.T)] = _deal_out(world, spheres, owners, closed)
-    return labels
+    mirrored = _other_side()[labels[-2::-1]]
+    return np.concatenate([labels, mirrored])
 
 
-def _group(
-    tissue: Tissue, closed: bool, label_of: dict[tuple[str, str], int]
-) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
-    """Spheres [n, 4] and owners [n] of all regions of one tissue class, both hemispheres."""
-    spheres, owners = [], []
-    for definition in DEFINITIONS:
-        if definition.tissue != tissue or definition.closed != closed:
-            continue
-        own = _spheres(definition)
-        sides = (("midline", 1),) if definition.midline else (("left", 1), ("right", -1))
-        for side, sign in sides:
-            spheres.append(own * [sign, 1, 1, 1])
-            owners.append(np.full(len(own), label_of[definition.name, side], np.int16))
+def _other_side() -> Labels:
+    """Label of the same structure in the other hemisphere, by label; midline regions are their own."""
+    label_of = {(region.structure, region.hemisphere): region.label for region in all_regions()}
+    opposite = {"left": "right", "right": "left", "midline": "midline"}
+    others = [label_of[region.structure, opposite[region.hemisphere]] for region in all_regions()]
+    return np.array([0, *others], np.int16)
+
+
+def _group(tissue: Tissue, closed: bool) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
+    """Spheres [n, 4] and owners [n] of the left and midline regions of one tissue class."""
+    chosen = [d for d in DEFINITIONS if d.tissue == tissue and d.closed == closed]
+    spheres = [_spheres(definition) for definition in chosen]
+    labels = [find(d.name if d.midline else f"left {d.name}")[0] for d in chosen]
+    owners = [np.full(len(own), label, np.int16) for own, label in zip(spheres, labels, strict=True)]
     return np.concatenate(spheres), np.concatenate(owners)
 
 

@@ -42,7 +42,7 @@ class Points:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a header; `align` holds one of l, c, r per column; the first cell of a row is its heading.
+    """Rows under a header; `align` holds one of l, c, r, n (left, on one line) per column; the first cell of a row is its heading.
 
     A row of a single cell is a heading over the rows that follow it.
     """

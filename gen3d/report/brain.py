@@ -17,14 +17,14 @@ from scipy import ndimage
 
 from gen3d.report import style
 
-CONVENTION = "Left of the image is left of the brain (neurological convention)."
+CONVENTION = "Left of the image is left of the brain (neurological convention); x < 0 is left. Coordinates are MNI152."
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 LETTERS = "xyz"
 SIDES = {"axial": ("L", "R"), "coronal": ("L", "R"), "sagittal": ("P", "A")}
 PIXEL_MM = 1.0
 GAP_MM = 9.0
 HEAD_INCHES, FOOT_INCHES, BAR_INCHES = 0.27, 0.2, 0.6
-BLACK, WHITE = 0.15, 1.12  # display window of prepared T1w volumes, whose white matter is at 1
+BLACK, WHITE = 0.3, 1.08  # display window of prepared T1w volumes, whose white matter is at 1
 OUTLINE = np.array([0.05, 0.05, 0.07])
 
 

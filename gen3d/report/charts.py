@@ -17,6 +17,7 @@ from gen3d.report import style
 
 Floats = NDArray[np.float64]
 Chart = tuple[bytes, bytes]
+UNNAMED = "none given"
 
 
 def _finished(figure: Canvas) -> Chart:
@@ -39,7 +40,9 @@ def ages(by_group: Mapping[str, Floats], colours: Mapping[str, str], bin_years: 
             axes.set_ylim(0, tallest * 1.05)
             axes.set_yticks([])
             axes.spines["left"].set_visible(False)
-            axes.text(-0.02, 0.15, f"{group}  n = {len(values)}", transform=axes.transAxes, ha="right", va="bottom")
+            axes.text(
+                -0.02, 0.15, f"{group or UNNAMED}  n = {len(values)}", transform=axes.transAxes, ha="right", va="bottom"
+            )
             axes.tick_params(axis="x", length=0)
         rows[-1].tick_params(axis="x", length=3)
         rows[-1].set_xlabel("Age (years)")
@@ -126,7 +129,7 @@ def _strip_panel(axes: Axes, panel: Dots, colours: Mapping[str, str], generator:
             axes.plot([position + 0.3] * 2, [low, high], color=colours[group], linewidth=1.6, solid_capstyle="butt")
             axes.plot([position + 0.23, position + 0.37], [middle] * 2, color=style.INK, linewidth=1.6)
     counts = [int(np.isfinite(values).sum()) for values in panel.by_group.values()]
-    labels = [f"{group}\nn = {n}" for group, n in zip(panel.by_group, counts, strict=True)]
+    labels = [f"{group or UNNAMED}\nn = {n}" for group, n in zip(panel.by_group, counts, strict=True)]
     axes.set_xticks(range(len(labels)), labels)
     axes.set_xlim(-0.5, len(labels) - 0.4)
     axes.tick_params(axis="x", length=0)
@@ -181,7 +184,7 @@ class Severity:
 
 def severity_lines(panels: Mapping[str, Sequence[Severity]], x_label: str, y_label: str, chance: float | None) -> Chart:
     """Values against severity with their intervals, one panel per condition, one line per model or channel."""
-    columns = min(3, max(1, len(panels)))
+    columns = 2 if len(panels) == 4 else min(3, max(1, len(panels)))
     rows = math.ceil(len(panels) / columns)
     height = 0.75 + 2.2 * rows
     with style.canvas(height) as figure:
@@ -216,4 +219,6 @@ def _severity_panel(axes: Axes, lines: Sequence[Severity], chance: float | None)
         high = np.array([interval.high for interval in line.values])
         axes.vlines(shifted, low, high, color=line.colour, linewidth=1.0)
         axes.plot(shifted, middle, "-o", color=line.colour, markersize=4)
+    axes.set_xticks(xs, [f"{x:.3g}" for x in xs])
+    axes.set_ylim(min(0.4, float(np.nanmin([i.low for line in lines for i in line.values] + [0.4]))) - 0.03, 1.03)
     style.light_grid(axes)

@@ -18,17 +18,9 @@ from gen3d.data.manifest import is_control
 from gen3d.data.volume import read_map
 from gen3d.errors import UserError
 
+NULL = "null"  # the simulated condition in which nothing is planted
 CHANNEL_ORDER = ("deformation", "residual", "structural")
-TEXT = {
-    "key": str,
-    "subject": str,
-    "session": str,
-    "site": str,
-    "diagnosis": str,
-    "role": str,
-    "sex": str,
-    "flags": str,
-}
+TEXT = dict.fromkeys(("key", "subject", "session", "site", "diagnosis", "role", "sex", "flags", "entry", "remark"), str)
 Row = dict[str, Any]
 
 
@@ -154,6 +146,12 @@ class Maps:
         path = self.artefact.folder / "clusters.tsv"
         columns = ["key", "channel", "region", "peak_z", "volume_ml", "x_mm", "y_mm", "z_mm"]
         return read_table(path) if path.is_file() else pd.DataFrame(columns=columns)
+
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """Diagnoses of the evaluated people, the largest first, the null condition last."""
+        counts = self.evaluated["diagnosis"].astype(str).value_counts()
+        return tuple(sorted(counts.index, key=lambda name: (name == NULL, -counts[name], name)))
 
     def row(self, key: str) -> pd.Series:
         """A person's row of subjects.tsv, named by its key."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ from gen3d.report.sections import (
 )
 from gen3d.report.sources import open_sources
 
+UNBROKEN = re.compile(
+    r"(?<=[\d\]]) (?=%|mm\b|dB\b|ml\b)|(?<=\bn) (?== \d)|(?<=\bn =) (?=\d)|(?<=\b[zpq]) (?=[<+\d\N{MINUS SIGN}])"
+)  # spaces at which a number must not part from its unit or its letter
 Builder = Callable[[Context], Section | None]
 
 SECTIONS: tuple[tuple[str, Builder, str], ...] = (
@@ -127,8 +131,10 @@ def render(title: str, sections: list[Section], missing: list[tuple[str, str]]) 
 
 
 def _with_code(text: str) -> Markup:
-    """Text with `quoted` commands set as code."""
-    parts = str(text).split("`")
+    """Text with `quoted` commands set as code, and numbers that stay on one line with their units."""
+    if isinstance(text, Markup):
+        return text
+    parts = UNBROKEN.sub("\N{NO-BREAK SPACE}", str(text)).split("`")
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if index % 2 else escape(part) for index, part in enumerate(parts)
     )

@@ -21,7 +21,7 @@ from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.data.template import template_on
 from gen3d.errors import UserError
 from gen3d.report.brain import Space
-from gen3d.report.folders import Evaluation, Latents, Maps, Reconstructed, Run
+from gen3d.report.folders import NULL, Evaluation, Latents, Maps, Reconstructed, Run
 
 VERBS = ("prepare", "simulate", "train", "encode", "reconstruct", "anomaly", "evaluate")
 KINDS = {"vae": "VAE", "pca": "PCA", "voxelwise": "Voxelwise regression"}
@@ -62,7 +62,9 @@ class Sources:
         """Diagnoses, controls first, then by how many people they have."""
         used = self.cohort[self.cohort["role"] != "excluded"]
         counts = used["diagnosis"].astype(str).value_counts()
-        return tuple(sorted(counts.index, key=lambda code: (code not in self.controls, -counts[code], code)))
+        return tuple(
+            sorted(counts.index, key=lambda code: (code not in self.controls, code == NULL, -counts[code], code))
+        )
 
     @cached_property
     def plan(self) -> GridPlan:

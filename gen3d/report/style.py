@@ -18,6 +18,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
+from PIL import Image
 
 TYPEFACES = ("Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans")
 INK, GREY, FAINT = "#1c2126", "#5f6b76", "#d5dade"
@@ -27,6 +28,7 @@ SEQUENTIAL = "cividis"
 DIVERGING = "managua_r"
 WIDTH_INCHES = 9.0
 DPI = 150
+LEVELS = 64
 
 
 def rc_settings() -> dict[str, Any]:
@@ -72,20 +74,24 @@ def rc_settings() -> dict[str, Any]:
 def canvas(height_inches: float, width_inches: float = WIDTH_INCHES) -> Iterator[Canvas]:
     """A figure in the report's style, without pyplot and its global state."""
     with matplotlib.rc_context(rc_settings()):  # type: ignore[arg-type]
-        figure = Canvas(figsize=(width_inches, height_inches))
-        FigureCanvasAgg(figure)
-        yield figure
+        yield Canvas(figsize=(width_inches, height_inches))
 
 
 def png_bytes(figure: Canvas, dpi: int = DPI) -> bytes:
-    """The figure as PNG."""
+    """The figure as PNG with 64 levels per colour, which halves the file and which the eye does not tell from 256."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    coarse = np.rint(np.rint(np.arange(256) / 255 * (LEVELS - 1)) * 255 / (LEVELS - 1)).astype(np.uint8)[pixels]
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    Image.fromarray(coarse).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def svg_bytes(figure: Canvas) -> bytes:
     """The figure as SVG whose words stay words, in the page's typefaces."""
+    figure.set_dpi(72)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     family = ", ".join(f"'{name}'" for name in TYPEFACES) + ", sans-serif"

@@ -39,7 +39,7 @@ GROUPS = {
     "depr": "depression",
     "null": "nothing planted",
 }
-SEXES = {"F": "women", "M": "men"}
+ABBREVIATIONS = ("ad", "mci", "ds")
 
 
 def number(value: float | None, digits: int = 2, signed: bool = False) -> str:
@@ -123,7 +123,13 @@ def directions(name: str) -> tuple[str, str]:
 def group(code: str) -> str:
     """A diagnosis code with its meaning where it is a common one."""
     meaning = GROUPS.get(code.lower())
+    code = condition(code)
     return f"{code} ({meaning})" if meaning else code or "no diagnosis given"
+
+
+def condition(code: str) -> str:
+    """A condition's code as it is usually written."""
+    return code.upper() if code in ABBREVIATIONS else code
 
 
 def region(name: str) -> str:

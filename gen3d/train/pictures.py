@@ -56,6 +56,6 @@ def draw_reconstructions(
 
 
 def _mid_plane(volume: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """The middle slice across one axis, drawn with the back of the head to the left or up is up."""
+    """The middle slice across one axis, as an image whose rows run from the slice's last axis downwards (z up, or y up)."""
     slice_: NDArray[np.float32] = np.take(volume, volume.shape[axis] // 2, axis=axis)
     return slice_.T[::-1]

@@ -71,7 +71,9 @@ def test_volumes_are_where_and_what_the_layout_promises(cohort: Path) -> None:
     assert (t1w[~prepared.mask] == 0).all()
     assert (log_jacobian[~prepared.mask] == 0).all()
     assert np.median(t1w[template_on(prepared.plan).wm > 0.95]) == pytest.approx(1.0, abs=0.02)
-    assert abs(np.median(log_jacobian[prepared.mask])) < 0.1  # the phantom is the template itself
+    # The phantom is the template itself; its 4 mm voxels, half filled at the surface, make it seem a little larger.
+    assert abs(np.median(log_jacobian[prepared.mask])) < 0.15
+    assert log_jacobian[prepared.mask].std() < 0.3
     assert (cohort / "figures" / "sub-01_ses-1.png").stat().st_size > 1000
 
 

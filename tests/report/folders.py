@@ -136,6 +136,9 @@ def _prepared(world: World, generator: np.random.Generator) -> None:
     verdicts["reason"] = np.where(excluded, "mutual information with the template is -0.05", "")
     verdicts.loc[0, ["verdict", "reason"]] = ["warn", "head tilted by 21 degrees"]
     verdicts.to_csv(folder / "verdicts.tsv", sep="\t", index=False)
+    _write(
+        folder / "unmatched.tsv", pd.DataFrame({"entry": ["099"], "remark": ["row in participants.tsv without a scan"]})
+    )
     (folder / "figures").mkdir()
     for key in [world.manifest["key"][0], *world.manifest.loc[excluded, "key"]]:
         Image.fromarray(generator.integers(0, 255, (60, 120, 3), dtype=np.uint8)).save(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from gen3d.report.folders import Maps
 from gen3d.report.sections.groups import Moments, moments_of, regions_that_differ, significant_difference
@@ -61,7 +62,16 @@ def test_planted_regions_differ_and_the_null_group_has_none(maps: Maps) -> None:
     assert {("AD", "left hippocampus"), ("AD", "right hippocampus")} <= found
     assert not {group for group, _ in found} & {"null", "lesion"}
     left = next(row for row in rows if (row["group"], row["region"]) == ("AD", "left hippocampus"))
-    assert left["difference"].low < -3.0 < left["difference"].high
+    table = maps.regions[(maps.regions["region"] == "left hippocampus") & (maps.regions["channel"] == "deformation")]
+    ill, well = (
+        table.loc[table["key"].isin(people["key"]), "z"].to_numpy()
+        for people in (maps.evaluated[maps.evaluated["diagnosis"] == "AD"], maps.reference)
+    )
+    parts = [values.var(ddof=1) / len(values) for values in (ill, well)]
+    dof = sum(parts) ** 2 / (parts[0] ** 2 / (len(ill) - 1) + parts[1] ** 2 / (len(well) - 1))
+    difference, half = ill.mean() - well.mean(), t.ppf(0.975, dof) * np.sqrt(sum(parts))
+    found_interval = (left["difference"].low, left["difference"].value, left["difference"].high)
+    assert found_interval == pytest.approx((difference - half, difference, difference + half))
     assert left["num_people"] == PATIENTS["AD"]
 
 

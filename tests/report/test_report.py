@@ -128,6 +128,8 @@ def test_the_cohort_table_counts_people(world: World, page: Page, metrics: dict[
     assert metrics["cohort"]["verdicts"] == {"keep": 54, "warn": 1, "exclude": 1}
     assert "mutual information with the template is -0.05" in page.text
     assert "head tilted by 21 degrees" in page.text
+    assert metrics["cohort"]["unmatched"] == [["099", "row in participants.tsv without a scan"]]
+    assert "099 row in participants.tsv without a scan" in page.text
 
 
 def test_calibration_figures_are_those_of_the_folder(page: Page, metrics: dict[str, Any]) -> None:
@@ -149,16 +151,15 @@ def test_the_models_and_whom_they_saw(page: Page, metrics: dict[str, Any]) -> No
 
 
 def test_the_first_sentences_name_the_winner(page: Page, metrics: dict[str, Any]) -> None:
-    best = {row["condition"]: row for row in metrics["summary"]["best_by_condition"]}
-    assert set(best) == {"AD", "lesion"}
-    assert (best["lesion"]["model"], best["lesion"]["channel"], best["lesion"]["measure"]) == (
-        "PCA",
-        "residual",
-        "auprc",
-    )
-    assert best["lesion"]["value"]["value"] == pytest.approx(0.442)
-    assert (best["AD"]["model"], best["AD"]["channel"], best["AD"]["measure"]) == ("PCA", "deformation", "auc")
-    assert "The network beats its baselines on none of them." in page.text
+    best = {(row["condition"], row["direction"]): row for row in metrics["summary"]["best_by_condition"]}
+    assert set(best) == {("AD", "loss"), ("AD", "gain"), ("lesion", "")}
+    lesion, loss = best["lesion", ""], best["AD", "loss"]
+    assert (lesion["model"], lesion["channel"], lesion["measure"]) == ("PCA", "residual", "auprc")
+    assert lesion["value"]["value"] == pytest.approx(0.442)
+    assert (loss["model"], loss["channel"], loss["measure"]) == ("PCA", "deformation", "auc")
+    assert "AUC of left hippocampus (\N{MINUS SIGN}23.7 % planted) 0.92 [0.86, 0.97]; beside it VAE 0.90" in page.text
+    assert "AUC of left lateral ventricle (+31.0 % planted)" in page.text
+    assert "the network is behind within the intervals on volume loss in AD, volume gain in AD and lesion." in page.text
     assert "PCA is better than VAE (paired difference in AUPRC 0.030 [0.010, 0.050])" in page.text
     assert "0.44 [0.39, 0.49]" in page.text
 
@@ -226,6 +227,21 @@ def test_maps_without_prepared_and_a_person_without_z(world: World, tmp_path: Pa
     ad = next(item for item in found["scores"]["auc"] if item["group"] == "AD")
     assert ad["num_people"] == PATIENTS["AD"] - 1
     assert "1 person got no z map" in page.text
+
+
+def test_without_held_out_controls_nothing_is_claimed(world: World, tmp_path: Path) -> None:
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    for name in ("artefact.json", "regions.tsv", "calibration.json"):
+        shutil.copy(world["maps/pca"] / name, maps / name)
+    table = pd.read_csv(world["maps/pca"] / "subjects.tsv", sep="\t", dtype=str, keep_default_na=False)
+    table[table["role"] != "test"].to_csv(maps / "subjects.tsv", sep="\t", index=False)
+    out = Report(inputs=(maps, world["prepared"]), out=tmp_path / "report").run()
+    page = Page((out / "index.html").read_text(encoding="utf-8"))
+    found = json.loads((out / "metrics.json").read_text())
+    assert all(row["auc"]["value"] is None for row in found["scores"]["auc"])
+    assert "No AUC can be given: the maps hold no held-out controls" in page.text
+    assert page.text.count("too few for a comparison") == len(PATIENTS)
 
 
 def test_a_folder_that_is_no_artefact_is_one_sentence(tmp_path: Path, world: World) -> None:

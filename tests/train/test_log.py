@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from gen3d.train.log import append, keep_until, memory_gib, read_log
+from gen3d.train.log import TrainLog, append, keep_until, memory_gib, read_log
 from gen3d.train.pictures import draw_reconstructions
 
 
@@ -30,6 +31,17 @@ def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path: Path) -> None:
     keep_until(path, 0, 1)
     append(path, {"member": 0, "step": 2})
     assert [entry["step"] for entry in read_log(path)] == [1, 2]
+
+
+def test_without_tensorboard_the_log_is_still_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as where it is not installed
+    log = TrainLog(tmp_path, 0, 1, 4, 2, 2, 4, lambda step: 0.1, None, tensorboard=True)
+    with log:
+        log.start(0)
+    assert "TensorBoard is not installed, so only log.jsonl is written" in capsys.readouterr().out
+    assert not (tmp_path / "tensorboard").exists()
 
 
 def test_memory_is_that_of_this_process() -> None:

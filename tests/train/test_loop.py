@@ -162,6 +162,12 @@ def test_bfloat16_stays_near_float32(tmp_path: Path) -> None:
         assert half["loss"] != full["loss"]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UserError, match=r"engine\.device=cuda, but torch sees no GPU; use engine\.device=cpu"):
+        EngineConfig(device="cuda").chosen_device()
+
+
 def test_a_volume_that_is_not_finite_is_named(tmp_path: Path) -> None:
     source = Arrays(2)
     source.volumes[1, 0, 5, 5, 5] = np.nan

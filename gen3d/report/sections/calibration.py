@@ -159,6 +159,9 @@ def _description(maps: Maps) -> str:
     sites = record.get("sites") or {}
     if sites:
         text += " from " + wording.listed([f"{name or 'no named site'} ({n})" for name, n in sites.items()])
+    smoothing = maps.artefact.config.get("smoothing_mm")
+    if smoothing:
+        text += f"; intensity and volume maps smoothed by {smoothing:g} mm (FWHM)"
     columns = [str(name) for name in record.get("columns", []) if str(name) != "intercept"]
     text += f"; covariates: {wording.listed(columns)}." if columns else "; no covariates."
     for term, reason in (record.get("dropped") or {}).items():

@@ -32,12 +32,23 @@ def section(context: Context) -> Section | None:
     blocks.append(
         _as_block(
             overview,
-            "People by role and diagnosis. Train, calibration and test hold controls only; a person has one role.",
+            "People by role and diagnosis. The models learn from train; z is calibrated on calibration; test is used for "
+            "neither, to see what happens in healthy people; all three hold controls only. A person has one role.",
         )
     )
     blocks += _ages(context, used)
     blocks.append(Details("The same by site", [_as_block(by_site, "People by role, diagnosis and site.")]))
     flow, numbers = _exclusions(frame, verdicts)
+    unmatched = _unmatched(context)
+    if len(unmatched):
+        rows = [[str(entry), str(remark)] for entry, remark in unmatched[["entry", "remark"]].to_numpy()]
+        table = Table(
+            "Table rows without a scan, scans without a table row, and the like.", ["Entry", "Remark"], rows, "nl"
+        )
+        flow.append(
+            Details(f"{wording.capital(wording.count(len(rows), 'entry', 'entries'))} that do not match up", [table])
+        )
+        numbers["unmatched"] = rows
     numbers |= {"by_role_and_diagnosis": overview, "by_site": by_site}
     return Section("cohort", "Cohort", [*blocks, *flow], numbers)
 
@@ -50,7 +61,8 @@ def _sentence(frame: pd.DataFrame, used: pd.DataFrame) -> str:
     if len(ages):
         text += f", aged {ages.min():.0f} to {ages.max():.0f} years"
     left_out = len(frame) - scans
-    return f"{text}. {wording.capital(wording.count(left_out, 'scan'))} left out at quality control."
+    excluded = f"{wording.count(left_out, 'scan')} left out at quality control" if left_out else "no scan was left out"
+    return f"{text}; {excluded}."
 
 
 def _table(frame: pd.DataFrame, by: list[str]) -> list[dict[str, Any]]:
@@ -133,6 +145,13 @@ def _verdicts(context: Context) -> pd.DataFrame:
     )
 
 
+def _unmatched(context: Context) -> pd.DataFrame:
+    prepared = context.sources.prepared
+    paths = [folder / "unmatched.tsv" for folder in prepared.folders] if prepared else []
+    frames = [read_table(path) for path in paths if path.is_file()]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["entry", "remark"])
+
+
 def _exclusions(frame: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[list[Any], dict[str, Any]]:
     if not len(verdicts):
         return [], {}
@@ -157,7 +176,7 @@ def _exclusions(frame: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[list[Any],
 
 def _reasons(verdicts: pd.DataFrame, caption: str) -> Table:
     rows = [[_name(row), str(row["reason"])] for _, row in verdicts.iterrows()]
-    return Table(caption, ["Scan", "Reason"], rows, "ll")
+    return Table(caption, ["Scan", "Reason"], rows, "nl")
 
 
 def _name(row: pd.Series) -> str:

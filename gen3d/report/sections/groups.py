@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats as distributions
 
 from gen3d.maths.stats import Interval
-from gen3d.report import brain, wording
+from gen3d.report import brain, charts, style, wording
 from gen3d.report.blocks import Details, Figure, Heading, Section, Table, Text
 from gen3d.report.context import Context
 from gen3d.report.folders import Maps
@@ -20,6 +20,7 @@ LIMIT, THRESHOLD = 3.0, 1.0
 FALSE_DISCOVERY_RATE = 0.05
 MINIMUM_GROUP = 5
 REGIONS_SHOWN = 8
+FOLDED_DPI = 115  # of the models that stand folded beside the first
 Volume = NDArray[np.float64]
 
 
@@ -78,9 +79,8 @@ def _of_model(context: Context, maps: Maps, numbers: dict[str, Any]) -> list[Any
 def _groups(maps: Maps) -> dict[str, pd.DataFrame]:
     """People by row of the figure: held-out controls, then every diagnosis of the evaluation set."""
     evaluated = maps.evaluated
-    by_size = evaluated["diagnosis"].value_counts()
     found = {"Controls (held out)": maps.reference} if len(maps.reference) else {}
-    return found | {str(name): evaluated[evaluated["diagnosis"] == name] for name in by_size.index}
+    return found | {str(name): evaluated[evaluated["diagnosis"] == name] for name in maps.groups}
 
 
 def _figure(context: Context, maps: Maps, channel: str) -> tuple[Figure | None, list[dict[str, Any]]]:
@@ -98,9 +98,10 @@ def _figure(context: Context, maps: Maps, channel: str) -> tuple[Figure | None, 
             outlined = significant_difference(found, reference, space.mask)
         overlay = brain.Overlay(np.where(space.mask, found.mean, 0.0), LIMIT, THRESHOLD, outlined)
         tiles = [brain.Tile(cut, template, overlay) for cut in brain.lightbox(space)]
-        rows.append(brain.Strip(f"{name}, n = {found.num_people}", tiles))
+        rows.append(brain.Strip(f"{name or charts.UNNAMED}, n = {found.num_people}", tiles))
         records.append(_record(name, found, outlined, space.mask))
-    png = brain.draw(rows, space, (overlay, "mean z"))
+    dpi = style.DPI if maps is context.lead else FOLDED_DPI
+    png = brain.draw(rows, space, (overlay, "mean z"), dpi=dpi)
     up, down = wording.directions(channel)
     caption = (
         f"{wording.channel(channel)}, {maps.name}: mean z per group on the template. Orange: {up}; blue: {down}. "
@@ -174,7 +175,8 @@ def regions_that_differ(maps: Maps, channel: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     if len(reference) < MINIMUM_GROUP:
         return rows
-    for diagnosis, part in maps.evaluated.groupby("diagnosis"):
+    for diagnosis in maps.groups:
+        part = maps.evaluated[maps.evaluated["diagnosis"] == diagnosis]
         mine = table[table["key"].isin(part["key"])]
         z = mine.pivot_table(index="key", columns="region", values="z").reindex(columns=reference.columns)
         if len(z) < MINIMUM_GROUP:

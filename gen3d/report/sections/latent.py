@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from gen3d.downstream.embedding import principal_components, umap_coordinates
-from gen3d.report import scatter, style, wording
+from gen3d.report import charts, scatter, style, wording
 from gen3d.report.blocks import Figure, Heading, Section, Text
 from gen3d.report.context import Context
 from gen3d.report.folders import Latents
@@ -102,7 +102,9 @@ def _colourings(context: Context, table: pd.DataFrame) -> list[scatter.Colouring
     present = [group for group in colours if (diagnoses == group).any()]
     found = [
         scatter.Colouring(
-            "Diagnosis", [colours[name] for name in diagnoses], [(colours[name], name) for name in present]
+            "Diagnosis",
+            [colours[name] for name in diagnoses],
+            [(colours[name], name or charts.UNNAMED) for name in present],
         )
     ]
     ages = pd.to_numeric(table.get("age_years", pd.Series(np.nan, index=table.index)), errors="coerce")

@@ -77,7 +77,8 @@ def choose(maps: Maps, num_shown: int) -> list[str]:
 def _card(context: Context, maps: Maps, key: str) -> tuple[Card, dict[str, Any]]:
     row = maps.row(key)
     regions = maps.regions[maps.regions["key"] == key]
-    blocks: list[Any] = [Text(_strongest_sentence(regions))]
+    clusters = maps.clusters[maps.clusters["key"] == key]
+    blocks: list[Any] = [Text(_strongest_sentence(regions) + _cluster_sentence(clusters))]
     if row.get("flags"):
         blocks.append(Text(f"Flagged: {row['flags']}.", "warning"))
     figure = _figure(context, maps, key)
@@ -89,7 +90,6 @@ def _card(context: Context, maps: Maps, key: str) -> tuple[Card, dict[str, Any]]
     shown = _strongest(maps, regions)
     if shown:
         blocks.append(_region_table(shown))
-    clusters = maps.clusters[maps.clusters["key"] == key]
     if len(clusters):
         blocks.append(Details(f"Clusters ({len(clusters)})", [_cluster_table(clusters)]))
     numbers = {"key": key, "scores": standing, "regions": shown}
@@ -108,7 +108,8 @@ def _subtitle(row: pd.Series) -> str:
     words = [f"{age:.0f} years" if np.isfinite(age) else "age unknown"]
     words.append({"F": "woman", "M": "man"}.get(str(row.get("sex", "")), "sex unknown"))
     if row.get("site"):
-        words.append(f"site {row['site']}")
+        site = str(row["site"])
+        words.append(site if site.lower().startswith("site") else f"site {site}")
     words += [wording.group(str(row["diagnosis"])), wording.ROLES.get(str(row["role"]), str(row["role"])).lower()]
     return " \N{MIDDLE DOT} ".join(words)
 
@@ -169,6 +170,19 @@ def _strongest_sentence(regions: pd.DataFrame) -> str:
     return (
         f"Strongest volume finding: {name}, {size} % {'larger' if z > 0 else 'smaller'} than expected for age and "
         f"sex; {figures}."
+    )
+
+
+def _cluster_sentence(clusters: pd.DataFrame) -> str:
+    """The largest cluster of significant voxels, in words; empty without one."""
+    if not len(clusters):
+        return ""
+    largest = clusters.iloc[int(clusters["volume_ml"].to_numpy().argmax())]
+    up, down = wording.directions(str(largest["channel"]))
+    return (
+        f" Largest cluster of voxels: {wording.number(float(largest['volume_ml']), 1)} ml in "
+        f"{wording.in_text(str(largest['channel']))}, {up if largest['peak_z'] > 0 else down}, peak "
+        f"z {wording.number(float(largest['peak_z']), 1, signed=True)} at {wording.region(str(largest['region']))}."
     )
 
 

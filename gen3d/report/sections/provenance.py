@@ -131,13 +131,13 @@ def _inputs(artefacts: tuple[Artefact, ...]) -> Table:
             str(item.folder),
             f"gen3d {item.verb}",
             item.version,
-            item.finished_at.replace("T", " ").removesuffix("+00:00"),
+            item.finished_at[:10],
             item.key,
             _made_from(item),
         ]
         for item in artefacts
     ]
-    header = ["Folder", "Written by", "Version", "Finished (UTC)", "Key", "Keys of its inputs"]
+    header = ["Folder", "Written by", "Version", "Finished", "Key", "Keys of its inputs"]
     return Table("The folders that this report was made from.", header, rows, "llllll")
 
 

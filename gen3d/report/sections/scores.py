@@ -43,7 +43,7 @@ def separation(maps: Maps, headline_only: bool = False) -> list[dict[str, Any]]:
     """Per diagnosis and score: n, quartiles, and AUC against held-out controls with DeLong's interval."""
     rows = []
     reference, evaluated = maps.reference, maps.evaluated
-    for diagnosis in evaluated["diagnosis"].value_counts().index:
+    for diagnosis in maps.groups:
         part = evaluated[evaluated["diagnosis"] == diagnosis]
         for score in maps.headline_scores if headline_only else maps.scores:
             ill = part[score.column].dropna().to_numpy(float)
@@ -68,7 +68,7 @@ def _figure(context: Context, maps: Maps) -> Figure | None:
     panels = []
     for score in maps.headline_scores:
         by_group = {HELD_OUT: maps.reference[score.column].to_numpy(float)} if len(maps.reference) else {}
-        for diagnosis in maps.evaluated["diagnosis"].value_counts().index:
+        for diagnosis in maps.groups:
             part = maps.evaluated[maps.evaluated["diagnosis"] == diagnosis]
             by_group[str(diagnosis)] = part[score.column].to_numpy(float)
         if by_group:
@@ -106,4 +106,6 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         "Newcombe's where separation is complete; they are "
         f"not corrected for the number of scores.{words}"
     )
+    if not fewest:
+        caption = "No AUC can be given: the maps hold no held-out controls (role test)."
     return Table(caption, ["Channel", "Score", *models], cells, "ll" + "r" * len(models))

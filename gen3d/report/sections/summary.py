@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from gen3d.maths.stats import Interval
 from gen3d.report import wording
 from gen3d.report.blocks import Heading, Points, Section, Table, Text
 from gen3d.report.context import Context
-from gen3d.report.folders import Evaluation, Row, records
+from gen3d.report.folders import NULL, Evaluation, Row, records
 from gen3d.report.sections import calibration, groups, scores, truth
 from gen3d.report.sources import KINDS
 
-NULL_NAMES = ("null",)
+FEWEST, FALSE_POSITIVE_PEOPLE = 3, 0.05
 
 
 def section(context: Context) -> Section | None:
@@ -31,60 +33,83 @@ def section(context: Context) -> Section | None:
         null = calibration.null_figures(lead)
         numbers |= {"auc": rows, "held_out_controls": null}
         parts.append(
-            ("Groups against held-out controls", [*_group_sentences(rows, lead.name), *_region_sentences(context)])
+            (f"Groups against held-out controls, {lead.name}", [*_group_sentences(rows), *_region_sentences(context)])
         )
-        parts.append(("Can z be trusted", _calibration_sentences(null, lead.name)))
+        parts.append((f"z of {lead.name} in held-out controls", _calibration_sentences(null)))
     parts = [(title, sentences) for title, sentences in parts if sentences]
     if not parts:
         return None
-    blocks: list[Any] = [Text(text, "lead") for text in _plain(context, best) or parts[0][1][:1]]
+    first = _plain(context, best) or [parts[0][1].pop(0)]
+    blocks: list[Any] = [Text(text, "lead") for text in first]
     for title, sentences in parts:
-        blocks += [Heading(title), Points(tuple(sentences))]
+        blocks += [Heading(title), Points(tuple(sentences))] if sentences else []
     if rows and lead is not None:
         blocks.append(_key_table(rows, lead.name))
     return Section("summary", "Summary", blocks, numbers)
 
 
 def _plain(context: Context, best: list[Row]) -> list[str]:
-    """What did best, and whether the network did, before any figure."""
+    """What was found, where it shows best, and how the network did, before any figure."""
     if not best:
         return []
-    found = []
-    for words, measure in (("Atrophy and other volume change", "auc"), ("Focal change", "auprc")):
-        mine = [row for row in best if row["measure"] == measure]
-        if mine:
-            parts = [f"in {wording.in_text(row['channel'])} by {row['model']} ({row['condition']})" for row in mine]
-            found.append(f"{words} is seen best {wording.listed(parts)}.")
-    network = KINDS["vae"]
-    models = {row["model"] for row in best} | {other["model"] for row in best for other in row["others"]}
-    if any(name.startswith(network) for name in models) and len(models) > 1:
-        won = [row["condition"] for row in best if row["model"].startswith(network)]
-        if not won:
-            found.append("The network beats its baselines on none of them.")
-        elif len(won) < len(best):
-            found.append(f"The network is ahead of its baselines on {wording.listed(won)} only.")
-        else:
-            found.append("The network is ahead of its baselines on each of them.")
-    return [" ".join(found)]
+    text = []
+    seen, unseen = [row for row in best if _is_found(row)], [row for row in best if not _is_found(row)]
+    if seen:
+        parts = [f"{_planted(row)} shows best in {wording.in_text(row['channel'])} ({row['model']})" for row in seen]
+        text.append(f"Of what was planted, {wording.listed(parts)}.")
+    if unseen:
+        names = wording.listed([_planted(row) for row in unseen])
+        text.append(
+            f"{wording.capital(names)} {'is' if len(unseen) == 1 else 'are'} not told from chance by any model."
+        )
+    text += _network(seen)
+    return [" ".join(text)]
+
+
+def _planted(row: Row) -> str:
+    """What was planted, in words: a focal condition, or the volume loss or gain of one."""
+    name = wording.condition(row["condition"])
+    return f"volume {row['direction']} in {name}" if row["direction"] else name
+
+
+def _is_found(row: Row) -> bool:
+    """Whether the best figure of a condition is beyond chance: an AUC above 0.5, an AUPRC above the prevalence."""
+    chance = 0.5 if row["measure"] == "auc" else float(row["prevalence"] or 0.0)
+    return bool(row["value"].low > chance)
+
+
+def _network(seen: list[Row]) -> list[str]:
+    """How the network stands against its baselines on what was found; nothing where there is no comparison."""
+    standing: dict[str, list[str]] = {}
+    for row in seen:
+        values = {row["model"]: row["value"]} | {other["model"]: other["value"] for other in row["others"]}
+        networks = [name for name in values if name.startswith(KINDS["vae"])]
+        baselines = [values[name] for name in values if name not in networks]
+        if not networks or not baselines:
+            continue
+        own, rival = (max(group, key=lambda i: i.value) for group in ([values[name] for name in networks], baselines))
+        apart = own.low > rival.high or rival.low > own.high
+        place = ("ahead" if own.value > rival.value else "behind") + (" clearly" if apart else " within the intervals")
+        standing.setdefault(place, []).append(_planted(row))
+    if not standing:
+        return []
+    parts = [f"{place} on {wording.listed(conditions)}" for place, conditions in standing.items()]
+    return [f"Against its baselines the network is {wording.listed(parts)}."]
 
 
 def _best_sentence(row: Row) -> str:
-    who = wording.group(row["condition"])
+    who = f"{wording.capital(_planted(row))}, n = {row['value'].num}"
     where = f"{wording.in_text(row['channel'])} of {row['model']}"
     value: Interval = row["value"]
     others = [f"{item['model']} {wording.with_interval(item['value'])}" for item in row["others"]]
     beside = f"; beside it {wording.listed(others)}" if others else ""
     if row["measure"] == "auc":
         return (
-            f"Planted {who}, n = {value.num}: best told from controls by {where}, AUC of {row['what']} "
-            f"{wording.with_interval(value)}{beside}."
+            f"{who}: best told from controls by {where}, AUC of {row['what']} {wording.with_interval(value)}{beside}."
         )
     auroc = f"voxel AUROC {wording.with_interval(row['auroc'])}, " if row["auroc"] is not None else ""
     prevalence = f" at a prevalence of {row['prevalence']:.2g}" if row["prevalence"] is not None else ""
-    return (
-        f"Planted {who}, n = {value.num}: best located by {where}, {auroc}AUPRC "
-        f"{wording.with_interval(value)}{prevalence}{beside}."
-    )
+    return f"{who}: best located by {where}, {auroc}AUPRC {wording.with_interval(value)}{prevalence}{beside}."
 
 
 def _verdicts(context: Context, evaluation: Evaluation, best: list[Row]) -> list[str]:
@@ -102,48 +127,44 @@ def _verdicts(context: Context, evaluation: Evaluation, best: list[Row]) -> list
             gap = truth.interval(found, "auprc")
             other, first = (names.get(str(found[name]), str(found[name])) for name in ("maps", "minus"))
             if gap.low > 0:
-                verdict = f"{other} locates it better than {first}"
+                verdict = f"{other} is better than {first}"
             elif gap.high < 0:
-                verdict = f"{first} locates it better than {other}"
+                verdict = f"{first} is better than {other}"
             else:
                 verdict = f"{first} and {other} cannot be told apart"
             sentences.append(
-                f"In {wording.in_text(row['channel'])}, on {row['condition']}, {verdict} (difference in AUPRC "
-                f"{wording.with_interval(gap, 3)})."
+                f"Locating {wording.condition(row['condition'])} in {wording.in_text(row['channel'])}: {verdict} "
+                f"(paired difference in AUPRC {wording.with_interval(gap, 3)})."
             )
     return sentences
 
 
-def _group_sentences(rows: list[Row], model: str) -> list[str]:
+def _group_sentences(rows: list[Row]) -> list[str]:
     sentences = []
     for group in dict.fromkeys(row["group"] for row in rows):
-        mine = [row for row in rows if row["group"] == group and row["auc"].value == row["auc"].value]
-        if not mine:
-            continue
-        apart = [row for row in mine if row["auc"].low > 0.5]
-        size = f"n = {mine[0]['num_people']} against {mine[0]['num_controls']} held-out controls"
-        null = group.lower() in NULL_NAMES
-        if apart:
-            parts = [f"{wording.in_text(row['channel'])} (AUC {wording.with_interval(row['auc'])})" for row in apart]
-            text = (
-                f"{wording.capital(wording.group(group))}, {size}: told from controls by {wording.listed(parts)}, "
-                f"{model}."
-            )
-            text += (
-                " Nothing was planted in these people, so this is a false alarm and the other findings deserve the "
-                "same doubt."
-                if null
-                else ""
-            )
-        else:
-            top = max(mine, key=lambda row: row["auc"].value)
-            text = (
-                f"{wording.capital(wording.group(group))}, {size}: not told from controls by any score of {model}; "
-                f"the largest AUC is {wording.with_interval(top['auc'])}, {wording.in_text(top['channel'])}."
-            )
-            text += " That is as it should be: nothing was planted." if null else ""
-        sentences.append(text)
+        mine = [row for row in rows if row["group"] == group]
+        sentences.append(f"{wording.capital(wording.group(group))}, {_group_sentence(mine, group == NULL)}")
     return sentences
+
+
+def _group_sentence(rows: list[Row], null: bool) -> str:
+    """By which scores one group differs from held-out controls; rows are its scores."""
+    num_people, num_controls = (max(row[name] for row in rows) for name in ("num_people", "num_controls"))
+    size = f"n = {num_people} against {wording.count(num_controls, 'held-out control')}"
+    if min(num_people, num_controls) < FEWEST:
+        return f"{size}: too few for a comparison."
+    apart = [row for row in rows if row["auc"].low > 0.5]
+    if not apart:
+        top = max(rows, key=lambda row: np.nan_to_num(row["auc"].value))
+        text = f"{size}: not told from controls by any score; the largest AUC is "
+        text += f"{wording.with_interval(top['auc'])}, {wording.in_text(top['channel'])}."
+        return text + (" That is as it should be: nothing was planted." if null else "")
+    parts = [f"{wording.in_text(row['channel'])} (AUC {wording.with_interval(row['auc'])})" for row in apart]
+    text = f"{size}: told from controls by {wording.listed(parts)}."
+    doubt = (
+        " Nothing was planted in these people: this is a false alarm, and the other findings deserve the same doubt."
+    )
+    return text + (doubt if null else "")
 
 
 def _region_sentences(context: Context) -> list[str]:
@@ -167,20 +188,19 @@ def _region_sentences(context: Context) -> list[str]:
     return sentences
 
 
-def _calibration_sentences(rows: list[Row], model: str) -> list[str]:
-    if not rows:
-        return []
-    parts = [
-        f"{wording.in_text(row['channel'])} mean {wording.number(row['mean'])}, SD {wording.number(row['sd'])}, "
-        f"{wording.percent(row['share_beyond'].value)} of voxels beyond 1.96"
-        for row in rows
-    ]
-    positive = wording.listed([f"{row['num_positive']}" for row in rows])
-    return [
-        f"In {wording.count(rows[0]['num_people'], 'control')} whom neither {model} nor its calibration saw, z "
-        f"behaves like this: {'; '.join(parts)} "
-        f"(expected 0, 1 and 5 %). {wording.capital(positive)} of them have an FDR-positive voxel in these channels."
-    ]
+def _calibration_sentences(rows: list[Row]) -> list[str]:
+    """What z is in people in whom nothing is known to be wrong; it should have mean 0 and SD 1."""
+    sentences = []
+    for row in rows:
+        text = (
+            f"{wording.channel(row['channel'])}: mean {wording.number(row['mean'])} and SD {wording.number(row['sd'])} "
+            f"(expected 0 and 1), {wording.percent(row['share_beyond'].value)} of voxels beyond 1.96 (expected 5 %); "
+            f"{row['num_positive']} of {wording.people(row['num_people'])} with a voxel that survives the false discovery rate."
+        )
+        if row["share_positive"].low > FALSE_POSITIVE_PEOPLE:
+            text += " That is more than the expected 5 %, so single voxels found in this channel deserve doubt."
+        sentences.append(text)
+    return sentences
 
 
 def _key_table(rows: list[Row], model: str) -> Table:

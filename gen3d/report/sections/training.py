@@ -30,7 +30,7 @@ def section(context: Context) -> Section | None:
     if not context.sources.runs:
         return None
     rows = [_describe(context, run) for run in context.sources.runs]
-    blocks: list[Any] = [Text(_sentence(context, rows), "lead"), _table(rows)]
+    blocks: list[Any] = [Text(_sentence(rows), "lead"), _table(rows)]
     for run in context.sources.runs:
         figure = _curves(context, run)
         if figure is not None:
@@ -38,19 +38,21 @@ def section(context: Context) -> Section | None:
     return Section("model", "How the models were trained", blocks, {"models": rows})
 
 
-def _sentence(context: Context, rows: list[dict[str, Any]]) -> str:
+def _sentence(rows: list[dict[str, Any]]) -> str:
     parts = []
     for row in rows:
         text = f"{row['model']} learned from {wording.people(row['num_people'])}"
         if row["age_min"] is not None:
             text += f" aged {row['age_min']:.0f} to {row['age_max']:.0f}"
-        if row["num_members"] > 1:
-            text += (
-                f", cross-fitted over {row['num_members']} members: a person's expectation comes only from members "
-                "that never saw that person"
-            )
         parts.append(text)
-    return "Only healthy controls were used for training. " + ". ".join(parts) + "."
+    text = "Only healthy controls were used for training. " + "; ".join(parts) + "."
+    crossed = [f"{row['model']} (by {row['num_members']})" for row in rows if row["num_members"] > 1]
+    if crossed:
+        text += (
+            f" Cross-fitted: {wording.listed(crossed)}. A person's expectation comes only from members that never saw "
+            "that person."
+        )
+    return text
 
 
 def _describe(context: Context, run: Run) -> dict[str, Any]:
@@ -113,7 +115,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
             ", ".join(row["sites"]) or wording.NONE,
             str(row["num_members"]),
             f"{row['num_weights']:,}".replace(",", "\N{THIN SPACE}") if row["num_weights"] else wording.NONE,
-            f"{row['num_steps']} of {row['batch_size']}" if row["num_steps"] else "closed form",
+            f"{row['num_steps']} updates of {row['batch_size']} volumes" if row["num_steps"] else "closed form",
         ]
         for row in rows
     ]
@@ -126,7 +128,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         "Sites",
         "Members",
         "Weights each",
-        "Steps of volumes",
+        "Training",
     ]
     return Table("The models, and whom each saw.", header, cells, "lllrrlrrr")
 
@@ -156,9 +158,10 @@ def _curves(context: Context, run: Run) -> Figure | None:
     png, svg = charts.curves(panels, "Weight updates")
     each = f"One line per member ({len(members)}). " if len(members) > 1 else ""
     caption = (
-        f"Training of {run.name}: each term of the loss. {each}The terms are averages between two log entries. The KL "
-        "divergence is the information, "
-        "in nats per brain, that passes through the latent; it rises while its weight is small and settles when the "
-        "weight has reached its value."
+        f"Training of {run.name}: each term of the loss, averaged between two log entries. {each}The KL divergence is "
+        "the "
+        "information that passes through the latent, in nats per brain; it moves while its weight is raised and "
+        "should be "
+        "steady at the end."
     )
     return Figure(f"training_{run.artefact.folder.name}", f"Loss curves of {run.name}.", caption, png, svg=svg)

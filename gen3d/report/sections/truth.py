@@ -11,10 +11,10 @@ from gen3d.maths.stats import Interval
 from gen3d.report import charts, wording
 from gen3d.report.blocks import Details, Figure, Heading, Section, Table, Text
 from gen3d.report.context import Context
-from gen3d.report.folders import Evaluation, Row, records
+from gen3d.report.folders import NULL, Evaluation, Row, records
 
-ALL, NULL, HEALTHY = "all", "null", "none"
-REGIONS_SHOWN = 6
+ALL, HEALTHY = "all", "none"
+NUM_SHRUNK, NUM_ENLARGED = 7, 3
 SEVERITY_SCORES = {
     "largest region deformation": "strongest region, local volume",
     "burden residual": "most deviating voxels, intensity",
@@ -41,12 +41,13 @@ def section(context: Context) -> Section | None:
 def _of_one(context: Context, evaluation: Evaluation) -> list[Any]:
     names = model_names(context, evaluation)
     conditions = {str(name): int(n) for name, n in (evaluation.metrics.get("conditions") or {}).items()}
-    planted = [f"{name} ({n})" for name, n in conditions.items()]
+    planted = [f"{wording.condition(name)} ({n})" for name, n in conditions.items()]
     blocks: list[Any] = [
         Text(
             "The cohort was simulated, so what differs from a healthy twin is known voxel by voxel. Scans by "
             f"condition: {wording.listed(planted)}. "
-            "Thresholds come from held-out controls; nothing is tuned on the people measured here."
+            "Thresholds come from held-out controls; nothing is tuned on the people measured here. "
+            "Where the best of several models and channels is named, its figure is flattered by that choice."
         )
     ]
     voxels, differences = table(evaluation, "voxels"), table(evaluation, "differences")
@@ -91,50 +92,51 @@ def interval(row: Row, name: str) -> Interval:
 def best_by_condition(context: Context, evaluation: Evaluation) -> list[Row]:
     """Per condition the model and channel that did best, and how every other model did in that channel.
 
-    Conditions that change regional volumes are judged by the AUC of the most changed region; the others, such as focal
-    lesions, by voxel AUPRC.
+    Conditions that change regional volumes are judged twice, by the AUC of the most shrunk region (`direction` loss)
+    and of the most enlarged one (gain); the others, such as focal lesions, by voxel AUPRC (`direction` "").
     """
     names = model_names(context, evaluation)
     found = []
     for condition in (str(name) for name in evaluation.metrics.get("conditions") or {} if name not in (NULL, HEALTHY)):
-        rows, measure, words = _candidates(evaluation, condition)
-        rows = [row for row in rows if math.isfinite(interval(row, measure).value)]
-        if not rows:
-            continue
-        best = max(rows, key=lambda row: interval(row, measure).value)
-        others = [row for row in rows if row["channel"] == best["channel"] and row["maps"] != best["maps"]]
-        found.append(
-            {
-                "condition": condition,
-                "measure": measure,
-                "what": words,
-                "model": names.get(str(best["maps"]), str(best["maps"])),
-                "channel": str(best["channel"]),
-                "value": interval(best, measure),
-                "auroc": interval(best, "auroc") if "auroc" in best else None,
-                "prevalence": best.get("prevalence"),
-                "num_candidates": len(rows),
-                "others": [
-                    {"model": names.get(str(row["maps"]), str(row["maps"])), "value": interval(row, measure)}
-                    for row in others
-                ],
-            }
-        )
+        for direction, measure, words, candidates in _candidates(evaluation, condition):
+            rows = [row for row in candidates if math.isfinite(interval(row, measure).value)]
+            if rows:
+                judged = {"condition": condition, "direction": direction, "measure": measure, "what": words}
+                found.append(judged | _best_of(rows, measure, names))
     return found
 
 
-def _candidates(evaluation: Evaluation, condition: str) -> tuple[list[Row], str, str]:
-    """One row per model and channel for a condition, the column they are compared by, and what it is about."""
+def _best_of(rows: list[Row], measure: str, names: dict[str, str]) -> Row:
+    best = max(rows, key=lambda row: interval(row, measure).value)
+    others = [row for row in rows if row["channel"] == best["channel"] and row["maps"] != best["maps"]]
+    return {
+        "model": names.get(str(best["maps"]), str(best["maps"])),
+        "channel": str(best["channel"]),
+        "value": interval(best, measure),
+        "auroc": interval(best, "auroc") if "auroc" in best else None,
+        "prevalence": best.get("prevalence"),
+        "num_candidates": len(rows),
+        "others": [
+            {"model": names.get(str(row["maps"]), str(row["maps"])), "value": interval(row, measure)} for row in others
+        ],
+    }
+
+
+def _candidates(evaluation: Evaluation, condition: str) -> list[tuple[str, str, str, list[Row]]]:
+    """What a condition is judged by: direction, column compared, words, and one row per model and channel."""
     voxels, regions = table(evaluation, "voxels"), table(evaluation, "regions")
     changed = regions[(regions["condition"] == condition) & regions["changed"]] if len(regions) else regions
-    if len(changed):
-        top = changed.iloc[int(changed["true_percent"].abs().to_numpy().argmax())]
-        planted = wording.number(float(top["true_percent"]), 1, signed=True)
-        rows = records(changed[changed["region"] == top["region"]])
-        return rows, "auc", f"{wording.region(str(top['region']))} ({planted} % planted)"
-    if not len(voxels):
-        return [], "auprc", "voxels"
-    return records(voxels[(voxels["condition"] == condition) & (voxels["severity"] == ALL)]), "auprc", "voxels"
+    if not len(changed):
+        chosen = voxels[(voxels["condition"] == condition) & (voxels["severity"] == ALL)] if len(voxels) else voxels
+        return [("", "auprc", "voxels", records(chosen))]
+    found = []
+    true = changed.groupby("region")["true_percent"].mean()
+    for direction, region in (("loss", str(true.idxmin())), ("gain", str(true.idxmax()))):
+        planted = float(true[region])
+        if (planted < 0) == (direction == "loss"):
+            words = f"{wording.region(region)} ({wording.number(planted, 1, signed=True)} % planted)"
+            found.append((direction, "auc", words, records(changed[changed["region"] == region])))
+    return found
 
 
 def _voxel_table(voxels: pd.DataFrame, names: dict[str, str]) -> Table:
@@ -188,38 +190,51 @@ def _difference_table(differences: pd.DataFrame, names: dict[str, str]) -> Table
 
 
 def _region_tables(regions: pd.DataFrame, names: dict[str, str]) -> list[Any]:
-    """Per condition the regions that were changed most, every model under each."""
+    """Per condition the regions that were shrunk and enlarged most: AUC of every model, and folded away the rest."""
     local = regions[(regions["channel"] == "deformation") & regions["changed"]]
     blocks: list[Any] = []
     for condition, part in local.groupby("condition", sort=False):
-        order = part.groupby("region")["true_percent"].mean().abs().sort_values(ascending=False).index[:REGIONS_SHOWN]
-        cells: list[list[str]] = []
-        for region in order:
-            rows = records(part[part["region"] == region])
-            cells.append(
-                [
-                    f"{wording.region(str(region))}, {wording.number(float(rows[0]['true_percent']), 1, signed=True)} "
-                    "% planted"
-                ]
-            )
-            cells += [
-                [
-                    names.get(str(row["maps"]), str(row["maps"])),
-                    str(int(row["num"])),
-                    wording.with_interval(interval(row, "auc")),
-                    wording.with_interval(interval(row, "share_p_conformal_5_percent"), 0, 100),
-                    wording.percent(interval(row, "recovered").value, 0),
-                ]
-                for row in rows
-            ]
+        chosen = _most_changed(part)
+        models = list(dict.fromkeys(part["maps"]))
+        areas, details = [], []
+        for region in chosen:
+            rows = {str(row["maps"]): row for row in records(part[part["region"] == region])}
+            planted = f"{wording.number(float(next(iter(rows.values()))['true_percent']), 1, signed=True)} %"
+            found = [wording.with_interval(interval(rows[m], "auc")) if m in rows else wording.NONE for m in models]
+            areas.append([wording.region(region), planted, *found])
+            details.append([f"{wording.region(region)}, {planted} planted"])
+            details += [_region_row(row, names) for row in rows.values()]
+        who = f"{wording.group(str(condition))}, n = {int(part['num'].max())}"
         caption = (
-            f"{wording.group(str(condition))}: the regions that were changed most, local volume. AUC of z against "
-            "held-out controls; detected: share of people "
-            "with a conformal p of at most 5 %; recovered: estimated over true mean change."
+            f"{who}: AUC [95 %] of z of local volume against held-out controls, in the regions that were shrunk and "
+            "enlarged most."
         )
-        header = ["Model", "n", "AUC [95 %]", "Detected, % [95 %]", "Recovered"]
-        blocks.append(Table(caption, header, cells, "lrrrr"))
+        header = ["Region", "Planted", *[names.get(str(name), str(name)) for name in models]]
+        blocks.append(Table(caption, header, areas, "lr" + "r" * len(models)))
+        caption = (
+            f"{who}: detected is the share of people with a conformal p of at most 5 %; bias is estimated minus true "
+            "change in percent of volume; recovered is estimated over true mean change."
+        )
+        header = ["Model", "Detected, % [95 %]", "Bias [95 %]", "Recovered"]
+        inside = Table(caption, header, details, "lrrr")
+        blocks.append(Details(f"{wording.condition(str(condition))}: detection and bias in these regions", [inside]))
     return blocks
+
+
+def _most_changed(part: pd.DataFrame) -> list[str]:
+    """Regions by mean true change: the most shrunk ones, then the most enlarged ones."""
+    true = part.groupby("region")["true_percent"].mean().sort_values(kind="stable")
+    shrunk, enlarged = true[true < 0].index[:NUM_SHRUNK], true[true > 0].index[::-1][:NUM_ENLARGED]
+    return [str(region) for region in (*shrunk, *enlarged)]
+
+
+def _region_row(row: Row, names: dict[str, str]) -> list[str]:
+    return [
+        names.get(str(row["maps"]), str(row["maps"])),
+        wording.with_interval(interval(row, "share_p_conformal_5_percent"), 0, 100),
+        wording.with_interval(interval(row, "bias_percent"), 1),
+        wording.percent(interval(row, "recovered").value, 0),
+    ]
 
 
 def _detection(context: Context, detection: pd.DataFrame, names: dict[str, str]) -> list[Any]:
@@ -262,13 +277,14 @@ def _severity(context: Context, detection: pd.DataFrame, names: dict[str, str]) 
                 lines.append(
                     charts.Severity(name, context.model_colour(name), points, [interval(row, "auc") for row in ordered])
                 )
-            panels[f"{condition}: {words}"] = lines
+            panels[f"{wording.condition(str(condition))}: {words}"] = lines
     if not panels:
         return None
-    png, svg = charts.severity_lines(panels, "Planted severity (mean)", "AUC against controls", 0.5)
+    panels = dict(sorted(panels.items()))
+    png, svg = charts.severity_lines(panels, "Planted severity", "AUC against controls", 0.5)
     caption = (
-        "How well people are told from held-out controls, against the severity that was planted, with 95 % "
-        "intervals. The dashed line is chance."
+        "How well people are told from held-out controls, against the severity that was planted (the volume in ml for "
+        "lesions, else a factor on the volume changes), with 95 % intervals. The dashed line is chance."
     )
     return Figure("severity", "AUC against planted severity.", caption, png, svg=svg)
 
