@@ -56,12 +56,12 @@ def _plain(context: Context, best: list[Row]) -> list[str]:
     seen, unseen = [row for row in best if _is_found(row)], [row for row in best if not _is_found(row)]
     if seen:
         parts = [f"{_planted(row)} shows best in {wording.in_text(row['channel'])} ({row['model']})" for row in seen]
-        text.append(f"Of what was planted, {wording.listed(parts)}.")
+        judged = ", judged where volume changed most" if any(row["direction"] for row in best) else ""
+        text.append(f"Of what was planted{judged}: {wording.listed(parts)}.")
     if unseen:
         names = wording.listed([_planted(row) for row in unseen])
-        text.append(
-            f"{wording.capital(names)} {'is' if len(unseen) == 1 else 'are'} not told from chance by any model."
-        )
+        are = "is" if len(unseen) == 1 else "are"
+        text.append(f"{wording.capital(names)} {are} not told from chance by any model, judged in the same way.")
     text += _network(seen)
     return [" ".join(text)]
 
