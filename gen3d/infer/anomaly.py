@@ -25,7 +25,6 @@ from gen3d.maths.significance import fdr, p_values
 from gen3d.progress import say, track, warn
 
 
-
 class Anomaly(Verb):
     """Compare every person with what the model expects of a healthy one, and calibrate the difference.
 
@@ -41,6 +40,7 @@ class Anomaly(Verb):
     smoothing_mm: float = Field(4.0, ge=0, description="smoothing of residual and deformation maps, FWHM in mm")
     variance_smoothing_mm: float = Field(2.0, ge=0, description="smoothing of the variance map, FWHM in mm")
     covariates: tuple[str, ...] = Field(("age", "age2", "sex", "site"), description="terms of the per-voxel model")
+    empirical_null: bool = Field(True, description="map voxel z so that it is normal in held-out calibration controls")
     q: float = Field(0.05, gt=0, lt=1, description="false discovery rate within a person's map")
     min_cluster_ml: float = Field(0.1, ge=0, description="smallest cluster listed, ml")
     native: bool = Field(True, description="also write maps in each scan's own space")
@@ -73,7 +73,9 @@ class Anomaly(Verb):
         regions: list[pd.DataFrame] = []
         for channel in track(channels, "calibrating"):
             fwhm_voxels = self.variance_smoothing_mm / prepared.plan.spacing_mm
-            voxelwise[channel] = calibrate(values.voxels[channel], panel, prepared.mask, fwhm_voxels)
+            voxelwise[channel] = calibrate(
+                values.voxels[channel], panel, prepared.mask, fwhm_voxels, self.empirical_null
+            )
             calibrations[channel] = describe_calibration(panel, voxelwise[channel], self.q)
             regional = calibrate(values.regions[channel], panel)
             regions.append(region_table(panel, channel, values.regions[channel], regional, prepared.region_table))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gen3d.errors import UserError
 from gen3d.maths.design import Design
+from gen3d.maths.empirical_null import count, fit_null_map
 from gen3d.maths.normative import NormativeModel, fit_normative, held_out_z, z_scores
 from gen3d.maths.significance import conformal_resolution, fdr, p_values
 
@@ -86,7 +87,7 @@ def calibrate(
     panel: Panel,
     mask: NDArray[np.bool_] | None = None,
     fwhm_voxels: float = 0.0,
-    out: NDArray[np.float32] | None = None,
+    empirical_null: bool = False,
 ) -> Calibrated:
     """Fit the normative model on calibration people and give every scan its z.
 
@@ -95,9 +96,10 @@ def calibrate(
         panel: who is who.
         mask: the V voxels, when the variance map is to be smoothed by `fwhm_voxels`.
         fwhm_voxels: smoothing of the variance map, voxels.
-        out: where to put z [n, V]; allocated when None.
+        empirical_null: map z so that the held-out z of calibration people, pooled over voxels, is standard normal; a
+            calibration person's own z is mapped by the pool of the others.
     """
-    z = np.empty(values.shape, dtype=np.float32) if out is None else out
+    z = np.empty(values.shape, dtype=np.float32)
     reference, design = values[panel.calibration], panel.covariates(panel.calibration)
     model = fit_normative(reference, design, mask, fwhm_voxels)
     z[panel.calibration] = held_out_z(reference, design, mask, fwhm_voxels)
@@ -111,8 +113,23 @@ def calibrate(
     for row in panel.others:
         one = np.asarray([row])
         z[row] = z_scores(model, values[one], panel.covariates(one))[0]
+    if empirical_null:
+        _to_normal(z, panel)
     z[panel.gated] = np.nan
     return Calibrated(z, model)
+
+
+def _to_normal(z: NDArray[np.float32], panel: Panel) -> None:
+    """Map z in place by the empirical null of the calibration people."""
+    counts = {int(row): count(z[row]) for row in panel.calibration}
+    pool = np.sum(list(counts.values()), axis=0)
+    subjects = panel.table["subject"]
+    own = {str(subjects[row]): counts[row] for row in counts}
+    everybody = fit_null_map(pool)
+    for row in (*panel.calibration, *panel.repeats):
+        z[row] = fit_null_map(pool - own[str(subjects[row])])(z[row])
+    for row in panel.others:
+        z[row] = everybody(z[row])
 
 
 def null_figures(z: NDArray[np.float32], q: float) -> dict[str, Any]:
