@@ -34,11 +34,11 @@ class DeformationSettings(Config):
     """Settings of the diffeomorphic registration; kept in the plan, because the channel means something only with them."""
 
     iterations: tuple[int, ...] = Field((20, 20, 10), min_length=1, description="per resolution level, coarse to fine")
-    update_sigma_voxels: float = Field(1.5, ge=0, description="smoothing of each update (fluid), SD in voxels")
-    field_sigma_voxels: float = Field(0.7, ge=0, description="smoothing of the whole field (elastic), SD in voxels")
+    update_sigma_voxels: float = Field(2.0, ge=0, description="smoothing of each update (fluid), SD in voxels")
+    field_sigma_voxels: float = Field(0.5, ge=0, description="smoothing of the whole field (elastic), SD in voxels")
     step_voxels: float = Field(2.0, gt=0, description="longest step of one iteration, voxels")
     neighbourhood_voxels: float = Field(
-        6.0,
+        4.0,
         ge=0,
         description="intensities are standardised in a Gaussian of this SD; 0: histograms are matched instead",
     )

@@ -1,0 +1,33 @@
+"""configs/debug: every verb once, in the order of the data, on a CPU."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gen3d.cli import main
+
+DEBUG = Path(__file__).parents[2] / "configs" / "debug"
+ORDER = (
+    "simulate",
+    "train_vae",
+    "train_pca",
+    "train_voxelwise",
+    "encode",
+    "reconstruct",
+    "anomaly",
+    "evaluate",
+    "report",
+)
+
+
+@pytest.mark.slow
+def test_every_debug_config_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(DEBUG, tmp_path / "configs" / "debug")
+    monkeypatch.chdir(tmp_path)
+    for name in ORDER:
+        assert main([name.split("_")[0], f"configs/debug/{name}.yaml"]) == 0, name
+    assert (tmp_path / "debug" / "report" / "index.html").stat().st_size > 100_000
+    assert {path.stem for path in DEBUG.glob("*.yaml")} - set(ORDER) == {"prepare"}
