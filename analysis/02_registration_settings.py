@@ -4,7 +4,8 @@ Real control scans are prepared, and copies of them are made in which both hippo
 curl-free warp composed with the affine before the one resampling, so that healthy and shrunken volumes are interpolated
 alike. Each setting then measures the log-Jacobian of template -> scan in the template's hippocampi of both. A setting is
 good when it recovers much of the true log volume change and varies little between healthy people after age, age squared,
-sex and site: separation is the ratio of the two.
+sex and site: separation is the ratio of the two. People scanned twice show the noise of the measurement itself: retest_sd
+is the SD within a person and between_sd the SD between people of a region's mean log-Jacobian (median over all regions).
 
     GEN3D_REAL_DATA=... python analysis/02_registration_settings.py --out FOLDER [--spacing 2.5] [--people 45]
 
@@ -53,15 +54,19 @@ def main() -> None:
     if not (folder / "t1w_2mm").is_dir():
         raise UserError("GEN3D_REAL_DATA must name a folder with t1w_2mm/participants.csv.")
     frame = read_sources([folder / "t1w_2mm" / "participants.csv"]).frame
-    controls = frame[frame["diagnosis"] == "control"].drop_duplicates("subject").reset_index(drop=True)
+    frame = frame[frame["diagnosis"] == "control"].reset_index(drop=True)
+    repeated = frame[frame.duplicated("subject", keep=False)]
+    controls = frame.drop_duplicates("subject").reset_index(drop=True)
     controls = controls.iloc[np.linspace(0, len(controls) - 1, min(arguments.people, len(controls))).astype(int)]
     plan = plan_grid(arguments.spacing)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for row in track(controls.to_dict("records"), "shrinking hippocampi", total=len(controls)):
+    scans = pd.concat([controls, repeated]).drop_duplicates("key")
+    for row in track(scans.to_dict("records"), "shrinking hippocampi", total=len(scans)):
         make_pair(Path(row["source"]), arguments.out / f"{row['key']}_{arguments.spacing:g}mm.npz", plan)
     rows = []
     for settings in settings_to_try():
-        rows.append(judge_settings(settings, controls, arguments.out, plan, arguments.changes))
+        row = judge_settings(settings, controls, arguments.out, plan, arguments.changes)
+        rows.append(row | repeatability(settings, repeated, arguments.out, plan))
         say(" | ".join(f"{name} {value}" for name, value in rows[-1].items()))
     table = pd.DataFrame(rows)
     table.to_csv(arguments.out / "settings.tsv", sep="\t", index=False)
@@ -72,10 +77,10 @@ def settings_to_try() -> list[DeformationSettings]:
     """The default, and everything one step away from it."""
     default = DeformationSettings()
     one_away: dict[str, list[object]] = {
-        "update_sigma_voxels": [0.0, 0.5, 1.5, 2.0],
-        "field_sigma_voxels": [0.0, 0.5, 1.5],
-        "iterations": [(20, 20), (10, 10, 5), (40, 40, 20), (20, 20, 20, 10)],
-        "neighbourhood_voxels": [0.0, 3.0, 12.0],
+        "update_sigma_voxels": [1.0, 1.5, 3.0],
+        "field_sigma_voxels": [0.0, 1.0, 1.5],
+        "neighbourhood_voxels": [0.0, 2.0, 6.0],
+        "iterations": [(20, 20), (10, 10, 5), (40, 40, 20)],
         "direction": ["scan_to_template"],
     }
     steps = itertools.chain.from_iterable([(name, value) for value in values] for name, values in one_away.items())
@@ -161,6 +166,26 @@ def judge_settings(
         row[f"separation_{-change}"] = round(float(-moved.mean() / noise), 2)
         row[f"auc_{-change}"] = round(float(roc_auc_score(np.repeat([0, 1], len(values)), scores)), 3)
     return row
+
+
+def repeatability(
+    settings: DeformationSettings, repeated: pd.DataFrame, folder: Path, plan: GridPlan
+) -> dict[str, object]:
+    """SD of regional means within and between people who were scanned twice."""
+    plan = plan.model_copy(update={"deformation": settings.model_dump(mode="json")})
+    labels = regions_on(plan)
+    people = []
+    for _, scans in repeated.groupby("subject"):
+        means = []
+        for key in scans["key"].iloc[:2]:
+            with np.load(folder / f"{key}_{plan.spacing_mm:g}mm.npz") as volumes:
+                log_jacobian = deformation_channel(volumes["0"].astype(np.float32), plan)[0]
+            means.append(ndimage.mean(log_jacobian, labels, np.arange(1, labels.max() + 1)))
+        people.append(means)
+    values = np.array(people)
+    within = np.sqrt(((values[:, 0] - values[:, 1]) ** 2).mean(axis=0) / 2)
+    between = values.mean(axis=1).std(axis=0, ddof=1)
+    return {"retest_sd": round(float(np.median(within)), 4), "between_sd": round(float(np.median(between)), 4)}
 
 
 def residuals(values: NDArray[np.float64], people: pd.DataFrame) -> tuple[float, NDArray[np.float64]]:

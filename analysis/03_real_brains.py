@@ -26,7 +26,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from gen3d.data.manifest import Split
 from gen3d.data.prepare import Prepare
 from gen3d.errors import Unfinished
 from gen3d.infer.anomaly import Anomaly
@@ -87,9 +86,7 @@ def prepare(source: Path, out: Path, spacing_mm: float) -> Path:
     """Prepare the scans; a scan that cannot be read is in verdicts.tsv and stops nothing."""
     began = time.monotonic()
     try:
-        Prepare(
-            source=(source,), out=out, spacing_mm=spacing_mm, split=Split(train=0.5, calibration=0.25, test=0.25)
-        ).run()
+        Prepare(source=(source,), out=out, spacing_mm=spacing_mm).run()
     except Unfinished as error:
         print(error)
     verdicts = pd.read_csv(out / "verdicts.tsv", sep="\t")

@@ -152,3 +152,19 @@ def test_mask_and_regions_are_on_the_grid(cohort: Path) -> None:
     assert read_map(cohort / "mask.nii").shape == prepared.plan.shape
     assert set(np.unique(prepared.regions)) <= {0, *prepared.region_table["label"]}
     assert read_stored(prepared.path("sub-02_ses-1", "t1w")).max() <= 2.001
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("scan", "mask"),
+    [
+        ("t1w_2mm/malf_1128_T1w.nii.gz", "stripped"),  # the oldest brain, on which a plain registration fails
+        ("t1w_2mm/ds000011_sub-07_T1w.nii.gz", "template"),  # a whole head
+        ("t1w_2mm/ds002748_sub-45_T1w.nii.gz", "stripped, remains removed"),  # scalp and neck left by the stripping
+    ],
+)
+def test_difficult_real_scans_are_aligned(real_data: Path, scan: str, mask: str) -> None:
+    measures = conform(real_data / scan, plan_grid(4.0, channels=("t1w",))).measures
+    assert measures["brain_mask"] == mask
+    assert float(measures["mutual_information"]) > 0.75
+    assert float(measures["mask_dice"]) > 0.92
