@@ -87,23 +87,36 @@ class Demo(Verb):
 
 
 def headline(evaluation: Path) -> list[str]:
-    """What was found and what was not, in one line each, from the evaluation's own figures."""
+    """What was found and what was not, from the evaluation's own figures."""
     rows = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))["headline"]
-    lines = ["Planted atrophy and lesions (95 % interval over people):"]
+    lines = ["Planted atrophy and lesions, value [95 % interval over people]:"]
     for row in rows:
         atrophy = row["measure"].startswith("AUC of") and row["condition"] != "null"
         lesion = row["measure"] == "voxel AUROC" and row["condition"] == "lesion" and row["channel"] == "residual"
         if atrophy or lesion:
             lines.append(f"  {row['maps']:10s} {row['condition']:8s} {row['channel']:12s} {_figure(row)}")
-    lines.append("People in whom nothing is planted:")
+    lines.append("People in whom nothing is planted, controls held out of everything and null twins:")
+    return lines + _null_lines(rows)
+
+
+def _null_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """One line per model and channel: voxels beyond 1.96 (5 % is right) and people with any FDR-positive voxel."""
+    found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        if row["measure"] in ("share of |z| > 1.96", "people with any FDR-positive voxel"):
-            lines.append(f"  {row['maps']:10s} {row['condition']:8s} {row['channel']:12s} {_figure(row)}")
-    return lines
+        if row["condition"] not in ("test controls", "null condition") or row["value"] is None:
+            continue
+        if row["measure"] == "share of |z| > 1.96":
+            text = f"{row['condition']}: |z| > 1.96 in {100 * row['value']:.1f} % of voxels"
+        elif row["measure"] == "people with any FDR-positive voxel":
+            text = f"FDR-positive {round(row['value'] * row['num'])} of {row['num']}"
+        else:
+            continue
+        found.setdefault((row["maps"], row["channel"]), []).append(text)
+    return [f"  {maps:10s} {channel:12s} {', '.join(texts)}" for (maps, channel), texts in found.items()]
 
 
 def _figure(row: dict[str, Any]) -> str:
     value, low, high = row["value"], row["low"], row["high"]
-    shown = "n/a" if value is None else f"{value:.3f}"
-    interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    shown = "n/a" if value is None else f"{value:.2f}"
+    interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
     return f"{row['measure']} {shown}{interval}, n {row['num']}"

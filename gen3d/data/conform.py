@@ -20,14 +20,15 @@ from gen3d.data.brainmask import (
     template_mask,
     tool_mask,
 )
-from gen3d.data.intensity import apply_tissue_rule
+from gen3d.data.intensity import TissueLevels, apply_tissue_rule, tissue_levels
 from gen3d.data.plan import GridPlan
-from gen3d.data.registration import deformation_channel
+from gen3d.data.registration import Deformation, deform
 from gen3d.data.resample import onto_plan, sample, working_copy
 from gen3d.data.screening import measure
-from gen3d.data.template import template_on
+from gen3d.data.template import Template, template_on
 from gen3d.data.volume import Volume, read_volume
 from gen3d.errors import UserError
+from gen3d.maths.deformation import warp
 
 Floats = NDArray[np.float32]
 
@@ -77,11 +78,12 @@ def conform(
     matrix, template = alignment.template_to_scan, template_on(plan)
     brain = on_plan_grid(mask, working.affine, matrix, plan) > 0.5
     gain = np.maximum(on_plan_grid(bias, working.affine, matrix, plan, outside=1.0), np.float32(0.1))
-    t1w, levels = apply_tissue_rule((onto_plan(scan, matrix, plan) / gain).astype(np.float32), template, brain)
-    log_jacobian: Floats | None = None
-    deformation: dict[str, float] = {}
-    if "log_jacobian" in plan.channels:
-        log_jacobian, deformation = deformation_channel(t1w, plan)
+    flat = (onto_plan(scan, matrix, plan) / gain).astype(np.float32)
+    t1w, levels = apply_tissue_rule(flat, template, brain)
+    deformation = deform(t1w, plan) if "log_jacobian" in plan.channels else None
+    if deformation is not None:
+        levels = levels_under(flat, brain, deformation, template)
+        t1w, _ = apply_tissue_rule(flat, template, brain, levels)
     seen = on_plan_grid(np.ones_like(mask), working.affine, matrix, plan) > 0.5
     measures: dict[str, float | str] = {
         "brain_mask": method,
@@ -89,9 +91,19 @@ def conform(
         "coverage_percent": 100 * float(seen[template.mask].mean()),
         "remains_percent": 100 * depth_share_outside(working, mask, matrix),
         "num_starts": alignment.num_starts,
-        **deformation,
+        **(deformation.quality if deformation else {}),
     }
-    return Conformed(t1w * template.mask, log_jacobian, brain, matrix, measures)
+    return Conformed(t1w * template.mask, deformation.log_jacobian if deformation else None, brain, matrix, measures)
+
+
+def levels_under(flat: Floats, brain: NDArray[np.bool_], deformation: Deformation, template: Template) -> TissueLevels:
+    """Tissue levels where the deformation finds the template's tissues in this person.
+
+    In an atrophied brain, fluid and displaced white matter lie under the template's cortex: levels read there after the affine
+    alone would shift the intensities of just those people.
+    """
+    warped = np.asarray(warp(flat, deformation.displacement), dtype=np.float32)
+    return tissue_levels(warped, template, warp(brain.astype(np.float32), deformation.displacement) > 0.5)
 
 
 def on_plan_grid(

@@ -48,18 +48,19 @@ def tissue_levels(volume: NDArray[np.float32], template: Template, brain: NDArra
 
 
 def apply_tissue_rule(
-    volume: NDArray[np.float32], template: Template, brain: NDArray[np.bool_]
+    volume: NDArray[np.float32], template: Template, brain: NDArray[np.bool_], levels: TissueLevels | None = None
 ) -> tuple[NDArray[np.float32], TissueLevels]:
     """Map white matter to 1 and grey matter to the template's grey linearly; clip to 0..2; background 0.
 
     Args:
         volume: [X, Y, Z] scan aligned to the template, in any linear unit.
         brain: [X, Y, Z] the person's brain on the same grid.
+        levels: tissue levels measured otherwise; by default those under the template's tissues.
 
     Raises:
         UserError: no tissue where it should be, or grey matter not darker than white (then it is no T1w scan, or misplaced).
     """
-    found = tissue_levels(volume, template, brain)
+    found = levels or tissue_levels(volume, template, brain)
     wanted_grey = tissue_levels(template.t1w, template, template.mask).grey
     if not found.grey < found.white:
         raise UserError(

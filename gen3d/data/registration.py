@@ -8,6 +8,7 @@ The default settings were chosen by a sweep against known hippocampal atrophy: `
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -47,6 +48,15 @@ class DeformationSettings(Config):
     )
 
 
+@dataclass(frozen=True)
+class Deformation:
+    """Template -> scan: displacement [3, X, Y, Z] in voxels, log det J [X, Y, Z] inside the template's mask, quality."""
+
+    displacement: Floats
+    log_jacobian: Floats
+    quality: dict[str, float]
+
+
 def deformation_channel(t1w_on_grid: Floats, plan: GridPlan) -> tuple[Floats, dict[str, float]]:
     """Log-Jacobian of the diffeomorphism template -> scan, on the template's voxels.
 
@@ -60,6 +70,12 @@ def deformation_channel(t1w_on_grid: Floats, plan: GridPlan) -> tuple[Floats, di
         the template's mask; quality: correlation_before, correlation_after (inside the mask), jacobian_minimum,
         jacobian_maximum, folded_percent (share of voxels with det J <= 0), log_jacobian_sd.
     """
+    found = deform(t1w_on_grid, plan)
+    return found.log_jacobian, found.quality
+
+
+def deform(t1w_on_grid: Floats, plan: GridPlan) -> Deformation:
+    """As `deformation_channel`, with the displacement itself."""
     template = template_on(plan)
     displacement, warped = register(template.t1w, t1w_on_grid, settings_of(plan.deformation))
     determinant = jacobian_determinant(displacement)
@@ -74,7 +90,7 @@ def deformation_channel(t1w_on_grid: Floats, plan: GridPlan) -> tuple[Floats, di
         "folded_percent": float(100 * np.mean(inside <= 0)),
         "log_jacobian_sd": float(log_jacobian[mask].std()),
     }
-    return log_jacobian, quality
+    return Deformation(displacement, log_jacobian, quality)
 
 
 def settings_of(deformation: Mapping[str, Any]) -> DeformationSettings:

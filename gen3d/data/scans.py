@@ -171,12 +171,14 @@ def _store(task: Task, done: Conformed) -> None:
 
 
 def _kept(task: Task) -> Row | None:
-    """The row of an earlier run, if it was made from the same scan with the same settings."""
+    """The row of an earlier run, if it was made from the same scan with the same settings; what failed is tried again."""
     try:
         record = json.loads(task.record.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return None
-    return record["row"] if record.get("identity") == task.identity else None
+    row: Row = record.get("row", {})
+    usable = record.get("identity") == task.identity and not row["failure"]
+    return row if usable and (task.out / "volumes" / f"{task.key}_t1w.nii").is_file() else None
 
 
 def _one_thread() -> None:

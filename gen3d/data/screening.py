@@ -59,11 +59,11 @@ LIMITS = (
           meaning="the alignment is implausibly sheared"),
     Limit("tissue_ratio", "grey over white matter intensity", highest=0.95, lowest=0.25, warn_above=0.85, mads_above=True,
           mads_below=True, meaning="the contrast is unusual: another sequence, strong bias or motion"),
-    Limit("correlation_after", "correlation after the deformation", lowest=0.75, warn_below=0.85, mads_below=True,
+    Limit("correlation_after", "correlation after the deformation", lowest=0.7, warn_below=0.8, mads_below=True,
           meaning="the deformation did not find this brain"),
     Limit("folded_percent", "folded voxels of the deformation", "%", highest=1.0, warn_above=0.1,
           meaning="the deformation tears this brain"),
-    Limit("log_jacobian_sd", "spread of the log-Jacobian", highest=0.7, warn_above=0.5, mads_above=True,
+    Limit("log_jacobian_sd", "spread of the log-Jacobian", highest=0.9, warn_above=0.65, mads_above=True,
           meaning="the deformation is implausibly large"),
 )  # fmt: skip
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gen3d.data.conform import levels_under
 from gen3d.data.intensity import apply_tissue_rule, tissue_levels
 from gen3d.data.plan import plan_grid
+from gen3d.data.registration import deform
 from gen3d.data.template import template_on
 from gen3d.errors import UserError
+from gen3d.maths.deformation import exponential, random_velocity, warp
 
 PLAN = plan_grid(4.0)
 
@@ -65,3 +68,15 @@ def test_an_empty_brain_is_refused() -> None:
     template = template_on(PLAN)
     with pytest.raises(UserError, match="registration failed"):
         apply_tissue_rule(template.t1w, template, np.zeros_like(template.mask))
+
+
+def test_levels_under_the_deformation_ignore_where_tissue_lies() -> None:
+    template = template_on(PLAN)
+    true = tissue_levels(template.t1w, template, template.mask).grey
+    velocity = random_velocity(PLAN.shape, 4.0, 1.2, np.random.default_rng(2), template.mask)
+    person = warp(template.t1w, exponential(-velocity)).astype(np.float32)
+    brain = person > 0.1
+    misplaced = abs(tissue_levels(person, template, brain).grey - true)
+    found = abs(levels_under(person, brain, deform(person, PLAN), template).grey - true)
+    assert found < 0.02
+    assert found < 0.6 * misplaced

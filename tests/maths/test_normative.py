@@ -179,6 +179,7 @@ def test_t_to_z_is_exact_monotone_and_finite(dof: float) -> None:
 @pytest.mark.parametrize(("t", "dof"), [(1e9, 40.0), (60.0, 5000.0), (200.0, 150.0), (1e30, 12.5), (45.0, 1e6)])
 def test_log_survival_where_p_underflows(t: float, dof: float) -> None:
     import mpmath
+
     with mpmath.workdps(60):
         a, x = mpmath.mpf(dof) / 2, mpmath.mpf(dof) / (mpmath.mpf(dof) + mpmath.mpf(t) ** 2)
         exact = mpmath.log(mpmath.betainc(a, 0.5, 0, x, regularized=True) / 2)
