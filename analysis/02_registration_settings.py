@@ -9,13 +9,14 @@ is the SD within a person and between_sd the SD between people of a region's mea
 
     GEN3D_REAL_DATA=... python analysis/02_registration_settings.py --out FOLDER [--spacing 2.5] [--people 45]
 
-The folder of real scans must hold t1w_2mm/participants.csv. Volumes are kept in FOLDER: a second call only measures.
+The folder of real scans must hold t1w_2mm/participants.csv. Volumes and results are kept in FOLDER: a second call goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
+from gen3d.artefact import digest, write_json
 from gen3d.data.conform import conform
 from gen3d.data.intensity import tissue_levels
 from gen3d.data.plan import GridPlan, plan_grid
@@ -50,6 +52,8 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=45)
     parser.add_argument("--changes", type=int, nargs="*", default=[-24])
     arguments = parser.parse_args()
+    if arguments.people < 15:
+        raise UserError("--people: fewer than 15 cannot show how much healthy people vary after five covariates.")
     folder = Path(os.environ.get("GEN3D_REAL_DATA", ""))
     if not (folder / "t1w_2mm").is_dir():
         raise UserError("GEN3D_REAL_DATA must name a folder with t1w_2mm/participants.csv.")
@@ -65,8 +69,12 @@ def main() -> None:
         make_pair(Path(row["source"]), arguments.out / f"{row['key']}_{arguments.spacing:g}mm.npz", plan)
     rows = []
     for settings in settings_to_try():
-        row = judge_settings(settings, controls, arguments.out, plan, arguments.changes)
-        rows.append(row | repeatability(settings, repeated, arguments.out, plan))
+        question = [settings.model_dump(mode="json"), plan.key, controls["key"].tolist(), arguments.changes]
+        kept = arguments.out / f"setting_{digest(question)}.json"
+        if not kept.is_file():
+            row = judge_settings(settings, controls, arguments.out, plan, arguments.changes)
+            write_json(kept, row | repeatability(settings, repeated, arguments.out, plan))
+        rows.append(json.loads(kept.read_text(encoding="utf-8")))
         say(" | ".join(f"{name} {value}" for name, value in rows[-1].items()))
     table = pd.DataFrame(rows)
     table.to_csv(arguments.out / "settings.tsv", sep="\t", index=False)

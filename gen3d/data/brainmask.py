@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from gen3d.data.affine import depth_in_template, foreground, registration_template
 from gen3d.data.resample import sample
-from gen3d.data.volume import Volume, read_volume
+from gen3d.data.volume import Volume, read_volume, write_nifti
 from gen3d.errors import UserError
 
 MaskMethod = Literal["auto", "given", "stripped", "template", "synthstrip", "hd-bet"]
@@ -110,6 +110,10 @@ def tool_mask(method: str, path: Path, scan: Volume) -> NDArray[np.bool_]:
     program, arguments = TOOLS[method]
     with tempfile.TemporaryDirectory() as folder:
         expected = Path(folder) / ("mask.nii.gz" if method == "synthstrip" else "brain_bet.nii.gz")
+        if not path.name.endswith(".nii.gz"):  # HD-BET reads nothing else
+            volume = read_volume(path)
+            path = Path(folder) / "scan.nii.gz"
+            write_nifti(path, volume.data, volume.affine)
         filled = [text.format(scan=path, mask=expected, folder=folder) for text in arguments]
         done = subprocess.run([program, *filled], capture_output=True, text=True, check=False)
         if done.returncode != 0 or not expected.is_file():

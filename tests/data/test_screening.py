@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from gen3d.data.brainmask import check_tool, looks_stripped, template_mask
+from gen3d.data.brainmask import check_tool, looks_stripped, template_mask, tool_mask
 from gen3d.data.conform import conform
 from gen3d.data.plan import plan_grid
 from gen3d.data.resample import sample
 from gen3d.data.screening import LIMITS, judge
 from gen3d.data.template import full_template
-from gen3d.data.volume import Volume
+from gen3d.data.volume import Volume, write_nifti
 from gen3d.errors import UserError
 from tests.phantoms import distance_mm, matrix, scan_of, write
 
@@ -117,6 +117,27 @@ def test_a_failure_excludes_with_its_sentence_and_does_not_move_the_limits() -> 
     verdict = judge(rows)
     assert verdict.iloc[-1].tolist() == ["exclude", "a.nii: truncated"]
     assert (verdict["verdict"][:-1] == "keep").all()
+
+
+@pytest.mark.parametrize(("works", "name"), [(True, "scan.nii.gz"), (True, "scan.nii"), (False, "scan.nii.gz")])
+def test_an_external_program_is_run_on_the_scan(
+    works: bool, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    brain = scan_of(TRUE, spacing_mm=4.0)
+    path = write(tmp_path / name, scan_of(TRUE, spacing_mm=4.0, head=True))
+    write_nifti(tmp_path / "mask.nii.gz", (brain.data > 40).astype(np.uint8), brain.affine)
+    program = tmp_path / "mri_synthstrip"  # stands in for the real one: -i SCAN -m MASK
+    body = (
+        f'test "${{2%.gz}}" != "$2" && cp {tmp_path / "mask.nii.gz"} "$4"' if works else "echo no licence >&2; exit 1"
+    )
+    program.write_text(f"#!/bin/sh\n{body}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    if works:
+        assert (tool_mask("synthstrip", path, brain) == (brain.data > 40)).all()
+    else:
+        with pytest.raises(UserError, match=r"`mri_synthstrip` failed \(no licence\)"):
+            tool_mask("synthstrip", path, brain)
 
 
 def test_a_missing_program_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
