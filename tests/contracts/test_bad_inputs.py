@@ -66,22 +66,66 @@ DAMAGED: dict[str, tuple[list[str], Damage, str]] = {
     "config of the run damaged": (ANOMALY, lambda c, r: (r / "config.yaml").write_text("["), "missing or damaged"),
     "subjects of the run missing": (ANOMALY, lambda c, r: (r / "subjects.json").unlink(), "missing or damaged"),
     "plan damaged": (ANOMALY, lambda c, r: (c / "plan.json").write_text("{"), "missing or damaged"),
-    "another grid": (ANOMALY, lambda c, r: _edit("plan.json", lambda t: t.replace('"spacing_mm": 4.0', '"spacing_mm": 2.0'))(c), "weights of another plan"),
+    "another grid": (
+        ANOMALY,
+        lambda c, r: _edit("plan.json", lambda t: t.replace('"spacing_mm": 4.0', '"spacing_mm": 2.0'))(c),
+        "weights of another plan",
+    ),
     "manifest missing": (TRAIN, lambda c, r: (c / "manifest.tsv").unlink(), "no cohort table there"),
-    "manifest without roles": (TRAIN, lambda c, r: _edit("manifest.tsv", lambda t: t.replace("role", "rolle", 1))(c), "lacks the column role"),
-    "unknown role": (TRAIN, lambda c, r: _edit("manifest.tsv", lambda t: t.replace("\ttrain\t", "\ttraining\t"))(c), "unknown role training"),
-    "nobody to learn from": (TRAIN, lambda c, r: _edit("manifest.tsv", lambda t: t.replace("\ttrain\t", "\tevaluation\t"))(c), "train"),
+    "manifest without roles": (
+        TRAIN,
+        lambda c, r: _edit("manifest.tsv", lambda t: t.replace("role", "rolle", 1))(c),
+        "lacks the column role",
+    ),
+    "unknown role": (
+        TRAIN,
+        lambda c, r: _edit("manifest.tsv", lambda t: t.replace("\ttrain\t", "\ttraining\t"))(c),
+        "unknown role training",
+    ),
+    "nobody to learn from": (
+        TRAIN,
+        lambda c, r: _edit("manifest.tsv", lambda t: t.replace("\ttrain\t", "\tevaluation\t"))(c),
+        "train",
+    ),
     "volume missing": (ANOMALY, lambda c, r: [p.unlink() for p in (c / "volumes").glob("*_t1w.nii")], "cannot be read"),
-    "volume of another grid": (TRAIN, lambda c, r: [shutil.copy(c / "mask.nii", p) for p in (c / "volumes").glob("*_t1w.nii")], "volume"),
+    "volume of another grid": (
+        TRAIN,
+        lambda c, r: [shutil.copy(c / "mask.nii", p) for p in (c / "volumes").glob("*_t1w.nii")],
+        "volume",
+    ),
     "channel that was not prepared": ([*TRAIN, "channels=[t1w,flair]"], lambda c, r: None, "has no channel flair"),
     "record damaged": (ANOMALY, lambda c, r: (r / "artefact.json").write_text("{"), "damaged (not JSON)"),
-    "a run instead of a cohort": (["train", "configs.yaml", "prepared=run", "out=new"], lambda c, r: None, "`gen3d prepare` or `gen3d simulate` is needed"),
-    "report of a folder of something else": (["report", "inputs=[elsewhere]", "out=report"], lambda c, r: Path("elsewhere").mkdir(), "holds no artefact.json"),
-    "truth that is none": (["evaluate", "maps=run", "truth=cohort", "out=e"], lambda c, r: None, "was written by `gen3d"),
-    "latents of a model without": (["encode", "prepared=cohort", "run=run", "out=l"], lambda c, r: None, "no latent space"),
-    "unknown model kind": (["train", "prepared=cohort", "out=new", "model.kind=gan"], lambda c, r: None, "the kinds are"),
-    "out is a file": ([*ANOMALY[:3], "out=afile", "native=false"], lambda c, r: Path("afile").write_text("x"), "cannot be written"),
-}  # fmt: skip
+    "a run instead of a cohort": (
+        ["train", "configs.yaml", "prepared=run", "out=new"],
+        lambda c, r: None,
+        "`gen3d prepare` or `gen3d simulate` is needed",
+    ),
+    "report of a folder of something else": (
+        ["report", "inputs=[elsewhere]", "out=report"],
+        lambda c, r: Path("elsewhere").mkdir(),
+        "holds no artefact.json",
+    ),
+    "truth that is none": (
+        ["evaluate", "maps=run", "truth=cohort", "out=e"],
+        lambda c, r: None,
+        "was written by `gen3d",
+    ),
+    "latents of a model without": (
+        ["encode", "prepared=cohort", "run=run", "out=l"],
+        lambda c, r: None,
+        "no latent space",
+    ),
+    "unknown model kind": (
+        ["train", "prepared=cohort", "out=new", "model.kind=gan"],
+        lambda c, r: None,
+        "the kinds are",
+    ),
+    "out is a file": (
+        [*ANOMALY[:3], "out=afile", "native=false"],
+        lambda c, r: Path("afile").write_text("x"),
+        "cannot be written",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", DAMAGED)
