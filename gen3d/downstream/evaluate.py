@@ -129,8 +129,8 @@ def measure(opened: list[Maps], truth: Truth, settings: Settings) -> dict[str, p
 def headlines(tables: dict[str, pd.DataFrame]) -> list[Row]:
     """The figures a reader wants first, one row each: maps, channel, condition, measure, value, low, high, num.
 
-    Per maps folder: the most shrunken and the most enlarged region of each condition (deformation), voxel AUROC per channel and condition,
-    the detection limit, and what is found in test controls and null twins.
+    Per maps folder: the most shrunken and the most enlarged region of each condition (deformation),
+    voxel AUROC per channel and condition, the detection limit, and what is found in test controls and null twins.
     """
     found: list[Row] = []
     voxels, regions, null = tables["voxels"], tables["regions"], tables["calibration"]
