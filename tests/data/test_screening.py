@@ -37,7 +37,6 @@ def _wrong_brains() -> dict[str, np.ndarray]:
     noise = np.random.default_rng(0).random(shape)
     return {
         "sphere": np.where(radius < 70, 300, 0),
-        "layered sphere": np.where(radius < 70, 300, 0) - np.where((radius > 50) & (radius < 70), 90, 0),
         "smooth noise in a sphere": np.where(radius < 70, 3000 * ndimage.gaussian_filter(noise, 3) - 1350, 0).clip(0),
     }
 
@@ -68,7 +67,7 @@ def test_a_slab_is_excluded_for_what_it_is(tmp_path: Path) -> None:
 def test_a_stripped_brain_and_a_whole_head_are_kept(tmp_path: Path) -> None:
     rows = []
     for name, head in (("brain", False), ("head", True)):
-        done = conform(write(tmp_path / f"{name}.nii.gz", scan_of(TRUE, head=head, bias=0.1)), PLAN)
+        done = conform(write(tmp_path / f"{name}.nii.gz", scan_of(TRUE, head=head)), PLAN, bias_correction=False)
         assert done.measures["brain_mask"] == ("template" if head else "stripped")
         assert distance_mm(done.template_to_scan, TRUE) < 1.5
         rows.append({"failure": "", **done.measures})
