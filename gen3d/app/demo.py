@@ -67,7 +67,7 @@ class Demo(Verb):
         )
         models: dict[str, dict[str, Any]] = {
             "vae": {"model": {"kind": "vae"}, "optim": {"steps": self.steps}, "picture_every": max(1, self.steps // 4)},
-            "pca": {"model": {"kind": "pca"}, "cross_fit": 5},
+            "pca": {"model": {"kind": "pca", "num_components": min(20, self.subjects // 4)}, "cross_fit": 5},
             "voxelwise": {"model": {"kind": "voxelwise"}, "cross_fit": 5},
         }
         common = {"prepared": cohort, "channels": CHANNELS, "seed": self.seed}
