@@ -40,7 +40,7 @@ def main() -> None:
     seconds = {type(verb).__name__.lower(): timed(verb)}
     num_scans = len(pd.read_csv(cohort / "manifest.tsv", sep="\t"))
     train = Train.model_validate(
-        {"prepared": cohort, "out": given.out / "run", "model": {"kind": "pca"}, "cross_fit": 5}
+        {"prepared": cohort, "out": given.out / "run", "model": {"kind": "pca", "num_components": 8}, "cross_fit": 5}
     )
     seconds["train pca"] = timed(train)
     seconds["anomaly"] = timed(

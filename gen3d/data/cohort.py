@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +20,9 @@ from gen3d.data.conditions import DOWN_SYNDROME_AFFINE, Condition
 from gen3d.data.intensity import apply_tissue_rule
 from gen3d.data.people import NONE
 from gen3d.data.person import CONDITION, Truth, make_person, plant_in_scan, stream
+from gen3d.data.pool import as_done, num_workers
 from gen3d.data.prepared import Prepared
 from gen3d.data.registration import DeformationSettings, deformation_channel, register
-from gen3d.data.scans import num_workers
 from gen3d.data.screening import measure
 from gen3d.data.screening_picture import draw
 from gen3d.data.template import template_on
@@ -72,16 +69,7 @@ def simulate_all(cohort: Cohort, people: Sequence[Row], workers: int) -> Iterato
     if count == 1:
         yield from (simulate_scan(cohort, person) for person in waiting)
         return
-    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin_worker, initargs=(cohort,))
-    try:
-        for future in as_completed([pool.submit(_in_worker, person) for person in waiting]):
-            yield future.result()
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker was killed, probably for lack of memory; run the same command with workers=1."
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    yield from as_done(_in_worker, waiting, count, _begin_worker, (cohort,))
 
 
 _worker_cohort: Cohort | None = None

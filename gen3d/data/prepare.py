@@ -15,9 +15,10 @@ from gen3d.config import Folders, Verb, execution
 from gen3d.data.brainmask import MaskMethod, check_tool
 from gen3d.data.manifest import Split, assign_roles, write_manifest
 from gen3d.data.plan import GridPlan, plan_grid, write_plan
+from gen3d.data.pool import num_workers
 from gen3d.data.regions import region_table, regions_on
 from gen3d.data.registration import DeformationSettings
-from gen3d.data.scans import make_tasks, num_workers, prepare_all
+from gen3d.data.scans import make_tasks, prepare_all
 from gen3d.data.screening import judge
 from gen3d.data.sources import Columns, Source, read_sources
 from gen3d.data.template import template_on

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +18,7 @@ from gen3d.artefact import digest, file_digest, write_json
 from gen3d.data.brainmask import MaskMethod
 from gen3d.data.conform import Conformed, conform
 from gen3d.data.plan import GridPlan
+from gen3d.data.pool import as_done
 from gen3d.data.screening_picture import draw
 from gen3d.data.template import template_on
 from gen3d.data.volume import store
@@ -109,16 +106,7 @@ def prepare_all(tasks: Sequence[Task], workers: int) -> Iterator[Row]:
     if workers == 1 or len(waiting) <= 1:
         yield from map(prepare_scan, waiting)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread)
-    try:
-        for future in as_completed([pool.submit(prepare_scan, task) for task in waiting]):
-            yield future.result()
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker was killed, probably for lack of memory; run the same command with workers=1."
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    yield from as_done(prepare_scan, waiting, workers, _one_thread)
 
 
 def prepare_scan(task: Task) -> Row:
@@ -191,9 +179,3 @@ def _digest_or_missing(path: Path) -> str:
         return file_digest(path)
     except OSError:
         return "missing"
-
-
-def num_workers(asked: int, num_scans: int) -> int:
-    """Processes to use: what was asked for, or one per core this process may use, never more than scans."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(asked or cores, num_scans))

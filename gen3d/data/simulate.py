@@ -19,10 +19,10 @@ from gen3d.data.conditions import Condition, Name, default_conditions
 from gen3d.data.manifest import Split, assign_roles, is_control, write_manifest
 from gen3d.data.people import NONE, design
 from gen3d.data.plan import GridPlan, plan_grid, write_plan
+from gen3d.data.pool import num_workers
 from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.data.regions import region_table, regions_on
 from gen3d.data.registration import DeformationSettings
-from gen3d.data.scans import num_workers
 from gen3d.data.screening import judge
 from gen3d.data.template import template_on
 from gen3d.data.volume import write_nifti
