@@ -36,12 +36,13 @@ def write_cohort(
     lone_site: str | None = None,
     repeats: int = 0,
     split: Split | None = None,
+    prefix: str = "p",
 ) -> Path:
     """Write a folder like prepare's.
 
     Patients have `effect` added to the log-Jacobian and 0.6 `effect` to the T1w inside the region PLANTED; everybody's
     T1w falls by AGE_SLOPE_PER_DECADE. `lone_site` puts the patients at a site without controls; the first `repeats`
-    controls have a second session.
+    controls have a second session; subject ids begin with `prefix`.
     """
     generator = np.random.default_rng(seed)
     plan = plan_grid(SPACING_MM)
@@ -53,7 +54,7 @@ def write_cohort(
     for i in range(num_controls + num_patients):
         patient = i >= num_controls
         for session in ("1", "2") if i < repeats else ("1",):
-            subject = f"p{i:03d}"
+            subject = f"{prefix}{i:03d}"
             age, key = float(generator.uniform(40, 80)), scan_key(subject, session)
             t1w = (
                 template.t1w + 0.05 * _smooth_noise(generator, plan.shape, 2.0) + AGE_SLOPE_PER_DECADE * (age - 60) / 10
@@ -77,6 +78,11 @@ def write_cohort(
         {"label": [1, 2], "name": [PLANTED, "right block"], "hemisphere": ["left", "right"], "tissue": ["gm", "gm"]}
     )
     names.to_csv(folder / "regions.tsv", sep="\t", index=False)
-    record = {"gen3d": "0", "verb": "prepare", "key": f"cohort {seed} {effect} {num_controls}", "status": "finished"}
+    record = {
+        "gen3d": "0",
+        "verb": "prepare",
+        "key": f"cohort {prefix} {seed} {effect} {num_controls}",
+        "status": "finished",
+    }
     write_json(folder / "artefact.json", {**record, "config": {}, "inputs": {}, "summary": {}, "finished_at": ""})
     return folder
