@@ -58,6 +58,7 @@ class VAEConfig(BaseModelConfig):
     beta: float = Field(1.0, ge=0, description="weight of the KL term; 1 with unit scale is the evidence lower bound")
     beta_warmup: float = Field(0.33, ge=0, le=1, description="share of the steps over which beta rises from 0")
     free_bits: float = Field(0.0, ge=0, description="nats per latent element below which KL costs nothing more")
+    restorations: int = Field(0, ge=0, description="rounds of partial restoration before the expectation is made")
     ssim_weight: float = Field(0.0, ge=0, description="weight of 1 - SSIM")
     perceptual_weight: float = Field(0.0, ge=0, description="weight of the perceptual distance")
     perceptual_network: ResNetName = Field("resnet10", description="MedicalNet network of the perceptual distance")
@@ -129,6 +130,7 @@ class VAE(Model):
 
     def __init__(self, config: VAEConfig, shape: tuple[int, ...], num_channels: int, statistics: Statistics) -> None:
         super().__init__(statistics)
+        self.restorations = config.restorations
         architecture = config.architecture(num_channels)
         self.padding = Padding(shape, architecture.reduction)
         self.network: Autoencoder
