@@ -1,210 +1,356 @@
-"""Which settings of the diffeomorphic registration show hippocampal atrophy best?
+"""Which registration, and which measure of its log-Jacobian, shows hippocampal atrophy best?
 
-Real control scans are prepared, and copies of them are made in which both hippocampi are smaller by an exact share: a
-curl-free warp composed with the affine before the one resampling, so that healthy and shrunken volumes are interpolated
-alike. Each setting then measures the log-Jacobian of template -> scan in the template's hippocampi of both. A setting is
-good when it recovers much of the true log volume change and varies little between healthy people after age, age squared,
-sex and site: separation is the ratio of the two. People scanned twice show the noise of the measurement itself: retest_sd
-is the SD within a person and between_sd the SD between people of a region's mean log-Jacobian (median over all regions).
+Copies of real control scans are made in which both hippocampi are smaller by exactly 12, 24 and 40 %, with fresh noise
+(`02_registration_pairs.py`). Every registration (`02_registration_methods.py`) measures healthy and atrophied copies. People
+are split in two halves within each site: everything is chosen on the half "choose" (healthy and -24 %) and reported on the
+half "report", with intervals over people. Only the regression on age, age squared, sex and site uses everyone; it never uses
+the person who is judged. `02_registration_measures.py` holds the measures of a region and the statistics.
 
-    GEN3D_REAL_DATA=... python analysis/02_registration_settings.py --out FOLDER [--spacing 2.5] [--people 45]
+    gen3d prepare source=.../participants.csv out=PREPARED spacing_mm=2.5
+    GEN3D_REAL_DATA=... python analysis/02_registration_settings.py --prepared PREPARED --out FOLDER
 
-The folder of real scans must hold t1w_2mm/participants.csv. Volumes and results are kept in FOLDER: a second call goes on.
+With GEN3D_REAL_DATA naming a folder that holds t1w_malf_oasis1, hippocampi drawn by hand are shrunk too, and measures of
+healthy scans are compared with the drawn volumes. Rows of DIPY and ANTsPy appear only where these packages can be imported
+(they are not among gen3d's requirements). Figures repeat exactly with OMP_NUM_THREADS=1 and
+ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1; N4 sums in another order on several threads. Every registration is kept in FOLDER: a
+second call goes on. Screening costs 30 registrations a row, a reported row about 105 more; `--without` leaves rows out.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
+import importlib
 import os
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy import ndimage
-from sklearn.metrics import roc_auc_score
 
-from gen3d.artefact import digest, write_json
-from gen3d.data.conform import conform
-from gen3d.data.intensity import tissue_levels
 from gen3d.data.plan import GridPlan, plan_grid
-from gen3d.data.regions import find, regions_on
-from gen3d.data.registration import DeformationSettings, deformation_channel, register
-from gen3d.data.resample import antialiasing_sigma
-from gen3d.data.sources import read_sources
+from gen3d.data.prepared import Prepared, open_prepared
+from gen3d.data.regions import all_regions, regions_on
 from gen3d.data.template import template_on
-from gen3d.data.volume import read_volume
 from gen3d.errors import UserError
-from gen3d.maths import deformation as warps
-from gen3d.progress import say, track
+from gen3d.progress import say
 
-CHANGES_PERCENT = (-12, -24, -40)
+pairs: Any = importlib.import_module(
+    "02_registration_pairs"
+)  # a name that begins with a number cannot be imported plainly
+methods: Any = importlib.import_module("02_registration_methods")
+measured: Any = importlib.import_module("02_registration_measures")
+
+CHOSEN_AT = -24
+NUM_CHANGED = 8  # people of the first half whose -24 % copy is screened; the shift varies little, health varies much
+ALWAYS = ("default",)  # rows that are reported whatever the choice
+DRAWN = "drawn-24"  # the copy in which hippocampi drawn by hand are smaller
+PLAIN = "mean log-J"
+SIDES = ("left", "right", "mean")
+CHANGES: tuple[int, ...] = pairs.CHANGES_PERCENT[1:]
 
 
 def main() -> None:
-    """Prepare, shrink, measure, print one row per setting."""
+    """Screen on one half, report on the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--spacing", type=float, default=2.5)
-    parser.add_argument("--people", type=int, default=45)
-    parser.add_argument("--changes", type=int, nargs="*", default=[-24])
-    arguments = parser.parse_args()
-    if arguments.people < 15:
-        raise UserError("--people: fewer than 15 cannot show how much healthy people vary after five covariates.")
-    folder = Path(os.environ.get("GEN3D_REAL_DATA", ""))
-    if not (folder / "t1w_2mm").is_dir():
-        raise UserError("GEN3D_REAL_DATA must name a folder with t1w_2mm/participants.csv.")
-    frame = read_sources([folder / "t1w_2mm" / "participants.csv"]).frame
-    frame = frame[frame["diagnosis"] == "control"].reset_index(drop=True)
-    repeated = frame[frame.duplicated("subject", keep=False)]
-    controls = frame.drop_duplicates("subject").reset_index(drop=True)
-    controls = controls.iloc[np.linspace(0, len(controls) - 1, min(arguments.people, len(controls))).astype(int)]
-    plan = plan_grid(arguments.spacing)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    scans = pd.concat([controls, repeated]).drop_duplicates("key")
-    for row in track(scans.to_dict("records"), "shrinking hippocampi", total=len(scans)):
-        make_pair(Path(row["source"]), arguments.out / f"{row['key']}_{arguments.spacing:g}mm.npz", plan)
-    rows = []
-    for settings in settings_to_try():
-        question = [settings.model_dump(mode="json"), plan.key, controls["key"].tolist(), arguments.changes]
-        kept = arguments.out / f"setting_{digest(question)}.json"
-        if not kept.is_file():
-            row = judge_settings(settings, controls, arguments.out, plan, arguments.changes)
-            write_json(kept, row | repeatability(settings, repeated, arguments.out, plan))
-        rows.append(json.loads(kept.read_text(encoding="utf-8")))
-        say(" | ".join(f"{name} {value}" for name, value in rows[-1].items()))
-    table = pd.DataFrame(rows)
-    table.to_csv(arguments.out / "settings.tsv", sep="\t", index=False)
-    say(table.to_string(index=False))
-
-
-def settings_to_try() -> list[DeformationSettings]:
-    """The default, and everything one step away from it."""
-    default = DeformationSettings()
-    one_away: dict[str, list[object]] = {
-        "update_sigma_voxels": [1.0, 1.5, 3.0],
-        "field_sigma_voxels": [0.0, 1.0, 1.5],
-        "neighbourhood_voxels": [0.0, 2.0, 6.0],
-        "iterations": [(20, 20), (10, 10, 5), (40, 40, 20)],
-        "direction": ["scan_to_template"],
-    }
-    steps = itertools.chain.from_iterable([(name, value) for value in values] for name, values in one_away.items())
-    return [default, *(default.model_copy(update={name: value}) for name, value in steps)]
-
-
-def make_pair(source: Path, path: Path, plan: GridPlan) -> None:
-    """Store a person's volume on the grid, as scanned and with smaller hippocampi."""
-    if path.is_file():
-        return
-    done, scan, template = (
-        conform(source, plan.model_copy(update={"channels": ("t1w",)})),
-        read_volume(source),
-        template_on(plan),
+    parser.add_argument(
+        "--prepared", type=Path, required=True, help="scans prepared at 2.5 mm, with their sources in place"
     )
-    labels = own_hippocampi(done.t1w, plan)
-    fluid = done.brain * np.where(done.t1w < 0.6, 1.0, 0.01) * (labels == 0)
-    room = warps.nearby_compensation(fluid.astype(np.float32), labels > 0, 10 / plan.spacing_mm)
-    volumes = {}
-    for change in (0, *CHANGES_PERCENT):
-        inverse = np.zeros((3, *plan.shape), np.float32)
-        if change:
-            target = float(np.log(1 + change / 100))
-            inverse = warps.exponential(-warps.reach_volumes(labels, {1: target, 2: target}, room).velocity)
-        volume = sample_warped(scan.data, np.linalg.inv(scan.affine) @ done.template_to_scan @ plan.matrix, inverse)
-        brain = warps.warp(done.brain.astype(np.float32), inverse) > 0.5
-        if not change:
-            found, wanted = tissue_levels(volume, template, brain), tissue_levels(template.t1w, template, template.mask)
-        scaled = 1 + (1 - wanted.grey) / (found.white - found.grey) * (volume - found.white)
-        volumes[str(change)] = np.where(brain, np.clip(scaled, 0, 2), 0).astype(np.float16)
-    np.savez_compressed(path, **volumes)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--finalists", type=int, default=4, help="best rows of the screening that are reported")
+    parser.add_argument("--also", nargs="*", default=[], help="rows reported besides those that win the screening")
+    parser.add_argument("--first", nargs="*", default=[], help="rows to begin with")
+    parser.add_argument("--without", nargs="*", default=[], help="rows left out")
+    parser.add_argument("--screening-only", action="store_true", help="stop before anything is reported")
+    arguments = parser.parse_args()
+    prepared = open_prepared(arguments.prepared)
+    people = pairs.control_people(prepared)
+    if len(people) < 20:
+        raise UserError(f"{arguments.prepared}: {len(people)} controls; two halves need at least 20.")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    study = Study(prepared, people, arguments.out)
+    rows = [row for row in methods.methods_to_try() if row.name not in arguments.without]
+    rows.sort(key=lambda row: [*arguments.first, row.name].index(row.name))
+    screened = screening(study, rows)
+    show(screened, arguments.out / "screening.tsv")
+    if arguments.screening_only:
+        return
+    names = [*ALWAYS, *arguments.also]
+    names += [name for name in screened["registration"] if name not in names][: arguments.finalists]
+    finalists = [row for row in rows if row.name in names]
+    drawn = labelled_scans(people)
+    for row in finalists:
+        study.run(row, people["key"].tolist(), (0,))
+        study.run(row, people["key"].iloc[study.half("report")].tolist(), pairs.CHANGES_PERCENT)
+        study.run(row, pairs.people_scanned_twice(prepared)["key"].tolist(), ("scan",))
+        study.run(row, list(drawn), (DRAWN,), drawn)
+    show(settings_table(study, finalists), arguments.out / "settings.tsv")
+    by_measure = measures_table(study, finalists)
+    show(by_measure, arguments.out / "measures.tsv")
+    best = by_measure["measure"].iloc[0]
+    if drawn:
+        show(drawn_table(study, finalists, drawn), arguments.out / "drawn.tsv")
+    show(paired_table(study, finalists, tuple(dict.fromkeys((PLAIN, best)))), arguments.out / "paired.tsv")
 
 
-def own_hippocampi(t1w: NDArray[np.float32], plan: GridPlan) -> NDArray[np.int16]:
-    """The person's hippocampi (1 left, 2 right): the template's, carried over by the inverse of a registration."""
-    left, right = find("left hippocampus")[0], find("right hippocampus")[0]
-    labels = regions_on(plan)
-    both = np.where(labels == left, 1, np.where(labels == right, 2, 0)).astype(np.int16)
-    to_scan = register(template_on(plan).t1w, t1w, DeformationSettings())[0].astype(np.float32)
-    grid, inverse = warps.identity_grid(plan.shape), -to_scan
-    for _ in range(10):  # fixed point of inverse(y) = -to_scan(y + inverse(y))
-        inverse = -np.stack(
-            [ndimage.map_coordinates(axis, grid + inverse, order=1, mode="nearest") for axis in to_scan]
+class Study:
+    """The people, and where every registration is kept."""
+
+    def __init__(self, prepared: Prepared, people: pd.DataFrame, out: Path) -> None:
+        self.prepared, self.people, self.out = prepared, people, out
+        (out / "copies").mkdir(exist_ok=True)
+        self._hippocampi: dict[float, Any] = {}
+        self._values: dict[tuple[str, str, Any], dict[str, Any]] = {}
+
+    def half(self, name: str) -> np.ndarray:
+        """Positions of the people of one half."""
+        return np.flatnonzero(self.people["half"] == name)
+
+    def plan(self, spacing_mm: float) -> GridPlan:
+        """The prepared grid, or another."""
+        own = self.prepared.plan
+        return own if spacing_mm == own.spacing_mm else plan_grid(spacing_mm)
+
+    def run(self, row: Any, keys: list[str], changes: tuple[Any, ...], drawn: dict[str, Path] | None = None) -> None:
+        """Register what is not yet registered: copies by their change, "scan" as it was prepared, or `DRAWN`."""
+        plan = self.plan(row.spacing_mm)
+        template = template_on(plan)
+        if plan != self.prepared.plan and changes in (("scan",), (DRAWN,)):
+            return
+        for key in keys:
+            wanted = [change for change in changes if not self.path(row, key, change).is_file()]
+            volumes: dict[Any, np.ndarray] = {}
+            if wanted == ["scan"]:
+                volumes = {"scan": self.prepared.volume(key, "t1w")}
+            elif wanted == [DRAWN] and drawn:
+                volumes = {DRAWN: pairs.drawn_copy(self.prepared, key, drawn[key], CHOSEN_AT, self.out / "copies")}
+            elif wanted:
+                volumes = pairs.copies(self.prepared, key, row.spacing_mm, self.out / "copies")
+            for change in wanted:
+                found = methods.estimate(row, template.t1w, volumes[change], template.mask)
+                self.keep(self.path(row, key, change), found, plan)
+
+    def path(self, row: Any, key: str, change: Any) -> Path:
+        """Where one registration is kept."""
+        return self.out / "maps" / row.slug / f"{key}_{change}.npz"
+
+    def keep(self, path: Path, found: Any, plan: GridPlan) -> None:
+        """Store the maps inside the brain, and region means at full precision."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        labels, template = regions_on(plan), template_on(plan)
+        partial = path.with_name(f".{path.name}")
+        np.savez(
+            partial,
+            log_jacobian=found.log_jacobian[template.mask].astype(np.float16),
+            warped=found.warped[template.mask].astype(np.float16),
+            regions=ndimage.mean(found.log_jacobian, labels, np.arange(1, len(all_regions()) + 1)),
+            white_sd=found.log_jacobian[template.wm > 0.95].std(),
+            folded=found.folded_percent,
+            seconds=found.seconds,
         )
-    return np.asarray(warps.warp(both, inverse, order=0), dtype=np.int16)
+        partial.rename(path)
+
+    def values(self, row: Any, key: str, change: Any) -> dict[str, Any]:
+        """All measures of one registration: by (side, measure), and white_sd, folded, seconds, regions."""
+        place = (row.name, key, change)
+        if place not in self._values:
+            plan = self.plan(row.spacing_mm)
+            where = self._hippocampi.setdefault(row.spacing_mm, measured.Hippocampi(plan))
+            with np.load(self.path(row, key, change)) as stored:
+                found = {name: stored[name] for name in ("regions", "white_sd", "folded", "seconds")}
+                maps = [np.zeros(plan.shape, np.float32) for _ in range(2)]
+                for volume, name in zip(maps, ("log_jacobian", "warped"), strict=True):
+                    volume[where.mask] = stored[name]
+            left, right = (measured.measures(*maps, where, side) for side in ("left", "right"))
+            for name in left:
+                found["left", name], found["right", name] = left[name], right[name]
+                found["mean", name] = (left[name] + right[name]) / 2
+            self._values[place] = found
+        return self._values[place]
+
+    def names(self, row: Any) -> list[str]:
+        """Names of the measures."""
+        some = self.values(row, self.people["key"].iloc[0], 0)
+        return [place[1] for place in some if isinstance(place, tuple) and place[0] == "left"]
+
+    def reported(self, row: Any, measure: str, side: str) -> tuple[Any, np.ndarray]:
+        """Scores of everyone (changed copies only of the half that reports, elsewhere NaN) and who reports."""
+        report = self.half("report")
+        healthy = np.array([self.values(row, key, 0)[side, measure] for key in self.people["key"]])
+        changed = np.full((len(healthy), len(CHANGES)), np.nan)
+        for person in report:
+            key = self.people["key"].iloc[person]
+            changed[person] = [self.values(row, key, change)[side, measure] for change in CHANGES]
+        left_out, moved = measured.residuals(healthy, changed, self.people)
+        return measured.Scores(left_out, moved, moved - left_out[:, None], changed - healthy[:, None], CHANGES), report
+
+    def quality(self, row: Any) -> dict[str, Any]:
+        """What does not depend on the planted change: retest SD, SD in white matter, folding, seconds."""
+        twice = pairs.people_scanned_twice(self.prepared)
+        line: dict[str, Any] = {}
+        if row.spacing_mm == self.prepared.plan.spacing_mm:
+            both = [
+                [self.values(row, key, "scan") for key in scans["key"].iloc[:2]]
+                for _, scans in twice.groupby("subject")
+            ]
+            regions = np.array([[scan["regions"] for scan in scans] for scans in both])
+            line["retest_sd_regions"] = round(
+                float(np.median(np.sqrt((np.diff(regions, axis=1) ** 2).mean(axis=0) / 2))), 4
+            )
+            sides = np.array([[[scan[side, PLAIN] for side in ("left", "right")] for scan in scans] for scans in both])
+            line["retest_sd_hippocampus"] = round(float(np.sqrt((np.diff(sides, axis=1) ** 2).mean() / 2)), 4)
+        healthy = [self.values(row, key, 0) for key in self.people["key"]]
+        line["white_sd"] = round(float(np.mean([value["white_sd"] for value in healthy])), 3)
+        line["folded_percent"] = round(float(np.max([value["folded"] for value in healthy])), 3)
+        line["seconds"] = round(float(np.median([value["seconds"] for value in healthy])), 1)
+        return line
 
 
-def sample_warped(
-    data: NDArray[np.float32], to_voxels: NDArray[np.float64], displacement: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """As `onto_plan`, at places displaced by [3, X, Y, Z] voxels of the grid."""
-    sigma = antialiasing_sigma(to_voxels)
-    smooth = ndimage.gaussian_filter(data, sigma) if (sigma > 0).any() else data
-    grid = warps.identity_grid(displacement.shape[1:]) + displacement
-    places = np.tensordot(to_voxels[:3, :3], grid, 1) + to_voxels[:3, 3][:, None, None, None]
-    return np.asarray(ndimage.map_coordinates(smooth, places, order=3), dtype=np.float32)
+def screening(study: Study, rows: list[Any]) -> pd.DataFrame:
+    """Every row on the half that chooses: how much healthy people vary, and what is found of -24 % in some of them."""
+    people = study.people.iloc[study.half("choose")].reset_index(drop=True)
+    some = np.linspace(0, len(people) - 1, NUM_CHANGED).astype(int)
+    table = []
+    for row in rows:
+        study.run(row, people["key"].tolist(), (0,))
+        study.run(row, people["key"].iloc[some].tolist(), (CHOSEN_AT,))
+        table.append(screened(study, row, people, some))
+        say(" | ".join(f"{name} {value}" for name, value in table[-1].items()))
+        pd.DataFrame(table).to_csv(study.out / "screening.tsv", sep="\t", index=False)
+    return pd.DataFrame(table).sort_values("separation", ascending=False)
 
 
-def judge_settings(
-    settings: DeformationSettings, people: pd.DataFrame, folder: Path, plan: GridPlan, changes: list[int]
-) -> dict[str, object]:
-    """Recovered share, noise, separation and AUC of one setting."""
-    plan = plan.model_copy(update={"deformation": settings.model_dump(mode="json")})
-    inside = np.isin(regions_on(plan), find("hippocampus"))
-    found, spread, start = [], [], time.process_time()
-    for key in people["key"]:
-        with np.load(folder / f"{key}_{plan.spacing_mm:g}mm.npz") as volumes:
-            maps = [deformation_channel(volumes[str(c)].astype(np.float32), plan)[0] for c in (0, *changes)]
-        found.append([log_jacobian[inside].mean() for log_jacobian in maps])
-        spread.append(maps[0][template_on(plan).mask].std())
-    values = np.array(found)
-    noise, residual = residuals(values[:, 0], people)
-    row: dict[str, object] = settings.model_dump(mode="json")
-    row |= {
-        "seconds": round((time.process_time() - start) / values.size, 2),
-        "spread": round(float(np.mean(spread)), 3),
+def screened(study: Study, row: Any, people: pd.DataFrame, some: np.ndarray) -> dict[str, Any]:
+    """One line of the screening: separation by every measure, the rest for the plain mean."""
+    healthy = [study.values(row, key, 0) for key in people["key"]]
+    changed = [study.values(row, key, CHOSEN_AT) for key in people["key"].iloc[some]]
+    separation = {}
+    for name in study.names(row):
+        values = np.array([value["mean", name] for value in healthy])
+        spread = measured.residuals(values, values[:, None], people)[0].std(ddof=1)
+        shift = np.array([value["mean", name] for value in changed]) - values[some]
+        separation[name] = float(-shift.mean() / spread)
+        if name == PLAIN:
+            line = {
+                "registration": row.name,
+                "separation": round(separation[name], 2),
+                "recovered": round(float(shift.mean() / np.log1p(CHOSEN_AT / 100)), 3),
+                "healthy_sd": round(float(spread), 4),
+            }
+    everything = [*healthy, *changed]
+    line |= {
+        "white_sd": round(float(np.mean([value["white_sd"] for value in healthy])), 3),
+        "folded_percent": round(float(np.max([value["folded"] for value in everything])), 3),
+        "seconds": round(float(np.median([value["seconds"] for value in everything])), 2),
     }
-    row["noise_sd"] = round(noise, 4)
-    for column, change in enumerate(changes, start=1):
-        moved = values[:, column] - values[:, 0]
-        scores = -np.concatenate([residual, residual + moved])
-        row[f"recovered_{-change}"] = round(float(moved.mean() / np.log(1 + change / 100)), 3)
-        row[f"separation_{-change}"] = round(float(-moved.mean() / noise), 2)
-        row[f"auc_{-change}"] = round(float(roc_auc_score(np.repeat([0, 1], len(values)), scores)), 3)
-    return row
+    return line | {name: round(value, 2) for name, value in separation.items()}
 
 
-def repeatability(
-    settings: DeformationSettings, repeated: pd.DataFrame, folder: Path, plan: GridPlan
-) -> dict[str, object]:
-    """SD of regional means within and between people who were scanned twice."""
-    plan = plan.model_copy(update={"deformation": settings.model_dump(mode="json")})
-    labels = regions_on(plan)
-    people = []
-    for _, scans in repeated.groupby("subject"):
-        means = []
-        for key in scans["key"].iloc[:2]:
-            with np.load(folder / f"{key}_{plan.spacing_mm:g}mm.npz") as volumes:
-                log_jacobian = deformation_channel(volumes["0"].astype(np.float32), plan)[0]
-            means.append(ndimage.mean(log_jacobian, labels, np.arange(1, labels.max() + 1)))
-        people.append(means)
-    values = np.array(people)
-    within = np.sqrt(((values[:, 0] - values[:, 1]) ** 2).mean(axis=0) / 2)
-    between = values.mean(axis=1).std(axis=0, ddof=1)
-    return {"retest_sd": round(float(np.median(within)), 4), "between_sd": round(float(np.median(between)), 4)}
+def settings_table(study: Study, rows: list[Any], measure: str = PLAIN) -> pd.DataFrame:
+    """One line per registration and side on the half that reports; the regression and the ranks use everyone's healthy scans."""
+    lines = []
+    for row in rows:
+        for side in SIDES:
+            scores, report = study.reported(row, measure, side)
+            lines.append({"registration": row.name, "measure": measure, "side": side} | summary(scores, report))
+            if side == "mean":
+                lines[-1] |= study.quality(row)
+    return pd.DataFrame(lines)
 
 
-def residuals(values: NDArray[np.float64], people: pd.DataFrame) -> tuple[float, NDArray[np.float64]]:
-    """SD of healthy values around age, age squared, sex and site, and each person's residual when left out of the fit."""
-    age = (people["age_years"].to_numpy(dtype=float) - 45) / 20
-    sites = pd.get_dummies(people["site"], drop_first=True).to_numpy(dtype=float)
-    design = np.column_stack([np.ones(len(people)), age, age**2, people["sex"] == "M", sites])
-    hat = design @ np.linalg.pinv(design)
-    residual = values - hat @ values
-    noise = float(np.sqrt((residual**2).sum() / (len(people) - design.shape[1])))
-    return noise, residual / (1 - np.diag(hat))
+def summary(scores: Any, report: np.ndarray) -> dict[str, Any]:
+    """Shares, separations, AUCs and detection of one registration, measure and side, with 95 % intervals over people."""
+    chosen = report[measured.resamples(len(report))]
+    drawn = [scores.of(people) for people in chosen]
+    own = scores.of(report)
+    line: dict[str, Any] = {"n": len(report), "healthy_sd": round(float(own.healthy.std(ddof=1)), 3)}
+    line["false_positives"] = measured.wilson(int(measured.detected(scores, None)[report].sum()), len(report))
+    for column, change in enumerate(CHANGES):
+        for name, digits in (("recovered", 2), ("separation", 2), ("auc", 2)):
+            values = [getattr(one, name)(column) for one in drawn]
+            value = getattr(own, name)(column)
+            line[f"{name}_{-change}"] = f"{value:.{digits}f} {measured.interval(values, digits)}"
+        found = int(measured.detected(scores, column)[report].sum())
+        line[f"detected_{-change}"] = measured.wilson(found, len(report))
+    return line
+
+
+def measures_table(study: Study, rows: list[Any]) -> pd.DataFrame:
+    """Every measure of the region: separation at -24 % on the half that chooses, and what it gives on the half that reports."""
+    choosing = study.people.iloc[study.half("choose")].reset_index(drop=True)
+    some = np.linspace(0, len(choosing) - 1, NUM_CHANGED).astype(int)
+    lines = []
+    for row in rows:
+        chosen = screened(study, row, choosing, some)
+        for name in study.names(row):
+            scores, report = study.reported(row, name, "mean")
+            line = {"registration": row.name, "measure": name, "separation when choosing": chosen[name]}
+            lines.append(line | summary(scores, report))
+    return pd.DataFrame(lines).sort_values("separation when choosing", ascending=False)
+
+
+def paired_table(study: Study, rows: list[Any], measures: tuple[str, ...]) -> pd.DataFrame:
+    """Each registration and measure against the default and the plain mean: difference over the same resampled people."""
+    lines = []
+    for side in SIDES:
+        reference, report = study.reported(next(row for row in rows if row.name == ALWAYS[0]), PLAIN, side)
+        chosen = report[measured.resamples(len(report))]
+        for row in rows:
+            for measure in measures:
+                scores, _ = study.reported(row, measure, side)
+                line: dict[str, Any] = {"registration": row.name, "measure": measure, "side": side}
+                for column, change in enumerate(CHANGES):
+                    for name in ("separation", "auc"):
+                        pairs_of = [(scores.of(people), reference.of(people)) for people in chosen[:1000]]
+                        gains = [getattr(a, name)(column) - getattr(b, name)(column) for a, b in pairs_of]
+                        gain = getattr(scores.of(report), name)(column) - getattr(reference.of(report), name)(column)
+                        line[f"{name}_{-change}"] = f"{gain:+.2f} {measured.interval(gains)}"
+                lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def labelled_scans(people: pd.DataFrame) -> dict[str, Path]:
+    """Label files of the OASIS-1 people whose hippocampi were drawn by hand, by key; empty without GEN3D_REAL_DATA."""
+    folder = Path(os.environ.get("GEN3D_REAL_DATA", "")) / "t1w_malf_oasis1"
+    if not (folder / "demographics.csv").is_file():
+        return {}
+    table = pd.read_csv(folder / "demographics.csv").drop_duplicates("Subject")
+    found = {}
+    for number, subject in zip(table["id"], table["Subject"], strict=True):
+        own = people.loc[people["subject"] == f"oasis1{subject.replace('_', '')}", "key"]
+        path = folder / f"{number}_glm.nii.gz"
+        if len(own) and path.is_file():
+            found[str(own.iloc[0])] = path
+    return found
+
+
+def drawn_table(study: Study, rows: list[Any], drawn: dict[str, Path]) -> pd.DataFrame:
+    """Share recovered where hand-drawn hippocampi shrank by 24 %, and correlation with hand-drawn volumes of healthy scans."""
+    volumes = np.array([pairs.drawn_hippocampi(study.prepared, key, path)[1] for key, path in drawn.items()]).mean(
+        axis=1
+    )
+    chosen = measured.resamples(len(drawn))
+    lines = []
+    for row in rows:
+        if row.spacing_mm != study.prepared.plan.spacing_mm:
+            continue
+        for name in study.names(row):
+            healthy, changed = (
+                np.array([study.values(row, key, change)["mean", name] for key in drawn]) for change in (0, DRAWN)
+            )
+            share = (changed - healthy) / np.log1p(CHOSEN_AT / 100)
+            r = [np.corrcoef(healthy[people], volumes[people])[0, 1] for people in chosen]
+            line = {"registration": row.name, "measure": name, "n": len(drawn)}
+            line["recovered"] = f"{share.mean():.2f} {measured.interval(share[chosen].mean(axis=1))}"
+            line["r_with_drawn"] = f"{np.corrcoef(healthy, volumes)[0, 1]:.2f} {measured.interval(r)}"
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def show(table: pd.DataFrame, path: Path) -> None:
+    """Write and print."""
+    table.to_csv(path, sep="\t", index=False)
+    say(table.to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ VERBS: dict[str, tuple[str, str]] = {
         "what the model expects of every scan, and how far off it is",
     ),
     "anomaly": ("gen3d.infer.anomaly:Anomaly", "calibrated z maps and region tables of every person"),
+    "change": ("gen3d.infer.change:Change", "two scans of one person: what changed beyond measurement error"),
+    "export": ("gen3d.infer.export:Export", "maps and region tables as a BIDS derivatives dataset"),
     "evaluate": ("gen3d.downstream.evaluate:Evaluate", "maps against planted truth, with intervals and baselines"),
     "report": ("gen3d.report.report:Report", "one self-contained HTML page of everything above"),
     "demo": ("gen3d.app.demo:Demo", "the whole story on a simulated cohort, in minutes"),

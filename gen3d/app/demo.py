@@ -25,7 +25,7 @@ CHANNELS = ("t1w", "log_jacobian")
 
 
 class Demo(Verb):
-    """Simulate a cohort, train a VAE and two baselines, map anomalies, measure them against the truth, and report.
+    """Simulate a cohort, train two networks and two baselines, map anomalies, measure them against the truth, and report.
 
     Every step is a verb of its own with a folder of its own below `out`, so the demo can be stopped and run again, and
     each folder can be looked at or used on.
@@ -33,7 +33,7 @@ class Demo(Verb):
 
     subjects: int = Field(90, ge=40, description="people in the simulated cohort")
     spacing_mm: float = Field(3.0, ge=2, le=4, description="edge of a voxel, mm")
-    steps: int = Field(200, ge=1, description="training steps of the VAE, 4 volumes each")
+    steps: int = Field(200, ge=1, description="training steps of each network, 4 volumes each")
     seed: int = Field(0, ge=0, description="seed of cohort and training")
     workers: int = execution(0, "processes of the simulation; 0: one per core", ge=0)
 
@@ -65,8 +65,11 @@ class Demo(Verb):
             split=SPLIT,
             workers=self.workers,
         )
+        network = {"optim": {"steps": self.steps}, "picture_every": max(1, self.steps // 4)}
         models: dict[str, dict[str, Any]] = {
-            "vae": {"model": {"kind": "vae"}, "optim": {"steps": self.steps}, "picture_every": max(1, self.steps // 4)},
+            # What is seen in T1w is restored by a network; volume is judged by the registration alone, which is best.
+            "restorer": {"model": {"kind": "restorer"}, "channels": ("t1w",), "augment": {"flip": True}, **network},
+            "vae": {"model": {"kind": "vae"}, **network},
             "pca": {"model": {"kind": "pca", "num_components": min(20, self.subjects // 4)}, "cross_fit": 5},
             "voxelwise": {"model": {"kind": "voxelwise"}, "cross_fit": 5},
         }

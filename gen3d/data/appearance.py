@@ -109,10 +109,10 @@ def noiseless_scan(tissue: Tissue, site: Site, spacing_mm: float, rng: np.random
     texture = ndimage.gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), TEXTURE_MM / spacing_mm)
     image = image * (1 + TEXTURE_AMPLITUDE * texture / texture.std())
     image = ndimage.gaussian_filter(image, site.psf_mm / FWHM_PER_SIGMA / spacing_mm)
-    return (image * _bias_field(image.shape, site.bias_sd, rng)).astype(np.float32)
+    return (image * bias_field(image.shape, site.bias_sd, rng)).astype(np.float32)
 
 
-def _bias_field(shape: tuple[int, ...], bias_sd: float, rng: np.random.Generator) -> Floats:
+def bias_field(shape: tuple[int, ...], bias_sd: float, rng: np.random.Generator) -> Floats:
     """Log-normal multiplicative field [X, Y, Z], smooth over about a quarter of the head: what N4 leaves behind."""
     coarse = rng.normal(0, bias_sd, size=(BIAS_CONTROL_POINTS,) * 3)
     smooth = ndimage.zoom(coarse, [n / BIAS_CONTROL_POINTS for n in shape], order=3, mode="nearest", grid_mode=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ from gen3d.artefact import write_json
 from gen3d.data.anatomy import Space
 from gen3d.data.appearance import Site
 from gen3d.data.conditions import DOWN_SYNDROME_AFFINE, Condition
-from gen3d.data.intensity import apply_tissue_rule
+from gen3d.data.intensity import TissueLevels, apply_tissue_rule
+from gen3d.data.label_maps import template_to_scan
+from gen3d.data.lesion_masks import LesionMask
 from gen3d.data.people import NONE
-from gen3d.data.person import CONDITION, Truth, make_person, plant_in_scan, stream
+from gen3d.data.person import Truth, make_person
+from gen3d.data.planting import Base, channels_of, plant
 from gen3d.data.pool import as_done, num_workers
 from gen3d.data.prepared import Prepared
-from gen3d.data.registration import DeformationSettings, deformation_channel, register
+from gen3d.data.registration import deformation_channel
 from gen3d.data.screening import measure
 from gen3d.data.screening_picture import draw
 from gen3d.data.template import template_on
@@ -46,6 +49,7 @@ class Cohort:
     conditions: dict[str, Condition]
     figures: bool
     bases: Prepared | None
+    masks: dict[str, tuple[LesionMask, ...]] = field(default_factory=dict)
 
     def condition(self, row: Row) -> Condition | None:
         """The condition of a person; None for the healthy."""
@@ -54,6 +58,8 @@ class Cohort:
 
 def simulate_all(cohort: Cohort, people: Sequence[Row], workers: int) -> Iterator[Row]:
     """Yield one row per scan as it is done; rows kept by an earlier, interrupted run come first and cost nothing.
+
+    Twins of one base are made together, so that what they share is computed once.
 
     Raises:
         UserError: the output cannot be written, or a worker process was killed.
@@ -65,11 +71,21 @@ def simulate_all(cohort: Cohort, people: Sequence[Row], workers: int) -> Iterato
             waiting.append(person)
         else:
             yield kept
-    count = num_workers(workers, max(1, len(waiting)))
+    groups: dict[str, list[Row]] = {}
+    for person in waiting:
+        groups.setdefault(str(person["base"] if cohort.bases else person["key"]), []).append(person)
+    count = num_workers(workers, max(1, len(groups)))
     if count == 1:
-        yield from (simulate_scan(cohort, person) for person in waiting)
+        for group in groups.values():
+            yield from _made(cohort, group)
         return
-    yield from as_done(_in_worker, waiting, count, _begin_worker, (cohort,))
+    for made in as_done(_in_worker, list(groups.values()), count, _begin_worker, (cohort,)):
+        yield from made
+
+
+def _made(cohort: Cohort, group: list[Row]) -> Iterator[Row]:
+    """The scans of a group: twins of one base, or one simulated person."""
+    return simulate_twins(cohort, group) if cohort.bases else (simulate_scan(cohort, person) for person in group)
 
 
 _worker_cohort: Cohort | None = None
@@ -80,9 +96,9 @@ def _begin_worker(cohort: Cohort) -> None:
     _worker_cohort = cohort
 
 
-def _in_worker(person: Row) -> Row:
+def _in_worker(group: list[Row]) -> list[Row]:
     assert _worker_cohort is not None
-    return simulate_scan(_worker_cohort, person)
+    return list(_made(_worker_cohort, group))
 
 
 def _kept(cohort: Cohort, person: Row) -> Row | None:
@@ -94,7 +110,7 @@ def _kept(cohort: Cohort, person: Row) -> Row | None:
 
 
 def simulate_scan(cohort: Cohort, person: Row) -> Row:
-    """Simulate one scan and store all that belongs to it; the row says what the cohort's tables need.
+    """Simulate one person's scan and store all that belongs to it; the row says what the cohort's tables need.
 
     Raises:
         UserError: the output cannot be written, or a condition cannot be made on this grid.
@@ -102,36 +118,97 @@ def simulate_scan(cohort: Cohort, person: Row) -> Row:
     # People are the parallel dimension; one thread each, so that results do not depend on the machine.
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     start, key, plan = time.monotonic(), str(person["key"]), cohort.space.plan
+    site = next(site for site in cohort.sites if site.name == person["site"])
+    severity, age = float(person["severity"]), float(person["age_years"])
+    who = (cohort.seed, int(person["index"]), int(person["session"]))
     try:
-        scan, brain, truth, volumes = _image(cohort, person)
+        made = make_person(
+            cohort.space,
+            site,
+            age,
+            cohort.condition(person),
+            severity,
+            *who,
+            masks=cohort.masks.get(str(person["condition"]), ()),
+        )
     except ValueError as error:
-        what = f"condition {person['condition']} at severity {person['severity']:g}"
+        what = f"condition {person['condition']} at severity {severity:g}"
         raise UserError(f"{key}: {what} cannot be made at {plan.spacing_mm:g} mm ({error}); lower it.") from None
-    t1w, levels = apply_tissue_rule(scan, template_on(plan), brain)
+    t1w, levels = apply_tissue_rule(made.scan, template_on(plan), made.brain)
     log_jacobian, quality = deformation_channel(t1w, plan)
-    affine = _alignment(cohort, person)
-    verdict = {
+    scan = Scan(t1w, log_jacobian, made.brain, levels, _alignment(cohort, person), quality, "simulated")
+    return _keep(cohort, key, scan, made.truth, start, {"volume_ml": made.volumes_ml})
+
+
+def simulate_twins(cohort: Cohort, twins: Sequence[Row]) -> Iterator[Row]:
+    """Make the twins of one base and store what belongs to them, as `simulate_scan` does.
+
+    A twin that cannot be made in this base is left out: its row holds only its key and the reason, ``left_out``.
+
+    Raises:
+        UserError: the output cannot be written, or the base cannot be read.
+    """
+    assert cohort.bases is not None
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    key = str(twins[0]["base"])
+    folder = Path(str(cohort.bases.row(key)["folder"]))
+    alignment = template_to_scan(folder, key)
+    log_jacobian = cohort.bases.volume(key, "log_jacobian") if "log_jacobian" in cohort.space.plan.channels else None
+    base = Base(key, cohort.bases.volume(key, "t1w"), log_jacobian, cohort.space, alignment)
+    affine = np.eye(4) if alignment is None else alignment
+    for twin in twins:
+        start, name, severity = time.monotonic(), str(twin["condition"]), float(twin["severity"])
+        try:
+            made = plant(base, cohort.conditions[name], severity, cohort.masks.get(name, ()), cohort.seed, name)
+        except ValueError as error:
+            yield {"key": str(twin["key"]), "condition": name, "left_out": f"{key}: no twin with {name} ({error})"}
+            continue
+        seen = channels_of(base, made)
+        scan = Scan(seen.t1w, seen.log_jacobian, made.brain, seen.levels, affine, seen.quality, "planted")
+        noise = {"noise_level": round(base.noise.level, 5)}
+        noise["noise_correlation"] = round(float(np.mean(base.noise.correlation)), 3)
+        yield _keep(cohort, str(twin["key"]), scan, made.truth, start, {"volume_ml": {}, "planting": noise})
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A finished scan on the grid, and what its screening row needs."""
+
+    t1w: NDArray[np.float32]
+    log_jacobian: NDArray[np.float32] | None
+    brain: NDArray[np.bool_]
+    levels: TissueLevels
+    affine: NDArray[np.float64]
+    quality: dict[str, float]
+    source: str
+
+
+def _keep(cohort: Cohort, key: str, scan: Scan, truth: Truth, start: float, further: Row) -> Row:
+    """Store a scan with its truth, and its row in the cache of this run; ``start`` is when its making began."""
+    plan, template = cohort.space.plan, template_on(cohort.space.plan)
+    row: Row = {
         "key": key,
-        "source": "simulated",
-        "failure": "",
-        **measure(t1w, brain, template_on(plan), plan.spacing_mm, affine, float("nan"), levels),
-        **quality,
+        "verdict": {
+            "key": key,
+            "source": scan.source,
+            "failure": "",
+            **measure(scan.t1w, scan.brain, template, plan.spacing_mm, scan.affine, float("nan"), scan.levels),
+            **scan.quality,
+        },
+        "truth": {
+            "key": key,
+            "lesion_ml": round(truth.lesion_ml, 4),
+            "changed_ml": round(float(truth.changed.sum()) * plan.spacing_mm**3 / 1000, 3),
+            **({"lesion_mask": truth.lesion_mask} if truth.lesion_mask else {}),
+            **further.pop("planting", {}),
+        },
+        "percent_change": truth.percent_change,
+        "volume_error_percent": truth.error_percent,
+        **further,
     }
     try:
-        _store(cohort, key, t1w * template_on(plan).mask, log_jacobian, truth, affine)
-        row = {
-            "key": key,
-            "verdict": verdict,
-            "truth": {
-                "key": key,
-                "lesion_ml": round(truth.lesion_ml, 4),
-                "changed_ml": round(float(truth.changed.sum()) * plan.spacing_mm**3 / 1000, 3),
-            },
-            "percent_change": truth.percent_change,
-            "volume_ml": volumes,
-            "volume_error_percent": truth.error_percent,
-            "seconds": round(time.monotonic() - start, 2),
-        }
+        _store(cohort, key, scan, truth)
+        row["seconds"] = round(time.monotonic() - start, 2)
         write_json(cohort.out / CACHE / f"{key}.json", row)
     except OSError as error:
         raise UserError(
@@ -140,64 +217,32 @@ def simulate_scan(cohort: Cohort, person: Row) -> Row:
     return row
 
 
-def _image(cohort: Cohort, person: Row) -> tuple[NDArray[np.float32], NDArray[np.bool_], Truth, dict[str, float]]:
-    """Scan [X, Y, Z], brain, truth and true volumes (ml) of one person, from the template or from a base scan."""
-    condition, severity, index = cohort.condition(person), float(person["severity"]), int(person["index"])
-    if cohort.bases is None:
-        site = next(site for site in cohort.sites if site.name == person["site"])
-        made = make_person(
-            cohort.space,
-            site,
-            float(person["age_years"]),
-            condition,
-            severity,
-            cohort.seed,
-            index,
-            int(person["session"]),
-        )
-        return made.scan, made.brain, made.truth, made.volumes_ml
-    plan = cohort.space.plan
-    healthy = cohort.bases.volume(str(person["key"]), "t1w")
-    settings = DeformationSettings.model_validate(dict(plan.deformation))
-    to_scan, _ = register(template_on(plan).t1w, healthy, settings)
-    image, truth = plant_in_scan(
-        cohort.space, healthy, to_scan.astype(np.float32), condition, severity, stream(cohort.seed, index, CONDITION)
-    )
-    return image, image > 0, truth, {}
-
-
 def _alignment(cohort: Cohort, person: Row) -> NDArray[np.float64]:
     """Affine template -> scan [4, 4] of this person: head size, the site's scale error, the shape of Down syndrome."""
-    scales = np.ones(3)
-    if cohort.bases is None:
-        site = next(site for site in cohort.sites if site.name == person["site"])
-        scales *= site.scale * (float(person["intracranial_ml"]) / INTRACRANIAL_TEMPLATE_ML) ** (1 / 3)
+    site = next(site for site in cohort.sites if site.name == person["site"])
+    scales = np.ones(3) * site.scale * (float(person["intracranial_ml"]) / INTRACRANIAL_TEMPLATE_ML) ** (1 / 3)
     condition = cohort.condition(person)
     if condition is not None and condition.kind == "ds":
         scales *= DOWN_SYNDROME_AFFINE
     return np.diag([*scales, 1.0])
 
 
-def _store(
-    cohort: Cohort,
-    key: str,
-    t1w: NDArray[np.float32],
-    log_jacobian: NDArray[np.float32],
-    truth: Truth,
-    affine: NDArray[np.float64],
-) -> None:
+def _store(cohort: Cohort, key: str, scan: Scan, truth: Truth) -> None:
     plan, out = cohort.space.plan, cohort.out
+    mask = template_on(plan).mask
+    t1w = scan.t1w * mask
     store(out / "volumes" / f"{key}_t1w.nii", t1w, plan.matrix)
-    store(out / "volumes" / f"{key}_log_jacobian.nii", log_jacobian, plan.matrix)
+    if scan.log_jacobian is not None:
+        store(out / "volumes" / f"{key}_log_jacobian.nii", scan.log_jacobian, plan.matrix)
     write_nifti(out / "truth" / f"{key}_log_jacobian.nii.gz", truth.log_jacobian, plan.matrix)
     write_nifti(out / "truth" / f"{key}_changed.nii.gz", truth.changed, plan.matrix)
     transform = {
-        "affine_template_to_scan": affine.tolist(),
+        "affine_template_to_scan": scan.affine.tolist(),
         "scan": "",
-        "scan_affine": (affine @ plan.matrix).tolist(),
+        "scan_affine": (scan.affine @ plan.matrix).tolist(),
         "scan_shape": list(plan.shape),
         "dof": plan.degrees_of_freedom,
     }
     write_json(out / "transforms" / f"{key}.json", transform)
     if cohort.figures:
-        draw(out / "figures" / f"{key}.png", t1w, log_jacobian, template_on(plan).mask, plan)
+        draw(out / "figures" / f"{key}.png", t1w, scan.log_jacobian, mask, plan)

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
-from gen3d.config import Config
+from gen3d.config import Config, Folder
 from gen3d.data.regions import all_regions, find
 
 
@@ -27,6 +27,7 @@ Name = Annotated[str, BeforeValidator(_null_word)]
 Kind = Annotated[Literal["ad", "mci", "ds", "atrophy", "lesion", "null"], BeforeValidator(_null_word)]
 DIAGNOSES = {"ad": "AD", "mci": "MCI", "ds": "DS", "atrophy": "atrophy", "lesion": "lesion", "null": "null"}
 CONTROL = "control"
+LESION_LEVELS = (0.30, 0.55)  # T1w intensity inside a lesion, between fluid and grey matter
 # Growth of severity: hippocampal loss per year beyond ageing (Barnes 2009, PMC3032014) over the loss at severity 1.
 PROGRESSION_PER_YEAR = {"ad": 0.16, "mci": 0.12}
 
@@ -117,17 +118,33 @@ class Condition(Config):
     kind: Kind = Field(
         description="ad, mci, ds (Down syndrome), atrophy (the changes given), lesion (focal), null (differs by nothing)"
     )
-    share: float = Field(0.1, ge=0, le=1, description="share of all people")
+    share: float = Field(0.1, ge=0, le=1, description="share of all people (with base: every base has one twin)")
     count: int | None = Field(None, ge=0, description="number of people; replaces share")
     severity: tuple[float, ...] = Field(
-        (), description="one per person in turn; lesion: ml; others: factor on the log volume changes (default 1)"
+        (),
+        description="one per person in turn; lesion: ml (default 10; masks are scaled to it, or used as they are); "
+        "others: factor on the log volume changes (default 1)",
     )
     changes: dict[str, float] = Field(
         default_factory=dict, description="volume change in percent by region; replaces the effect table"
     )
+    masks: Folder | None = Field(
+        None, description="lesion: folder of NIfTI masks in MNI152 space, dealt out at random; none: irregular blobs"
+    )
+    sizes_ml: tuple[float, float] | None = Field(
+        None, description="lesion: smallest and largest volume inside the brain of the masks that are used, ml"
+    )
+    level: tuple[float, float] = Field(
+        LESION_LEVELS, description="lesion: darkest and brightest T1w intensity, drawn per person (white matter is 1)"
+    )
+    labels: Folder | None = Field(
+        None, description="with base: folder of label maps <key>.nii[.gz], each in its scan's own space, for `changes`"
+    )
+    label_names: Folder | None = Field(None, description="table of the label maps: label, name")
 
     @model_validator(mode="after")
     def _complete(self) -> Condition:
+        self._check_lesion()
         if self.kind == "atrophy" and not self.changes:
             raise ValueError("kind atrophy needs changes, for instance changes={hippocampus: -24}.")
         if self.kind in ("lesion", "null") and self.changes:
@@ -136,14 +153,31 @@ class Condition(Config):
             raise ValueError("changes are percent of volume, between -90 and 200.")
         if any(value <= 0 for value in self.severity):
             raise ValueError("every severity must be above 0 (for people with nothing wrong use kind null).")
-        for name in self.changes:
-            find(name)
+        if (self.labels is None) != (self.label_names is None) or (self.labels is not None and not self.changes):
+            raise ValueError("labels, label_names and changes belong together; give all three, or changes alone.")
+        if self.labels is None:
+            for name in self.changes:
+                find(name)
         return self
+
+    def _check_lesion(self) -> None:
+        if self.kind != "lesion" and {"masks", "sizes_ml", "level"} & self.model_fields_set:
+            raise ValueError(f"masks, sizes_ml and level are those of a lesion; kind {self.kind} has none.")
+        if self.sizes_ml is not None and (self.masks is None or not 0 <= self.sizes_ml[0] < self.sizes_ml[1]):
+            raise ValueError(
+                "sizes_ml is the smallest and the largest volume of the masks used; give masks, and low < high."
+            )
+        if not 0 <= self.level[0] <= self.level[1] < 1:
+            raise ValueError(
+                "level is the darkest and the brightest intensity of a lesion, between 0 and 1 (white matter)."
+            )
 
     @property
     def severities(self) -> tuple[float, ...]:
-        """Severities dealt out in turn."""
-        return self.severity or ((10.0,) if self.kind == "lesion" else (1.0,))
+        """Severities dealt out in turn; 0 is that of a mask used as it is, whose volume is known when it is planted."""
+        if self.kind == "lesion":
+            return self.severity or ((0.0,) if self.masks is not None else (10.0,))
+        return self.severity or (1.0,)
 
     def number(self, num_subjects: int) -> int:
         """How many people of the cohort have the condition."""

@@ -32,6 +32,7 @@ from gen3d.maths.deformation import warp
 
 Floats = NDArray[np.float32]
 
+FEW_NEGATIVES = 0.01  # share of voxels; more of them are an offset, not ringing at edges
 REMAINS_SHARE = (
     0.015  # a stripped scan with more tissue than this far outside the template's brain still has membranes or neck
 )
@@ -155,10 +156,12 @@ def masked(scan: Volume, mask: NDArray[np.bool_]) -> Volume:
 
 
 def without_negatives(scan: Volume) -> Volume:
-    """Background at 0: a small undershoot (interpolation) is cut off, an offset (signed export) is added back."""
+    """Background at 0: an undershoot that is small or rare (interpolation) is cut off, an offset (signed export) is added
+    back."""
     low = float(scan.data.min())
     if low >= 0:
         return scan
-    if -low < 0.1 * bright_level(scan):
+    ringing = float(np.mean(scan.data < 0)) < FEW_NEGATIVES
+    if ringing or -low < 0.1 * bright_level(scan):
         return Volume(np.maximum(scan.data, 0), scan.affine)
     return Volume(scan.data - np.float32(low), scan.affine)

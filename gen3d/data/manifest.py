@@ -3,6 +3,8 @@
 Columns: subject, session, site, age_years, sex, diagnosis, cdr, mmse, role, key; every further column is kept.
 Roles: `train`, `calibration`, `test` (controls only, a subject has one role), `evaluation` (everyone else),
 `excluded` (a scan whose verdict was exclude).
+A row with a non-empty column `base` is a twin: that scan of the same person with something planted in it. Its role is
+always `evaluation`, whatever the person's role is, so that nothing ever learns from it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from gen3d.config import Config
 from gen3d.errors import UserError
 
 FILE = "manifest.tsv"
-TEXT = ("subject", "session", "site", "sex", "diagnosis", "role", "key")
+TEXT = ("subject", "session", "site", "sex", "diagnosis", "role", "key", "base")
 NUMBERS = ("age_years", "cdr", "mmse")
 REQUIRED = ("subject", "session", "site", "age_years", "sex", "diagnosis", "cdr", "mmse", "role", "key")
 ROLES = ("train", "calibration", "test", "evaluation", "excluded")
@@ -144,13 +146,28 @@ def assign_folds(frame: pd.DataFrame, num_folds: int, seed: int) -> pd.Series:
     return frame["subject"].map(fold).astype(int)
 
 
+def is_twin(frame: pd.DataFrame) -> pd.Series:
+    """Which rows are planted copies of another scan of the same person (column `base`)."""
+    if "base" not in frame.columns:
+        return pd.Series(False, index=frame.index)
+    named = frame["base"].astype(object)
+    return named.where(named.notna(), "").astype(str).str.strip() != ""
+
+
 def check_split(frame: pd.DataFrame) -> None:
-    """Refuse a table in which one person has two roles.
+    """Refuse a table in which one person has two roles; twins do not count, but must be `evaluation`.
 
     Raises:
         UserError: naming the subjects.
     """
-    used = frame[frame["role"] != "excluded"]
+    twins = is_twin(frame)
+    astray = frame.loc[twins & ~frame["role"].isin(["evaluation", "excluded"]), "key"]
+    if len(astray):
+        raise UserError(
+            f"{', '.join(astray.iloc[:3])}: a planted copy of a scan (column base) has the role "
+            f"{frame.loc[astray.index[0], 'role']} in {FILE}; its role is always evaluation, so that nothing learns from it."
+        )
+    used = frame[(frame["role"] != "excluded") & ~twins]
     roles = used.groupby("subject")["role"].nunique()
     torn = [str(subject) for subject in roles.index[roles > 1]]
     if torn:
@@ -190,7 +207,7 @@ def read_manifest(folder: Path) -> pd.DataFrame:
         raise UserError(f"{path}: lacks the column {', '.join(missing)}; run `gen3d prepare` again.")
     for column in NUMBERS:
         frame[column] = pd.to_numeric(frame[column], errors="coerce")
-    for column in TEXT:
+    for column in [name for name in TEXT if name in frame.columns]:
         frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
     check_split(frame)
     return frame

@@ -12,13 +12,14 @@ from scipy import ndimage
 from gen3d.data.anatomy import Space, condition_anatomy, healthy_anatomy, healthy_targets
 from gen3d.data.appearance import Site, Tissue, add_lesion, add_noise, lesion_fraction, noiseless_scan, sample_tissue
 from gen3d.data.conditions import Condition, condition_targets
+from gen3d.data.lesion_masks import LesionMask, deal
+from gen3d.data.plan import GridPlan
 from gen3d.data.regions import all_regions, find
 from gen3d.maths import deformation
 
 Floats = NDArray[np.float32]
 
 CHANGED_INTENSITY = 0.05  # of white matter: a voxel that differs more than this from the healthy twin has changed
-LESION_LEVELS = (0.30, 0.55)  # T1w intensity inside a lesion, between fluid and grey matter
 MARGIN_VOXELS = 2  # around the template's brain, where a person's brain may reach
 
 HINDBRAIN = tuple(
@@ -34,7 +35,7 @@ class Truth:
     """What differs from the healthy twin.
 
     ``log_jacobian`` of the condition in template coordinates, ``changed`` voxels of the noiseless scan, volume change by
-    region, and the volume of a lesion. ``error_percent`` is the largest relative error of a volume that was asked for.
+    region, and the volume and mask of a lesion. ``error_percent`` is the largest relative error of a volume asked for.
     """
 
     log_jacobian: Floats
@@ -42,6 +43,7 @@ class Truth:
     percent_change: dict[str, float] = field(default_factory=dict)
     lesion_ml: float = 0.0
     error_percent: float = 0.0
+    lesion_mask: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,9 @@ def make_person(
     seed: int,
     person: int,
     session: int,
+    masks: tuple[LesionMask, ...] = (),
 ) -> Person:
-    """Simulate one scan.
+    """Simulate one scan; ``masks`` are those of a lesion, if any.
 
     Sessions of a person share anatomy and condition, never noise, bias field or texture. The healthy twin is the same
     person with ``condition=None``. Raises ``ValueError`` when a volume change cannot be made on this grid.
@@ -103,18 +106,33 @@ def make_person(
         )
     elif condition is not None and condition.kind == "lesion":
         where = (tissue.brain > 0.99) & (tissue.fluid < 0.3) & space.mask & ~np.isin(space.labels, HINDBRAIN)
-        image, truth = plant_lesion(image, where, severity, space.plan.spacing_mm, stream(seed, person, LESION))
+        image, truth = plant_lesion(image, where, condition, severity, masks, space.plan, stream(seed, person, LESION))
     scan = add_noise(image, site, space.plan.spacing_mm, stream(seed, person, NOISE, session))
     return Person(scan, image, tissue.brain > 0.5, truth, _volumes(space, displacement))
 
 
 def plant_lesion(
-    image: Floats, where: NDArray[np.bool_], volume_ml: float, spacing_mm: float, rng: np.random.Generator
+    image: Floats,
+    where: NDArray[np.bool_],
+    condition: Condition,
+    severity: float,
+    masks: tuple[LesionMask, ...],
+    plan: GridPlan,
+    rng: np.random.Generator,
 ) -> tuple[Floats, Truth]:
-    """A focal lesion of ``volume_ml`` inside ``where``, dark on T1w; its truth is the voxels it fills by more than half."""
-    fraction = lesion_fraction(volume_ml, where, spacing_mm, rng)
-    with_lesion = add_lesion(image, fraction, float(rng.uniform(*LESION_LEVELS)))
-    return with_lesion, Truth(np.zeros_like(image), fraction > 0.5, {}, float(fraction.sum()) * spacing_mm**3 / 1000)
+    """A focal lesion inside ``where``, dark on T1w; its truth is the voxels it fills by more than half.
+
+    ``severity`` is its volume in ml. With ``masks`` one of them is dealt out, scaled to that volume or, where it is 0, as
+    it is; without, the lesion is an irregular blob. Raises ``ValueError`` where it does not fit.
+    """
+    name = ""
+    if masks:
+        name, fraction = deal(masks, severity or None, where, plan, rng)
+    else:
+        fraction = lesion_fraction(severity, where, plan.spacing_mm, rng)
+    with_lesion = add_lesion(image, fraction, float(rng.uniform(*condition.level)))
+    volume_ml = float(fraction.sum()) * plan.spacing_mm**3 / 1000
+    return with_lesion, Truth(np.zeros_like(image), fraction > 0.5, {}, volume_ml, 0.0, name)
 
 
 def _error(change: deformation.Reached, planted: Mapping[int, float]) -> float:
@@ -137,32 +155,3 @@ def _volumes(space: Space, displacement: Floats) -> dict[str, float]:
     logs = deformation.regional_log_volumes(deformation.jacobian_determinant(displacement), space.labels)
     voxel_ml = space.plan.spacing_mm**3 / 1000
     return {region.name: float(np.exp(logs[region.label])) * voxel_ml for region in all_regions()}
-
-
-def plant_in_scan(
-    space: Space, scan: Floats, to_scan: Floats, condition: Condition | None, severity: float, rng: np.random.Generator
-) -> tuple[Floats, Truth]:
-    """A condition planted in a real, prepared scan, which is its own healthy twin.
-
-    ``to_scan`` is the displacement template -> scan of a registration: it carries the region labels into the scan, where
-    the change is made, and the truth back. Regions that have no voxel in this scan are left out.
-    """
-    empty = Truth(np.zeros(scan.shape, np.float32), np.zeros(scan.shape, bool))
-    if condition is None or condition.kind == "null":
-        return scan, empty
-    if condition.kind == "lesion":
-        where = (scan > 0.6) & space.mask & ~np.isin(space.labels, HINDBRAIN)
-        return plant_lesion(scan, where, severity, space.plan.spacing_mm, rng)
-    to_template = deformation.invert(to_scan)
-    labels = deformation.warp(space.labels, to_template, order=0)
-    local = Space(space.plan, labels, deformation.warp(space.fluid, to_template), space.mask)
-    planted = condition_targets(condition, severity, rng)
-    wanted = {label: log for label, log in planted.items() if (labels == label).any()}
-    change = condition_anatomy(local, labels, wanted, None)
-    backwards = deformation.invert(change.displacement, deformation.exponential(-change.velocity))
-    image = np.maximum(deformation.warp(scan, backwards, order=3), 0)
-    changed = (np.abs(image - scan) > CHANGED_INTENSITY) & space.mask
-    log_jacobian = np.where(space.mask, deformation.warp(change.log_jacobian, to_scan), 0)
-    names = {region.label: region.name for region in all_regions()}
-    percent = {names[label]: 100 * float(np.expm1(log)) for label, log in change.log_changes.items()}
-    return image, Truth(log_jacobian, changed, percent, 0.0, _error(change, wanted))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,20 +16,25 @@ from gen3d.data.anatomy import cohort_space
 from gen3d.data.appearance import make_sites
 from gen3d.data.cohort import CACHE, Cohort, Row, simulate_all
 from gen3d.data.conditions import Condition, Name, default_conditions
-from gen3d.data.manifest import Split, assign_roles, is_control, write_manifest
+from gen3d.data.lesion_masks import LesionMask, masks_of_size
+from gen3d.data.manifest import Split, assign_roles, write_manifest
 from gen3d.data.people import NONE, design
 from gen3d.data.plan import GridPlan, plan_grid, write_plan
+from gen3d.data.planting import check_on_template
 from gen3d.data.pool import num_workers
 from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.data.regions import region_table, regions_on
 from gen3d.data.registration import DeformationSettings
 from gen3d.data.screening import judge
 from gen3d.data.template import template_on
+from gen3d.data.twins import short_name, twin_table
 from gen3d.data.volume import write_nifti
 from gen3d.errors import UserError
-from gen3d.progress import duration, say, track
+from gen3d.progress import duration, say, track, warn
 
 SECONDS_PER_SCAN, SECONDS_PER_MEGAVOXEL = 0.4, 6.0  # of one core
+SECONDS_PER_MEGAVOXEL_OF_TWIN = 11.0
+DEFAULT_SUBJECTS = 60
 FIRST_COLUMNS = ("key", "source", "verdict", "reason")
 
 
@@ -39,9 +44,14 @@ class Simulate(Verb):
     Every person is the MNI152 template under a diffeomorphism (anatomy, age, condition), scanned at one of several sites
     with noise of its own.
     truth/ says what the condition did: log-Jacobian maps, changed voxels, volume change by region.
+
+    With base=, a truth bench on real anatomy: every control of the base folders gets one twin per condition, a copy of its
+    scan with the condition planted, noise and bias of its own, the same subject and role evaluation.
     """
 
-    subjects: int = Field(60, ge=1, le=100_000, description="number of people")
+    subjects: int | None = Field(
+        None, ge=1, le=100_000, description="number of people (default 60); with base: of base scans (default all)"
+    )
     spacing_mm: float = Field(3.0, ge=1, le=4, description="edge of a cubic voxel of the grid, mm (1 to 4)")
     seed: int = Field(0, ge=0, description="seed of everything random")
     conditions: dict[Name, Condition] = Field(
@@ -54,7 +64,10 @@ class Simulate(Verb):
     age_years: tuple[float, float] = Field((45.0, 85.0), description="youngest and oldest person, years")
     longitudinal: float = Field(0.0, ge=0, le=1, description="share of people with a second session 1 to 3 years later")
     base: Folders | None = Field(
-        None, description="prepared folders whose real control scans are the healthy brains; none: the template"
+        None, description="prepared folders; their controls are the bases of a truth bench; none: the template is"
+    )
+    base_roles: tuple[Literal["train", "calibration", "test"], ...] = Field(
+        ("train", "calibration", "test"), min_length=1, description="with base: roles of the controls that are bases"
     )
     divisible_by: int = Field(
         8, ge=1, le=64, description="every side of the grid is a multiple of this: models halve it"
@@ -77,7 +90,21 @@ class Simulate(Verb):
             raise ValueError(f"`{NONE}` is the name of the healthy people; give the condition another name.")
         if self.base and self.longitudinal:
             raise ValueError("second sessions need simulated anatomy: give longitudinal=0 or no base.")
+        self._check_conditions()
         return self
+
+    def _check_conditions(self) -> None:
+        for name, condition in self.conditions.items():
+            if self.base is None and condition.labels is not None:
+                raise ValueError(f"conditions.{name}.labels are of real scans: give base=, or no labels.")
+            if self.base and "conditions" in self.model_fields_set and {"count", "share"} & condition.model_fields_set:
+                raise ValueError(
+                    f"conditions.{name}: with base every base has one twin of each condition; remove count and share "
+                    "(subjects= limits the bases)."
+                )
+        short = [short_name(name) for name in self.conditions]
+        if self.base and (len(set(short)) < len(short) or "" in short):
+            raise ValueError("with base, names of conditions must differ in their letters and digits.")
 
     def run(self) -> Path:
         """Simulate every person and write the cohort folder.
@@ -86,7 +113,9 @@ class Simulate(Verb):
             UserError: conditions that do not fit the number of people, too few base scans, another folder's output.
         """
         bases = open_prepared(self.base) if self.base else None
-        scans, plan = self.people(bases), self.grid(bases)
+        scans, plan, masks = self.people(bases), self.grid(bases), self.masks()
+        if bases is not None:
+            check_on_template(cohort_space(plan), self.conditions)
         work = begin(self, "simulate", {"base": list(self.base or ())})
         try:
             if work.finished:
@@ -100,11 +129,16 @@ class Simulate(Verb):
                 self.conditions,
                 self.figures,
                 bases,
+                masks,
             )
             records: list[Row] = [{str(name): value for name, value in row.items()} for row in scans.to_dict("records")]
-            done = track(simulate_all(cohort, records, self.workers), "simulating people", total=len(scans))
+            what = "planting conditions" if bases else "simulating people"
+            done = track(simulate_all(cohort, records, self.workers), what, total=len(scans))
             rows = sorted(done, key=lambda row: str(row["key"]))
-            summary = self._write_cohort(scans, rows, plan)
+            made = [row for row in rows if "left_out" not in row]
+            _report_left_out([row for row in rows if "left_out" in row], {row["key"] for row in made}, scans)
+            scans = scans[scans["key"].isin([row["key"] for row in made])].reset_index(drop=True)
+            summary = self._write_cohort(scans, made, plan)
             shutil.rmtree(self.out / CACHE, ignore_errors=True)
             work.finish(summary)
         finally:
@@ -117,11 +151,12 @@ class Simulate(Verb):
     def plan(self) -> list[str]:
         """What `run()` would do, how long it would take, and how much it would write."""
         bases = open_prepared(self.base) if self.base else None
-        scans, grid = self.people(bases), self.grid(bases)
+        scans, grid, _ = self.people(bases), self.grid(bases), self.masks()
         megavoxels = float(np.prod(grid.shape)) / 1e6
         workers = num_workers(self.workers, len(scans))
-        seconds = len(scans) * (SECONDS_PER_SCAN + SECONDS_PER_MEGAVOXEL * megavoxels) / workers
-        counts = scans.drop_duplicates("subject")["condition"].value_counts()
+        per_megavoxel = SECONDS_PER_MEGAVOXEL_OF_TWIN if bases else SECONDS_PER_MEGAVOXEL
+        seconds = len(scans) * (SECONDS_PER_SCAN + per_megavoxel * megavoxels) / workers
+        counts = (scans if bases else scans.drop_duplicates("subject"))["condition"].value_counts()
         groups = ", ".join(f"{name} {count}" for name, count in counts.items())
         return [
             f"simulates {len(scans)} scans of {scans['subject'].nunique()} people ({groups})",
@@ -142,19 +177,35 @@ class Simulate(Verb):
         )
 
     def people(self, bases: Prepared | None = None) -> pd.DataFrame:
-        """The cohort table before any image, see `gen3d.data.people`; with bases, each person is one of their controls."""
+        """The cohort table before any image: see `gen3d.data.people`, or `gen3d.data.twins` where there are bases."""
+        if bases is not None:
+            return twin_table(bases, self.conditions, self.base_roles, self.subjects, self.seed)
         site_names = [site.name for site in make_sites(self.sites, self.site_strength, self.seed)]
-        scans = design(self.subjects, self.conditions, site_names, self.age_years, self.longitudinal, self.seed)
-        return scans if bases is None else _on_bases(scans, bases)
+        number = self.subjects or DEFAULT_SUBJECTS
+        return design(number, self.conditions, site_names, self.age_years, self.longitudinal, self.seed)
+
+    def masks(self) -> dict[str, tuple[LesionMask, ...]]:
+        """The lesion masks of each condition that has any."""
+        return {
+            name: masks_of_size(condition.masks, condition.sizes_ml)
+            for name, condition in self.conditions.items()
+            if condition.masks is not None
+        }
 
     def _write_cohort(self, scans: pd.DataFrame, rows: list[Row], plan: GridPlan) -> dict[str, Any]:
         """Write what belongs to the cohort as a whole, and return the summary of the artefact."""
         verdicts = pd.DataFrame([row["verdict"] for row in rows])
         verdicts = verdicts.join(judge(verdicts)).drop(columns="failure")
-        manifest = assign_roles(scans.drop(columns="index"), self.split)
-        truth = scans[["subject", "session", "key", "condition", "severity"]].merge(
-            pd.DataFrame([row["truth"] for row in rows]), on="key"
+        truth = scans[["subject", "session", "key", "condition", "severity", *scans.columns.intersection(["base"])]]
+        truth = truth.merge(pd.DataFrame([row["truth"] for row in rows]), on="key")
+        # A mask that is planted as it is has the severity that it turned out to have.
+        truth["severity"] = truth["severity"].where(
+            (truth["severity"] > 0) | ~(truth["lesion_ml"] > 0), truth["lesion_ml"]
         )
+        if "base" in scans:
+            manifest = scans.drop(columns="severity").merge(truth[["key", "severity"]], on="key")
+        else:
+            manifest = assign_roles(scans.drop(columns="index"), self.split)
         template = template_on(plan)
         write_plan(self.out / "plan.json", plan)
         write_nifti(self.out / "mask.nii", template.mask, plan.matrix)
@@ -179,21 +230,13 @@ class Simulate(Verb):
         }
 
 
-def _on_bases(scans: pd.DataFrame, bases: Prepared) -> pd.DataFrame:
-    """Give each simulated person the identity of one real control: subject, session, site, age, sex and all other columns
-    of the base.
-    """
-    healthy = is_control(bases.manifest) & (bases.manifest["role"] != "excluded")
-    usable = bases.manifest[healthy].drop_duplicates("subject")
-    if len(usable) < len(scans):
-        raise UserError(
-            f"the base folders hold {len(usable)} usable control people but subjects={len(scans)}; "
-            "lower subjects or add folders."
-        )
-    ours = scans[["index", "diagnosis", "condition", "severity", "cdr", "mmse"]].reset_index(drop=True)
-    theirs = usable.iloc[: len(scans)].drop(columns=[*ours.columns, "role", "folder"], errors="ignore")
-    chosen = theirs.reset_index(drop=True)
-    return pd.concat([chosen, ours], axis=1)
+def _report_left_out(left_out: list[Row], made: set[str], scans: pd.DataFrame) -> None:
+    """Warn of twins that could not be made; `UserError` when a condition could be made in no base at all."""
+    done = set(scans.loc[scans["key"].isin(made), "condition"])
+    for row in left_out:
+        if row["condition"] not in done:
+            raise UserError(f"{row['left_out']}, nor in any other base; change conditions.{row['condition']}.")
+        warn(f"{row['left_out']}; it is left out.")
 
 
 def _long(rows: list[Row], name: str) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from gen3d.artefact import begin, write_atomic, write_json
 from gen3d.config import Folder, Folders, Verb
+from gen3d.downstream.region_scoring import BOTH, region_difference_rows, region_rows
 from gen3d.downstream.scoring import (
     ALL,
     Row,
@@ -24,12 +25,14 @@ from gen3d.downstream.scoring import (
     null_rows,
     profile_rows,
     records,
-    region_rows,
     voxel_rows,
     voxel_scores,
 )
 from gen3d.downstream.truth import MIN_CONTROLS, NULL, Maps, Truth, open_maps, open_truth
 from gen3d.progress import console, say, warn
+
+SMALLEST_SHARE = 0.1
+"""Of the largest planted change: what takes up the volume that a region gives is no headline of its own."""
 
 PLAIN_WIDTH = 180
 """Characters per line of a table that goes to a file, where rich would assume 80 and break every cell."""
@@ -107,7 +110,7 @@ def _warn_of_few_controls(opened: list[Maps]) -> None:
 
 
 def measure(opened: list[Maps], truth: Truth, settings: Settings) -> dict[str, pd.DataFrame]:
-    """All tables, by name: calibration, voxels, voxels_by_scan, differences, detection, regions, profiles."""
+    """All tables, by name: calibration, voxels, voxels_by_scan, differences, detection, regions, region_differences, profiles."""
     rows: dict[str, list[Row]] = {name: [] for name in ("calibration", "detection", "regions", "profiles")}
     by_scan: list[Row] = []
     for maps in opened:
@@ -122,6 +125,7 @@ def measure(opened: list[Maps], truth: Truth, settings: Settings) -> dict[str, p
     tables = {name: pd.DataFrame(found) for name, found in rows.items()}
     tables["voxels"] = pd.DataFrame(voxel_rows(scans, settings))
     tables["voxels_by_scan"] = scans
+    tables["region_differences"] = pd.DataFrame(region_difference_rows(opened, truth, settings))
     tables["differences"] = pd.DataFrame(difference_rows(scans, [maps.name for maps in opened], settings))
     return tables
 
@@ -129,7 +133,7 @@ def measure(opened: list[Maps], truth: Truth, settings: Settings) -> dict[str, p
 def headlines(tables: dict[str, pd.DataFrame]) -> list[Row]:
     """The figures a reader wants first, one row each: maps, channel, condition, measure, value, low, high, num.
 
-    Per maps folder: the most shrunken and the most enlarged region of each condition (deformation),
+    Per maps folder: the most shrunken and the most enlarged region of each condition (deformation) and its two sides together,
     voxel AUROC per channel and condition, the detection limit, and what is found in test controls and null twins.
     """
     found: list[Row] = []
@@ -141,11 +145,17 @@ def headlines(tables: dict[str, pd.DataFrame]) -> list[Row]:
     for _, group in changed.groupby(["maps", "condition"], sort=False) if len(changed) else ():
         ordered = records(group.sort_values("true_percent"))
         # The most shrunken and the most enlarged region: one alone would hide that the other is not seen.
-        extremes = [row for row, sign in ((ordered[0], -1), (ordered[-1], 1)) if sign * row["true_percent"] > 0]
+        single = [row for row in ordered if not row["region"].endswith(BOTH)]
+        least = SMALLEST_SHARE * max(abs(row["true_percent"]) for row in single)
+        extremes = [row for row, sign in ((single[0], -1), (single[-1], 1)) if sign * row["true_percent"] > least]
         for top in extremes:
             name = f"{top['region']} ({top['true_percent']:+.1f} % planted)"
             found.append(_headline(top, f"AUC of {name}", "auc"))
             found.append(_headline(top, f"share with conformal p <= 5 % in {name}", "share_p_conformal_5_percent"))
+            both = top["region"].removeprefix("left ").removeprefix("right ") + BOTH
+            for row in (row for row in ordered if row["region"] in (top["region"], both)):
+                what = f"{row['region']} ({row['true_percent']:+.1f} % planted)"
+                found.append(_headline(row, f"detected at 5 % false positives by {what}", "sensitivity"))
     for row in records(null[null["num"] > 0]):
         labelled = row | {"condition": row["group"]}
         found.append(_headline(labelled, "share of |z| > 1.96", "share_beyond_1_96"))

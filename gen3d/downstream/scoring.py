@@ -33,8 +33,6 @@ from gen3d.progress import track
 FALSE_POSITIVE_VOXELS = 0.001
 FALSE_POSITIVE_PEOPLE = 0.05
 MAX_SEVERITIES = 6
-CHANGED_PERCENT = 0.5
-"""A region counts as changed by a condition when its mean true volume change exceeds this in size."""
 
 ALL = "all"
 ACROSS = "(across regions)"
@@ -274,68 +272,6 @@ def detection_rows(maps: Maps, truth: Truth) -> list[Row]:
                     | columns("sensitivity", wilson_interval(detected, len(values) if possible else 0))
                 )
     return rows
-
-
-def region_rows(maps: Maps, truth: Truth, settings: Settings) -> list[Row]:
-    """Per channel, condition and region: is the region told from controls, and is its volume change right?
-
-    The AUC is of z in the direction of the true change (deformation channel, changed regions), of |z| elsewhere, and
-    of z in the structural channel. `bias_percent` is estimated minus true change; `recovered` their ratio of means.
-    """
-    controls = set(maps.held_out["key"])
-    rows = []
-    for channel in maps.channels:
-        table = maps.regions[maps.regions["channel"] == channel]
-        z, effect, p = (
-            table.pivot_table(index="key", columns="region", values=value, aggfunc="first", sort=False)
-            for value in ("z", "effect_percent", "p_conformal")
-        )
-        reference = z[z.index.isin(controls)]
-        for condition in truth.conditions:
-            keys = [key for key in maps.with_condition(condition)["key"] if key in z.index]
-            if not keys:
-                continue
-            true = truth.percent_change(keys, list(z.columns))
-            volume = channel == "deformation"
-            rows += [
-                {"maps": maps.name, "channel": channel, "condition": condition, "region": region}
-                | _region(z.loc[keys, region], reference[region], true[region], channel)
-                | _significant(p, keys, region)
-                | _bias(effect.loc[keys, region] if volume and region in effect else None, true[region], settings)
-                for region in z.columns
-            ]
-    return rows
-
-
-def _region(z: pd.Series, reference: pd.Series, true: pd.Series, channel: str) -> Row:
-    mean_true = float(true.mean())
-    changed = abs(mean_true) > CHANGED_PERCENT
-    if channel == "deformation" and changed:
-        values, controls = math.copysign(1.0, mean_true) * z, math.copysign(1.0, mean_true) * reference
-    elif channel in SIGNED_CHANNELS:
-        values, controls = z, reference
-    else:
-        values, controls = z.abs(), reference.abs()
-    return (
-        {"changed": changed, "true_percent": mean_true, "num": int(z.notna().sum())}
-        | {"num_controls": int(reference.notna().sum()), "mean_z": float(z.mean())}
-        | columns("auc", delong_interval(values.to_numpy(dtype=float), controls.to_numpy(dtype=float)))
-        | columns("spearman", correlation(z.to_numpy(dtype=float), true.to_numpy(dtype=float), method="spearman"))
-    )
-
-
-def _significant(p: pd.DataFrame, keys: list[str], region: str) -> Row:
-    values = p[region].reindex(keys).dropna() if region in p else pd.Series(dtype=float)
-    return columns("share_p_conformal_5_percent", wilson_interval(int((values <= 0.05 + 1e-12).sum()), len(values)))
-
-
-def _bias(effect: pd.Series | None, true: pd.Series, settings: Settings) -> Row:
-    """Estimated minus true percent change over people; empty columns where the effect is not a volume."""
-    errors = np.array([]) if effect is None else (effect - true).dropna().to_numpy(dtype=float)
-    row = columns("bias_percent", settings.interval(errors))
-    mean_true = float(true.mean())
-    usable = effect is not None and abs(mean_true) > CHANGED_PERCENT
-    return row | {"recovered": float(effect.mean()) / mean_true if effect is not None and usable else math.nan}
 
 
 def profile_rows(maps: Maps, truth: Truth, settings: Settings) -> list[Row]:

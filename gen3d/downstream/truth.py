@@ -1,4 +1,8 @@
-"""A simulated cohort's planted truth, and the maps folders that are measured against it."""
+"""A simulated cohort's or a truth bench's planted truth, and the maps folders that are measured against it.
+
+The twins of a bench are judged beside the real cohort they were made from: maps of prepared=[cohort, bench] hold both, and
+the cohort's own controls are the healthy people who set the thresholds.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,9 @@ HEALTHY, NULL = "none", "null"
 
 MIN_CONTROLS = 19
 """Fewer people than this give no conformal p of 5 %."""
+
+CONTROL_ROLES = ("train", "calibration", "test")
+"""Roles of healthy controls; what has another role and no truth says nothing."""
 
 CHANNELS = ("residual", "structural", "deformation")
 SIGNED_CHANNELS = ("structural",)
@@ -150,7 +157,7 @@ def anomaly_score(z: NDArray[np.float32], channel: str) -> NDArray[np.float32]:
 
 
 def open_maps(folders: Sequence[Path], truth: Truth) -> list[Maps]:
-    """Open finished folders of `gen3d anomaly` that were made from the simulated cohort.
+    """Open finished folders of `gen3d anomaly` that were made from the simulated cohort, or from a bench and its bases.
 
     Raises:
         UserError: a folder given twice, of another verb, made from another cohort, or without a common scan.
@@ -173,13 +180,13 @@ def _open_maps(folder: Path, name: str, truth: Truth) -> Maps:
         )
     subjects = read_table(folder / "subjects.tsv", "anomaly", ("key", "subject", "role"))
     planted = truth.table[["key", "condition", "severity"]]
-    joined = subjects.drop(columns=["condition", "severity"], errors="ignore").merge(planted, on="key")
-    if joined.empty:
+    if not subjects["key"].isin(planted["key"]).any():
         raise UserError(
             f"{folder}: no scan of {truth.artefact.folder} has a map there (first scans: "
             f"{', '.join(subjects['key'].iloc[:2])} and {', '.join(planted['key'].iloc[:2])}); "
             "run `gen3d anomaly` on the simulated cohort."
         )
+    joined = with_truth(subjects, truth)
     required = ("key", "channel", "region", "effect_percent", "z", "p_conformal")
     regions = read_table(folder / "regions.tsv", "anomaly", required)
     found = {path.name.split("_desc-")[1].split("_")[0] for path in (folder / "maps").glob("*_desc-*_zmap.nii.gz")}
@@ -192,6 +199,22 @@ def _open_maps(folder: Path, name: str, truth: Truth) -> Maps:
     if not channels:
         raise UserError(f"{folder}: holds no z maps; run `gen3d anomaly` again.")
     return Maps(name, artefact, truth.mask, joined, regions, channels)
+
+
+def with_truth(subjects: pd.DataFrame, truth: Truth) -> pd.DataFrame:
+    """Rows of a maps folder with the planted condition and severity joined.
+
+    Scans that the truth does not know are healthy controls where their role says so, and are left out otherwise. Of a
+    healthy person's scans only the first counts: two would set thresholds as one and a half people.
+    """
+    planted = truth.table[["key", "condition", "severity"]]
+    joined = subjects.drop(columns=["condition", "severity"], errors="ignore").merge(planted, on="key", how="left")
+    known = joined["condition"].notna()
+    joined = joined[known | joined["role"].isin(CONTROL_ROLES)]
+    joined = joined.fillna({"condition": HEALTHY, "severity": 0.0})
+    healthy = joined["condition"] == HEALTHY
+    repeated = healthy & joined[healthy]["subject"].duplicated().reindex(joined.index, fill_value=False)
+    return joined[~repeated].reset_index(drop=True)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

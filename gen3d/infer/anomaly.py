@@ -7,20 +7,31 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from pydantic import Field
 
 from gen3d.artefact import begin, write_json
 from gen3d.config import Folder, Folders, Verb
+from gen3d.data.manifest import is_twin
 from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.data.volume import write_nifti
 from gen3d.errors import UserError
-from gen3d.infer.calibrate import Calibrated, Panel, calibrate, describe_calibration, make_panel
-from gen3d.infer.channels import CHANNELS, Channel, available
+from gen3d.infer.calibrate import Calibrated, calibrate, describe_calibration
+from gen3d.infer.channels import CHANNELS, LOG_JACOBIAN, T1W, Channel, available
 from gen3d.infer.compare import compare
 from gen3d.infer.load import Run, load_run
-from gen3d.infer.native import read_native_space, write_native
-from gen3d.infer.tables import CLUSTER_COLUMNS, cluster_rows, latent_scores, region_table, subject_table, write_table
+from gen3d.infer.native import ON_TEMPLATE, read_native_space, write_native
+from gen3d.infer.panel import LEAST_ALLOWED, MIN_SITE_CONTROLS, FewSiteControls, Panel, make_panel
+from gen3d.infer.size import SIZE, size_names, size_values
+from gen3d.infer.tables import (
+    CLUSTER_COLUMNS,
+    cluster_rows,
+    largest_clusters,
+    latent_scores,
+    region_table,
+    subject_table,
+    unmask,
+    write_table,
+)
 from gen3d.maths.significance import fdr, p_values
 from gen3d.progress import say, track, warn
 
@@ -29,8 +40,9 @@ class Anomaly(Verb):
     """Compare every person with what the model expects of a healthy one, and calibrate the difference.
 
     Per voxel, region and person: z against calibration controls of the same age, sex and site (a linear model with
-    leverage and moderated variance), p, BH-FDR and clusters; per region also a conformal p. A person is never compared
-    with a model that saw that person.
+    leverage, moderated variance and a variance factor per site), p, BH-FDR, and clusters with a p family-wise over the
+    brain; per region also a conformal p and one family-wise over regions. A person is never compared with a model that
+    saw that person, nor calibrated on any scan of that person.
     """
 
     prepared: Folders = Field(description="prepared folders (prepare or simulate)")
@@ -39,18 +51,36 @@ class Anomaly(Verb):
     samples: int = Field(4, ge=0, description="posterior draws averaged into the expectation; 0 decodes the mean")
     smoothing_mm: float = Field(4.0, ge=0, description="smoothing of residual and deformation maps, FWHM in mm")
     variance_smoothing_mm: float = Field(2.0, ge=0, description="smoothing of the variance map, FWHM in mm")
+    variance_floor: float | None = Field(
+        None, ge=0, description="least SD of a voxel, as a share of the brain's; default: what suits the model"
+    )
     covariates: tuple[str, ...] = Field(("age", "age2", "sex", "site"), description="terms of the per-voxel model")
+    site_variance: bool = Field(True, description="give every site a factor of its own for the residual SD")
+    min_site_controls: int = Field(
+        MIN_SITE_CONTROLS,
+        ge=LEAST_ALLOWED,
+        description="calibration controls of its own that a site needs to be judged",
+    )
+    few_site_controls: FewSiteControls = Field(
+        "refuse", description="a site with fewer: refuse it, or allow it (from 2 controls) and say so in every row"
+    )
     empirical_null: bool = Field(True, description="map voxel z so that it is normal in held-out calibration controls")
     q: float = Field(0.05, gt=0, lt=1, description="false discovery rate within a person's map")
+    cluster_z: float = Field(3.1, gt=0, description="clusters are neighbouring voxels with |z| above this")
     min_cluster_ml: float = Field(0.1, ge=0, description="smallest cluster listed, ml")
-    native: bool = Field(True, description="also write maps in each scan's own space")
+    native: bool = Field(
+        True,
+        description="also write maps in each scan's own space (deformation: by `gen3d export`)",
+    )
     seed: int = Field(0, description="seed of the posterior draws")
 
     def plan(self) -> list[str]:
         """What would be compared with what."""
         prepared, run, panel, channels = self._open()
         gated = (
-            f"; {len(panel.gated)} scans of a site without calibration controls get no z" if len(panel.gated) else ""
+            f"; {len(panel.gated)} scans of a site with too few calibration controls get no z"
+            if len(panel.gated)
+            else ""
         )
         return [
             f"compares {len(panel.table)} scans with the {run.kind} of {self.run_folder} in {', '.join(channels)}{gated}",
@@ -67,6 +97,7 @@ class Anomaly(Verb):
             return self.out
         prepared, run, panel, channels = self._open()
         _announce(panel)
+        _name_trained_on(prepared, run)
         values = compare(self.out, prepared, run, panel.table, channels, self.samples, self.smoothing_mm, self.seed)
         calibrations: dict[str, Any] = {}
         voxelwise: dict[Channel, Calibrated] = {}
@@ -74,11 +105,21 @@ class Anomaly(Verb):
         for channel in track(channels, "calibrating"):
             fwhm_voxels = self.variance_smoothing_mm / prepared.plan.spacing_mm
             voxelwise[channel] = calibrate(
-                values.voxels[channel], panel, prepared.mask, fwhm_voxels, self.empirical_null
+                values.voxels[channel],
+                panel,
+                prepared.mask,
+                fwhm_voxels,
+                self.empirical_null,
+                self.site_variance,
+                self._floor(run, channel),
             )
             calibrations[channel] = describe_calibration(panel, voxelwise[channel], self.q)
-            regional = calibrate(values.regions[channel], panel)
+            regional = calibrate(values.regions[channel], panel, site_variance=self.site_variance)
             regions.append(region_table(panel, channel, values.regions[channel], regional, prepared.region_table))
+        size = self._size_rows(prepared, panel)
+        if size is not None:
+            regions.append(size[0])
+            calibrations[SIZE] = size[1]
         region_frame = pd.concat(regions, ignore_index=True)
         latent = latent_scores(panel, values.latents)
         write_table(self.out / "regions.tsv", region_frame)
@@ -86,7 +127,7 @@ class Anomaly(Verb):
         write_table(self.out / "clusters.tsv", self._write_maps(prepared, panel, voxelwise))
         write_json(self.out / "calibration.json", calibrations)
         values.discard()
-        work.finish(_summary(panel, calibrations))
+        work.finish(_summary(panel, {channel: calibrations[channel] for channel in channels}))
         return self.out
 
     def _open(self) -> tuple[Prepared, Run, Panel, list[Channel]]:
@@ -94,28 +135,56 @@ class Anomaly(Verb):
         run.require(prepared)
         channels = available(self.channels, run.channels, prepared.plan.channels)
         # Cross-fitted residuals of a model that predicts from covariates already carry the uncertainty of that
-        # prediction; fitting the same covariates again would count it twice and make z too small.
-        terms = () if run.num_members > 1 and run.model_config.uses_covariates else self.covariates
-        return prepared, run, make_panel(_assessed(prepared, run), terms), channels
+        # prediction; fitting the same covariates again would count it twice and make z too small. How uncertain it is
+        # for a person is in the panel's spread.
+        covered = run.num_members > 1 and run.model_config.uses_covariates
+        panel = make_panel(
+            _assessed(prepared, run),
+            () if covered else self.covariates,
+            self.min_site_controls,
+            self.few_site_controls,
+            run.design if covered else None,
+        )
+        return prepared, run, panel, channels
+
+    def _floor(self, run: Run, channel: Channel) -> float:
+        """The variance floor of a channel: the model's own where the model made the channel."""
+        if self.variance_floor is not None:
+            return self.variance_floor
+        made = (LOG_JACOBIAN if channel == "deformation" else T1W) in run.channels
+        return run.model_config.variance_floor if made else 0.0
+
+    def _size_rows(self, prepared: Prepared, panel: Panel) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+        """Rows of the channel `size` for regions.tsv, and how it was calibrated."""
+        values = size_values(prepared, panel.table)
+        if values is None:
+            return None
+        # No model has compared sizes with an expectation, so here the covariates always count.
+        own = panel.with_terms(self.covariates)
+        calibrated = calibrate(values, own, site_variance=self.site_variance)
+        return region_table(own, SIZE, values, calibrated, size_names(prepared)), describe_calibration(
+            own, calibrated, self.q
+        )
 
     def _write_maps(self, prepared: Prepared, panel: Panel, voxelwise: dict[Channel, Calibrated]) -> pd.DataFrame:
         min_voxels = max(1, round(self.min_cluster_ml * 1000 / prepared.plan.spacing_mm**3))
-        gated = set(panel.gated.tolist())
+        mask, affine = prepared.mask, prepared.plan.matrix
+        largest = {c: largest_clusters(panel, found.z, mask, self.cluster_z) for c, found in voxelwise.items()}
         rows: list[dict[str, Any]] = []
-        wanted = [i for i in range(len(panel.table)) if i not in gated]
-        for i in track(wanted, "writing maps"):
+        wanted = np.setdiff1d(np.arange(len(panel.table)), panel.gated)
+        for i in track(wanted.tolist(), "writing maps"):
             key = str(panel.table.at[i, "key"])
             native = read_native_space(Path(str(panel.table.at[i, "folder"])), key) if self.native else None
             for channel, calibrated in voxelwise.items():
-                z = _unmask(calibrated.z[i], prepared.mask)
-                significant = _unmask(fdr(p_values(calibrated.z[i]), self.q).astype(np.float32), prepared.mask)
+                z = unmask(calibrated.z[i], mask)
+                significant = unmask(fdr(p_values(calibrated.z[i]), self.q), mask)
                 stem = f"{key}_desc-{channel}"
-                affine = prepared.plan.matrix
                 write_nifti(self.out / "maps" / f"{stem}_zmap.nii.gz", z, affine)
                 write_nifti(self.out / "maps" / f"{stem}_significant.nii.gz", significant.astype(np.uint8), affine)
-                if native is not None:
+                if native is not None and channel not in ON_TEMPLATE:
                     write_native(self.out / "native" / f"{stem}_zmap.nii.gz", native, z, affine)
-                rows += cluster_rows(key, channel, significant > 0, z, min_voxels, prepared)
+                reference = largest[channel][panel.reference(i)]
+                rows += cluster_rows(key, channel, z, self.cluster_z, min_voxels, reference, prepared)
         return pd.DataFrame(rows, columns=list(CLUSTER_COLUMNS))
 
 
@@ -126,31 +195,37 @@ def _assessed(prepared: Prepared, run: Run) -> pd.DataFrame:
     table = used[blind].reset_index(drop=True)
     # Controls outside the test set calibrate whenever a member is blind to them: the held-out calibration set of a
     # single model, or every train and calibration control of a cross-fitted one.
-    table["calibrates"] = table["role"].isin(["calibration", "train"])
+    table["calibrates"] = table["role"].isin(["calibration", "train"]) & ~is_twin(table)
     if not len(table):
         raise UserError(f"{run.folder}: its model saw everybody in this cohort, so there is nobody it can judge.")
     return table
+
+
+def _name_trained_on(prepared: Prepared, run: Run) -> None:
+    """Say how many calibration people cannot calibrate because the model learned from them."""
+    people = prepared.select(["calibration"])["subject"].unique()
+    seen = [str(subject) for subject in people if not run.blind_members(subject)]
+    if seen:
+        warn(
+            f"{', '.join(seen[:3])}{' and others' if len(seen) > 3 else ''}: {len(seen)} people with role calibration "
+            f"were learned from by every member of {run.folder}; they calibrate nobody and are not judged."
+        )
 
 
 def _announce(panel: Panel) -> None:
     design = panel.design
     say(
         f"{len(panel.table)} scans; calibrating on {len(panel.calibration)} controls the model never saw, "
-        f"aged {design.age_range_years[0]:.0f} to {design.age_range_years[1]:.0f}; terms: {', '.join(design.columns)}"
+        f"aged {design.age_range_years[0]:.0f} to {design.age_range_years[1]:.0f}; terms: {', '.join(design.columns)}; "
+        f"smallest possible conformal p 1/{len(panel.calibration) + 1}"
     )
     for term, reason in design.dropped.items():
         say(f"  covariate {term} left out: {reason}")
     for site, people in panel.table.iloc[panel.gated].groupby("site"):
-        warn(
-            f"site {site}: {len(people)} scans get no z map, no control of that site calibrates; "
-            "prepare it together with at least 8 controls of its own and run again."
-        )
-
-
-def _unmask(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    volume = np.zeros(mask.shape, dtype=np.float32)
-    volume[mask] = values
-    return volume
+        warn(f"{len(people)} scans get no z map: {panel.gate.refusal(str(site))}.")
+    judged = panel.table.drop(panel.gated)["site"].unique() if len(design.site_counts) > 1 else ()
+    for remark in filter(None, (panel.gate.remark(str(site)) for site in sorted(judged))):
+        say(f"  {remark}")
 
 
 def _summary(panel: Panel, calibrations: dict[str, Any]) -> dict[str, Any]:

@@ -1,73 +1,24 @@
-"""From channel values to calibrated z: who calibrates, who is judged, and what the figures of held-out controls are.
+"""From channel values to calibrated z, and what the figures of held-out controls are.
 
-Calibration people are controls whose expectation comes from a model that never saw them. Their own z is held out in
-closed form; everybody else is judged by the model fitted on all of them. A second scan of a calibration person is
-judged by a model fitted without that person.
+Every scan of a calibration person (the calibration scan itself, a second session, a planted twin) is judged by a
+calibration without that person: the fit, the sites' variance factors, the empirical null and every reference
+distribution leave the person out. Everybody else is judged by the calibration on all controls. Which covariates the
+model has is decided once, on all controls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.errors import UserError
-from gen3d.maths.design import Design
+from gen3d.infer.panel import Panel
 from gen3d.maths.empirical_null import count, fit_null_map
-from gen3d.maths.normative import NormativeModel, fit_normative, held_out_z, z_scores
+from gen3d.maths.normative import NormativeModel, fit_normative, models_without_each, z_scores
 from gen3d.maths.significance import conformal_resolution, fdr, p_values
-
-MIN_CALIBRATION = 8
-NULL_SD_RANGE = (0.9, 1.1)
-
-
-@dataclass(frozen=True)
-class Panel:
-    """The people of one set of maps. Row numbers refer to `table`, one row per assessed scan."""
-
-    table: pd.DataFrame
-    calibration: NDArray[np.int64]
-    repeats: NDArray[np.int64]
-    others: NDArray[np.int64]
-    gated: NDArray[np.int64]
-    design: Design
-
-    def covariates(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Rows of the design matrix [len(rows), p]."""
-        people = self.table.iloc[rows]
-        return self.design.matrix(people["age_years"].tolist(), people["sex"].tolist(), people["site"].tolist())
-
-
-def make_panel(table: pd.DataFrame, terms: Sequence[str]) -> Panel:
-    """Sort assessed scans into calibration, repeats of calibration people, others, and those of an uncalibrated site.
-
-    Args:
-        table: rows of the cohort table of every scan that has an expectation; column `calibrates` says which may
-            calibrate.
-        terms: covariates of the per-voxel model.
-
-    Raises:
-        UserError: too few calibration controls.
-    """
-    table = table.reset_index(drop=True)
-    candidates = table[table["calibrates"]]
-    first = ~candidates["subject"].duplicated()
-    calibration = candidates.index[first].to_numpy()
-    repeats = candidates.index[~first].to_numpy()
-    if len(calibration) < MIN_CALIBRATION:
-        raise UserError(
-            f"only {len(calibration)} controls can calibrate (role calibration and unseen by the model), at least "
-            f"{MIN_CALIBRATION} are needed; prepare with a larger split.calibration, or train with cross_fit=5."
-        )
-    people = table.loc[calibration]
-    design = Design.fit(people["age_years"].tolist(), people["sex"].tolist(), people["site"].tolist(), terms)
-    known = table["site"].map(design.known_site).to_numpy(dtype=bool)
-    rest = np.setdiff1d(np.arange(len(table)), np.concatenate([calibration, repeats]))
-    return Panel(table, calibration, repeats, rest[known[rest]], rest[~known[rest]], design)
+from gen3d.maths.site_variance import SiteVariance, fit_site_variance, some_voxels
 
 
 @dataclass(frozen=True)
@@ -76,6 +27,7 @@ class Calibrated:
 
     z: NDArray[np.float32]
     model: NormativeModel
+    site_variance: SiteVariance
 
     def deviation(self, values: NDArray[np.floating], covariates: NDArray[np.float64]) -> NDArray[np.float32]:
         """Values minus what the covariates predict, [m, V]."""
@@ -88,6 +40,8 @@ def calibrate(
     mask: NDArray[np.bool_] | None = None,
     fwhm_voxels: float = 0.0,
     empirical_null: bool = False,
+    site_variance: bool = True,
+    variance_floor: float = 0.0,
 ) -> Calibrated:
     """Fit the normative model on calibration people and give every scan its z.
 
@@ -96,44 +50,62 @@ def calibrate(
         panel: who is who.
         mask: the V voxels, when the variance map is to be smoothed by `fwhm_voxels`.
         fwhm_voxels: smoothing of the variance map, voxels.
-        empirical_null: map z so that the held-out z of calibration people, pooled over voxels, is standard normal; a
-            calibration person's own z is mapped by the pool of the others.
+        empirical_null: map z so that the held-out z of calibration people, pooled over voxels, is standard normal;
+            every scan of a calibration person is mapped by the pool of the others.
+        site_variance: give each site a factor of its own for the residual SD.
+        variance_floor: least SD of a voxel, as a share of the root mean square over voxels.
     """
-    z = np.empty(values.shape, dtype=np.float32)
-    reference, design = values[panel.calibration], panel.covariates(panel.calibration)
-    model = fit_normative(reference, design, mask, fwhm_voxels)
-    z[panel.calibration] = held_out_z(reference, design, mask, fwhm_voxels)
-    for row in panel.repeats:
-        others = panel.calibration[
-            (panel.table.loc[panel.calibration, "subject"] != panel.table.at[row, "subject"]).to_numpy()
-        ]
-        without = fit_normative(values[others], panel.covariates(others), mask, fwhm_voxels)
-        one = np.asarray([row])
-        z[row] = z_scores(without, values[one], panel.covariates(one))[0]
+    z = np.full(values.shape, np.nan, dtype=np.float32)
+    spread = panel.spread
+    weight = 1.0 / spread[panel.calibration][:, None]
+    reference, design = values[panel.calibration], panel.covariates(panel.calibration) * weight
+    reference *= weight.astype(np.float32)  # a copy: rows were picked by number
+    everybody, without = _site_factors(reference, design, panel, site_variance)
+    names, groups = np.unique(panel.sites(panel.calibration).astype(str), return_inverse=True)
+    scales = np.stack([found.of(names) for found in without])
+    for position, model in enumerate(models_without_each(reference, design, mask, fwhm_voxels, groups, scales)):
+        rows = panel.scans_of(position)
+        scale = spread[rows] * without[position].of(panel.sites(rows))
+        z[rows] = z_scores(model.with_floor(variance_floor), values[rows], panel.covariates(rows), scale)
+    model = fit_normative(reference, design, mask, fwhm_voxels, everybody.of(panel.sites(panel.calibration)))
+    model = model.with_floor(variance_floor)
     for row in panel.others:
         one = np.asarray([row])
-        z[row] = z_scores(model, values[one], panel.covariates(one))[0]
+        scale = spread[one] * everybody.of(panel.sites(one))
+        z[row] = z_scores(model, values[one], panel.covariates(one), scale)[0]
     if empirical_null:
         _to_normal(z, panel)
-    z[panel.gated] = np.nan
-    return Calibrated(z, model)
+    return Calibrated(z, model, everybody)
+
+
+def _site_factors(
+    reference: NDArray[np.float32], design: NDArray[np.float64], panel: Panel, wanted: bool
+) -> tuple[SiteVariance, list[SiteVariance]]:
+    """Variance factors of the sites from all controls, and from all but each one."""
+    num = len(panel.calibration)
+    if not wanted:
+        return SiteVariance({}, {}), [SiteVariance({}, {})] * num
+    sites, some = panel.sites(panel.calibration), np.asarray(reference[:, some_voxels(reference.shape[1])], np.float64)
+    people = np.arange(num)
+    without = [fit_site_variance(some[people != i], design[people != i], sites[people != i]) for i in people]
+    return fit_site_variance(some, design, sites), without
 
 
 def _to_normal(z: NDArray[np.float32], panel: Panel) -> None:
     """Map z in place by the empirical null of the calibration people."""
-    counts = {int(row): count(z[row]) for row in panel.calibration}
-    pool = np.sum(list(counts.values()), axis=0)
-    subjects = panel.table["subject"]
-    own = {str(subjects[row]): counts[row] for row in counts}
+    counts = [count(z[row]) for row in panel.calibration]
+    pool = np.sum(counts, axis=0)
+    for position, own in enumerate(counts):
+        without = fit_null_map(pool - own)
+        for row in panel.scans_of(position):
+            z[row] = without(z[row])
     everybody = fit_null_map(pool)
-    for row in (*panel.calibration, *panel.repeats):
-        z[row] = fit_null_map(pool - own[str(subjects[row])])(z[row])
     for row in panel.others:
         z[row] = everybody(z[row])
 
 
-def null_figures(z: NDArray[np.float32], q: float) -> dict[str, Any]:
-    """How z behaves in people in whom nothing is known to be wrong: z [m, V] -> mean, SD, shares, with m."""
+def null_figures(z: NDArray[np.float32], q: float, sites: NDArray[np.object_]) -> dict[str, Any]:
+    """How z behaves in people in whom nothing is known to be wrong: z [m, V] -> mean, SD, shares, with m, also by site."""
     if not len(z):
         return {"num_people": 0}
     by_person = {
@@ -148,6 +120,14 @@ def null_figures(z: NDArray[np.float32], q: float) -> dict[str, Any]:
         "sd": float(np.sqrt((z.astype(np.float64) ** 2).mean() - z.mean(dtype=np.float64) ** 2)),
         "share_beyond_1.96": float(by_person["share_beyond_1.96"].mean()),
         "share_people_fdr_positive": float(positive.mean()),
+        "by_site": {
+            str(site): {
+                "num_people": int((sites == site).sum()),
+                "share_beyond_1.96": float(by_person["share_beyond_1.96"][sites == site].mean()),
+                "share_people_fdr_positive": float(positive[sites == site].mean()),
+            }
+            for site in sorted(set(sites))
+        },
         "per_person": {name: [round(float(v), 5) for v in values] for name, values in by_person.items()},
         "per_person_fdr_positive": [bool(v) for v in positive],
     }
@@ -167,7 +147,16 @@ def describe_calibration(panel: Panel, calibrated: Calibrated, q: float) -> dict
         "sites": panel.design.site_counts,
         "age_range_years": list(panel.design.age_range_years),
         "dof": None if np.isinf(dof) else float(dof),
+        "site_variance": _describe_sites(panel, calibrated.site_variance),
         "conformal_resolution": conformal_resolution(len(panel.calibration)),
-        "calibration_held_out": null_figures(calibrated.z[panel.calibration], q),
-        "test": null_figures(calibrated.z[test], q),
+        "calibration_held_out": null_figures(calibrated.z[panel.calibration], q, panel.sites(panel.calibration)),
+        "test": null_figures(calibrated.z[test], q, panel.sites(test)),
+    }
+
+
+def _describe_sites(panel: Panel, found: SiteVariance) -> dict[str, Any]:
+    """Factor of the residual SD of each site with the number of controls behind it; empty without factors."""
+    counts = panel.design.site_counts
+    return {
+        site: {"sd_factor": round(factor, 4), "num_controls": counts[site]} for site, factor in found.factors.items()
     }

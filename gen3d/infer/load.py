@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,26 @@ class Run:
         person = subject_hash(subject)
         return [index for index, seen in self.subjects.items() if person not in seen]
 
+    def judges(self, subject: str) -> list[int]:
+        """The members that judge a person: as many blind ones for everybody as the people of the family itself have.
+
+        A calibration person of a cross-fitted family has one blind member, somebody from outside has them all. The mean of
+        several members is a better expectation, so people from outside would look healthier than the people that calibrate;
+        of their members, one is chosen by a hash of the subject.
+        """
+        blind = self.blind_members(subject)
+        if len(blind) <= self._num_judges:
+            return blind
+        first = int(subject_hash(subject), 16) % len(blind)
+        return sorted((blind[first:] + blind[:first])[: self._num_judges])
+
+    @cached_property
+    def _num_judges(self) -> int:
+        """Fewest members, above none, that are blind to a person whom another member saw; all, where there is no such person."""
+        seen = {person for people in self.subjects.values() for person in people}
+        counts = [sum(person not in people for people in self.subjects.values()) for person in seen]
+        return min((count for count in counts if count), default=self.num_members)
+
     def expect(
         self,
         volume: Float,
@@ -93,7 +114,7 @@ class Run:
         seed: int = 0,
         allow_seen: bool = False,
     ) -> tuple[Float, Float | None] | None:
-        """The healthy expectation of one person's volume: the mean over the members that never saw the person.
+        """The healthy expectation of one person's volume: the mean over the members that judge the person.
 
         Args:
             volume: [C, X, Y, Z] in stored units, channels in the order of `channels`.
@@ -108,7 +129,7 @@ class Run:
             mean [C, X, Y, Z] and the standard deviation over draws and members (None for point expectations),
             or None if every member saw this person.
         """
-        blind = self.blind_members(subject) or (list(self.subjects) if allow_seen else [])
+        blind = self.judges(subject) or (list(self.subjects) if allow_seen else [])
         if not blind:
             return None
         total = np.zeros(volume.shape, np.float64)

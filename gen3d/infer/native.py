@@ -1,4 +1,9 @@
-"""Maps brought back from the template grid to the scan's own voxels, through the transform that prepare kept."""
+"""Maps brought back from the template grid to the scan's own voxels, through the transforms between them.
+
+Two coordinate systems: what is compared in the affinely aligned scan (T1w intensity, local structure) needs only the
+affine back. What lives on the template's voxels (local volume) first goes through the inverse of the diffeomorphism
+template -> aligned scan. `prepare` keeps the affine; the diffeomorphism is computed again from the stored T1w.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,12 @@ from scipy import ndimage
 
 from gen3d.data.volume import write_nifti
 from gen3d.errors import UserError
+from gen3d.maths.deformation import invert, warp
+
+ON_TEMPLATE = ("deformation",)
+"""Channels whose maps live on the template's voxels; those of the others live in the affinely aligned scan."""
+
+NUM_INVERSIONS = 12  # of halved steps: on real scans at 2 mm the error is then 0.08 voxels (99th percentile 0.3)
 
 
 @dataclass(frozen=True)
@@ -28,7 +39,7 @@ class NativeSpace:
         """A volume on the plan grid, sampled at the scan's voxels; zero outside the plan's field of view.
 
         Args:
-            volume: [X, Y, Z] on the plan grid.
+            volume: [X, Y, Z] on the plan grid, in the affinely aligned scan (`undeformed` brings it there).
             plan_affine: voxel -> template mm.
             order: 1 for maps, 0 for masks and labels.
         """
@@ -37,6 +48,26 @@ class NativeSpace:
             volume.astype(np.float32), to_plan[:3, :3], to_plan[:3, 3], output_shape=self.scan_shape, order=order
         )
         return moved
+
+
+def inverse_of(displacement: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Displacement [3, X, Y, Z] (voxels) of phi^-1, aligned scan -> template, for several maps of one scan.
+
+    Args:
+        displacement: of phi, template -> aligned scan (`gen3d.data.registration.deform`).
+    """
+    return invert(displacement, num_iterations=NUM_INVERSIONS)
+
+
+def undeformed(volume: NDArray[np.float32], inverse: NDArray[np.float32], order: int = 1) -> NDArray[np.float32]:
+    """A map [X, Y, Z] on the template's voxels, carried to the affinely aligned scan: at y the value of phi^-1(y).
+
+    Args:
+        volume: on the plan grid.
+        inverse: displacement of phi^-1 (`inverse_of`).
+        order: 1 for maps, 0 for masks and labels.
+    """
+    return warp(np.asarray(volume, dtype=np.float32), inverse, order=order)
 
 
 def read_native_space(folder: Path, key: str) -> NativeSpace | None:
@@ -63,7 +94,7 @@ def read_native_space(folder: Path, key: str) -> NativeSpace | None:
 
 
 def write_native(
-    path: Path, native: NativeSpace, volume: NDArray[np.float32], plan_affine: NDArray[np.float64]
+    path: Path, native: NativeSpace, volume: NDArray[np.float32], plan_affine: NDArray[np.float64], order: int = 1
 ) -> None:
-    """Write a map in the scan's own space, in the scan's own axis order and affine."""
-    write_nifti(path, native.resample(volume, plan_affine, order=1), native.scan_affine)
+    """Write a map of the affinely aligned scan in the scan's own space, in the scan's own axis order and affine."""
+    write_nifti(path, native.resample(volume, plan_affine, order), native.scan_affine)

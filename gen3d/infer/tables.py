@@ -13,14 +13,26 @@ from numpy.typing import NDArray
 
 from gen3d.artefact import write_atomic
 from gen3d.data.prepared import Prepared
-from gen3d.infer.calibrate import Calibrated, Panel
+from gen3d.infer.calibrate import Calibrated
 from gen3d.infer.channels import Channel
+from gen3d.infer.panel import Panel
 from gen3d.maths.deviation import deviation, fit_deviation, held_out_deviation
-from gen3d.maths.significance import burden, clusters, conformal_p, fdr, fdr_adjust, p_values, percentile
+from gen3d.maths.significance import (
+    burden,
+    clusters,
+    conformal_p,
+    conformal_p_columns,
+    fdr,
+    fdr_adjust,
+    largest_cluster,
+    p_values,
+    percentile,
+)
 
 IDENTITY = ("key", "subject", "session", "role", "diagnosis", "age_years", "sex", "site")
-CLUSTER_COLUMNS = ("key", "channel", "region", "peak_z", "volume_ml", "x_mm", "y_mm", "z_mm")
+CLUSTER_COLUMNS = ("key", "channel", "region", "peak_z", "volume_ml", "x_mm", "y_mm", "z_mm", "p_cluster")
 MAX_CLUSTERS = 20
+LOG_VOLUMES = ("deformation", "size")
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
@@ -31,27 +43,26 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
 
 
 def region_table(
-    panel: Panel, channel: Channel, means: NDArray[np.float32], regional: Calibrated, names: pd.DataFrame
+    panel: Panel, channel: str, means: NDArray[np.float32], regional: Calibrated, names: pd.DataFrame
 ) -> pd.DataFrame:
-    """One row per scan and region: effect, z, p, conformal p and q (BH over the person's regions).
+    """One row per scan and region: effect, z, p, conformal p, q (BH over the person's regions) and p_max.
 
     `effect` is the region mean minus what age, sex and site predict, in the channel's units; `effect_percent` is the
-    volume difference 100 (exp(effect) - 1) of the deformation channel. The conformal p ranks |z| among the held-out
-    |z| of the calibration controls, so it needs no normal distribution.
+    volume difference 100 (exp(effect) - 1) where the channel is a log volume. The conformal p ranks |z| among the
+    held-out |z| of the same region in the calibration controls (without the person's own), so it needs no normal
+    distribution; `p_max` ranks it among the largest |z| of any region in each control, which makes it family-wise over
+    regions (the max statistic of Westfall and Young 1993). Neither can be below 1 / (controls + 1).
     """
     rows = np.arange(len(panel.table))
     effect = regional.deviation(means, panel.covariates(rows))
     effect[panel.gated] = np.nan
-    percent = 100.0 * np.expm1(effect) if channel == "deformation" else np.full_like(effect, np.nan)
+    percent = 100.0 * np.expm1(effect) if channel in LOG_VOLUMES else np.full_like(effect, np.nan)
     frames = []
     for i in rows:
         z = regional.z[i]
         known = np.isfinite(z).all()
         p = p_values(z) if known else np.full(len(z), np.nan)
-        reference = np.abs(regional.z[panel.calibration])
-        if i in panel.calibration:  # a calibration person is ranked among the others
-            reference = np.delete(reference, int(np.flatnonzero(panel.calibration == i)[0]), axis=0)
-        rank = [conformal_p(reference[:, r], np.abs(z[r : r + 1]))[0] if known else np.nan for r in range(len(z))]
+        reference = np.abs(regional.z[panel.reference(int(i))])
         frames.append(
             pd.DataFrame(
                 {
@@ -62,8 +73,9 @@ def region_table(
                     "effect_percent": percent[i],
                     "z": z,
                     "p": p,
-                    "p_conformal": rank,
+                    "p_conformal": conformal_p_columns(reference, np.abs(z)),
                     "q": fdr_adjust(p) if known else p,
+                    "p_max": conformal_p(reference.max(axis=1), np.abs(z)),
                 }
             )
         )
@@ -82,10 +94,18 @@ def latent_scores(panel: Panel, latents: NDArray[np.float32] | None) -> LatentSc
     """Distances in latent space; None for models without a latent or with latents that are not comparable."""
     if latents is None:
         return None
-    reference = held_out_deviation(latents[panel.calibration])
-    distance = deviation(fit_deviation(latents[panel.calibration]), latents)
-    distance[panel.calibration] = reference
-    return LatentScores(distance, percentile(distance, reference))
+    reference = latents[panel.calibration]
+    distance = deviation(fit_deviation(reference), latents)
+    distance[panel.calibration] = held_out_deviation(reference)
+    for position in np.unique(panel.own[panel.repeats]):
+        further = panel.scans_of(int(position))[1:]
+        distance[further] = deviation(fit_deviation(np.delete(reference, position, axis=0)), latents[further])
+    return LatentScores(distance, _percentiles(panel, distance))
+
+
+def _percentiles(panel: Panel, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Percentile of each scan's score [n] among those of the calibration controls other than the person's own."""
+    return np.array([percentile(scores[i : i + 1], scores[panel.reference(i)])[0] for i in range(len(scores))])
 
 
 def subject_table(
@@ -98,27 +118,21 @@ def subject_table(
     """One row per scan: identity, flags in words, and per channel a voxel score and a region score.
 
     `score_*` is the mean of the largest 5 % of |z| in the brain, `region_score_*` the largest |z| of any region; each
-    with its percentile among the held-out scores of calibration controls.
+    with its percentile among the held-out scores of calibration controls other than the person's own.
     """
-    frame = panel.table[list(IDENTITY)].copy()
-    people = panel.table
-    flags = panel.design.flags(people["age_years"].tolist(), people["sex"].tolist(), people["site"].tolist())
-    for i in panel.gated:
-        flags[i] = "; ".join(
-            part for part in (flags[i], "no z map: prepare controls of this site as calibration and run again") if part
-        )
-    frame["flags"] = flags
+    frame = panel.table[[*IDENTITY, *panel.table.columns.intersection(["base"])]].copy()
+    frame["flags"] = panel.flags()
     for channel, calibrated in voxelwise.items():
         known = np.isfinite(calibrated.z[:, 0])
         score = np.array([burden(z) if ok else np.nan for z, ok in zip(calibrated.z, known, strict=True)])
         frame[f"score_{channel}"] = score
-        frame[f"percentile_{channel}"] = percentile(score, score[panel.calibration])
+        frame[f"percentile_{channel}"] = _percentiles(panel, score)
         found = [int(fdr(p_values(z), q).sum()) if ok else np.nan for z, ok in zip(calibrated.z, known, strict=True)]
         frame[f"voxels_fdr_{channel}"] = found
         largest = regions[regions["channel"] == channel].groupby("key", sort=False)["z"].agg(_largest)
         region_score = largest.reindex(frame["key"]).to_numpy(dtype=np.float64)
         frame[f"region_score_{channel}"] = region_score
-        frame[f"region_percentile_{channel}"] = percentile(region_score, region_score[panel.calibration])
+        frame[f"region_percentile_{channel}"] = _percentiles(panel, region_score)
     if latent is not None:
         frame["latent_d"] = latent.distance
         frame["percentile_latent"] = latent.percentile
@@ -129,25 +143,45 @@ def _largest(z: pd.Series) -> float:
     return float(z.abs().max())
 
 
+def unmask(values: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Values [V] of the voxels of a mask as a volume [X, Y, Z], 0 outside."""
+    volume = np.zeros(mask.shape, dtype=np.float32)
+    volume[mask] = values
+    return volume
+
+
+def largest_clusters(
+    panel: Panel, z: NDArray[np.float32], mask: NDArray[np.bool_], threshold: float
+) -> NDArray[np.float64]:
+    """Voxels of the largest cluster beyond the threshold in each calibration control, NaN for every other row, [n]."""
+    sizes = np.full(len(panel.table), np.nan)
+    for row in panel.calibration:
+        sizes[row] = largest_cluster(unmask(z[row], mask), threshold)
+    return sizes
+
+
 def cluster_rows(
     key: str,
     channel: Channel,
-    significant: NDArray[np.bool_],
     z: NDArray[np.float32],
+    threshold: float,
     min_voxels: int,
+    reference: NDArray[np.float64],
     prepared: Prepared,
 ) -> list[dict[str, Any]]:
-    """Clusters of FDR-significant voxels of one map, largest first, with the region at their peak."""
-    if not significant.any():
-        return []
+    """Clusters of voxels with |z| above a threshold in one map, largest first, with the region at their peak.
+
+    `p_cluster` ranks a cluster's size among `reference`, the size of the largest cluster of each calibration control:
+    (1 + controls whose largest cluster is at least as large) / (controls + 1), family-wise over the brain.
+    """
     table = prepared.region_table
     names = dict(zip(table["label"], table["name"], strict=True))
     to_voxel = np.linalg.inv(prepared.plan.matrix)
     rows = []
-    found = clusters(significant, z, min_voxels, prepared.plan.matrix)
-    for cluster in sorted(found, key=lambda c: -c.num_voxels)[:MAX_CLUSTERS]:
+    for cluster in clusters(np.abs(z) > threshold, z, min_voxels, prepared.plan.matrix)[:MAX_CLUSTERS]:
         i, j, k = np.rint((to_voxel @ [*cluster.peak_mm, 1.0])[:3]).astype(int)
         region = names.get(int(prepared.regions[i, j, k]), "unlabelled")
-        numbers = (cluster.peak_z, cluster.volume_ml, *cluster.peak_mm)
+        p_cluster = float(conformal_p(reference, [cluster.num_voxels])[0])
+        numbers = (cluster.peak_z, cluster.volume_ml, *cluster.peak_mm, p_cluster)
         rows.append(dict(zip(CLUSTER_COLUMNS, (key, channel, region, *numbers), strict=True)))
     return rows

@@ -48,12 +48,13 @@ class Design:
         sex: Sequence[Any] | NDArray[Any],
         site: Sequence[Any] | NDArray[Any],
         terms: Sequence[str] = TERMS,
+        min_site: int = MIN_GROUP,
     ) -> Design:
         """Choose the terms that the calibration people (n of them) can carry.
 
         Rules: at most n / 5 columns, the intercept included, given out in the order site, age, sex, age2; age needs a
-        spread of half a year; sex needs 3 people of each; a site needs 3 people to have a column; a term that is a
-        linear combination of earlier ones is dropped; age2 needs age. `.dropped` says why, in words.
+        spread of half a year; sex needs 3 people of each; a site needs `min_site` people to have a column; a term that
+        is a linear combination of earlier ones is dropped; age2 needs age. `.dropped` says why, in words.
 
         Raises UserError for an unknown term, an unknown sex code, or nobody to fit on.
         """
@@ -74,7 +75,7 @@ class Design:
             age_mean_years=float(known_ages.mean()) if known_ages.size else math.nan,
             age_range_years=(float(known_ages.min()), float(known_ages.max())) if known_ages.size else (math.nan,) * 2,
             sex_mean=float(known_sexes.mean()) if known_sexes.size else 0.0,
-            sites=tuple(sorted(name for name, count in counts.items() if count >= MIN_GROUP)),
+            sites=tuple(sorted(name for name, count in counts.items() if count >= min_site)),
             site_counts=dict(sorted(counts.items())),
             dropped={},
             num_people=len(ages),
@@ -115,7 +116,7 @@ class Design:
             if len(self.site_counts) == 1:
                 reasons["site"] = "all people are of one site"
             else:
-                reasons["site"] = f"fewer than two sites have {MIN_GROUP} people or more"
+                reasons["site"] = "fewer than two sites have enough people"
         return {term: reason for term, reason in reasons.items() if term in terms}
 
     def _too_large(
@@ -163,21 +164,24 @@ class Design:
             names += [f"site {level}" for level in self.sites[:-1]] if term == "site" else [term]
         return tuple(names)
 
-    def known_site(self, site: Any) -> bool:
-        """Whether at least one calibration person is of this site."""
-        return _sites([site])[0] in self.site_counts
-
-    def flags(
-        self,
-        age_years: Sequence[Any] | NDArray[Any],
-        sex: Sequence[Any] | NDArray[Any],
-        site: Sequence[Any] | NDArray[Any],
-    ) -> list[str]:
+    def flags(self, age_years: Sequence[Any] | NDArray[Any], sex: Sequence[Any] | NDArray[Any]) -> list[str]:
         """One string per person: what makes the expectation doubtful, joined by '; ', empty where nothing does."""
-        people = zip(_ages(age_years), _sexes(sex), _sites(site), strict=True)
-        return ["; ".join(self._reasons(*person)) for person in people]
+        return ["; ".join(self._reasons(*person)) for person in zip(_ages(age_years), _sexes(sex), strict=True)]
 
-    def _reasons(self, age: float, sex: float, site: str) -> list[str]:
+    def site_flag(self, site: Any) -> str:
+        """What makes the expectation at a site doubtful, "" where nothing does."""
+        name = _sites([site])[0]
+        count = self.site_counts.get(name, 0)
+        named = f"site {name}" if name else "a person without a site"
+        if count == 0:
+            return f"{named} has no calibration controls"
+        if "site" in self.terms and name not in self.sites:
+            return f"{named} has only {count} calibration controls and no term of its own"
+        if "site" not in self.terms and len(self.site_counts) > 1:
+            return "differences between sites are not in the model"
+        return ""
+
+    def _reasons(self, age: float, sex: float) -> list[str]:
         low, high = self.age_range_years
         reasons = []
         if not math.isfinite(age):
@@ -186,14 +190,6 @@ class Design:
             reasons.append(f"age {age:.0f} outside the calibrated {math.floor(low)} to {math.ceil(high)} years")
         if not math.isfinite(sex):
             reasons.append("sex is missing, the mean was used")
-        count = self.site_counts.get(site, 0)
-        name = f"site {site}" if site else "a person without a site"
-        if count == 0:
-            reasons.append(f"{name} has no calibration controls")
-        elif "site" in self.terms and site not in self.sites:
-            reasons.append(f"{name} has only {count} calibration controls and no term of its own")
-        elif "site" not in self.terms and len(self.site_counts) > 1:
-            reasons.append("differences between sites are not in the model")
         return reasons
 
     def to_dict(self) -> dict[str, Any]:

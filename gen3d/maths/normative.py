@@ -5,15 +5,17 @@ the empirical Bayes of limma (Smyth 2004, Statistical Applications in Genetics a
 
     t = (r - beta' c) / (sd sqrt(1 + c' (C'C)^-1 c)),   t ~ Student t with d0 + n - p degrees of freedom under the null,
 
-turned into a standard normal z. Memory: chunks of `CHUNK` voxels in float64 (n x CHUNK x 8 bytes, 52 MB for n = 100),
-beside the residuals and a few arrays of V voxels.
+turned into a standard normal z. People may have a scale: a factor of their residual SD known beforehand (that of their
+site). Residual and covariates of a person are divided by it, which is weighted least squares. Memory: chunks of `CHUNK`
+voxels in float64 (n x CHUNK x 8 bytes, 52 MB for n = 100), beside the residuals and a few arrays of V voxels; leaving
+one out, (groups x p + p) V numbers more.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +54,7 @@ __all__ = [
     "fit_normative",
     "held_out_deviation",
     "held_out_z",
+    "models_without_each",
     "p_values",
     "percentile",
     "t_to_z",
@@ -94,14 +97,24 @@ class NormativeModel:
         """What the covariates predict: design [m, p] -> [m, V]."""
         return np.asarray(design, dtype=np.float32) @ self.coefficients
 
+    def with_floor(self, share: float) -> NormativeModel:
+        """The model with no SD below `share` of the root mean square of all SDs.
+
+        For values that are nearly zero in most people and large in few: from few controls, the SD of most voxels misses
+        the few.
+        """
+        floor = np.float32(share * math.sqrt(float(np.mean(np.square(self.sd, dtype=np.float64)))))
+        return replace(self, sd=np.maximum(self.sd, floor)) if share > 0 else self
+
 
 def fit_normative(
     residuals: Array,
     design: NDArray[np.float64],
     mask: NDArray[np.bool_] | None = None,
     fwhm_voxels: float = 0.0,
+    scale: NDArray[np.float64] | None = None,
 ) -> NormativeModel:
-    """Fit the model on calibration controls: residuals [n, V], design [n, p].
+    """Fit the model on calibration controls: residuals [n, V], design [n, p], scale [n] (1 when absent).
 
     With a mask (V true voxels, in their order) and `fwhm_voxels` > 0, the moderated variance map is smoothed inside the
     mask. The degrees of freedom are not raised for that, so smoothed models are slightly conservative.
@@ -114,43 +127,57 @@ def fit_normative(
             f"{num} calibration controls cannot carry {columns} covariate columns: "
             f"give at least {columns + 2} controls, or fewer covariates."
         )
-    gram_inverse = _gram_inverse(design)
+    weight = 1.0 / _scale(scale, num)[:, None]
+    gram_inverse = _gram_inverse(design * weight)
     coefficients = np.empty((columns, residuals.shape[1]), dtype=np.float32)
     variance = np.empty(residuals.shape[1])
     for chunk, block in _chunks(residuals):
-        fitted, sum_of_squares = _least_squares(block, design, gram_inverse)
+        fitted, sum_of_squares = _least_squares(block * weight, design * weight, gram_inverse)
         coefficients[:, chunk] = fitted
         variance[chunk] = sum_of_squares / (num - columns)
     prior = estimate_prior(variance, num - columns)
-    smooth = smoother(mask, fwhm_voxels) if mask is not None and fwhm_voxels > 0 else None
-    sd = _moderated_sd(variance, num - columns, prior, smooth)
+    sd = _moderated_sd(variance, num - columns, prior, _smoother(mask, fwhm_voxels))
     return NormativeModel(coefficients, sd, gram_inverse, prior, num, num - columns)
 
 
-def z_scores(model: NormativeModel, residuals: Array, design: NDArray[np.float64]) -> NDArray[np.float32]:
-    """z [m, V] of people who were not used in the fit: residuals [m, V], design [m, p]."""
+def z_scores(
+    model: NormativeModel, residuals: Array, design: NDArray[np.float64], scale: NDArray[np.float64] | None = None
+) -> NDArray[np.float32]:
+    """z [m, V] of people who were not used in the fit: residuals [m, V], design [m, p], scale [m]."""
     _check(residuals, design)
     design = np.asarray(design, dtype=np.float64)
     leverage = np.einsum("ip,pq,iq->i", design, model.gram_inverse, design)
-    scale = np.sqrt(1.0 + leverage)[:, None].astype(np.float32)
+    spread = np.sqrt(_scale(scale, len(design)) ** 2 + leverage)[:, None].astype(np.float32)
     z = np.empty(residuals.shape, dtype=np.float32)
     for chunk, block in _chunks(residuals, np.float32):
         deviation = block - np.asarray(design, dtype=np.float32) @ model.coefficients[:, chunk]
-        z[:, chunk] = t_to_z(deviation / (scale * model.sd[chunk]), model.dof)
+        z[:, chunk] = t_to_z(deviation / (spread * model.sd[chunk]), model.dof)
     return z
 
 
-def held_out_z(
+def models_without_each(
     residuals: Array,
     design: NDArray[np.float64],
     mask: NDArray[np.bool_] | None = None,
     fwhm_voxels: float = 0.0,
-) -> NDArray[np.float32]:
-    """Leave-one-out z [n, V] of the calibration people themselves, without refitting.
+    groups: NDArray[np.int64] | None = None,
+    scales: NDArray[np.float64] | None = None,
+) -> Iterator[NormativeModel]:
+    """The n models that `fit_normative` gives without person 0, without person 1, and so on, at the cost of one fit.
 
-    Person i without i: deviation e_i / (1 - h_i), residual sum of squares RSS - e_i^2 / (1 - h_i), leverage of the new
-    person h_i / (1 - h_i) (Cook and Weisberg 1982, ch. 2). Prior, floor and smoothing are those of each reduced fit, so
-    the result equals n refits. Raises UserError with fewer than p + 3 people, or when a person alone carries a column.
+    The sums C'C, C'r and r'r of each group of people with one scale are made once; a model needs them weighted, minus
+    one person. Prior, floor and smoothing are those of each reduced fit, so the result equals n refits.
+
+    Args:
+        residuals: [n, V].
+        design: [n, p].
+        mask: see `fit_normative`.
+        fwhm_voxels: see `fit_normative`.
+        groups: [n], number of the group of each person, from 0; None for one group.
+        scales: [n, groups], row i holding the scale of each group as it is known without person i; None for 1.
+
+    Raises:
+        UserError: fewer than p + 3 people, or a person who alone carries a column.
     """
     _check(residuals, design)
     num, columns = design.shape
@@ -159,27 +186,71 @@ def held_out_z(
             f"{num} calibration controls are too few to leave one out with {columns} covariate columns: "
             f"give at least {columns + 3} controls, or fewer covariates."
         )
-    gram_inverse = _gram_inverse(design)
-    leverage = np.einsum("ip,pq,iq->i", design, gram_inverse, design)
-    if np.any(leverage > 1.0 - 1e-8):
-        raise UserError(
-            f"One calibration control (row {int(np.argmax(leverage))}) is alone in determining a covariate "
-            "(for example the only one of a site): leave that covariate out or add controls."
-        )
-    coefficients = np.empty((columns, residuals.shape[1]))
-    sum_of_squares = np.empty(residuals.shape[1])
-    for chunk, block in _chunks(residuals):
-        coefficients[:, chunk], sum_of_squares[chunk] = _least_squares(block, design, gram_inverse)
-    smooth = smoother(mask, fwhm_voxels) if mask is not None and fwhm_voxels > 0 else None
-    dof = num - 1 - columns
-    z = np.empty(residuals.shape, dtype=np.float32)
+    _refuse_single_carriers(design)
+    member = np.zeros(num, dtype=np.int64) if groups is None else groups
+    weights = np.ones((num, int(member.max()) + 1)) if scales is None else 1.0 / scales**2
+    sums = _Sums(residuals, design, member, weights.shape[1])
+    smooth, dof = _smoother(mask, fwhm_voxels), num - 1 - columns
     for person in range(num):
-        deviation = residuals[person] - design[person] @ coefficients
-        remaining = np.maximum(sum_of_squares - deviation**2 / (1.0 - leverage[person]), 0.0)
-        prior = estimate_prior(remaining / dof, dof)
-        sd = _moderated_sd(remaining / dof, dof, prior, smooth)
-        z[person] = t_to_z(deviation / (sd * math.sqrt(1.0 - leverage[person])), dof + prior.dof)
+        gram_inverse, coefficients, sum_of_squares = sums.without(person, weights[person])
+        prior = estimate_prior(sum_of_squares / dof, dof)
+        sd = _moderated_sd(sum_of_squares / dof, dof, prior, smooth)
+        yield NormativeModel(coefficients.astype(np.float32), sd, gram_inverse, prior, num - 1, dof)
+
+
+def held_out_z(
+    residuals: Array,
+    design: NDArray[np.float64],
+    mask: NDArray[np.bool_] | None = None,
+    fwhm_voxels: float = 0.0,
+    groups: NDArray[np.int64] | None = None,
+    scales: NDArray[np.float64] | None = None,
+) -> NDArray[np.float32]:
+    """Leave-one-out z [n, V] of the calibration people themselves; arguments and errors of `models_without_each`."""
+    z = np.empty(residuals.shape, dtype=np.float32)
+    for i, model in enumerate(models_without_each(residuals, design, mask, fwhm_voxels, groups, scales)):
+        own = None if groups is None or scales is None else scales[i, groups[i : i + 1]]
+        z[i] = z_scores(model, residuals[i : i + 1], design[i : i + 1], own)[0]
     return z
+
+
+class _Sums:
+    """C'C [g, p, p], C'r [g, p, V] and r'r [g, V] of each group; residuals are centred so that nothing cancels."""
+
+    def __init__(
+        self, residuals: Array, design: NDArray[np.float64], groups: NDArray[np.int64], num_groups: int
+    ) -> None:
+        columns, num_voxels = design.shape[1], residuals.shape[1]
+        self._residuals, self._design, self._groups = residuals, np.asarray(design, dtype=np.float64), groups
+        self._gram = np.zeros((num_groups, columns, columns))
+        self._cross = np.zeros((num_groups, columns, num_voxels))
+        self._squares = np.zeros((num_groups, num_voxels))
+        gram_inverse = _gram_inverse(self._design)
+        self._common = np.empty((columns, num_voxels))
+        members = [np.flatnonzero(groups == group) for group in range(num_groups)]
+        for group, rows in enumerate(members):
+            self._gram[group] = self._design[rows].T @ self._design[rows]
+        for chunk, block in _chunks(residuals):
+            self._common[:, chunk], _ = _least_squares(block, self._design, gram_inverse)
+            errors = block - self._design @ self._common[:, chunk]
+            for group, rows in enumerate(members):
+                self._cross[group][:, chunk] = self._design[rows].T @ errors[rows]
+                self._squares[group][chunk] = np.einsum("nv,nv->v", errors[rows], errors[rows])
+
+    def without(
+        self, person: int, weights: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """(C'WC)^-1, coefficients [p, V] and weighted residual sum of squares [V] of everybody but one person."""
+        row, weight = self._design[person], float(weights[self._groups[person]])
+        errors = np.asarray(self._residuals[person], dtype=np.float64) - row @ self._common
+        gram = np.tensordot(weights, self._gram, axes=1) - weight * np.outer(row, row)
+        cross = np.tensordot(weights, self._cross, axes=1)
+        cross -= (weight * row)[:, None] * errors
+        gram_inverse = np.asarray(np.linalg.inv(gram), dtype=np.float64)
+        correction = gram_inverse @ cross
+        squares: NDArray[np.float64] = np.tensordot(weights, self._squares, axes=1) - weight * errors**2
+        squares -= np.einsum("pv,pv->v", cross, correction)
+        return gram_inverse, self._common + correction, np.maximum(squares, 0.0)
 
 
 def estimate_prior(variance: Array, dof: float) -> Prior:
@@ -232,6 +303,24 @@ def _moderated_sd(
         moderated = smooth(moderated)
     sd = np.sqrt(moderated)
     return np.asarray(np.maximum(sd, FLOOR * np.median(sd)), dtype=np.float32)
+
+
+def _smoother(mask: NDArray[np.bool_] | None, fwhm_voxels: float) -> Callable[[Array], NDArray[np.float32]] | None:
+    return smoother(mask, fwhm_voxels) if mask is not None and fwhm_voxels > 0 else None
+
+
+def _scale(scale: NDArray[np.float64] | None, num: int) -> NDArray[np.float64]:
+    return np.ones(num) if scale is None else np.asarray(scale, dtype=np.float64)
+
+
+def _refuse_single_carriers(design: NDArray[np.float64]) -> None:
+    """Refuse a design in which leaving one person out leaves a column undetermined."""
+    leverage = np.einsum("ip,pq,iq->i", design, _gram_inverse(design), design)
+    if np.any(leverage > 1.0 - 1e-8):
+        raise UserError(
+            f"One calibration control (row {int(np.argmax(leverage))}) is alone in determining a covariate "
+            "(for example the only one of a site): leave that covariate out or add controls."
+        )
 
 
 def _check(residuals: Array, design: NDArray[np.float64]) -> None:

@@ -89,6 +89,16 @@ def clusters(significant: NDArray[np.bool_], z: Array, min_voxels: int, affine: 
     return [replace(cluster, label=label) for label, cluster in enumerate(found, start=1)]
 
 
+def largest_cluster(z: Array, threshold: float) -> int:
+    """Voxels of the largest cluster of z [X, Y, Z] beyond the threshold on either side, 0 without any."""
+    sizes = [0]
+    for sign in (1, -1):
+        labels, num = ndimage.label(sign * z > threshold, structure=np.ones((3, 3, 3)))
+        if num:
+            sizes.append(int(np.bincount(labels[labels > 0]).max()))
+    return max(sizes)
+
+
 def _world(affine: NDArray[np.float64], voxel: NDArray[Any]) -> tuple[float, float, float]:
     x, y, z = affine[:3, :3] @ voxel + affine[:3, 3]
     return float(x), float(y), float(z)
@@ -104,6 +114,13 @@ def conformal_p(calibration: ArrayLike, scores: ArrayLike) -> NDArray[np.float64
     values = np.asarray(scores, dtype=np.float64)
     at_least = reference.size - np.searchsorted(reference, values, side="left")
     return np.where(np.isnan(values), math.nan, (1.0 + at_least) / (reference.size + 1.0))
+
+
+def conformal_p_columns(calibration: ArrayLike, scores: ArrayLike) -> NDArray[np.float64]:
+    """`conformal_p` of each of R scores [R] among its own column of calibration scores [n, R]."""
+    reference, values = np.asarray(calibration, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    at_least = (reference >= values).sum(axis=0)
+    return np.where(np.isnan(values), math.nan, (1.0 + at_least) / (len(reference) + 1.0))
 
 
 def conformal_resolution(num_calibration: int) -> float:

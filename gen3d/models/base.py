@@ -205,6 +205,11 @@ class BaseModelConfig(Config):
         """Whether the model needs age, sex and site of every person."""
         return False
 
+    @property
+    def variance_floor(self) -> float:
+        """Least SD of a voxel when maps of this model are calibrated, as a share of the root mean square over voxels."""
+        return 0.0
+
     def check(self, plan: GridPlan, num_volumes: int) -> None:
         """Raise a UserError when the model cannot be built for this grid or from so few volumes."""
 

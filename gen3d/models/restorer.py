@@ -36,6 +36,10 @@ class RestorerConfig(BaseModelConfig):
         2, description="2: fold 2 x 2 x 2 voxels into channels first (fast); 1: full resolution"
     )
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory")
+    reconstruction: Literal["l1", "l2"] = Field(
+        "l2",
+        description="l2: the mean of what could be there, so that doubt shows in part; l1: the median, all or nothing",
+    )
     corruption: CorruptionConfig = Field(default_factory=CorruptionConfig, description="the synthetic anomalies")
 
     @model_validator(mode="after")
@@ -48,6 +52,12 @@ class RestorerConfig(BaseModelConfig):
     def widths(self) -> tuple[int, ...]:
         """Channels of each level."""
         return tuple(min(self.base_channels * 2**level, self.max_channels) for level in range(self.levels))
+
+    @property
+    def variance_floor(self) -> float:
+        """The network changes little in most healthy voxels and much in few: an SD per voxel, from tens of controls, would
+        turn every small change into a large z."""
+        return 2.0
 
     def check(self, plan: GridPlan, num_volumes: int) -> None:
         """Refuse a grid that the network would shrink too far."""
@@ -106,7 +116,7 @@ class Restorer(Model):
 
 
 class RestorerTask(Task):
-    """loss = mean |restored - healthy| over the brain + weight x the same inside the anomalies."""
+    """loss = error of the restored volume over the brain + weight x the same inside the anomalies."""
 
     def __init__(self, model: Restorer, config: RestorerConfig) -> None:
         super().__init__()
@@ -126,13 +136,16 @@ class RestorerTask(Task):
         restored = model.restore(given)
         batch.shared["reconstruction"] = restored.detach()
         with without_autocast(target.device):
-            error = losses.reconstruction_loss(restored, target, model.brain_mask, "l1")
-            inside, damage = (_inside(values, target, opacity) for values in (restored, given))
+            kind = self.config.reconstruction
+            error = losses.reconstruction_loss(restored, target, model.brain_mask, kind)
+            inside, damage = (_inside(values, target, opacity, kind) for values in (restored, given))
             loss = error + corruption.weight * inside
         return {"loss": loss, "reconstruction": error.detach(), "inside": inside.detach(), "damage": damage.detach()}
 
 
-def _inside(values: Tensor, target: Tensor, opacity: Tensor) -> Tensor:
-    """Mean absolute difference weighted by the anomalies' opacity; 0 where a batch has none."""
+def _inside(values: Tensor, target: Tensor, opacity: Tensor, kind: str) -> Tensor:
+    """Mean error weighted by the anomalies' opacity; 0 where a batch has none."""
     weight = opacity.expand_as(target)
-    return ((values.float() - target).abs() * weight).sum() / weight.sum().clamp(min=1.0)
+    difference = values.float() - target
+    error = difference.abs() if kind == "l1" else 0.5 * difference.square()
+    return (error * weight).sum() / weight.sum().clamp(min=1.0)

@@ -169,7 +169,7 @@ def draw(
         top = sum(heights)
         axes.set(xlim=(0, width_mm), ylim=(0, top))
         for strip, row, height in zip(strips, images, heights, strict=True):
-            axes.text(0, top, strip.title, va="top", ha="left", fontsize=8.5, fontweight="bold")
+            axes.text(0, top - 0.12 * head_mm, strip.title, va="top", ha="left", fontsize=8.5, fontweight="bold")
             _row(axes, strip, row, space, (top - head_mm, top - height + foot_mm))
             top -= height
         axes.set(xlim=(0, width_mm), ylim=(0, sum(heights)), aspect="auto")

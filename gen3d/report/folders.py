@@ -1,4 +1,4 @@
-"""Finished folders of one verb each, opened for reading: runs, maps, latents, reconstructions, evaluations."""
+"""Finished folders of one verb each, opened for reading: runs, maps, changes, latents, reconstructions, evaluations."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from gen3d.data.volume import read_map
 from gen3d.errors import UserError
 
 NULL = "null"  # the simulated condition in which nothing is planted
-CHANNEL_ORDER = ("deformation", "residual", "structural")
-TEXT = dict.fromkeys(("key", "subject", "session", "site", "diagnosis", "role", "sex", "flags", "entry", "remark"), str)
+FEWEST_CONTROLS = 10  # for a range of controls
+CHANNEL_ORDER = ("deformation", "residual", "structural", "size")
+TEXT_COLUMNS = "key subject session session_1 session_2 site diagnosis role sex flags entry remark"
+TEXT = dict.fromkeys(TEXT_COLUMNS.split(), str)
 Row = dict[str, Any]
 
 
@@ -144,8 +146,14 @@ class Maps:
     @cached_property
     def clusters(self) -> pd.DataFrame:
         path = self.artefact.folder / "clusters.tsv"
-        columns = ["key", "channel", "region", "peak_z", "volume_ml", "x_mm", "y_mm", "z_mm"]
-        return read_table(path) if path.is_file() else pd.DataFrame(columns=columns)
+        columns = ["key", "channel", "region", "peak_z", "volume_ml", "x_mm", "y_mm", "z_mm", "p_cluster"]
+        found = read_table(path) if path.is_file() else pd.DataFrame()
+        return found.reindex(columns=columns)
+
+    @property
+    def cluster_z(self) -> float:
+        """|z| beyond which neighbouring voxels are a cluster."""
+        return float(self.artefact.config.get("cluster_z", 3.1))
 
     @cached_property
     def groups(self) -> tuple[str, ...]:
@@ -174,6 +182,22 @@ class Maps:
     @cached_property
     def controls(self) -> pd.Series:
         return is_control(self.subjects)
+
+    @cached_property
+    def control_effects(self) -> pd.DataFrame:
+        """Region effects of controls of the calibration and test set, with their `subject`."""
+        people = self.subjects[self.controls & self.subjects["role"].isin(["train", "calibration", "test"])]
+        return self.regions[self.regions["effect"].notna()].merge(people[["key", "subject"]], on="key")
+
+    def control_range(self, subject: str, channel: str, region: str) -> tuple[float, float] | None:
+        """5th and 95th percentile of the effect in controls other than this person; None with fewer than 10."""
+        frame = self.control_effects
+        chosen = (frame["channel"] == channel) & (frame["region"] == region) & (frame["subject"] != subject)
+        values = frame.loc[chosen, "effect"].to_numpy(float)
+        if len(values) < FEWEST_CONTROLS:
+            return None
+        low, high = np.percentile(values, [5, 95])
+        return float(low), float(high)
 
     @cached_property
     def reference(self) -> pd.DataFrame:
@@ -227,6 +251,29 @@ class Reconstructed:
             if path.is_file():
                 return read_map(path)
         return None
+
+
+@dataclass(frozen=True)
+class Change:
+    """Two scans of one person compared, and how the two scans of controls agree."""
+
+    artefact: Artefact
+    name: str
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """change.tsv: a row per pair of scans, channel and region."""
+        return read_table(self.artefact.folder / "change.tsv")
+
+    @cached_property
+    def retest(self) -> pd.DataFrame:
+        """retest.tsv: a row per channel and region, none where too few controls were scanned twice."""
+        return read_table(self.artefact.folder / "retest.tsv")
+
+    @property
+    def q(self) -> float:
+        """The false discovery rate that was asked for."""
+        return float(self.artefact.config.get("q", 0.05))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from gen3d.report.blocks import Section, figures_in
 from gen3d.report.context import Context
 from gen3d.report.sections import (
     calibration,
+    change,
     cohort,
     groups,
     latent,
@@ -46,6 +47,7 @@ SECTIONS: tuple[tuple[str, Builder, str], ...] = (
     ("Group maps", groups.section, "`gen3d anomaly` on a cohort with people other than controls"),
     ("Scores by group", scores.section, "`gen3d anomaly`"),
     ("Individual people", people.section, "`gen3d anomaly`"),
+    ("Change between sessions", change.section, "`gen3d change` on people with several sessions"),
     ("Latent space", latent.section, "`gen3d encode`"),
     ("Calibration", calibration.section, "`gen3d anomaly`"),
     ("Against planted truth", truth.section, "`gen3d evaluate` on a simulated cohort"),
@@ -60,7 +62,8 @@ class Report(Verb):
     """
 
     inputs: Folders = Field(
-        description="finished folders of prepare, simulate, train, encode, reconstruct, anomaly or evaluate, in any order"
+        description="finished folders of prepare, simulate, train, encode, reconstruct, anomaly, change or evaluate, in any "
+        "order"
     )
     out: Folder = Field(Path("report"), description="folder to write")
     title: str = Field("Normative modelling of structural brain MRI", description="title of the page")

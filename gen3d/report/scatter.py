@@ -93,31 +93,39 @@ def as_png(points_by_row: Sequence[tuple[str, Points]], colourings: Sequence[Col
         return style.png_bytes(figure)
 
 
-def range_strip(z: float, significant: bool, label: str, limit: float = 6.0) -> Markup:
-    """A z score on the normative range: the band is -1.96 to 1.96, the dot is filled where the finding survives FDR."""
-    width, height = 132, 16
-    shown = float(np.clip(z, -limit, limit))
+def range_strip(
+    value: float, controls: tuple[float, float] | None, reach: float, z: float, significant: bool, label: str
+) -> Markup:
+    """A person's value as a dot on a scale from -reach to reach, over the band of the controls.
 
-    def place(value: float) -> float:
-        return round(6 + (value + limit) / (2 * limit) * (width - 12), 1)
+    Args:
+        value, reach: in the channel's units; values beyond the scale are drawn at its end.
+        controls: low and high end of their range; None for no band.
+        z: gives the dot its colour, filled only where `significant`.
+        significant: whether the finding survives correction.
+        label: words for those who do not see it.
+    """
+    width, height = 148, 16
 
-    colour = style.hex_colour((shown / 4 + 1) / 2, style.DIVERGING) if significant else "#ffffff"
-    outline = "#1c2126"
+    def place(at: float) -> float:
+        share = float(np.clip(at / reach, -1, 1)) if reach > 0 else 0.0
+        return round(6 + (share + 1) / 2 * (width - 12), 1)
+
+    band = Markup("")
+    if controls is not None:
+        left, right = place(controls[0]), place(controls[1])
+        band = Markup('<rect x="{}" y="3" width="{}" height="10" class="band"/>').format(left, round(right - left, 1))
     return Markup(
-        '<svg class="strip" viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img" aria-label="{label}">'
-        '<rect x="{left}" y="3" width="{band}" height="{bar}" class="band"/>'
-        '<line x1="6" x2="{right}" y1="8" y2="8" class="axis"/><line x1="{zero}" x2="{zero}" y1="3" y2="13" class="axis"/>'
-        '<circle cx="{x}" cy="8" r="4.2" fill="{colour}" stroke="{outline}" stroke-width="1"/></svg>'
+        '<svg class="strip" viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img" aria-label="{label}">{band}'
+        '<line x1="6" x2="{end}" y1="8" y2="8" class="axis"/><line x1="{zero}" x2="{zero}" y1="3" y2="13" class="axis"/>'
+        '<circle cx="{x}" cy="8" r="4.2" fill="{colour}" stroke="#1c2126" stroke-width="1"/></svg>'
     ).format(
         w=width,
         h=height,
         label=label,
-        left=place(-1.96),
-        band=round(place(1.96) - place(-1.96), 1),
-        bar=10,
-        right=width - 6,
+        band=band,
+        end=width - 6,
         zero=place(0),
-        x=place(shown),
-        colour=colour,
-        outline=outline,
+        x=place(value),
+        colour=style.hex_colour((np.clip(z, -6, 6) / 4 + 1) / 2, style.DIVERGING) if significant else "#ffffff",
     )

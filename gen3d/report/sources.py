@@ -21,10 +21,12 @@ from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.data.template import template_on
 from gen3d.errors import UserError
 from gen3d.report.brain import Space
-from gen3d.report.folders import NULL, Evaluation, Latents, Maps, Reconstructed, Run
+from gen3d.report.folders import NULL, Change, Evaluation, Latents, Maps, Reconstructed, Run
 
-VERBS = ("prepare", "simulate", "train", "encode", "reconstruct", "anomaly", "evaluate")
+VERBS = ("prepare", "simulate", "train", "encode", "reconstruct", "anomaly", "change", "evaluate")
 KINDS = {"vae": "VAE", "pca": "PCA", "voxelwise": "Voxelwise regression"}
+BASELINES = ("pca", "voxelwise")
+"""Kinds of model that a network is measured against; every other kind is a network."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Sources:
     latents: tuple[Latents, ...]
     reconstructed: tuple[Reconstructed, ...]
     evaluations: tuple[Evaluation, ...]
+    changes: tuple[Change, ...] = ()
 
     @cached_property
     def cohort(self) -> pd.DataFrame:
@@ -107,14 +110,16 @@ def open_sources(folders: Sequence[Path]) -> Sources:
     runs = by_verb["train"]
     kinds = {run.key: model_kind(run.folder) for run in runs}
     prepared = [artefact.folder for artefact in artefacts if artefact.verb in ("prepare", "simulate")]
+    maps = tuple(Maps(item, name) for item, name in _named(by_verb["anomaly"], kinds))
     return Sources(
         artefacts=artefacts,
         prepared=open_prepared(prepared) if prepared else None,
         runs=tuple(Run(run, name) for run, name in _named(runs, kinds)),
-        maps=tuple(Maps(item, name) for item, name in _named(by_verb["anomaly"], kinds)),
+        maps=maps,
         latents=tuple(Latents(item, name) for item, name in _named(by_verb["encode"], kinds)),
         reconstructed=tuple(Reconstructed(item, name) for item, name in _named(by_verb["reconstruct"], kinds)),
         evaluations=tuple(Evaluation(item, item.folder.name) for item in by_verb["evaluate"]),
+        changes=tuple(Change(item, _name_of_maps(item, maps)) for item in by_verb["change"]),
     )
 
 
@@ -137,6 +142,12 @@ def _named(artefacts: Sequence[Artefact], kinds: dict[str, str]) -> list[tuple[A
     ]
 
 
+def _name_of_maps(artefact: Artefact, maps: Sequence[Maps]) -> str:
+    """The name of the maps that a folder was made from, or its own where they are not among the inputs."""
+    keys = {str(item["key"]) for item in artefact.inputs.get("maps", [])}
+    return next((given.name for given in maps if given.artefact.key in keys), artefact.folder.name)
+
+
 def _model_name(artefact: Artefact, kinds: dict[str, str]) -> str:
     if artefact.verb == "train":
         kind = kinds.get(artefact.key, "")
@@ -145,4 +156,15 @@ def _model_name(artefact: Artefact, kinds: dict[str, str]) -> str:
         kind = next((kinds[item["key"]] for item in used if item["key"] in kinds), "")
         if not kind and used:
             kind = model_kind(Path(used[0]["path"]))
-    return KINDS.get(kind, kind or artefact.folder.name)
+    return kind_name(kind) or artefact.folder.name
+
+
+def kind_name(kind: str) -> str:
+    """A kind of model in words."""
+    return KINDS.get(kind, kind[:1].upper() + kind[1:].replace("_", " "))
+
+
+def is_baseline(name: str) -> bool:
+    """Whether the model of this name (its kind in words, a folder's name after a comma) is a baseline."""
+    kind = name.split(",")[0]
+    return kind.lower() in BASELINES or kind in {KINDS[baseline] for baseline in BASELINES}

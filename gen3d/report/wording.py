@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,14 +16,17 @@ CHANNELS = {
     "residual": ("T1w intensity", "brighter than expected", "darker than expected"),
     "structural": ("Local structure (SSIM)", "less like the expectation", "more like the expectation"),
     "deformation": ("Local volume", "larger than expected", "smaller than expected"),
+    "size": ("Volume with global size", "larger than expected", "smaller than expected"),
     "latent": ("Latent distance", "further from the controls", "nearer to the controls"),
 }
 IN_TEXT = {
     "residual": "T1w intensity",
     "structural": "local structure (SSIM)",
     "deformation": "local volume",
+    "size": "volume with global size",
     "latent": "latent distance",
 }
+LOG_VOLUMES = ("deformation", "size")  # channels whose effects are logarithms of volume
 KINDS = {"regions": "strongest region", "voxels": "most deviating 5 % of voxels", "distance": "Mahalanobis distance"}
 ROLES = {
     "train": "Train",
@@ -107,11 +111,29 @@ def score(channel_name: str, kind: str) -> str:
 
 def effect(channel_name: str, effect_value: float, effect_percent: float) -> str:
     """An effect in the units that a reader knows: volume in %, intensity in % of the white-matter level."""
-    if channel_name == "deformation":
+    if channel_name in LOG_VOLUMES:
         return f"{number(effect_percent, 1, signed=True)} %"
     if channel_name == "residual":
         return f"{number(100 * effect_value, 1, signed=True)} % of WM"
     return number(effect_value, 3, signed=True)
+
+
+def effect_scale(channel_name: str, effect_value: float) -> float:
+    """An effect as the number that `effect` shows."""
+    if channel_name in LOG_VOLUMES:
+        return 100.0 * math.expm1(effect_value)
+    return 100.0 * effect_value if channel_name == "residual" else effect_value
+
+
+def effect_unit(channel_name: str) -> str:
+    """The unit of the numbers that `effect_scale` gives, with a space before it; empty where there is none."""
+    return " %" if channel_name in LOG_VOLUMES else " % of WM" if channel_name == "residual" else ""
+
+
+def effect_reach(channel_name: str, reach: float) -> str:
+    """Half the width of a scale of effects, with its unit."""
+    unit = effect_unit(channel_name)
+    return f"{number(reach, 0 if reach >= 10 else 1 if reach >= 1 else 2)}{unit}"
 
 
 def directions(name: str) -> tuple[str, str]:
@@ -133,8 +155,8 @@ def condition(code: str) -> str:
 
 
 def region(name: str) -> str:
-    """A region's name without underscores."""
-    return name.replace("_", " ")
+    """A region's name without underscores; `hippocampus (both)` are both sides together."""
+    return re.sub(r"^(.*) \(both\)$", r"both sides of \1", name.replace("_", " "))
 
 
 def capital(text: str) -> str:

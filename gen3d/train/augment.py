@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from pydantic import Field
 
@@ -43,4 +45,4 @@ def augment(batch: Batch, channels: tuple[str, ...], config: AugmentConfig) -> B
         gain = torch.exp(config.intensity * noise[:, 1]).view(-1, 1, 1, 1)
         gamma = torch.exp(config.intensity * noise[:, 2]).view(-1, 1, 1, 1)
         volumes[:, index] = gain * t1w.clamp(min=0) ** gamma
-    return Batch(volumes, batch.subjects, batch.step, batch.seeds)
+    return replace(batch, volumes=volumes)

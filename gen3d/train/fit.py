@@ -197,7 +197,14 @@ class Train(Verb):
         optim = self.optim
         engine = self.engine.build(self.model.task(model, optim.steps), optim)
         batches = Batches(
-            source, rows, optim.batch_size, optim.accumulate, (self.seed, member), self.augment, engine.device
+            source,
+            rows,
+            optim.batch_size,
+            optim.accumulate,
+            (self.seed, member),
+            self.augment,
+            engine.device,
+            torch.from_numpy(covariates).float() if model.uses_covariates else None,
         )
         log = TrainLog(
             self.out,

@@ -12,9 +12,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gen3d.cli import main
+from gen3d.data.volume import write_nifti
 from tests.cohorts import write_cohort
 from tests.infer.conftest import fit
 
@@ -58,6 +60,19 @@ def _first_volume(folder: Path) -> Path:
 WEIGHTS = "members/0/model.safetensors"
 ANOMALY = ["anomaly", "prepared=cohort", "run=run", "out=maps", "native=false"]
 TRAIN = ["train", "configs.yaml", "prepared=cohort", "out=new"]
+BENCH = ["simulate", "base=cohort", "out=new", "figures=false"]
+LESION = [*BENCH, "conditions={a: {kind: lesion, masks: masks}}"]
+SHRUNK = [*BENCH, "conditions={a: {kind: atrophy, changes: {thalamus: 200}, severity: [3]}}"]
+DRAWN = [*BENCH, "conditions={a: {kind: atrophy, changes: {x: -9}, labels: masks, label_names: names.tsv}}"]
+
+
+def _mask(folder: str = "masks", shift_mm: float = 0.0, filled: bool = True) -> Damage:
+    """A mask of 2 ml in the middle of the left hemisphere, or elsewhere, or empty."""
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = (-40, -20, 20 + shift_mm)
+    return lambda cohort, run: write_nifti(Path(folder) / "a.nii", np.full((9, 9, 9), filled, np.uint8), affine)
+
+
 DAMAGED: dict[str, tuple[list[str], Damage, str]] = {
     "run never finished": (ANOMALY, lambda c, r: _never_finished(r), "`gen3d train` never finished there"),
     "cohort never finished": (TRAIN, lambda c, r: _never_finished(c), "`gen3d prepare` never finished there"),
@@ -119,6 +134,38 @@ DAMAGED: dict[str, tuple[list[str], Damage, str]] = {
         ["train", "prepared=cohort", "out=new", "model.kind=gan"],
         lambda c, r: None,
         "the kinds are",
+    ),
+    "masks of no folder": (LESION, lambda c, r: None, "no such folder"),
+    "a folder without masks": (LESION, lambda c, r: Path("masks").mkdir(), "holds no mask"),
+    "an empty mask": (LESION, _mask(filled=False), "the mask is empty"),
+    "masks in another space": (LESION, _mask(shift_mm=90.0), "so it is in another space"),
+    "no mask of the size": (
+        [*BENCH, "conditions={a: {kind: lesion, masks: masks, sizes_ml: [40, 60]}}"],
+        _mask(),
+        "none of its 1 masks has between 40 and 60 ml",
+    ),
+    "a region that is none": (
+        [*BENCH, "conditions={a: {kind: atrophy, changes: {hipocampus: -24}}}"],
+        lambda c, r: None,
+        "the nearest name is 'hippocampus'",
+    ),
+    "beyond what stays diffeomorphic": (SHRUNK, lambda c, r: None, "the largest change that works is about"),
+    "label maps of nobody": (
+        DRAWN,
+        lambda c, r: [Path("masks").mkdir(), Path("names.tsv").write_text("label\tname\n1\tx\n")],
+        "holds a label map of none of the",
+    ),
+    "a bench on nobody": (
+        [*BENCH, "conditions={a: {kind: 'null'}}", "base_roles=[test]"],
+        lambda c, r: _edit("manifest.tsv", lambda t: t.replace("\ttest\t", "\tevaluation\t"))(c),
+        "holds no control with the role test",
+    ),
+    "a twin to learn from": (
+        TRAIN,
+        lambda c, r: _edit(
+            "manifest.tsv", lambda t: t.replace("\tkey\n", "\tkey\tbase\n").replace("_ses-1\n", "_ses-1\tx\n")
+        )(c),
+        "its role is always evaluation",
     ),
     "out is a file": (
         [*ANOMALY[:3], "out=afile", "native=false"],

@@ -11,6 +11,7 @@ from gen3d.data.manifest import (
     assign_folds,
     assign_roles,
     is_control,
+    is_twin,
     read_manifest,
     scan_key,
     subject_hash,
@@ -89,6 +90,20 @@ def test_a_torn_split_cannot_be_written_or_read(tmp_path: Path) -> None:
     (tmp_path / "manifest.tsv").write_text("\n".join([*text[:3], *rows, *text[4:]]))
     with pytest.raises(UserError, match="a split is by subject"):
         read_manifest(tmp_path)
+
+
+def test_twins_have_no_say_in_the_split_and_are_never_learned_from(tmp_path: Path) -> None:
+    frame = assign_roles(cohort(8), Split())
+    twin = frame[frame["role"] == "train"].head(1)
+    twin = twin.assign(base=twin["key"], session="1tnull", key="sub-x_ses-1tnull", role="evaluation", diagnosis="null")
+    both = pd.concat([frame, twin], ignore_index=True)
+    write_manifest(tmp_path, both)
+    back = read_manifest(tmp_path)
+    assert back["base"].tolist() == [""] * 8 + twin["base"].tolist()
+    assert is_twin(back).tolist() == [False] * 8 + [True]
+    assert not is_twin(frame).any()
+    with pytest.raises(UserError, match="its role is always evaluation"):
+        write_manifest(tmp_path, both.assign(role="train"))
 
 
 def test_round_trip_keeps_types_and_further_columns(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from gen3d.data.anatomy import Space, ageing_effect, cohort_space, healthy_anato
 from gen3d.data.appearance import lesion_fraction, make_sites
 from gen3d.data.cohort import simulate_all
 from gen3d.data.conditions import EFFECTS, Condition
+from gen3d.data.lesion_masks import LesionMask
 from gen3d.data.people import design
 from gen3d.data.person import make_person, stream
 from gen3d.data.plan import plan_grid
@@ -94,6 +95,17 @@ def test_lesion_has_the_volume_asked_for_and_is_dark(cohort: Path) -> None:
     assert fraction.sum() * 0.008 == pytest.approx(3.21, rel=1e-5)
     with pytest.raises(ValueError, match="does not fit"):
         lesion_fraction(100.0, where, 2.0, np.random.default_rng(0))
+
+
+def test_lesions_of_given_masks_are_planted_in_simulated_people(space: Space) -> None:
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    affine[:3, 3] = (-44, -20, 20)
+    mask = LesionMask("cube", np.ones((6, 6, 6), bool), affine, 13.8)
+    condition, site = Condition(kind="lesion", masks=Path("unread")), make_sites(1, 1.0, 0)[0]
+    made = make_person(space, site, 63.0, condition, 5.0, seed=5, person=2, session=1, masks=(mask,))
+    assert made.truth.lesion_ml == pytest.approx(5.0, rel=1e-4)
+    assert made.truth.lesion_mask.startswith("cube")
+    assert made.noiseless[made.truth.changed].mean() < 0.65
 
 
 def test_null_differs_by_nothing_and_a_condition_only_by_its_truth(space: Space) -> None:
@@ -180,24 +192,6 @@ def test_an_interrupted_cohort_goes_on_where_it_stopped(tmp_path: Path, monkeypa
         verb.model_copy(update={"seed": 1}).run()
 
 
-def test_conditions_are_planted_in_real_scans_too(cohort: Path, tmp_path: Path) -> None:
-    conditions = {"shrunken": Condition(kind="atrophy", count=1, changes={"putamen": -30})}
-    out = Simulate(
-        out=tmp_path / "planted", subjects=2, base=cohort, conditions=conditions, workers=1, figures=False
-    ).run()
-    before, after = open_prepared(cohort), open_prepared(out)
-    assert set(after.manifest["key"]) <= set(before.manifest["key"])
-    key, changes = truth_of(out, "shrunken")
-    assert changes["left putamen"] == pytest.approx(-30, abs=0.7)
-    healthy, _ = truth_of(out, "none")
-    np.testing.assert_allclose(after.volume(healthy, "t1w"), before.volume(healthy, "t1w"), atol=0.02)
-    putamen = np.isin(after.regions, find("putamen"))
-    estimated = (after.volume(key, "log_jacobian") - before.volume(key, "log_jacobian"))[putamen].mean()
-    assert estimated < -0.05
-    with pytest.raises(UserError, match="3 usable control people but subjects=50"):
-        Simulate(out=tmp_path / "more", subjects=50, base=cohort, conditions={}).run()
-
-
 def test_the_design_balances_groups_and_gives_second_sessions() -> None:
     conditions = {"ad": Condition(kind="ad", share=0.25, severity=(0.5, 1.5)), "ds": Condition(kind="ds", count=4)}
     table = design(80, conditions, ["siteA", "siteB"], (50.0, 80.0), longitudinal=0.25, seed=1)
@@ -227,6 +221,16 @@ def test_the_design_balances_groups_and_gives_second_sessions() -> None:
         ({"conditions": {"a": {"kind": "flu"}}}, "lesion"),
         ({"spacing_mm": 9}, "less than or equal to 4"),
         ({"longitudinal": 0.5, "base": "somewhere"}, "simulated anatomy"),
+        ({"base": "somewhere", "conditions": {"a": {"kind": "null", "count": 3}}}, "one twin of each condition"),
+        ({"base": "somewhere", "conditions": {"a-1": {"kind": "null"}, "a1": {"kind": "null"}}}, "letters and digits"),
+        ({"conditions": {"a": {"kind": "null", "masks": "folder"}}}, "those of a lesion"),
+        ({"conditions": {"a": {"kind": "lesion", "sizes_ml": [3, 8]}}}, "give masks"),
+        ({"conditions": {"a": {"kind": "lesion", "level": [0.5, 1.5]}}}, "between 0 and 1"),
+        ({"conditions": {"a": {"kind": "atrophy", "changes": {"x": -5}, "labels": "folder"}}}, "belong together"),
+        (
+            {"conditions": {"a": {"kind": "atrophy", "changes": {"x": -5}, "labels": "f", "label_names": "t"}}},
+            "of real scans",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], sentence: str, tmp_path: Path) -> None:

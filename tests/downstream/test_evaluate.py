@@ -17,7 +17,9 @@ from gen3d.artefact import begin
 from gen3d.config import Folders, Verb
 from gen3d.data.volume import write_nifti
 from gen3d.downstream.evaluate import Evaluate
+from gen3d.downstream.region_scoring import paired_auc_difference
 from gen3d.downstream.scoring import ScoreHistogram, Settings, detection_limit, severity_groups
+from gen3d.downstream.truth import open_maps, open_truth
 from gen3d.errors import UserError
 from gen3d.maths.significance import burden
 
@@ -196,6 +198,63 @@ def test_differences_are_paired_against_the_first_maps(folders: dict[str, Path])
     assert difference["auroc_low"] > 0.4
 
 
+def test_both_sides_together_are_a_region_of_their_own(folders: dict[str, Path]) -> None:
+    """The mean of two independent N(d, 1) against that of two N(0, 1): AUC = Phi(d), with d = mean z of the severity."""
+    sides = [
+        one(folders, "regions", maps="vae", channel="deformation", condition="ad", region=f"{side} hippocampus")
+        for side in ("left", "right")
+    ]
+    both = one(folders, "regions", maps="vae", channel="deformation", condition="ad", region="hippocampus (both)")
+    assert both["mean_z"] == pytest.approx(np.mean([side["mean_z"] for side in sides]))
+    assert both["true_percent"] == pytest.approx(-15)
+    assert both["bias_percent"] == pytest.approx(BIAS_PERCENT, abs=0.5)
+    assert both["auc"] > min(side["auc"] for side in sides)
+    assert math.isnan(both["share_p_conformal_5_percent"])
+    names = [row["measure"] for row in json.loads((folders["out"] / "metrics.json").read_text())["headline"]]
+    assert "detected at 5 % false positives by hippocampus (both) (-15.0 % planted)" in names
+
+
+def test_one_region_detects_people_at_five_percent_false_positives(folders: dict[str, Path]) -> None:
+    """Of 24 controls one may be as extreme, so a person must exceed the second lowest: P(N(-2 or -4, 1) < it)."""
+    seen = one(folders, "regions", maps="vae", channel="deformation", condition="ad", region="left hippocampus")
+    table = pd.read_csv(folders["vae"] / "regions.tsv", sep="\t")
+    z = table[(table["channel"] == "deformation") & (table["region"] == "left hippocampus")].set_index("key")["z"]
+    controls = np.sort(z[[f"sub-test{i:02d}_ses-1" for i in range(24)]].to_numpy())
+    ill = z[[f"sub-atrophy{i:02d}_ses-1" for i in range(24)]].to_numpy()
+    assert seen["sensitivity"] == pytest.approx(np.mean(ill < controls[0]), abs=1e-9)
+    assert seen["sensitivity_low"] < seen["sensitivity"] < seen["sensitivity_high"]
+    null = one(folders, "regions", maps="vae", channel="deformation", condition="null", region="left hippocampus")
+    assert null["sensitivity"] <= 0.3
+
+
+def test_regions_are_compared_between_models_on_the_same_people(folders: dict[str, Path]) -> None:
+    difference = one(folders, "region_differences", condition="ad", region="hippocampus (both)")
+    each = [
+        one(folders, "regions", maps=name, channel="deformation", condition="ad", region="hippocampus (both)")["auc"]
+        for name in ("vae", "blind")
+    ]
+    assert difference["auc"] == pytest.approx(each[0] - each[1], abs=1e-5)
+    assert (difference["maps"], difference["minus"], difference["num"]) == ("vae", "blind", 24)
+    assert 0 < difference["auc_low"] < difference["auc"] < difference["auc_high"]
+    assert set(rows(folders, "region_differences")["region"]) == {*REGIONS[:2], "hippocampus (both)"}
+
+
+def test_paired_interval_of_auc_covers_zero_where_models_are_equal_and_draws_a_person_with_the_twin() -> None:
+    rng = np.random.default_rng(3)
+    people = np.array([f"p{i}" for i in range(40)], dtype=object)
+    settings = Settings(0.05, 400, 0, 0.1)
+    covered = 0
+    for _ in range(60):
+        shared = rng.normal(size=(2, 40))
+        scores = [shared + 0.5 * rng.normal(size=(2, 40)) for _ in range(2)]
+        wins = [(ill[:, None] > well[None, :]).astype(float) for ill, well in scores]
+        interval = paired_auc_difference(wins[0], wins[1], people, people, settings)
+        covered += interval.low <= 0 <= interval.high
+    assert 51 <= covered <= 60
+    unknown = np.full((2, 3), np.nan)
+    assert paired_auc_difference(unknown, unknown, people[:2], people[:3], settings).num == 0
+
+
 def test_regions(folders: dict[str, Path]) -> None:
     hippocampus = one(folders, "regions", maps="vae", channel="deformation", condition="ad", region="left hippocampus")
     assert hippocampus["changed"]
@@ -263,6 +322,32 @@ def test_plan_says_what_would_be_measured(folders: dict[str, Path], tmp_path: Pa
     assert lines[0] == "measures vae (residual, deformation) in 94 scans, thresholds from 24 held-out controls"
     assert lines[1] == "conditions: ad, lesion, null"
     assert not (tmp_path / "out").exists()
+
+
+def test_twins_are_judged_beside_the_real_controls_they_were_made_from(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Maps of prepared=[cohort, bench]: the truth knows the twins only; healthy people are told by their roles, once each."""
+    bench = write_cohort(tmp_path / "bench")
+    planted = pd.read_csv(bench / "truth" / "truth.tsv", sep="\t", dtype=str, keep_default_na=False)
+    planted[planted["condition"] != "none"].to_csv(bench / "truth" / "truth.tsv", sep="\t", index=False)
+    maps = write_maps(tmp_path / "maps", bench, sees=True)
+    table = pd.read_csv(maps / "subjects.tsv", sep="\t", dtype=str)
+    again = table[table["role"] == "test"].head(5).assign(session="2")
+    again["key"] = again["key"].str.replace("ses-1", "ses-2")
+    patient = table.head(1).assign(subject="ill", key="sub-ill_ses-1", role="evaluation")
+    pd.concat([table, again, patient]).to_csv(maps / "subjects.tsv", sep="\t", index=False)
+    (opened,) = open_maps([maps], open_truth(bench))
+    assert opened.subjects["condition"].value_counts().to_dict() == {"none": 44, "ad": 24, "null": 16, "lesion": 10}
+    assert len(opened.test_controls) == 24
+    assert not opened.subjects["key"].str.contains("ses-2|ill").any()
+    out = Evaluate(maps=maps, truth=bench, out=tmp_path / "out", bootstrap=100).run()
+    for name in ("voxels", "regions", "detection"):
+        first = pd.read_csv(folders["out"] / f"{name}.tsv", sep="\t", dtype={"severity": str})
+        second = pd.read_csv(out / f"{name}.tsv", sep="\t", dtype={"severity": str})
+        values = [name for name in ("auroc", "auc") if name in first]
+        expected = first[first["maps"] == "vae"][values].reset_index(drop=True)
+        pd.testing.assert_frame_equal(second[values], expected)
 
 
 def test_wrong_inputs_are_sentences(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -12,12 +12,15 @@ from gen3d.cli import main
 DEBUG = Path(__file__).parents[2] / "configs" / "debug"
 ORDER = (
     "simulate",
+    "train_restorer",
     "train_vae",
     "train_pca",
     "train_voxelwise",
     "encode",
     "reconstruct",
     "anomaly",
+    "change",
+    "export",
     "evaluate",
     "report",
 )

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from gen3d.data.manifest import Split
+from gen3d.data.volume import store
 from gen3d.errors import UserError
 from gen3d.infer import compare as compare_module
 from gen3d.infer.anomaly import Anomaly
@@ -61,6 +62,17 @@ def test_planted_voxels_are_found_and_others_are_not(maps: Path, cohort: Path) -
     clusters = table(maps, "clusters").query("key == @key and channel == 'deformation'")
     assert clusters["region"].iloc[0] == PLANTED
     assert clusters["peak_z"].iloc[0] < -4
+    assert clusters["p_cluster"].iloc[0] == pytest.approx(1 / 22)
+
+
+def test_clusters_of_healthy_people_are_not_large_among_the_largest(maps: Path) -> None:
+    clusters, subjects = table(maps, "clusters"), table(maps, "subjects")
+    test = subjects.loc[subjects["role"] == "test", "key"]
+    smallest = clusters.groupby(["channel", "key"])["p_cluster"].min()
+    for channel in ("residual", "structural", "deformation"):
+        p = smallest[channel].reindex(test).fillna(1.0)
+        assert (p <= 0.1).mean() <= 0.34
+        assert p.min() >= 1 / 22 - 1e-6
 
 
 def test_people_in_whom_nothing_is_wrong(maps: Path) -> None:
@@ -105,12 +117,65 @@ def test_a_second_scan_of_a_calibration_person_is_judged_without_that_person(map
     assert again["percentile_residual"].between(0, 100).all()
 
 
+def test_a_planted_copy_is_judged_beside_its_base(cohort: Path, run: Path, maps: Path, tmp_path: Path) -> None:
+    """Two copies of a calibration scan: one unchanged, which gets the z of its base, one with a block taken out."""
+    subjects = table(maps, "subjects")
+    base = subjects[(subjects["role"] == "calibration") & (subjects["session"] == 1)].iloc[-1]["key"]
+    bench = tmp_path / "bench"
+    shutil.copytree(cohort, bench)
+    frame = pd.read_csv(bench / "manifest.tsv", sep="\t", dtype=str, keep_default_na=False)
+    row = frame[frame["key"] == base].iloc[0]
+    labels = np.asarray(nib.load(cohort / "regions.nii").dataobj)
+    rows = []
+    for session, effect in (("null", 0.0), ("lesion", EFFECT)):
+        key = f"sub-{row['subject']}_ses-{session}"
+        rows.append({**row, "session": session, "key": key, "role": "evaluation", "base": base})
+        for channel in ("t1w", "log_jacobian"):
+            image = nib.load(cohort / "volumes" / f"{base}_{channel}.nii")
+            store(bench / "volumes" / f"{key}_{channel}.nii", image.get_fdata() + effect * (labels == 2), image.affine)
+    pd.DataFrame(rows).to_csv(bench / "manifest.tsv", sep="\t", index=False)
+    record = json.loads((bench / "artefact.json").read_text())
+    (bench / "artefact.json").write_text(json.dumps({**record, "key": "bench"}))
+    found = anomaly(prepared=[cohort, bench], run=run, out=tmp_path / "maps", channels=["deformation"])
+    before, after = table(maps, "regions"), table(found, "regions")
+    before = before[before["channel"] == "deformation"].set_index(["key", "region"])
+    after = after.set_index(["key", "region"])
+    null, lesion = rows[0]["key"], rows[1]["key"]
+    for column in ("z", "p_conformal", "p_max"):
+        expected = before.loc[base, column].to_numpy()
+        np.testing.assert_allclose(after.loc[base, column], expected, rtol=1e-4)
+        np.testing.assert_allclose(after.loc[null, column], expected, rtol=2e-3, atol=2e-3)
+    assert after.loc[(lesion, "right block"), "z"] < after.loc[(base, "right block"), "z"] - 3
+    calibration = json.loads((found / "calibration.json").read_text())["deformation"]
+    assert (
+        calibration["num_controls"]
+        == json.loads((maps / "calibration.json").read_text())["deformation"]["num_controls"]
+    )
+    clusters = table(found, "clusters").set_index("key").loc[[lesion]]
+    assert clusters["p_cluster"].iloc[0] == pytest.approx(1 / calibration["num_controls"])
+
+
 def test_cross_fitting_calibrates_on_train_people_too(cohort: Path, tmp_path: Path) -> None:
     folder = anomaly(prepared=cohort, run=fit(cohort, tmp_path / "run", cross_fit=4), out=tmp_path / "maps")
     calibration = json.loads((folder / "calibration.json").read_text())
     assert calibration["residual"]["num_controls"] == 36
     assert calibration["residual"]["columns"] == ["intercept"]
     assert 0.035 < calibration["residual"]["test"]["share_beyond_1.96"] < 0.07
+
+
+def test_calibration_people_who_were_trained_on_calibrate_nobody(
+    cohort: Path, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mixed = tmp_path / "mixed"
+    shutil.copytree(cohort, mixed)
+    frame = pd.read_csv(mixed / "manifest.tsv", sep="\t", dtype=str, keep_default_na=False)
+    trained = frame.loc[frame["role"] == "train", "subject"].unique()[:2]
+    frame.loc[frame["subject"].isin(trained), "role"] = "calibration"
+    frame.to_csv(mixed / "manifest.tsv", sep="\t", index=False)
+    folder = anomaly(prepared=mixed, run=run, out=tmp_path / "maps", channels=["deformation"])
+    assert json.loads((folder / "calibration.json").read_text())["deformation"]["num_controls"] == 21
+    assert not set(trained) & set(table(folder, "subjects")["subject"])
+    assert f"{', '.join(trained)}: 2 people with role calibration were learned from" in capfd.readouterr().err
 
 
 def test_a_site_without_controls_gets_no_map_but_a_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +186,10 @@ def test_a_site_without_controls_gets_no_map_but_a_sentence(tmp_path: Path, capf
     assert far["score_residual"].isna().all()
     assert far["flags"].str.contains("no z map").all()
     assert not list((folder / "maps").glob(f"{far['key'].iloc[0]}*"))
-    assert "site far: 2 scans get no z map" in capfd.readouterr().err
+    assert (
+        "2 scans get no z map: site far has no calibration control of its own and 3 are needed"
+        in capfd.readouterr().err
+    )
 
 
 def test_age_outside_the_calibrated_range_is_flagged(tmp_path: Path, cohort: Path, run: Path) -> None:

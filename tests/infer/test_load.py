@@ -74,18 +74,33 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
     return load_run(write_run(tmp_path / "run", request.param))
 
 
-def test_expectation_is_the_mean_over_the_members_that_never_saw_the_person(run: Run) -> None:
+def test_everybody_is_judged_by_as_many_members_as_the_people_who_calibrate(run: Run) -> None:
     covariates = run.covariates_of([50.0], ["F"], ["x"])[0]
     volume = volume_of()
     inputs = (torch.from_numpy(volume)[None], torch.from_numpy(covariates)[None])
     alone = [member.expect(*inputs).mean[0].numpy() for member in run.members]
     for subject, blind in (("a", [1]), ("c", [0]), ("new", [0, 1, 2])):
         assert run.blind_members(subject) == blind
+        (judge,) = run.judges(subject)
+        assert judge in blind
         result = run.expect(volume, subject, covariates)
         assert result is not None
-        assert np.allclose(result[0], np.mean([alone[index] for index in blind], axis=0), atol=1e-6)
+        assert np.allclose(result[0], alone[judge], atol=1e-6)
         assert result[0].dtype == np.float32
         assert (result[0][:, 0] == 0).all()
+
+
+def test_people_from_outside_are_shared_out_over_the_members(run: Run) -> None:
+    judges = [run.judges(f"new{number}")[0] for number in range(60)]
+    assert set(judges) == {0, 1, 2}
+    assert judges == [run.judges(f"new{number}")[0] for number in range(60)]
+
+
+def test_members_that_saw_the_same_people_judge_together(tmp_path: Path) -> None:
+    run = load_run(write_run(tmp_path / "run", VAE))
+    ensemble = Run(**{**vars(run), "subjects": {index: {subject_hash("a"): "train"} for index in range(3)}})
+    assert ensemble.judges("new") == [0, 1, 2]
+    assert ensemble.judges("a") == []
 
 
 def test_a_person_seen_by_every_member_gets_none(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from gen3d.data.plan import plan_grid
 from gen3d.errors import UserError
-from gen3d.infer.native import read_native_space, write_native
+from gen3d.infer.native import inverse_of, read_native_space, undeformed, write_native
+from gen3d.maths.deformation import exponential, identity_grid, random_velocity
 
 
 def test_a_map_returns_to_the_place_it_came_from(tmp_path: Path) -> None:
@@ -40,6 +41,30 @@ def test_a_map_returns_to_the_place_it_came_from(tmp_path: Path) -> None:
     weights = np.clip(data - 0.5, 0, None)
     centre = np.array([np.average(axis, weights=weights) for axis in np.indices(data.shape)] + [1.0])
     np.testing.assert_allclose(image.affine @ centre, template_to_scan @ point, atol=0.5)
+
+
+@pytest.mark.parametrize("centre", [(15, 20, 18), (22, 26, 14), (12, 15, 22)])
+def test_a_map_of_the_template_lands_where_the_deformation_says(centre: tuple[int, int, int]) -> None:
+    """phi takes the template's voxel x to x + u(x): a blob at x must be seen there, not at x."""
+    shape = (36, 44, 36)
+    velocity = random_velocity(shape, 5.0, 3.0, np.random.default_rng(4), np.ones(shape, dtype=bool))
+    displacement = exponential(velocity)
+    grid = identity_grid(shape)
+    blob = np.exp(-sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)) / (2 * 1.5**2)).astype(np.float32)
+    moved = undeformed(blob, inverse_of(displacement))
+    weights = np.clip(moved - 0.5 * moved.max(), 0, None)
+    found = np.array([np.average(axis, weights=weights) for axis in grid])
+    expected = np.array(centre) + displacement[(slice(None), *centre)]
+    assert np.linalg.norm(expected - centre) > 1.5  # leaving the map where it is would be wrong by this much
+    assert np.linalg.norm(found - expected) < 0.5
+
+
+def test_labels_of_the_template_keep_their_numbers() -> None:
+    shape = (24, 24, 24)
+    displacement = exponential(random_velocity(shape, 4.0, 1.5, np.random.default_rng(0), np.ones(shape, dtype=bool)))
+    labels = np.zeros(shape, dtype=np.float32)
+    labels[6:12, 6:18, 6:18], labels[12:18, 6:18, 6:18] = 3, 7
+    assert set(np.unique(undeformed(labels, inverse_of(displacement), order=0))) == {0, 3, 7}
 
 
 def test_simulated_scans_have_no_native_space(tmp_path: Path) -> None:

@@ -81,11 +81,7 @@ def test_small_and_unknown_sites() -> None:
     sites[40:] = ["tiny", "tiny"]
     design = Design.fit(ages, sexes, sites)
     assert design.sites == ("A", "B")
-    assert design.known_site("tiny")
-    assert design.known_site("A")
-    assert not design.known_site("Z")
-    flags = design.flags([40, 40, 40], ["F", "F", "M"], ["A", "tiny", "Z"])
-    assert flags == [
+    assert [design.site_flag(site) for site in ("A", "tiny", "Z")] == [
         "",
         "site tiny has only 2 calibration controls and no term of its own",
         "site Z has no calibration controls",
@@ -93,10 +89,23 @@ def test_small_and_unknown_sites() -> None:
     assert design.matrix([40], ["M"], ["Z"])[0, -1] == 0
 
 
+def test_a_site_of_two_can_be_given_a_term() -> None:
+    ages, sexes, sites = people(42)
+    sites[40:] = ["tiny", "tiny"]
+    design = Design.fit(ages, sexes, sites, min_site=2)
+    assert design.sites == ("A", "B", "tiny")
+    assert design.site_flag("tiny") == ""
+
+
+def test_without_a_site_term_every_site_is_doubtful() -> None:
+    design = Design.fit(*people(60), terms=("age",))
+    assert design.site_flag("A") == "differences between sites are not in the model"
+
+
 def test_ages_outside_and_missing_values_are_flagged_and_filled() -> None:
     ages, sexes, sites = people(60)
     design = Design.fit(ages, sexes, sites)
-    flags = design.flags([93, float("nan"), 18.0, 80.0], ["F", None, "M", ""], ["A", "B", "A", "A"])
+    flags = design.flags([93, float("nan"), 18.0, 80.0], ["F", None, "M", ""])
     assert flags[0] == "age 93 outside the calibrated 18 to 80 years"
     assert "age is missing" in flags[1]
     assert "sex is missing" in flags[1]
@@ -112,7 +121,8 @@ def test_json_round_trip_also_with_unknown_ages() -> None:
         again = Design.from_dict(json.loads(json.dumps(design.to_dict(), allow_nan=False)))
         np.testing.assert_array_equal(again.matrix([44], ["F"], ["B"]), design.matrix([44], ["F"], ["B"]))
         assert again.to_dict() == design.to_dict()
-        assert again.flags([99], ["F"], ["Q"]) == design.flags([99], ["F"], ["Q"])
+        assert again.flags([99], ["F"]) == design.flags([99], ["F"])
+        assert again.site_flag("Q") == design.site_flag("Q")
 
 
 def test_wrong_inputs_are_sentences() -> None:

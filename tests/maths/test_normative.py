@@ -93,6 +93,33 @@ def test_held_out_z_equals_brute_force_refits(fwhm_voxels: float) -> None:
         np.testing.assert_allclose(fast[person], slow, rtol=2e-4, atol=2e-4)
 
 
+def test_held_out_z_with_scales_equals_brute_force_refits() -> None:
+    """Three groups of people whose scale is known differently without each person."""
+    rng = np.random.default_rng(0)
+    mask = np.ones((6, 7, 8), dtype=bool)
+    values = 5 + rng.standard_normal((15, mask.size))
+    design, groups = design_of(15, 3, rng), np.arange(15) % 3
+    scales = rng.uniform(0.6, 1.8, (15, 3))
+    fast = held_out_z(values, design, mask, 1.5, groups, scales)
+    for person in range(15):
+        others = np.arange(15) != person
+        model = fit_normative(values[others], design[others], mask, 1.5, scales[person][groups[others]])
+        slow = z_scores(model, values[[person]], design[[person]], scales[[person], groups[person]])[0]
+        np.testing.assert_allclose(fast[person], slow, rtol=2e-4, atol=2e-4)
+
+
+def test_scales_are_weights_and_units() -> None:
+    """A person with three times the scale counts a ninth as much, and needs three times the deviation."""
+    values = np.random.default_rng(1).standard_normal((20, 3000)) * np.repeat([1.0, 3.0], 10)[:, None]
+    scale = np.repeat([1.0, 3.0], 10)
+    model = fit_normative(values, np.ones((20, 1)), scale=scale)
+    np.testing.assert_allclose(model.coefficients[0], np.average(values, axis=0, weights=scale**-2), atol=1e-6)
+    new = np.random.default_rng(2).standard_normal((40, 3000)) * np.repeat([1.0, 3.0], 20)[:, None]
+    z = z_scores(model, new, np.ones((40, 1)), np.repeat([1.0, 3.0], 20))
+    assert np.mean(np.abs(z[:20]) > 1.96) == pytest.approx(0.05, abs=0.006)
+    assert np.mean(np.abs(z[20:]) > 1.96) == pytest.approx(0.05, abs=0.006)
+
+
 def test_covariate_effects_are_removed() -> None:
     rng = np.random.default_rng(1)
     ages = rng.uniform(-3, 3, 60)
@@ -204,3 +231,14 @@ def test_inputs_that_cannot_be_fitted_are_refused() -> None:
         held_out_z(rng.standard_normal((9, 10)), alone)
     with pytest.raises(ValueError, match="NaN"):
         fit_normative(np.full((9, 10), np.nan), np.ones((9, 1)))
+
+
+def test_a_floor_on_the_variance_shrinks_z_where_controls_hardly_vary() -> None:
+    rng = np.random.default_rng(3)
+    values = rng.standard_normal((20, 400)) * np.where(np.arange(400) < 300, 0.01, 2.0)
+    plain = fit_normative(values, np.ones((20, 1)))
+    floored = plain.with_floor(1.0)
+    typical = np.sqrt(np.mean(np.square(plain.sd)))
+    assert floored.sd.min() == pytest.approx(typical, rel=1e-5)
+    assert np.array_equal(floored.sd[plain.sd > typical], plain.sd[plain.sd > typical])
+    assert plain.with_floor(0.0) is plain

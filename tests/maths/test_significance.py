@@ -16,6 +16,7 @@ from gen3d.maths.normative import (
     p_values,
     percentile,
 )
+from gen3d.maths.significance import conformal_p_columns, largest_cluster
 
 
 def test_p_values_are_two_sided() -> None:
@@ -86,3 +87,23 @@ def test_burden_is_the_mean_of_the_top_share() -> None:
 def test_percentile_counts_ties_half() -> None:
     np.testing.assert_allclose(percentile([0, 2, 5], [1, 2, 3, 4]), [0, 37.5, 100])
     assert np.isnan(percentile([1.0], [])).all()
+
+
+def test_conformal_p_of_columns_equals_that_of_each_column() -> None:
+    rng = np.random.default_rng(5)
+    reference, scores = rng.integers(0, 9, (25, 6)).astype(float), rng.integers(0, 9, 6).astype(float)
+    scores[2] = np.nan
+    expected = [conformal_p(reference[:, i], scores[i : i + 1])[0] for i in range(6)]
+    np.testing.assert_array_equal(conformal_p_columns(reference, scores), expected)
+
+
+def test_largest_cluster_takes_corners_and_keeps_signs_apart() -> None:
+    z = np.zeros((6, 6, 6))
+    z[0, 0, 0] = z[1, 1, 1] = z[2, 2, 2] = 4.0
+    z[3, 3, 3] = -4.0
+    z[5, 5, 4] = z[5, 5, 5] = -3.05
+    assert largest_cluster(z, 3.1) == 3
+    assert largest_cluster(-z, 3.1) == 3
+    assert largest_cluster(z, 3.0) == 3
+    assert largest_cluster(z, 4.5) == 0
+    assert largest_cluster(z, 3.1) == clusters(np.abs(z) > 3.1, z, 1, np.eye(4))[0].num_voxels

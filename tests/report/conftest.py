@@ -19,5 +19,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="session")
 def report(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a report of everything in the world."""
-    names = ("latents", "maps/vae", "prepared", "evaluation", "maps/pca", "reconstructed", "runs/pca", "runs/vae")
+    names = (
+        "latents",
+        "maps/vae",
+        "prepared",
+        "evaluation",
+        "maps/pca",
+        "reconstructed",
+        "runs/pca",
+        "runs/vae",
+        "change",
+    )
     return Report(inputs=tuple(world[name] for name in names), out=tmp_path_factory.mktemp("out") / "report").run()

@@ -74,6 +74,7 @@ def build(root: Path, spacing_mm: float = 4.0, seed: int = 0, models: tuple[str,
     for model in models:
         _run(world, model, generator)
         _maps(world, model, generator)
+    _change(world, models[0], generator)
     _latents(world, models[0], generator)
     _reconstructed(world, models[0], generator)
     _evaluation(world, models)
@@ -220,7 +221,9 @@ def _maps(world: World, model: str, generator: np.random.Generator) -> None:
                 write_nifti(folder / "maps" / f"{stem}_significant.nii.gz", significant.astype(np.uint8), plan.matrix)
             if significant.any() and person["role"] == "evaluation":
                 volume_ml = float(significant.sum() * plan.spacing_mm**3 / 1000)
-                clusters.append((person["key"], channel, REGIONS[0], float(z.min()), volume_ml, -26.0, -20.0, -16.0))
+                clusters.append(
+                    (person["key"], channel, REGIONS[0], float(z.min()), volume_ml, -26.0, -20.0, -16.0, 0.0476)
+                )
             scores[f"score_{channel}"] = float(np.sort(np.abs(z[mask]))[-mask.sum() // 20 :].mean())
             scores[f"percentile_{channel}"] = float(generator.uniform(0, 100))
             scores[f"voxels_fdr_{channel}"] = int(significant.sum())
@@ -250,7 +253,9 @@ def _maps(world: World, model: str, generator: np.random.Generator) -> None:
     )
     _write(
         folder / "clusters.tsv",
-        pd.DataFrame(clusters, columns=["key", "channel", "region", "peak_z", "volume_ml", "x_mm", "y_mm", "z_mm"]),
+        pd.DataFrame(
+            clusters, columns=["key", "channel", "region", "peak_z", "volume_ml", "x_mm", "y_mm", "z_mm", "p_cluster"]
+        ),
     )
     write_json(folder / "calibration.json", {channel: _calibration(world) for channel in channels})
     write_record(folder, "anomaly", {"prepared": [world["prepared"]], "run": [world[f"runs/{model}"]]})
@@ -282,6 +287,46 @@ def _calibration(world: World) -> dict[str, Any]:
 def _write(path: Path, frame: pd.DataFrame) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     frame.to_csv(path, sep="\t", index=False, na_rep="n/a")
+
+
+def _change(world: World, model: str, generator: np.random.Generator) -> None:
+    """Three people with two scans each; the first lost 12 % of the left hippocampus."""
+    folder, rows = world["change"], []
+    for number in range(3):
+        for channel in CHANNELS:
+            for region in REGIONS:
+                lost = number == 0 and channel == "deformation" and region == REGIONS[0]
+                change = float(np.log(0.88)) if lost else float(generator.normal(0, 0.01))
+                z = -6.1 if lost else change / 0.01
+                percent = 100 * np.expm1(change) if channel == "deformation" else np.nan
+                p, q = (1e-9, 1e-8) if lost else (0.4, 0.8)
+                row = (
+                    f"L{number}",
+                    "1",
+                    "2",
+                    1.5,
+                    channel,
+                    region,
+                    0.01,
+                    0.01 + change,
+                    change,
+                    percent,
+                    change / 1.5,
+                    0.0,
+                )
+                rows.append((*row, z, p, q))
+    columns = (
+        "subject session_1 session_2 years channel region effect_1 effect_2 change change_percent change_per_year expected "
+        "z_change p q"
+    )
+    _write(folder / "change.tsv", pd.DataFrame(rows, columns=columns.split()))
+    retest = [(c, r, 12, 0.1, 0.012, 1.2, 0.06, 0.95, 0.9, 0.98, 3.4) for c in CHANNELS for r in REGIONS]
+    columns = (
+        "channel region num_pairs median_years sd_within sd_within_percent sd_between icc icc_low icc_high "
+        "smallest_reliable_change"
+    )
+    _write(folder / "retest.tsv", pd.DataFrame(retest, columns=columns.split()))
+    write_record(folder, "change", {"maps": [world[f"maps/{model}"]]})
 
 
 def _latents(world: World, model: str, generator: np.random.Generator) -> None:
@@ -333,7 +378,7 @@ def _span(name: str, value: float, half: float = 0.05) -> dict[str, float]:
 
 def _evaluation(world: World, models: tuple[str, ...]) -> None:
     folder = world["evaluation"]
-    voxels, regions, detection, differences, null = [], [], [], [], []
+    voxels, regions, detection, differences, null, by_region = [], [], [], [], [], []
     for place, model in enumerate(models):
         gain = 0.03 * place
         for condition, channel, auprc in (
@@ -370,6 +415,7 @@ def _evaluation(world: World, models: tuple[str, ...]) -> None:
         for region, true in (
             ("left hippocampus", -23.7),
             ("right hippocampus", -22.1),
+            ("hippocampus (both)", -22.9),
             ("left lateral ventricle", 31.0),
         ):
             row = {
@@ -391,6 +437,15 @@ def _evaluation(world: World, models: tuple[str, ...]) -> None:
                 | _span("spearman", 0.5)
                 | _span("bias_percent", 9.0)
             )
+            if place:
+                other = {
+                    "maps": model,
+                    "minus": models[0],
+                    "channel": "deformation",
+                    "condition": "AD",
+                    "region": region,
+                }
+                by_region.append(other | {"true_percent": true, "num": 7} | _span("auc", gain / 2, 0.04))
         for score in ("largest region deformation", "burden residual", "latent deviation"):
             for severity, level in (("all", 0.6), ("0.2", 0.2), ("0.6", 0.6), ("1", 1.0)):
                 row = {
@@ -417,6 +472,7 @@ def _evaluation(world: World, models: tuple[str, ...]) -> None:
         "voxels": voxels,
         "differences": differences,
         "regions": regions,
+        "region_differences": by_region,
         "detection": detection,
         "calibration": null,
         "profiles": [],

@@ -14,7 +14,10 @@ import pytest
 
 from gen3d.errors import UserError
 from gen3d.report import wording
+from gen3d.report.context import Context
 from gen3d.report.report import SECTIONS, Report
+from gen3d.report.sections import summary
+from gen3d.report.sources import open_sources
 from tests.report.folders import PATIENTS, ROLES, World
 
 
@@ -157,9 +160,20 @@ def test_the_first_sentences_name_the_winner(page: Page, metrics: dict[str, Any]
     assert (lesion["model"], lesion["channel"], lesion["measure"]) == ("PCA", "residual", "auprc")
     assert lesion["value"]["value"] == pytest.approx(0.442)
     assert (loss["model"], loss["channel"], loss["measure"]) == ("PCA", "deformation", "auc")
-    assert "AUC of left hippocampus (\N{MINUS SIGN}23.7 % planted) 0.92 [0.86, 0.97]; beside it VAE 0.90" in page.text
+    assert (
+        "AUC of both sides of hippocampus (\N{MINUS SIGN}22.9 % planted) 0.92 [0.86, 0.97]; beside it VAE 0.90"
+        in page.text
+    )
     assert "AUC of left lateral ventricle (+31.0 % planted)" in page.text
-    assert "the network is behind within the intervals on volume loss in AD, volume gain in AD and lesion." in page.text
+    lead = next(words for words in page.words if "located best" in words)
+    assert lead.startswith(
+        "Lesions are located best by PCA in T1w intensity (lesion: AUPRC 0.44 [0.39, 0.49]); atrophy"
+    )
+    assert "atrophy is seen best by PCA in local volume (AD: AUC of both sides of hippocampus" in lead
+    assert "on lesion, VAE is behind PCA (paired difference in AUPRC \N{MINUS SIGN}0.030 [" in lead
+    minus = "\N{MINUS SIGN}"
+    wanted = f"on volume loss in AD, VAE cannot be told from PCA (paired difference in AUC {minus}0.015 [{minus}0.055, 0.025])"
+    assert wanted in lead
     assert "PCA is better than VAE (paired difference in AUPRC 0.030 [0.010, 0.050])" in page.text
     assert "0.44 [0.39, 0.49]" in page.text
 
@@ -176,6 +190,48 @@ def test_people_are_shown_with_their_regions(world: World, page: Page, metrics: 
     assert person["regions"][0]["region"] == strongest["region"]
     assert f"{abs(strongest['effect_percent']):.0f} % " in page.text
     assert wording.number(float(strongest["z"]), 1, signed=True) in page.text
+
+
+def test_every_model_that_is_no_baseline_is_a_network(world: World, tmp_path: Path) -> None:
+    """A kind of model that the report has never heard of is measured against PCA like any network."""
+    run, maps, evaluation = tmp_path / "restorer", world["maps/vae"], world["evaluation"]
+    shutil.copytree(world["runs/vae"], run)
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("kind: vae", "kind: restorer"))
+    sources = open_sources((run, maps, world["runs/pca"], world["maps/pca"], evaluation))
+    found = summary.section(Context(sources, subjects_shown=0, seed=0))
+    assert found is not None
+    assert "on lesion, Restorer is behind PCA" in found.blocks[0].text
+
+
+def test_clusters_are_said_with_their_rank_among_controls(page: Page) -> None:
+    assert "by size among the largest clusters of the controls, p 0.048." in page.text.replace(
+        "\N{NO-BREAK SPACE}", " "
+    )
+    assert "Clusters of voxels with |z| above 3.1" in page.text
+
+
+def test_change_between_sessions(page: Page, metrics: dict[str, Any]) -> None:
+    found = metrics["change"]["VAE"]
+    lost = next(row for row in found["pairs"] if row["subject"] == "L0" and row["channel"] == "deformation")
+    assert (lost["num_changed"], lost["num_regions"]) == (1, 5)
+    assert lost["strongest"]["region"] == "left hippocampus"
+    assert all(row["num_changed"] == 0 for row in found["pairs"] if row is not lost)
+    agreement = {row["channel"]: row for row in found["agreement"]}
+    assert agreement["deformation"]["icc_quartiles"][1] == pytest.approx(0.95)
+    assert agreement["deformation"]["sd_within_quartiles"][1] == pytest.approx(100 * np.expm1(0.012))
+    assert "L0, session 1 to 2, 1.5 years" in page.text
+    assert "\N{MINUS SIGN}12.0 %" in page.text
+
+
+def test_a_person_stands_beside_the_range_of_the_other_controls(world: World, metrics: dict[str, Any]) -> None:
+    subjects = pd.read_csv(world["maps/vae"] / "subjects.tsv", sep="\t", dtype={"subject": str})
+    effects = pd.read_csv(world["maps/vae"] / "regions.tsv", sep="\t").merge(subjects[["key", "subject", "diagnosis"]])
+    for person in metrics["people"]["shown"]:
+        subject = subjects.set_index("key").at[person["key"], "subject"]
+        for row in person["regions"]:
+            chosen = (effects["channel"] == row["channel"]) & (effects["region"] == row["region"])
+            others = effects[chosen & (effects["diagnosis"] == "CN") & (effects["subject"] != subject)]["effect"]
+            assert row["controls_5_95"] == pytest.approx(np.percentile(others, [5, 95]).tolist(), rel=1e-3)
 
 
 def test_values_that_are_not_numbers_are_null(report: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,12 @@ from gen3d.report.folders import Maps
 
 QUANTILES = np.concatenate([[0.001, 0.0025, 0.005], np.linspace(0.01, 0.99, 99), [0.995, 0.9975, 0.999]])
 FEW = 19
+SHARES = np.linspace(0.0, 1.0, 101)
+LEVEL = 0.05
 
 
 def section(context: Context) -> Section | None:
-    """Table and quantile plots of z in held-out controls, per model and channel."""
+    """Table and quantile plots of z, and shares of conformal p, in controls used for nothing, per model and channel."""
     if not context.sources.maps:
         return None
     rows = [row for maps in context.sources.maps for row in null_figures(maps)]
@@ -36,10 +39,14 @@ def section(context: Context) -> Section | None:
     figure = _figure(context)
     if figure is not None:
         blocks.append(figure)
+    ranks = [row for maps in context.sources.maps for row in conformal_figures(maps)]
+    if ranks:
+        blocks.append(_rank_figure(ranks))
     described = [_description(maps) for maps in context.sources.maps if maps.calibration]
     if described:
         blocks.append(Details("Who calibrated, and which terms were in the model", [Text(text) for text in described]))
-    return Section("calibration", "Calibration", blocks, {"held_out_controls": rows})
+    numbers = [{name: row[name] for name in row if name != "by_person"} for row in ranks]
+    return Section("calibration", "Calibration", blocks, {"held_out_controls": rows, "conformal": numbers})
 
 
 def null_figures(maps: Maps) -> list[dict[str, Any]]:
@@ -69,6 +76,35 @@ def null_figures(maps: Maps) -> list[dict[str, Any]]:
                 else Interval(float(test["share_beyond_1.96"]), np.nan, np.nan, num),
                 "num_positive": positive,
                 "share_positive": wilson_interval(positive, num),
+            }
+        )
+    return rows
+
+
+def conformal_figures(maps: Maps) -> list[dict[str, Any]]:
+    """Per channel: the share of a test control's regions with conformal p at most 0, 1, ... 100 %, [people, 101].
+
+    `share_5_percent` is the mean at 5 % over people, with its interval; `expected_5_percent` what n controls allow, the
+    largest k / (n + 1) that is at most 5 %.
+    """
+    rows: list[dict[str, Any]] = []
+    regions = maps.regions[maps.regions["key"].isin(set(maps.reference["key"])) & maps.regions["p_conformal"].notna()]
+    for channel in maps.channels:
+        part = regions[regions["channel"] == channel]
+        people = [np.asarray(p, dtype=np.float64) for _, p in part.groupby("key", sort=True)["p_conformal"]]
+        if not people:
+            continue
+        by_person = np.array([(p[:, None] <= SHARES + 1e-12).mean(axis=0) for p in people])
+        num_steps = int(maps.calibration.get(channel, {}).get("num_controls", 0)) + 1
+        at_level = bootstrap_interval([float((p <= LEVEL + 1e-12).mean()) for p in people])
+        rows.append(
+            {
+                "model": maps.name,
+                "channel": channel,
+                "num_people": len(people),
+                "share_5_percent": at_level,
+                "expected_5_percent": math.floor(LEVEL * num_steps + 1e-9) / num_steps,
+                "by_person": by_person,
             }
         )
     return rows
@@ -125,19 +161,45 @@ def _figure(context: Context) -> Figure | None:
     columns = max(len(maps.channels) for maps in context.sources.maps)
     png, svg = charts.quantile_plots(panels, style.GROUP_COLOURS[0], columns)
     caption = (
-        "Quantiles of voxel z in held-out controls against those of the standard normal distribution. Each thin line "
-        "is a person, the thick one their "
-        "mean; on the dashed line z is exact. A person's own line may lie off it: whole brains differ, the group "
-        "should not."
+        "Quantiles of voxel z in test controls, whom neither the model nor the calibration used, against those of the "
+        "standard normal distribution. Each thin line is a person, the thick one their mean; on the dashed line z is "
+        "exact. A person's own line may lie off it: whole brains differ, the group should not."
     )
     return Figure(
         "calibration",
-        "Quantile plots of z in held-out controls.",
+        "Quantile plots of z in test controls.",
         caption,
         png,
         svg=svg,
         width_percent=min(100, 34 * columns),
     )
+
+
+def _rank_figure(rows: list[dict[str, Any]]) -> Figure:
+    """Cumulative shares of conformal p in test controls; on the diagonal p is exact."""
+    colour, percent = style.GROUP_COLOURS[0], 100.0 * SHARES
+    panels = {}
+    for row in rows:
+        shares = 100.0 * row["by_person"]
+        people = [charts.Curve(percent, person, "a person", colour, thin=True) for person in shares]
+        panels[f"{row['model']}: {wording.in_text(row['channel'])}"] = [
+            charts.Curve(percent, percent, "exact", style.INK, dashed=True),
+            *people,
+            charts.Curve(percent, shares.mean(axis=0), "mean", colour),
+        ]
+    png, svg = charts.curves(panels, "p at most (%)")
+    fives = "; ".join(
+        f"{row['model']}, {wording.in_text(row['channel'])} {wording.with_interval(row['share_5_percent'], 1, 100)} % "
+        f"(expected {wording.percent(row['expected_5_percent'])})"
+        for row in rows
+    )
+    caption = (
+        "Share of regions (%) whose conformal p is at most the value on the axis, in test controls, whom neither the "
+        "model nor the calibration used. Thin lines are people, the thick one their mean; on the dashed line p is "
+        "exact; it moves in steps of one over the number of controls plus one. Regions with p of at most 5 %, with the "
+        f"interval over people: {fives}."
+    )
+    return Figure("conformal", "Cumulative shares of conformal p in test controls.", caption, png, svg=svg)
 
 
 def _inside(maps: Maps, key: str, channel: str, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -149,7 +211,7 @@ def _inside(maps: Maps, key: str, channel: str, mask: NDArray[np.bool_]) -> NDAr
 
 
 def _description(maps: Maps) -> str:
-    record = next(iter(maps.calibration.values()))
+    channel, record = next(iter(maps.calibration.items()))
     if not isinstance(record, dict):
         return maps.name
     low, high = (record.get("age_range_years") or [None, None])[:2]
@@ -166,6 +228,16 @@ def _description(maps: Maps) -> str:
     text += f"; covariates: {wording.listed(columns)}." if columns else "; no covariates."
     for term, reason in (record.get("dropped") or {}).items():
         text += f" {wording.capital(str(term))} was left out: {reason}."
+    factors = record.get("site_variance") or {}
+    if len(factors) > 1:
+        listed = [
+            f"{name or 'no named site'} {entry['sd_factor']:.2f} ({entry['num_controls']})"
+            for name, entry in factors.items()
+        ]
+        text += (
+            f" Residual SD of each site relative to the average one, in {wording.in_text(channel)}, with the number of "
+            f"controls: {wording.listed(listed)}."
+        )
     resolution = record.get("conformal_resolution")
     if resolution is not None:
         text += f" The smallest conformal p that so many controls allow is {wording.probability(float(resolution))}."

@@ -16,7 +16,8 @@ from gen3d.report.scatter import range_strip
 
 LIMIT, THRESHOLD = 6.0, 2.5
 REGIONS_SHOWN = {"deformation": 6, "residual": 3, "structural": 2}
-WIDTH_INCHES, DOTS_PER_INCH = 4.1, 200
+WIDTH_INCHES, DOTS_PER_INCH, LIGHTBOX_DOTS_PER_INCH = 4.1, 200, 100
+ON_TEMPLATE = ("deformation",)  # channels whose maps live on the template's voxels, not in the aligned scan
 
 
 def section(context: Context) -> Section | None:
@@ -39,9 +40,9 @@ def section(context: Context) -> Section | None:
     reading = (
         f"Slices go through the strongest finding of each channel. Colour fades out below |z| = {THRESHOLD:g}; a dark "
         "line surrounds voxels that survive "
-        f"the false discovery rate of 5 %. {brain.CONVENTION} In the tables the grey band is the range of 95 % of "
-        "healthy people; a filled dot marks "
-        "q < 0.05 over the person's regions."
+        f"the false discovery rate of 5 %. {brain.CONVENTION} Local volume is drawn on the template, on whose voxels it "
+        "is measured. In the tables the grey band spans the 5th to the 95th percentile of the other controls and the dot "
+        "is this person, on a common scale per channel; a filled dot marks q < 0.05 over the person's regions."
     )
     return Section("people", "Individual people", [Text(text), Text(reading, "note"), *cards], {"shown": numbers})
 
@@ -78,20 +79,18 @@ def _card(context: Context, maps: Maps, key: str) -> tuple[Card, dict[str, Any]]
     row = maps.row(key)
     regions = maps.regions[maps.regions["key"] == key]
     clusters = maps.clusters[maps.clusters["key"] == key]
-    blocks: list[Any] = [Text(_strongest_sentence(regions) + _cluster_sentence(clusters))]
+    blocks: list[Any] = [Text(_strongest_sentence(regions) + _size_sentence(regions) + _cluster_sentence(clusters))]
     if row.get("flags"):
         blocks.append(Text(f"Flagged: {row['flags']}.", "warning"))
-    figure = _figure(context, maps, key)
-    if figure is not None:
-        blocks.append(figure)
+    blocks += _figures(context, maps, key)
     standing = [item for item in _standing(maps, row) if np.isfinite(item["score"])]
     if standing:
         blocks.append(_standing_table(standing))
-    shown = _strongest(maps, regions)
+    shown = _strongest(maps, regions, str(row["subject"]))
     if shown:
         blocks.append(_region_table(shown))
     if len(clusters):
-        blocks.append(Details(f"Clusters ({len(clusters)})", [_cluster_table(clusters)]))
+        blocks.append(Details(f"Clusters ({len(clusters)})", [_cluster_table(clusters, maps.cluster_z)]))
     numbers = {"key": key, "scores": standing, "regions": shown}
     return Card(_title(row, key), _subtitle(row), blocks, identifier=f"person-{key}"), numbers
 
@@ -153,7 +152,7 @@ def _standing_table(standing: list[dict[str, Any]]) -> Table:
 
 def _strongest_sentence(regions: pd.DataFrame) -> str:
     """The strongest volume finding, or the strongest of any channel, in words."""
-    known = regions[regions["z"].notna()]
+    known = regions[regions["z"].notna() & (regions["channel"] != "size")]
     if not len(known):
         return "No z map was made for this person."
     local = known[known["channel"] == "deformation"]
@@ -173,23 +172,40 @@ def _strongest_sentence(regions: pd.DataFrame) -> str:
     )
 
 
+def _size_sentence(regions: pd.DataFrame) -> str:
+    """The size of the whole brain, which an affine alignment takes out of the regions; empty where it was not measured."""
+    whole = regions[
+        (regions["channel"] == "size") & regions["region"].str.startswith("whole brain") & regions["z"].notna()
+    ]
+    if not len(whole):
+        return ""
+    row = whole.iloc[0]
+    size = wording.number(float(row["effect_percent"]), 1, signed=True)
+    return f" Whole brain: {size} % (z {wording.number(float(row['z']), 1, signed=True)})."
+
+
 def _cluster_sentence(clusters: pd.DataFrame) -> str:
-    """The largest cluster of significant voxels, in words; empty without one."""
+    """The cluster that is rarest in controls, the largest of equals, in words; empty without one."""
     if not len(clusters):
         return ""
-    largest = clusters.iloc[int(clusters["volume_ml"].to_numpy().argmax())]
-    up, down = wording.directions(str(largest["channel"]))
+    row = clusters.sort_values(["p_cluster", "volume_ml"], ascending=[True, False], kind="stable").iloc[0]
+    up, down = wording.directions(str(row["channel"]))
+    rank = ""
+    if np.isfinite(row["p_cluster"]):
+        rank = f"; by size among the largest clusters of the controls, p {wording.probability(float(row['p_cluster']))}"
     return (
-        f" Largest cluster of voxels: {wording.number(float(largest['volume_ml']), 1)} ml in "
-        f"{wording.in_text(str(largest['channel']))}, {up if largest['peak_z'] > 0 else down}, peak "
-        f"z {wording.number(float(largest['peak_z']), 1, signed=True)} at {wording.region(str(largest['region']))}."
+        f" Rarest cluster of voxels: {wording.number(float(row['volume_ml']), 1)} ml in "
+        f"{wording.in_text(str(row['channel']))}, {up if row['peak_z'] > 0 else down}, peak "
+        f"z {wording.number(float(row['peak_z']), 1, signed=True)} at {wording.region(str(row['region']))}{rank}."
     )
 
 
-def _figure(context: Context, maps: Maps, key: str) -> Figure | None:
+def _figures(context: Context, maps: Maps, key: str) -> list[Any]:
+    """Three planes through the strongest finding of each channel and, folded away, a lightbox of every channel."""
     space = context.sources.space
-    anatomy, own = context.sources.anatomy(key)
-    strips = []
+    own_anatomy, own = context.sources.anatomy(key)
+    planes: list[brain.Strip] = []
+    boxes: list[brain.Strip] = []
     overlay = None
     for channel in maps.channels:
         z = maps.z(key, channel)
@@ -198,58 +214,85 @@ def _figure(context: Context, maps: Maps, key: str) -> Figure | None:
         significant = maps.significant(key, channel)
         overlay = brain.Overlay(np.where(space.mask, z, 0.0), LIMIT, THRESHOLD, significant)
         within = space.mask & significant if significant is not None and significant[space.mask].any() else space.mask
-        cuts = brain.three_planes(brain.peak(z, within, space))
-        strips.append(brain.Strip(wording.channel(channel), [brain.Tile(cut, anatomy, overlay) for cut in cuts]))
+        anatomy = context.sources.template_t1w if channel in ON_TEMPLATE else own_anatomy
+        for strips, cuts in (
+            (planes, brain.three_planes(brain.peak(z, within, space))),
+            (boxes, brain.lightbox(space)),
+        ):
+            strips.append(brain.Strip(wording.channel(channel), [brain.Tile(cut, anatomy, overlay) for cut in cuts]))
     if overlay is None:
-        return None
-    png = brain.draw(strips, space, (overlay, "z"), WIDTH_INCHES, DOTS_PER_INCH)
-    caption = (
-        f"z over {'the person' + chr(8217) + 's own T1w' if own else 'the template T1w'}, aligned to the template."
-    )
-    return Figure(f"person_{key}", f"Slices of the z maps of {key}, one row per channel.", caption, png)
+        return []
+    where = "the person\N{RIGHT SINGLE QUOTATION MARK}s own T1w" if own else "the template T1w"
+    where += ", local volume over the template" if own and set(maps.channels) & set(ON_TEMPLATE) else ""
+    png = brain.draw(planes, space, (overlay, "z"), WIDTH_INCHES, DOTS_PER_INCH)
+    box = brain.draw(boxes, space, (overlay, "z"), dpi=LIGHTBOX_DOTS_PER_INCH)
+    alt = f"Slices of the z maps of {key}, one row per channel."
+    caption = f"z over {where}, aligned to the template."
+    lightbox = Figure(f"lightbox_{key}", f"Lightbox: {alt}", f"{caption} Eight fixed slices.", box)
+    return [Figure(f"person_{key}", alt, caption, png), Details("Lightbox", [lightbox], printed=False)]
 
 
-def _strongest(maps: Maps, regions: pd.DataFrame) -> list[dict[str, Any]]:
+def _strongest(maps: Maps, regions: pd.DataFrame, subject: str) -> list[dict[str, Any]]:
+    """The regions with the largest |z| of each channel, with the range of the controls."""
     found = []
     for channel in maps.channels:
         part = regions[(regions["channel"] == channel) & regions["z"].notna()]
         order = part["z"].abs().sort_values(ascending=False, kind="stable").index[: REGIONS_SHOWN.get(channel, 3)]
-        found += records(part.loc[order].drop(columns=["key"]))
+        for row in records(part.loc[order].drop(columns=["key"])):
+            found.append(row | {"controls_5_95": maps.control_range(subject, channel, str(row["region"]))})
     return found
 
 
 def _region_table(rows: list[dict[str, Any]]) -> Table:
     cells: list[list[Cell]] = []
     for channel in dict.fromkeys(str(row["channel"]) for row in rows):
-        cells.append([wording.channel(channel)])
-        cells += [
-            [
-                wording.region(str(row["region"])),
-                wording.effect(channel, float(row["effect"]), float(row["effect_percent"])),
-                range_strip(float(row["z"]), bool(row["q"] < 0.05), f"z {row['z']:.1f} on a scale from -6 to 6"),
-                wording.number(float(row["z"]), 1, signed=True),
-                wording.probability(float(row["p_conformal"])),
-                wording.probability(float(row["q"])),
-            ]
-            for row in rows
-            if row["channel"] == channel
-        ]
-    header = ["Region", "Effect", "Normative range", "z", "p", "q"]
+        own = [row for row in rows if row["channel"] == channel]
+        reach = 1.05 * max(
+            abs(wording.effect_scale(channel, float(value))) for row in own for value in (row["effect"], *_band(row))
+        )
+        scale = wording.effect_reach(channel, reach)
+        cells.append([f"{wording.channel(channel)} (scale \N{MINUS SIGN}{scale} to +{scale})"])
+        cells += [_region_cells(row, channel, reach) for row in own]
+    header = ["Region", "Effect", "Controls and this person", "z", "p", "q"]
     return Table(
         "The regions furthest from expectation; p is conformal, q over the person's regions.", header, cells, "lrcrrr"
     )
 
 
-def _cluster_table(clusters: pd.DataFrame) -> Table:
+def _band(row: dict[str, Any]) -> tuple[float, ...]:
+    return tuple(row["controls_5_95"] or ())
+
+
+def _region_cells(row: dict[str, Any], channel: str, reach: float) -> list[Cell]:
+    band = tuple(wording.effect_scale(channel, value) for value in _band(row))
+    value, z = wording.effect_scale(channel, float(row["effect"])), float(row["z"])
+    words = f"{value:.3g} on a scale to {reach:.3g}"
+    words += f", controls {band[0]:.3g} to {band[1]:.3g}" if band else ""
+    return [
+        wording.region(str(row["region"])),
+        wording.effect(channel, float(row["effect"]), float(row["effect_percent"])),
+        range_strip(value, (band[0], band[1]) if band else None, reach, z, bool(row["q"] < 0.05), words),
+        wording.number(z, 1, signed=True),
+        wording.probability(float(row["p_conformal"])),
+        wording.probability(float(row["q"])),
+    ]
+
+
+def _cluster_table(clusters: pd.DataFrame, threshold: float) -> Table:
     cells = [
         [
             wording.channel(str(row["channel"])),
             wording.region(str(row["region"])),
             wording.number(float(row["peak_z"]), 1, signed=True),
             wording.number(float(row["volume_ml"]), 1),
+            wording.probability(float(row["p_cluster"])),
             ", ".join(wording.number(float(row[f"{axis}_mm"]), 0) for axis in "xyz"),
         ]
         for _, row in clusters.iterrows()
     ]
-    header = ["Channel", "Region at the peak", "Peak z", "Volume (ml)", "Peak x, y, z (mm, MNI152)"]
-    return Table("Clusters of voxels that survive the false discovery rate, largest first.", header, cells, "llrrr")
+    header = ["Channel", "Region at the peak", "Peak z", "Volume (ml)", "p", "Peak x, y, z (mm, MNI152)"]
+    caption = (
+        f"Clusters of voxels with |z| above {threshold:g}, largest first; p ranks the size among the largest clusters of "
+        "the controls, which makes it family-wise over the brain."
+    )
+    return Table(caption, header, cells, "llrrrr")

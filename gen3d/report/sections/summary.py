@@ -12,9 +12,9 @@ from gen3d.report.blocks import Heading, Points, Section, Table, Text
 from gen3d.report.context import Context
 from gen3d.report.folders import NULL, Evaluation, Row, records
 from gen3d.report.sections import calibration, groups, scores, truth
-from gen3d.report.sources import KINDS
+from gen3d.report.sources import is_baseline
 
-FEWEST, FALSE_POSITIVE_PEOPLE = 3, 0.05
+FEWEST, FALSE_POSITIVE_PEOPLE, NUM_IN_LEAD = 3, 0.05, 3
 
 
 def section(context: Context) -> Section | None:
@@ -39,7 +39,7 @@ def section(context: Context) -> Section | None:
     parts = [(title, sentences) for title, sentences in parts if sentences]
     if not parts:
         return None
-    first = _plain(context, best) or [parts[0][1].pop(0)]
+    first = _plain(best) or [parts[0][1].pop(0)]
     blocks: list[Any] = [Text(text, "lead") for text in first]
     for title, sentences in parts:
         blocks += [Heading(title), Points(tuple(sentences))] if sentences else []
@@ -48,22 +48,44 @@ def section(context: Context) -> Section | None:
     return Section("summary", "Summary", blocks, numbers)
 
 
-def _plain(context: Context, best: list[Row]) -> list[str]:
-    """What was found, where it shows best, and how the network did, before any figure."""
+def _plain(best: list[Row]) -> list[str]:
+    """Which model and channel is best for lesions and which for atrophy, and how the network did against its baselines.
+
+    Only a few conditions of each kind; the sentences that follow name them all.
+    """
     if not best:
         return []
     text = []
     seen, unseen = [row for row in best if _is_found(row)], [row for row in best if not _is_found(row)]
-    if seen:
-        parts = [f"{_planted(row)} shows best in {wording.in_text(row['channel'])} ({row['model']})" for row in seen]
-        judged = ", judged where volume changed most" if any(row["direction"] for row in best) else ""
-        text.append(f"Of what was planted{judged}: {wording.listed(parts)}.")
+    focal = [row for row in seen if row["measure"] != "auc"][:NUM_IN_LEAD]
+    loss = [row for row in seen if row["direction"] == "loss"][:NUM_IN_LEAD]
+    parts = [
+        f"{what} best by {_winners(rows)}"
+        for what, rows in (("lesions are located", focal), ("atrophy is seen", loss))
+        if rows
+    ]
+    if parts:
+        text.append(f"{wording.capital('; '.join(parts))}.")
     if unseen:
         names = wording.listed([_planted(row) for row in unseen])
         are = "is" if len(unseen) == 1 else "are"
         text.append(f"{wording.capital(names)} {are} not told from chance by any model, judged in the same way.")
-    text += _network(seen)
-    return [" ".join(text)]
+    standing = [part for row in (*focal, *loss) if (part := _against_baseline(row))]
+    if standing:
+        text.append(f"Network against the best baseline: {'; '.join(standing)}.")
+    return [" ".join(text)] if text else []
+
+
+def _winners(rows: list[Row]) -> str:
+    """Models and channels that did best, each with the conditions in which they did."""
+    by_winner: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        measure = "AUPRC" if row["measure"] != "auc" else f"AUC of {row['what']}"
+        words = f"{wording.condition(row['condition'])}: {measure} {wording.with_interval(row['value'])}"
+        by_winner.setdefault((row["model"], row["channel"]), []).append(words)
+    return wording.listed(
+        [f"{model} in {wording.in_text(channel)} ({'; '.join(words)})" for (model, channel), words in by_winner.items()]
+    )
 
 
 def _planted(row: Row) -> str:
@@ -78,23 +100,24 @@ def _is_found(row: Row) -> bool:
     return bool(row["value"].low > chance)
 
 
-def _network(seen: list[Row]) -> list[str]:
-    """How the network stands against its baselines on what was found; nothing where there is no comparison."""
-    standing: dict[str, list[str]] = {}
-    for row in seen:
-        values = {row["model"]: row["value"]} | {other["model"]: other["value"] for other in row["others"]}
-        networks = [name for name in values if name.startswith(KINDS["vae"])]
-        baselines = [values[name] for name in values if name not in networks]
-        if not networks or not baselines:
-            continue
-        own, rival = (max(group, key=lambda i: i.value) for group in ([values[name] for name in networks], baselines))
-        apart = own.low > rival.high or rival.low > own.high
-        place = ("ahead" if own.value > rival.value else "behind") + (" clearly" if apart else " within the intervals")
-        standing.setdefault(place, []).append(_planted(row))
-    if not standing:
-        return []
-    parts = [f"{place} on {wording.listed(conditions)}" for place, conditions in standing.items()]
-    return [f"Against its baselines the network is {wording.listed(parts)}."]
+def _against_baseline(row: Row) -> str:
+    """How the best network of one condition stands against the best baseline, in the channel that shows it best."""
+    rows = [{"model": row["model"], "value": row["value"], "behind": None}, *row["others"]]
+    networks = [item for item in rows if not is_baseline(item["model"])]
+    baselines = [item for item in rows if is_baseline(item["model"])]
+    if not networks or not baselines:
+        return ""
+    own, rival = (max(group, key=lambda item: item["value"].value) for group in (networks, baselines))
+    first, second = (own, rival) if own["value"].value > rival["value"].value else (rival, own)
+    ahead, gap = first is own, second["behind"] if first["model"] == row["model"] else None
+    apart = gap.low > 0 if gap is not None else first["value"].low > second["value"].high
+    verdict = f"is {'ahead of' if ahead else 'behind'}" if apart else "cannot be told from"
+    measure = "AUC" if row["measure"] == "auc" else "AUPRC"
+    figures = f"{measure} {wording.with_interval(own['value'])} against {wording.with_interval(rival['value'])}"
+    if gap is not None:
+        signed = gap if ahead else Interval(-gap.value, -gap.high, -gap.low, gap.num)
+        figures = f"paired difference in {measure} {wording.with_interval(signed, 3)}"
+    return f"on {_planted(row)}, {own['model']} {verdict} {rival['model']} ({figures})"
 
 
 def _best_sentence(row: Row) -> str:

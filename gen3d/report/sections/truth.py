@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from gen3d.downstream.region_scoring import BOTH
 from gen3d.maths.stats import Interval
 from gen3d.report import charts, wording
 from gen3d.report.blocks import Details, Figure, Heading, Section, Table, Text
@@ -14,6 +15,7 @@ from gen3d.report.context import Context
 from gen3d.report.folders import NULL, Evaluation, Row, records
 
 ALL, HEALTHY = "all", "none"
+ALIKE = 0.8  # both sides are judged as one where their mean change is at least this share of the more changed side's
 NUM_SHRUNK, NUM_ENLARGED = 7, 3
 SEVERITY_SCORES = {
     "largest region deformation": "strongest region, local volume",
@@ -33,7 +35,7 @@ def section(context: Context) -> Section | None:
         blocks += _of_one(context, evaluation)
         numbers[evaluation.name] = {"best": best_by_condition(context, evaluation)} | {
             name: records(table(evaluation, name))
-            for name in ("voxels", "differences", "regions", "detection", "calibration")
+            for name in ("voxels", "differences", "regions", "region_differences", "detection", "calibration")
         }
     return Section("truth", "Against planted truth", blocks, numbers)
 
@@ -96,17 +98,34 @@ def best_by_condition(context: Context, evaluation: Evaluation) -> list[Row]:
     and of the most enlarged one (gain); the others, such as focal lesions, by voxel AUPRC (`direction` "").
     """
     names = model_names(context, evaluation)
+    differences = {"auprc": table(evaluation, "differences"), "auc": table(evaluation, "region_differences")}
     found = []
     for condition in (str(name) for name in evaluation.metrics.get("conditions") or {} if name not in (NULL, HEALTHY)):
         for direction, measure, words, candidates in _candidates(evaluation, condition):
             rows = [row for row in candidates if math.isfinite(interval(row, measure).value)]
             if rows:
                 judged = {"condition": condition, "direction": direction, "measure": measure, "what": words}
-                found.append(judged | _best_of(rows, measure, names))
+                found.append(judged | _best_of(rows, measure, names, differences[measure]))
     return found
 
 
-def _best_of(rows: list[Row], measure: str, names: dict[str, str]) -> Row:
+def paired(differences: pd.DataFrame, first: Row, second: Row, measure: str) -> Interval | None:
+    """`first` minus `second`, rows of one condition and channel, over the same people; None where it was not measured."""
+    if measure not in differences.columns:
+        return None
+    for row in records(differences):
+        if any(row.get(name) != first.get(name) for name in ("condition", "channel", "region")):
+            continue
+        gap = interval(row, measure)
+        if (row["maps"], row["minus"]) == (first["maps"], second["maps"]):
+            return gap
+        if (row["maps"], row["minus"]) == (second["maps"], first["maps"]):
+            return Interval(-gap.value, -gap.high, -gap.low, gap.num)
+    return None
+
+
+def _best_of(rows: list[Row], measure: str, names: dict[str, str], differences: pd.DataFrame) -> Row:
+    """The best row, and the others in its channel with how far they are behind it, paired over scans where known."""
     best = max(rows, key=lambda row: interval(row, measure).value)
     others = [row for row in rows if row["channel"] == best["channel"] and row["maps"] != best["maps"]]
     return {
@@ -117,7 +136,12 @@ def _best_of(rows: list[Row], measure: str, names: dict[str, str]) -> Row:
         "prevalence": best.get("prevalence"),
         "num_candidates": len(rows),
         "others": [
-            {"model": names.get(str(row["maps"]), str(row["maps"])), "value": interval(row, measure)} for row in others
+            {
+                "model": names.get(str(row["maps"]), str(row["maps"])),
+                "value": interval(row, measure),
+                "behind": paired(differences, best, row, measure),
+            }
+            for row in others
         ],
     }
 
@@ -131,7 +155,7 @@ def _candidates(evaluation: Evaluation, condition: str) -> list[tuple[str, str, 
         return [("", "auprc", "voxels", records(chosen))]
     found = []
     true = changed.groupby("region")["true_percent"].mean()
-    for direction, region in (("loss", str(true.idxmin())), ("gain", str(true.idxmax()))):
+    for direction, region in (("loss", _judged(true, str(true.idxmin()))), ("gain", _judged(true, str(true.idxmax())))):
         planted = float(true[region])
         if (planted < 0) == (direction == "loss"):
             words = f"{wording.region(region)} ({wording.number(planted, 1, signed=True)} % planted)"
@@ -221,11 +245,19 @@ def _region_tables(regions: pd.DataFrame, names: dict[str, str]) -> list[Any]:
     return blocks
 
 
+def _judged(true: pd.Series, region: str) -> str:
+    """A region, or both sides of its structure together where both changed about alike (`true` by region, percent)."""
+    both = region.removeprefix("left ").removeprefix("right ").removesuffix(BOTH) + BOTH
+    return both if both in true.index and abs(true[both]) >= ALIKE * abs(true[region]) else region
+
+
 def _most_changed(part: pd.DataFrame) -> list[str]:
-    """Regions by mean true change: the most shrunk ones, then the most enlarged ones."""
-    true = part.groupby("region")["true_percent"].mean().sort_values(kind="stable")
-    shrunk, enlarged = true[true < 0].index[:NUM_SHRUNK], true[true > 0].index[::-1][:NUM_ENLARGED]
-    return [str(region) for region in (*shrunk, *enlarged)]
+    """Regions by mean true change, the most shrunk ones, then the most enlarged ones; alike sides stand as one."""
+    true = part.groupby("region")["true_percent"].mean()
+    single = true[[not str(region).endswith(BOTH) for region in true.index]].sort_values(kind="stable")
+    shrunk = list(dict.fromkeys(_judged(true, str(region)) for region in single[single < 0].index))
+    enlarged = list(dict.fromkeys(_judged(true, str(region)) for region in single[single > 0].index[::-1]))
+    return [*shrunk[:NUM_SHRUNK], *enlarged[:NUM_ENLARGED]]
 
 
 def _region_row(row: Row, names: dict[str, str]) -> list[str]:

@@ -1,0 +1,314 @@
+"""`gen3d change`: what changed between two scans of one person, beyond what differs between scans of the unchanged."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+
+from gen3d.artefact import begin, read
+from gen3d.config import Folder, Verb
+from gen3d.data.manifest import FILE, is_twin, read_manifest
+from gen3d.errors import UserError
+from gen3d.infer.change_picture import draw_change
+from gen3d.infer.tables import LOG_VOLUMES, write_table
+from gen3d.maths.reliability import MIN_YEARS, RetestNoise, fit_retest, icc, reliable_change, within_person_sd
+from gen3d.maths.significance import fdr_adjust, p_values
+from gen3d.progress import say, track, warn
+
+CONTROL_ROLES = ("train", "calibration", "test")
+MIN_AGREEMENT = 3  # pairs; fewer give no intraclass correlation
+COLUMNS = (
+    "subject", "session_1", "session_2", "years", "channel", "region", "effect_1", "effect_2", "change", "change_percent",
+    "change_per_year", "expected", "z_change", "p", "q",
+)  # fmt: skip
+RETEST_COLUMNS = (
+    "channel", "region", "num_pairs", "median_years", "sd_within", "sd_within_percent", "sd_between", "icc", "icc_low",
+    "icc_high", "smallest_reliable_change",
+)  # fmt: skip
+
+Floats = NDArray[np.float64]
+
+
+class Change(Verb):
+    """Compare two scans of one person, region by region: the reliable change index (Jacobson and Truax 1991).
+
+    z_change is the change of the effect (second minus first scan) minus the change expected, over the standard deviation
+    of such differences in controls who were scanned twice, of whom the person is never one. Effects are relative to age,
+    so ageing as seen across people is taken out already; the controls' own mean change per year, where they were
+    followed long enough, is what remains to be expected. A person's later scans are compared with the first.
+    """
+
+    maps: Folder = Field(description="maps folder (anomaly) with people who have several sessions")
+    retest: Folder | None = Field(
+        None, description="table channel, region, sd_within[, num_pairs] used when too few controls were scanned twice"
+    )
+    min_controls: int = Field(10, ge=3, description="controls scanned twice from which their own differences are used")
+    q: float = Field(0.05, gt=0, lt=1, description="false discovery rate over a person's regions")
+    figures: bool = Field(True, description="draw a picture per pair of scans")
+    regions_shown: int = Field(15, ge=1, description="regions in a picture: those that changed most")
+
+    def plan(self) -> list[str]:
+        """Who would be compared, and with what."""
+        pairs = _open(self.maps)
+        return [
+            f"compares {len(pairs.table)} pairs of scans of {pairs.table['subject'].nunique()} people",
+            _describe_source(pairs, self.min_controls, self.retest),
+            f"writes {self.out}",
+        ]
+
+    def run(self) -> Path:
+        """Write the change folder: change.tsv, retest.tsv, figures/."""
+        inputs = {"maps": self.maps} | ({"retest": self.retest} if self.retest is not None else {})
+        pairs = _open(self.maps)
+        stated = _read_retest(self.retest, pairs) if self.retest is not None else None
+        source = _describe_source(pairs, self.min_controls, self.retest)
+        work = begin(self, "change", inputs)
+        if work.finished:
+            say(f"{self.out}: already done.")
+            return self.out
+        say(source)
+        _warn_of_long_intervals(pairs, stated is None or pairs.num_controls >= self.min_controls)
+        changes = compare_sessions(pairs, stated, self.min_controls)
+        write_table(self.out / "change.tsv", changes)
+        agreement = retest_table(pairs)
+        write_table(self.out / "retest.tsv", agreement)
+        by_pair = changes.groupby(["subject", "session_1", "session_2"], sort=False)
+        for name, of_pair in track(by_pair, "drawing", total=len(pairs.table)) if self.figures else ():
+            stem = "_".join(re.sub(r"[^0-9A-Za-z]", "", str(part)) for part in name)
+            path = self.out / "figures" / f"{stem}.png"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(draw_change(of_pair, self.q, self.regions_shown))
+        work.finish(_summary(pairs, changes, agreement, self.q))
+        return self.out
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of scans: `table` one row per pair; first and second [pairs, R] effects; `names` [R] channel and region.
+
+    `retest` are the positions of the pairs that show how unchanged people differ: one per control.
+    """
+
+    table: pd.DataFrame
+    first: Floats
+    second: Floats
+    names: pd.DataFrame
+    retest: NDArray[np.int64]
+
+    @property
+    def num_controls(self) -> int:
+        """Controls scanned twice."""
+        return len(self.retest)
+
+    def others(self, subject: str) -> NDArray[np.int64]:
+        """The retest pairs of everybody but this person."""
+        return self.retest[(self.table.loc[self.retest, "subject"] != subject).to_numpy()]
+
+
+def _open(folder: Path) -> Pairs:
+    artefact = read(folder, ("anomaly",))
+    subjects = _read(folder / "subjects.tsv", ("key", "subject", "session", "role", "age_years"))
+    regions = _read(folder / "regions.tsv", ("key", "channel", "region", "effect"))
+    if "base" not in subjects:
+        subjects["base"] = _bases(artefact.inputs, subjects)
+    ordinary = subjects[~is_twin(subjects)]
+    wide = regions.pivot_table(index="key", columns=["channel", "region"], values="effect", sort=False)
+    ordinary = ordinary[ordinary["key"].isin(wide.index[wide.notna().all(axis=1)])]
+    table = pair_sessions(ordinary)
+    if not len(table):
+        raise UserError(
+            f"{folder}: nobody in these maps was scanned twice, so there is no change to measure; give maps of people "
+            "with several sessions."
+        )
+    first, second = (wide.loc[table[f"key_{place}"]].to_numpy(np.float64) for place in (1, 2))
+    control = table["role"].isin(CONTROL_ROLES) & ~table["subject"].duplicated()
+    return Pairs(table, first, second, wide.columns.to_frame(index=False), np.flatnonzero(control.to_numpy()))
+
+
+def _read(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
+    text = dict.fromkeys(("key", "subject", "session", "role", "channel", "region", "base"), str)
+    try:
+        frame = pd.read_csv(path, sep="\t", dtype=text, na_values=["n/a", ""], keep_default_na=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such table; run the verb that wrote this folder again.") from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{path}: not a readable table ({str(error).splitlines()[0]}).") from None
+    missing = [column for column in required if column not in frame.columns]
+    if missing:
+        raise UserError(f"{path}: lacks the column {', '.join(missing)}.")
+    return frame
+
+
+def _bases(inputs: dict[str, Any], subjects: pd.DataFrame) -> pd.Series:
+    """Which scan each scan is a planted copy of, from the cohort tables that the maps were made from."""
+    found: dict[str, str] = {}
+    for item in inputs.get("prepared", []):
+        folder = Path(str(item["path"]))
+        if (folder / FILE).is_file():
+            manifest = read_manifest(folder)
+            if "base" in manifest:
+                found |= dict(zip(manifest["key"], manifest["base"].fillna("").astype(str), strict=True))
+    return subjects["key"].map(lambda key: found.get(key, ""))
+
+
+def _natural(text: str) -> tuple[tuple[int, int | str], ...]:
+    """A sort key under which session 10 comes after session 2."""
+    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in re.findall(r"\d+|\D+", text))
+
+
+def pair_sessions(subjects: pd.DataFrame) -> pd.DataFrame:
+    """Each person's first scan (by age, then session) with every later one.
+
+    Args:
+        subjects: one row per scan: key, subject, session, role, age_years.
+
+    Returns:
+        subject, role, key_1, key_2, session_1, session_2, years (NaN where an age is missing).
+    """
+    rows = []
+    for subject, scans in subjects.groupby("subject", sort=False):
+        order = sorted(
+            scans.to_dict("records"),
+            key=lambda scan: (np.nan_to_num(scan["age_years"]), _natural(str(scan["session"]))),
+        )
+        first = order[0]
+        rows += [
+            {
+                "subject": str(subject), "role": first["role"], "key_1": first["key"], "key_2": later["key"],
+                "session_1": first["session"], "session_2": later["session"],
+                "years": later["age_years"] - first["age_years"],
+            }
+            for later in order[1:]
+        ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["subject", "role", "key_1", "key_2", "session_1", "session_2", "years"])
+
+
+def _describe_source(pairs: Pairs, min_controls: int, retest: Path | None) -> str:
+    if pairs.num_controls >= min_controls:
+        return f"differences between scans of the unchanged: from {pairs.num_controls} controls scanned twice"
+    if retest is None:
+        raise UserError(
+            f"only {pairs.num_controls} controls in these maps were scanned twice, at least {min_controls} are needed to "
+            "know how much two scans of an unchanged person differ; give retest=TABLE (the retest.tsv of a cohort scanned "
+            "alike), or a smaller min_controls."
+        )
+    return f"differences between scans of the unchanged: from {retest}"
+
+
+def _read_retest(path: Path, pairs: Pairs) -> dict[str, RetestNoise]:
+    """Per channel the stated standard deviation of a difference, in the order of the pairs' regions."""
+    frame = _read(path, ("channel", "region", "sd_within")).set_index(["channel", "region"])
+    stated: dict[str, RetestNoise] = {}
+    for channel, names in pairs.names.groupby("channel", sort=False):
+        index = pd.MultiIndex.from_frame(names[["channel", "region"]])
+        sd = pd.to_numeric(frame["sd_within"], errors="coerce").reindex(index).to_numpy(np.float64)
+        lacking = names["region"].to_numpy()[~(sd > 0)]
+        if len(lacking):
+            raise UserError(
+                f"{path}: has no positive sd_within for {', '.join(lacking[:3])} of channel {channel}; add it, or leave "
+                "the channel out of the maps."
+            )
+        num = (
+            pd.to_numeric(frame["num_pairs"], errors="coerce").reindex(index).min() if "num_pairs" in frame else np.nan
+        )
+        dof = float(num) if np.isfinite(num) else np.inf
+        stated[str(channel)] = RetestNoise(np.sqrt(2.0) * sd, np.zeros(len(sd)), dof, np.inf, int(np.nan_to_num(num)))
+    return stated
+
+
+def _warn_of_long_intervals(pairs: Pairs, from_controls: bool) -> None:
+    """A standard deviation from scans weeks apart knows measurement error, not how differently people age."""
+    years = pairs.table["years"].fillna(0.0)
+    longest = float(years.iloc[pairs.retest].max()) if from_controls and pairs.num_controls else 0.0
+    beyond = pairs.table["subject"][years > max(2 * longest, MIN_YEARS)].nunique()
+    if beyond:
+        warn(
+            f"{beyond} people were scanned longer apart than the controls scanned twice ({longest:.1f} years at most): "
+            "their z_change says that a change is no measurement error, not that it is faster than ageing."
+        )
+
+
+def compare_sessions(pairs: Pairs, stated: dict[str, RetestNoise] | None, min_controls: int) -> pd.DataFrame:
+    """change.tsv: one row per pair of scans, channel and region; q is Benjamini-Hochberg over a pair's regions.
+
+    Each person is judged by the differences of the other controls, or by the stated ones where there are too few.
+    """
+    frames = []
+    difference = pairs.second - pairs.first
+    years_of = pairs.table["years"].to_numpy(np.float64)
+    own = pairs.num_controls >= min_controls
+    for i in range(len(pairs.table)):
+        row, years = pairs.table.iloc[i], float(years_of[i])
+        others = pairs.others(row["subject"])
+        for channel, names in pairs.names.groupby("channel", sort=False):
+            of = names.index.to_numpy()
+            if own or stated is None:
+                noise = fit_retest(difference[np.ix_(others, of)], years_of[others], min_controls)
+            else:
+                noise = stated[str(channel)]
+            change = difference[i, of]
+            z = reliable_change(change, years, noise)
+            p = p_values(z)
+            logarithm = channel in LOG_VOLUMES
+            block = pd.DataFrame({"channel": channel, "region": names["region"].to_numpy()})
+            block["effect_1"], block["effect_2"], block["change"] = pairs.first[i, of], pairs.second[i, of], change
+            block["change_percent"] = 100.0 * np.expm1(change) if logarithm else np.nan
+            block["change_per_year"] = change / years if years >= MIN_YEARS else np.nan
+            block["expected"] = np.nan_to_num(years) * noise.drift
+            block["z_change"], block["p"], block["q"] = z, p, fdr_adjust(p)
+            block["subject"], block["years"] = row["subject"], years
+            block["session_1"], block["session_2"] = row["session_1"], row["session_2"]
+            frames.append(block)
+    return pd.concat(frames, ignore_index=True)[list(COLUMNS)]
+
+
+def retest_table(pairs: Pairs) -> pd.DataFrame:
+    """retest.tsv: agreement of the controls' two scans per channel and region; no rows with fewer than three controls.
+
+    `sd_within` is the standard deviation between scans of one person (any ageing between them included), `sd_between` that
+    between people, `icc` ICC(2,1); `smallest_reliable_change` is 1.96 sqrt(2) sd_within, in percent for local volume.
+    """
+    if pairs.num_controls < MIN_AGREEMENT:
+        return pd.DataFrame(columns=list(RETEST_COLUMNS))
+    first, second = pairs.first[pairs.retest], pairs.second[pairs.retest]
+    within, agreement = within_person_sd(first, second), icc(np.stack([first, second], axis=1))
+    frame = pairs.names.copy()
+    percent = frame["channel"].isin(LOG_VOLUMES).to_numpy()
+    reliable = 1.96 * np.sqrt(2.0) * within
+    frame["num_pairs"] = pairs.num_controls
+    frame["median_years"] = float(pairs.table["years"].iloc[pairs.retest].median())
+    frame["sd_within"] = within
+    frame["sd_within_percent"] = np.where(percent, 100.0 * np.expm1(within), np.nan)
+    frame["sd_between"] = ((first + second) / 2.0).std(axis=0, ddof=1)
+    frame["icc"], frame["icc_low"], frame["icc_high"] = agreement.value, agreement.low, agreement.high
+    frame["smallest_reliable_change"] = np.where(percent, 100.0 * np.expm1(reliable), reliable)
+    return frame[list(RETEST_COLUMNS)]
+
+
+def _summary(pairs: Pairs, changes: pd.DataFrame, agreement: pd.DataFrame, q: float) -> dict[str, Any]:
+    """Counts, and per channel how the two scans of controls agree; printed as well."""
+    summary: dict[str, Any] = {"num_pairs": len(pairs.table), "num_controls": pairs.num_controls}
+    for channel, part in changes.groupby("channel", sort=False):
+        found = part[part["q"] < q]
+        people = found["subject"].nunique()
+        summary[str(channel)] = {"num_changed_regions": len(found), "num_people_changed": people}
+        say(f"{channel}: {len(found)} regions of {people} people changed (q < {q:g})")
+        own = agreement[agreement["channel"] == channel]
+        if len(own):
+            middle = own[["icc", "sd_within"]].median()
+            summary[str(channel)] |= {
+                "median_icc": float(middle["icc"]),
+                "median_sd_within": float(middle["sd_within"]),
+            }
+            say(
+                f"  {pairs.num_controls} controls scanned twice: median over regions of ICC(2,1) {middle['icc']:.2f}, "
+                f"of the SD within a person {middle['sd_within']:.4f}"
+            )
+    return summary

@@ -1,0 +1,282 @@
+"""`gen3d export`: a maps folder as a BIDS derivatives dataset, in template space and in each scan's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from pydantic import BeforeValidator, Field
+
+from gen3d import __version__
+from gen3d.artefact import RECORD, Artefact, Work, begin, read, write_atomic, write_json
+from gen3d.config import Folder, Folders, Verb, execution
+from gen3d.data.pool import as_done, num_workers
+from gen3d.data.prepared import Prepared, open_prepared
+from gen3d.errors import UserError
+from gen3d.infer import derivatives as bids
+from gen3d.infer.export_native import NativeScan, start_worker, write_scan
+from gen3d.infer.native import read_native_space
+from gen3d.infer.tables import write_table
+from gen3d.progress import say, track
+
+IDENTITY = {"age_years": "age", "sex": "sex", "diagnosis": "group", "site": "site", "role": "role"}
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)]
+
+
+class Export(Verb):
+    """Write maps and region tables in the layout that other software and data archives read.
+
+    Maps on the template are linked or copied. In the scan's own space they are made anew: local volume lives on the
+    template's voxels, so its maps go through the inverse of the deformation (registered again from the prepared T1w)
+    before the inverse of the affine. No file of the dataset names a folder of this machine.
+    """
+
+    maps: Folder = Field(description="maps folder (anomaly)")
+    prepared: Folders | None = Field(
+        None, description="prepared folders of the maps; those that the maps name if absent"
+    )
+    native: bool = Field(True, description="also write maps in each scan's own space (about 4 s per scan at 2 mm)")
+    name: str = Field("Normative maps of T1w scans", description="name of the dataset")
+    source: Texts = Field((), description="where the scans come from: doi:10.x/y or URLs, for SourceDatasets")
+    workers: int = execution(0, "processes that make maps in the scans' own space; 0: one per core", ge=0)
+
+    def plan(self) -> list[str]:
+        """How many scans would be exported, and in which spaces."""
+        found = _open(self)
+        spaces = bids.TEMPLATE_SPACE + (f" and the own space of {len(found.native)} of them" if self.native else "")
+        return [f"exports {len(found.scans)} scans ({', '.join(found.channels)}) in {spaces}", f"writes {self.out}"]
+
+    def run(self) -> Path:
+        """Write the dataset."""
+        found = _open(self)
+        inputs: dict[str, Any] = {"maps": self.maps}
+        work = begin(self, "export", inputs | ({"prepared": found.prepared.folders} if found.prepared else {}))
+        if work.finished:
+            say(f"{self.out}: already done.")
+            return self.out
+        _forget_places(work)
+        for scan in track(found.scans, "exporting"):
+            _export_scan(self.out, found, scan)
+        _write_tables(self.out, found)
+        self._write_native(found)
+        _write_descriptions(self, found)
+        work.finish({"num_scans": len(found.scans), "num_in_own_space": len(found.native)})
+        say(f"{self.out}: {len(found.scans)} scans, {len(found.native)} of them in their own space too.")
+        return self.out
+
+    def _write_native(self, found: Found) -> None:
+        if not found.native:
+            return
+        workers, plan = num_workers(self.workers, len(found.native)), str(found.native_plan)
+        if workers == 1:
+            start_worker(plan)
+            done: Iterable[str] = map(write_scan, found.native)
+        else:
+            done = as_done(write_scan, found.native, workers, start_worker, (plan,))
+        for _ in track(done, "own space", total=len(found.native)):
+            pass
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One scan: its key in the maps folder, its BIDS name, folder inside the dataset, and z map by channel."""
+
+    key: str
+    name: str
+    folder: Path
+    maps: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is exported."""
+
+    artefact: Artefact
+    subjects: pd.DataFrame
+    scans: list[Scan]
+    channels: list[str]
+    spacing_mm: float
+    prepared: Prepared | None
+    native: list[NativeScan]
+
+    @property
+    def res(self) -> str:
+        """Label of the entity `res`."""
+        return bids.resolution(self.spacing_mm)
+
+    @property
+    def native_plan(self) -> Path:
+        """The plan of the grid that maps are on."""
+        assert self.prepared is not None
+        return self.prepared.folders[0] / "plan.json"
+
+    @property
+    def model(self) -> str:
+        """The kind of model behind the maps, where its folder can still be read."""
+        for item in self.artefact.inputs.get("run", []):
+            folder = Path(str(item["path"]))
+            if (folder / RECORD).is_file():
+                return str(read(folder, ("train",)).config.get("model", {}).get("kind", "normative model"))
+        return "normative model"
+
+
+def _open(verb: Export) -> Found:
+    artefact = read(verb.maps, ("anomaly",))
+    subjects = read_text_table(verb.maps / "subjects.tsv")
+    bids.check_labels(list(zip(subjects["subject"], subjects["session"], strict=True)))
+    scans = []
+    for _, row in subjects.iterrows():
+        paths = sorted((verb.maps / "maps").glob(f"{row['key']}_desc-*_zmap.nii.gz"))
+        maps = {path.name.split("_desc-")[-1].removesuffix("_zmap.nii.gz"): path for path in paths}
+        session = bids.label(row["session"])
+        folder = Path(f"sub-{bids.label(row['subject'])}") / (f"ses-{session}" if session else "") / "anat"
+        scans.append(Scan(row["key"], bids.stem(row["subject"], row["session"]), folder, maps))
+    with_maps = [path for scan in scans for path in scan.maps.values()]
+    if not with_maps:
+        raise UserError(f"{verb.maps}: holds no z map; run `gen3d anomaly` again.")
+    image: Any = nib.load(with_maps[0])
+    spacing_mm = float(np.round(image.header.get_zooms()[0], 4))
+    channels = list(dict.fromkeys(channel for scan in scans for channel in scan.maps))
+    prepared = _prepared(verb, artefact) if verb.native else None
+    native = _native_scans(verb.out, scans, prepared) if prepared is not None else []
+    return Found(artefact, subjects, scans, channels, spacing_mm, prepared, native)
+
+
+def read_text_table(path: Path) -> pd.DataFrame:
+    """A table of a maps folder with every cell as it is written.
+
+    Raises:
+        UserError: no such table, or a damaged one.
+    """
+    try:
+        return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: missing or damaged ({reason}); run the verb that wrote this folder again.") from None
+
+
+def _prepared(verb: Export, artefact: Artefact) -> Prepared:
+    folders = verb.prepared or tuple(Path(str(item["path"])) for item in artefact.inputs.get("prepared", []))
+    gone = [str(folder) for folder in folders if not folder.is_dir()]
+    if gone or not folders:
+        raise UserError(
+            f"{verb.maps}: its prepared folder {', '.join(gone)} is not there, and maps in the scans' own space need it; "
+            "give prepared=FOLDER, or native=false."
+        )
+    return open_prepared(folders)
+
+
+def _native_scans(out: Path, scans: list[Scan], prepared: Prepared) -> list[NativeScan]:
+    """Scans that have a space of their own; simulated ones have none."""
+    folder_of = dict(zip(prepared.manifest["key"], prepared.manifest["folder"].map(str), strict=True))
+    found = []
+    for scan in scans:
+        folder = folder_of.get(scan.key)
+        if folder is None:
+            raise UserError(
+                f"{prepared.folders[0]}: holds no scan {scan.key}; give the prepared folders of these maps."
+            )
+        if scan.maps and read_native_space(Path(folder), scan.key) is not None:
+            names = {channel: bids.statmap(scan.name, channel, bids.NATIVE_SPACE) for channel in scan.maps}
+            targets = {channel: out / scan.folder / f"{name}.nii.gz" for channel, name in names.items()}
+            found.append(NativeScan(Path(folder), scan.key, scan.maps, targets))
+    return found
+
+
+def _forget_places(work: Work) -> None:
+    """The dataset is given to others: its record keeps names and hashes of the inputs, not where they lay."""
+    work.record["inputs"] = {
+        label: [item | {"path": Path(str(item["path"])).name} for item in items]
+        for label, items in work.record["inputs"].items()
+    }
+    config = dict(work.record["config"])
+    for field in ("out", "maps", "prepared"):
+        value = config[field]
+        config[field] = [Path(v).name for v in value] if isinstance(value, list) else value and Path(value).name
+    work.record["config"] = config
+    write_json(work.folder / RECORD, work.record)
+
+
+def _export_scan(out: Path, found: Found, scan: Scan) -> None:
+    """Link or copy the maps of one scan, and write its region table."""
+    for channel, path in scan.maps.items():
+        place(path, out / scan.folder / f"{bids.statmap(scan.name, channel, bids.TEMPLATE_SPACE, found.res)}.nii.gz")
+        significant = path.with_name(path.name.replace("_zmap", "_significant"))
+        if significant.is_file():
+            place(significant, out / scan.folder / f"{bids.mask(scan.name, channel, found.res)}.nii.gz")
+
+
+def place(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`: a hard link, or a copy where the disk has none."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _write_tables(out: Path, found: Found) -> None:
+    """Region tables by scan and for the group, clusters, scans, participants and sessions."""
+    subjects, folder = found.subjects, found.artefact.folder
+    ids = pd.DataFrame({"key": subjects["key"]})
+    ids["participant_id"] = "sub-" + subjects["subject"].map(bids.label)
+    ids["session_id"] = subjects["session"].map(lambda session: f"ses-{bids.label(session)}" if session else "n/a")
+    regions = read_text_table(folder / "regions.tsv")
+    by_key = dict(tuple(regions.groupby("key", sort=False)))
+    for scan in found.scans:
+        if scan.key in by_key:
+            own = by_key[scan.key].drop(columns="key").replace("", "n/a")
+            write_table(out / scan.folder / f"{scan.name}_desc-regions_stats.tsv", own)
+    scans = subjects.rename(columns=IDENTITY).drop(columns=["subject", "session"])
+    tables = {"regions": (regions, bids.REGION_COLUMNS), "scans": (scans, bids.SCAN_COLUMNS)}
+    if (folder / "clusters.tsv").is_file():
+        tables["clusters"] = (read_text_table(folder / "clusters.tsv"), bids.CLUSTER_COLUMNS)
+    for name, (table, known) in tables.items():
+        table = ids.merge(table, on="key", how="right" if name != "scans" else "left").drop(columns="key")
+        table = table.replace("", "n/a")
+        write_table(out / f"group_desc-{name}_stats.tsv", table)
+        write_json(out / f"group_desc-{name}_stats.json", bids.describe_columns(list(table.columns), known))
+    write_json(out / "desc-regions_stats.json", bids.describe_columns(list(regions.columns[1:]), bids.REGION_COLUMNS))
+    people = pd.concat([ids, subjects[list(IDENTITY)].rename(columns=IDENTITY)], axis=1).drop(columns="key")
+    people = people.replace("", "n/a")
+    for person, sessions in people.groupby("participant_id", sort=False):
+        if (sessions["session_id"] != "n/a").all():
+            write_table(out / str(person) / f"{person}_sessions.tsv", sessions[["session_id", "age", "group", "site"]])
+    once = people.drop_duplicates("participant_id").drop(columns="session_id")
+    write_table(out / "participants.tsv", once)
+    write_json(out / "participants.json", bids.describe_columns(list(once.columns), bids.SCAN_COLUMNS))
+    write_json(out / "sessions.json", bids.describe_columns(["session_id", "age", "group", "site"], bids.SCAN_COLUMNS))
+
+
+def _write_descriptions(verb: Export, found: Found) -> None:
+    """dataset_description.json, README, .bidsignore and the sidecars that hold for all maps of a channel."""
+    q = float(found.artefact.config.get("q", 0.05))
+    for channel in found.channels:
+        sidecar = bids.statmap_sidecar(channel, found.res, found.spacing_mm)
+        write_json(verb.out / f"{bids.statmap('', channel, bids.TEMPLATE_SPACE, found.res)}.json", sidecar)
+        surviving = f"voxels of the z map with q < {q:g} within this map (Benjamini and Hochberg 1995)"
+        described = {"Description": surviving, "Type": "ROI", "Resolution": sidecar["Resolution"]}
+        write_json(verb.out / f"{bids.mask('', channel, found.res)}.json", described)
+        if found.native:
+            own = bids.statmap_sidecar(channel, "", found.spacing_mm)
+            write_json(verb.out / f"{bids.statmap('', channel, bids.NATIVE_SPACE)}.json", own)
+    given = [{"DOI": text} if text.lower().startswith("doi:") else {"URL": text} for text in verb.source]
+    prepared = [
+        {"Version": f"gen3d {item['verb']} {item['key']}"} for item in found.artefact.inputs.get("prepared", [])
+    ]
+    write_json(
+        verb.out / "dataset_description.json", bids.dataset_description(verb.name, found.model, given or prepared)
+    )
+    words = {"version": __version__, "model": found.model, "space": bids.TEMPLATE_SPACE, "res": found.res, "q": q}
+    write_atomic(verb.out / "README", bids.README.format(**words, channels=", ".join(found.channels)))
+    write_atomic(verb.out / ".bidsignore", bids.BIDS_IGNORE)

@@ -1,0 +1,172 @@
+"""What changed between two scans of one person, beyond what scans of unchanged people differ by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gen3d.infer.change_picture import draw_change
+from gen3d.report import wording
+from gen3d.report.blocks import Details, Figure, Heading, Section, Table, Text
+from gen3d.report.context import Context
+from gen3d.report.folders import CHANNEL_ORDER, Change, Row, records
+
+Pair = tuple[str, str, str]
+PAIR = ["subject", "session_1", "session_2"]
+REGIONS_SHOWN = 12
+
+
+def section(context: Context) -> Section | None:
+    """Agreement of repeated scans, a row per pair of scans, and pictures of those that changed most."""
+    if not context.sources.changes:
+        return None
+    blocks: list[Any] = [
+        Text(
+            "A change of a region is compared with the differences between two scans of controls in whom nothing is known "
+            "to have changed (reliable change index, Jacobson and Truax 1991); nobody is among those that they are "
+            "compared with. z is standard normal where nothing changed, q is over a person's regions. Ageing as "
+            "it is seen across people is taken out of both scans."
+        )
+    ]
+    numbers: dict[str, Any] = {}
+    for change in context.sources.changes:
+        if len(context.sources.changes) > 1:
+            blocks.append(Heading(change.name))
+        agreement, pairs = agreement_of(change), changed_pairs(change)
+        numbers[change.name] = {"agreement": agreement, "pairs": pairs}
+        if agreement:
+            blocks.append(_agreement_table(agreement))
+        order = _most_changed_first(pairs)
+        num_shown = max(context.subjects_shown, 1)
+        shown, rest = order[:num_shown], order[num_shown:]
+        blocks += [_pair_table(pairs, shown, change.q), *_figures(change, order[: context.subjects_shown])]
+        if rest:
+            blocks.append(Details(f"The other {len(rest)} pairs of scans", [_pair_table(pairs, rest, change.q)]))
+    return Section("change", "Change between sessions", blocks, numbers)
+
+
+def agreement_of(change: Change) -> list[Row]:
+    """Per channel the quartiles over regions of ICC and within-person SD of controls scanned twice."""
+    found = []
+    for channel, part in sorted(change.retest.groupby("channel"), key=lambda item: _rank(str(item[0]))):
+        within = [wording.effect_scale(str(channel), float(sd)) for sd in part["sd_within"]]
+        found.append(
+            {
+                "channel": str(channel),
+                "num_pairs": int(part["num_pairs"].iloc[0]),
+                "median_years": float(part["median_years"].iloc[0]),
+                "num_regions": len(part),
+                "icc_quartiles": np.nanpercentile(part["icc"], [25, 50, 75]).tolist(),
+                "sd_within_quartiles": np.nanpercentile(within, [25, 50, 75]).tolist(),
+            }
+        )
+    return found
+
+
+def _rank(channel: str) -> int:
+    """Local volume stands first, as everywhere in the report."""
+    return CHANNEL_ORDER.index(channel) if channel in CHANNEL_ORDER else len(CHANNEL_ORDER)
+
+
+def _agreement_table(agreement: list[Row]) -> Table:
+    cells = []
+    for row in agreement:
+        first, middle, third = row["icc_quartiles"]
+        low, within, high = row["sd_within_quartiles"]
+        digits = 3 if row["channel"] == "structural" else 1
+        spread = f"{wording.number(low, digits)} to {wording.number(high, digits)}"
+        cells.append(
+            [
+                wording.channel(row["channel"]),
+                str(row["num_pairs"]),
+                wording.number(row["median_years"], 1),
+                f"{wording.number(middle)} ({wording.number(first)} to {wording.number(third)})",
+                f"{wording.number(within, digits)} ({spread}){wording.effect_unit(row['channel'])}",
+            ]
+        )
+    caption = (
+        "How well two scans of the same control agree: median and quartiles over "
+        f"{wording.count(int(agreement[0]['num_regions']), 'region')} of ICC(2,1), the share of variance that is between "
+        "people, and of the standard deviation between two scans of one person."
+    )
+    header = ["Channel", "Controls scanned twice", "Years apart", "ICC", "SD within a person"]
+    return Table(caption, header, cells, "lrrrr")
+
+
+def changed_pairs(change: Change) -> list[Row]:
+    """Per pair of scans and channel: how many regions changed, and the strongest change."""
+    found = []
+    for (subject, first, second, channel), part in change.table.groupby([*PAIR, "channel"], sort=False):
+        strongest = records(part.loc[[part["z_change"].abs().idxmax()]])[0]
+        found.append(
+            {
+                "subject": str(subject),
+                "session_1": str(first),
+                "session_2": str(second),
+                "channel": str(channel),
+                "years": float(strongest["years"]),
+                "num_regions": len(part),
+                "num_changed": int((part["q"] < change.q).sum()),
+                "strongest": {
+                    name: strongest[name] for name in ("region", "change", "change_percent", "z_change", "q")
+                },
+            }
+        )
+    return found
+
+
+def _most_changed_first(pairs: list[Row]) -> list[Pair]:
+    """Pairs of scans by the number of changed regions, all channels together."""
+    counts: dict[Pair, int] = {}
+    for row in pairs:
+        pair = (row["subject"], row["session_1"], row["session_2"])
+        counts[pair] = counts.get(pair, 0) + row["num_changed"]
+    return sorted(counts, key=lambda pair: -counts[pair])
+
+
+def _pair_table(pairs: list[Row], shown: list[Pair], q: float) -> Table:
+    cells: list[list[str]] = []
+    for pair in shown:
+        own = [row for row in pairs if (row["subject"], row["session_1"], row["session_2"]) == pair]
+        own.sort(key=lambda row: _rank(row["channel"]))
+        years = own[0]["years"]
+        gap = f", {wording.number(years, 1)} years" if years > 0 else ""
+        cells.append([f"{pair[0]}, session {pair[1]} to {pair[2]}{gap}"])
+        for row in own:
+            strongest = row["strongest"]
+            cells.append(
+                [
+                    wording.channel(row["channel"]),
+                    f"{row['num_changed']} of {row['num_regions']}",
+                    wording.region(str(strongest["region"])),
+                    wording.effect(row["channel"], float(strongest["change"]), float(strongest["change_percent"])),
+                    wording.number(float(strongest["z_change"]), 1, signed=True),
+                    wording.probability(float(strongest["q"])),
+                ]
+            )
+    caption = (
+        f"Pairs of scans, those with most changed regions first: how many changed (q < {q:g}), and the strongest change of "
+        "each channel."
+    )
+    header = ["Channel", "Regions changed", "Strongest", "Change", "z", "q"]
+    return Table(caption, header, cells, "lrlrrr")
+
+
+def _figures(change: Change, shown: list[Pair]) -> list[Any]:
+    """A picture per pair of scans: the first in full, the others folded away."""
+    figures = []
+    table = change.table
+    for subject, first, second in shown:
+        part = table[(table["subject"] == subject) & (table["session_1"] == first) & (table["session_2"] == second)]
+        who = f"{subject}, session {first} to {second}"
+        caption = (
+            f"{who}: the regions that changed most. The band is the range of 95 % of unchanged people; coloured bars have "
+            f"q < {change.q:g} over the person's regions."
+        )
+        png = draw_change(part, change.q, REGIONS_SHOWN)
+        name = f"change_{change.artefact.folder.name}_{subject}_{first}_{second}"
+        figures.append(Figure(name, f"Bars of the change of regions of {who}.", caption, png))
+    if len(figures) < 2:
+        return figures
+    return [figures[0], Details(f"Pictures of the next {len(figures) - 1}", figures[1:])]
