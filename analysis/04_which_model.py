@@ -169,12 +169,13 @@ def _loss(maps: Maps, truth: Truth, condition: str) -> list[dict[str, Any]]:
         score = -z[chosen].mean(axis=1)
         reference, people = score[controls].to_numpy(), score[twins].to_numpy()
         found = int((conformal_p(reference, people) <= 0.05 + 1e-12).sum())
+        detected = _text(wilson_interval(found, len(people)), 2) if len(reference) >= FEWEST_CONTROLS else "n/a"
         shift = effect[chosen].mean(axis=1)
         recovered = (shift[twins].mean() - shift[nulls].mean()) / true if nulls else float("nan")
         rows.append(
             {"model": maps.name, "loss": f"{LOSSES[condition]} %", "hippocampus": name, "n": len(people)}
             | {"controls": len(reference), "AUC": _text(delong_interval(people, reference), 2)}
-            | {"detected at 5 %": _text(wilson_interval(found, len(people)), 2)}
+            | {"detected at 5 %": detected}
             | {"AUC of null twins": _text(delong_interval(score[nulls].to_numpy(), reference), 2) if nulls else ""}
             | {"log change recovered": f"{recovered:.2f}"}
         )

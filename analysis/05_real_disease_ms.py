@@ -111,7 +111,7 @@ def lesion_on_grid(folder: Path, key: str, prepared: Path, plan: GridPlan) -> ND
     return onto_plan(lesion, np.asarray(record["affine_template_to_scan"]), plan) > 0.5
 
 
-def patients(folder: Path, cohort: Path, out: Path) -> pd.DataFrame:
+def patients(folder: Path, cohort: Path, out: Path, restorer: Path | None) -> pd.DataFrame:
     """What the maps of the two patients are with the gate, and with their site called one of the cohort's."""
     prepared = prepare_patients(folder, cohort, out)
     opened = open_prepared(cohort)
@@ -120,9 +120,11 @@ def patients(folder: Path, cohort: Path, out: Path) -> pd.DataFrame:
     relabelled = Relabelled(source=prepared, sites=sites, out=out / "relabelled").run()
     lesions = {key: lesion_on_grid(folder, key, prepared, opened.plan) for key in read_manifest(prepared)["key"]}
     rows: list[Row] = []
+    runs = {name: out / "runs" / name for name in MODELS}
     for name, model in MODELS.items():
-        run, maps = out / "runs" / name, out / "maps" / name
-        Train.model_validate({"prepared": cohort, "model": model, "cross_fit": 5, "out": run}).run()
+        Train.model_validate({"prepared": cohort, "model": model, "cross_fit": 5, "out": runs[name]}).run()
+    for name, run in (runs | ({"restorer": restorer} if restorer else {})).items():
+        maps = out / "maps" / name
         settings = {"run": run, "native": False}
         Anomaly.model_validate({"prepared": [cohort, prepared, relabelled], "out": maps, **settings}).run()
         show_gate(name, pd.read_csv(maps / "subjects.tsv", sep="\t"))
@@ -227,6 +229,7 @@ class Maps:
 def draw(rows: pd.DataFrame, out: Path, prepared: Path, lesions: dict[str, NDArray[np.bool_]]) -> None:
     """The scan with its lesions, the z map under each borrowed name, and the shares beyond 1.96."""
     sites = sorted(set(rows.loc[rows["measure"] == "prevalence", "called"]))
+    drawn = str(rows["model"].iloc[-1])
     figure, axes = plt.subplots(2, len(sites) + 2, figsize=(3 * (len(sites) + 2), 6.4), layout="constrained")
     for line, (load, key) in zip(axes, by_load(lesions).items(), strict=True):
         lesion, scan = lesions[key], read_map(prepared / "volumes" / f"{key}_t1w.nii")
@@ -236,14 +239,15 @@ def draw(rows: pd.DataFrame, out: Path, prepared: Path, lesions: dict[str, NDArr
         subject = key.removeprefix("sub-").split("_")[0]
         for axis, site in zip(line[1:], sites, strict=False):
             name = f"{scan_key(subject, f'as{site}')}_desc-residual_zmap.nii.gz"
-            z = read_map(out / "maps" / "pca" / "maps" / name)
+            z = read_map(out / "maps" / drawn / "maps" / name)
             shown = axis.imshow(z[:, :, k].T, cmap="RdBu_r", origin="lower", vmin=-6, vmax=6)
-            axis.set_title(f"z (PCA), called {site}", fontsize=9)
+            axis.set_title(f"z ({drawn}), called {site}", fontsize=9)
         for axis in line[:-1]:
             axis.contour(lesion[:, :, k].T, [0.5], colors="lime", linewidths=0.8)
             axis.set_axis_off()
         shares = rows[(rows["people"] == load) & (rows["measure"] == SHARE)]
-        for place, model in enumerate(MODELS):
+        models = list(dict.fromkeys(rows["model"]))
+        for place, model in enumerate(models):
             mine = shares[shares["model"] == model]
             line[-1].plot(
                 [place] * len(mine), 100 * mine["value"], "o", color="C3", label="patient" if not place else None
@@ -255,7 +259,10 @@ def draw(rows: pd.DataFrame, out: Path, prepared: Path, lesions: dict[str, NDArr
             line[-1].errorbar(places, 100 * own["value"], yerr=errors, fmt="s", ms=4, color="0.4", label=label)
         line[-1].axhline(5, color="0.6", lw=0.8, ls="--")
         line[-1].set(
-            xticks=[0.1, 1.1], xticklabels=list(MODELS), ylabel="|z| > 1.96 outside lesions, %", ylim=(0, None)
+            xticks=np.arange(len(models)) + 0.1,
+            xticklabels=models,
+            ylabel="|z| > 1.96 outside lesions, %",
+            ylim=(0, None),
         )
         line[-1].legend(frameon=False, fontsize=8)
     figure.colorbar(shown, ax=axes[:, :-1], shrink=0.5, label="z, T1w residual")
@@ -269,8 +276,9 @@ def main() -> None:
     parser.add_argument("--ms", type=Path, required=True, help="folder of the patients with lesion masks")
     parser.add_argument("--prepared", type=Path, required=True, help="prepared cohort to compare them with")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--restorer", type=Path, help="run of a cross-fitted restorer trained on the cohort (train)")
     given = parser.parse_args()
-    rows = patients(given.ms, given.prepared, given.out)
+    rows = patients(given.ms, given.prepared, given.out, given.restorer)
     rows.to_csv(given.out / "ms.tsv", sep="\t", index=False, float_format="%.4g")
     print(rows.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
 

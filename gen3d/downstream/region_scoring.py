@@ -21,6 +21,10 @@ from gen3d.maths.stats import Interval, correlation, delong_interval, wilson_int
 CHANGED_PERCENT = 0.5
 """A region counts as changed by a condition when its mean true volume change exceeds this in size."""
 
+ONLY_REGIONAL = ("contrast",)
+"""Channels without voxel maps whose truth is that of the deformation channel."""
+
+VOLUME_CHANNELS = ("deformation", "contrast")
 BOTH = " (both)"
 LEFT, RIGHT = "left ", "right "
 
@@ -61,7 +65,7 @@ def region_rows(maps: Maps, truth: Truth, settings: Settings) -> list[Row]:
     """
     controls = set(maps.held_out["key"])
     rows = []
-    for channel in maps.channels:
+    for channel in (*maps.channels, *(name for name in ONLY_REGIONAL if (maps.regions["channel"] == name).any())):
         z, effect, p = regional(maps, channel)
         reference = z[z.index.isin(controls)]
         for condition in truth.conditions:
@@ -69,7 +73,7 @@ def region_rows(maps: Maps, truth: Truth, settings: Settings) -> list[Row]:
             if not keys:
                 continue
             true = with_both(truth.percent_change(keys, [name for name in z.columns if not name.endswith(BOTH)]))
-            volume = channel == "deformation"
+            volume = channel in VOLUME_CHANNELS
             rows += [
                 {"maps": maps.name, "channel": channel, "condition": condition, "region": region}
                 | _region(z.loc[keys, region], reference[region], true[region], channel)
@@ -83,7 +87,7 @@ def region_rows(maps: Maps, truth: Truth, settings: Settings) -> list[Row]:
 def _scores(z: pd.Series, mean_true: float, channel: str) -> NDArray[np.float64]:
     """What is large where the region is abnormal in the way that was planted."""
     values = z.to_numpy(dtype=float)
-    if channel == "deformation" and abs(mean_true) > CHANGED_PERCENT:
+    if channel in VOLUME_CHANNELS and abs(mean_true) > CHANGED_PERCENT:
         return math.copysign(1.0, mean_true) * values
     return values if channel in SIGNED_CHANNELS else np.abs(values)
 

@@ -18,6 +18,7 @@ from gen3d.errors import UserError
 from gen3d.infer.calibrate import Calibrated, calibrate, describe_calibration
 from gen3d.infer.channels import CHANNELS, LOG_JACOBIAN, T1W, Channel, available
 from gen3d.infer.compare import compare
+from gen3d.infer.contrast import CONTRAST, contrast_values
 from gen3d.infer.load import Run, load_run
 from gen3d.infer.native import ON_TEMPLATE, read_native_space, write_native
 from gen3d.infer.panel import LEAST_ALLOWED, MIN_SITE_CONTROLS, FewSiteControls, Panel, make_panel
@@ -116,10 +117,9 @@ class Anomaly(Verb):
             calibrations[channel] = describe_calibration(panel, voxelwise[channel], self.q)
             regional = calibrate(values.regions[channel], panel, site_variance=self.site_variance)
             regions.append(region_table(panel, channel, values.regions[channel], regional, prepared.region_table))
-        size = self._size_rows(prepared, panel)
-        if size is not None:
-            regions.append(size[0])
-            calibrations[SIZE] = size[1]
+        measured = self._measured(prepared, panel) if "deformation" in channels else {}
+        regions += [rows for rows, _ in measured.values()]
+        calibrations |= {name: record for name, (_, record) in measured.items()}
         region_frame = pd.concat(regions, ignore_index=True)
         latent = latent_scores(panel, values.latents)
         write_table(self.out / "regions.tsv", region_frame)
@@ -154,17 +154,21 @@ class Anomaly(Verb):
         made = (LOG_JACOBIAN if channel == "deformation" else T1W) in run.channels
         return run.model_config.variance_floor if made else 0.0
 
-    def _size_rows(self, prepared: Prepared, panel: Panel) -> tuple[pd.DataFrame, dict[str, Any]] | None:
-        """Rows of the channel `size` for regions.tsv, and how it was calibrated."""
-        values = size_values(prepared, panel.table)
-        if values is None:
-            return None
-        # No model has compared sizes with an expectation, so here the covariates always count.
+    def _measured(self, prepared: Prepared, panel: Panel) -> dict[str, tuple[pd.DataFrame, dict[str, Any]]]:
+        """Rows of the channels that exist by region only, `size` and `contrast`, and how they were calibrated."""
+        # No model has compared them with an expectation, so here the covariates always count.
         own = panel.with_terms(self.covariates)
-        calibrated = calibrate(values, own, site_variance=self.site_variance)
-        return region_table(own, SIZE, values, calibrated, size_names(prepared)), describe_calibration(
-            own, calibrated, self.q
-        )
+        found = {
+            SIZE: (size_values(prepared, panel.table), size_names(prepared)),
+            CONTRAST: (contrast_values(prepared, panel.table), prepared.region_table),
+        }
+        rows = {}
+        for name, (values, names) in found.items():
+            if values is not None:
+                calibrated = calibrate(values, own, site_variance=self.site_variance)
+                table = region_table(own, name, values, calibrated, names)
+                rows[name] = (table, describe_calibration(own, calibrated, self.q))
+        return rows
 
     def _write_maps(self, prepared: Prepared, panel: Panel, voxelwise: dict[Channel, Calibrated]) -> pd.DataFrame:
         min_voxels = max(1, round(self.min_cluster_ml * 1000 / prepared.plan.spacing_mm**3))

@@ -23,6 +23,7 @@ CHANNEL_MEANINGS = {
     "residual": "T1w intensity minus its expectation, in units of the white-matter level; negative: darker",
     "structural": "cube root of 1 minus local structural similarity (SSIM) to the expectation, no unit; positive: less like it",
     "deformation": "logarithm of local volume minus its expectation, natural logarithm; negative: smaller",
+    "contrast": "logarithm of local volume relative to a shell of 7.5 mm around the region, natural logarithm",
     "size": "logarithm of volume with the brain's global size in it, natural logarithm; negative: smaller",
 }
 REGION_COLUMNS: dict[str, dict[str, Any]] = {
@@ -30,10 +31,10 @@ REGION_COLUMNS: dict[str, dict[str, Any]] = {
     "region": {"Description": "region of the MNI152 template, with its side"},
     "effect": {
         "Description": "mean over the region minus what age, sex and site predict; meaning and unit depend on the channel",
-        "Units": "residual: white-matter level; structural: none; deformation and size: natural logarithm of volume",
+        "Units": "residual: white-matter level; structural: none; deformation, contrast and size: natural logarithm of volume",
     },
     "effect_percent": {
-        "Description": "volume difference 100 (exp(effect) - 1), channels deformation and size only",
+        "Description": "volume difference 100 (exp(effect) - 1), channels deformation, contrast and size only",
         "Units": "percent",
     },
     "z": {

@@ -32,7 +32,7 @@ from gen3d.maths.significance import (
 IDENTITY = ("key", "subject", "session", "role", "diagnosis", "age_years", "sex", "site")
 CLUSTER_COLUMNS = ("key", "channel", "region", "peak_z", "volume_ml", "x_mm", "y_mm", "z_mm", "p_cluster")
 MAX_CLUSTERS = 20
-LOG_VOLUMES = ("deformation", "size")
+LOG_VOLUMES = ("deformation", "size", "contrast")
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:

@@ -17,6 +17,7 @@ CHANNELS = {
     "structural": ("Local structure (SSIM)", "less like the expectation", "more like the expectation"),
     "deformation": ("Local volume", "larger than expected", "smaller than expected"),
     "size": ("Volume with global size", "larger than expected", "smaller than expected"),
+    "contrast": ("Volume against surroundings", "larger than around it", "smaller than around it"),
     "latent": ("Latent distance", "further from the controls", "nearer to the controls"),
 }
 IN_TEXT = {
@@ -24,9 +25,10 @@ IN_TEXT = {
     "structural": "local structure (SSIM)",
     "deformation": "local volume",
     "size": "volume with global size",
+    "contrast": "local volume against its surroundings",
     "latent": "latent distance",
 }
-LOG_VOLUMES = ("deformation", "size")  # channels whose effects are logarithms of volume
+LOG_VOLUMES = ("deformation", "size", "contrast")  # channels whose effects are logarithms of volume
 KINDS = {"regions": "strongest region", "voxels": "most deviating 5 % of voxels", "distance": "Mahalanobis distance"}
 ROLES = {
     "train": "Train",

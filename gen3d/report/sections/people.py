@@ -152,7 +152,7 @@ def _standing_table(standing: list[dict[str, Any]]) -> Table:
 
 def _strongest_sentence(regions: pd.DataFrame) -> str:
     """The strongest volume finding, or the strongest of any channel, in words."""
-    known = regions[regions["z"].notna() & (regions["channel"] != "size")]
+    known = regions[regions["z"].notna() & ~regions["channel"].isin(("size", "contrast"))]
     if not len(known):
         return "No z map was made for this person."
     local = known[known["channel"] == "deformation"]
