@@ -25,7 +25,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_planted_atrophy_is_found_by_the_deformation_channel(demo: Path) -> None:
     rows = json.loads((demo / "evaluation" / "metrics.json").read_text())["headline"]
     atrophy = [r for r in rows if r["measure"].startswith("AUC of") and r["condition"] in ("ad", "AD")]
-    assert {row["maps"] for row in atrophy} == {"vae", "pca", "voxelwise"}
+    assert {row["maps"] for row in atrophy} == {"restorer", "vae", "pca", "voxelwise"}
     assert max(row["value"] for row in atrophy) > 0.75
 
 
@@ -48,7 +48,7 @@ def test_the_report_is_one_file_with_no_request(demo: Path) -> None:
 @pytest.mark.slow
 def test_every_folder_can_be_traced(demo: Path) -> None:
     records = {path.parent: json.loads(path.read_text()) for path in demo.rglob("artefact.json")}
-    assert len(records) == 11
+    assert len(records) == 13
     by_key = {record["key"]: folder for folder, record in records.items()}
     report = records[demo / "report"]
     assert {item["key"] for item in report["inputs"]["inputs"]} <= set(by_key)
