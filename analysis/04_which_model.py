@@ -141,23 +141,29 @@ def _lesion(
     if size in first:
         gap = (mine["auprc"] - first[size]["auprc"]).dropna().to_numpy(dtype=float)
         row["AUPRC minus pca"] = _text(SETTINGS.interval(gap), 3)
-    return row | {"people detected at 5 %": _detected(maps, size, f"score_{channel}")}
+    return row | {
+        "people detected": _detected(maps, size, channel),
+        "null twins detected": _detected(maps, "null", channel),
+    }
 
 
-def _detected(maps: Maps, condition: str, score: str) -> str:
-    """Share of twins whose score exceeds all but 5 % of the controls."""
-    values = pd.to_numeric(maps.subjects[score], errors="coerce")
-    controls = values[maps.subjects["key"].isin(maps.held_out["key"])].dropna().to_numpy()
-    people = values[maps.subjects["condition"] == condition].dropna().to_numpy()
-    if len(controls) < FEWEST_CONTROLS:
+def _detected(maps: Maps, condition: str, channel: str) -> str:
+    """Share of twins with a cluster whose size only 5 % of the controls reach anywhere in the brain (p_cluster)."""
+    if maps.artefact.summary["num_calibration"] < FEWEST_CONTROLS:
         return "n/a"
-    found = int((conformal_p(controls, people) <= 0.05 + 1e-12).sum())
-    return _text(wilson_interval(found, len(people)), 2)
+    clusters = pd.read_csv(maps.artefact.folder / "clusters.tsv", sep="\t", na_values="n/a")
+    found = clusters[(clusters["channel"] == channel) & (clusters["p_cluster"] <= 0.05 + 1e-12)]["key"]
+    people = maps.with_condition(condition)["key"]
+    return _text(wilson_interval(int(people.isin(set(found)).sum()), len(people)), 2)
 
 
 def _loss(maps: Maps, truth: Truth, condition: str) -> list[dict[str, Any]]:
     """Hippocampal loss: AUC, detection and bias, for left, right and the mean of both."""
-    table = maps.regions[maps.regions["channel"] == "deformation"]
+    return [row for channel in ("deformation", "contrast") for row in _loss_in(maps, truth, condition, channel)]
+
+
+def _loss_in(maps: Maps, truth: Truth, condition: str, channel: str) -> list[dict[str, Any]]:
+    table = maps.regions[maps.regions["channel"] == channel]
     z, effect = (table.pivot_table(index="key", columns="region", values=v) for v in ("z", "effect"))
     sides = ["left hippocampus", "right hippocampus"]
     controls = [key for key in maps.held_out["key"] if key in z.index]
@@ -173,7 +179,13 @@ def _loss(maps: Maps, truth: Truth, condition: str) -> list[dict[str, Any]]:
         shift = effect[chosen].mean(axis=1)
         recovered = (shift[twins].mean() - shift[nulls].mean()) / true if nulls else float("nan")
         rows.append(
-            {"model": maps.name, "loss": f"{LOSSES[condition]} %", "hippocampus": name, "n": len(people)}
+            {
+                "model": maps.name,
+                "channel": channel,
+                "loss": f"{LOSSES[condition]} %",
+                "hippocampus": name,
+                "n": len(people),
+            }
             | {"controls": len(reference), "AUC": _text(delong_interval(people, reference), 2)}
             | {"detected at 5 %": detected}
             | {"AUC of null twins": _text(delong_interval(score[nulls].to_numpy(), reference), 2) if nulls else ""}

@@ -1,6 +1,7 @@
 """What one scan shows against its expectation, as channels of masked values.
 
-`residual`: T1w minus expectation, in units of the white-matter level, smoothed. `structural`: cube root of
+`residual`: T1w minus expectation, in units of the white-matter level, smoothed; 0 where the scan has no brain (skull
+stripping differs between tools, and what was cut away says nothing of the tissue). `structural`: cube root of
 1 - local SSIM.
 `deformation`: log-Jacobian minus its expectation (the log-Jacobian itself when the model did not learn it), smoothed.
 """
@@ -22,6 +23,9 @@ CHANNELS: tuple[Channel, ...] = ("residual", "structural", "deformation")
 T1W, LOG_JACOBIAN = "t1w", "log_jacobian"
 DATA_RANGE = 1.2
 """Range of T1w values in a prepared brain: background 0, white matter 1, vessels and fat a little more."""
+
+BACKGROUND = 0.02
+"""T1w of a prepared scan up to which there is no brain; fluid has 0.1 and more."""
 
 Masked = NDArray[np.float32]
 
@@ -48,9 +52,12 @@ class ChannelMaker:
             similarity = ssim_map(observed[T1W], expected[T1W], DATA_RANGE, self.mask)
             # The cube root brings the skewed, bounded dissimilarity close to normal (Wilson and Hilferty 1931).
             return np.cbrt(np.maximum(1.0 - similarity[self.mask], 0.0)).astype(np.float32)
-        name = T1W if channel == "residual" else LOG_JACOBIAN
-        values = observed[name][self.mask]
-        return np.asarray(values - expected[name][self.mask] if name in expected else values, dtype=np.float32)
+        if channel == "residual":
+            values = observed[T1W][self.mask]
+            return np.where(values > BACKGROUND, values - expected[T1W][self.mask], 0).astype(np.float32)
+        values = observed[LOG_JACOBIAN][self.mask]
+        known = LOG_JACOBIAN in expected
+        return np.asarray(values - expected[LOG_JACOBIAN][self.mask] if known else values, dtype=np.float32)
 
     def smooth(self, values: Masked, channel: Channel) -> Masked:
         """Values [V] as they enter the voxel maps; SSIM is local already."""

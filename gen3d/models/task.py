@@ -20,8 +20,7 @@ class Batch:
 
     `seeds` holds one number per volume, a function of the run's seed, the step and the volume's place in the global
     batch only, so that the noise a volume meets does not depend on how the batch is split over processes.
-    `covariates` are the rows of the design [B, p], for the models that use them. `shared` lets one player leave tensors
-    for the next, within this batch.
+    `shared` lets one player leave tensors for the next, within this batch.
     """
 
     volumes: Tensor
@@ -29,7 +28,6 @@ class Batch:
     step: int
     seeds: tuple[int, ...]
     shared: dict[str, Tensor] = field(default_factory=dict)
-    covariates: Tensor | None = None
 
     def noise(self, shape: Sequence[int], stream: int) -> Tensor:
         """Standard normal noise [B, *shape], drawn on the CPU volume by volume; `stream` separates uses."""

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from monai.networks.layers.vector_quantizer import EMAQuantizer
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from gen3d.data.plan import GridPlan
 from gen3d.errors import UserError
 from gen3d.models.base import BaseModelConfig, Expectation, Model, Statistics
-from gen3d.models.corruption import CorruptionConfig
 from gen3d.models.task import Task
 from gen3d.nets.autoencoder import (
     LOG_VARIANCE_RANGE,
@@ -37,12 +35,7 @@ class VAEConfig(BaseModelConfig):
     """Variational autoencoder: reconstruction + beta x KL, with optional SSIM, perceptual and adversarial terms."""
 
     kind: Literal["vae"] = Field("vae", description="variational autoencoder")
-    latent: Literal["dense", "spatial", "quantised"] = Field(
-        "dense", description="one vector per volume, or a small volume"
-    )
-    codes: int = Field(256, gt=1, description="codebook entries (quantised)")
-    conditional: bool = Field(False, description="give age, sex and site to the decoder (dense)")
-    corruption: CorruptionConfig | None = Field(None, description="train on volumes with synthetic anomalies")
+    latent: Literal["dense", "spatial"] = Field("dense", description="one vector per volume, or a small volume")
     latent_size: int = Field(96, gt=0, description="numbers per volume (dense)")
     latent_channels: int = Field(4, gt=0, description="channels of the latent volume (spatial)")
     bottleneck_channels: int = Field(8, gt=0, description="channels of the map before the vector (dense)")
@@ -65,7 +58,6 @@ class VAEConfig(BaseModelConfig):
     beta: float = Field(1.0, ge=0, description="weight of the KL term; 1 with unit scale is the evidence lower bound")
     beta_warmup: float = Field(0.33, ge=0, le=1, description="share of the steps over which beta rises from 0")
     free_bits: float = Field(0.0, ge=0, description="nats per latent element below which KL costs nothing more")
-    restorations: int = Field(0, ge=0, description="rounds of partial restoration before the expectation is made")
     ssim_weight: float = Field(0.0, ge=0, description="weight of 1 - SSIM")
     perceptual_weight: float = Field(0.0, ge=0, description="weight of the perceptual distance")
     perceptual_network: ResNetName = Field("resnet10", description="MedicalNet network of the perceptual distance")
@@ -115,15 +107,9 @@ class VAEConfig(BaseModelConfig):
         if self.perceptual_weight > 0:
             check_weights(cast(Path, self.perceptual_weights))
 
-    @property
-    def uses_covariates(self) -> bool:
-        return self.conditional
-
     def build(self, plan: GridPlan, channels: tuple[str, ...], statistics: Statistics, num_covariates: int) -> VAE:
         """The untrained VAE for this grid and these channels."""
-        model = VAE(self, plan.shape, len(channels), statistics, num_covariates if self.conditional else 0)
-        model.channels, model.voxel_ml = channels, plan.spacing_mm**3 / 1000
-        return model
+        return VAE(self, plan.shape, len(channels), statistics)
 
     def task(self, model: Model, num_steps: int) -> Task:
         """The VAE's losses, with a critic as second player when the adversarial weight is positive."""
@@ -141,34 +127,17 @@ class VAE(Model):
 
     mean_volume: Tensor
 
-    channels: tuple[str, ...]
-    voxel_ml: float
-
-    def __init__(
-        self,
-        config: VAEConfig,
-        shape: tuple[int, ...],
-        num_channels: int,
-        statistics: Statistics,
-        num_conditions: int = 0,
-    ) -> None:
+    def __init__(self, config: VAEConfig, shape: tuple[int, ...], num_channels: int, statistics: Statistics) -> None:
         super().__init__(statistics)
-        self.restorations = config.restorations
         architecture = config.architecture(num_channels)
         self.padding = Padding(shape, architecture.reduction)
         self.network: Autoencoder
         if config.latent == "dense":
             self.network = DenseAutoencoder(
-                architecture, self.padding.padded_shape, config.latent_size, config.bottleneck_channels, num_conditions
+                architecture, self.padding.padded_shape, config.latent_size, config.bottleneck_channels
             )
         else:
             self.network = SpatialAutoencoder(architecture, config.latent_channels)
-        self.uses_covariates = num_conditions > 0
-        self.quantiser = (
-            EMAQuantizer(3, config.codes, config.latent_channels, ddp_sync=False)
-            if config.latent == "quantised"
-            else None
-        )
         self.network.start_at_zero()
         self.register_buffer("mean_volume", torch.zeros(self.volume_shape))
         if statistics.mean_volume is not None:
@@ -179,26 +148,22 @@ class VAE(Model):
         mean, log_variance = self.network.encode(self.padding.pad(normalised - self.mean_volume))
         return mean.float(), log_variance.float().clamp(*LOG_VARIANCE_RANGE)
 
-    def decode(self, latents: Tensor, covariates: Tensor | None = None) -> Tensor:
+    def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, *latent] -> standardised volumes [B, C, X, Y, Z]."""
-        if self.uses_covariates and covariates is not None:
-            latents = torch.cat([latents, covariates.to(latents.dtype)], dim=1)
-        if self.quantiser is not None:
-            latents = self.quantiser(latents)[0]
         return self.padding.crop(self.network.decode(latents)).float() + self.mean_volume
 
     def _expect(
         self, volumes: Tensor, covariates: Tensor | None, samples: int, generator: torch.Generator | None
     ) -> Expectation:
         mean, log_variance = self.posterior(self.normalise(volumes))
-        if samples == 0 or self.quantiser is not None:
-            return Expectation(self.denormalise(self.decode(mean, covariates)), None)
+        if samples == 0:
+            return Expectation(self.denormalise(self.decode(mean)), None)
         total = torch.zeros_like(volumes)
         squares = torch.zeros_like(volumes)
         scale = torch.exp(0.5 * log_variance)
         for _ in range(samples):
             noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-            decoded = self.denormalise(self.decode(mean + scale * noise, covariates))
+            decoded = self.denormalise(self.decode(mean + scale * noise))
             total += decoded
             squares += decoded.square()
         average = total / samples

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from gen3d.models import losses
-from gen3d.models.corruption import corrupt
 from gen3d.models.task import Batch, Losses, Task
 from gen3d.models.vae import VAE, VAEConfig
 from gen3d.nets.autoencoder import LOG_VARIANCE_RANGE
@@ -57,12 +56,7 @@ class VAETask(Task):
     def _model_losses(self, target: Tensor, batch: Batch) -> Losses:
         """loss = reconstruction + beta(step) KL / number of values + the optional terms."""
         config, mask = self.config, self.model.brain_mask
-        given = target
-        if config.corruption is not None:
-            given = self.model.normalise(
-                corrupt(batch, mask, self.model.channels, self.model.voxel_ml, config.corruption)[0]
-            )
-        reconstruction, mean, log_variance = self._reconstruct(given, batch)
+        reconstruction, mean, log_variance = self._reconstruct(target, batch)
         batch.shared["reconstruction"] = reconstruction.detach()
         with without_autocast(target.device):
             terms = {"reconstruction": losses.reconstruction_loss(reconstruction, target, mask, config.reconstruction)}
@@ -71,8 +65,6 @@ class VAETask(Task):
             beta = losses.beta_at(batch.step, self.num_steps, config.beta, config.beta_warmup)
             loss = terms["reconstruction"] + beta * losses.kl_with_free_bits(kl, config.free_bits) / num_values
             terms["kl"] = kl.flatten(1).sum(1).mean().detach()
-            if self.model.quantiser is not None:
-                loss = terms["reconstruction"] + self.model.quantiser(mean)[1]
             terms["clipped"] = losses.share_clipped(log_variance, *LOG_VARIANCE_RANGE)
             if config.ssim_weight > 0:
                 terms["ssim"] = losses.ssim_loss(reconstruction, target, mask)
@@ -89,8 +81,8 @@ class VAETask(Task):
         """One draw from the posterior, decoded and masked; also the posterior's mean and log variance."""
         mean, log_variance = self.model.posterior(target)
         noise = batch.noise(mean.shape[1:], POSTERIOR_NOISE)
-        latents = mean if self.model.quantiser is not None else mean + torch.exp(0.5 * log_variance) * noise
-        return self.model.decode(latents, batch.covariates) * self.model.brain_mask, mean, log_variance
+        latents = mean + torch.exp(0.5 * log_variance) * noise
+        return self.model.decode(latents) * self.model.brain_mask, mean, log_variance
 
     def _adversarial(self, reconstruction: Tensor) -> Tensor:
         critic = cast(nn.Module, self.critic)

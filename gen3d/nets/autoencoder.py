@@ -137,12 +137,7 @@ class DenseAutoencoder(Autoencoder):
     """Latent [B, latent_size]: a linear layer between the smallest feature map and the vector, both ways."""
 
     def __init__(
-        self,
-        architecture: Architecture,
-        padded_shape: tuple[int, ...],
-        latent_size: int,
-        bottleneck_channels: int,
-        num_conditions: int = 0,
+        self, architecture: Architecture, padded_shape: tuple[int, ...], latent_size: int, bottleneck_channels: int
     ) -> None:
         super().__init__(architecture)
         channels = architecture.num_channels * architecture.stem**3
@@ -155,7 +150,7 @@ class DenseAutoencoder(Autoencoder):
         num_features = int(torch.Size(self._map_shape).numel())
         self.to_mean = nn.Linear(num_features, latent_size)
         self.to_log_variance = nn.Linear(num_features, latent_size)
-        self.from_latent = nn.Linear(latent_size + num_conditions, num_features)
+        self.from_latent = nn.Linear(latent_size, num_features)
 
     def blocks(self) -> list[nn.Module]:
         return [*self.encoder.blocks, *self.decoder.blocks]

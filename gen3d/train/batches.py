@@ -58,14 +58,12 @@ class Batches:
         seeds: tuple[int, int],
         augmentation: AugmentConfig,
         device: torch.device,
-        covariates: Tensor | None = None,
     ) -> None:
         """`rows` are the member's; a step's `batch_size` volumes come in `parts` equal batches; `seeds` are those of
         the run and the member."""
         self.source, self.rows, self.batch_size, self.parts = source, rows, batch_size, parts
         self.seed, self.member = seeds
         self.augmentation, self.device = augmentation, device
-        self.covariates = covariates
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="volumes")
         self._ahead: tuple[tuple[int, int], Future[Tensor]] | None = None
 
@@ -84,9 +82,6 @@ class Batches:
             tuple(self.source.subjects[row] for row in self._rows(step, part)),
             step,
             seeds,
-            covariates=None
-            if self.covariates is None
-            else self.covariates[torch.from_numpy(self._rows(step, part))].to(self.device),
         )
         return augment(batch, self.source.channels, self.augmentation)
 

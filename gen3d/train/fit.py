@@ -46,7 +46,7 @@ class Train(Verb):
     """
 
     prepared: Folders = Field(description="folder or folders of `gen3d prepare` or `gen3d simulate`")
-    model: ModelConfig = Field(description="which model; `kind` is one of vae, pca, voxelwise")
+    model: ModelConfig = Field(description="which model; `kind` is one of restorer, vae, pca, voxelwise")
     channels: tuple[str, ...] = Field(("t1w", "log_jacobian"), min_length=1, description="volumes learned together")
     cross_fit: int = Field(1, ge=1, description="members; 1: one, on train controls; K: K folds of train + calibration")
     seed: int = Field(0, ge=0, description="seed of folds, initial weights, order and noise")
@@ -197,14 +197,7 @@ class Train(Verb):
         optim = self.optim
         engine = self.engine.build(self.model.task(model, optim.steps), optim)
         batches = Batches(
-            source,
-            rows,
-            optim.batch_size,
-            optim.accumulate,
-            (self.seed, member),
-            self.augment,
-            engine.device,
-            torch.from_numpy(covariates).float() if model.uses_covariates else None,
+            source, rows, optim.batch_size, optim.accumulate, (self.seed, member), self.augment, engine.device
         )
         log = TrainLog(
             self.out,
