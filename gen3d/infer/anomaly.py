@@ -26,7 +26,7 @@ from gen3d.infer.size import SIZE, size_names, size_values
 from gen3d.infer.tables import (
     CLUSTER_COLUMNS,
     cluster_rows,
-    largest_clusters,
+    heaviest_clusters,
     latent_scores,
     region_table,
     subject_table,
@@ -173,7 +173,7 @@ class Anomaly(Verb):
     def _write_maps(self, prepared: Prepared, panel: Panel, voxelwise: dict[Channel, Calibrated]) -> pd.DataFrame:
         min_voxels = max(1, round(self.min_cluster_ml * 1000 / prepared.plan.spacing_mm**3))
         mask, affine = prepared.mask, prepared.plan.matrix
-        largest = {c: largest_clusters(panel, found.z, mask, self.cluster_z) for c, found in voxelwise.items()}
+        heaviest = {c: heaviest_clusters(panel, found.z, mask, self.cluster_z) for c, found in voxelwise.items()}
         rows: list[dict[str, Any]] = []
         wanted = np.setdiff1d(np.arange(len(panel.table)), panel.gated)
         for i in track(wanted.tolist(), "writing maps"):
@@ -187,7 +187,7 @@ class Anomaly(Verb):
                 write_nifti(self.out / "maps" / f"{stem}_significant.nii.gz", significant.astype(np.uint8), affine)
                 if native is not None and channel not in ON_TEMPLATE:
                     write_native(self.out / "native" / f"{stem}_zmap.nii.gz", native, z, affine)
-                reference = largest[channel][panel.reference(i)]
+                reference = heaviest[channel][panel.reference(i)]
                 rows += cluster_rows(key, channel, z, self.cluster_z, min_voxels, reference, prepared)
         return pd.DataFrame(rows, columns=list(CLUSTER_COLUMNS))
 

@@ -90,7 +90,7 @@ CLUSTER_COLUMNS: dict[str, dict[str, Any]] = {
     "peak_z": {"Description": "most extreme z of the cluster", "Units": "standard deviations"},
     "volume_ml": {"Description": "volume of the cluster on the template's grid", "Units": "ml"},
     "p_cluster": {
-        "Description": "rank of the cluster's size among the largest clusters of the controls: family-wise over the map",
+        "Description": "rank of the cluster's mass (|z| above the threshold, summed) among the controls' heaviest: family-wise",
         "Units": "probability",
     },
     **{f"{a}_mm": {"Description": f"{a} of the peak in {TEMPLATE_SPACE}", "Units": "mm"} for a in "xyz"},

@@ -24,7 +24,7 @@ from gen3d.maths.significance import (
     conformal_p_columns,
     fdr,
     fdr_adjust,
-    largest_cluster,
+    heaviest_cluster,
     p_values,
     percentile,
 )
@@ -150,14 +150,14 @@ def unmask(values: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.float32]
     return volume
 
 
-def largest_clusters(
+def heaviest_clusters(
     panel: Panel, z: NDArray[np.float32], mask: NDArray[np.bool_], threshold: float
 ) -> NDArray[np.float64]:
-    """Voxels of the largest cluster beyond the threshold in each calibration control, NaN for every other row, [n]."""
-    sizes = np.full(len(panel.table), np.nan)
+    """Mass of the heaviest cluster beyond the threshold in each calibration control, NaN for every other row, [n]."""
+    masses = np.full(len(panel.table), np.nan)
     for row in panel.calibration:
-        sizes[row] = largest_cluster(unmask(z[row], mask), threshold)
-    return sizes
+        masses[row] = heaviest_cluster(unmask(z[row], mask), threshold)
+    return masses
 
 
 def cluster_rows(
@@ -171,8 +171,8 @@ def cluster_rows(
 ) -> list[dict[str, Any]]:
     """Clusters of voxels with |z| above a threshold in one map, largest first, with the region at their peak.
 
-    `p_cluster` ranks a cluster's size among `reference`, the size of the largest cluster of each calibration control:
-    (1 + controls whose largest cluster is at least as large) / (controls + 1), family-wise over the brain.
+    `p_cluster` ranks a cluster's mass among `reference`, that of the heaviest cluster of each calibration control:
+    (1 + controls whose heaviest cluster is at least as heavy) / (controls + 1), family-wise over the brain.
     """
     table = prepared.region_table
     names = dict(zip(table["label"], table["name"], strict=True))
@@ -181,7 +181,7 @@ def cluster_rows(
     for cluster in clusters(np.abs(z) > threshold, z, min_voxels, prepared.plan.matrix)[:MAX_CLUSTERS]:
         i, j, k = np.rint((to_voxel @ [*cluster.peak_mm, 1.0])[:3]).astype(int)
         region = names.get(int(prepared.regions[i, j, k]), "unlabelled")
-        p_cluster = float(conformal_p(reference, [cluster.num_voxels])[0])
+        p_cluster = float(conformal_p(reference, [cluster.mass(threshold)])[0])
         numbers = (cluster.peak_z, cluster.volume_ml, *cluster.peak_mm, p_cluster)
         rows.append(dict(zip(CLUSTER_COLUMNS, (key, channel, region, *numbers), strict=True)))
     return rows

@@ -44,15 +44,23 @@ def fdr(p: ArrayLike, q: float = 0.05) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class Cluster:
-    """One connected finding: peak and centre of its voxels in world millimetres; sign 1 above, -1 below expectation."""
+    """One connected finding: peak and centre of its voxels in world millimetres; sign 1 above, -1 below expectation.
+
+    `total_z` is the sum of |z| over its voxels.
+    """
 
     label: int
     sign: int
     num_voxels: int
     volume_ml: float
+    total_z: float
     peak_z: float
     peak_mm: tuple[float, float, float]
     centre_mm: tuple[float, float, float]
+
+    def mass(self, threshold: float) -> float:
+        """What |z| exceeds the threshold by, summed over voxels (Bullmore et al. 1999, IEEE TMI 18:32)."""
+        return self.total_z - threshold * self.num_voxels
 
 
 def clusters(significant: NDArray[np.bool_], z: Array, min_voxels: int, affine: NDArray[np.float64]) -> list[Cluster]:
@@ -80,6 +88,7 @@ def clusters(significant: NDArray[np.bool_], z: Array, min_voxels: int, affine: 
                     sign=sign,
                     num_voxels=num_voxels,
                     volume_ml=num_voxels * voxel_ml,
+                    total_z=float(np.abs(values).sum(dtype=np.float64)),
                     peak_z=float(values[peak]),
                     peak_mm=_world(affine, voxels[peak]),
                     centre_mm=_world(affine, voxels.mean(axis=0)),
@@ -89,14 +98,15 @@ def clusters(significant: NDArray[np.bool_], z: Array, min_voxels: int, affine: 
     return [replace(cluster, label=label) for label, cluster in enumerate(found, start=1)]
 
 
-def largest_cluster(z: Array, threshold: float) -> int:
-    """Voxels of the largest cluster of z [X, Y, Z] beyond the threshold on either side, 0 without any."""
-    sizes = [0]
+def heaviest_cluster(z: Array, threshold: float) -> float:
+    """Mass of the heaviest cluster of z [X, Y, Z] beyond the threshold on either side, 0 without any."""
+    masses = [0.0]
     for sign in (1, -1):
         labels, num = ndimage.label(sign * z > threshold, structure=np.ones((3, 3, 3)))
         if num:
-            sizes.append(int(np.bincount(labels[labels > 0]).max()))
-    return max(sizes)
+            inside = labels > 0
+            masses.append(float(np.bincount(labels[inside], sign * z[inside] - threshold).max()))
+    return max(masses)
 
 
 def _world(affine: NDArray[np.float64], voxel: NDArray[Any]) -> tuple[float, float, float]:

@@ -32,8 +32,8 @@ def test_a_shell_is_what_is_near_and_never_the_structure_itself() -> None:
     distance = np.zeros(SHAPE, np.float32)
     distance[5, 10, 14] = 1.0  # 3 voxels above the left region's last voxel
     distance[5, 10, 15] = 100.0  # 4 voxels above: too far
-    left, right, absent = around(distance[mask])
-    assert left == pytest.approx(1.0 / int(round(1.0 / left)), rel=1e-5)
+    left, _, absent = around(distance[mask])
+    assert 0 < left < 0.01  # one of several hundred voxels
     assert absent == 0.0
 
 

@@ -16,7 +16,7 @@ from gen3d.maths.normative import (
     p_values,
     percentile,
 )
-from gen3d.maths.significance import conformal_p_columns, largest_cluster
+from gen3d.maths.significance import conformal_p_columns, heaviest_cluster
 
 
 def test_p_values_are_two_sided() -> None:
@@ -97,13 +97,15 @@ def test_conformal_p_of_columns_equals_that_of_each_column() -> None:
     np.testing.assert_array_equal(conformal_p_columns(reference, scores), expected)
 
 
-def test_largest_cluster_takes_corners_and_keeps_signs_apart() -> None:
+def test_the_heaviest_cluster_takes_corners_and_keeps_signs_apart() -> None:
     z = np.zeros((6, 6, 6))
     z[0, 0, 0] = z[1, 1, 1] = z[2, 2, 2] = 4.0
     z[3, 3, 3] = -4.0
     z[5, 5, 4] = z[5, 5, 5] = -3.05
-    assert largest_cluster(z, 3.1) == 3
-    assert largest_cluster(-z, 3.1) == 3
-    assert largest_cluster(z, 3.0) == 3
-    assert largest_cluster(z, 4.5) == 0
-    assert largest_cluster(z, 3.1) == clusters(np.abs(z) > 3.1, z, 1, np.eye(4))[0].num_voxels
+    assert heaviest_cluster(z, 3.1) == pytest.approx(2.7)
+    assert heaviest_cluster(-z, 3.1) == pytest.approx(2.7)
+    assert heaviest_cluster(z, 3.0) == pytest.approx(3.0)
+    assert heaviest_cluster(z, 4.5) == 0
+    assert clusters(np.abs(z) > 3.1, z, 1, np.eye(4))[0].mass(3.1) == pytest.approx(2.7)
+    z[5, 0, 0] = -9.0  # one voxel, but heavier than three
+    assert heaviest_cluster(z, 3.1) == pytest.approx(5.9)

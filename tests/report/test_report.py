@@ -204,7 +204,7 @@ def test_every_model_that_is_no_baseline_is_a_network(world: World, tmp_path: Pa
 
 
 def test_clusters_are_said_with_their_rank_among_controls(page: Page) -> None:
-    assert "by size among the largest clusters of the controls, p 0.048." in page.text.replace(
+    assert "by mass among the heaviest clusters of the controls, p 0.048." in page.text.replace(
         "\N{NO-BREAK SPACE}", " "
     )
     assert "Clusters of voxels with |z| above 3.1" in page.text

@@ -192,7 +192,9 @@ def _cluster_sentence(clusters: pd.DataFrame) -> str:
     up, down = wording.directions(str(row["channel"]))
     rank = ""
     if np.isfinite(row["p_cluster"]):
-        rank = f"; by size among the largest clusters of the controls, p {wording.probability(float(row['p_cluster']))}"
+        rank = (
+            f"; by mass among the heaviest clusters of the controls, p {wording.probability(float(row['p_cluster']))}"
+        )
     return (
         f" Rarest cluster of voxels: {wording.number(float(row['volume_ml']), 1)} ml in "
         f"{wording.in_text(str(row['channel']))}, {up if row['peak_z'] > 0 else down}, peak "
@@ -292,7 +294,7 @@ def _cluster_table(clusters: pd.DataFrame, threshold: float) -> Table:
     ]
     header = ["Channel", "Region at the peak", "Peak z", "Volume (ml)", "p", "Peak x, y, z (mm, MNI152)"]
     caption = (
-        f"Clusters of voxels with |z| above {threshold:g}, largest first; p ranks the size among the largest clusters of "
+        f"Clusters of voxels with |z| above {threshold:g}, largest first; p ranks the mass among the heaviest clusters of "
         "the controls, which makes it family-wise over the brain."
     )
     return Table(caption, header, cells, "llrrrr")
