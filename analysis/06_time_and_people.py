@@ -29,9 +29,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "restorer": {"model": {"kind": "restorer"}},
 }
 JUDGED = {
-    "lesion": {"kind": "lesion", "count": 24, "severity": [2.0, 10.0, 30.0]},
-    "ad": {"kind": "ad", "count": 24},
-    "null": {"kind": "null", "count": 24},
+    "lesion": {"kind": "lesion", "severity": [2.0, 10.0, 30.0]},
+    "ad": {"kind": "ad"},
+    "null": {"kind": "null"},
 }
 SPACING_MM = 4.0
 CHANNELS = {"channels": ["t1w"]}
@@ -43,9 +43,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--people", type=int, nargs="+", default=[50, 200, 800], help="sizes of the training cohorts")
     parser.add_argument("--steps", type=int, default=200, help="training steps; also four times as many")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS), help="which models")
+    parser.add_argument("--judged", type=int, default=24, help="people per planted condition")
     given = parser.parse_args()
     judged = Simulate.model_validate(
-        {"out": given.out / "judged", "subjects": 72, "spacing_mm": SPACING_MM, "seed": 999, "conditions": JUDGED}
+        {"out": given.out / "judged", "subjects": 3 * given.judged, "spacing_mm": SPACING_MM, "seed": 999}
+        | {"conditions": {name: {**planted, "count": given.judged} for name, planted in JUDGED.items()}}
         | {"figures": False}
     ).run()
     rows: list[dict[str, Any]] = []
@@ -55,7 +58,8 @@ def main() -> None:
             {"out": given.out / f"cohort_{people}", "subjects": people, "spacing_mm": SPACING_MM, "seed": people}
             | {"conditions": {}, "figures": False, "split": split}
         ).run()
-        for name, settings in MODELS.items():
+        for name in given.models:
+            settings = MODELS[name]
             for times in (1, 4) if name in ("vae", "restorer") else (0,):
                 rows.append(one(given, cohort, judged, people, name, settings, times))
                 pd.DataFrame(rows).to_csv(given.out / "growth.tsv", sep="\t", index=False)
