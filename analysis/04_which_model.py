@@ -33,11 +33,9 @@ T1W, VOLUME = {"channels": ["t1w"]}, {"channels": ["log_jacobian"]}
 FLIP = {"augment": {"flip": True}}
 CANDIDATES: dict[str, dict[str, Any]] = {
     "pca": {"model": {"kind": "pca", "num_components": 20}, "cross_fit": 5, **T1W},
-    "pca robust": {"model": {"kind": "pca", "num_components": 20, "restorations": 5}, "cross_fit": 5, **T1W},
     "voxelwise": {"model": {"kind": "voxelwise"}, "cross_fit": 5},
     "pca volume": {"model": {"kind": "pca", "num_components": 20}, "cross_fit": 5, **VOLUME},
     "vae": {"model": {"kind": "vae"}, **T1W, **FLIP},
-    "vae restored": {"model": {"kind": "vae", "restorations": 5}, **T1W, **FLIP},
     "vae joint": {"model": {"kind": "vae"}, **FLIP},
     "vae volume": {"model": {"kind": "vae"}, **VOLUME, **FLIP},
     "restorer": {"model": {"kind": "restorer"}, **T1W, **FLIP},

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as functional
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -18,10 +17,6 @@ from gen3d.data.plan import GridPlan
 
 Covariates = NDArray[np.float64]
 """Rows of a fitted design (gen3d.maths.design), [n, p], intercept included."""
-
-
-TRUSTED = 2.5
-"""Residuals of this many robust standard deviations count for a quarter in a restoration."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +79,6 @@ class Model(nn.Module, ABC):
     uses_covariates = False
     """Whether `expect` and `encode` need covariates."""
 
-    restorations = 0
-    """How often what does not fit is taken out before the expectation is made; see `_restored`."""
-
     def __init__(self, statistics: Statistics) -> None:
         super().__init__()
         self.register_buffer("channel_mean", torch.as_tensor(statistics.channel_mean, dtype=torch.float32))
@@ -128,8 +120,7 @@ class Model(nn.Module, ABC):
         was_training = self.training
         self.eval()
         try:
-            given = self._restored(volumes, rows)
-            expectation = self._expect(given, rows, samples, generator)
+            expectation = self._expect(volumes, rows, samples, generator)
         finally:
             self.train(was_training)
         assert expectation.mean.shape == volumes.shape, (expectation.mean.shape, volumes.shape)
@@ -147,19 +138,6 @@ class Model(nn.Module, ABC):
         finally:
             self.train(was_training)
 
-    def _restored(self, volumes: Tensor, covariates: Tensor | None) -> Tensor:
-        """Volumes drawn toward the healthy manifold where they are far from it.
-
-        Each round replaces x by its expectation plus w (x - expectation), with Geman-McClure weights w of the locally
-        averaged residual: what a model cannot explain no longer shapes what it expects (robust subspace projection, De la
-        Torre and Black 2003, IJCV 54:117; projection with missing data for autoencoders, Dehaene et al. 2020, ICLR).
-        """
-        given = volumes
-        for _ in range(self.restorations):
-            expected = self._expect(given, covariates, 0, None).mean
-            given = expected + trust(volumes - expected, self.brain_mask) * (volumes - expected)
-        return given
-
     @abstractmethod
     def _expect(
         self, volumes: Tensor, covariates: Tensor | None, samples: int, generator: torch.Generator | None
@@ -174,14 +152,6 @@ class Model(nn.Module, ABC):
         assert tuple(volumes.shape[1:]) == self.volume_shape, (tuple(volumes.shape), self.volume_shape)
         assert covariates is not None or not self.uses_covariates, f"{type(self).__name__} needs covariates"
         return covariates if self.uses_covariates else None
-
-
-def trust(residuals: Tensor, mask: Tensor) -> Tensor:
-    """Weights [B, C, X, Y, Z] from 1 (fits) to 0: 1 / (1 + (r / (TRUSTED s))^2)^2 of the residual averaged over 27 voxels,
-    in units of its own robust spread s (1.4826 times the median of its size inside the mask)."""
-    size = functional.avg_pool3d(residuals, 3, stride=1, padding=1).abs()
-    spread = 1.4826 * size[:, :, mask].median(dim=2).values.clamp(min=1e-6)
-    return (1 + (size / (TRUSTED * spread[:, :, None, None, None])).square()).square().reciprocal()
 
 
 class ClosedFormModel(Model):

@@ -20,7 +20,6 @@ class PCAConfig(BaseModelConfig):
 
     kind: Literal["pca"] = Field("pca", description="principal components")
     num_components: int = Field(20, gt=0, description="components kept; fewer than the training volumes")
-    restorations: int = Field(0, ge=0, description="rounds of robust projection: misfits stop shaping the expectation")
     covariates: bool = Field(False, description="regress out age, age squared, sex and site first; false: the mean")
 
     @property
@@ -41,9 +40,7 @@ class PCAConfig(BaseModelConfig):
 
     def build(self, plan: GridPlan, channels: tuple[str, ...], statistics: Statistics, num_covariates: int) -> PCAModel:
         """The unfitted model."""
-        model = PCAModel(statistics, self.num_components, num_covariates if self.covariates else 0)
-        model.restorations = self.restorations
-        return model
+        return PCAModel(statistics, self.num_components, num_covariates if self.covariates else 0)
 
 
 class PCAModel(LinearModel):
