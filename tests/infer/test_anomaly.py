@@ -139,7 +139,7 @@ def test_a_planted_copy_is_judged_beside_its_base(cohort: Path, run: Path, maps:
     found = anomaly(prepared=[cohort, bench], run=run, out=tmp_path / "maps", channels=["deformation"])
     before, after = table(maps, "regions"), table(found, "regions")
     before = before[before["channel"] == "deformation"].set_index(["key", "region"])
-    after = after.set_index(["key", "region"])
+    after = after[after["channel"] == "deformation"].set_index(["key", "region"])
     null, lesion = rows[0]["key"], rows[1]["key"]
     for column in ("z", "p_conformal", "p_max"):
         expected = before.loc[base, column].to_numpy()

@@ -154,6 +154,6 @@ def test_refusals(cohort: Path, small_vae: dict[str, Any], tmp_path: Path) -> No
         train(tmp_path / "nothing", out, small_vae)
     with pytest.raises(ValidationError, match="named twice"):
         train(cohort, out, small_vae, channels=["t1w", "t1w"])
-    with pytest.raises(UserError, match="unknown or missing kind; the kinds are 'vae', 'pca', 'voxelwise'"):
+    with pytest.raises(UserError, match="unknown or missing kind; the kinds are 'vae', 'restorer', 'pca', 'voxelwise'"):
         load(Train, None, [f"prepared={cohort}", f"out={out}", "model.kind=gan"])
     assert not out.exists()
