@@ -13,7 +13,7 @@ from gen3d.errors import UserError
 VERBS: dict[str, tuple[str, str]] = {
     "prepare": ("gen3d.data.prepare:Prepare", "T1w scans (BIDS, CAPS or a table) to one grid, with a verdict per scan"),
     "simulate": ("gen3d.data.simulate:Simulate", "a cohort of brains whose truth is known, laid out like prepare's"),
-    "train": ("gen3d.train.fit:Train", "a normative model (VAE, PCA or voxelwise) of the train controls"),
+    "train": ("gen3d.train.fit:Train", "a normative model (restorer, VAE, PCA, voxelwise) of controls"),
     "encode": ("gen3d.infer.encode:Encode", "every scan's latent vector, as one table"),
     "reconstruct": (
         "gen3d.infer.reconstruct:Reconstruct",

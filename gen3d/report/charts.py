@@ -63,7 +63,7 @@ class Curve:
 
 def curves(panels: Mapping[str, Sequence[Curve]], x_label: str, logarithmic: Sequence[str] = ()) -> Chart:
     """Small panels of lines side by side, at most four in a row; the panels named in `logarithmic` have a log axis."""
-    columns = min(4, max(1, len(panels)))
+    columns = 3 if len(panels) > 4 else max(1, len(panels))  # more would cut the titles
     rows = math.ceil(len(panels) / columns)
     with style.canvas(0.35 + 1.75 * rows) as figure:
         grid = figure.subplots(rows, columns, squeeze=False)
