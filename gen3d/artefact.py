@@ -20,6 +20,7 @@ from typing import Any
 from gen3d import __version__
 from gen3d.config import Verb
 from gen3d.errors import UserError
+from gen3d.progress import warn
 
 RECORD = "artefact.json"
 LOCK = ".lock"
@@ -246,9 +247,11 @@ def _lock_folder(folder: Path) -> Any:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); give another out=.") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         lock.close()
         raise UserError(
             f"{folder}: another gen3d process is writing there; wait for it or give another out=."
         ) from None
+    except OSError as error:
+        warn(f"{folder}: this file system cannot lock ({error.strerror}), so make sure that nothing else writes there.")
     return lock

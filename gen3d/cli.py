@@ -5,12 +5,20 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gen3d import __version__
 from gen3d.errors import Interrupted, UserError
 
+if TYPE_CHECKING:
+    from gen3d.config import Verb
+
 USAGE = "gen3d <verb> [file.yaml] [key=value ...] [--help | --show | --dry-run]"
+FIRST_SPEAKS_S = 2.0
+"""Seconds that the other processes leave the first one to tell the user what happened."""
+
 FLAGS = ("--help", "-h", "--show", "--dry-run", "--traceback")
 
 
@@ -31,16 +39,17 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         if "--traceback" in flags:
             raise
-        _complain(str(error))
+        _complain(error)
         return error.exit_code
     except KeyboardInterrupt:
-        _complain("Stopped. What was finished is kept; the same command goes on from there.")
+        _complain(UserError("Stopped. What was finished is kept; the same command goes on from there."))
         return Interrupted.exit_code
     except OSError as error:
         if "--traceback" in flags:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        _complain(f"{place}{_reason(error)} What was finished is kept; the same command goes on from there.")
+        reason = f"{place}{_reason(error)} What was finished is kept; the same command goes on from there."
+        _complain(UserError(reason))
         return UserError.exit_code
 
 
@@ -56,8 +65,12 @@ def _run(name: str, words: list[str], flags: set[str]) -> int:
     if flags & {"--help", "-h"}:
         _print_verb_help(name, verb_type)
         return 0
-    file, overrides = _split(words)
-    verb = load(verb_type, file, overrides)
+    _check_processes(verb_type)
+    try:
+        file, overrides = _split(words)
+        verb = load(verb_type, file, overrides)
+    except UserError as error:
+        raise verb_type.cannot_begin(error, _num_processes()) from None
     if "--show" in flags:
         import yaml
 
@@ -99,9 +112,27 @@ def _reason(error: OSError) -> str:
     return words.get(error.errno or 0, f"{error.strerror or error}.")
 
 
-def _complain(text: str) -> None:
-    for line in text.splitlines():
-        print(f"gen3d: {line}", file=sys.stderr)
+def _check_processes(verb_type: type[Verb]) -> None:
+    try:
+        verb_type.check_processes(_num_processes())
+    except UserError as error:
+        error.shared = os.environ.get("RANK") != "0"  # all of them come here
+        raise
+
+
+def _num_processes() -> int:
+    """Processes that a launcher such as torchrun started together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _complain(error: UserError) -> None:
+    """One process of several tells the user; one that failed alone says who it is."""
+    if error.shared:
+        return
+    rank = os.environ.get("RANK", "0")
+    who = "" if rank == "0" else f"rank {rank} on {os.uname().nodename}: "
+    for line in str(error).splitlines():
+        print(f"gen3d: {who if not line.startswith('rank ') else ''}{line}", file=sys.stderr)
 
 
 def _print_overview() -> None:
@@ -148,4 +179,19 @@ def entry() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    _note_exit_code(code)
+    if _num_processes() > 1:
+        # Threads of the communication libraries may abort an orderly exit, or wait in it for a process that is gone.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if code and os.environ.get("RANK") != "0":
+            time.sleep(FIRST_SPEAKS_S)  # torchrun ends everybody when one has ended
+        os._exit(code)
     sys.exit(code)
+
+
+def _note_exit_code(code: int) -> None:
+    """Leave the exit code where a launcher asks for it: torchrun keeps its workers' codes to itself."""
+    path = os.environ.get("GEN3D_EXIT_FILE")
+    if path and code != 0 and os.environ.get("LOCAL_RANK", "0") == "0":
+        Path(path).write_text(f"{code}\n", encoding="utf-8")

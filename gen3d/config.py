@@ -57,6 +57,19 @@ class Verb(Config):
 
     out: Folder = Field(description="folder to write")
 
+    @classmethod
+    def cannot_begin(cls, error: UserError, num_processes: int) -> UserError:
+        """What to tell when the settings are wrong; a verb that several processes share tells the others first."""
+        return error
+
+    @classmethod
+    def check_processes(cls, num_processes: int) -> None:
+        """Refuse several processes; a verb that they can share lets them."""
+        if num_processes > 1:
+            raise UserError(
+                f"`gen3d {cls.__name__.lower()}` is one process, but {num_processes} were started; run it without torchrun."
+            )
+
     def run(self) -> Path:
         """Do the work and return the folder written."""
         raise AssertionError(f"{type(self).__name__} defines no run()")

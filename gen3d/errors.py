@@ -8,6 +8,9 @@ class UserError(Exception):
 
     exit_code = 2
 
+    shared = False
+    """Whether another process of the same training tells the user, so that this one stays silent."""
+
 
 class Unfinished(UserError):
     """The work is done and kept, but some inputs could not be used; the message names them."""
@@ -19,3 +22,9 @@ class Interrupted(UserError):
     """The work stopped on a signal after saving its state; running the same command goes on."""
 
     exit_code = 130
+
+
+class LostContact(UserError):
+    """Another process of a training is gone; what was saved is kept and running the same command goes on."""
+
+    exit_code = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -12,7 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 Item = TypeVar("Item")
 
-console = Console(soft_wrap=True, highlight=False)
+SPEAKS = os.environ.get("RANK", "0") == "0"
+"""Whether this process talks to the user: of several that torchrun started, only the first does."""
+
+console = Console(soft_wrap=True, highlight=False, quiet=not SPEAKS)
 PLAIN_LINE_EVERY_S = 10.0
 
 
@@ -23,7 +27,7 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     """Print one line of warning to standard error."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"warning: {text}", markup=False)
+    Console(stderr=True, soft_wrap=True, highlight=False, quiet=not SPEAKS).print(f"warning: {text}", markup=False)
 
 
 def duration(seconds: float) -> str:

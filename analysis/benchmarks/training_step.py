@@ -115,7 +115,7 @@ def run_ours(
 
     from gen3d.train.augment import AugmentConfig
     from gen3d.train.batches import Batches
-    from gen3d.train.engine_local import EngineConfig
+    from gen3d.train.engine_config import EngineConfig
     from gen3d.train.optim import OptimConfig
 
     settings = {"steps": steps, "learning_rate": LEARNING_RATE, "warmup": 0, "final_rate": 1, "weight_decay": 0}

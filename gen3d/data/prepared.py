@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.artefact import digest, read
+from gen3d.artefact import digest, file_digest, read
 from gen3d.data.manifest import check_split, read_manifest
 from gen3d.data.plan import GridPlan, read_plan
 from gen3d.data.volume import SLOPE, open_stored, read_map
@@ -84,6 +84,23 @@ class Prepared:
             for j, channel in enumerate(channels):
                 np.multiply(self.stored(key, channel), np.float32(SLOPE), out=out[i, j], dtype=np.float32)
         return out
+
+    def fingerprint(self, num_volumes: int = 4) -> str:
+        """A hash of the tables and of a few volumes' bytes: the same wherever the same data are readable.
+
+        Raises:
+            UserError: one of them cannot be read.
+        """
+        last = len(self.manifest) - 1
+        rows = sorted({round(last * share / max(1, num_volumes - 1)) for share in range(num_volumes)})
+        paths = [folder / name for folder in self.folders for name in ("manifest.tsv", "plan.json", "mask.nii")]
+        paths += [
+            self.path(str(self.manifest["key"].iloc[row]), channel) for row in rows for channel in self.plan.channels
+        ]
+        try:
+            return digest([self.key, *(file_digest(path) for path in paths)])
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be read ({error.strerror}).") from None
 
     def require_channels(self, channels: Sequence[str]) -> None:
         """Refuse channels that were not prepared."""

@@ -47,7 +47,11 @@ class PreparedSource:
 
 
 class Batches:
-    """The batches of one member's training. `at(step, part)` depends on nothing but its arguments and the seeds."""
+    """One process's batches of one member's training.
+
+    `at(step, part)` depends on nothing but its arguments, the seeds and the process's share, and every volume meets the
+    same noise in whichever process it is computed.
+    """
 
     def __init__(
         self,
@@ -58,11 +62,13 @@ class Batches:
         seeds: tuple[int, int],
         augmentation: AugmentConfig,
         device: torch.device,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
-        """`rows` are the member's; a step's `batch_size` volumes come in `parts` equal batches; `seeds` are those of
-        the run and the member."""
+        """`rows` are the member's; `batch_size` volumes make a step, over all processes; this process's come in `parts`
+        equal batches; `seeds` are those of the run and the member; `share` is (rank, number of processes)."""
         self.source, self.rows, self.batch_size, self.parts = source, rows, batch_size, parts
         self.seed, self.member = seeds
+        self.rank, self.num_processes = share
         self.augmentation, self.device = augmentation, device
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="volumes")
         self._ahead: tuple[tuple[int, int], Future[Tensor]] | None = None
@@ -90,8 +96,10 @@ class Batches:
         self._reader.shutdown(wait=True, cancel_futures=True)
 
     def _positions(self, part: int) -> range:
-        size = self.batch_size // self.parts
-        return range(part * size, (part + 1) * size)
+        """Places in the step's global batch; the parts of all processes are disjoint and together the whole of it."""
+        size = self.batch_size // (self.parts * self.num_processes)
+        first = (part * self.num_processes + self.rank) * size
+        return range(first, first + size)
 
     def _rows(self, step: int, part: int) -> NDArray[np.int64]:
         chosen = rows_at(step, self.batch_size, len(self.rows), self.seed, self.member)

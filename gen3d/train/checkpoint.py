@@ -18,20 +18,26 @@ RECORD = "checkpoint.json"
 def save_checkpoint(root: Path, step: int, write: Callable[[Path], None]) -> Path:
     """Write one checkpoint with `write(folder)` and keep the last two.
 
-    The folder gets its final name only when all its bytes are on disk, with a record of every file's hash.
+    The folder gets its final name only when all its bytes are on disk, with a record of every file's hash. What a full
+    disk or a killed process left half written is removed, now or by the next checkpoint, and the last two stay.
     """
+    for left in root.glob(".partial-*"):
+        shutil.rmtree(left, ignore_errors=True)
     partial = root / f".partial-{step:08d}"
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    write(partial)
-    files = sorted(path for path in partial.iterdir() if path.is_file())
-    record = {"step": step, "files": {path.name: file_digest(path) for path in files}}
-    (partial / RECORD).write_text(json.dumps(record), encoding="utf-8")
-    for path in (*files, partial / RECORD, partial):
-        _flush(path)
-    final = root / f"step_{step:08d}"
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
+    try:
+        write(partial)
+        files = sorted(path for path in partial.iterdir() if path.is_file())
+        record = {"step": step, "files": {path.name: file_digest(path) for path in files}}
+        (partial / RECORD).write_text(json.dumps(record), encoding="utf-8")
+        for path in (*files, partial / RECORD, partial):
+            _flush(path)
+        final = root / f"step_{step:08d}"
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     _flush(root)
     for old in _folders(root)[:-KEPT]:
         shutil.rmtree(old)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from torch import nn
 
-from gen3d.artefact import Work, begin, write_atomic, write_json
+from gen3d.artefact import RECORD, Work, begin, digest, write_atomic, write_json
 from gen3d.config import Folders, Verb, execution
 from gen3d.data.plan import write_plan
 from gen3d.data.prepared import Prepared, open_prepared
+from gen3d.errors import UserError
 from gen3d.maths.design import Design
 from gen3d.models import ModelConfig
 from gen3d.models.base import ClosedFormModel, Model, Statistics, VolumeSet
@@ -25,15 +26,17 @@ from gen3d.models.weights import save_weights
 from gen3d.progress import duration, say
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import Batches, PreparedSource
-from gen3d.train.budget import estimate
-from gen3d.train.engine_local import EngineConfig
+from gen3d.train.engine_config import EngineConfig
 from gen3d.train.log import LOG, TrainLog, append, keep_until, memory_gib
-from gen3d.train.loop import run_loop
+from gen3d.train.loop import newest, run_loop
 from gen3d.train.optim import OptimConfig
-from gen3d.train.people import Moments, People, choose_people
+from gen3d.train.people import People, choose_people, statistics
 from gen3d.train.pictures import draw_reconstructions
+from gen3d.train.preflight import meet, report_failure
+from gen3d.train.processes import Processes, launched
 from gen3d.train.random_numbers import INITIAL_WEIGHTS, seed_of
 
+Tensors = dict[str, torch.Tensor]
 NUM_PICTURED = 2
 
 
@@ -71,27 +74,77 @@ class Train(Verb):
             raise ValueError("2 members would learn from half of the people each; use 1, or 3 and more")
         return cross_fit
 
+    @classmethod
+    def check_processes(cls, num_processes: int) -> None:
+        """Any number of processes can share a training."""
+
+    @classmethod
+    def cannot_begin(cls, error: UserError, num_processes: int) -> UserError:
+        """The other processes wait for this one: tell them."""
+        return report_failure(str(error)) if num_processes > 1 else error
+
     def run(self) -> Path:
         """Train every member that is not finished yet; returns the run folder."""
-        prepared, people, design = self._open()
-        work = begin(self, "train", {"prepared": list(self.prepared)})
-        if work.finished:
+        place = launched()
+        self._check_launch(place)
+        backend = self.engine.chosen_backend(self.engine.chosen_device(place.local_rank))
+        opened: list[tuple[Prepared, People, Design]] = []
+
+        def inspect() -> dict[str, str]:
+            opened.append(self._open())
+            return {"settings": digest(self.settings()), "data": opened[0][0].fingerprint()}
+
+        processes = meet(place, inspect, backend, self.engine.timeout_s)
+        self._train(*opened[0], processes)
+        processes.part()
+        return self.out
+
+    def _check_launch(self, place: Processes) -> None:
+        if place.num > 1 and self.model.closed_form:
+            raise UserError(
+                f"model.kind={self.model.kind} is computed in one pass by one process, but {place.num} were started; "
+                "run it without torchrun."
+            )
+        if not self.model.closed_form:
+            self.engine.num_processes(place.num)
+            self.engine.chosen_kind(place.num)
+            self.engine.parts(self.optim.batch_size, place.num)
+
+    def _train(self, prepared: Prepared, people: People, design: Design, processes: Processes) -> None:
+        work: Work | None = None
+
+        def open_folder() -> bool:
+            nonlocal work
+            work = begin(self, "train", {"prepared": list(self.prepared)})
+            if not work.finished:
+                self._describe(work, prepared, people, design)
+            return work.finished
+
+        if processes.on_first(open_folder):
             say(f"{self.out}: finished before, nothing to do.")
-            return self.out
+            return
         began = time.monotonic()
         if self.engine.threads:
             torch.set_num_threads(self.engine.threads)
         try:
-            self._describe(work, prepared, people, design)
-            moments = Moments(prepared, self.channels)
+            processes.together(self._see_folder)
             for member in range(self.cross_fit):
-                self._member(prepared, people, design, moments, member)
+                self._member(prepared, people, design, member, processes)
         except BaseException:
-            work.release()
+            if work is not None:
+                work.release()
             raise
-        work.finish(self._summary(people, time.monotonic() - began))
+        if work is not None:
+            work.finish(self._summary(people, time.monotonic() - began) | {"processes": processes.num})
         say(f"{self.out}: {self.model.kind} with {self.cross_fit} member(s) in {duration(time.monotonic() - began)}.")
-        return self.out
+
+    def _see_folder(self) -> None:
+        """Every process must see the folder that the first one writes: checkpoints are read from it."""
+        if not (self.out / RECORD).is_file():
+            raise UserError(
+                f"{self.out}: not visible from here, though rank 0 writes there; out= must be on a file system that all "
+                "nodes share."
+            )
 
     def plan(self) -> list[str]:
         """What would be trained, on whom, and what it takes."""
@@ -104,22 +157,30 @@ class Train(Verb):
             f"volumes: {len(self.channels)} channels ({', '.join(self.channels)}) on {prepared.plan.describe()}",
         ]
         if not self.model.closed_form:
-            sentences += self._step_sentences(prepared)
+            sentences += self._step_sentences(prepared, min(sizes))
         return [*sentences, f"writes {self.out}"]
 
-    def _step_sentences(self, prepared: Prepared) -> list[str]:
+    def _step_sentences(self, prepared: Prepared, num_scans: int) -> list[str]:
+        from gen3d.train.budget import StepSettings, plan_step
+
         device = self.engine.chosen_device()
-        precision = self.engine.chosen_precision(device)
-        with torch.device("meta"):
-            model = self._build(prepared, _blank(len(self.channels), prepared.mask), 1)
-            task = self.model.task(model, self.optim.steps)
-        at_once = self.optim.batch_size // self.optim.accumulate
-        budget = estimate(task, model.volume_shape, at_once, 2 if precision is torch.bfloat16 else 4)
-        return [
-            f"{self.model.kind}: {budget.parameters:,} parameters, players {', '.join(task.players)}",
-            f"{self.optim.steps} steps of {self.optim.batch_size} volumes on {device.type} in {precision}",
-            budget.sentence(),
-        ]
+        num_processes = self.engine.num_processes(launched().num)
+        self.engine.parts(self.optim.batch_size, num_processes)
+
+        def build(config: Any) -> Any:
+            blank = _blank(len(self.channels), prepared.mask)
+            return config.task(config.build(prepared.plan, self.channels, blank, 1), self.optim.steps)
+
+        settings = StepSettings(
+            device=device.type,
+            precision=self.engine.chosen_precision(device),
+            channels_last=self.engine.layout(device) is torch.channels_last_3d,
+            zero=self.engine.zero if self.engine.chosen_kind(num_processes) == "deepspeed" else 0,
+            num_processes=num_processes,
+            volumes_at_once=self.engine.volumes_at_once,
+            memory_gib=self.engine.memory_gib,
+        )
+        return plan_step(self.model, build, self.optim, settings, num_scans).sentences()
 
     def _open(self) -> tuple[Prepared, People, Design]:
         """The cohort, who is learned from, and the covariates of all of them; everything is checked here."""
@@ -136,27 +197,34 @@ class Train(Verb):
         write_json(work.folder / "subjects.json", people.seen())
         write_json(work.folder / "design.json", design.to_dict())
 
-    def _member(self, prepared: Prepared, people: People, design: Design, moments: Moments, member: int) -> None:
+    def _member(
+        self,
+        prepared: Prepared,
+        people: People,
+        design: Design,
+        member: int,
+        processes: Processes,
+    ) -> None:
         """Train or fit one member and write its weights; a member whose weights are there is finished."""
         weights = self.out / "members" / str(member) / "model.safetensors"
-        if weights.is_file():
+        if processes.from_first(weights.is_file()):
             return
         rows = people.members[member]
         frame = people.frame
         keys = tuple(str(key) for key in frame["key"])
         source = PreparedSource(prepared, keys, tuple(str(subject) for subject in frame["subject"]), self.channels)
         mine = [keys[row] for row in rows]
-        moments.add(mine)
         covariates = design.matrix(*_covariate_columns(people))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.seed, INITIAL_WEIGHTS, member))
-            model = self._build(prepared, moments.statistics(mine), covariates.shape[1])
+            model = self._build(prepared, statistics(prepared, self.channels, mine, processes), covariates.shape[1])
             if isinstance(model, ClosedFormModel):
-                tensors = self._fit(model, source, rows, covariates, member)
+                tensors: Tensors | None = self._fit(model, source, rows, covariates, member)
             else:
-                tensors = self._optimise(model, source, rows, covariates, member)
-        save_weights(weights, tensors, prepared.plan.key, self.model.kind)
-        shutil.rmtree(self._checkpoints(member), ignore_errors=True)
+                tensors = self._optimise(model, source, rows, covariates, member, processes)
+        processes.on_first(lambda: save_weights(weights, cast(Tensors, tensors), prepared.plan.key, self.model.kind))
+        if processes.first:
+            shutil.rmtree(self._checkpoints(member), ignore_errors=True)
 
     def _build(self, prepared: Prepared, statistics: Statistics, num_covariates: int) -> Model:
         return self.model.build(prepared.plan, self.channels, statistics, num_covariates)
@@ -168,7 +236,7 @@ class Train(Verb):
         rows: NDArray[np.int64],
         covariates: NDArray[np.float64],
         member: int,
-    ) -> dict[str, torch.Tensor]:
+    ) -> Tensors:
         began = time.monotonic()
         volumes = VolumeSet(
             len(rows),
@@ -193,11 +261,21 @@ class Train(Verb):
         rows: NDArray[np.int64],
         covariates: NDArray[np.float64],
         member: int,
-    ) -> dict[str, torch.Tensor]:
-        optim = self.optim
-        engine = self.engine.build(self.model.task(model, optim.steps), optim)
+        processes: Processes,
+    ) -> Tensors | None:
+        optim, checkpoints = self.optim, self._checkpoints(member)
+        first_step, state = newest(checkpoints, processes)
+        task = self.model.task(model, optim.steps)
+        engine = self.engine.build(task, optim, processes, state)
         batches = Batches(
-            source, rows, optim.batch_size, optim.accumulate, (self.seed, member), self.augment, engine.device
+            source,
+            rows,
+            optim.batch_size,
+            self.engine.parts(optim.batch_size, processes.num),
+            (self.seed, member),
+            self.augment,
+            engine.device,
+            share=(processes.rank, processes.num),
         )
         log = TrainLog(
             self.out,
@@ -211,9 +289,10 @@ class Train(Verb):
             paint=self._painter(source, rows, covariates),
             tensorboard=self.tensorboard,
         )
+        every = self.engine.checkpoint_every
         try:
             with log:
-                run_loop(engine, batches, optim.steps, self.engine.checkpoint_every, self._checkpoints(member), log)
+                run_loop(engine, batches, first_step, optim.steps, every, optim.skip_limit, checkpoints, log)
             return engine.export()
         finally:
             batches.close()

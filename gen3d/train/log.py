@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 from rich.live import Live
-from torch import nn
+from torch import Tensor, nn
 
 from gen3d.artefact import write_atomic
-from gen3d.models.task import Losses
-from gen3d.progress import PLAIN_LINE_EVERY_S, console, duration, say
+from gen3d.models.task import Batch, Losses
+from gen3d.progress import PLAIN_LINE_EVERY_S, SPEAKS, console, duration, say
 from gen3d.train.engine import Engine
 
 LOG = "log.jsonl"
@@ -47,8 +47,9 @@ class TrainLog:
         self.rate_at, self.paint = rate_at, paint
         self._tensorboard = tensorboard
         self._board: Any = None
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
+        self._skipped = 0
         self._live: Live | None = None
         self._first_step = 0
         self._last_step = 0
@@ -67,41 +68,54 @@ class TrainLog:
     def start(self, step: int) -> None:
         """Begin at a step; entries of later steps, left by an interrupted run, are taken out of the log."""
         self._first_step = self._last_step = step
+        self._began = self._last_time = self._last_line = time.monotonic()
+        if not SPEAKS:
+            return
         if self._tensorboard:
             self._board = _summary_writer(self.folder / "tensorboard" / f"member_{self.member}", step)
         keep_until(self.folder / LOG, self.member, step)
-        self._began = self._last_time = self._last_line = time.monotonic()
         if step:
             say(f"{self._name()}: going on from the checkpoint of step {step}.")
         if console.is_terminal:
             self._live = Live(console=console, refresh_per_second=2, transient=False)
             self._live.start()
 
-    def collect(self, engine: Engine, losses: Losses, player: str) -> None:
-        """Take in one player's losses; terms of players other than the model carry its name."""
-        for name, value in engine.mean({name: value.detach() for name, value in losses.items()}).items():
-            full = name if player == "model" else f"{player}_{name}"
-            self._sums[full] = self._sums.get(full, 0.0) + value
-            self._counts[full] = self._counts.get(full, 0) + 1
+    def collect(self, seen: Iterable[tuple[str, Batch, Losses]]) -> None:
+        """Take in the losses of a step's parts and players, left on their device; empty for a skipped step.
+
+        Terms of players other than the model carry the player's name.
+        """
+        skipped = True
+        for player, _, losses in seen:
+            skipped = False
+            for name, value in losses.items():
+                full = name if player == "model" else f"{player}_{name}"
+                self._sums[full] = self._sums[full] + value if full in self._sums else value.clone()
+                self._counts[full] = self._counts.get(full, 0) + 1
+        self._skipped += skipped
 
     def after(self, step: int, engine: Engine) -> None:
-        """Write what is due after `step` finished updates."""
-        if not engine.primary:
-            return
+        """Write what is due after `step` finished updates. Every process calls it: terms are means over all of them."""
         if step % self.every == 0 or step == self.steps:
-            self._write(step)
+            terms = engine.mean({name: self._sums[name] / self._counts[name] for name in self._sums})
+            if engine.primary:
+                self._write(step, terms)
+            self._sums.clear()
+            self._counts.clear()
+            self._skipped = 0
         if self.paint is not None and (step % self.picture_every == 0 or step == self.steps):
             with engine.averaged() as model:
-                self.paint(model, self.folder / "pictures" / f"member_{self.member}_step_{step:06d}.png")
+                if model is not None:
+                    self.paint(model, self.folder / "pictures" / f"member_{self.member}_step_{step:06d}.png")
 
-    def _write(self, step: int) -> None:
+    def _write(self, step: int, terms: Mapping[str, float]) -> None:
         now = time.monotonic()
         rate = (step - self._last_step) * self.batch_size / max(now - self._last_time, 1e-9)
-        terms = {name: self._sums[name] / self._counts[name] for name in self._sums}
         entry = {
             "member": self.member,
             "step": step,
             **{name: round(value, 6) for name, value in terms.items()},
+            **({"skipped": self._skipped} if self._skipped else {}),
             "learning_rate": self.rate_at(step - 1),
             "volumes_per_s": round(rate, 3),
             "memory_gib": round(memory_gib(), 3),
@@ -112,8 +126,6 @@ class TrainLog:
             for name, value in entry.items():
                 if name not in ("member", "step"):
                     self._board.add_scalar(name, value, step)
-        self._sums.clear()
-        self._counts.clear()
         self._last_time, self._last_step = now, step
         self._show(step, terms, rate, now)
 

@@ -1,76 +1,156 @@
-"""The training loop."""
+"""The training loop, the same for one process and for many."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from gen3d.errors import UserError
-from gen3d.models.losses import all_finite
 from gen3d.models.task import Batch, Losses
+from gen3d.progress import warn
 from gen3d.train.batches import Batches
 from gen3d.train.checkpoint import latest_checkpoint, save_checkpoint
 from gen3d.train.engine import Engine
 from gen3d.train.log import TrainLog
-from gen3d.train.stopping import StopSignal
+from gen3d.train.processes import Processes
+from gen3d.train.stopping import StopSignal, stopped_by
+
+STATE = "state.pt"
 
 
 def run_loop(
-    engine: Engine, batches: Batches, steps: int, checkpoint_every: int, checkpoints: Path, log: TrainLog
+    engine: Engine,
+    batches: Batches,
+    first_step: int,
+    steps: int,
+    checkpoint_every: int,
+    skip_limit: int,
+    checkpoints: Path,
+    log: TrainLog,
 ) -> None:
-    """Optimise a task for `steps` weight updates, going on from the newest checkpoint.
+    """Optimise a task from weight update `first_step` to `steps`, every process the same.
+
+    A step in which any process meets a loss or gradient that is not finite is skipped by all: the weights stay, the
+    step counts, and the terms and subjects are named.
 
     Raises:
-        UserError: a loss term is not finite; the sentence names it and the batch's subjects.
-        Interrupted: SIGINT or SIGTERM came; the state after the step at hand is saved.
+        UserError: more than `skip_limit` steps in a row were skipped.
+        Interrupted: a signal came to any process; the state after the step at hand is saved.
     """
-    step = resume(engine, checkpoints)
+    step = first_step
     log.start(step)
+    skipped = Skipped(engine.processes, skip_limit)
     with StopSignal() as stop:
         while step < steps:
-            updated = False
+            players = engine.task.playing(step)
+            seen = []
             for part in range(batches.parts):
                 batch = batches.at(step, part)
-                for player in engine.task.playing(step):
+                for player in players:
                     losses = engine.forward(batch, player)
-                    refuse_non_finite(losses, batch, player)
-                    try:
-                        updated = engine.update(losses["loss"], player, step)
-                    except FloatingPointError as error:
-                        raise non_finite(str(error), batch) from None
-                    log.collect(engine, losses, player)
-            step += updated
+                    engine.backward(losses, player, part, batches.parts)
+                    seen.append((player, batch, {name: value.detach() for name, value in losses.items()}))
+            updated = [engine.update(player, step) for player in players]
+            skipped.note(all(updated), step, players, updated, seen)
+            log.collect(seen if all(updated) else [])
+            step += 1
             log.after(step, engine)
-            stopping = stop.received is not None
-            if stopping or (step % checkpoint_every == 0 and step < steps):
-                save_checkpoint(checkpoints, step, engine.save)
-            if stopping:
-                raise stop.error(step, steps)
+            signal_number = engine.processes.largest(stop.received or 0)
+            if signal_number or (step % checkpoint_every == 0 and step < steps):
+                save(engine, checkpoints, step)
+            if signal_number:
+                stopped = stopped_by(signal_number, step, steps)
+                stopped.shared = not engine.primary
+                raise stopped
 
 
-def resume(engine: Engine, checkpoints: Path) -> int:
-    """Load the newest complete checkpoint and return its step, or 0."""
-    found = latest_checkpoint(checkpoints)
-    if found is None:
-        return 0
-    step, folder = found
-    engine.load(folder)
-    return step
-
-
-def refuse_non_finite(losses: Losses, batch: Batch, player: str) -> None:
-    """Raise a UserError that names the first terms that are NaN or infinite, the step and the subjects."""
-    if bool(all_finite(losses)):
-        return
-    bad = [name for name, value in losses.items() if not bool(torch.isfinite(value).all())]
-    terms = [name for name in bad if name != "loss"] or bad
-    raise non_finite(f"the {player}'s {' and '.join(terms)}", batch)
-
-
-def non_finite(what: str, batch: Batch) -> UserError:
-    """The error that names what was not finite, the step and the subjects of the batch."""
-    return UserError(
-        f"{what} became NaN or infinite at step {batch.step} on the subjects {', '.join(batch.subjects)}; look at "
-        "these scans, or lower optim.learning_rate, or use engine.precision=fp32."
+def save(engine: Engine, checkpoints: Path, step: int) -> None:
+    """Write a checkpoint: every process gives its part, the first one writes."""
+    state = engine.state()
+    engine.processes.on_first(
+        lambda: str(save_checkpoint(checkpoints, step, lambda folder: torch.save(state, folder / STATE)))
     )
+
+
+def newest(checkpoints: Path, processes: Processes) -> tuple[int, Mapping[str, Any] | None]:
+    """Step and state of the newest complete checkpoint, or (0, None); the first process chooses it for all.
+
+    Raises:
+        UserError: a process cannot read it.
+    """
+    found = processes.on_first(lambda: latest_checkpoint(checkpoints))
+    if found is None:
+        return 0, None
+    step, folder = found
+
+    def read() -> Mapping[str, Any]:
+        try:
+            state: Mapping[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        except OSError as error:
+            raise UserError(
+                f"{folder / STATE}: cannot be read ({error.strerror}); out= must be on a file system that all nodes share."
+            ) from None
+        return state
+
+    return step, processes.together(read)
+
+
+class Skipped:
+    """Counts skipped steps in a row, names what was not finite, and ends the training when there are too many."""
+
+    def __init__(self, processes: Processes, limit: int) -> None:
+        self.processes, self.limit, self.in_a_row = processes, limit, 0
+
+    def note(
+        self,
+        updated: bool,
+        step: int,
+        players: tuple[str, ...],
+        finite: list[bool],
+        seen: list[tuple[str, Batch, Losses]],
+    ) -> None:
+        """Take in one step. `finite` says for each player whether its gradient was; `seen` holds this process's losses."""
+        if updated:
+            self.in_a_row = 0
+            return
+        self.in_a_row += 1
+        reports = self.processes.gather(_not_finite(seen))
+        named = [report for report in reports if report]
+        if not named:
+            subjects = sorted(
+                {subject for everybody in self.processes.gather(_subjects(seen)) for subject in everybody}
+            )
+            bad = " and ".join(
+                f"the {player}'s gradient" for player, fine in zip(players, finite, strict=True) if not fine
+            )
+            named = [f"{bad} became NaN or infinite on the subjects {', '.join(subjects)}"]
+        what = f"step {step}: {'; '.join(named)}"
+        if self.in_a_row <= self.limit:
+            warn(f"{what}; this update was skipped ({self.in_a_row} in a row, at most {self.limit}).")
+            return
+        error = UserError(
+            f"{what}, after {self.limit} updates in a row that had to be skipped; look at these scans, or lower "
+            "optim.learning_rate, or use engine.precision=fp32. The last checkpoint is kept."
+        )
+        error.shared = not self.processes.first
+        raise error
+
+
+def _subjects(seen: list[tuple[str, Batch, Losses]]) -> list[str]:
+    return sorted({subject for _, batch, _ in seen for subject in batch.subjects})
+
+
+def _not_finite(seen: list[tuple[str, Batch, Losses]]) -> str:
+    """Which terms of this process were not finite, and on whom; '' if all were finite."""
+    found: dict[str, set[str]] = {}
+    for player, batch, losses in seen:
+        bad = [name for name, value in losses.items() if not bool(torch.isfinite(value).all())]
+        for name in [name for name in bad if name != "loss"] or bad:
+            found.setdefault(f"the {player}'s {name}", set()).update(batch.subjects)
+    if not found:
+        return ""
+    subjects = sorted(set().union(*found.values()))
+    return f"{' and '.join(found)} became NaN or infinite on the subjects {', '.join(subjects)}"

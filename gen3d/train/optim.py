@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from gen3d.config import Config
@@ -15,9 +17,12 @@ class OptimConfig(Config):
     """AdamW with linear warm-up and cosine decay; progress is counted in weight updates."""
 
     steps: int = Field(2000, gt=0, description="weight updates per member")
-    batch_size: int = Field(4, gt=0, description="volumes per weight update, over all processes and parts")
-    accumulate: int = Field(1, gt=0, description="parts a batch is computed in, to save memory")
+    batch_size: int = Field(4, gt=0, description="volumes per weight update, over all processes")
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate, per update")
+    rate_rule: Literal["constant", "sqrt", "linear"] = Field(
+        "constant", description="how the peak grows with batch_size / rate_batch_size; constant: not at all"
+    )
+    rate_batch_size: int = Field(4, gt=0, description="the batch size that learning_rate was chosen for")
     warmup: float = Field(0.05, ge=0, le=1, description="share of the steps over which the rate rises from 0")
     final_rate: float = Field(0.02, ge=0, le=1, description="rate at the end, as a share of the peak")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay, per unit of learning rate")
@@ -25,20 +30,24 @@ class OptimConfig(Config):
     clip: float = Field(1.0, gt=0, description="largest norm of a player's gradient")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights, which are the ones kept")
 
-    @model_validator(mode="after")
-    def _divides(self) -> OptimConfig:
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size={self.batch_size} is not a multiple of accumulate={self.accumulate}")
-        return self
+    skip_limit: int = Field(
+        5, ge=0, description="weight updates in a row that may be skipped because a loss or gradient is not finite"
+    )
+
+    @property
+    def peak_rate(self) -> float:
+        """Peak learning rate of this batch size (Goyal et al. 2017 for linear, Krizhevsky 2014 for sqrt)."""
+        growth = self.batch_size / self.rate_batch_size
+        return self.learning_rate * {"constant": 1.0, "sqrt": math.sqrt(growth), "linear": growth}[self.rate_rule]
 
     def rate_at(self, step: int) -> float:
         """Learning rate of the update that follows `step` finished ones."""
         warmup_steps = self.warmup * self.steps
         if step < warmup_steps:
-            return self.learning_rate * (step + 1) / (math.floor(warmup_steps) + 1)
+            return self.peak_rate * (step + 1) / (math.floor(warmup_steps) + 1)
         progress = (step - warmup_steps) / max(1.0, self.steps - warmup_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        return self.learning_rate * (self.final_rate + (1 - self.final_rate) * cosine)
+        return self.peak_rate * (self.final_rate + (1 - self.final_rate) * cosine)
 
     def optimiser(self, module: nn.Module) -> torch.optim.AdamW:
         """AdamW over a player's weights, its state in float32; vectors and scalars are not decayed."""
@@ -47,34 +56,74 @@ class OptimConfig(Config):
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, self.beta2), fused=True)
+        return torch.optim.AdamW(groups, lr=self.peak_rate, betas=(0.9, self.beta2), fused=True)
+
+
+Moments = dict[str, dict[str, Tensor]]
+"""{parameter: {exp_avg, exp_avg_sq}}, each of the parameter's shape."""
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Use this learning rate for the next update."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def adam_state(optimiser: torch.optim.Optimizer, module: nn.Module) -> tuple[Moments, int]:
+    """Adam's moments by parameter name, on the CPU, and the number of updates it made."""
+    moments: Moments = {}
+    updates = 0
+    for name, parameter in module.named_parameters():
+        held = optimiser.state.get(parameter)
+        if held:
+            moments[name] = {key: held[key].detach().cpu() for key in MOMENTS}
+            updates = int(held["step"].item())
+    return moments, updates
+
+
+def load_adam(optimiser: torch.optim.Optimizer, module: nn.Module, moments: Moments, updates: int) -> None:
+    """Give Adam the moments and the number of updates that `adam_state` returned."""
+    for name, parameter in module.named_parameters():
+        if name in moments:
+            held = {key: moments[name][key].to(parameter.device).clone() for key in MOMENTS}
+            for value in held.values():
+                value.data = value.contiguous(memory_format=_format(parameter))
+            optimiser.state[parameter] = {"step": torch.tensor(float(updates), device=parameter.device), **held}
+
+
+def _format(parameter: Tensor) -> torch.memory_format:
+    dense = parameter.ndim == 5 and parameter.is_contiguous(memory_format=torch.channels_last_3d)
+    return torch.channels_last_3d if dense and not parameter.is_contiguous() else torch.contiguous_format
 
 
 class RunningAverage:
-    """Exponential moving average of a module's weights, with a shorter memory at the start.
+    """Exponential moving average of named weights, with a shorter memory at the start.
 
     The decay after t updates is min(decay, (1 + t) / (10 + t)).
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(
+        self, weights: Mapping[str, Tensor], decay: float, average: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Begin at the weights, or go on from an average."""
         self.decay = decay
-        self.weights = [parameter.detach().clone() for parameter in module.parameters()]
+        self.weights = {name: value.detach().clone() for name, value in weights.items()}
+        if average is not None:
+            for name, value in self.weights.items():
+                value.copy_(average[name])
 
     @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
+    def update(self, weights: Mapping[str, Tensor], step: int) -> None:
         """Take in the weights after `step` finished updates."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.weights, [parameter.detach() for parameter in module.parameters()], 1 - decay)
+        torch._foreach_lerp_(list(self.weights.values()), [weights[name].detach() for name in self.weights], 1 - decay)
 
     @torch.no_grad()
     def swap(self, module: nn.Module) -> None:
         """Exchange the average with the module's weights; a second call undoes the first, bit by bit."""
-        for average, parameter in zip(self.weights, module.parameters(), strict=True):
+        for name, parameter in module.named_parameters():
             held = parameter.detach().clone()
-            parameter.copy_(average)
-            average.copy_(held)
-
-    def state_dict(self, module: nn.Module) -> dict[str, Tensor]:
-        """The module's state with the averaged weights in place of its own."""
-        names = [name for name, _ in module.named_parameters()]
-        return {**module.state_dict(), **dict(zip(names, self.weights, strict=True))}
+            parameter.copy_(self.weights[name])
+            self.weights[name].copy_(held)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ from gen3d.data.manifest import assign_folds, subject_hash
 from gen3d.data.prepared import Prepared
 from gen3d.errors import UserError
 from gen3d.models.base import Statistics
+from gen3d.train.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -54,34 +54,30 @@ def choose_people(prepared: Prepared, cross_fit: int, seed: int) -> People:
     return People(frame, tuple(np.flatnonzero(folds != fold) for fold in range(cross_fit)))
 
 
-class Moments:
-    """Sums of every scan's voxels inside the mask, so that any member's mean and standard deviation follow."""
+def statistics(
+    prepared: Prepared, channels: tuple[str, ...], keys: list[str], processes: Processes | None = None
+) -> Statistics:
+    """Mean and standard deviation per channel over these scans inside the mask, and their mean volume.
 
-    def __init__(self, prepared: Prepared, channels: tuple[str, ...]) -> None:
-        self.prepared, self.channels = prepared, channels
-        self._sums: dict[str, NDArray[np.float64]] = {}
+    Several processes read a share of the scans each and add up what they found.
 
-    def add(self, keys: Iterable[str]) -> None:
-        """Read the scans that are not known yet."""
-        for key in keys:
-            if key not in self._sums:
-                inside = self.prepared.load([key], self.channels)[0][:, self.prepared.mask].astype(np.float64)
-                self._sums[key] = np.stack([inside.sum(1), np.square(inside).sum(1)])
-
-    def statistics(self, keys: list[str]) -> Statistics:
-        """Mean and standard deviation per channel over these scans, and their mean volume.
-
-        Raises:
-            UserError: a channel has the same value everywhere.
-        """
-        mask = self.prepared.mask
-        mean, square = np.stack([self._sums[key] for key in keys]).sum(0) / (len(keys) * mask.sum())
-        std = np.sqrt(np.clip(square - mean**2, 0, None))
-        flat = [channel for channel, value in zip(self.channels, std, strict=True) if value < 1e-6]
-        if flat:
-            raise UserError(f"the channel {flat[0]} has the same value in every voxel of all training scans.")
-        total = np.zeros((len(self.channels), *mask.shape))
-        for key in keys:
-            total += self.prepared.load([key], self.channels)[0]
-        mean_volume = (total / len(keys) * mask).astype(np.float32)
-        return Statistics(mean.astype(np.float32), std.astype(np.float32), mask, mean_volume)
+    Raises:
+        UserError: a channel has the same value everywhere.
+    """
+    processes = processes or Processes()
+    mask = prepared.mask
+    sums = np.zeros((2, len(channels)))
+    total = np.zeros((len(channels), *mask.shape))
+    for key in keys[processes.rank :: processes.num]:
+        volume = prepared.load([key], channels)[0]
+        inside = volume[:, mask].astype(np.float64)
+        sums += np.stack([inside.sum(1), np.square(inside).sum(1)])
+        total += volume
+    sums, total = processes.sum_array(sums), processes.sum_array(total)
+    mean, square = sums / (len(keys) * mask.sum())
+    std = np.sqrt(np.clip(square - mean**2, 0, None))
+    flat = [channel for channel, value in zip(channels, std, strict=True) if value < 1e-6]
+    if flat:
+        raise UserError(f"the channel {flat[0]} has the same value in every voxel of all training scans.")
+    mean_volume = (total / len(keys) * mask).astype(np.float32)
+    return Statistics(mean.astype(np.float32), std.astype(np.float32), mask, mean_volume)

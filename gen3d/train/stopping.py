@@ -10,7 +10,10 @@ from gen3d.errors import Interrupted
 
 
 class StopSignal:
-    """Within this context SIGINT and SIGTERM are noted instead of obeyed; a second SIGINT stops at once."""
+    """Within this context SIGINT, SIGTERM and SIGUSR1 are noted instead of obeyed; a second SIGINT stops at once.
+
+    SLURM sends SIGTERM when it preempts a job, and SIGUSR1 a while before the time limit when it is asked to.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -18,7 +21,7 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -33,12 +36,12 @@ class StopSignal:
             raise KeyboardInterrupt
         self.received = number
 
-    def error(self, step: int, steps: int) -> Interrupted:
-        """The exception to leave with: exit code 130 for SIGINT, 143 for SIGTERM."""
-        number = self.received or signal.SIGINT
-        stopped = Interrupted(
-            f"stopped by {signal.Signals(number).name} after step {step} of {steps}, the checkpoint is saved; "
-            "run the same command again, it goes on from there."
-        )
-        stopped.exit_code = 128 + number
-        return stopped
+
+def stopped_by(number: int, step: int, steps: int) -> Interrupted:
+    """The exception to leave with: exit code 130 for SIGINT, 143 for SIGTERM, 138 for SIGUSR1."""
+    stopped = Interrupted(
+        f"stopped by {signal.Signals(number).name} after step {step} of {steps}, the checkpoint is saved; "
+        "run the same command again, it goes on from there."
+    )
+    stopped.exit_code = 128 + number
+    return stopped

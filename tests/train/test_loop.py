@@ -20,10 +20,11 @@ from gen3d.models.base import Statistics
 from gen3d.models.vae import VAEConfig
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import Batches
-from gen3d.train.engine_local import EngineConfig
+from gen3d.train.engine_config import EngineConfig
 from gen3d.train.log import LOG, TrainLog, read_log
-from gen3d.train.loop import run_loop
+from gen3d.train.loop import newest, run_loop
 from gen3d.train.optim import OptimConfig
+from gen3d.train.processes import Processes
 
 SHAPE = (12, 12, 12)
 TWO_PLAYERS = {"adversarial_weight": 0.1, "adversarial_start": 0.2}
@@ -64,10 +65,11 @@ def train(
     plan = GridPlan(spacing_mm=4.0, shape=SHAPE, affine=tuple(tuple(map(float, row)) for row in np.eye(4)))
     statistics = Statistics(np.array([0.5], np.float32), np.array([0.2], np.float32), np.ones(SHAPE, bool))
     torch.manual_seed(0)
-    built = where.build(config.task(config.build(plan, ("t1w",), statistics, 1), steps), updates)
+    first_step, state = newest(folder / "checkpoint", Processes())
+    built = where.build(config.task(config.build(plan, ("t1w",), statistics, 1), steps), updates, state=state)
     rows = np.arange(len(source.subjects))
     augmentation = AugmentConfig(flip=True, intensity=0.05)
-    batches = Batches(source, rows, 2, updates.accumulate, (0, 0), augmentation, built.device)
+    batches = Batches(source, rows, 2, where.parts(2, 1), (0, 0), augmentation, built.device)
     folder.mkdir(parents=True, exist_ok=True)
     log = TrainLog(
         folder,
@@ -83,7 +85,8 @@ def train(
     )
     try:
         with log:
-            run_loop(built, batches, steps, where.checkpoint_every, folder / "checkpoint", log)
+            every, limit = where.checkpoint_every, updates.skip_limit
+            run_loop(built, batches, first_step, steps, every, limit, folder / "checkpoint", log)
         return built.export()
     finally:
         batches.close()
@@ -145,7 +148,7 @@ def test_it_learns_a_tiny_set_by_heart(tmp_path: Path) -> None:
 
 def test_accumulation_does_not_change_the_update(tmp_path: Path) -> None:
     train(tmp_path / "whole", steps=8, model=TWO_PLAYERS)
-    train(tmp_path / "parts", steps=8, model=TWO_PLAYERS, optim={"accumulate": 2})
+    train(tmp_path / "parts", steps=8, model=TWO_PLAYERS, engine={"volumes_at_once": 1})
     train(tmp_path / "other", steps=8, model=TWO_PLAYERS, optim={"learning_rate": 9e-4})
     whole, parts, other = (read_log(tmp_path / name / LOG)[-1] for name in ("whole", "parts", "other"))
     for term in ("loss", "reconstruction", "kl", "adversarial", "critic_loss"):
@@ -171,15 +174,34 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
 def test_a_volume_that_is_not_finite_is_named(tmp_path: Path) -> None:
     source = Arrays(2)
     source.volumes[1, 0, 5, 5, 5] = np.nan
-    with pytest.raises(
-        UserError, match=r"the model's reconstruction and kl became NaN .* at step 0 on .* p[01], p[01];"
-    ):
-        train(tmp_path, source=source)
+    expected = r"step 0: the model's reconstruction and the model's kl became NaN .* on the subjects p0, p1, after 0 up"
+    with pytest.raises(UserError, match=expected):
+        train(tmp_path, source=source, optim={"skip_limit": 0})
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_the_training_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = Arrays(5)
+    source.volumes[3, 0, 5, 5, 5] = np.inf
+    weights = train(tmp_path, source=source, model=TWO_PLAYERS, steps=10)
+    assert all(bool(torch.isfinite(value).all()) for value in weights.values())
+    assert "p3; this update was skipped (1 in a row, at most 5)." in capsys.readouterr().err.replace("\n", " ")
+    entries = read_log(tmp_path / LOG)
+    assert sum(entry.get("skipped", 0) for entry in entries) == 4  # p3 comes four times in 20 volumes of 5 people
+    assert all(np.isfinite(entry.get("loss", 0.0)) for entry in entries)
+
+
+def test_too_many_skipped_steps_in_a_row_end_the_training(tmp_path: Path) -> None:
+    source = Arrays(2)
+    source.volumes[:] = np.nan
+    with pytest.raises(UserError, match=r"step 2: .*after 2 updates in a row that had to be skipped"):
+        train(tmp_path, source=source, optim={"skip_limit": 2})
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path: Path) -> None:
     source = Arrays(2)
     source.volumes[:] = 1e30
-    with pytest.raises(UserError, match=r"became NaN or infinite at step 0 on the subjects p[01], p[01]"):
-        train(tmp_path, source=source, model={"reconstruction": "l2"})
+    with pytest.raises(UserError, match=r"became NaN or infinite on the subjects p0, p1"):
+        train(tmp_path, source=source, model={"reconstruction": "l2"}, optim={"skip_limit": 0})

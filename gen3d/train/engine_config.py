@@ -1,0 +1,213 @@
+"""Where and how a training computes: one process or many, on CPUs or GPUs. None of it changes what is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import Field
+
+from gen3d.config import Config, execution
+from gen3d.errors import UserError
+from gen3d.models.task import Task
+from gen3d.train.optim import OptimConfig
+from gen3d.train.processes import Processes
+
+if TYPE_CHECKING:
+    from gen3d.train.engine import Engine
+
+LARGEST_BUCKET = 2**25
+"""Values that DeepSpeed reduces or gathers at once; its own default of 5e8 would set 2 GB aside."""
+
+BUCKET_STEP = 2**10
+"""Buckets are a multiple of this: DeepSpeed wants them aligned."""
+
+
+class EngineConfig(Config):
+    """One process, or many with DeepSpeed. The number of processes changes the speed, never the result."""
+
+    kind: Literal["auto", "local", "deepspeed"] = execution(
+        "auto", "local: one process; deepspeed: one or many; auto: deepspeed when started with several processes"
+    )
+    zero: Literal[0, 1, 2, 3] = execution(
+        1,
+        "DeepSpeed's ZeRO stage: what is split over the processes (1 optimiser, 2 also gradients, 3 also weights); "
+        "3 needs a model of one player",
+    )
+    volumes_at_once: int = execution(
+        0,
+        "volumes that a process computes at once; 0: its whole share of the batch. A smaller number needs less "
+        "memory: the share is computed in parts and accumulated",
+        ge=0,
+    )
+    processes: int = execution(0, "processes (GPUs) to plan for with --dry-run; 0: as many as were started", ge=0)
+    memory_gib: float = execution(
+        0.0, "memory of one process that --dry-run compares with, GiB; 0: this machine's", ge=0
+    )
+    timeout_s: float = execution(
+        600.0, "seconds that a process waits for another before the training ends with an error", gt=0
+    )
+    backend: Literal["auto", "gloo", "nccl"] = execution(
+        "auto", "how processes exchange gradients; auto: nccl for GPUs, gloo for CPUs"
+    )
+    device: Literal["auto", "cpu", "cuda"] = execution("auto", "where to compute; auto takes a GPU if there is one")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of the network; auto is bf16 where the processor computes in it. Losses are always float32"
+    )
+    channels_last: Literal["auto", "on", "off"] = execution("auto", "memory layout of volumes; auto: on for GPUs")
+    compile: bool = execution(False, "fuse the network's blocks with torch.compile (needs a C++ compiler)")
+    threads: int = execution(0, "CPU threads per process; 0: as many as torch chooses", ge=0)
+    checkpoint_every: int = execution(500, "steps between checkpoints", gt=0)
+
+    def chosen_kind(self, num_processes: int) -> str:
+        """`local` or `deepspeed`.
+
+        Raises:
+            UserError: the local engine was asked for in several processes.
+        """
+        if self.kind == "local" and num_processes > 1:
+            raise UserError(
+                f"engine.kind=local is one process, but {num_processes} were started; use engine.kind=deepspeed."
+            )
+        if self.kind == "auto":
+            return "deepspeed" if num_processes > 1 else "local"
+        return self.kind
+
+    def chosen_device(self, local_rank: int = 0) -> torch.device:
+        """This process's device.
+
+        Raises:
+            UserError: a GPU was asked for and there is none, or none for this process.
+        """
+        available = torch.cuda.is_available()
+        if self.device == "cuda" and not available:
+            raise UserError(
+                "engine.device=cuda, but torch sees no GPU; use engine.device=cpu or install torch for CUDA."
+            )
+        if not available or self.device == "cpu":
+            return torch.device("cpu")
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"process {local_rank} of this node has no GPU of its own (there are {torch.cuda.device_count()}); start "
+                "as many processes per node as it has GPUs (torchrun --nproc-per-node)."
+            )
+        return torch.device("cuda", local_rank)
+
+    def chosen_backend(self, device: torch.device) -> str:
+        """`nccl` or `gloo`.
+
+        Raises:
+            UserError: NCCL was asked for without GPUs.
+        """
+        if self.backend == "nccl" and device.type != "cuda":
+            raise UserError(
+                "engine.backend=nccl needs GPUs, and this training runs on the CPU; use engine.backend=gloo."
+            )
+        if self.backend == "auto":
+            return "nccl" if device.type == "cuda" else "gloo"
+        return self.backend
+
+    def chosen_precision(self, device: torch.device) -> torch.dtype:
+        """bfloat16 or float32."""
+        if self.precision == "auto":
+            return torch.bfloat16 if computes_bfloat16(device) else torch.float32
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def layout(self, device: torch.device) -> torch.memory_format:
+        """Memory format of five-dimensional tensors."""
+        last = self.channels_last == "on" or (self.channels_last == "auto" and device.type == "cuda")
+        return torch.channels_last_3d if last else torch.contiguous_format
+
+    def num_processes(self, started: int) -> int:
+        """Processes that a plan is for, or that the training has.
+
+        Raises:
+            UserError: engine.processes names another number than were started.
+        """
+        if self.processes and started > 1 and self.processes != started:
+            raise UserError(
+                f"engine.processes={self.processes}, but {started} processes were started; leave engine.processes out or "
+                f"start {self.processes}."
+            )
+        return self.processes or started
+
+    def parts(self, batch_size: int, num_processes: int) -> int:
+        """Parts in which each process computes its share of the global batch.
+
+        Raises:
+            UserError: the batch cannot be shared out evenly.
+        """
+        if batch_size % num_processes:
+            fitting = [n for n in range(1, batch_size + 1) if batch_size % n == 0]
+            near = max((n for n in fitting if n <= num_processes), default=1)
+            raise UserError(
+                f"optim.batch_size={batch_size} volumes cannot be shared out over {num_processes} processes; start {near} "
+                f"processes, or choose an optim.batch_size that {num_processes} divides (which changes what is learned)."
+            )
+        share = batch_size // num_processes
+        at_once = self.volumes_at_once or share
+        if share % at_once:
+            fitting = [n for n in range(1, share + 1) if share % n == 0]
+            raise UserError(
+                f"engine.volumes_at_once={at_once} does not divide the {share} volumes that each of {num_processes} "
+                f"process(es) computes per step; use one of {', '.join(map(str, fitting))}."
+            )
+        return share // at_once
+
+    def check_zero(self, players: tuple[str, ...]) -> None:
+        """Refuse stage 3 for a task with two players: DeepSpeed cannot split the weights of two models at once."""
+        if self.zero == 3 and len(players) > 1:
+            raise UserError(
+                f"engine.zero=3 works for one player, and this model has {' and '.join(players)}; use engine.zero=2, or "
+                "model.adversarial_weight=0."
+            )
+
+    def deepspeed_settings(self, optim: OptimConfig, num_processes: int, num_parameters: int) -> dict[str, Any]:
+        """The dictionary that DeepSpeed is set up with; written here and nowhere else.
+
+        Autocast is ours, around the task's forward pass, so that bf16 means the same with and without DeepSpeed;
+        DeepSpeed sees float32 weights and gradients. We say when an update is complete, and clip what it reduces.
+        """
+        bucket = min(-(-num_parameters // BUCKET_STEP) * BUCKET_STEP, LARGEST_BUCKET)
+        parts = self.parts(optim.batch_size, num_processes)
+        return {
+            "train_batch_size": optim.batch_size,
+            "train_micro_batch_size_per_gpu": optim.batch_size // num_processes // parts,
+            "gradient_accumulation_steps": parts,
+            "gradient_clipping": optim.clip,
+            "zero_allow_untested_optimizer": True,
+            "zero_optimization": {
+                "stage": self.zero,
+                "reduce_bucket_size": bucket,
+                "allgather_bucket_size": bucket,
+                "stage3_prefetch_bucket_size": bucket,
+            },
+            "steps_per_print": 10**9,
+        }
+
+    def build(
+        self,
+        task: Task,
+        optim: OptimConfig,
+        processes: Processes | None = None,
+        state: Mapping[str, Any] | None = None,
+    ) -> Engine:
+        """The engine for a task, going on from a checkpoint's state if one is given."""
+        processes = processes or Processes()
+        if self.chosen_kind(processes.num) == "local":
+            from gen3d.train.engine_local import LocalEngine
+
+            return LocalEngine(task, self, optim, processes, state)
+        self.check_zero(task.players)
+        from gen3d.train.engine_deepspeed import DeepSpeedEngine
+
+        return DeepSpeedEngine(task, self, optim, processes, state)
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device has bfloat16 arithmetic; emulating it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities = torch.cpu.get_capabilities()
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -1,0 +1,32 @@
+"""Tasks of small models, for tests of the plan of a training step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gen3d.data.plan import GridPlan
+from gen3d.models.base import BaseModelConfig, Statistics
+from gen3d.models.restorer import RestorerConfig
+from gen3d.models.task import Task
+from gen3d.models.vae import VAEConfig
+
+NUM_STEPS = 10
+CHANNELS = ("t1w",)
+
+
+def task_of(config: BaseModelConfig, shape: tuple[int, int, int]) -> Task:
+    """The task of a model on a grid, on whatever device is the default."""
+    rows = tuple(tuple(map(float, row)) for row in np.eye(4))
+    plan = GridPlan(spacing_mm=4.0, shape=shape, affine=rows)
+    config.check(plan, 1)
+    whole = Statistics(np.zeros(1, np.float32), np.ones(1, np.float32), np.ones(shape, bool))
+    return config.task(config.build(plan, CHANNELS, whole, 1), NUM_STEPS)
+
+
+MODELS: dict[str, BaseModelConfig] = {
+    "dense": VAEConfig(base_channels=16, stem=1, latent_size=8),
+    "spatial": VAEConfig(base_channels=16, stem=1, latent="spatial"),
+    "critic": VAEConfig(base_channels=16, stem=1, latent="spatial", adversarial_weight=0.1, ssim_weight=0.1),
+    "restorer": RestorerConfig(base_channels=16, stem=1),
+}
+"""One of each kind of training, at full resolution, so that a small volume already has large feature maps."""

@@ -1,0 +1,156 @@
+"""What happens when a process is killed, freezes, is preempted, or finds the disk full: nothing is lost, nothing hangs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gen3d.train.checkpoint import latest_checkpoint, save_checkpoint
+from gen3d.train.fit import Train
+from gen3d.train.log import LOG, read_log
+from tests.train.killed import train_and_die
+from tests.train.launching import launch, settings, train_with
+
+NUM_KILLS = 20
+
+
+def weights(run: Path) -> bytes:
+    return (run / "members" / "0" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.multi
+@pytest.mark.slow
+def test_killed_at_twenty_random_places_it_ends_with_the_same_weights(cohort: Path, tmp_path: Path) -> None:
+    """Each place is a function call drawn at random from those of the whole training, checkpoint writing included."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.train.killed"])
+
+    def attempt(out: str, steps: int, after_calls: int = 0, in_steps: bool = True) -> int | None:
+        optim, engine = {"steps": steps, "batch_size": 2}, {"checkpoint_every": 2, "threads": 1}
+        case = settings(cohort, tmp_path / out, optim=optim, engine=engine)
+        arguments = (case, after_calls, in_steps, str(tmp_path / "calls"))
+        child = context.Process(target=train_and_die, args=arguments)
+        child.start()
+        child.join(120)
+        assert child.exitcode in (0, -signal.SIGKILL)
+        return child.exitcode
+
+    def calls() -> int:
+        return int((tmp_path / "calls").read_text())
+
+    steps = 90
+    assert attempt("straight", steps) == 0
+    whole = calls()
+    assert attempt("short", 10) == 0
+    per_step = (whole - calls()) / (steps - 10)
+    rng = np.random.default_rng(0)
+    for kill in range(NUM_KILLS):
+        in_steps = kill % 5 > 0
+        place = rng.uniform(1, 5 * per_step if in_steps else 20 * per_step)
+        assert attempt("torn", steps, int(place), in_steps) == -signal.SIGKILL, f"finished after {kill} kills only"
+    assert attempt("torn", steps) == 0
+    assert weights(tmp_path / "torn") == weights(tmp_path / "straight")
+    logged = [
+        [(entry["step"], entry["loss"]) for entry in read_log(tmp_path / run / LOG)] for run in ("torn", "straight")
+    ]
+    assert logged[0] == logged[1]
+
+
+@pytest.mark.multi
+@pytest.mark.slow
+def test_a_killed_process_is_restarted_and_nothing_changes(cohort: Path, tmp_path: Path) -> None:
+    whole = settings(cohort, tmp_path / "straight")
+    torn = settings(cohort, tmp_path / "torn") | {"kill": [1, 7]}
+    assert train_with(2, [whole], tmp_path) == [""]
+    assert train_with(2, [torn], tmp_path, ["--max-restarts", "2"]) == [""]
+    assert weights(tmp_path / "torn") == weights(tmp_path / "straight")
+
+
+@pytest.mark.multi
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["kill", "freeze"])
+def test_a_lost_process_ends_the_training_with_its_name(cohort: Path, tmp_path: Path, fault: str) -> None:
+    """A killed one at once; a frozen one after engine.timeout_s, inside DeepSpeed's own exchanges too."""
+    case = settings(cohort, tmp_path / "run", engine={"timeout_s": 6}) | {fault: [1, 7]}
+    done = launch(2, [case], tmp_path, ["--shutdown-timeout", "1", "--log-dir", str(tmp_path), "--redirects", "3"])
+    assert done.returncode != 0
+    said = "".join(path.read_text() for path in tmp_path.rglob("0/std*.log"))
+    if fault == "kill":
+        assert "rank 1 on " in said
+        assert "ended or was killed, so the others cannot go on" in said
+    else:
+        assert "waited in vain for another process" in said
+        assert "longer than engine.timeout_s=6" in said
+    found = latest_checkpoint(tmp_path / "run" / "checkpoint" / "member_0")
+    assert found is not None
+    assert found[0] == 5
+
+
+@pytest.mark.multi
+def test_differences_between_processes_are_named_before_the_first_step(
+    cohort: Path, other_cohort: Any, tmp_path: Path
+) -> None:
+    other = other_cohort(changed="p00")
+    key = (cohort / "artefact.json").read_bytes()
+    (other / "artefact.json").write_bytes(key)  # the same name and history, but one volume differs
+    cases = [
+        settings(cohort, tmp_path / "seed") | {"rank 1": {"seed": 4}},
+        settings(cohort, tmp_path / "data") | {"rank 1": {"prepared": [str(other)]}},
+        settings(cohort, tmp_path / "missing") | {"rank 1": {"prepared": [str(tmp_path / "nowhere")]}},
+    ]
+    seed, data, missing = train_with(2, cases, tmp_path)
+    assert "rank 1 on " in seed
+    assert "has another settings" in seed
+    assert "has another data" in data
+    assert missing.startswith("rank 1 on ")
+    assert "nowhere: no such folder" in missing
+    assert not (tmp_path / "seed").exists()
+
+
+@pytest.mark.multi
+def test_a_second_training_on_the_same_folder_is_refused(cohort: Path, tmp_path: Path) -> None:
+    from gen3d.artefact import begin
+
+    case = settings(cohort, tmp_path / "run")
+    held = begin(Train.model_validate(case), "train", {"prepared": [cohort]})
+    (sentence,) = train_with(2, [case], tmp_path)
+    assert sentence.endswith("run: another gen3d process is writing there; wait for it or give another out=.")
+    held.release()
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    for step in (2, 4):
+        save_checkpoint(tmp_path, step, lambda folder: torch.save({}, folder / "state.pt"))
+
+    def fill(folder: Path) -> None:
+        (folder / "state.pt").write_bytes(b"half")
+        with open("/dev/full", "wb") as full:
+            full.write(b"1")
+
+    with pytest.raises(OSError, match="No space left on device"):
+        save_checkpoint(tmp_path, 6, fill)
+    found = latest_checkpoint(tmp_path)
+    assert found is not None
+    assert found[0] == 4
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["step_00000002", "step_00000004"]
+
+
+def test_a_process_that_never_comes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch.distributed as dist
+
+    from gen3d.errors import UserError
+    from gen3d.train import preflight
+    from gen3d.train.processes import Processes
+
+    monkeypatch.setattr(preflight, "PATIENCE_S", 0.5)
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"rank 1 of 2 did not come within 0\.5 s; look at its node"):
+        preflight.compare_notes(Processes(rank=0, num=2), dist.HashStore(), {}, "")
+    assert time.monotonic() - began < 60

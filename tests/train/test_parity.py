@@ -1,0 +1,147 @@
+"""Several processes learn what one process learns: same losses, same model, from any checkpoint to any number of them.
+
+Stated tolerance: every logged term within 1e-4 of itself (float32) over 12 updates, and the expectation of the final
+model within 1e-3 of a standard deviation; bfloat16 within 2 %. Weights are not compared one by one: a bias before a
+normalisation has no gradient but rounding noise, which Adam scales up to its learning rate.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gen3d.infer.load import load_run
+from gen3d.train.augment import AugmentConfig
+from gen3d.train.batches import Batches
+from gen3d.train.fit import Train
+from gen3d.train.log import LOG, read_log
+from tests.train.launching import settings, train_with
+
+PLACES = ("volumes_per_s", "memory_gib", "seconds", "member", "step")
+
+
+def terms(run: Path) -> list[dict[str, float]]:
+    return [{name: value for name, value in entry.items() if name not in PLACES} for entry in read_log(run / LOG)]
+
+
+def assert_same_training(run: Path, reference: Path, rel: float, apart: float) -> None:
+    """Same logged terms, same expectation of two scans."""
+    ours, theirs = terms(run), terms(reference)
+    assert len(ours) == len(theirs) == 12
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(other, rel=rel, abs=1e-6)
+    (first,), (second,) = (load_run(folder).members for folder in (run, reference))
+    volumes = torch.rand((2, *first.volume_shape), generator=torch.Generator().manual_seed(0))
+    difference = (first.expect(volumes).mean - second.expect(volumes).mean).abs().amax(dim=(0, 2, 3, 4))
+    assert bool((difference / first.channel_std < apart).all()), difference
+
+
+@pytest.fixture(scope="module")
+def reference(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same trainings in one process without DeepSpeed."""
+    root = tmp_path_factory.mktemp("reference")
+    cases = {"critic": {}, "alone": {"model": {"adversarial_weight": 0.0}}, "bf16": {"engine": {"precision": "bf16"}}}
+    for name, changes in cases.items():
+        Train.model_validate(settings(cohort, root / name, **changes)).run()
+    return {name: root / name for name in cases}
+
+
+@pytest.mark.multi
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(cohort: Path, reference: dict[str, Path], tmp_path: Path) -> None:
+    cases = {f"zero{stage}": {"engine": {"zero": stage}} for stage in (0, 1, 2)}
+    cases |= {"parts": {"engine": {"zero": 2, "volumes_at_once": 1}}}
+    cases |= {f"bf16 zero{stage}": {"engine": {"zero": stage, "precision": "bf16"}} for stage in (0, 1, 2)}
+    cases |= {
+        f"alone zero{stage}": {"engine": {"zero": stage}, "model": {"adversarial_weight": 0.0}}
+        for stage in (0, 1, 2, 3)
+    }
+    sentences = train_with(
+        2, [settings(cohort, tmp_path / name, **changes) for name, changes in cases.items()], tmp_path
+    )
+    assert sentences == [""] * len(cases)
+    for name in cases:
+        known = "bf16" if "bf16" in name else "alone" if "alone" in name else "critic"
+        rel, apart = (2e-2, 5e-2) if known == "bf16" else (1e-4, 1e-3)
+        assert_same_training(tmp_path / name, reference[known], rel, apart)
+    with pytest.raises(AssertionError):
+        assert_same_training(tmp_path / "zero1", reference["bf16"], 1e-4, 1e-3)
+
+
+@pytest.mark.multi
+@pytest.mark.slow
+def test_a_checkpoint_goes_on_with_any_number_of_processes_at_any_stage(
+    cohort: Path, reference: dict[str, Path], tmp_path: Path
+) -> None:
+    """Two processes are stopped after step 5 by a signal to the second, and three, or one, go on elsewhere."""
+    stages = {"0 to 2": (0, 2), "1 to 0": (1, 0), "2 to 1": (2, 1), "1 to local": (1, None), "3 to 3": (3, 3)}
+
+    def case(name: str, stage: int | None, **changes: Any) -> dict[str, Any]:
+        engine = {} if stage is None else {"zero": stage}
+        model = {"adversarial_weight": 0.0} if name == "3 to 3" else {}
+        return settings(cohort, tmp_path / name, engine=engine, model=model, **changes)
+
+    stopped = train_with(2, [case(name, first) | {"stop": [1, 4]} for name, (first, _) in stages.items()], tmp_path)
+    assert all(sentence.startswith("stopped by SIGUSR1 after step 5 of 12") for sentence in stopped), stopped
+    assert not list(tmp_path.glob("*/members"))
+    going_on = [case(name, then) for name, (_, then) in stages.items() if then is not None]
+    assert train_with(3, going_on, tmp_path) == [""] * 4
+    Train.model_validate(case("1 to local", None)).run()
+    for name in stages:
+        known = reference["alone" if name == "3 to 3" else "critic"]
+        assert_same_training(tmp_path / name, known, 1e-4, 1e-3)
+
+
+@pytest.mark.multi
+def test_mistakes_are_told_once_and_name_the_culprit(cohort: Path, tmp_path: Path) -> None:
+    cases = {
+        r"optim.batch_size=5 volumes cannot be shared out over 2 processes; start 1 processes": {
+            "optim": {"batch_size": 5}
+        },
+        r"engine.zero=3 works for one player, and this model has model and critic; use engine.zero=2": {
+            "engine": {"zero": 3}
+        },
+        r"engine.volumes_at_once=2 does not divide the 3 volumes": {"engine": {"volumes_at_once": 2}},
+        r"engine.processes=4, but 2 processes were started": {"engine": {"processes": 4}},
+        r"engine.kind=local is one process, but 2 were started": {"engine": {"kind": "local"}},
+        r"engine.backend=nccl needs GPUs": {"engine": {"backend": "nccl"}},
+        r"model.kind=pca is computed in one pass by one process, but 2 were started": {"model": {"kind": "pca"}},
+    }
+    listed = [settings(cohort, tmp_path / str(index), **changes) for index, changes in enumerate(cases.values())]
+    listed[-1]["model"] = {"kind": "pca"}
+    sentences = train_with(2, listed, tmp_path)
+    for expected, sentence in zip(cases, sentences, strict=True):
+        assert sentence.startswith(expected), sentence
+
+
+@pytest.mark.parametrize(("num_processes", "parts"), [(1, 1), (1, 3), (2, 1), (3, 2), (4, 3)])
+def test_shares_are_disjoint_and_complete(num_processes: int, parts: int) -> None:
+    """The batches of all processes together are the batch of one, volume by volume, with the same noise seeds."""
+
+    class Numbers:
+        channels = ("t1w",)
+        subjects = tuple(f"p{index}" for index in range(30))
+
+        def load(self, rows: np.ndarray) -> np.ndarray:
+            return np.broadcast_to(rows[:, None, None, None, None], (len(rows), 1, 2, 2, 2)).astype(np.float32)
+
+    def batches(rank: int, num: int, parts: int) -> Batches:
+        device = torch.device("cpu")
+        return Batches(Numbers(), np.arange(30), 12, parts, (0, 0), AugmentConfig(), device, share=(rank, num))
+
+    whole = batches(0, 1, 1).at(3, 0)
+    expected = sorted(zip(whole.subjects, whole.seeds, strict=True))
+    found = []
+    for rank in range(num_processes):
+        mine = batches(rank, num_processes, parts)
+        for part in range(parts):
+            batch = mine.at(3, part)
+            assert batch.volumes[:, 0, 0, 0, 0].tolist() == [float(subject[1:]) for subject in batch.subjects]
+            found += list(zip(batch.subjects, batch.seeds, strict=True))
+        mine.close()
+    assert sorted(found) == expected
+    assert len(set(found)) == 12
