@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "export": ("gen3d.infer.export:Export", "maps and region tables as a BIDS derivatives dataset"),
     "evaluate": ("gen3d.downstream.evaluate:Evaluate", "maps against planted truth, with intervals and baselines"),
     "report": ("gen3d.report.report:Report", "one self-contained HTML page of everything above"),
+    "sweep": ("gen3d.app.sweep:Sweep", "many trainings, one table: which settings are best, and what mattered"),
     "demo": ("gen3d.app.demo:Demo", "the whole story on a simulated cohort, in minutes"),
 }
 

@@ -19,6 +19,7 @@ from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from gen3d.nets.doubling import convolution_of_doubling, double_and_convolve
 from gen3d.nets.precision import without_autocast
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -95,7 +96,11 @@ class Autoencoder(nn.Module, ABC):
     def _run(self, blocks: Iterable[nn.Module], features: Tensor) -> Tensor:
         """Apply blocks in turn; with checkpointing, only the borders between blocks are kept for the backward pass."""
         for block in blocks:
-            if self.architecture.gradient_checkpointing and torch.is_grad_enabled():
+            convolution = convolution_of_doubling(block)
+            if convolution is not None:
+                # The doubled map is four times the arithmetic; nothing but the input is kept for the backward pass anyway.
+                features = double_and_convolve(features, convolution.weight, convolution.bias)
+            elif self.architecture.gradient_checkpointing and torch.is_grad_enabled():
                 features = cast(Tensor, checkpoint(block, features, use_reentrant=False))
             else:
                 features = block(features)

@@ -80,6 +80,13 @@ class Engine(ABC):
         """Release what the engine holds."""
 
 
+def lay_out(task: Task, layout: torch.memory_format) -> None:
+    """Put convolution kernels into the memory layout of the volumes (other tensors have no such layout)."""
+    for parameter in task.parameters():
+        if parameter.ndim == 5:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
+
+
 def messenger(losses: Losses) -> Tensor:
     """The loss, times NaN if any term of the player is not finite.
 

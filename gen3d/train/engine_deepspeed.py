@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gen3d.errors import UserError
 from gen3d.models.task import Batch, Losses, Task
 from gen3d.train.compiling import compile_blocks
-from gen3d.train.engine import Engine, State, fitting, messenger
+from gen3d.train.engine import Engine, State, fitting, lay_out, messenger
 from gen3d.train.engine_config import EngineConfig
 from gen3d.train.optim import MOMENTS, Moments, OptimConfig, RunningAverage, adam_state, load_adam, set_rate
 from gen3d.train.processes import Processes, contact
@@ -46,6 +46,7 @@ class DeepSpeedEngine(Engine):
         deepspeed = _import_deepspeed(self.device)
         _ensure_group(config, self.device, processes)
         self.task = task.to(self.device)
+        lay_out(task, self.layout)
         if config.compile:
             compile_blocks(task, self.device)
         if state is not None:

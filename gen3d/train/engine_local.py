@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gen3d.models.task import Batch, Losses, Task
 from gen3d.train.compiling import compile_blocks
-from gen3d.train.engine import Engine, State, fitting, messenger
+from gen3d.train.engine import Engine, State, fitting, lay_out, messenger
 from gen3d.train.engine_config import EngineConfig
 from gen3d.train.optim import OptimConfig, RunningAverage, adam_state, load_adam, set_rate
 from gen3d.train.processes import Processes
@@ -33,8 +33,7 @@ class LocalEngine(Engine):
         self.precision = config.chosen_precision(self.device)
         self.layout = config.layout(self.device)
         self.task = task.to(self.device)
-        for player in task.players:
-            task.weights(player).to(memory_format=self.layout)  # type: ignore[call-overload]
+        lay_out(task, self.layout)
         self.optim = optim
         self.optimisers = {player: optim.optimiser(task.weights(player)) for player in task.players}
         if state is not None:

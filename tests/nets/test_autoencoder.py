@@ -68,4 +68,5 @@ def test_spatial_network_takes_monai_weights() -> None:
     network.network.load_state_dict(monai.state_dict(), strict=True)
     volumes = torch.randn(1, 2, *SHAPE)
     assert torch.equal(network.encode(volumes)[0], monai.encode(volumes)[0])
-    assert torch.equal(network.decode(network.encode(volumes)[0]), monai.reconstruct(volumes))
+    decoded, expected = network.decode(network.encode(volumes)[0]), monai.reconstruct(volumes)
+    assert torch.allclose(decoded, expected, atol=1e-5)  # the doubled map is convolved in another order

@@ -1,0 +1,177 @@
+"""`gen3d sweep`: what it refuses before it starts, and a whole sweep that is stopped, goes on, and is looked at again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from gen3d.cli import main
+from tests.cohorts import write_cohort
+
+TRAIN = {"model": {"kind": "pca"}, "channels": ["t1w"], "engine": {"threads": 1}, "tensorboard": False}
+SETTINGS = {
+    "prepared": "cohort",
+    "steps": {"train": {"settings": TRAIN}, "reconstruct": {"settings": {"run": "{train}"}}},
+    "vary": {"train.model.num_components": [1, 4, 500]},
+}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with the settings of a sweep."""
+    monkeypatch.chdir(tmp_path)
+    Path("sweep.yaml").write_text(yaml.safe_dump(SETTINGS, sort_keys=False))
+    return tmp_path
+
+
+def table(path: str = "out/trials.tsv") -> list[dict[str, str]]:
+    with Path(path).open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
+
+
+def stop_when(words: list[str], reached: Callable[[], bool]) -> None:
+    """Run gen3d in a process of its own, and end it with SIGTERM once something is reached."""
+    with subprocess.Popen([sys.executable, "-m", "gen3d", *words], stderr=subprocess.PIPE, text=True) as process:
+        while not reached():
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate()[1]
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "stopped by SIGTERM" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["vary={train.model.num_component: [1]}"], "step train with train.model.num_component = 1: "),
+        (["vary={train.model.num_component: [1]}"], "did you mean `num_components`?"),
+        (["vary={train.model.num_components: [3, -1]}"], "step train with train.model.num_components = -1: "),
+        (["vary={trian.seed: [1]}"], "`trian` is not a step of this sweep; did you mean `train`?"),
+        (["vary={train: [1]}"], "names a step but no key of it"),
+        (["vary={}"], "vary is empty"),
+        (["vary={train.seed: []}"], "train.seed: the list of values is empty"),
+        (["vary={train.seed: 3}"], "3 is neither a list of values nor a range"),
+        (["vary={train.seed: {low: 1, high: 5, step: 2}}"], "a range has the keys low, high and log, not step"),
+        (["vary={train.seed: {low: 5, high: 1}}", "search=random"], "low=5 must be less than high=1"),
+        (["vary={train.seed: {low: 1, high: 5}}"], "search=grid needs lists, but train.seed is a range"),
+        (["steps={}"], "steps is empty"),
+        (["steps={train: {file: nowhere.yaml}}"], "no such configuration file"),
+        (["steps={fit: {settings: {}}}", "vary={fit.seed: [1]}"], "`fit` is not a verb of a trial"),
+        (
+            ["steps.reconstruct.settings.run='{trian}'"],
+            "`{trian}` names no earlier step of the trial; did you mean `train`?",
+        ),
+        (["steps.reconstruct.settings.sample=3"], "step reconstruct: `sample` is not a key of `reconstruct`"),
+        (["objective.step=evaluate"], "objective.step: `evaluate` is not a step of this sweep"),
+        (["prune={step: fit}"], "prune.step: `fit` is not a step of this sweep"),
+        (["task=0"], "run the sweep itself first"),
+        (["prepared=nowhere"], "nowhere: no such file or folder"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_started(
+    here: Path, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "prepared=nowhere" not in words:
+        Path("cohort").mkdir()
+    assert main(["sweep", "sweep.yaml", "out=out", *words]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "Traceback" not in error
+    assert not Path("out/trials").exists()
+
+
+def test_without_optuna_tpe_and_pruning_are_refused_at_once(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    for words in (["search=tpe"], ["prune={term: loss}"]):
+        assert main(["sweep", "sweep.yaml", "out=out", *words]) == 2
+        assert 'pip install "gen3d[sweep]"' in capsys.readouterr().err
+
+
+def test_a_dry_run_lists_the_trials(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sweep", "sweep.yaml", "out=out", "--dry-run"]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "trial 2: train.model.num_components = 500" in shown
+    assert "objective: maximise psnr (role calibration) of reconstruct" in shown
+    assert main([*words, "search=random", "trials=7", "vary.train.model.num_components={low: 1, high: 9}"]) == 0
+    assert "whole numbers from 1 to 9" in capsys.readouterr().out
+    assert not Path("out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.multi
+def test_a_sweep_is_stopped_goes_on_and_is_looked_at_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_cohort(here / "cohort", num_controls=24, num_patients=1)
+    words = ["sweep", "sweep.yaml", "out=out"]
+    stop_when(words, lambda: Path("out/trials/0000/train.log").is_file())
+    assert [row["status"] for row in table()] == ["stopped"]
+    stop_when(words, lambda: Path("out/trials/0001/train.log").is_file())
+    assert [row["status"] for row in table()] == ["done", "stopped"]
+    written = (here / "out/trials/0000/train/artefact.json").stat().st_mtime_ns
+
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert written == (here / "out/trials/0000/train/artefact.json").stat().st_mtime_ns
+    rows = table()
+    assert [row["status"] for row in rows] == ["done", "done", "failed"]
+    assert "model.num_components=500 needs more than 500 training volumes" in rows[2]["error"]
+    assert rows[2]["objective"] == "n/a"
+    for row in rows[:2]:  # the mean over calibration people, computed another way
+        metrics = pd.read_csv(Path(row["folder"]) / "reconstruct" / "metrics.tsv", sep="\t")
+        assert float(row["objective"]) == pytest.approx(
+            metrics[metrics["role"] == "calibration"]["psnr"].mean(), rel=1e-5
+        )
+    best = max(rows[:2], key=lambda row: float(row["objective"]))
+    assert f"best: trial {best['trial']} with psnr" in shown
+    chosen = yaml.safe_load(Path("out/best.yaml").read_text())
+    assert chosen["model"]["num_components"] == int(best["train.model.num_components"])
+    assert main(["train", "out/best.yaml", "out=again", "--show"]) == 0
+    with Image.open("out/sweep.png") as picture:
+        assert min(picture.size) > 300
+    assert json.loads(Path("out/artefact.json").read_text())["summary"]["trials"] == {"done": 2, "failed": 1}
+
+    # Another objective: read from what is there, nothing is trained again.
+    assert main([*words, "objective.key=mse", "objective.direction=minimise"]) == 0
+    assert "best: trial" in capsys.readouterr().out
+    assert float(table()[0]["objective"]) < 1
+    assert main([*words, "objective.key=rmse"]) == 2
+    assert "has no `rmse`; there are key, role" in capsys.readouterr().err
+    assert main([*words, "vary={train.model.num_components: [1, 2]}"]) == 2
+    assert "holds a result of other settings" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.multi
+def test_an_array_of_tasks_is_written_run_and_collected(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_cohort(here / "cohort", num_controls=24, num_patients=1)
+    steps = {"train": {"settings": TRAIN}}
+    objective = {"file": "artefact.json", "key": "summary.num_people"}
+    Path("sweep.yaml").write_text(yaml.safe_dump({**SETTINGS, "steps": steps, "objective": objective}, sort_keys=False))
+    words = ["sweep", "sweep.yaml", "out=out", "where=slurm", "vary={train.model.num_components: [1, 4]}"]
+    assert main(words) == 0
+    assert "sbatch out/array.sbatch" in capsys.readouterr().out
+    assert "#SBATCH --array=0-1" in Path("out/array.sbatch").read_text()
+    assert main(["sweep", "out/sweep.yaml", "task=1"]) == 0
+    assert main(words) == 0
+    assert "#SBATCH --array=0\n" in Path("out/array.sbatch").read_text()
+    assert main(["sweep", "out/sweep.yaml", "task=0"]) == 0
+    assert main(["sweep", "out/sweep.yaml", "task=0"]) == 0
+    assert "trial 0: done before" in capsys.readouterr().out
+    assert main(["sweep", "out/sweep.yaml", "task=2"]) == 2
+    assert main(words) == 0
+    assert "2 trials: 2 done" in capsys.readouterr().out
+    assert json.loads(Path("out/artefact.json").read_text())["status"] == "finished"
