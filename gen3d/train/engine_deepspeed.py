@@ -6,6 +6,7 @@ import atexit
 import copy
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
@@ -278,7 +279,6 @@ def _import_deepspeed(device: torch.device) -> ModuleType:
     """
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     try:
         import deepspeed
         import deepspeed.ops
@@ -288,6 +288,8 @@ def _import_deepspeed(device: torch.device) -> ModuleType:
             "`DS_BUILD_OPS=0 pip install 'gen3d[deepspeed]'`."
         ) from None
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed calls functions of torch that will be renamed; nothing that a user could mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")
     # A shared-memory reduction that is compiled on first use: minutes, a compiler, and a cache that environments fight
     # over, for a few per cent on CPUs.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -86,29 +86,31 @@ class Train(Verb):
     def run(self) -> Path:
         """Train every member that is not finished yet; returns the run folder."""
         place = launched()
-        self._check_launch(place)
-        backend = self.engine.chosen_backend(self.engine.chosen_device(place.local_rank))
         opened: list[tuple[Prepared, People, Design]] = []
 
         def inspect() -> dict[str, str]:
+            backend = self._check_launch(place)
             opened.append(self._open())
-            return {"settings": digest(self.settings()), "data": opened[0][0].fingerprint()}
+            return {"settings": digest(self.settings()), "data": opened[0][0].fingerprint(), "backend": backend}
 
-        processes = meet(place, inspect, backend, self.engine.timeout_s)
+        processes = meet(place, inspect, self.engine.timeout_s)
         self._train(*opened[0], processes)
         processes.part()
         return self.out
 
-    def _check_launch(self, place: Processes) -> None:
-        if place.num > 1 and self.model.closed_form:
-            raise UserError(
-                f"model.kind={self.model.kind} is computed in one pass by one process, but {place.num} were started; "
-                "run it without torchrun."
-            )
-        if not self.model.closed_form:
-            self.engine.num_processes(place.num)
-            self.engine.chosen_kind(place.num)
-            self.engine.parts(self.optim.batch_size, place.num)
+    def _check_launch(self, place: Processes) -> str:
+        """Refuse what cannot work with so many processes or without a device; returns how they exchange gradients."""
+        if self.model.closed_form:
+            if place.num > 1:
+                raise UserError(
+                    f"model.kind={self.model.kind} is computed in one pass by one process, but {place.num} were started; "
+                    "run it without torchrun."
+                )
+            return "gloo"
+        self.engine.num_processes(place.num)
+        self.engine.chosen_kind(place.num)
+        self.engine.parts(self.optim.batch_size, place.num)
+        return self.engine.chosen_backend(self.engine.chosen_device(place.local_rank))
 
     def _train(self, prepared: Prepared, people: People, design: Design, processes: Processes) -> None:
         work: Work | None = None

@@ -15,7 +15,7 @@ from rich.live import Live
 from torch import Tensor, nn
 
 from gen3d.artefact import write_atomic
-from gen3d.models.task import Batch, Losses
+from gen3d.models.task import Losses
 from gen3d.progress import PLAIN_LINE_EVERY_S, SPEAKS, console, duration, say
 from gen3d.train.engine import Engine
 
@@ -80,7 +80,7 @@ class TrainLog:
             self._live = Live(console=console, refresh_per_second=2, transient=False)
             self._live.start()
 
-    def collect(self, seen: Iterable[tuple[str, Batch, Losses]]) -> None:
+    def collect(self, seen: Iterable[tuple[str, tuple[str, ...], Losses]]) -> None:
         """Take in the losses of a step's parts and players, left on their device; empty for a skipped step.
 
         Terms of players other than the model carry the player's name.

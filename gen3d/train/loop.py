@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gen3d.errors import UserError
-from gen3d.models.task import Batch, Losses
+from gen3d.models.task import Losses
 from gen3d.progress import warn
 from gen3d.train.batches import Batches
 from gen3d.train.checkpoint import latest_checkpoint, save_checkpoint
@@ -46,14 +47,8 @@ def run_loop(
     with StopSignal() as stop:
         while step < steps:
             players = engine.task.playing(step)
-            seen = []
-            for part in range(batches.parts):
-                batch = batches.at(step, part)
-                for player in players:
-                    losses = engine.forward(batch, player)
-                    engine.backward(losses, player, part, batches.parts)
-                    seen.append((player, batch, {name: value.detach() for name, value in losses.items()}))
-            updated = [engine.update(player, step) for player in players]
+            with fitting_memory(engine):
+                seen, updated = take_step(engine, batches, players, step)
             skipped.note(all(updated), step, players, updated, seen)
             log.collect(seen if all(updated) else [])
             step += 1
@@ -65,6 +60,34 @@ def run_loop(
                 stopped = stopped_by(signal_number, step, steps)
                 stopped.shared = not engine.primary
                 raise stopped
+
+
+Seen = list[tuple[str, tuple[str, ...], Losses]]
+"""This process's losses in one step, by part and player: player, subjects, terms left on their device."""
+
+
+def take_step(engine: Engine, batches: Batches, players: tuple[str, ...], step: int) -> tuple[Seen, list[bool]]:
+    """Compute the parts of one step and update every player; false for a player whose gradient was not finite."""
+    seen: Seen = []
+    for part in range(batches.parts):
+        batch = batches.at(step, part)
+        for player in players:
+            losses = engine.forward(batch, player)
+            engine.backward(losses, player, part, batches.parts)
+            seen.append((player, batch.subjects, {name: value.detach() for name, value in losses.items()}))
+    return seen, [engine.update(player, step) for player in players]
+
+
+@contextmanager
+def fitting_memory(engine: Engine) -> Iterator[None]:
+    """Within this context, a GPU that is too small is a UserError that says what to type."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"the memory of {engine.device} does not suffice; use engine.volumes_at_once=1 or "
+            "model.gradient_checkpointing=true: the same command with --dry-run says what fits."
+        ) from None
 
 
 def save(engine: Engine, checkpoints: Path, step: int) -> None:
@@ -110,7 +133,7 @@ class Skipped:
         step: int,
         players: tuple[str, ...],
         finite: list[bool],
-        seen: list[tuple[str, Batch, Losses]],
+        seen: Seen,
     ) -> None:
         """Take in one step. `finite` says for each player whether its gradient was; `seen` holds this process's losses."""
         if updated:
@@ -139,17 +162,17 @@ class Skipped:
         raise error
 
 
-def _subjects(seen: list[tuple[str, Batch, Losses]]) -> list[str]:
-    return sorted({subject for _, batch, _ in seen for subject in batch.subjects})
+def _subjects(seen: Seen) -> list[str]:
+    return sorted({subject for _, subjects, _ in seen for subject in subjects})
 
 
-def _not_finite(seen: list[tuple[str, Batch, Losses]]) -> str:
+def _not_finite(seen: Seen) -> str:
     """Which terms of this process were not finite, and on whom; '' if all were finite."""
     found: dict[str, set[str]] = {}
-    for player, batch, losses in seen:
+    for player, who, losses in seen:
         bad = [name for name, value in losses.items() if not bool(torch.isfinite(value).all())]
         for name in [name for name in bad if name != "loss"] or bad:
-            found.setdefault(f"the {player}'s {name}", set()).update(batch.subjects)
+            found.setdefault(f"the {player}'s {name}", set()).update(who)
     if not found:
         return ""
     subjects = sorted(set().union(*found.values()))

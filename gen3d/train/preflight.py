@@ -28,14 +28,13 @@ PROBE_VALUES = 2**22
 PROBE_REPEATS = 3
 
 
-def meet(place: Processes, inspect: Callable[[], Mapping[str, str]], backend: str, timeout_s: float) -> Processes:
+def meet(place: Processes, inspect: Callable[[], Mapping[str, str]], timeout_s: float) -> Processes:
     """Meet the other processes, compare notes, and open the group.
 
     Args:
         place: this process, as the environment describes it.
-        inspect: looks at what must be the same everywhere (settings, data) and returns {what: fingerprint}; a UserError
-            in it is reported by rank 0 with this process's name.
-        backend: nccl or gloo.
+        inspect: looks at what must be the same everywhere (settings, data, backend) and returns {what: fingerprint}; a
+            UserError in it is reported by rank 0 with this process's name. `backend` is nccl or gloo.
         timeout_s: longest wait of any later exchange, seconds.
 
     Raises:
@@ -44,13 +43,14 @@ def meet(place: Processes, inspect: Callable[[], Mapping[str, str]], backend: st
     if place.num == 1:
         inspect()
         return place
-    sentence, notes = "", {}
+    sentence, notes = "", dict[str, str]()
     try:
         notes = dict(inspect())
     except UserError as error:
         sentence = str(error)
     store = _store(place)
     roster = compare_notes(place, store, notes, sentence)
+    backend = notes["backend"]
     processes = join(place, store, roster, backend, timeout_s)
     say(
         f"preflight: {place.num} processes ({', '.join(sorted({line.split(' on ')[1].split(' ')[0] for line in roster}))}), "

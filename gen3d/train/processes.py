@@ -24,6 +24,7 @@ from gen3d.errors import LostContact, UserError
 Result = TypeVar("Result")
 
 BROKEN = re.compile(r"peer|reset|timed? ?out|NCCL|gloo|socket|broken pipe|connect|abort", re.IGNORECASE)
+SOURCE_PLACE = re.compile(r"^\[[^\]]*\] *")
 TIMED_OUT = re.compile(r"timed? ?out", re.IGNORECASE)
 ROLL_CALL_S = 2.0
 _CONTROL: list[Any] = []
@@ -214,11 +215,8 @@ class contact:
 
 def lost(processes: Processes, error: BaseException) -> LostContact:
     """The error of a process that waited for one that is gone; the lowest rank left names those that do not answer."""
-    words = str(error).strip().splitlines()
-    ending = (
-        f"({words[-1][:160] if words else type(error).__name__}). The last checkpoint is kept; the same command goes on "
-        "from it."
-    )
+    words = SOURCE_PLACE.sub("", str(error).strip()).splitlines() or [type(error).__name__]
+    ending = f"({words[0].split('. ')[0][:160]}). The last checkpoint is kept; the same command goes on from it."
     found = None if TIMED_OUT.search(str(error)) else _roll_call(processes)
     if found is None:
         return LostContact(

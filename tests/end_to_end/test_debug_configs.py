@@ -22,6 +22,7 @@ ORDER = (
     "change",
     "export",
     "evaluate",
+    "sweep",
     "report",
 )
 

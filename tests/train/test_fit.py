@@ -136,8 +136,10 @@ def test_dry_run_says_what_it_takes_and_writes_nothing(cohort: Path, small_vae: 
     tree = {"prepared": str(cohort), "out": str(out), "model": {**small_vae, "adversarial_weight": 0.1}}
     text = "\n".join(Train.model_validate(tree).plan())
     assert "people: 4 (4 scans; train 4)" in text
-    assert "parameters, players model, critic" in text
-    assert "memory about" in text
+    assert "parameters: model 3" in text
+    assert "critic 3,077" in text
+    assert "GiB per process" in text
+    assert "fits      yes" in text
     assert "12 x 14 x 12 voxels of 4 mm" in text
     assert not out.exists()
 
