@@ -138,7 +138,7 @@ def test_dry_run_says_what_it_takes_and_writes_nothing(cohort: Path, small_vae: 
     assert "people: 4 (4 scans; train 4)" in text
     assert "parameters: model 3" in text
     assert "critic 3,077" in text
-    assert "GiB per process" in text
+    assert "per process, of which in" in text
     assert "fits      yes" in text
     assert "12 x 14 x 12 voxels of 4 mm" in text
     assert not out.exists()

@@ -1,7 +1,7 @@
 """Several processes learn what one process learns: same losses, same model, from any checkpoint to any number of them.
 
 Stated tolerance: every logged term within 1e-4 of itself (float32) over 12 updates, and the expectation of the final
-model within 1e-3 of a standard deviation; bfloat16 within 2 %. Weights are not compared one by one: a bias before a
+model within 1e-3 of a standard deviation; bfloat16 within 2 % and a tenth of a standard deviation. Weights are not compared one by one: a bias before a
 normalisation has no gradient but rounding noise, which Adam scales up to its learning rate.
 """
 
@@ -66,7 +66,7 @@ def test_two_processes_learn_what_one_learns(cohort: Path, reference: dict[str, 
     assert sentences == [""] * len(cases)
     for name in cases:
         known = "bf16" if "bf16" in name else "alone" if "alone" in name else "critic"
-        rel, apart = (2e-2, 5e-2) if known == "bf16" else (1e-4, 1e-3)
+        rel, apart = (2e-2, 1e-1) if known == "bf16" else (1e-4, 1e-3)
         assert_same_training(tmp_path / name, reference[known], rel, apart)
     with pytest.raises(AssertionError):
         assert_same_training(tmp_path / "zero1", reference["bf16"], 1e-4, 1e-3)
