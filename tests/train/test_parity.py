@@ -1,8 +1,8 @@
 """Several processes learn what one process learns: same losses, same model, from any checkpoint to any number of them.
 
 Stated tolerance: every logged term within 1e-4 of itself (float32) over 12 updates, and the expectation of the final
-model within 1e-3 of a standard deviation; bfloat16 within 2 % and a tenth of a standard deviation. Weights are not compared one by one: a bias before a
-normalisation has no gradient but rounding noise, which Adam scales up to its learning rate.
+model within 1e-3 of a standard deviation; bfloat16 within 2 % and a tenth of a standard deviation. Weights are not compared
+one by one: a bias before a normalisation has no gradient but rounding noise, which Adam scales up to its learning rate.
 """
 
 from __future__ import annotations
