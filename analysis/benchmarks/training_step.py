@@ -1,6 +1,6 @@
 """How fast is a training step against the loop of MONAI's own 3D autoencoder tutorial?
 
-    python analysis/benchmarks/training_step.py [--steps 20] [--shape 64 80 64] [--batch 1]
+    python analysis/benchmarks/training_step.py [--steps 20] [--shape 64 80 64] [--batch 1] [--profile]
 
 Inputs: none (simulated volumes). One run trains the same AutoencoderKL (1.3 million weights), from the same initial
 weights, on the same volumes in the same order, for the same number of steps:
@@ -18,6 +18,8 @@ weights, on the same volumes in the same order, for the same number of steps:
 
 Every row is a process of its own, so that peak memory (resident size) is that row's. Prints seconds per step (median
 after two warm-up steps), volumes/s, peak memory, the mean L1 of the last five steps, and the ratio to the tutorial.
+With --profile, also where the time of the fastest comparable row goes, and its share of what the same threads reach in a
+large bfloat16 matrix product (the arithmetic limit).
 """
 
 from __future__ import annotations
@@ -142,6 +144,51 @@ def run_ours(
     return seconds, losses
 
 
+def profile_fastest(shape: tuple[int, int, int], batch_size: int) -> None:
+    """Print the shares of the operations in one step, and the step's share of the arithmetic limit."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from gen3d.models.task import Batch
+    from gen3d.train.engine_config import EngineConfig
+    from gen3d.train.optim import OptimConfig
+
+    engine = EngineConfig(**LAST).build(built(shape, 1, 20)[1], OptimConfig(steps=20, batch_size=batch_size))
+    volumes = torch.from_numpy(Volumes(shape).data[:batch_size])
+
+    def step(number: int) -> float:
+        began = time.perf_counter()
+        batch = Batch(volumes.clone(), ("p",) * batch_size, number, tuple(range(batch_size)))
+        engine.backward(engine.forward(batch, "model"), "model", 0, 1)
+        engine.update("model", number)
+        return time.perf_counter() - began
+
+    for number in range(3):
+        step(number)
+    seconds = min(step(number) for number in range(3, 6))
+    with FlopCounterMode(display=False) as counter:
+        step(6)
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        step(7)
+    first, second = (torch.rand((4096, 4096)).bfloat16() for _ in range(2))
+    products = []
+    for _ in range(5):
+        began = time.perf_counter()
+        first @ second
+        products.append(time.perf_counter() - began)
+    limit = 2 * 4096**3 / min(products)
+    shares = {event.key: event.self_cpu_time_total for event in recorded.key_averages()}
+    total = sum(shares.values())
+    print(f"one step: {seconds:.2f} s, {counter.get_total_flops() / 1e9:.0f} GFLOP")
+    print(
+        f"arithmetic limit {limit / 1e9:.0f} GFLOP/s (bf16 product of 4096 x 4096): the step reaches "
+        f"{counter.get_total_flops() / seconds / limit:.0%} of it"
+    )
+    for name, spent in sorted(shares.items(), key=lambda item: -item[1])[:10]:
+        print(f"  {spent / total:6.1%}  {name}")
+
+
 def one_row(name: str, shape: tuple[int, int, int], steps: int, batch_size: int) -> dict[str, float]:
     """Run one row in this process."""
     settings = ROWS[name]
@@ -165,6 +212,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--shape", type=int, nargs=3, default=[64, 80, 64])
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--profile", action="store_true", help="also say where the time goes")
     parser.add_argument("--row", choices=ROWS, help="run one row and print its figures as JSON")
     arguments = parser.parse_args()
     shape = (arguments.shape[0], arguments.shape[1], arguments.shape[2])
@@ -185,6 +233,8 @@ def main() -> None:
             f"{row['l1']:9.4f}{reference / row['seconds']:7.2f}x",
             flush=True,
         )
+    if arguments.profile:
+        profile_fastest(shape, arguments.batch)
 
 
 if __name__ == "__main__":

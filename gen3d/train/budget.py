@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from gen3d.models.base import BaseModelConfig
+from gen3d.progress import duration
 from gen3d.train.advice import room_left, ways_to_fit, with_changes
 from gen3d.train.estimate import GIB, Build, Choice, Estimator, Memory, StepSettings, memory_limit
 from gen3d.train.layout import Layout, Level, layout_of
 from gen3d.train.optim import OptimConfig
+from gen3d.train.roofline import GPUS, SECONDS_PER_PART, Work, work_of
 from gen3d.train.sharding import STAGES, Sent
 
 CARDS_GIB = (24, 40, 64, 80)
@@ -35,6 +37,7 @@ class StepPlan:
     optim: OptimConfig
     num_scans: int
     layout: Layout
+    work: Work
     parameters: dict[str, int]
     """Of each player."""
 
@@ -107,8 +110,22 @@ class StepPlan:
         epochs = optim.steps / self.steps_per_epoch
         return [
             f"step      {optim.batch_size} volumes on {on}, computed in {computed}, {precision}",
-            f"epoch     {self.steps_per_epoch:.4g} steps for {self.num_scans} scans; {optim.steps} steps are "
-            f"{epochs:.4g} epochs",
+            f"epoch     {self.num_scans} scans = {self.steps_per_epoch:.4g} steps; optim.steps={optim.steps} is "
+            f"{epochs:,.{0 if epochs >= 10 else 1}f} epochs",
+            *self._time(),
+        ]
+
+    def _time(self) -> list[str]:
+        """Arithmetic of a volume, and on GPUs a rough time of the training; loading and exchange left out."""
+        counted = f"time      {self.work.operations / 1e12:.3g} TFLOP per volume and step"
+        if self.choice.settings.device != "cuda":
+            return [counted + "; the first steps of a run say how long it takes"]
+        volumes, parts = self.optim.batch_size // self.choice.settings.num_processes, self.num_parts
+        seconds = [volumes * self.work.seconds_on(gpu) + parts * SECONDS_PER_PART for gpu in GPUS]
+        times = [f"{duration(self.optim.steps * each)} on {gpu.name}" for gpu, each in zip(GPUS, seconds, strict=True)]
+        return [
+            f"{counted}; optim.steps={self.optim.steps} takes roughly",
+            f"{INDENT}{', '.join(times)} (computing only, from data sheets)",
         ]
 
     def _memory(self) -> list[str]:
@@ -218,6 +235,7 @@ def plan_step(
         optim=optim,
         num_scans=num_scans,
         layout=layout_of(task),
+        work=work_of(task, optim.steps - 1),
         parameters={player: sum(p.numel() for p in task.weights(player).parameters()) for player in task.players},
         memory=memory,
         checkpointed={

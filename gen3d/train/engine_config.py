@@ -31,9 +31,9 @@ class EngineConfig(Config):
         "auto", "local: one process; deepspeed: one or many; auto: deepspeed when started with several processes"
     )
     zero: Literal[0, 1, 2, 3] = execution(
-        1,
-        "DeepSpeed's ZeRO stage: what is split over the processes (1 optimiser, 2 also gradients, 3 also weights); "
-        "3 needs a model of one player",
+        0,
+        "DeepSpeed's ZeRO stage: what is split over the processes (0 nothing, 1 optimiser, 2 also gradients, 3 also weights; "
+        "3 needs a model of one player). Activations take most of the memory of these models, so 0, with the least traffic",
     )
     volumes_at_once: int = execution(
         0,

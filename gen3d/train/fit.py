@@ -163,19 +163,24 @@ class Train(Verb):
         return [*sentences, f"writes {self.out}"]
 
     def _step_sentences(self, prepared: Prepared, num_scans: int) -> list[str]:
-        from gen3d.train.budget import StepSettings, plan_step
+        from gen3d.train.budget import plan_step
+        from gen3d.train.estimate import StepSettings, planned_device, planned_precision
 
-        device = self.engine.chosen_device()
-        num_processes = self.engine.num_processes(launched().num)
+        started = launched().num
+        num_processes = self.engine.num_processes(started)
         self.engine.parts(self.optim.batch_size, num_processes)
+        # A GPU is planned for without having one, so `chosen_device`, which refuses that, is not asked.
+        device = torch.device(planned_device(self.engine.device, num_processes, started))
+        precision = planned_precision(self.engine.precision, device.type) or self.engine.chosen_precision(device)
 
         def build(config: Any) -> Any:
+            config.check(prepared.plan, num_scans)
             blank = _blank(len(self.channels), prepared.mask)
             return config.task(config.build(prepared.plan, self.channels, blank, 1), self.optim.steps)
 
         settings = StepSettings(
             device=device.type,
-            precision=self.engine.chosen_precision(device),
+            precision=precision,
             channels_last=self.engine.layout(device) is torch.channels_last_3d,
             zero=self.engine.zero if self.engine.chosen_kind(num_processes) == "deepspeed" else 0,
             num_processes=num_processes,

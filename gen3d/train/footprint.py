@@ -47,13 +47,15 @@ class LiveBytes(TorchDispatchMode):
     While a convolution runs, its working memory is added: see `workspace_bytes`.
     """
 
-    def __init__(self, device: str, known: Iterable[Tensor]) -> None:
+    def __init__(self, device: str, known: Iterable[Tensor], channels_last: bool = False) -> None:
         """`known` tensors, such as weights, exist already and are not counted."""
         super().__init__()
-        self.device = device
+        self.device, self.channels_last = device, channels_last
         self._followed = {tensor.untyped_storage()._cdata: -1 for tensor in known}
         self._sizes: list[int] = []
         self._events: list[tuple[int, int]] = []
+        self.made = 0
+        """Bytes of all storage that was made, working memory left out."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -63,7 +65,9 @@ class LiveBytes(TorchDispatchMode):
             if isinstance(leaf, Tensor) and leaf.device.type == self.device:
                 self._follow(leaf)
         if func in (CONVOLUTION, CONVOLUTION_BACKWARD):
-            self._sizes.append(workspace_bytes(func is CONVOLUTION_BACKWARD, args[0], args[1], result))
+            self._sizes.append(
+                workspace_bytes(func is CONVOLUTION_BACKWARD, args[0], args[1], result, self.channels_last)
+            )
             self._events += [(len(self._sizes) - 1, 1), (len(self._sizes) - 1, -1)]
         return result
 
@@ -75,6 +79,7 @@ class LiveBytes(TorchDispatchMode):
         number = len(self._sizes)
         self._followed[address] = number
         self._sizes.append(storage.nbytes())
+        self.made += storage.nbytes()
         self._events.append((number, 1))
         weakref.finalize(storage, self._end, address, number)
 
@@ -93,23 +98,24 @@ class LiveBytes(TorchDispatchMode):
         return highest
 
 
-def workspace_bytes(backward: bool, first: Tensor, second: Tensor, result: Any) -> int:
+def workspace_bytes(backward: bool, first: Tensor, second: Tensor, result: Any, channels_last: bool) -> int:
     """Allowance for what a convolution library takes while it runs: copies of its maps in a layout of its own.
 
     Measured with oneDNN (torch 2.13, 24 x 32 x 24 voxels and 1 to 64 channels, kernels of 1 to 4 voxels) on a CPU:
     forward about one copy of the larger map; backward one copy of the input and of the output gradient in float32, two
-    in bfloat16. Volumes too small for it are unfolded instead, tens of MiB that are not counted. The same is assumed of
-    cuDNN, whose choice of algorithm depends on the GPU.
+    in bfloat16; one less where channels lie last already. Volumes too small for it are unfolded instead, tens of MiB
+    that are not counted. The same is assumed of cuDNN, whose choice of algorithm depends on the GPU.
 
     Args:
         backward: whether this is the backward pass.
         first: input [B, C, X, Y, Z]; backward: the output's gradient.
         second: weights; backward: input.
         result: what the operation returned.
+        channels_last: whether maps lie channels last.
     """
     if not backward:
-        return max(_num_bytes(first), _num_bytes(result))
-    copies = 2 if first.dtype is torch.bfloat16 else 1
+        return 0 if channels_last else max(_num_bytes(first), _num_bytes(result))
+    copies = (2 if first.dtype is torch.bfloat16 else 1) - channels_last
     return copies * (_num_bytes(first) + _num_bytes(second))
 
 
@@ -145,7 +151,7 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if floating else value
 
 
-def _backward(loss: Tensor) -> None:
+def backward(loss: Tensor) -> None:
     """`loss.backward()` with the autocast rules on: that call would lift them while blocks are recomputed."""
     torch.autograd.Variable._execution_engine.run_backward(
         (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
@@ -168,19 +174,20 @@ def activation_bytes(
         channels_last: whether volumes and weights lie channels last.
     """
     task.train()
-    layout = torch.channels_last_3d if channels_last else torch.contiguous_format
+    # Without contents only the GPU's way is known: there, group normalisation copies maps that lie channels last.
+    layout = torch.channels_last_3d if channels_last and device == "cuda" else torch.contiguous_format
     parameters = [parameter for player in task.players for parameter in task.weights(player).parameters()]
     for parameter in parameters:
         if parameter.ndim == 5:
             parameter.data = parameter.data.contiguous(memory_format=layout)
     shape = cast(Model, task.weights("model")).volume_shape
     rules: AbstractContextManager[Any] = MetaAutocast(device) if precision is torch.bfloat16 else nullcontext()
-    with LiveBytes("meta", [*task.parameters(), *task.buffers()]) as live, rules:
+    with LiveBytes("meta", [*task.parameters(), *task.buffers()], channels_last) as live, rules:
         volumes = torch.empty((num_volumes, *shape), device="meta").contiguous(memory_format=layout)
         batch = Batch(volumes, ("",) * num_volumes, step, (0,) * num_volumes)
         for player in task.playing(step):
             losses = task(batch, player)
-            _backward(losses["loss"])
+            backward(losses["loss"])
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     peak = live.peak(without=gradients)
     for parameter in parameters:

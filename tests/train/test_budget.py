@@ -16,6 +16,7 @@ from gen3d.train.budget import StepPlan, plan_step
 from gen3d.train.estimate import GIB, Choice, Estimator, StepSettings, planned_device, planned_precision
 from gen3d.train.layout import Level, layout_of
 from gen3d.train.optim import OptimConfig
+from gen3d.train.roofline import BANDWIDTH_SHARE, PEAK_SHARE, TOUCHES, Gpu, Work, work_of
 from tests.train.plans import task_of
 
 SHAPE = (32, 40, 32)
@@ -49,11 +50,13 @@ def test_parameters_steps_and_parts_are_counted() -> None:
 
 def test_shapes_of_every_level() -> None:
     with torch.device("meta"):
-        dense, spatial = layout_of(task_of(VAE, SHAPE)), layout_of(task_of(ADVERSARIAL, SHAPE))
+        even = {"base_channels": 16, "max_channels": 16, "levels": 2}
+        dense = layout_of(task_of(VAEConfig(**even, latent_size=4), SHAPE))
+        spatial = layout_of(task_of(VAEConfig(**even, latent="spatial", latent_channels=4), SHAPE))
         unet = layout_of(task_of(RestorerConfig(base_channels=16, levels=2, stem=1), SHAPE))
     assert dense.volume == (1, *SHAPE)
     assert (dense.latent, spatial.latent) == ((4,), (4, 8, 10, 8))
-    assert dense.levels == (Level((16, 20, 16), 16, 32), Level((8, 10, 8), 32, 32))
+    assert dense.levels == (Level((16, 20, 16), 16, 16), Level((8, 10, 8), 16, 16))
     assert unet.latent == ()
     assert unet.levels == (Level(SHAPE, 16, 16), Level((16, 20, 16), 32, 0))
 
@@ -101,8 +104,8 @@ def test_what_is_advised_fits_when_it_is_typed() -> None:
 
 def test_states_that_are_too_large_are_split_over_the_processes() -> None:
     wide = VAEConfig(base_channels=64, max_channels=256, levels=3, latent_size=4)
-    least = plan(wide, batch_size=2, num_processes=2, zero=1, **GPU)
-    made = plan(wide, batch_size=2, num_processes=2, zero=0, memory_gib=least.memory.total / GIB, **GPU)
+    least = plan(wide, batch_size=8, num_processes=8, zero=1, **GPU)
+    made = plan(wide, batch_size=8, num_processes=8, zero=0, memory_gib=least.memory.total / GIB, **GPU)
     assert made.advice == ("engine.zero=1",)
 
 
@@ -157,13 +160,37 @@ def test_a_batch_that_cannot_be_shared_out_is_a_sentence(settings: dict[str, int
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{}, {"memory_gib": 0.1}, {"memory_gib": 0.6}, {"num_processes": 8, "zero": 1, **GPU}, {"volumes_at_once": 2}],
+    ("model", "settings"),
+    [
+        (VAE, {}),
+        (VAE, {"memory_gib": 0.1}),
+        (ADVERSARIAL, {"memory_gib": 0.76}),
+        (ADVERSARIAL, {"num_processes": 8, "zero": 1, **GPU}),
+        (RestorerConfig(base_channels=16, levels=2), {"num_processes": 2, "volumes_at_once": 2, "zero": 3}),
+    ],
 )
-@pytest.mark.parametrize("model", [VAE, ADVERSARIAL, RestorerConfig(base_channels=16, levels=2)])
 def test_the_lines_fit_a_terminal(model: BaseModelConfig, settings: dict[str, Any]) -> None:
     lines = plan(model, **settings).sentences()
     assert len(lines) < 32
     assert max(map(len, lines)) <= 100, max(lines, key=len)
     assert not any(line != line.rstrip() or "\n" in line for line in lines)
     assert lines[0].startswith(f"network   {model.kind}")  # type: ignore[attr-defined]
+
+
+def test_arithmetic_of_a_volume_grows_with_its_voxels_and_with_recomputation() -> None:
+    def operations(shape: tuple[int, int, int], **settings: bool) -> float:
+        with torch.device("meta"):
+            return work_of(
+                task_of(VAEConfig(base_channels=16, levels=2, latent="spatial", **settings), shape), 0
+            ).operations
+
+    once = operations((16, 16, 16))
+    assert operations((32, 16, 16)) == pytest.approx(2 * once, rel=0.05)
+    # Three passes instead of two backward ones and one forward: at most a third more, less what is not recomputed.
+    assert 1.1 * once < operations((16, 16, 16), gradient_checkpointing=True) < 1.34 * once
+
+
+def test_time_is_arithmetic_and_traffic_at_their_shares() -> None:
+    gpu = Gpu("round", peak_tflops=100.0, memory_gb_s=1000.0)
+    assert Work(PEAK_SHARE * 2e14, 0.0).seconds_on(gpu) == pytest.approx(2.0)
+    assert Work(0.0, BANDWIDTH_SHARE * 5e12 / TOUCHES).seconds_on(gpu) == pytest.approx(5.0)

@@ -48,7 +48,11 @@ def measured_peak(config: BaseModelConfig, precision: str) -> int:
 def test_estimate_agrees_with_the_measured_peak(name: str, checkpointing: bool, precision: str) -> None:
     config = with_changes(MODELS[name], {"gradient_checkpointing": checkpointing})
     assert config is not None
-    settings = StepSettings(precision=torch.bfloat16 if precision == "bf16" else torch.float32)
+    engine = EngineConfig(device="cpu", precision=precision)
+    layout = engine.layout(torch.device("cpu"))
+    settings = StepSettings(
+        precision=engine.chosen_precision(torch.device("cpu")), channels_last=layout is torch.channels_last_3d
+    )
     estimator = Estimator(lambda model: task_of(model, SHAPE), OptimConfig(batch_size=1, steps=NUM_STEPS))
     memory = estimator.memory(Choice(config, settings))
     ratio = (memory.total - memory.allowance) / measured_peak(config, precision)

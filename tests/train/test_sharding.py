@@ -51,7 +51,7 @@ def test_what_one_of_four_processes_sends_in_a_step_of_five_parts_in_megabytes(
 @pytest.mark.multi
 def test_two_real_processes_send_and_hold_what_is_planned(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(WORKER)]
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[2])}
     done = subprocess.run(
         [*command, str(tmp_path / "rows.json")], env=environment, capture_output=True, text=True, timeout=280
     )
