@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from gen3d import __version__
@@ -173,6 +175,8 @@ def _print_verb_help(name: str, verb_type: type) -> None:
 
 def entry() -> None:
     """Console-script entry point."""
+    if _num_processes() > 1:
+        _stop_in_words()
     try:
         code = main()
         sys.stdout.flush()
@@ -188,6 +192,20 @@ def entry() -> None:
             time.sleep(FIRST_SPEAKS_S)  # torchrun ends everybody when one has ended
         os._exit(code)
     sys.exit(code)
+
+
+def _stop_in_words() -> None:
+    """Let a stop signal that comes before there is anything to save end a launched process with its usual code."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped = Interrupted(
+            f"stopped by {signal.Signals(number).name} before the first step; run the same command again."
+        )
+        stopped.exit_code, stopped.shared = 128 + number, os.environ.get("RANK") != "0"
+        raise stopped
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, stop)
 
 
 def _note_exit_code(code: int) -> None:

@@ -146,8 +146,11 @@ def _store(place: Processes) -> Any:
             f"rank {place.rank} on {host()} found nobody at {where} within {PATIENCE_S:g} s ({reason}); check that the "
             f"first node is up and reachable under that name, and {LAUNCH}."
         ) from None
-    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return dist.PrefixStore(f"gen3d/{restart}/{next(_MEETINGS)}", store)
+    # torchrun makes a new store for every attempt when told not to share its own; then its count of restarts, which each
+    # node keeps for itself, must not enter: a node that only joins the restart of another has a lower one.
+    fresh = os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") == "1"
+    attempt = "" if fresh else os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"gen3d/{attempt}/{next(_MEETINGS)}", store)
 
 
 def _bandwidth(processes: Processes, backend: str) -> float:
