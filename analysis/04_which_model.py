@@ -4,9 +4,11 @@ Inputs: a prepared cohort with controls (`gen3d prepare`) and, for lesions of re
 Makes the truth bench (`gen3d simulate base=...`: seven twins of every control), trains every candidate with the same
 steps and seeds, maps cohort and bench, and compares on the SAME people: those no candidate learned from, unless every
 candidate is cross-fitted. Thresholds come from the cohort's controls. Prints one markdown table per question and writes
-them as TSV: lesions by size (voxels, people), hippocampal loss by severity, null twins.
+them as TSV: lesions by size (voxels, people; paired differences in AUPRC to the residual of `--baseline`), hippocampal
+loss by severity, null twins. A second run with other candidates or another baseline uses what is there.
 
     python analysis/04_which_model.py --prepared real/prepared --masks masks --out bench
+    python analysis/04_which_model.py --prepared P --masks M --out CROSSED --cross-fit 5 --models pca restorer "restorer and pca"
 """
 
 from __future__ import annotations
@@ -41,11 +43,12 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "restorer": {"model": {"kind": "restorer"}, **T1W, **FLIP},
     "restorer joint": {"model": {"kind": "restorer"}, **FLIP},
 }
+TOGETHER = {"restorer and pca": ("restorer", "pca")}
+"""Maps that compare with the mean of what several of the candidates above expect."""
 FEWEST_CONTROLS = 19
 BENCH = Path(__file__).parents[1] / "configs" / "simulate" / "truth_bench.yaml"
 LESIONS = ("lesion_small", "lesion_medium", "lesion_large")
 LOSSES = {"hip12": -12, "hip24": -24, "hip40": -40}
-BASELINE = "pca"
 SETTINGS = Settings(q=0.05, bootstrap=2000, seed=0, changed_log_jacobian=0.1)
 
 
@@ -56,15 +59,19 @@ def main() -> None:
     parser.add_argument("--masks", type=Path, help="folder of lesion masks in MNI space; none: irregular blobs")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--steps", type=int, default=400, help="training steps of every network")
-    parser.add_argument("--models", nargs="*", default=list(CANDIDATES), choices=list(CANDIDATES), help="candidates")
+    known = [*CANDIDATES, *TOGETHER]
+    parser.add_argument("--models", nargs="*", default=known, choices=known, help="candidates")
+    parser.add_argument("--baseline", default="pca", choices=known, help="candidate that differences are taken to")
     parser.add_argument("--cross-fit", type=int, help="members of every network; default 1")
     parser.add_argument("--batch", type=int, default=4, help="volumes per step")
     given = parser.parse_args()
+    if given.baseline in given.models:  # differences are to those before
+        given.models = [given.baseline, *(name for name in given.models if name != given.baseline)]
     bench = make_bench(given.prepared, given.out / "bench", given.masks)
     folders = [make_maps(given, name, bench) for name in given.models]
     truth = open_truth(bench)
     maps = [replace(m, name=name) for m, name in zip(open_maps(folders, truth), given.models, strict=True)]
-    for title, table in tables(maps, truth).items():
+    for title, table in tables(maps, truth, given.baseline).items():
         table.to_csv(given.out / f"{title.split(',')[0].replace(' ', '_')}.tsv", sep="\t", index=False)
         print(f"\n{title}\n\n{markdown(table)}")
 
@@ -85,21 +92,24 @@ def make_bench(prepared: Path, out: Path, masks: Path | None) -> Path:
 
 
 def make_maps(given: argparse.Namespace, name: str, bench: Path) -> Path:
-    """Train one candidate and map cohort and bench with it."""
+    """Train one candidate, or each of those that judge together, and map cohort and bench."""
+    runs = [train(given, part) for part in TOGETHER.get(name, (name,))]
+    prepared, out = [given.prepared, bench], given.out / "maps" / name.replace(" ", "_")
+    keys = {"prepared": prepared, "run": runs, "out": out, "native": False, "samples": 0}
+    return Anomaly.model_validate(keys).run()
+
+
+def train(given: argparse.Namespace, name: str) -> Path:
+    """The run of one candidate; nothing is done where it is finished."""
     settings = dict(CANDIDATES[name])
-    folder = name.replace(" ", "_")
     if "cross_fit" not in settings:
         settings["optim"] = {"steps": given.steps, "batch_size": given.batch}
         settings["cross_fit"] = given.cross_fit or 1
-    run = given.out / "runs" / folder
-    Train.model_validate({"prepared": given.prepared, "out": run, **settings}).run()
-    maps = given.out / "maps" / folder
-    return Anomaly.model_validate(
-        {"prepared": [given.prepared, bench], "run": run, "out": maps, "native": False, "samples": 0}
-    ).run()
+    run = given.out / "runs" / name.replace(" ", "_")
+    return Train.model_validate({"prepared": given.prepared, "out": run, **settings}).run()
 
 
-def tables(maps: Sequence[Maps], truth: Truth) -> dict[str, pd.DataFrame]:
+def tables(maps: Sequence[Maps], truth: Truth, baseline: str) -> dict[str, pd.DataFrame]:
     """Every table by its title; the twins are those that all maps have."""
     common = set.intersection(*(set(m.subjects["key"]) for m in maps))
     twins = truth.table[truth.table["key"].isin(common)]
@@ -113,7 +123,14 @@ def tables(maps: Sequence[Maps], truth: Truth) -> dict[str, pd.DataFrame]:
             wanted = replace(mine, subjects=mine.subjects[~mine.subjects["condition"].isin(LOSSES)])
             scores = pd.DataFrame(voxel_scores(wanted, truth, channel, threshold, SETTINGS))
             for size in LESIONS:
-                lesions.append(_lesion(m.name, channel, size, scores, first, mine))
+                chosen = scores[scores["condition"] == size].set_index("subject")
+                if m.name == baseline and channel == "residual":
+                    first[size] = chosen
+                row = _lesion(m.name, channel, size, chosen, mine)
+                if size in first:
+                    gap = (chosen["auprc"] - first[size]["auprc"]).dropna().to_numpy(dtype=float)
+                    row[f"AUPRC minus {baseline}"] = _text(SETTINGS.interval(gap), 3)
+                lesions.append(row)
         if "deformation" in m.channels:
             nothing += _null(m.name, "deformation", null_rows(mine, "deformation", SETTINGS)[0], mine)
             losses += [row for loss in LOSSES for row in _loss(mine, truth, loss)]
@@ -125,20 +142,12 @@ def tables(maps: Sequence[Maps], truth: Truth) -> dict[str, pd.DataFrame]:
     }
 
 
-def _lesion(
-    name: str, channel: str, size: str, scores: pd.DataFrame, first: dict[str, pd.DataFrame], maps: Maps
-) -> dict[str, Any]:
-    """Voxel measures of one lesion size, and the paired difference in AUPRC to the baseline's residual."""
-    mine = scores[scores["condition"] == size].set_index("subject")
-    if name == BASELINE and channel == "residual":
-        first[size] = mine
+def _lesion(name: str, channel: str, size: str, mine: pd.DataFrame, maps: Maps) -> dict[str, Any]:
+    """Voxel measures of one lesion size, a row of `mine` per person, and the share of people detected."""
     row: dict[str, Any] = {"model": name, "channel": channel, "size": size, "n": len(mine)}
     row["prevalence"] = f"{mine['prevalence'].mean():.4f}"
     for measure, column in (("AUROC", "auroc"), ("AUPRC", "auprc"), ("Dice", "dice_at_threshold")):
         row[measure] = _text(SETTINGS.interval(mine[column].to_numpy(dtype=float)), 3)
-    if size in first:
-        gap = (mine["auprc"] - first[size]["auprc"]).dropna().to_numpy(dtype=float)
-        row["AUPRC minus pca"] = _text(SETTINGS.interval(gap), 3)
     return row | {
         "people detected": _detected(maps, size, channel),
         "null twins detected": _detected(maps, "null", channel),

@@ -10,7 +10,7 @@ import pandas as pd
 from pydantic import Field
 
 from gen3d.artefact import begin, write_json
-from gen3d.config import Folder, Folders, Verb
+from gen3d.config import Folders, Verb
 from gen3d.data.manifest import is_twin
 from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.data.volume import write_nifti
@@ -19,7 +19,8 @@ from gen3d.infer.calibrate import Calibrated, calibrate, describe_calibration
 from gen3d.infer.channels import CHANNELS, LOG_JACOBIAN, T1W, Channel, available
 from gen3d.infer.compare import compare
 from gen3d.infer.contrast import CONTRAST, contrast_values
-from gen3d.infer.load import Run, load_run
+from gen3d.infer.ensemble import Ensemble, load_runs
+from gen3d.infer.load import Run
 from gen3d.infer.native import ON_TEMPLATE, read_native_space, write_native
 from gen3d.infer.panel import LEAST_ALLOWED, MIN_SITE_CONTROLS, FewSiteControls, Panel, make_panel
 from gen3d.infer.size import SIZE, size_names, size_values
@@ -43,11 +44,14 @@ class Anomaly(Verb):
     Per voxel, region and person: z against calibration controls of the same age, sex and site (a linear model with
     leverage, moderated variance and a variance factor per site), p, BH-FDR, and clusters with a p family-wise over the
     brain; per region also a conformal p and one family-wise over regions. A person is never compared with a model that
-    saw that person, nor calibrated on any scan of that person.
+    saw that person, nor calibrated on any scan of that person. Several runs judge with the mean of what they expect, and
+    only people whom each of them can judge.
     """
 
     prepared: Folders = Field(description="prepared folders (prepare or simulate)")
-    run_folder: Folder = Field(alias="run", description="run folder (train)")
+    run_folders: Folders = Field(
+        alias="run", description="run folder (train); several, [a,b]: their mean expectation is compared with"
+    )
     channels: tuple[Channel, ...] = Field(CHANNELS, description="what to compare: T1w, local structure, volume change")
     samples: int = Field(4, ge=0, description="posterior draws averaged into the expectation; 0 decodes the mean")
     smoothing_mm: float = Field(4.0, ge=0, description="smoothing of residual and deformation maps, FWHM in mm")
@@ -84,7 +88,7 @@ class Anomaly(Verb):
             else ""
         )
         return [
-            f"compares {len(panel.table)} scans with the {run.kind} of {self.run_folder} in {', '.join(channels)}{gated}",
+            f"compares {len(panel.table)} scans with the {run.kind} of {_joined(run)} in {', '.join(channels)}{gated}",
             f"calibrates on {len(panel.calibration)} controls the model never saw ({', '.join(panel.design.columns)})",
             f"grid {prepared.plan.describe()}",
             f"writes {self.out}",
@@ -92,7 +96,7 @@ class Anomaly(Verb):
 
     def run(self) -> Path:
         """Write the maps folder: subjects.tsv, regions.tsv, clusters.tsv, calibration.json, maps/, native/."""
-        work = begin(self, "anomaly", {"prepared": self.prepared, "run": self.run_folder})
+        work = begin(self, "anomaly", {"prepared": self.prepared, "run": self.run_folders})
         if work.finished:
             say(f"{self.out}: already done.")
             return self.out
@@ -130,14 +134,14 @@ class Anomaly(Verb):
         work.finish(_summary(panel, {channel: calibrations[channel] for channel in channels}))
         return self.out
 
-    def _open(self) -> tuple[Prepared, Run, Panel, list[Channel]]:
-        prepared, run = open_prepared(self.prepared), load_run(self.run_folder)
+    def _open(self) -> tuple[Prepared, Run | Ensemble, Panel, list[Channel]]:
+        prepared, run = open_prepared(self.prepared), load_runs(self.run_folders)
         run.require(prepared)
         channels = available(self.channels, run.channels, prepared.plan.channels)
         # Cross-fitted residuals of a model that predicts from covariates already carry the uncertainty of that
         # prediction; fitting the same covariates again would count it twice and make z too small. How uncertain it is
         # for a person is in the panel's spread.
-        covered = run.num_members > 1 and run.model_config.uses_covariates
+        covered = run.predicts_out_of_sample
         panel = make_panel(
             _assessed(prepared, run),
             () if covered else self.covariates,
@@ -147,12 +151,12 @@ class Anomaly(Verb):
         )
         return prepared, run, panel, channels
 
-    def _floor(self, run: Run, channel: Channel) -> float:
+    def _floor(self, run: Run | Ensemble, channel: Channel) -> float:
         """The variance floor of a channel: the model's own where the model made the channel."""
         if self.variance_floor is not None:
             return self.variance_floor
         made = (LOG_JACOBIAN if channel == "deformation" else T1W) in run.channels
-        return run.model_config.variance_floor if made else 0.0
+        return run.variance_floor if made else 0.0
 
     def _measured(self, prepared: Prepared, panel: Panel) -> dict[str, tuple[pd.DataFrame, dict[str, Any]]]:
         """Rows of the channels that exist by region only, `size` and `contrast`, and how they were calibrated."""
@@ -192,27 +196,32 @@ class Anomaly(Verb):
         return pd.DataFrame(rows, columns=list(CLUSTER_COLUMNS))
 
 
-def _assessed(prepared: Prepared, run: Run) -> pd.DataFrame:
+def _joined(run: Run | Ensemble) -> str:
+    return " and ".join(str(folder) for folder in run.folders)
+
+
+def _assessed(prepared: Prepared, run: Run | Ensemble) -> pd.DataFrame:
     """Rows of every scan with a member that never saw the person; `calibrates` marks those that may calibrate."""
     used = prepared.manifest[prepared.manifest["role"] != "excluded"]
-    blind = used["subject"].map(lambda subject: bool(run.blind_members(subject)))
-    table = used[blind].reset_index(drop=True)
+    table = used[used["subject"].map(run.can_judge)].reset_index(drop=True)
     # Controls outside the test set calibrate whenever a member is blind to them: the held-out calibration set of a
     # single model, or every train and calibration control of a cross-fitted one.
     table["calibrates"] = table["role"].isin(["calibration", "train"]) & ~is_twin(table)
     if not len(table):
-        raise UserError(f"{run.folder}: its model saw everybody in this cohort, so there is nobody it can judge.")
+        whose = "its model" if isinstance(run, Run) else "one model or the other"
+        raise UserError(f"{_joined(run)}: {whose} saw everybody in this cohort, so there is nobody to judge.")
     return table
 
 
-def _name_trained_on(prepared: Prepared, run: Run) -> None:
+def _name_trained_on(prepared: Prepared, run: Run | Ensemble) -> None:
     """Say how many calibration people cannot calibrate because the model learned from them."""
     people = prepared.select(["calibration"])["subject"].unique()
-    seen = [str(subject) for subject in people if not run.blind_members(subject)]
+    seen = [str(subject) for subject in people if not run.can_judge(subject)]
+    learners = " or of ".join(str(folder) for folder in run.folders)
     if seen:
         warn(
             f"{', '.join(seen[:3])}{' and others' if len(seen) > 3 else ''}: {len(seen)} people with role calibration "
-            f"were learned from by every member of {run.folder}; they calibrate nobody and are not judged."
+            f"were learned from by every member of {learners}; they calibrate nobody and are not judged."
         )
 
 

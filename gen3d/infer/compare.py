@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gen3d.artefact import digest
 from gen3d.data.prepared import Prepared
 from gen3d.infer.channels import LOG_JACOBIAN, T1W, Channel, ChannelMaker, Comparison
+from gen3d.infer.ensemble import Ensemble
 from gen3d.infer.load import Run
 from gen3d.progress import track
 
@@ -82,7 +83,7 @@ class RegionMeans:
         return np.asarray(sums / np.maximum(self._counts, 1), dtype=np.float32)
 
 
-def covariates_of(run: Run, row: pd.Series) -> NDArray[np.float64]:
+def covariates_of(run: Run | Ensemble, row: pd.Series) -> NDArray[np.float64]:
     """A person's row of the run's design, [p]."""
     rows: NDArray[np.float64] = run.covariates_of([row["age_years"]], [row["sex"]], [row["site"]])
     return rows[0]
@@ -103,7 +104,7 @@ def open_latents(arrays: WorkingArrays, run: Run, prepared: Prepared, table: pd.
 def compare(
     folder: Path,
     prepared: Prepared,
-    run: Run,
+    run: Run | Ensemble,
     table: pd.DataFrame,
     channels: Sequence[Channel],
     samples: int,
@@ -115,7 +116,7 @@ def compare(
     Args:
         folder: the maps folder; working files with the prefix `.values-` lie in it until `Values.discard`.
         prepared: the cohort.
-        run: the model.
+        run: the model, or several that judge as one.
         table: assessed scans, one row each, index 0..n-1.
         channels: which values to make.
         samples: posterior draws per expectation, 0 for the posterior mean.
@@ -128,7 +129,8 @@ def compare(
     num_voxels, num_regions = int(prepared.mask.sum()), len(prepared.region_table)
     voxels = {channel: arrays.open(f"{channel}-voxels", (num_voxels,)) for channel in channels}
     regions = {channel: arrays.open(f"{channel}-regions", (num_regions,)) for channel in channels}
-    latents = open_latents(arrays, run, prepared, table) if run.comparable_latents else None
+    encoder = run if isinstance(run, Run) and run.comparable_latents else None
+    latents = open_latents(arrays, encoder, prepared, table) if encoder is not None else None
     names = [name for name in (T1W, LOG_JACOBIAN) if name in prepared.plan.channels]
     for i in track(arrays.missing(), "comparing"):
         row = table.iloc[i]
@@ -141,7 +143,7 @@ def compare(
             sharp = maker.sharp(comparison, channel)
             regions[channel][i] = region_means(sharp)
             voxels[channel][i] = maker.smooth(sharp, channel)
-        if latents is not None:
-            latents[i] = run.encode(volume, row["subject"], covariates_of(run, row))
+        if encoder is not None and latents is not None:
+            latents[i] = encoder.encode(volume, row["subject"], covariates_of(run, row))
         arrays.mark(i)
     return Values(arrays, voxels, regions, latents)

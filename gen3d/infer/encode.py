@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from gen3d.artefact import begin
-from gen3d.config import Folder, Folders, Verb
+from gen3d.config import Folders, Verb
 from gen3d.data.prepared import open_prepared
 from gen3d.errors import UserError
 from gen3d.infer.compare import WorkingArrays, covariates_of, open_latents
-from gen3d.infer.load import load_run
+from gen3d.infer.load import OneRun, load_run
 from gen3d.infer.tables import write_table
 from gen3d.progress import say, track
 
@@ -29,7 +29,7 @@ class Encode(Verb):
     """
 
     prepared: Folders = Field(description="prepared folders (prepare or simulate)")
-    run_folder: Folder = Field(alias="run", description="run folder (train)")
+    run_folder: OneRun = Field(alias="run", description="run folder (train)")
 
     def plan(self) -> list[str]:
         """What would be encoded."""

@@ -121,12 +121,12 @@ class Found:
 
     @property
     def model(self) -> str:
-        """The kind of model behind the maps, where its folder can still be read."""
-        for item in self.artefact.inputs.get("run", []):
-            folder = Path(str(item["path"]))
-            if (folder / RECORD).is_file():
-                return str(read(folder, ("train",)).config.get("model", {}).get("kind", "normative model"))
-        return "normative model"
+        """The kinds of model behind the maps, where their folders can still be read."""
+        folders = [Path(str(item["path"])) for item in self.artefact.inputs.get("run", [])]
+        if not folders or not all((folder / RECORD).is_file() for folder in folders):
+            return "normative model"
+        models = [read(folder, ("train",)).config.get("model", {}) for folder in folders]
+        return " and ".join(str(model.get("kind", "normative model")) for model in models)
 
 
 def _open(verb: Export) -> Found:

@@ -6,15 +6,16 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from gen3d.artefact import Artefact, read
+from gen3d.config import Folder
 from gen3d.data.manifest import subject_hash
 from gen3d.data.plan import GridPlan, read_plan
 from gen3d.data.prepared import Prepared
@@ -25,6 +26,18 @@ from gen3d.models.base import BaseModelConfig, Model
 from gen3d.models.weights import fill, read_weights, statistics_in
 
 Float = NDArray[np.float32]
+
+
+def _single(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and len(value) > 1:
+        raise ValueError(
+            f"{len(value)} run folders are given, and only `gen3d anomaly` can use several runs together; give one."
+        )
+    return value[0] if isinstance(value, (list, tuple)) and value else value
+
+
+OneRun = Annotated[Folder, BeforeValidator(_single)]
+"""The folder of a run where several have no meaning: their latents and expectations are not those of one model."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,11 @@ class Run:
     _members: dict[int, Model] = field(default_factory=dict, repr=False)
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """The run's folder."""
+        return (self.folder,)
+
+    @property
     def kind(self) -> str:
         """The kind of model: vae, pca, voxelwise."""
         return str(self.artefact.config["model"]["kind"])
@@ -53,6 +71,16 @@ class Run:
     def num_members(self) -> int:
         """Members in the family."""
         return len(self.subjects)
+
+    @property
+    def variance_floor(self) -> float:
+        """Least SD of a voxel that suits the model, as a share of the brain's root mean square."""
+        return self.model_config.variance_floor
+
+    @property
+    def predicts_out_of_sample(self) -> bool:
+        """Whether the model predicts people from their covariates, in members that did not learn from them."""
+        return self.num_members > 1 and self.model_config.uses_covariates
 
     @property
     def members(self) -> list[Model]:
@@ -84,6 +112,10 @@ class Run:
         """Members that never saw this person."""
         person = subject_hash(subject)
         return [index for index, seen in self.subjects.items() if person not in seen]
+
+    def can_judge(self, subject: str) -> bool:
+        """Whether a member never saw this person."""
+        return bool(self.blind_members(subject))
 
     def judges(self, subject: str) -> list[int]:
         """The members that judge a person: as many blind ones for everybody as the people of the family itself have.

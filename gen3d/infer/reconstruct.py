@@ -9,13 +9,13 @@ import pandas as pd
 from pydantic import Field
 
 from gen3d.artefact import begin
-from gen3d.config import Folder, Folders, Verb
+from gen3d.config import Folders, Verb
 from gen3d.data.manifest import ROLES
 from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.data.volume import read_stored, store
 from gen3d.infer.channels import DATA_RANGE, T1W
 from gen3d.infer.compare import covariates_of, scan_seed
-from gen3d.infer.load import load_run
+from gen3d.infer.load import OneRun, load_run
 from gen3d.infer.tables import write_table
 from gen3d.maths.image import mse, psnr, ssim
 from gen3d.progress import say, track
@@ -32,7 +32,7 @@ class Reconstruct(Verb):
     """
 
     prepared: Folders = Field(description="prepared folders (prepare or simulate)")
-    run_folder: Folder = Field(alias="run", description="run folder (train)")
+    run_folder: OneRun = Field(alias="run", description="run folder (train)")
     samples: int = Field(0, ge=0, description="posterior draws averaged; 0 decodes the posterior mean")
     seed: int = Field(0, description="seed of the posterior draws")
 

@@ -20,6 +20,10 @@ from gen3d.errors import UserError
 
 NULL = "null"  # the simulated condition in which nothing is planted
 FEWEST_CONTROLS = 10  # for a range of controls
+REGISTRATION_ALONE = "(registration alone)"
+"""Beside the name of maps in a channel that no model made: their volume is the registration's, calibrated."""
+
+BY_REGION = ("size", "contrast")
 CHANNEL_ORDER = ("deformation", "residual", "structural", "size")
 TEXT_COLUMNS = "key subject session session_1 session_2 site diagnosis role sex flags entry remark"
 TEXT = dict.fromkeys(TEXT_COLUMNS.split(), str)
@@ -95,10 +99,25 @@ class Score:
 
 @dataclass(frozen=True)
 class Maps:
-    """Anomaly maps of one model."""
+    """Anomaly maps of one model, or of several that judged together.
+
+    `learned` are the channels of the volumes that the model learned, None where its run cannot be read.
+    """
 
     artefact: Artefact
     name: str
+    learned: tuple[str, ...] | None = None
+
+    def is_modelled(self, channel: str) -> bool:
+        """Whether a channel is compared with the model's expectation: not those of whole regions, and not local volume if
+        only T1w was learned."""
+        if channel in BY_REGION:
+            return False
+        return channel != "deformation" or self.learned is None or "log_jacobian" in self.learned
+
+    def title(self, channel: str) -> str:
+        """The name of the maps in one channel: with a word on those that no model made."""
+        return self.name if self.is_modelled(channel) else f"{self.name} {REGISTRATION_ALONE}"
 
     @cached_property
     def subjects(self) -> pd.DataFrame:

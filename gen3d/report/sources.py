@@ -25,6 +25,9 @@ from gen3d.report.folders import NULL, Change, Evaluation, Latents, Maps, Recons
 
 VERBS = ("prepare", "simulate", "train", "encode", "reconstruct", "anomaly", "change", "evaluate")
 KINDS = {"vae": "VAE", "pca": "PCA", "voxelwise": "Voxelwise regression"}
+AND = " and "
+"""Between the models of maps that several runs made together."""
+
 BASELINES = ("pca", "voxelwise")
 """Kinds of model that a network is measured against; every other kind is a network."""
 
@@ -108,9 +111,10 @@ def open_sources(folders: Sequence[Path]) -> Sources:
     artefacts = tuple(read(folder, VERBS) for folder in folders)
     by_verb = {verb: [artefact for artefact in artefacts if artefact.verb == verb] for verb in VERBS}
     runs = by_verb["train"]
-    kinds = {run.key: model_kind(run.folder) for run in runs}
+    kinds = {run.key: model_kind(run_config(run.folder)) for run in runs}
     prepared = [artefact.folder for artefact in artefacts if artefact.verb in ("prepare", "simulate")]
-    maps = tuple(Maps(item, name) for item, name in _named(by_verb["anomaly"], kinds))
+    given = {run.key: run.folder for run in runs}
+    maps = tuple(Maps(item, name, _learned(item, given)) for item, name in _named(by_verb["anomaly"], kinds))
     return Sources(
         artefacts=artefacts,
         prepared=open_prepared(prepared) if prepared else None,
@@ -123,14 +127,31 @@ def open_sources(folders: Sequence[Path]) -> Sources:
     )
 
 
-def model_kind(folder: Path) -> str:
-    """The kind of model in a run folder, "" where it cannot be told."""
+def run_config(folder: Path) -> dict[str, Any]:
+    """The settings in a run folder, {} where there are none."""
     path = folder / "config.yaml"
-    if not path.is_file():
-        return ""
-    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    model = tree.get("model", tree) if isinstance(tree, dict) else {}
+    tree = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def model_kind(config: dict[str, Any]) -> str:
+    """The kind of model in a run's settings, "" where it cannot be told."""
+    model = config.get("model", config)
     return str(model.get("kind", "")) if isinstance(model, dict) else ""
+
+
+def _runs_behind(artefact: Artefact) -> list[dict[str, Any]]:
+    """The runs that a folder was made with, as its record describes them."""
+    return [item for items in artefact.inputs.values() for item in items if item.get("verb") == "train"]
+
+
+def _learned(artefact: Artefact, given: dict[str, Path]) -> tuple[str, ...] | None:
+    """Channels of the volumes that the runs behind maps learned (all the same), None where they cannot be read."""
+    for item in _runs_behind(artefact):
+        channels = run_config(given.get(item["key"], Path(item["path"]))).get("channels")
+        if isinstance(channels, list):
+            return tuple(str(name) for name in channels)
+    return None
 
 
 def _named(artefacts: Sequence[Artefact], kinds: dict[str, str]) -> list[tuple[Artefact, str]]:
@@ -152,10 +173,10 @@ def _model_name(artefact: Artefact, kinds: dict[str, str]) -> str:
     if artefact.verb == "train":
         kind = kinds.get(artefact.key, "")
     else:
-        used = [item for items in artefact.inputs.values() for item in items if item.get("verb") == "train"]
-        kind = next((kinds[item["key"]] for item in used if item["key"] in kinds), "")
-        if not kind and used:
-            kind = model_kind(Path(used[0]["path"]))
+        found = [
+            kinds.get(item["key"], "") or model_kind(run_config(Path(item["path"]))) for item in _runs_behind(artefact)
+        ]
+        return AND.join(kind_name(kind) for kind in found) if found and all(found) else artefact.folder.name
     return kind_name(kind) or artefact.folder.name
 
 
@@ -165,6 +186,6 @@ def kind_name(kind: str) -> str:
 
 
 def is_baseline(name: str) -> bool:
-    """Whether the model of this name (its kind in words, a folder's name after a comma) is a baseline."""
-    kind = name.split(",")[0]
-    return kind.lower() in BASELINES or kind in {KINDS[baseline] for baseline in BASELINES}
+    """Whether a model of this name (its kind in words, a folder's name after a comma) is a baseline, or all of several are."""
+    kinds = name.split(",")[0].split(AND)
+    return all(kind.lower() in BASELINES or kind in {KINDS[baseline] for baseline in BASELINES} for kind in kinds)

@@ -11,14 +11,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
+from gen3d.artefact import write_json
 from gen3d.errors import UserError
 from gen3d.report import wording
 from gen3d.report.context import Context
 from gen3d.report.report import SECTIONS, Report
-from gen3d.report.sections import summary
-from gen3d.report.sources import open_sources
+from gen3d.report.sections import provenance, summary
+from gen3d.report.sources import is_baseline, open_sources
 from tests.report.folders import PATIENTS, ROLES, World
+
+KINDS = ("restorer", "pca")
 
 
 class Page(HTMLParser):
@@ -201,6 +205,51 @@ def test_every_model_that_is_no_baseline_is_a_network(world: World, tmp_path: Pa
     found = summary.section(Context(sources, subjects_shown=0, seed=0))
     assert found is not None
     assert "on lesion, Restorer is behind PCA" in found.blocks[0].text
+
+
+@pytest.fixture
+def pair(world: World, tmp_path: Path) -> tuple[Path, ...]:
+    """A restorer and a PCA of T1w, their maps together (which the evaluation calls vae), and PCA's maps and evaluation."""
+    runs = []
+    for name, kind in (("vae", "restorer"), ("pca", "pca")):
+        run = Path(shutil.copytree(world[f"runs/{name}"], tmp_path / f"{kind}_run"))
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["model"]["kind"], config["channels"] = kind, ["t1w"]
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        record = json.loads((run / "artefact.json").read_text())
+        write_json(run / "artefact.json", record | {"key": f"{kind} of T1w"})
+        runs.append(run)
+    maps = Path(shutil.copytree(world["maps/vae"], tmp_path / "both"))
+    record = json.loads((maps / "artefact.json").read_text())
+    inputs = [
+        {"path": str(run), "verb": "train", "key": f"{kind} of T1w"} for run, kind in zip(runs, KINDS, strict=True)
+    ]
+    write_json(maps / "artefact.json", record | {"inputs": record["inputs"] | {"run": inputs}})
+    return (*runs, maps, world["runs/pca"], world["maps/pca"], world["evaluation"])
+
+
+def test_two_models_that_judged_together_are_named_and_traced(pair: tuple[Path, ...]) -> None:
+    for given in (pair, pair[2:]):  # the runs are found in the record of the maps where they are not given
+        sources = open_sources(given)
+        assert [maps.name for maps in sources.maps] == ["Restorer and PCA", "PCA"]
+        assert sources.maps[0].title("residual") == "Restorer and PCA"
+        assert sources.maps[0].title("deformation") == "Restorer and PCA (registration alone)"
+        assert sources.maps[1].title("deformation") == "PCA"
+        assert sources.maps[1].title("contrast") == "PCA (registration alone)"
+    text = str(provenance.section(Context(sources, subjects_shown=0, seed=0)).blocks)
+    assert all(f"{kind} of T1w" in text for kind in KINDS)
+    assert not is_baseline("Restorer and PCA")
+    assert is_baseline("PCA and Voxelwise regression, maps2")
+
+
+def test_volume_that_no_model_made_is_said_to_be_the_registrations(pair: tuple[Path, ...]) -> None:
+    found = summary.section(Context(open_sources(pair), subjects_shown=0, seed=0))
+    assert found is not None
+    lead = found.blocks[0].text
+    assert "on lesion, Restorer and PCA is behind PCA" in lead
+    assert "on volume loss" not in lead  # there is one model of volume, so nothing to compare it with
+    others = next(row for row in found.numbers["best_by_condition"] if row["direction"] == "loss")["others"]
+    assert [row["model"] for row in others] == ["Restorer and PCA (registration alone)"]
 
 
 def test_clusters_are_said_with_their_rank_among_controls(page: Page) -> None:

@@ -63,7 +63,7 @@ def _of_model(context: Context, maps: Maps, numbers: dict[str, Any]) -> list[Any
             continue
         rows = regions_that_differ(maps, channel)
         numbers[maps.name][channel] = {"voxels": found, "regions": rows}
-        blocks += [Heading(f"{wording.channel(channel)}, {maps.name}"), figure]
+        blocks += [Heading(f"{wording.channel(channel)}, {maps.title(channel)}"), figure]
         if any(row["q"] < FALSE_DISCOVERY_RATE for row in rows):
             blocks.append(_region_table(rows, channel, len(maps.reference)))
         elif rows:
@@ -104,7 +104,7 @@ def _figure(context: Context, maps: Maps, channel: str) -> tuple[Figure | None, 
     png = brain.draw(rows, space, (overlay, "mean z"), dpi=dpi)
     up, down = wording.directions(channel)
     caption = (
-        f"{wording.channel(channel)}, {maps.name}: mean z per group on the template. Orange: {up}; blue: {down}. "
+        f"{wording.channel(channel)}, {maps.title(channel)}: mean z per group on the template. Orange: {up}; blue: {down}. "
         f"Colour fades out below |mean z| = {THRESHOLD:g}. {_outline_sentence(reference)} {brain.CONVENTION}"
     )
     alt = f"Brain slices with the mean z of {wording.listed(list(present))} in the channel {wording.channel(channel)}."

@@ -10,7 +10,7 @@ from gen3d.maths.stats import Interval
 from gen3d.report import wording
 from gen3d.report.blocks import Heading, Points, Section, Table, Text
 from gen3d.report.context import Context
-from gen3d.report.folders import NULL, Evaluation, Row, records
+from gen3d.report.folders import NULL, REGISTRATION_ALONE, Evaluation, Row, records
 from gen3d.report.sections import calibration, groups, scores, truth
 from gen3d.report.sources import is_baseline
 
@@ -66,6 +66,8 @@ def _plain(best: list[Row]) -> list[str]:
     ]
     if parts:
         text.append(f"{wording.capital('; '.join(parts))}.")
+    if any(row["model"].endswith(REGISTRATION_ALONE) for row in (*focal, *loss)):
+        text.append(truth.WITHOUT_MODEL)
     if unseen:
         names = wording.listed([_planted(row) for row in unseen])
         are = "is" if len(unseen) == 1 else "are"
@@ -101,8 +103,12 @@ def _is_found(row: Row) -> bool:
 
 
 def _against_baseline(row: Row) -> str:
-    """How the best network of one condition stands against the best baseline, in the channel that shows it best."""
+    """How the best network of one condition stands against the best baseline, in the channel that shows it best.
+
+    Maps that no model made, of local volume where only T1w was learned, are neither.
+    """
     rows = [{"model": row["model"], "value": row["value"], "behind": None}, *row["others"]]
+    rows = [item for item in rows if not item["model"].endswith(REGISTRATION_ALONE)]
     networks = [item for item in rows if not is_baseline(item["model"])]
     baselines = [item for item in rows if is_baseline(item["model"])]
     if not networks or not baselines:
@@ -154,7 +160,7 @@ def _verdicts(context: Context, evaluation: Evaluation, best: list[Row]) -> list
             elif gap.high < 0:
                 verdict = f"{first} is better than {other}"
             else:
-                verdict = f"{first} and {other} cannot be told apart"
+                verdict = f"{first} cannot be told from {other}"
             sentences.append(
                 f"Locating {wording.condition(row['condition'])} in {wording.in_text(row['channel'])}: {verdict} "
                 f"(paired difference in AUPRC {wording.with_interval(gap, 3)})."

@@ -12,11 +12,12 @@ from gen3d.maths.stats import Interval
 from gen3d.report import charts, wording
 from gen3d.report.blocks import Details, Figure, Heading, Section, Table, Text
 from gen3d.report.context import Context
-from gen3d.report.folders import NULL, Evaluation, Row, records
+from gen3d.report.folders import NULL, REGISTRATION_ALONE, Evaluation, Row, records
 
 ALL, HEALTHY = "all", "none"
 ALIKE = 0.8  # both sides are judged as one where their mean change is at least this share of the more changed side's
 NUM_SHRUNK, NUM_ENLARGED = 7, 3
+WITHOUT_MODEL = "Registration alone: no model expects anything here; volume is judged by age, sex and site."
 SEVERITY_SCORES = {
     "largest region deformation": "strongest region, local volume",
     "burden residual": "most deviating voxels, intensity",
@@ -59,7 +60,10 @@ def _of_one(context: Context, evaluation: Evaluation) -> list[Any]:
     if len(differences):
         blocks.append(Details("Paired differences between models", [_difference_table(differences, names)]))
     if len(regions):
-        blocks += [Heading("How much: regions"), *_region_tables(regions, names)]
+        judges = titles(context, evaluation, "deformation")
+        blocks += [Heading("How much: regions"), *_region_tables(regions, judges)]
+        if any(name.endswith(REGISTRATION_ALONE) for name in judges.values()):
+            blocks.append(Text(WITHOUT_MODEL))
     if len(detection):
         blocks += [Heading("Who: people told from controls"), *_detection(context, detection, names)]
     null = table(evaluation, "calibration")
@@ -80,6 +84,13 @@ def model_names(context: Context, evaluation: Evaluation) -> dict[str, str]:
     return {str(name): by_key.get(str(record.get("key")), str(name)) for name, record in described.items()}
 
 
+def titles(context: Context, evaluation: Evaluation, channel: str) -> dict[str, str]:
+    """`model_names` as they stand in one channel: those of maps that no model made say so."""
+    by_name = {maps.name: maps for maps in context.sources.maps}
+    names = model_names(context, evaluation)
+    return {key: by_name[name].title(channel) if name in by_name else name for key, name in names.items()}
+
+
 def interval(row: Row, name: str) -> Interval:
     """The value, interval and number of people of one column of a row."""
 
@@ -97,7 +108,6 @@ def best_by_condition(context: Context, evaluation: Evaluation) -> list[Row]:
     Conditions that change regional volumes are judged twice, by the AUC of the most shrunk region (`direction` loss)
     and of the most enlarged one (gain); the others, such as focal lesions, by voxel AUPRC (`direction` "").
     """
-    names = model_names(context, evaluation)
     differences = {"auprc": table(evaluation, "differences"), "auc": table(evaluation, "region_differences")}
     found = []
     for condition in (str(name) for name in evaluation.metrics.get("conditions") or {} if name not in (NULL, HEALTHY)):
@@ -105,7 +115,9 @@ def best_by_condition(context: Context, evaluation: Evaluation) -> list[Row]:
             rows = [row for row in candidates if math.isfinite(interval(row, measure).value)]
             if rows:
                 judged = {"condition": condition, "direction": direction, "measure": measure, "what": words}
-                found.append(judged | _best_of(rows, measure, names, differences[measure]))
+                best = max(rows, key=lambda row: interval(row, measure).value)
+                names = titles(context, evaluation, str(best["channel"]))
+                found.append(judged | _standing(best, rows, measure, names, differences[measure]))
     return found
 
 
@@ -124,9 +136,8 @@ def paired(differences: pd.DataFrame, first: Row, second: Row, measure: str) -> 
     return None
 
 
-def _best_of(rows: list[Row], measure: str, names: dict[str, str], differences: pd.DataFrame) -> Row:
+def _standing(best: Row, rows: list[Row], measure: str, names: dict[str, str], differences: pd.DataFrame) -> Row:
     """The best row, and the others in its channel with how far they are behind it, paired over scans where known."""
-    best = max(rows, key=lambda row: interval(row, measure).value)
     others = [row for row in rows if row["channel"] == best["channel"] and row["maps"] != best["maps"]]
     return {
         "model": names.get(str(best["maps"]), str(best["maps"])),

@@ -1,0 +1,123 @@
+"""Several runs that judge as one: the expectation of a person is the mean of what the runs expect.
+
+A PCA copies part of a lesion and blurs everything else, a restorer leaves most voxels as they are. They err in different
+places, and the mean of both shows lesions of every size at least as well as either (analysis/README.md, section 04).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gen3d.data.prepared import Prepared
+from gen3d.errors import UserError
+from gen3d.infer.load import Float, Run, load_run
+from gen3d.maths.design import Design
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Two runs or more on one plan that learned the same channels, with what a comparison needs of a `Run`.
+
+    Their latent spaces have nothing in common, so an ensemble encodes nobody.
+    """
+
+    runs: tuple[Run, ...]
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The runs' folders."""
+        return tuple(run.folder for run in self.runs)
+
+    @property
+    def kind(self) -> str:
+        """The kinds of the models, joined."""
+        return " and ".join(run.kind for run in self.runs)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """What all of the runs learned."""
+        return self.runs[0].channels
+
+    @property
+    def design(self) -> Design:
+        """The first run's design; where `predicts_out_of_sample`, the one whose leverage widens the deviation."""
+        return self.runs[0].design
+
+    @property
+    def variance_floor(self) -> float:
+        """The mean of the models' own floors, as the residual is the mean of theirs; measured in section 04."""
+        return float(np.mean([run.variance_floor for run in self.runs]))
+
+    @property
+    def predicts_out_of_sample(self) -> bool:
+        """Whether every run does; a part that did not use covariates leaves their effect in the mean."""
+        return all(run.predicts_out_of_sample for run in self.runs)
+
+    def can_judge(self, subject: str) -> bool:
+        """Whether each of the runs has a member that never saw this person."""
+        return all(run.can_judge(subject) for run in self.runs)
+
+    def covariates_of(self, age_years: Any, sex: Any, site: Any) -> NDArray[np.float64]:
+        """Rows of the designs of all runs side by side, [n, sum of p]."""
+        return np.concatenate([run.covariates_of(age_years, sex, site) for run in self.runs], axis=1)
+
+    def expect(
+        self, volume: Float, subject: str, covariates: NDArray[np.float64], samples: int = 0, seed: int = 0
+    ) -> tuple[Float, None] | None:
+        """The mean over runs of `Run.expect`.
+
+        Args:
+            volume: [C, X, Y, Z] in stored units, channels in the order of `channels`.
+            subject: whose it is.
+            covariates: the person's row of `covariates_of`, [sum of p].
+            samples: posterior draws per member; 0 decodes the posterior mean.
+            seed: of those draws.
+
+        Returns:
+            mean [C, X, Y, Z] and no standard deviation, or None if every member of one of the runs saw this person.
+        """
+        ends = np.cumsum([len(run.design.columns) for run in self.runs])[:-1]
+        means: list[Float] = []
+        for run, own in zip(self.runs, np.split(covariates, ends), strict=True):
+            expectation = run.expect(volume, subject, own, samples, seed)
+            if expectation is None:
+                return None
+            means.append(expectation[0])
+        return np.mean(means, axis=0, dtype=np.float32), None
+
+    def require(self, prepared: Prepared) -> None:
+        """Refuse a prepared cohort that one of the runs cannot be used on: another plan, or channels that are missing."""
+        for run in self.runs:
+            run.require(prepared)
+
+
+def load_runs(folders: Sequence[Path]) -> Run | Ensemble:
+    """Open one run, or several that judge as one.
+
+    Raises:
+        UserError: a folder that is no finished run, a run given twice, or runs of different plans or channels.
+    """
+    runs = tuple(load_run(folder) for folder in folders)
+    first = runs[0]
+    for number, run in enumerate(runs):
+        same = next((other for other in runs[:number] if other.artefact.key == run.artefact.key), None)
+        if same is not None:
+            also = "" if same.folder == run.folder else f" (it holds the same run as {same.folder})"
+            raise UserError(f"{run.folder}: given twice in run={also}; name each run once.")
+        if run.plan.key != first.plan.key:
+            raise UserError(
+                f"{run.folder}: trained on {run.plan.describe()}, but {first.folder} on {first.plan.describe()} "
+                f"({first.plan.difference(run.plan)}); give runs that learned from one prepared cohort."
+            )
+        if run.channels != first.channels:
+            raise UserError(
+                f"{run.folder}: learned {', '.join(run.channels)}, but {first.folder} learned "
+                f"{', '.join(first.channels)}; train both with the same channels=, or give one run."
+            )
+    return first if len(runs) == 1 else Ensemble(runs)
