@@ -11,6 +11,8 @@ weights, on the same volumes in the same order, for the same number of steps:
   ... bf16      the same in bfloat16 (losses in float32)
   ... convolving the doubled map   as bf16, but the decoder repeats voxels and then convolves, as MONAI does; elsewhere the
                 same numbers come from eight small kernels on the map before doubling (gen3d.nets.doubling)
+  ... giving memory back   as bf16, but freed feature maps go back to the system and are asked for again (glibc's way);
+                elsewhere the engine keeps them (gen3d.nets.allocation)
   ... channels last   bf16, and volumes in channels_last_3d layout
   ... compiled  and with torch.compile
   gen3d stem 2  our default network of the same widths, whose stem folds 2 x 2 x 2 voxels: another network, so its
@@ -47,8 +49,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "gen3d fp32": {"engine": {"precision": "fp32"}, "stem": 1},
     "gen3d bf16": {"engine": {"precision": "bf16"}, "stem": 1},
     "  convolving the doubled map": {"engine": {"precision": "bf16"}, "stem": 1, "doubled_map": True},
+    "  giving memory back": {"engine": {"precision": "bf16"}, "stem": 1, "give_back": True},
     "  channels last": {"engine": LAST, "stem": 1},
-    "  channels last, doubled map": {"engine": LAST, "stem": 1, "doubled_map": True},
+    "  compiled": {"engine": {"precision": "bf16", "compile": True}, "stem": 1},
     "  channels last, compiled": {"engine": {**LAST, "compile": True}, "stem": 1},
     "gen3d stem 2": {"engine": {"precision": "bf16"}, "stem": 2},
 }
@@ -196,6 +199,10 @@ def one_row(name: str, shape: tuple[int, int, int], steps: int, batch_size: int)
         from gen3d.nets import autoencoder
 
         autoencoder.convolution_of_doubling = lambda block: None
+    if settings.get("give_back"):
+        from gen3d.train import engine_local
+
+        engine_local.keep_freed_memory = lambda: False
     if name == "tutorial":
         seconds, losses = run_tutorial(shape, steps, batch_size)
     else:

@@ -56,9 +56,7 @@ class EngineConfig(Config):
         "auto", description="of the network; auto is bf16 where the processor computes in it. Losses are always float32"
     )
     channels_last: Literal["auto", "on", "off"] = execution(
-        "auto",
-        "memory layout of volumes; auto: on for GPUs. On CPUs it makes bf16 twice as fast for a model with stem=1 and no "
-        "faster for one with stem=2",
+        "auto", "memory layout of volumes; auto: on for GPUs. On CPUs it changes the speed by a few per cent either way"
     )
     compile: bool = execution(False, "fuse the network's blocks with torch.compile (needs a C++ compiler)")
     threads: int = execution(0, "CPU threads per process; 0: as many as torch chooses", ge=0)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gen3d.errors import UserError
 from gen3d.models.task import Batch, Losses, Task
+from gen3d.nets.allocation import keep_freed_memory
 from gen3d.train.compiling import compile_blocks
 from gen3d.train.engine import Engine, State, fitting, lay_out, messenger
 from gen3d.train.engine_config import EngineConfig
@@ -48,6 +49,8 @@ class DeepSpeedEngine(Engine):
         _ensure_group(config, self.device, processes)
         self.task = task.to(self.device)
         lay_out(task, self.layout)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if config.compile:
             compile_blocks(task, self.device)
         if state is not None:

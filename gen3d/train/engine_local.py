@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gen3d.models.task import Batch, Losses, Task
+from gen3d.nets.allocation import keep_freed_memory
 from gen3d.train.compiling import compile_blocks
 from gen3d.train.engine import Engine, State, fitting, lay_out, messenger
 from gen3d.train.engine_config import EngineConfig
@@ -34,6 +35,8 @@ class LocalEngine(Engine):
         self.layout = config.layout(self.device)
         self.task = task.to(self.device)
         lay_out(task, self.layout)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.optim = optim
         self.optimisers = {player: optim.optimiser(task.weights(player)) for player in task.players}
         if state is not None:
