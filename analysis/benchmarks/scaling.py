@@ -1,6 +1,6 @@
 """What do more processes bring on this machine, and what does it cost to let them talk?
 
-    python analysis/benchmarks/scaling.py [--processes 1 2 4] [--shape 48 64 48] [--steps 12] [--zero 1]
+    python analysis/benchmarks/scaling.py [--processes 1 2 4] [--shape 48 64 48] [--steps 12] [--zero 0]
 
 Inputs: none (random volumes). Starts torchrun once per row, one CPU thread per process, with the laptop VAE:
 
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--shape", type=int, nargs=3, default=[48, 64, 48])
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--zero", type=int, default=1, choices=(0, 1, 2, 3))
+    parser.add_argument("--zero", type=int, default=0, choices=(0, 1, 2, 3))
     parser.add_argument("--batch", type=int, default=1, help="global batch (set by the script for each row)")
     parser.add_argument("--worker", help="file for the figures of one row (set by the script)")
     arguments = parser.parse_args()
