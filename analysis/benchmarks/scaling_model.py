@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--volumes-per-gpu", type=int, default=8, help="weak scaling")
     parser.add_argument("--batch", type=int, default=settings["optim"]["batch_size"], help="strong scaling")
     parser.add_argument("--at-once", type=int, default=at_once, help="volumes a GPU computes at once; 0: all")
-    parser.add_argument("--zero", type=int, choices=(0, 1, 2, 3), default=1)
+    parser.add_argument("--zero", type=int, choices=(0, 1, 2, 3), default=0)
     parser.add_argument("--machine", choices=(*MACHINES, "all"), default="all")
     parser.add_argument("--seconds-per-volume", type=float, help="forward and backward on one GPU, if it was measured")
     parser.add_argument(

@@ -143,7 +143,12 @@ def test_a_stop_signal_is_answered_by_a_checkpoint_and_not_by_a_restart(
     keyboard, terminal = os.openpty()
     with log.open("wb") as writer:
         running = subprocess.Popen(
-            ["setsid", "--ctty", *command], stdin=terminal, stdout=writer, stderr=writer, env=given, cwd=PROJECT
+            ["env", "--default-signal=SIGINT", "setsid", "--ctty", *command],
+            stdin=terminal,
+            stdout=writer,
+            stderr=writer,
+            env=given,
+            cwd=PROJECT,
         )
     wait_until(lambda: has_checkpoint(out), 120, "no checkpoint was written")
     if by == "control-C":

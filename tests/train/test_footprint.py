@@ -18,7 +18,7 @@ from gen3d.train.optim import OptimConfig
 from tests.train.plans import MODELS, NUM_STEPS, task_of
 
 SHAPE = (32, 48, 32)
-LOW, HIGH = 0.95, 1.15
+LOW, HIGH = 0.9, 1.15
 """Bounds of estimate / measurement."""
 
 
