@@ -86,3 +86,13 @@ def test_the_verdict_names_every_process_that_differs_failed_or_is_missing() -> 
 )
 def test_parts_follow_from_batch_processes_and_memory(num_processes: int, at_once: int, expected: int) -> None:
     assert EngineConfig(volumes_at_once=at_once).parts(12, num_processes) == expected
+
+
+def test_a_checkpoint_of_another_network_or_version_is_refused() -> None:
+    small, large = (task_of(VAEConfig(levels=levels), (12, 12, 12)).to_empty(device="cpu") for levels in (1, 2))
+    engine = EngineConfig(device="cpu").build(small, OptimConfig())
+    state = engine.state()
+    assert state is not None
+    for other, task in ((state, large), ({"weights": state["weights"], "optimisers": {}}, small)):
+        with pytest.raises(UserError, match=r"weights of another network, or was written by another version of gen3d"):
+            EngineConfig(device="cpu").build(task, OptimConfig(), state=other)
