@@ -200,9 +200,9 @@ def one_row(name: str, shape: tuple[int, int, int], steps: int, batch_size: int)
 
         autoencoder.convolution_of_doubling = lambda block: None
     if settings.get("give_back"):
-        from gen3d.train import engine_local
+        from gen3d.train import engine
 
-        engine_local.keep_freed_memory = lambda: False
+        engine.keep_freed_memory = lambda: False
     if name == "tutorial":
         seconds, losses = run_tutorial(shape, steps, batch_size)
     else:

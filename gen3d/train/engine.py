@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from gen3d.errors import UserError
 from gen3d.models.task import Batch, Losses, Task
+from gen3d.nets.allocation import keep_freed_memory
+from gen3d.train.engine_config import EngineConfig
+from gen3d.train.optim import OptimConfig
 from gen3d.train.processes import Processes
 
 State = dict[str, Any]
@@ -25,11 +28,18 @@ class Engine(ABC):
     `update`, `state`, `export`, `averaged`, `mean` and `close` are called by every process at the same time.
     """
 
-    task: Task
-    device: torch.device
-    processes: Processes
-    precision: torch.dtype
-    layout: torch.memory_format
+    def __init__(self, task: Task, config: EngineConfig, optim: OptimConfig, processes: Processes) -> None:
+        """Put the task on this process's device, its kernels in the layout of the volumes."""
+        self.processes, self.optim = processes, optim
+        self.device = config.chosen_device(processes.local_rank)
+        self.precision = config.chosen_precision(self.device)
+        self.layout = config.layout(self.device)
+        self.task = task.to(self.device)
+        for parameter in task.parameters():
+            if parameter.ndim == 5:  # other tensors have no such layout
+                parameter.data = parameter.data.contiguous(memory_format=self.layout)
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     @property
     def primary(self) -> bool:
@@ -78,13 +88,6 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release what the engine holds."""
-
-
-def lay_out(task: Task, layout: torch.memory_format) -> None:
-    """Put convolution kernels into the memory layout of the volumes (other tensors have no such layout)."""
-    for parameter in task.parameters():
-        if parameter.ndim == 5:
-            parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
 def messenger(losses: Losses) -> Tensor:

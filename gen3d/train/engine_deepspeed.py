@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from gen3d.errors import UserError
 from gen3d.models.task import Batch, Losses, Task
-from gen3d.nets.allocation import keep_freed_memory
 from gen3d.train.compiling import compile_blocks
-from gen3d.train.engine import Engine, State, fitting, lay_out, messenger
+from gen3d.train.engine import Engine, State, fitting, messenger
 from gen3d.train.engine_config import EngineConfig
 from gen3d.train.optim import MOMENTS, Moments, OptimConfig, RunningAverage, adam_state, load_adam, set_rate
 from gen3d.train.processes import Processes, contact
@@ -41,16 +40,10 @@ class DeepSpeedEngine(Engine):
         processes: Processes,
         state: Mapping[str, Any] | None = None,
     ) -> None:
-        self.processes, self.optim, self.zero = processes, optim, config.zero
-        self.device = config.chosen_device(processes.local_rank)
-        self.precision = config.chosen_precision(self.device)
-        self.layout = config.layout(self.device)
+        super().__init__(task, config, optim, processes)
+        self.zero = config.zero
         deepspeed = _import_deepspeed(self.device)
         _ensure_group(config, self.device, processes)
-        self.task = task.to(self.device)
-        lay_out(task, self.layout)
-        if self.device.type == "cpu":
-            keep_freed_memory()
         if config.compile:
             compile_blocks(task, self.device)
         if state is not None:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gen3d.models.task import Batch, Losses, Task
-from gen3d.nets.allocation import keep_freed_memory
 from gen3d.train.compiling import compile_blocks
-from gen3d.train.engine import Engine, State, fitting, lay_out, messenger
+from gen3d.train.engine import Engine, State, fitting, messenger
 from gen3d.train.engine_config import EngineConfig
 from gen3d.train.optim import OptimConfig, RunningAverage, adam_state, load_adam, set_rate
 from gen3d.train.processes import Processes
@@ -29,15 +28,7 @@ class LocalEngine(Engine):
         processes: Processes,
         state: Mapping[str, Any] | None = None,
     ) -> None:
-        self.processes = processes
-        self.device = config.chosen_device(processes.local_rank)
-        self.precision = config.chosen_precision(self.device)
-        self.layout = config.layout(self.device)
-        self.task = task.to(self.device)
-        lay_out(task, self.layout)
-        if self.device.type == "cpu":
-            keep_freed_memory()
-        self.optim = optim
+        super().__init__(task, config, optim, processes)
         self.optimisers = {player: optim.optimiser(task.weights(player)) for player in task.players}
         if state is not None:
             for player, weights in fitting(state, task)["weights"].items():

@@ -34,7 +34,7 @@ def run_loop(
 ) -> None:
     """Optimise a task from weight update `first_step` to `steps`, every process the same.
 
-    A step in which any process meets a loss or gradient that is not finite is skipped by all: the weights stay, the
+    A player whose loss or gradient is not finite in any process skips its update in all of them: its weights stay, the
     step counts, and the terms and subjects are named.
 
     Raises:
