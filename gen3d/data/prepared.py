@@ -17,7 +17,7 @@ from gen3d.data.plan import GridPlan, read_plan
 from gen3d.data.volume import SLOPE, open_stored, read_map
 from gen3d.errors import UserError
 
-VERBS = ("prepare", "simulate")
+VERBS = ("prepare", "simulate", "sample")
 
 
 @dataclass(frozen=True)

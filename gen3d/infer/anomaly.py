@@ -20,7 +20,6 @@ from gen3d.infer.channels import CHANNELS, LOG_JACOBIAN, T1W, Channel, available
 from gen3d.infer.compare import compare
 from gen3d.infer.contrast import CONTRAST, contrast_values
 from gen3d.infer.ensemble import Ensemble, load_runs
-from gen3d.infer.load import Run
 from gen3d.infer.native import ON_TEMPLATE, read_native_space, write_native
 from gen3d.infer.panel import LEAST_ALLOWED, MIN_SITE_CONTROLS, FewSiteControls, Panel, make_panel
 from gen3d.infer.size import SIZE, size_names, size_values
@@ -35,6 +34,7 @@ from gen3d.infer.tables import (
     write_table,
 )
 from gen3d.maths.significance import fdr, p_values
+from gen3d.models.run import Run
 from gen3d.progress import say, track, warn
 
 

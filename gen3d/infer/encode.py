@@ -8,28 +8,32 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from gen3d.artefact import begin
+from gen3d.artefact import begin, write_json
 from gen3d.config import Folders, Verb
 from gen3d.data.prepared import open_prepared
+from gen3d.data.structures import with_structures
 from gen3d.errors import UserError
 from gen3d.infer.compare import WorkingArrays, covariates_of, open_latents
-from gen3d.infer.load import OneRun, load_run
 from gen3d.infer.tables import write_table
+from gen3d.models.run import OneRun, load_run
 from gen3d.progress import say, track
-
-ARRAY, TABLE = "latents.npy", "latents.tsv"
+from gen3d.train.latents import ARRAY, MIRRORED, SHAPE, TABLE
 
 
 class Encode(Verb):
     """Encode every scan that was not excluded: the posterior mean of the latent, flattened.
 
     Writes latents.npy [scans, dimensions] float32 and latents.tsv, whose rows are the same scans with their row of the
-    cohort table and `seen`: whether the model was trained on that person. The latents of a cross-fitted run come from
+    cohort table, the volumes of brain structures (ml) where there is a deformation channel, and `seen`: whether the model
+    was trained on that person; latent.json has the shape of a latent and the run that made it. The latents of a cross-fitted run come from
     different models and cannot be compared, so such a run is refused.
     """
 
     prepared: Folders = Field(description="prepared folders (prepare or simulate)")
     run_folder: OneRun = Field(alias="run", description="run folder (train)")
+    mirrored: bool = Field(
+        False, description="also encode every scan mirrored left to right: a diffusion model can learn from both"
+    )
 
     def plan(self) -> list[str]:
         """What would be encoded."""
@@ -54,14 +58,23 @@ class Encode(Verb):
         table["seen"] = [not run.blind_members(subject) for subject in table["subject"]]
         arrays = WorkingArrays(self.out, len(table))
         latents = open_latents(arrays, run, prepared, table)
+        mirrored = arrays.open("mirrored", latents.shape[1:]) if self.mirrored else None
         for i in track(arrays.missing(), "encoding"):
             row = table.iloc[i]
             volume = prepared.load([row["key"]], run.channels)[0]
             latents[i] = run.encode(volume, row["subject"], covariates_of(run, row))
+            if mirrored is not None:
+                mirrored[i] = run.encode(volume[:, ::-1], row["subject"], covariates_of(run, row))
             arrays.mark(i)
         _refuse_non_finite(latents, list(table["key"]))
         np.save(self.out / ARRAY, np.asarray(latents))
-        write_table(self.out / TABLE, table.drop(columns=["folder"]))
+        if mirrored is not None:
+            np.save(self.out / MIRRORED, np.asarray(mirrored))
+        write_table(self.out / TABLE, with_structures(prepared, table).drop(columns=["folder"]))
+        write_json(
+            self.out / SHAPE,
+            {"shape": run.latent_shape, "kind": run.kind, "run_key": run.artefact.key, "channels": run.channels},
+        )
         arrays.discard()
         num_dimensions = latents.shape[1]
         work.finish({"num_scans": len(table), "num_dimensions": num_dimensions})

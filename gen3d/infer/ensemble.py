@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from gen3d.data.prepared import Prepared
 from gen3d.errors import UserError
-from gen3d.infer.load import Float, Run, load_run
 from gen3d.maths.design import Design
+from gen3d.models.run import Float, Run, load_run
 
 
 @dataclass(frozen=True)

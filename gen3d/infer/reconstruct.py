@@ -15,9 +15,9 @@ from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.data.volume import read_stored, store
 from gen3d.infer.channels import DATA_RANGE, T1W
 from gen3d.infer.compare import covariates_of, scan_seed
-from gen3d.infer.load import OneRun, load_run
 from gen3d.infer.tables import write_table
 from gen3d.maths.image import mse, psnr, ssim
+from gen3d.models.run import OneRun, load_run
 from gen3d.progress import say, track
 
 LOG_JACOBIAN_RANGE = 2.0

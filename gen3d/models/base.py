@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gen3d.config import Config
 from gen3d.data.plan import GridPlan
+from gen3d.maths.design import Design
 
 Covariates = NDArray[np.float64]
 """Rows of a fitted design (gen3d.maths.design), [n, p], intercept included."""
@@ -179,6 +180,10 @@ class BaseModelConfig(Config):
     def variance_floor(self) -> float:
         """Least SD of a voxel when maps of this model are calibrated, as a share of the root mean square over voxels."""
         return 0.0
+
+    def covariates_for(self, design: Design, age_years: Any, sex: Any, site: Any) -> NDArray[np.float64]:
+        """What the model is told of people of these ages, sexes and sites, [n, p]: rows of the fitted design."""
+        return design.matrix(age_years, sex, site)
 
     def check(self, plan: GridPlan, num_volumes: int) -> None:
         """Raise a UserError when the model cannot be built for this grid or from so few volumes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ class Batch:
 
     `seeds` holds one number per volume, a function of the run's seed, the step and the volume's place in the global
     batch only, so that the noise a volume meets does not depend on how the batch is split over processes.
+    `conditions` are coded conditions of the volumes [B, p], NaN where unknown, for models that have any.
     `shared` lets one player leave tensors for the next, within this batch.
     """
 
@@ -27,6 +29,7 @@ class Batch:
     subjects: tuple[str, ...]
     step: int
     seeds: tuple[int, ...]
+    conditions: Tensor | None = None
     shared: dict[str, Tensor] = field(default_factory=dict)
 
     def noise(self, shape: Sequence[int], stream: int) -> Tensor:
@@ -47,6 +50,16 @@ class Task(nn.Module, ABC):
     def playing(self, step: int) -> tuple[str, ...]:
         """The players that move at this step, in order."""
         return self.players
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(C, X, Y, Z) of one of a batch's volumes."""
+        shape: tuple[int, ...] = cast(Any, self.weights("model")).volume_shape
+        return shape
+
+    def complete(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The model's whole state, given that of the module that the player `model` changes."""
+        return tensors
 
     def repeated_blocks(self) -> list[nn.Module]:
         """The blocks worth compiling, if any."""

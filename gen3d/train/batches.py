@@ -32,6 +32,9 @@ class Source(Protocol):
     def load(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Volumes [n, C, X, Y, Z] of these rows, in stored units."""
 
+    def conditions(self, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """Coded conditions [n, p] of these rows, for models that have any."""
+
 
 @dataclass(frozen=True)
 class PreparedSource:
@@ -44,6 +47,9 @@ class PreparedSource:
 
     def load(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self.prepared.load([self.keys[row] for row in rows], self.channels)
+
+    def conditions(self, rows: NDArray[np.int64]) -> None:
+        return None
 
 
 class Batches:
@@ -83,11 +89,14 @@ class Batches:
         following = (step, part + 1) if part + 1 < self.parts else (step + 1, 0)
         self._ahead = (following, self._reader.submit(self._read, *following))
         seeds = tuple(seed_of(self.seed, VOLUME, self.member, step, position) for position in self._positions(part))
+        rows = self._rows(step, part)
+        conditions = self.source.conditions(rows)
         batch = Batch(
             volumes.to(self.device, non_blocking=True),
-            tuple(self.source.subjects[row] for row in self._rows(step, part)),
+            tuple(self.source.subjects[row] for row in rows),
             step,
             seeds,
+            None if conditions is None else torch.from_numpy(conditions).to(self.device),
         )
         return augment(batch, self.source.channels, self.augmentation)
 

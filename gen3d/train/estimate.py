@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from gen3d.errors import UserError
-from gen3d.models.base import BaseModelConfig, Model
+from gen3d.models.base import BaseModelConfig
 from gen3d.models.task import Task
 from gen3d.train.footprint import activation_bytes
 from gen3d.train.optim import OptimConfig
@@ -134,7 +134,7 @@ class Estimator:
             )
         activations = self._activations[key]
         # On a CPU the batch that is read ahead lies in the same memory.
-        num_values = torch.Size(cast(Model, task.weights("model")).volume_shape).numel()
+        num_values = torch.Size(task.input_shape).numel()
         ahead = 4 * at_once * num_values if settings.device == "cpu" else 0
         allowance = FIXED_BYTES[settings.device] + ahead + int(FRAGMENTS[settings.device] * activations)
         fixed = held(self.sizes(choice.model), settings.zero, settings.num_processes, settings.bucket_values)

@@ -11,27 +11,25 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from gen3d.artefact import RECORD, Work, begin, digest, write_atomic, write_json
-from gen3d.config import Folders, Verb, execution
-from gen3d.data.plan import write_plan
-from gen3d.data.prepared import Prepared, open_prepared
+from gen3d.artefact import RECORD, Work, begin, digest, write_atomic
+from gen3d.config import Folder, Folders, Verb, execution
 from gen3d.errors import UserError
-from gen3d.maths.design import Design
 from gen3d.models import ModelConfig
-from gen3d.models.base import ClosedFormModel, Model, Statistics, VolumeSet
+from gen3d.models.base import ClosedFormModel, Model, VolumeSet
+from gen3d.models.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, no_noise
 from gen3d.models.weights import save_weights
 from gen3d.progress import duration, say
 from gen3d.train.augment import AugmentConfig
-from gen3d.train.batches import Batches, PreparedSource
+from gen3d.train.batches import Batches, Source
 from gen3d.train.engine_config import EngineConfig
 from gen3d.train.log import LOG, TrainLog, append, keep_until, memory_gib
 from gen3d.train.loop import newest, run_loop
+from gen3d.train.material import Material, Scans
 from gen3d.train.optim import OptimConfig
-from gen3d.train.people import People, choose_people, statistics
-from gen3d.train.pictures import draw_reconstructions
+from gen3d.train.pictures import draw_reconstructions, draw_samples
 from gen3d.train.preflight import meet, report_failure
 from gen3d.train.processes import Processes, launched
 from gen3d.train.random_numbers import INITIAL_WEIGHTS, seed_of
@@ -41,15 +39,29 @@ NUM_PICTURED = 2
 
 
 class Train(Verb):
-    """Fit a normative model to healthy people.
+    """Fit a normative model to healthy people, or a generative model to their latents.
 
     Learns from rows with the role `train` only; with cross_fit > 1 also from `calibration`, as cross_fit members each
-    of which is blind to one fold of people. Test and evaluation people are never used. The run folder holds the
-    averaged weights, the plan and covariate schema they need, and the hashes of everybody each member saw.
+    of which is blind to one fold of people; kind latent_diffusion with patients > 0 also from a share of the others. Test
+    people are never used. The run folder holds the averaged weights, the plan and covariate schema they need, and the
+    hashes of everybody each member saw.
     """
 
-    prepared: Folders = Field(description="folder or folders of `gen3d prepare` or `gen3d simulate`")
-    model: ModelConfig = Field(description="which model; `kind` is one of restorer, vae, pca, voxelwise")
+    prepared: Folders | None = Field(None, description="folder or folders of `gen3d prepare` or `gen3d simulate`")
+    latents: Folder | None = Field(
+        None, description="kind latent_diffusion: folder of `gen3d encode`, instead of prepared"
+    )
+    autoencoder: Folder | None = Field(
+        None,
+        alias="vae",
+        description="kind latent_diffusion: run of the autoencoder, with prepared, or when it was moved",
+    )
+    patients: float = Field(
+        0.0, ge=0, le=1, description="kind latent_diffusion: share of the people with role evaluation to learn from too"
+    )
+    model: ModelConfig = Field(
+        description="which model; `kind` is one of restorer, vae, pca, voxelwise, latent_diffusion"
+    )
     channels: tuple[str, ...] = Field(("t1w", "log_jacobian"), min_length=1, description="volumes learned together")
     cross_fit: int = Field(1, ge=1, description="members; 1: one, on train controls; K: K folds of train + calibration")
     seed: int = Field(0, ge=0, description="seed of folds, initial weights, order and noise")
@@ -74,6 +86,43 @@ class Train(Verb):
             raise ValueError("2 members would learn from half of the people each; use 1, or 3 and more")
         return cross_fit
 
+    @model_validator(mode="after")
+    def _material(self) -> Train:
+        if not isinstance(self.model, LatentDiffusionConfig):
+            if self.prepared is None:
+                raise ValueError("prepared=FOLDER is needed: scans to learn from")
+            extra = [name for name in ("latents", "autoencoder") if getattr(self, name) is not None]
+            if extra or self.patients:
+                raise ValueError(f"{extra[0] if extra else 'patients'}= goes with model.kind=latent_diffusion only")
+            return self
+        if (self.prepared is None) == (self.latents is None):
+            raise ValueError(
+                "model.kind=latent_diffusion needs latents=FOLDER of `gen3d encode`, or prepared= and vae="
+            )
+        if self.prepared is not None and self.autoencoder is None:
+            raise ValueError("model.kind=latent_diffusion with prepared= needs vae=FOLDER of a trained autoencoder")
+        if self.cross_fit != 1:
+            raise ValueError("model.kind=latent_diffusion has one member; use cross_fit=1")
+        if self.augment.intensity:
+            raise ValueError(
+                "augment.intensity changes scans, not latents; leave it out for model.kind=latent_diffusion"
+            )
+        if self.model.autoencoder or self.model.coding or self.model.latent_shape:
+            raise ValueError("model.autoencoder, coding and latent_shape are written by train; leave them out")
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """As of every verb, without inputs that are not given."""
+        unused = {name for name in ("prepared", "latents", "autoencoder") if getattr(self, name) is None}
+        left_out = (
+            unused | (set() if self.patients else {"patients"}) | ({"channels"} if self._diffusion else {"autoencoder"})
+        )
+        return {name: value for name, value in super().settings().items() if name not in left_out}
+
+    @property
+    def _diffusion(self) -> bool:
+        return isinstance(self.model, LatentDiffusionConfig)
+
     @classmethod
     def check_processes(cls, num_processes: int) -> None:
         """Any number of processes can share a training."""
@@ -86,15 +135,15 @@ class Train(Verb):
     def run(self) -> Path:
         """Train every member that is not finished yet; returns the run folder."""
         place = launched()
-        opened: list[tuple[Prepared, People, Design]] = []
+        opened: list[Material] = []
 
         def inspect() -> dict[str, str]:
             backend = self._check_launch(place)
             opened.append(self._open())
-            return {"settings": digest(self.settings()), "data": opened[0][0].fingerprint(), "backend": backend}
+            return {"settings": digest(self.settings()), "data": opened[0].fingerprint(), "backend": backend}
 
         processes = meet(place, inspect, self.engine.timeout_s)
-        self._train(*opened[0], processes)
+        self._train(opened[0], processes)
         processes.part()
         return self.out
 
@@ -112,14 +161,14 @@ class Train(Verb):
         self.engine.parts(self.optim.batch_size, place.num)
         return self.engine.chosen_backend(self.engine.chosen_device(place.local_rank))
 
-    def _train(self, prepared: Prepared, people: People, design: Design, processes: Processes) -> None:
+    def _train(self, material: Material, processes: Processes) -> None:
         work: Work | None = None
 
         def open_folder() -> bool:
             nonlocal work
-            work = begin(self, "train", {"prepared": list(self.prepared)})
+            work = begin(self, "train", material.inputs)
             if not work.finished:
-                self._describe(work, prepared, people, design)
+                self._describe(work, material)
             return work.finished
 
         if processes.on_first(open_folder):
@@ -130,14 +179,15 @@ class Train(Verb):
             torch.set_num_threads(self.engine.threads)
         try:
             processes.together(self._see_folder)
+            material.prepare(processes)
             for member in range(self.cross_fit):
-                self._member(prepared, people, design, member, processes)
+                self._member(material, member, processes)
         except BaseException:
             if work is not None:
                 work.release()
             raise
         if work is not None:
-            work.finish(self._summary(people, time.monotonic() - began) | {"processes": processes.num})
+            work.finish(self._summary(material, time.monotonic() - began) | {"processes": processes.num})
         say(f"{self.out}: {self.model.kind} with {self.cross_fit} member(s) in {duration(time.monotonic() - began)}.")
 
     def _see_folder(self) -> None:
@@ -150,19 +200,20 @@ class Train(Verb):
 
     def plan(self) -> list[str]:
         """What would be trained, on whom, and what it takes."""
-        prepared, people, _ = self._open()
+        material = self._open()
+        people = material.people
         counts = ", ".join(f"{role} {n}" for role, n in people.frame["role"].value_counts().items())
         sizes = sorted({len(rows) for rows in people.members})
         sentences = [
             f"people: {people.frame['subject'].nunique()} ({len(people.frame)} scans; {counts})",
             f"members: {self.cross_fit}, each learning from {' or '.join(map(str, sizes))} scans",
-            f"volumes: {len(self.channels)} channels ({', '.join(self.channels)}) on {prepared.plan.describe()}",
+            *material.sentences(),
         ]
         if not self.model.closed_form:
-            sentences += self._step_sentences(prepared, min(sizes))
+            sentences += self._step_sentences(material, min(sizes))
         return [*sentences, f"writes {self.out}"]
 
-    def _step_sentences(self, prepared: Prepared, num_scans: int) -> list[str]:
+    def _step_sentences(self, material: Material, num_scans: int) -> list[str]:
         from gen3d.train.budget import plan_step
         from gen3d.train.estimate import StepSettings, planned_device, planned_precision
 
@@ -174,9 +225,9 @@ class Train(Verb):
         precision = planned_precision(self.engine.precision, device.type) or self.engine.chosen_precision(device)
 
         def build(config: Any) -> Any:
-            config.check(prepared.plan, num_scans)
-            blank = _blank(len(self.channels), prepared.mask)
-            return config.task(config.build(prepared.plan, self.channels, blank, 1), self.optim.steps)
+            config = material.completed(config)
+            config.check(material.plan, num_scans)
+            return config.task(config.build(material.plan, material.channels, material.blank, 1), self.optim.steps)
 
         settings = StepSettings(
             device=device.type,
@@ -189,57 +240,59 @@ class Train(Verb):
         )
         return plan_step(self.model, build, self.optim, settings, num_scans).sentences()
 
-    def _open(self) -> tuple[Prepared, People, Design]:
-        """The cohort, who is learned from, and the covariates of all of them; everything is checked here."""
-        prepared = open_prepared(self.prepared)
-        prepared.require_channels(self.channels)
-        people = choose_people(prepared, self.cross_fit, self.seed)
-        for rows in people.members:
-            self.model.check(prepared.plan, len(rows))
-        return prepared, people, Design.fit(*_covariate_columns(people))
+    def _open(self) -> Material:
+        """What is learned from; everything is checked here."""
+        material: Material
+        if isinstance(self.model, LatentDiffusionConfig):
+            from gen3d.train.latents import Latents
 
-    def _describe(self, work: Work, prepared: Prepared, people: People, design: Design) -> None:
-        write_atomic(work.folder / "config.yaml", yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
-        write_plan(work.folder / "plan.json", prepared.plan)
-        write_json(work.folder / "subjects.json", people.seen())
-        write_json(work.folder / "design.json", design.to_dict())
+            material = Latents.open(
+                self.prepared,
+                self.latents,
+                self.autoencoder,
+                self.model.conditions,
+                self.patients,
+                self.augment.flip,
+                self.out,
+            )
+        else:
+            material = Scans.open(cast(tuple[Path, ...], self.prepared), self.channels, self.cross_fit, self.seed)
+        for rows in material.people.members:
+            material.completed(self.model).check(material.plan, len(rows))
+        return material
 
-    def _member(
-        self,
-        prepared: Prepared,
-        people: People,
-        design: Design,
-        member: int,
-        processes: Processes,
-    ) -> None:
+    def _describe(self, work: Work, material: Material) -> None:
+        tree = self.model_dump(mode="json") | {
+            "model": material.completed(self.model).model_dump(mode="json"),
+            "channels": list(material.channels),
+        }
+        write_atomic(work.folder / "config.yaml", yaml.safe_dump(tree, sort_keys=False))
+        material.describe(work)
+
+    def _member(self, material: Material, member: int, processes: Processes) -> None:
         """Train or fit one member and write its weights; a member whose weights are there is finished."""
         weights = self.out / "members" / str(member) / "model.safetensors"
         if processes.from_first(weights.is_file()):
             return
-        rows = people.members[member]
-        frame = people.frame
-        keys = tuple(str(key) for key in frame["key"])
-        source = PreparedSource(prepared, keys, tuple(str(subject) for subject in frame["subject"]), self.channels)
-        mine = [keys[row] for row in rows]
-        covariates = design.matrix(*_covariate_columns(people))
+        rows, covariates = material.people.members[member], material.covariates
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.seed, INITIAL_WEIGHTS, member))
-            model = self._build(prepared, statistics(prepared, self.channels, mine, processes), covariates.shape[1])
+            config = material.completed(self.model)
+            statistics = material.statistics(rows, processes)
+            model = config.build(material.plan, material.channels, statistics, covariates.shape[1])
+            material.endow(model, rows, processes)
             if isinstance(model, ClosedFormModel):
-                tensors: Tensors | None = self._fit(model, source, rows, covariates, member)
+                tensors: Tensors | None = self._fit(model, material.source, rows, covariates, member)
             else:
-                tensors = self._optimise(model, source, rows, covariates, member, processes)
-        processes.on_first(lambda: save_weights(weights, cast(Tensors, tensors), prepared.plan.key, self.model.kind))
+                tensors = self._optimise(model, material, rows, member, processes)
+        processes.on_first(lambda: save_weights(weights, cast(Tensors, tensors), material.plan.key, self.model.kind))
         if processes.first:
             shutil.rmtree(self._checkpoints(member), ignore_errors=True)
-
-    def _build(self, prepared: Prepared, statistics: Statistics, num_covariates: int) -> Model:
-        return self.model.build(prepared.plan, self.channels, statistics, num_covariates)
 
     def _fit(
         self,
         model: ClosedFormModel,
-        source: PreparedSource,
+        source: Source,
         rows: NDArray[np.int64],
         covariates: NDArray[np.float64],
         member: int,
@@ -262,14 +315,9 @@ class Train(Verb):
         return model.state_dict()
 
     def _optimise(
-        self,
-        model: Model,
-        source: PreparedSource,
-        rows: NDArray[np.int64],
-        covariates: NDArray[np.float64],
-        member: int,
-        processes: Processes,
+        self, model: Model, material: Material, rows: NDArray[np.int64], member: int, processes: Processes
     ) -> Tensors | None:
+        source = material.source
         optim, checkpoints = self.optim, self._checkpoints(member)
         first_step, state = newest(checkpoints, processes)
         task = self.model.task(model, optim.steps)
@@ -280,7 +328,7 @@ class Train(Verb):
             optim.batch_size,
             self.engine.parts(optim.batch_size, processes.num),
             (self.seed, member),
-            self.augment,
+            AugmentConfig() if self._diffusion else self.augment,  # latents are mirrored by their encoder
             engine.device,
             share=(processes.rank, processes.num),
         )
@@ -293,14 +341,17 @@ class Train(Verb):
             every=self.log_every,
             picture_every=self.picture_every,
             rate_at=optim.rate_at,
-            paint=self._painter(source, rows, covariates),
+            paint=self._paint_samples(model, material, rows)
+            if self._diffusion
+            else self._painter(source, rows, material.covariates),
             tensorboard=self.tensorboard,
         )
         every = self.engine.checkpoint_every
         try:
             with log:
                 run_loop(engine, batches, first_step, optim.steps, every, optim.skip_limit, checkpoints, log)
-            return engine.export()
+            exported = engine.export()
+            return None if exported is None else task.complete(exported)
         finally:
             batches.close()
             engine.close()
@@ -308,7 +359,27 @@ class Train(Verb):
     def _checkpoints(self, member: int) -> Path:
         return self.out / "checkpoint" / f"member_{member}"
 
-    def _painter(self, source: PreparedSource, rows: NDArray[np.int64], covariates: NDArray[np.float64]) -> Any:
+    def _paint_samples(self, model: Model, material: Material, rows: NDArray[np.int64]) -> Any:
+        """A function that draws what a latent diffusion model makes for the conditions of the first training people."""
+        assert isinstance(model, LatentDiffusion)
+        source = material.source
+        conditions = torch.from_numpy(cast(NDArray[np.float32], source.conditions(rows[:NUM_PICTURED])))
+        latents = torch.from_numpy(source.load(rows[:NUM_PICTURED]))
+
+        def paint(module: nn.Module, path: Path) -> None:
+            model.denoiser = cast(Any, module)
+            device = next(module.parameters()).device
+            model.latent_mean, model.latent_std = model.latent_mean.to(device), model.latent_std.to(device)
+            generator = torch.Generator().manual_seed(seed_of(self.seed, INITIAL_WEIGHTS, 0))
+            first = torch.randn((len(conditions), *model.latent_shape), generator=generator).to(device)
+            made = model.generate(conditions.to(device), first, no_noise)
+            home = model.brain_mask.device
+            sampled, real = (model.decode(values.to(home)).cpu().numpy() for values in (made, latents))
+            draw_samples(path, real, sampled, material.channels, f"{self.model.kind}: {path.stem}")
+
+        return paint
+
+    def _painter(self, source: Source, rows: NDArray[np.int64], covariates: NDArray[np.float64]) -> Any:
         """A function that draws what a model expects of the first training people."""
         shown = rows[:NUM_PICTURED]
 
@@ -322,21 +393,13 @@ class Train(Verb):
 
         return paint
 
-    def _summary(self, people: People, seconds: float) -> dict[str, Any]:
+    def _summary(self, material: Material, seconds: float) -> dict[str, Any]:
+        people = material.people
         return {
             "model": self.model.kind,
             "members": self.cross_fit,
-            "channels": list(self.channels),
+            "channels": list(material.channels),
             "num_people": int(people.frame["subject"].nunique()),
             "num_scans": len(people.frame),
             "seconds": round(seconds, 1),
         }
-
-
-def _covariate_columns(people: People) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    frame = people.frame
-    return frame["age_years"].to_numpy(), frame["sex"].to_numpy(), frame["site"].to_numpy()
-
-
-def _blank(num_channels: int, mask: NDArray[np.bool_]) -> Statistics:
-    return Statistics(np.zeros(num_channels, np.float32), np.ones(num_channels, np.float32), mask)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gen3d.models.base import Model
 from gen3d.models.task import Batch, Task
 
 IN_BFLOAT16 = frozenset(
@@ -180,7 +179,7 @@ def activation_bytes(
     for parameter in parameters:
         if parameter.ndim == 5:
             parameter.data = parameter.data.contiguous(memory_format=layout)
-    shape = cast(Model, task.weights("model")).volume_shape
+    shape = task.input_shape
     rules: AbstractContextManager[Any] = MetaAutocast(device) if precision is torch.bfloat16 else nullcontext()
     with LiveBytes("meta", [*task.parameters(), *task.buffers()], channels_last) as live, rules:
         volumes = torch.empty((num_volumes, *shape), device="meta").contiguous(memory_format=layout)

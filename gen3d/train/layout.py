@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gen3d.models.base import Model
-from gen3d.models.task import Task
+from gen3d.models.task import Batch, Task
 
 Grid = tuple[int, ...]
 
@@ -34,8 +34,8 @@ class Layout:
 
 def layout_of(task: Task) -> Layout:
     """The layout of a task's model, which was built under `torch.device("meta")`."""
-    model = cast(Model, task.weights("model"))
-    volume = torch.empty((1, *model.volume_shape), device="meta")
+    model = task.weights("model")
+    volume = torch.empty((1, *task.input_shape), device="meta")
     latent: tuple[int, ...] = ()
     passed: list[tuple[Grid, int]] = []
 
@@ -45,21 +45,24 @@ def layout_of(task: Task) -> Layout:
 
     hooks = [block.register_forward_hook(note) for block in task.repeated_blocks()]
     try:
-        if model.has_latent:
+        if isinstance(model, Model) and model.has_latent:
             latent = tuple(model.encode(volume).shape[1:])
         num_down = len(passed)
         passed.clear()
-        model.expect(volume)
+        if isinstance(model, Model):
+            model.expect(volume)
+        else:
+            task(Batch(volume, ("",), 0, (0,)), "model")
     finally:
         for hook in hooks:
             hook.remove()
-    if not model.has_latent:
+    if not latent:
         coarsest = min(torch.Size(grid).numel() for grid, _ in passed)
         num_down = 1 + max(place for place, (grid, _) in enumerate(passed) if torch.Size(grid).numel() == coarsest)
     down, up = _widest(passed[:num_down]), _widest(passed[num_down:])
     grids = sorted(down | up, key=lambda grid: -torch.Size(grid).numel())
     levels = tuple(Level(grid, down.get(grid, 0), up.get(grid, 0)) for grid in grids)
-    return Layout(model.volume_shape, latent, levels)
+    return Layout(task.input_shape, latent, levels)
 
 
 def _widest(passed: list[tuple[Grid, int]]) -> dict[Grid, int]:

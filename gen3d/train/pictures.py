@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 RANGES = {"t1w": (0.0, 1.2), "log_jacobian": (-0.6, 0.6)}
-DIFFERENCE_RANGE = 0.4
+DIFFERENCE, DIFFERENCE_RANGE = "difference", 0.4
+
+
+Volumes = NDArray[np.float32]
 
 
 def draw_reconstructions(
-    path: Path, volumes: NDArray[np.float32], expected: NDArray[np.float32], channels: tuple[str, ...], title: str
+    path: Path, volumes: Volumes, expected: Volumes, channels: tuple[str, ...], title: str
 ) -> None:
     """Save a PNG: three rows (volume, expectation, difference) per channel; three mid planes per person.
 
@@ -23,22 +27,39 @@ def draw_reconstructions(
         channels: names of the C channels.
         title: one line above.
     """
+    _draw(path, {"volume": volumes, "expected": expected, DIFFERENCE: volumes - expected}, channels, title)
+
+
+def draw_samples(path: Path, real: Volumes, sampled: Volumes, channels: tuple[str, ...], title: str) -> None:
+    """Save a PNG: two rows per channel, people through the autoencoder and what was sampled for their conditions.
+
+    Args:
+        path: file to write.
+        real: [n, C, X, Y, Z] in stored units.
+        sampled: the same shape.
+        channels: names of the C channels.
+        title: one line above.
+    """
+    _draw(path, {"person": real, "sampled": sampled}, channels, title)
+
+
+def _draw(path: Path, kinds: Mapping[str, Volumes], channels: tuple[str, ...], title: str) -> None:
+    """A row of pictures per channel and kind."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = [(c, kind) for c in range(len(channels)) for kind in ("volume", "expected", "difference")]
-    columns = [(n, plane) for n in range(len(volumes)) for plane in range(3)]
+    rows = [(c, kind) for c in range(len(channels)) for kind in kinds]
+    columns = [(n, plane) for n in range(len(next(iter(kinds.values())))) for plane in range(3)]
     figure = Figure(figsize=(1.6 * len(columns), 1.75 * len(rows) + 0.4), facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for row, (channel, kind) in enumerate(rows):
         for column, (person, plane) in enumerate(columns):
-            volume, model = volumes[person, channel], expected[person, channel]
-            shown = {"volume": volume, "expected": model, "difference": volume - model}[kind]
-            low, high = RANGES.get(channels[channel], (float(volume.min()), float(volume.max())))
-            if kind == "difference":
+            shown = kinds[kind][person, channel]
+            low, high = RANGES.get(channels[channel], (float(shown.min()), float(shown.max())))
+            if kind == DIFFERENCE:
                 low, high = -DIFFERENCE_RANGE, DIFFERENCE_RANGE
-            grey = kind != "difference" and channels[channel] != "log_jacobian"
+            grey = kind != DIFFERENCE and channels[channel] != "log_jacobian"
             axis = axes[row][column]
             axis.imshow(_mid_plane(shown, plane), cmap="gray" if grey else "RdBu_r", vmin=low, vmax=high)
             axis.set_xticks([])

@@ -9,12 +9,10 @@ to be written once and read twice, and no two operations to be fused. Not measur
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gen3d.models.base import Model
 from gen3d.models.task import Batch, Task
 from gen3d.train.footprint import LiveBytes, MetaAutocast, backward
 
@@ -52,7 +50,7 @@ class Work:
 def work_of(task: Task, step: int) -> Work:
     """Count the work of one volume; `task` was built under `torch.device("meta")`, `step` decides who plays."""
     task.train()
-    shape = cast(Model, task.weights("model")).volume_shape
+    shape = task.input_shape
     counter, live = FlopCounterMode(display=False), LiveBytes("meta", [*task.parameters(), *task.buffers()])
     with live, counter, MetaAutocast("cuda"):
         batch = Batch(torch.empty((1, *shape), device="meta"), ("",), step, (0,))

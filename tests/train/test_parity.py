@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from gen3d.infer.load import load_run
+from gen3d.models.run import load_run
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import Batches
 from gen3d.train.fit import Train

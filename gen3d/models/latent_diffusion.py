@@ -1,0 +1,288 @@
+"""`kind: latent_diffusion`: a diffusion model or rectified flow in the latent space of a trained autoencoder.
+
+Ho et al. 2020 (denoising diffusion), Salimans and Ho 2022 (v), Liu et al. 2023 and Esser et al. 2024 (rectified flow with
+logit-normal times), Rombach et al. 2022 (in a latent space), Ho and Salimans 2022 (guidance without a classifier).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from gen3d.data.coding import Categorical, Coding
+from gen3d.data.manifest import CONTROL_NAMES
+from gen3d.data.plan import GridPlan
+from gen3d.errors import UserError
+from gen3d.maths.design import Design
+from gen3d.models.base import BaseModelConfig, Expectation, Model, Statistics
+from gen3d.models.diffusion import Noising, Prediction, clean
+from gen3d.models.monai_autoencoder import AutoencoderKLConfig
+from gen3d.models.samplers import SAMPLERS, VALID
+from gen3d.models.task import Task
+from gen3d.models.vae import VAEConfig
+from gen3d.nets.denoiser import Denoiser
+
+NUM_GROUPS = 8
+SMALLEST_SIDE = 3
+"""Of the coarsest level: see gen3d.models.vae on narrow grids and bfloat16."""
+
+SamplerName = Literal["ddpm", "ddim", "dpm_solver", "euler", "heun"]
+AutoencoderConfig = Annotated[VAEConfig | AutoencoderKLConfig, Field(discriminator="kind")]
+
+
+class LatentDiffusionConfig(BaseModelConfig):
+    """Latent diffusion: learns how the latents of an autoencoder are distributed, given conditions."""
+
+    kind: Literal["latent_diffusion"] = Field("latent_diffusion", description="diffusion in an autoencoder's latents")
+    conditions: tuple[str, ...] = Field(
+        ("age_years", "sex"),
+        description="columns of the cohort table to condition on: numbers, categories, structure volumes (hippocampus_ml)",
+    )
+    noising: Literal["flow", "cosine", "linear", "scaled_linear"] = Field(
+        "flow", description="from data to noise: straight (rectified flow), or a variance-preserving schedule"
+    )
+    prediction: Prediction | None = Field(
+        None, description="what the network predicts: epsilon or v; flow with noising=flow. Default: v, or flow"
+    )
+    times: Literal["logit_normal", "uniform", "shifted"] = Field(
+        "logit_normal", description="how training times are drawn; shifted: more of them noisy"
+    )
+    time_shift: float = Field(1.0, ge=1, description="with times=shifted: how much more noisy (Esser et al. 2024)")
+    snr_gamma: float = Field(
+        5.0, gt=0, description="least-SNR weighting of epsilon and v (Hang et al. 2023); inf: none"
+    )
+    condition_dropout: float = Field(
+        0.1, ge=0, le=1, description="share of training volumes that forget all conditions, and of single conditions"
+    )
+    base_channels: int = Field(64, gt=0, multiple_of=NUM_GROUPS, description="width of the first level")
+    max_channels: int = Field(128, gt=0, multiple_of=NUM_GROUPS, description="widths double per level up to this")
+    levels: int = Field(2, ge=1, le=5, description="resolutions of the U-Net; each is half the one before")
+    res_blocks: int = Field(1, ge=1, description="residual blocks per level")
+    attention_levels: int = Field(1, ge=0, description="coarsest levels with attention")
+    head_channels: int = Field(32, gt=0, description="channels per attention head")
+    cross_attention: bool = Field(False, description="let attention look at the conditions too")
+    gradient_checkpointing: Literal[False] = Field(False, description="not offered: latents are small")
+    expectation_level: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="anomaly maps: how much of a scan's latent is noised before it is denoised as healthy",
+    )
+    expectation_steps: int = Field(8, gt=0, description="anomaly maps: denoising steps")
+    autoencoder: AutoencoderConfig | None = Field(
+        None, description="the autoencoder's settings; written by train, never given"
+    )
+    coding: dict[str, Any] | None = Field(None, description="the conditions' coding; written by train, never given")
+    latent_shape: tuple[int, int, int, int] | None = Field(
+        None, description="channels and sides of a latent; written by train, never given"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LatentDiffusionConfig:
+        if self.max_channels < self.base_channels:
+            raise ValueError("max_channels must be at least base_channels")
+        if (self.noising == "flow") != (self.predicted == "flow"):
+            raise ValueError(
+                f"prediction={self.prediction} does not go with noising={self.noising}; flow goes with flow, epsilon and v "
+                "with the other schedules"
+            )
+        if len(set(self.conditions)) < len(self.conditions):
+            raise ValueError(f"a condition is named twice in {list(self.conditions)}")
+        for width in self.widths:
+            if self.attention_levels and width % self.head_channels:
+                raise ValueError(f"head_channels={self.head_channels} does not divide a width of {width}")
+        return self
+
+    @property
+    def predicted(self) -> Prediction:
+        """What the network predicts."""
+        return self.prediction or ("flow" if self.noising == "flow" else "v")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(min(self.base_channels * 2**level, self.max_channels) for level in range(self.levels))
+
+    @property
+    def uses_covariates(self) -> bool:
+        return True
+
+    @property
+    def coded(self) -> Coding:
+        """The conditions' coding, once train has fitted it."""
+        return Coding.from_dict(self.coding or {})
+
+    def covariates_for(self, design: Design, age_years: Any, sex: Any, site: Any) -> NDArray[np.float64]:
+        """Coded conditions of healthy people of these ages and sexes, [n, p]; what else the model knows is left open."""
+        rows = np.full((len(age_years), len(self.coded.covariates)), np.nan)
+        for place, covariate in enumerate(self.coded.covariates):
+            if covariate.name in ("age_years", "sex"):
+                values = age_years if covariate.name == "age_years" else sex
+                rows[:, place] = [covariate.code(value) for value in values]
+            elif covariate.name == "diagnosis" and isinstance(covariate, Categorical):
+                healthy = [code for code in covariate.codes if code.lower() in CONTROL_NAMES]
+                rows[:, place] = covariate.code(healthy[0]) if healthy else np.nan
+        return rows
+
+    def check(self, plan: GridPlan, num_volumes: int) -> None:
+        """Refuse latents that the network would shrink too far."""
+        smallest = min(cast(tuple[int, ...], self.latent_shape)[1:])
+        if -(-smallest // 2 ** (self.levels - 1)) < SMALLEST_SIDE:
+            raise UserError(
+                f"model.levels={self.levels} is too many for latents of {self.latent_shape}; lower it, or train the "
+                "autoencoder with fewer levels."
+            )
+
+    def build(
+        self, plan: GridPlan, channels: tuple[str, ...], statistics: Statistics, num_covariates: int
+    ) -> LatentDiffusion:
+        """The untrained model, around an autoencoder without its weights."""
+        autoencoder = cast(AutoencoderConfig, self.autoencoder).build(plan, channels, statistics, num_covariates)
+        return LatentDiffusion(self, autoencoder, statistics)
+
+    def task(self, model: Model, num_steps: int) -> Task:
+        """Denoising of latents."""
+        from gen3d.models.latent_diffusion_task import LatentDiffusionTask
+
+        return LatentDiffusionTask(cast(LatentDiffusion, model), self)
+
+
+class LatentDiffusion(Model):
+    """A frozen autoencoder and a denoiser of its latents, complete in one set of weights.
+
+    The latents' mean and standard deviation per channel over all training scans are buffers: `latent_mean`, `latent_std`.
+    """
+
+    uses_covariates = True
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    def __init__(self, config: LatentDiffusionConfig, autoencoder: Model, statistics: Statistics) -> None:
+        super().__init__(statistics)
+        self.config, self.coding = config, config.coded
+        self.latent_shape = cast(tuple[int, int, int, int], config.latent_shape)
+        self.noising = Noising(config.noising)
+        self.autoencoder = autoencoder.requires_grad_(False)
+        num_codes = [len(c.codes) if isinstance(c, Categorical) else 0 for c in self.coding.covariates]
+        attention = [config.levels - level <= config.attention_levels for level in range(config.levels)]
+        self.denoiser = Denoiser(
+            self.latent_shape[1:],
+            self.latent_shape[0],
+            num_codes,
+            config.widths,
+            attention,
+            config.res_blocks,
+            config.head_channels,
+            NUM_GROUPS,
+            config.cross_attention,
+        )
+        self.register_buffer("latent_mean", torch.zeros(self.latent_shape[0]))
+        self.register_buffer("latent_std", torch.ones(self.latent_shape[0]))
+
+    def standardise(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, ...] -> zero mean and unit variance per channel over the training scans."""
+        return (latents - self.latent_mean.view(-1, 1, 1, 1)) / self.latent_std.view(-1, 1, 1, 1)
+
+    def unstandardise(self, latents: Tensor) -> Tensor:
+        """The inverse of `standardise`."""
+        return latents * self.latent_std.view(-1, 1, 1, 1) + self.latent_mean.view(-1, 1, 1, 1)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [B, *latent_shape] -> volumes [B, C, X, Y, Z] in stored units, zero outside the mask."""
+        decoded: Tensor = self.autoencoder.denormalise(cast(Any, self.autoencoder).decode(latents))
+        return decoded
+
+    @torch.no_grad()
+    def generate(
+        self,
+        conditions: Tensor,
+        first: Tensor,
+        fresh: Callable[[int], Tensor],
+        sampler: str = "dpm_solver",
+        num_steps: int = 25,
+        guidance: float = 1.0,
+        start: float = 1.0,
+    ) -> Tensor:
+        """Draw latents.
+
+        Args:
+            conditions: [B, p] coded; NaN: unknown.
+            first: [B, *latent_shape]: standard normals, or with start < 1 standardised latents noised to that time.
+            fresh: step -> standard normals like `first`, for samplers that add noise.
+            sampler: a name of gen3d.models.samplers.SAMPLERS.
+            num_steps: denoising steps from `start` to clean data.
+            guidance: 1 follows the conditions as they were learned, more exaggerates them, 0 ignores them.
+            start: time of `first`, in (0, 1].
+
+        Returns:
+            latents [B, *latent_shape] in the autoencoder's units.
+        """
+        check_sampler(sampler, self.config.noising)
+        was_training = self.training
+        self.eval()
+        try:
+            times = self.noising.times(num_steps, start)
+            x0 = SAMPLERS[sampler](self._denoise(conditions.float(), guidance), first, self.noising, times, fresh)
+        finally:
+            self.train(was_training)
+        return self.unstandardise(x0)
+
+    def _denoise(self, conditions: Tensor, guidance: float) -> Callable[[Tensor, float], Tensor]:
+        """x_t, t -> the estimate of x_0; with guidance w, unconditional + w (conditional - unconditional)."""
+        noising, predicted = self.noising, self.config.predicted
+        guided = guidance != 1.0 and conditions.shape[1] > 0
+
+        def denoise(x: Tensor, time: float) -> Tensor:
+            t = torch.full((len(x),), time, device=x.device)
+            alpha, sigma = (value.to(x).view(-1, 1, 1, 1, 1) for value in (noising.alpha(t), noising.sigma(t)))
+            position = noising.position(t).float()
+            if not guided:
+                return clean(predicted, self.denoiser(x, position, conditions), x, alpha, sigma)
+            both = torch.cat([torch.full_like(conditions, torch.nan), conditions])
+            without, output = self.denoiser(torch.cat([x, x]), position.repeat(2), both).chunk(2)
+            return clean(predicted, without + guidance * (output - without), x, alpha, sigma)
+
+        return denoise
+
+    def _encode(self, volumes: Tensor, covariates: Tensor | None) -> Tensor:
+        return self.autoencoder.encode(volumes)
+
+    def _expect(
+        self, volumes: Tensor, covariates: Tensor | None, samples: int, generator: torch.Generator | None
+    ) -> Expectation:
+        """Noise the latent part of the way and denoise it as a healthy person of that age and sex (Wyatt et al. 2022 in
+        the latent space of Pinaya et al. 2022), averaged over draws of the noise."""
+        generator = generator if generator is not None else torch.Generator().manual_seed(0)
+        latents, level = self.standardise(self.autoencoder.encode(volumes)), self.config.expectation_level
+        conditions = cast(Tensor, covariates).float()
+        draws = []
+        for _ in range(max(1, samples)):
+            noise = torch.randn(latents.shape, generator=generator).to(latents)
+            noised = self.noising.add(latents, noise, torch.full((len(latents),), level, device=latents.device))
+            steps = self.config.expectation_steps
+            sampled = self.generate(conditions, noised, no_noise, "ddim", steps, start=level)  # adds no noise
+            draws.append(self.decode(sampled))
+        stacked = torch.stack(draws)
+        return Expectation(stacked.mean(0), stacked.std(0) if len(draws) > 1 else None)
+
+
+def no_noise(step: int) -> Tensor:
+    """For samplers that add none."""
+    raise AssertionError(f"a deterministic sampler asked for noise in step {step}")
+
+
+def check_sampler(sampler: str, noising: str) -> None:
+    """Refuse a sampler that does not go with the model's way from data to noise.
+
+    Raises:
+        UserError: naming those that do.
+    """
+    if sampler not in SAMPLERS or noising not in VALID[sampler]:
+        fitting = ", ".join(name for name in SAMPLERS if noising in VALID[name])
+        raise UserError(f"sampler={sampler} does not go with a model of noising={noising}; use one of {fitting}.")

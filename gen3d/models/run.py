@@ -1,0 +1,294 @@
+"""Open a run folder: the members, who each of them saw, and the expectation of a person by those that never did."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
+
+from gen3d.artefact import Artefact, read
+from gen3d.config import Folder
+from gen3d.data.manifest import subject_hash
+from gen3d.data.plan import GridPlan, read_plan
+from gen3d.data.prepared import Prepared
+from gen3d.errors import UserError
+from gen3d.maths.design import Design
+from gen3d.models import ModelConfig
+from gen3d.models.base import BaseModelConfig, Model, Statistics
+from gen3d.models.weights import fill, read_weights, statistics_in
+
+Float = NDArray[np.float32]
+
+
+def _single(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and len(value) > 1:
+        raise ValueError(
+            f"{len(value)} run folders are given, and only `gen3d anomaly` can use several runs together; give one."
+        )
+    return value[0] if isinstance(value, (list, tuple)) and value else value
+
+
+OneRun = Annotated[Folder, BeforeValidator(_single)]
+"""The folder of a run where several have no meaning: their latents and expectations are not those of one model."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. Members are loaded when first needed.
+
+    `channels` are those of the volumes the models take; `design` turns age, sex and site into `covariates`.
+    """
+
+    folder: Path
+    artefact: Artefact
+    plan: GridPlan
+    channels: tuple[str, ...]
+    model_config: BaseModelConfig
+    design: Design
+    subjects: dict[int, dict[str, str]]
+    device: torch.device
+    _members: dict[int, Model] = field(default_factory=dict, repr=False)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The run's folder."""
+        return (self.folder,)
+
+    @property
+    def kind(self) -> str:
+        """The kind of model: vae, pca, voxelwise."""
+        return str(self.artefact.config["model"]["kind"])
+
+    @property
+    def num_members(self) -> int:
+        """Members in the family."""
+        return len(self.subjects)
+
+    @property
+    def variance_floor(self) -> float:
+        """Least SD of a voxel that suits the model, as a share of the brain's root mean square."""
+        return self.model_config.variance_floor
+
+    @property
+    def predicts_out_of_sample(self) -> bool:
+        """Whether the model predicts people from their covariates, in members that did not learn from them."""
+        return self.num_members > 1 and self.model_config.uses_covariates
+
+    @property
+    def members(self) -> list[Model]:
+        """All members, loaded."""
+        return [self.member(index) for index in range(self.num_members)]
+
+    @property
+    def has_latent(self) -> bool:
+        """Whether `encode` has an answer."""
+        return self.member(0).has_latent
+
+    @property
+    def comparable_latents(self) -> bool:
+        """Whether all scans can be encoded into one space: one member, and a model with a latent."""
+        return self.num_members == 1 and self.has_latent
+
+    @cached_property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of one scan's latent: (d,), or channels and sides."""
+        with torch.device("meta"):
+            num = len(self.channels)
+            blank = Statistics(np.zeros(num, np.float32), np.ones(num, np.float32), np.ones(self.plan.shape, bool))
+            model = self.model_config.build(self.plan, self.channels, blank, len(self.design.columns))
+            rows = torch.zeros((1, len(self.design.columns)))
+            return tuple(model.encode(torch.empty((1, *model.volume_shape)), rows).shape[1:])
+
+    def member(self, index: int) -> Model:
+        """One member, loaded once and kept."""
+        if index not in self._members:
+            self._members[index] = self._load(index)
+        return self._members[index]
+
+    def saw(self, subject: str) -> list[int]:
+        """Members that learned from this person, in any role."""
+        person = subject_hash(subject)
+        return [index for index, seen in self.subjects.items() if person in seen]
+
+    def blind_members(self, subject: str) -> list[int]:
+        """Members that never saw this person."""
+        person = subject_hash(subject)
+        return [index for index, seen in self.subjects.items() if person not in seen]
+
+    def can_judge(self, subject: str) -> bool:
+        """Whether a member never saw this person."""
+        return bool(self.blind_members(subject))
+
+    def judges(self, subject: str) -> list[int]:
+        """The members that judge a person: as many blind ones for everybody as the people of the family itself have.
+
+        A calibration person of a cross-fitted family has one blind member, somebody from outside has them all. The mean of
+        several members is a better expectation, so people from outside would look healthier than the people that calibrate;
+        of their members, one is chosen by a hash of the subject.
+        """
+        blind = self.blind_members(subject)
+        if len(blind) <= self._num_judges:
+            return blind
+        first = int(subject_hash(subject), 16) % len(blind)
+        return sorted((blind[first:] + blind[:first])[: self._num_judges])
+
+    @cached_property
+    def _num_judges(self) -> int:
+        """Fewest members, above none, that are blind to a person whom another member saw; all, where there is no such person."""
+        seen = {person for people in self.subjects.values() for person in people}
+        counts = [sum(person not in people for people in self.subjects.values()) for person in seen]
+        return min((count for count in counts if count), default=self.num_members)
+
+    def expect(
+        self,
+        volume: Float,
+        subject: str,
+        covariates: NDArray[np.float64] | None = None,
+        samples: int = 0,
+        seed: int = 0,
+        allow_seen: bool = False,
+    ) -> tuple[Float, Float | None] | None:
+        """The healthy expectation of one person's volume: the mean over the members that judge the person.
+
+        Args:
+            volume: [C, X, Y, Z] in stored units, channels in the order of `channels`.
+            subject: whose it is.
+            covariates: the person's row of `design.matrix`, [p].
+            samples: posterior draws per member; 0 decodes the posterior mean.
+            seed: of those draws; with the member's number it determines them.
+            allow_seen: for a person whom every member saw, use all of them instead of none: how well training people
+                are reconstructed. Such an expectation must not judge anybody.
+
+        Returns:
+            mean [C, X, Y, Z] and the standard deviation over draws and members (None for point expectations),
+            or None if every member saw this person.
+        """
+        blind = self.judges(subject) or (list(self.subjects) if allow_seen else [])
+        if not blind:
+            return None
+        total = np.zeros(volume.shape, np.float64)
+        squares = np.zeros(volume.shape, np.float64)
+        variance: NDArray[np.float64] | None = None
+        for index in blind:
+            generator = torch.Generator().manual_seed(seed * 1009 + index)
+            inputs = self._inputs(volume, covariates)
+            expectation = self.member(index).expect(*inputs, samples=samples, generator=generator)
+            mean = expectation.mean[0].cpu().numpy().astype(np.float64)
+            total += mean
+            squares += mean**2
+            if expectation.std is not None:
+                spread = expectation.std[0].cpu().numpy().astype(np.float64) ** 2
+                variance = spread if variance is None else variance + spread
+        average = total / len(blind)
+        if variance is None:
+            return average.astype(np.float32), None
+        between = np.clip(squares / len(blind) - average**2, 0, None)
+        return average.astype(np.float32), np.sqrt(variance / len(blind) + between).astype(np.float32)
+
+    def encode(
+        self,
+        volume: Float,
+        subject: str,
+        covariates: NDArray[np.float64] | None = None,
+        member: int | None = None,
+    ) -> Float:
+        """The latent mean of one person's volume, flattened to [d].
+
+        Members have latent spaces of their own, which cannot be averaged: `member` chooses one; None takes the first
+        that never saw the person, or the first of all if every one did.
+
+        Raises:
+            UserError: the model has no latent space.
+        """
+        if not self.has_latent:
+            raise UserError(f"{self.folder}: a {self.kind} model has no latent space; use a run of kind vae or pca.")
+        chosen = member if member is not None else next(iter(self.blind_members(subject)), 0)
+        latent = self.member(chosen).encode(*self._inputs(volume, covariates))
+        flat: Float = latent[0].flatten().cpu().numpy().astype(np.float32)
+        return flat
+
+    def covariates_of(self, age_years: Any, sex: Any, site: Any) -> NDArray[np.float64]:
+        """What the model is told of healthy people of these ages, sexes and sites, [n, p]."""
+        return self.model_config.covariates_for(self.design, age_years, sex, site)
+
+    def require_plan(self, plan: GridPlan, folder: Path) -> None:
+        """Refuse scans that were prepared on another plan than the weights were trained on.
+
+        Raises:
+            UserError: naming both plans and what distinguishes them.
+        """
+        if plan.key != self.plan.key:
+            raise UserError(
+                f"{self.folder}: weights of another plan: trained on {self.plan.describe()} [{self.plan.key}], but "
+                f"{folder} holds {plan.describe()} [{plan.key}] ({self.plan.difference(plan)}); "
+                "prepare the scans with the settings of the training cohort."
+            )
+
+    def require(self, prepared: Prepared) -> None:
+        """Refuse a prepared cohort that the run cannot be used on: another plan, or channels that are missing."""
+        self.require_plan(prepared.plan, prepared.folders[0])
+        prepared.require_channels(self.channels)
+
+    def _inputs(
+        self, volume: Float, covariates: NDArray[np.float64] | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        volumes = torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32))[None].to(self.device)
+        rows = None if covariates is None else torch.as_tensor(np.atleast_2d(covariates)).to(self.device)
+        return volumes, rows
+
+    def _load(self, index: int) -> Model:
+        path = self.folder / "members" / str(index) / "model.safetensors"
+        tensors = read_weights(path, self.plan.key, self.kind)
+        statistics = statistics_in(path, tensors)
+        if statistics.mask.shape != self.plan.shape or len(statistics.channel_mean) != len(self.channels):
+            raise UserError(f"{path}: volumes of {statistics.mask.shape} do not fit the run's plan {self.plan.shape}.")
+        model = self.model_config.build(self.plan, self.channels, statistics, len(self.design.columns))
+        fill(path, model, tensors)
+        return model.to(self.device).eval()
+
+
+def load_run(folder: Path, device: str = "cpu") -> Run:
+    """Open a finished run folder.
+
+    Raises:
+        UserError: not a finished run, a damaged or missing file, or (when a member is loaded) weights that do not fit.
+    """
+    artefact = read(folder, ("train",))
+    config = _config(folder)
+    plan = read_plan(folder / "plan.json")
+    seen = _json(folder / "subjects.json")
+    design = Design.from_dict(_json(folder / "design.json"))
+    subjects = {int(index): dict(people) for index, people in seen.items()}
+    model_config: BaseModelConfig = config[0]
+    for index in subjects:
+        path = folder / "members" / str(index) / "model.safetensors"
+        if not path.is_file():
+            raise UserError(f"{path}: the weights of member {index} are missing; copy the run folder again.")
+    return Run(folder, artefact, plan, config[1], model_config, design, subjects, torch.device(device))
+
+
+def _config(folder: Path) -> tuple[BaseModelConfig, tuple[str, ...]]:
+    path = folder / "config.yaml"
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        model: BaseModelConfig = TypeAdapter[Any](ModelConfig).validate_python(tree["model"])
+        return model, tuple(tree["channels"])
+    except (OSError, yaml.YAMLError, ValidationError, KeyError, TypeError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: missing or damaged ({reason}); copy the run folder again.") from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: missing or damaged ({error}); copy the run folder again.") from None
+    return value

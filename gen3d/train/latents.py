@@ -1,0 +1,314 @@
+"""Latents to learn from: those of `gen3d encode`, or made on the way by a trained autoencoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from gen3d.artefact import Work, digest, file_digest, read, write_atomic
+from gen3d.data.coding import Coding
+from gen3d.data.manifest import is_twin, subject_hash
+from gen3d.data.prepared import Prepared, open_prepared
+from gen3d.data.structures import with_structures
+from gen3d.errors import UserError
+from gen3d.models.base import BaseModelConfig, Model, Statistics
+from gen3d.models.latent_diffusion import LatentDiffusion
+from gen3d.models.run import Run, load_run
+from gen3d.progress import track
+from gen3d.train.material import Inputs, Material, design_of
+from gen3d.train.people import People
+from gen3d.train.processes import Processes
+
+ARRAY, MIRRORED, TABLE, SHAPE = "latents.npy", "mirrored.npy", "latents.tsv", "latent.json"
+CONDITIONS = "conditions.tsv"
+SPATIAL = 4
+"""Axes of a spatial latent: channels and three sides."""
+
+
+@dataclass(frozen=True)
+class LatentSource:
+    """Rows of an array on disk as volumes; the first half of `rows` may be followed by the same scans mirrored."""
+
+    arrays: tuple[NDArray[np.float32], ...]
+    rows: NDArray[np.int64]
+    shape: tuple[int, int, int, int]
+    subjects: tuple[str, ...]
+    coded: NDArray[np.float32]
+    channels: tuple[str, ...] = ()
+
+    def load(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        num = len(self.rows)
+        latents = [self.arrays[row // num][self.rows[row % num]] for row in rows]
+        return np.stack(latents).reshape(len(rows), *self.shape)
+
+    def conditions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self.coded[rows]
+
+
+@dataclass(frozen=True)
+class Latents(Material):
+    """Latents of people, the autoencoder that made them, and where the array lies or will lie.
+
+    `rows` are the places in the array of the scans of `people.frame`, which names mirrored scans a second time.
+    """
+
+    autoencoder: Run
+    coding: Coding
+    rows: NDArray[np.int64]
+    mirrored: bool
+    folder: Path | None
+    prepared: Prepared | None
+    out: Path
+
+    @classmethod
+    def open(
+        cls,
+        prepared: Sequence[Path] | None,
+        latents: Path | None,
+        autoencoder: Path | None,
+        conditions: Sequence[str],
+        patients: float,
+        mirrored: bool,
+        out: Path,
+    ) -> Latents:
+        """Open the latents and their autoencoder, and choose who is learned from.
+
+        Raises:
+            UserError: latents of another autoencoder, of no volume, not finite; nobody to learn from; a condition that
+                is not in the table.
+        """
+        cohort = open_prepared(prepared) if prepared is not None else None
+        if cohort is None:
+            table = read_latents(cast(Path, latents))
+            run = _autoencoder_of(cast(Path, latents), autoencoder)
+            if mirrored and not (cast(Path, latents) / MIRRORED).is_file():
+                raise UserError(
+                    f"{latents}: no mirrored latents there; encode with mirrored=true, or set augment.flip=false."
+                )
+        else:
+            run = load_run(cast(Path, autoencoder))
+            run.require(cohort)
+            table = cohort.manifest[cohort.manifest["role"] != "excluded"].reset_index(drop=True)
+        latent_shape(run)
+        chosen = learners(table, patients)
+        frame = table.iloc[chosen].reset_index(drop=True)
+        if frame.empty:
+            raise UserError(
+                "nobody has the role train in the cohort table, so there is nobody to learn from; prepare with "
+                "controls=[...] naming the diagnoses that are healthy, or add patients=0.8 to learn from others too."
+            )
+        if cohort is not None:
+            frame = with_structures(cohort, frame)
+        coding = Coding.fit(frame, conditions)
+        everybody = pd.concat([frame, frame], ignore_index=True) if mirrored else frame
+        people = People(everybody, (np.arange(len(everybody)),))
+        rows = np.arange(len(frame)) if cohort is not None else chosen
+        return cls(run.plan, run.channels, people, design_of(people), run, coding, rows, mirrored, latents, cohort, out)
+
+    @property
+    def inputs(self) -> Inputs:
+        named = {"latents": self.folder} if self.folder is not None else {}
+        if self.prepared is not None:
+            named |= {"prepared": list(self.prepared.folders), "autoencoder": self.autoencoder.folder}  # type: ignore[dict-item]
+        return cast(Inputs, named)
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Channels and sides of a latent."""
+        return latent_shape(self.autoencoder)
+
+    @cached_property
+    def source(self) -> LatentSource:
+        folder = self.folder or self._own
+        names = (ARRAY, MIRRORED) if self.mirrored else (ARRAY,)
+        arrays = tuple(np.load(folder / name, mmap_mode="r") for name in names)
+        for name, array in zip(names, arrays, strict=True):
+            _refuse_non_finite(folder / name, array[self.rows], self.people.frame["key"].tolist())
+        subjects = tuple(str(subject) for subject in self.people.frame["subject"])
+        return LatentSource(arrays, self.rows, self.shape, subjects, self.coding.encode(self.people.frame))
+
+    @property
+    def _own(self) -> Path:
+        """Where latents made on the way lie."""
+        return self.out / "latents"
+
+    def fingerprint(self) -> str:
+        if self.prepared is not None:
+            return digest([self.prepared.fingerprint(), self.autoencoder.artefact.key])
+        try:
+            return digest([file_digest(cast(Path, self.folder) / name) for name in (ARRAY, TABLE)])
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be read ({error.strerror}).") from None
+
+    def seen(self) -> dict[str, dict[str, str]]:
+        """Everybody whom the autoencoder or the diffusion model learned from."""
+        return {"0": {**self.autoencoder.subjects[0], **self.people.seen()["0"]}}
+
+    def completed(self, model: BaseModelConfig) -> BaseModelConfig:
+        return model.model_copy(
+            update={
+                "autoencoder": self.autoencoder.model_config,
+                "coding": self.coding.to_dict(),
+                "latent_shape": self.shape,
+            }
+        )
+
+    def prepare(self, processes: Processes) -> None:
+        """Encode the scans, unless that was done before: the first process does it and all wait."""
+        if self.prepared is not None:
+            processes.on_first(self._encode)
+
+    def _encode(self) -> None:
+        prepared, model = cast(Prepared, self.prepared), self.autoencoder.member(0)
+        names = (ARRAY, MIRRORED) if self.mirrored else (ARRAY,)
+        if all((self._own / name).is_file() for name in names):
+            return
+        self._own.mkdir(parents=True, exist_ok=True)
+        made = {name: np.empty((len(self.rows), int(np.prod(self.shape))), np.float32) for name in names}
+        for row in track(range(len(self.rows)), "encoding"):
+            volume = torch.from_numpy(prepared.load([str(self.people.frame["key"].iloc[row])], self.channels))
+            for name, array in made.items():
+                seen = volume.flip(2) if name == MIRRORED else volume
+                array[row] = model.encode(seen.to(self.autoencoder.device)).flatten().cpu().numpy()
+        for name, array in made.items():
+            partial = self._own / f".{name}"
+            with partial.open("wb") as stream:
+                np.save(stream, array)
+            partial.replace(self._own / name)
+
+    def statistics(self, rows: NDArray[np.int64], processes: Processes) -> Statistics:
+        model = self.autoencoder.member(0)
+        mean, std, mask = (value.cpu().numpy() for value in (model.channel_mean, model.channel_std, model.brain_mask))
+        return Statistics(mean, std, mask)
+
+    def endow(self, model: Model, rows: NDArray[np.int64], processes: Processes) -> None:
+        """The autoencoder's weights, and the scale of the latents: mean and SD per channel over all training scans."""
+        assert isinstance(model, LatentDiffusion)
+        model.autoencoder.load_state_dict(self.autoencoder.member(0).state_dict())
+        source, mine = self.source, rows[processes.rank :: processes.num]
+        sums = np.zeros((2, self.shape[0]))
+        for row in mine:
+            latent = source.load(np.array([row]))[0].reshape(self.shape[0], -1).astype(np.float64)
+            sums += np.stack([latent.sum(1), np.square(latent).sum(1)])
+        mean, square = processes.sum_array(sums) / (len(rows) * np.prod(self.shape[1:]))
+        std = np.sqrt(np.clip(square - mean**2, 0, None))
+        flat = np.flatnonzero(std < 1e-6 * max(float(std.max()), 1e-12))
+        if len(flat) or float(std.max()) == 0:
+            raise UserError(
+                f"channel {int(flat[0]) if len(flat) else 0} of the latents is the same in all training scans: the autoencoder "
+                "does not use it (its KL term may be too strong); train it with a lower model.beta or fewer latent_channels."
+            )
+        model.latent_mean.copy_(torch.from_numpy(mean))
+        model.latent_std.copy_(torch.from_numpy(std))
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        return cast(NDArray[np.bool_], self.autoencoder.member(0).brain_mask.cpu().numpy())
+
+    def describe(self, work: Work) -> None:
+        super().describe(work)
+        # The order of the rows would tell whose they are.
+        shuffled = self.people.frame.drop_duplicates("key").sample(frac=1.0, random_state=0)
+        table = shuffled[list(self.coding.names)]
+        write_atomic(work.folder / CONDITIONS, table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g"))
+
+    def sentences(self) -> list[str]:
+        sides = "x".join(map(str, self.shape[1:]))
+        known = ", ".join(covariate.describe() for covariate in self.coding.covariates) or "nothing"
+        return [
+            f"latents: {self.shape[0]} channels of {sides} by the {self.autoencoder.kind} of {self.autoencoder.folder}"
+            + (", and mirrored" if self.mirrored else ""),
+            f"conditions: {known}",
+        ]
+
+
+def read_latents(folder: Path) -> pd.DataFrame:
+    """The table of a latents folder, one row per row of the array."""
+    read(folder, ("encode",))
+    try:
+        table = pd.read_csv(
+            folder / TABLE, sep="\t", na_values=["n/a"], keep_default_na=False, dtype={"subject": str, "key": str}
+        )
+        num = len(np.load(folder / ARRAY, mmap_mode="r"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: damaged latents ({error}); encode again.") from None
+    if num != len(table):
+        raise UserError(f"{folder}: {num} latents but {len(table)} rows in {TABLE}; encode again.")
+    return table
+
+
+def learners(table: pd.DataFrame, patients: float) -> NDArray[np.int64]:
+    """Rows of the people with role train, and of a share of those with role evaluation, of every diagnosis alike.
+
+    Who of the evaluation people is chosen depends on the hash of the subject alone. Planted twins are never learned from.
+    """
+    chosen = table["role"].eq("train").to_numpy()
+    others = table[table["role"].eq("evaluation") & ~is_twin(table)]
+    for _, group in others.groupby(others["diagnosis"].fillna("").astype(str)):
+        subjects = sorted(group["subject"].astype(str).unique(), key=subject_hash)
+        taken = subjects[: round(patients * len(subjects))]
+        chosen = chosen | (table["subject"].astype(str).isin(taken) & table.index.isin(group.index)).to_numpy()
+    return np.flatnonzero(chosen)
+
+
+def _autoencoder_of(latents: Path, given: Path | None) -> Run:
+    """The run that made the latents: where it was then, or where the user says it is now.
+
+    Raises:
+        UserError: it is not there any more, or another one was given.
+    """
+    try:
+        made = json.loads((latents / SHAPE).read_text(encoding="utf-8"))
+        made_by = str(made["run_key"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{latents / SHAPE}: missing or damaged ({error}); encode again.") from None
+    record: list[Any] = read(latents).inputs.get("run", [])
+    folder = given if given is not None else Path(record[0]["path"]) if record else None
+    if folder is None or not folder.is_dir():
+        raise UserError(
+            f"{latents}: the autoencoder that made these latents is no longer at {folder}; give vae=FOLDER."
+        )
+    run = load_run(folder)
+    if run.artefact.key != made_by:
+        raise UserError(
+            f"{latents}: latents of another VAE: they were made by run {made_by}, {folder} holds run {run.artefact.key}; "
+            "give vae= the run that encoded them, or encode again."
+        )
+    return run
+
+
+def latent_shape(run: Run) -> tuple[int, int, int, int]:
+    """Channels and sides of an autoencoder's latent.
+
+    Raises:
+        UserError: the run has no latents that a diffusion model can be trained on.
+    """
+    if not run.comparable_latents or run.model_config.uses_covariates:
+        raise UserError(
+            f"{run.folder}: a {run.kind} run of {run.num_members} members has no latents that a diffusion model can be "
+            "trained on; train a vae with model.latent=spatial and cross_fit=1."
+        )
+    shape = run.latent_shape
+    if len(shape) != SPATIAL:
+        raise UserError(
+            f"{run.folder}: its latent is {' x '.join(map(str, shape))} numbers, not a volume; train a vae with "
+            "model.latent=spatial for a diffusion model."
+        )
+    return cast(tuple[int, int, int, int], shape)
+
+
+def _refuse_non_finite(path: Path, latents: NDArray[np.float32], keys: list[str]) -> None:
+    bad = [key for key, latent in zip(keys, latents, strict=False) if not np.isfinite(latent).all()]
+    if bad:
+        raise UserError(
+            f"{path}: NaN or infinite latents of {', '.join(bad[:5])}; encode again with a run that is not damaged."
+        )
