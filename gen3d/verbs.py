@@ -13,7 +13,10 @@ from gen3d.errors import UserError
 VERBS: dict[str, tuple[str, str]] = {
     "prepare": ("gen3d.data.prepare:Prepare", "T1w scans (BIDS, CAPS or a table) to one grid, with a verdict per scan"),
     "simulate": ("gen3d.data.simulate:Simulate", "a cohort of brains whose truth is known, laid out like prepare's"),
-    "train": ("gen3d.train.fit:Train", "a normative model (restorer, VAE, PCA, voxelwise) of controls"),
+    "train": (
+        "gen3d.train.fit:Train",
+        "a normative model (restorer, VAE, PCA, voxelwise) of controls, or latent diffusion",
+    ),
     "encode": ("gen3d.infer.encode:Encode", "every scan's latent vector, as one table"),
     "reconstruct": (
         "gen3d.infer.reconstruct:Reconstruct",
@@ -22,6 +25,18 @@ VERBS: dict[str, tuple[str, str]] = {
     "anomaly": ("gen3d.infer.anomaly:Anomaly", "calibrated z maps and region tables of every person"),
     "change": ("gen3d.infer.change:Change", "two scans of one person: what changed beyond measurement error"),
     "export": ("gen3d.infer.export:Export", "maps and region tables as a BIDS derivatives dataset"),
+    "sample": (
+        "gen3d.infer.sample:Sample",
+        "synthetic scans on request, audited for copies, as a dataset the other verbs read",
+    ),
+    "quality": (
+        "gen3d.infer.quality:Quality",
+        "synthetic scans against real ones, beside what real ones differ among them",
+    ),
+    "import-weights": (
+        "gen3d.infer.import_weights:ImportWeights",
+        "weights of monai-generative or MONAI as a run of this platform",
+    ),
     "evaluate": ("gen3d.downstream.evaluate:Evaluate", "maps against planted truth, with intervals and baselines"),
     "report": ("gen3d.report.report:Report", "one self-contained HTML page of everything above"),
     "sweep": ("gen3d.app.sweep:Sweep", "many trainings, one table: which settings are best, and what mattered"),

@@ -82,7 +82,7 @@ class Ensemble:
         Returns:
             mean [C, X, Y, Z] and no standard deviation, or None if every member of one of the runs saw this person.
         """
-        ends = np.cumsum([len(run.design.columns) for run in self.runs])[:-1]
+        ends = np.cumsum([run.num_covariates for run in self.runs])[:-1]
         means: list[Float] = []
         for run, own in zip(self.runs, np.split(covariates, ends), strict=True):
             expectation = run.expect(volume, subject, own, samples, seed)

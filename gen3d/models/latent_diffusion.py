@@ -21,12 +21,14 @@ from gen3d.data.plan import GridPlan
 from gen3d.errors import UserError
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Expectation, Model, Statistics
-from gen3d.models.diffusion import Noising, Prediction, clean
+from gen3d.models.diffusion import PREDICTIONS, Noising, Prediction, clean
 from gen3d.models.monai_autoencoder import AutoencoderKLConfig
-from gen3d.models.samplers import SAMPLERS, VALID
+from gen3d.models.samplers import SAMPLERS, SPACING
 from gen3d.models.task import Task
 from gen3d.models.vae import VAEConfig
 from gen3d.nets.denoiser import Denoiser
+from gen3d.nets.imported_denoiser import ImportedDenoiser
+from gen3d.nets.monai_networks import UNetArguments
 
 NUM_GROUPS = 8
 SMALLEST_SIDE = 3
@@ -46,6 +48,9 @@ class LatentDiffusionConfig(BaseModelConfig):
     )
     noising: Literal["flow", "cosine", "linear", "scaled_linear"] = Field(
         "flow", description="from data to noise: straight (rectified flow), or a variance-preserving schedule"
+    )
+    betas: tuple[float, float] | None = Field(
+        None, description="first and last beta of noising=linear or scaled_linear; default: the usual ones"
     )
     prediction: Prediction | None = Field(
         None, description="what the network predicts: epsilon or v; flow with noising=flow. Default: v, or flow"
@@ -83,14 +88,20 @@ class LatentDiffusionConfig(BaseModelConfig):
         None, description="channels and sides of a latent; written by train, never given"
     )
 
+    network: UNetArguments | None = Field(
+        None, description="the network of imported weights; written by import-weights, never given"
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> LatentDiffusionConfig:
+        if self.betas is not None and self.noising not in ("linear", "scaled_linear"):
+            raise ValueError(f"betas belong to noising=linear or scaled_linear, not to {self.noising}")
         if self.max_channels < self.base_channels:
             raise ValueError("max_channels must be at least base_channels")
-        if (self.noising == "flow") != (self.predicted == "flow"):
+        if self.predicted not in PREDICTIONS[self.noising]:
             raise ValueError(
-                f"prediction={self.prediction} does not go with noising={self.noising}; flow goes with flow, epsilon and v "
-                "with the other schedules"
+                f"prediction={self.prediction} does not go with noising={self.noising}; use "
+                f"{' or '.join(sorted(PREDICTIONS[self.noising]))}"
             )
         if len(set(self.conditions)) < len(self.conditions):
             raise ValueError(f"a condition is named twice in {list(self.conditions)}")
@@ -167,23 +178,27 @@ class LatentDiffusion(Model):
         super().__init__(statistics)
         self.config, self.coding = config, config.coded
         self.latent_shape = cast(tuple[int, int, int, int], config.latent_shape)
-        self.noising = Noising(config.noising)
+        self.noising = Noising(config.noising, *(config.betas or ()))
         self.autoencoder = autoencoder.requires_grad_(False)
-        num_codes = [len(c.codes) if isinstance(c, Categorical) else 0 for c in self.coding.covariates]
-        attention = [config.levels - level <= config.attention_levels for level in range(config.levels)]
-        self.denoiser = Denoiser(
-            self.latent_shape[1:],
-            self.latent_shape[0],
-            num_codes,
+        self.denoiser = self._denoiser()
+        self.register_buffer("latent_mean", torch.zeros(self.latent_shape[0]))
+        self.register_buffer("latent_std", torch.ones(self.latent_shape[0]))
+
+    def _denoiser(self) -> Denoiser | ImportedDenoiser:
+        config, (num_channels, *shape) = self.config, self.latent_shape
+        if config.network is not None:
+            return ImportedDenoiser(shape, config.network, len(self.coding.covariates))
+        return Denoiser(
+            shape,
+            num_channels,
+            [len(c.codes) if isinstance(c, Categorical) else 0 for c in self.coding.covariates],
             config.widths,
-            attention,
+            [config.levels - level <= config.attention_levels for level in range(config.levels)],
             config.res_blocks,
             config.head_channels,
             NUM_GROUPS,
             config.cross_attention,
         )
-        self.register_buffer("latent_mean", torch.zeros(self.latent_shape[0]))
-        self.register_buffer("latent_std", torch.ones(self.latent_shape[0]))
 
     def standardise(self, latents: Tensor) -> Tensor:
         """Latents [B, C, ...] -> zero mean and unit variance per channel over the training scans."""
@@ -227,7 +242,7 @@ class LatentDiffusion(Model):
         was_training = self.training
         self.eval()
         try:
-            times = self.noising.times(num_steps, start)
+            times = self.noising.times(num_steps, start, spacing=SPACING[sampler])
             x0 = SAMPLERS[sampler](self._denoise(conditions.float(), guidance), first, self.noising, times, fresh)
         finally:
             self.train(was_training)
@@ -278,11 +293,10 @@ def no_noise(step: int) -> Tensor:
 
 
 def check_sampler(sampler: str, noising: str) -> None:
-    """Refuse a sampler that does not go with the model's way from data to noise.
+    """Refuse a sampler that there is not.
 
     Raises:
-        UserError: naming those that do.
+        UserError: naming those that there are.
     """
-    if sampler not in SAMPLERS or noising not in VALID[sampler]:
-        fitting = ", ".join(name for name in SAMPLERS if noising in VALID[name])
-        raise UserError(f"sampler={sampler} does not go with a model of noising={noising}; use one of {fitting}.")
+    if sampler not in SAMPLERS:
+        raise UserError(f"sampler={sampler} is none of {', '.join(SAMPLERS)}.")

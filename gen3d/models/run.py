@@ -22,10 +22,12 @@ from gen3d.data.prepared import Prepared
 from gen3d.errors import UserError
 from gen3d.maths.design import Design
 from gen3d.models import ModelConfig
-from gen3d.models.base import BaseModelConfig, Model, Statistics
+from gen3d.models.base import BaseModelConfig, Model
 from gen3d.models.weights import fill, read_weights, statistics_in
 
 Float = NDArray[np.float32]
+VERBS = ("train", "import-weights")
+"""What writes run folders."""
 
 
 def _single(value: Any) -> Any:
@@ -100,12 +102,9 @@ class Run:
     @cached_property
     def latent_shape(self) -> tuple[int, ...]:
         """Shape of one scan's latent: (d,), or channels and sides."""
-        with torch.device("meta"):
-            num = len(self.channels)
-            blank = Statistics(np.zeros(num, np.float32), np.ones(num, np.float32), np.ones(self.plan.shape, bool))
-            model = self.model_config.build(self.plan, self.channels, blank, len(self.design.columns))
-            rows = torch.zeros((1, len(self.design.columns)))
-            return tuple(model.encode(torch.empty((1, *model.volume_shape)), rows).shape[1:])
+        model = self.member(0)
+        rows = torch.zeros((1, self.num_covariates), device=self.device)
+        return tuple(model.encode(torch.zeros((1, *model.volume_shape), device=self.device), rows).shape[1:])
 
     def member(self, index: int) -> Model:
         """One member, loaded once and kept."""
@@ -219,6 +218,11 @@ class Run:
         """What the model is told of healthy people of these ages, sexes and sites, [n, p]."""
         return self.model_config.covariates_for(self.design, age_years, sex, site)
 
+    @cached_property
+    def num_covariates(self) -> int:
+        """Columns of `covariates_of`."""
+        return self.covariates_of([np.nan], [""], [""]).shape[1]
+
     def require_plan(self, plan: GridPlan, folder: Path) -> None:
         """Refuse scans that were prepared on another plan than the weights were trained on.
 
@@ -261,7 +265,7 @@ def load_run(folder: Path, device: str = "cpu") -> Run:
     Raises:
         UserError: not a finished run, a damaged or missing file, or (when a member is loaded) weights that do not fit.
     """
-    artefact = read(folder, ("train",))
+    artefact = read(folder, VERBS)
     config = _config(folder)
     plan = read_plan(folder / "plan.json")
     seen = _json(folder / "subjects.json")
