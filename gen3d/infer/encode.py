@@ -25,8 +25,8 @@ class Encode(Verb):
 
     Writes latents.npy [scans, dimensions] float32 and latents.tsv, whose rows are the same scans with their row of the
     cohort table, the volumes of brain structures (ml) where there is a deformation channel, and `seen`: whether the model
-    was trained on that person; latent.json has the shape of a latent and the run that made it. The latents of a cross-fitted run come from
-    different models and cannot be compared, so such a run is refused.
+    was trained on that person; latent.json has the shape of a latent and the run that made it. The latents of a cross-fitted
+    run come from different models and cannot be compared, so such a run is refused.
     """
 
     prepared: Folders = Field(description="prepared folders (prepare or simulate)")

@@ -125,7 +125,7 @@ class Found:
         folders = [Path(str(item["path"])) for item in self.artefact.inputs.get("run", [])]
         if not folders or not all((folder / RECORD).is_file() for folder in folders):
             return "normative model"
-        models = [read(folder, ("train",)).config.get("model", {}) for folder in folders]
+        models = [read(folder, ("train", "import-weights")).config.get("model", {}) for folder in folders]
         return " and ".join(str(model.get("kind", "normative model")) for model in models)
 
 

@@ -7,12 +7,14 @@ from typing import Annotated
 from pydantic import Field
 
 from gen3d.models.latent_diffusion import LatentDiffusionConfig
+from gen3d.models.monai_autoencoder import AutoencoderKLConfig
 from gen3d.models.pca import PCAConfig
 from gen3d.models.restorer import RestorerConfig
 from gen3d.models.vae import VAEConfig
 from gen3d.models.voxelwise import VoxelwiseConfig
 
 ModelConfig = Annotated[
-    VAEConfig | RestorerConfig | PCAConfig | VoxelwiseConfig | LatentDiffusionConfig, Field(discriminator="kind")
+    VAEConfig | RestorerConfig | PCAConfig | VoxelwiseConfig | LatentDiffusionConfig | AutoencoderKLConfig,
+    Field(discriminator="kind"),
 ]
 """Any model's settings, told apart by `kind`."""

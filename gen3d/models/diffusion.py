@@ -85,8 +85,7 @@ class Noising:
 
     def at(self, t: float) -> tuple[float, float]:
         """(alpha, sigma) of one time in double precision: samplers need the small differences between levels."""
-        alpha, sigma = self._levels(torch.tensor(t, dtype=torch.float64))
-        return float(alpha), float(sigma)
+        return _at(self, t)
 
     def position(self, t: Tensor) -> Tensor:
         """What the network is given as its timestep, float32: the level k = 1000 t - 1 of the table, 1000 t for flow."""
@@ -151,6 +150,13 @@ class Noising:
         share = (NUM_LEVELS * t).clamp(0, 1)
         data, noise = torch.sigmoid(log_snr), torch.sigmoid(-log_snr)
         return (data + (1 - share) * noise).sqrt(), (share * noise).sqrt()
+
+
+@lru_cache(maxsize=4 * NUM_LEVELS)
+def _at(noising: Noising, t: float) -> tuple[float, float]:
+    """`Noising.at`, kept because a sampler and its network ask for the same times."""
+    alpha, sigma = noising._levels(torch.tensor(t, dtype=torch.float64))
+    return float(alpha), float(sigma)
 
 
 @lru_cache(maxsize=16)

@@ -65,6 +65,9 @@ class LatentDiffusionConfig(BaseModelConfig):
     condition_dropout: float = Field(
         0.1, ge=0, le=1, description="share of training volumes that forget all conditions, and of single conditions"
     )
+    around_mean: bool = Field(
+        True, description="learn deviations from the mean latent, so that the network need not learn where in the brain it is"
+    )
     base_channels: int = Field(64, gt=0, multiple_of=NUM_GROUPS, description="width of the first level")
     max_channels: int = Field(128, gt=0, multiple_of=NUM_GROUPS, description="widths double per level up to this")
     levels: int = Field(2, ge=1, le=5, description="resolutions of the U-Net; each is half the one before")
@@ -167,12 +170,14 @@ class LatentDiffusionConfig(BaseModelConfig):
 class LatentDiffusion(Model):
     """A frozen autoencoder and a denoiser of its latents, complete in one set of weights.
 
-    The latents' mean and standard deviation per channel over all training scans are buffers: `latent_mean`, `latent_std`.
+    The latents' mean and standard deviation per channel over all training scans are buffers, `latent_mean` and `latent_std`,
+    and with `around_mean` also what the mean latent adds to that in every place, `mean_latent`.
     """
 
     uses_covariates = True
     latent_mean: Tensor
     latent_std: Tensor
+    mean_latent: Tensor
 
     def __init__(self, config: LatentDiffusionConfig, autoencoder: Model, statistics: Statistics) -> None:
         super().__init__(statistics)
@@ -183,6 +188,7 @@ class LatentDiffusion(Model):
         self.denoiser = self._denoiser()
         self.register_buffer("latent_mean", torch.zeros(self.latent_shape[0]))
         self.register_buffer("latent_std", torch.ones(self.latent_shape[0]))
+        self.register_buffer("mean_latent", torch.zeros(self.latent_shape))
 
     def _denoiser(self) -> Denoiser | ImportedDenoiser:
         config, (num_channels, *shape) = self.config, self.latent_shape
@@ -202,11 +208,15 @@ class LatentDiffusion(Model):
 
     def standardise(self, latents: Tensor) -> Tensor:
         """Latents [B, C, ...] -> zero mean and unit variance per channel over the training scans."""
-        return (latents - self.latent_mean.view(-1, 1, 1, 1)) / self.latent_std.view(-1, 1, 1, 1)
+        return (latents - self._centre) / self.latent_std.view(-1, 1, 1, 1)
 
     def unstandardise(self, latents: Tensor) -> Tensor:
         """The inverse of `standardise`."""
-        return latents * self.latent_std.view(-1, 1, 1, 1) + self.latent_mean.view(-1, 1, 1, 1)
+        return latents * self.latent_std.view(-1, 1, 1, 1) + self._centre
+
+    @property
+    def _centre(self) -> Tensor:
+        return self.latent_mean.view(-1, 1, 1, 1) + self.mean_latent
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, *latent_shape] -> volumes [B, C, X, Y, Z] in stored units, zero outside the mask."""

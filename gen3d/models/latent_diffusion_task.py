@@ -20,7 +20,7 @@ class LatentDiffusionTask(Task):
     Only the denoiser is trained and moved to the device: the autoencoder stays where it is until it is exported again.
     """
 
-    latent_mean: Tensor
+    centre: Tensor
     latent_std: Tensor
 
     def __init__(self, model: LatentDiffusion, config: LatentDiffusionConfig) -> None:
@@ -28,7 +28,7 @@ class LatentDiffusionTask(Task):
         self._whole = (model,)  # a tuple, so that torch does not register the autoencoder as part of the task
         self.config, self.noising = config, model.noising
         self.denoiser = model.denoiser
-        self.register_buffer("latent_mean", model.latent_mean.view(-1, 1, 1, 1).clone())
+        self.register_buffer("centre", model.latent_mean.view(-1, 1, 1, 1) + model.mean_latent)
         self.register_buffer("latent_std", model.latent_std.view(-1, 1, 1, 1).clone())
 
     @property
@@ -46,7 +46,7 @@ class LatentDiffusionTask(Task):
         return whole | {f"denoiser.{name}": tensor for name, tensor in tensors.items()}
 
     def forward(self, batch: Batch, player: str) -> Losses:
-        x0 = (batch.volumes - self.latent_mean) / self.latent_std
+        x0 = (batch.volumes - self.centre) / self.latent_std
         noise = batch.noise(x0.shape[1:], NOISE)
         t = draw_times(self.config.times, batch.noise((), TIME), self.config.time_shift)
         alpha, sigma = (value.view(-1, 1, 1, 1, 1) for value in (self.noising.alpha(t), self.noising.sigma(t)))

@@ -6,7 +6,8 @@
 noise when that is 1, data noised to that time otherwise. `times` falls (see `Noising.times`). `fresh(step)` gives
 standard normals like x for step 0, 1, ...; only `ddpm` asks for them, and not for a step that ends at clean data.
 The others are deterministic solvers of the probability flow ODE (Song et al. 2021, equation 13). The coefficients are
-computed in double precision, and none divides by alpha, which may be 0 at time 1, or by the sigma of time 0.
+computed in double precision, and none divides by alpha, which may be 0 at time 1, or by the sigma of time 0: every
+sampler is right for every kind of noising.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import Final, get_args
+from typing import Final
 
 from torch import Tensor
 
-from gen3d.models.diffusion import Kind, Noising, Spacing, noise_of
+from gen3d.models.diffusion import Noising, Spacing, noise_of
 
 Denoise = Callable[[Tensor, float], Tensor]
 Fresh = Callable[[int], Tensor]
@@ -108,9 +109,6 @@ SAMPLERS: Final[dict[str, Sampler]] = {
     "euler": euler,
     "heun": heun,
 }
-
-VALID: Final[dict[str, frozenset[Kind]]] = {name: frozenset(get_args(Kind)) for name in SAMPLERS}
-"""The kinds of noising each sampler is right for: all, because each is written for any alpha and sigma."""
 
 SPACING: Final[dict[str, Spacing]] = {name: "time" if name == "ddpm" else "straight" for name in SAMPLERS}
 """How the times of each sampler are best spaced (see `Noising.times`): ancestral sampling visits the levels of the

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from gen3d.data.plan import GridPlan
 from gen3d.errors import UserError
-from gen3d.models.base import BaseModelConfig, Expectation, Model, Statistics
+from gen3d.models.base import BaseModelConfig, Model, Statistics
 from gen3d.models.task import Task
+from gen3d.models.variational import VariationalModel
 from gen3d.nets.autoencoder import (
     LOG_VARIANCE_RANGE,
     Architecture,
@@ -118,7 +119,7 @@ class VAEConfig(BaseModelConfig):
         return VAETask(cast(VAE, model), self, num_steps)
 
 
-class VAE(Model):
+class VAE(VariationalModel):
     """An autoencoder of deviations from the mean training volume: padding, network, cropping and units in one module.
 
     The network sees and returns standardised volumes minus the standardised mean volume, and its last convolution
@@ -151,26 +152,3 @@ class VAE(Model):
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, *latent] -> standardised volumes [B, C, X, Y, Z]."""
         return self.padding.crop(self.network.decode(latents)).float() + self.mean_volume
-
-    def _expect(
-        self, volumes: Tensor, covariates: Tensor | None, samples: int, generator: torch.Generator | None
-    ) -> Expectation:
-        mean, log_variance = self.posterior(self.normalise(volumes))
-        if samples == 0:
-            return Expectation(self.denormalise(self.decode(mean)), None)
-        total = torch.zeros_like(volumes)
-        squares = torch.zeros_like(volumes)
-        scale = torch.exp(0.5 * log_variance)
-        for _ in range(samples):
-            noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-            decoded = self.denormalise(self.decode(mean + scale * noise))
-            total += decoded
-            squares += decoded.square()
-        average = total / samples
-        if samples == 1:
-            return Expectation(average, None)
-        variance = (squares / samples - average.square()).clamp(min=0) * (samples / (samples - 1))
-        return Expectation(average, variance.sqrt())
-
-    def _encode(self, volumes: Tensor, covariates: Tensor | None) -> Tensor:
-        return self.posterior(self.normalise(volumes))[0]

@@ -107,8 +107,8 @@ class Train(Verb):
             raise ValueError(
                 "augment.intensity changes scans, not latents; leave it out for model.kind=latent_diffusion"
             )
-        if self.model.autoencoder or self.model.coding or self.model.latent_shape:
-            raise ValueError("model.autoencoder, coding and latent_shape are written by train; leave them out")
+        if self.model.autoencoder or self.model.coding or self.model.latent_shape or self.model.network:
+            raise ValueError("model.autoencoder, coding, latent_shape and network are written by gen3d; leave them out")
         return self
 
     def settings(self) -> dict[str, Any]:
@@ -369,7 +369,8 @@ class Train(Verb):
         def paint(module: nn.Module, path: Path) -> None:
             model.denoiser = cast(Any, module)
             device = next(module.parameters()).device
-            model.latent_mean, model.latent_std = model.latent_mean.to(device), model.latent_std.to(device)
+            for name in ("latent_mean", "latent_std", "mean_latent"):
+                setattr(model, name, getattr(model, name).to(device))
             generator = torch.Generator().manual_seed(seed_of(self.seed, INITIAL_WEIGHTS, 0))
             first = torch.randn((len(conditions), *model.latent_shape), generator=generator).to(device)
             made = model.generate(conditions.to(device), first, no_noise)

@@ -191,24 +191,29 @@ class Latents(Material):
         return Statistics(mean, std, mask)
 
     def endow(self, model: Model, rows: NDArray[np.int64], processes: Processes) -> None:
-        """The autoencoder's weights, and the scale of the latents: mean and SD per channel over all training scans."""
+        """The autoencoder's weights, and the scale of the latents over all training scans: mean and SD per channel, mean latent."""
         assert isinstance(model, LatentDiffusion)
         model.autoencoder.load_state_dict(self.autoencoder.member(0).state_dict())
         source, mine = self.source, rows[processes.rank :: processes.num]
-        sums = np.zeros((2, self.shape[0]))
+        total = np.zeros(self.shape)
         for row in mine:
-            latent = source.load(np.array([row]))[0].reshape(self.shape[0], -1).astype(np.float64)
-            sums += np.stack([latent.sum(1), np.square(latent).sum(1)])
-        mean, square = processes.sum_array(sums) / (len(rows) * np.prod(self.shape[1:]))
-        std = np.sqrt(np.clip(square - mean**2, 0, None))
+            total += source.load(np.array([row]))[0]
+        mean = processes.sum_array(total) / len(rows)
+        channel_mean = mean.mean((1, 2, 3))
+        around = mean if model.config.around_mean else np.broadcast_to(channel_mean[:, None, None, None], self.shape)
+        squares = np.zeros(self.shape[0])
+        for row in mine:
+            squares += np.square(source.load(np.array([row]))[0] - around).sum((1, 2, 3))
+        std = np.sqrt(processes.sum_array(squares) / (len(rows) * np.prod(self.shape[1:])))
         flat = np.flatnonzero(std < 1e-6 * max(float(std.max()), 1e-12))
         if len(flat) or float(std.max()) == 0:
             raise UserError(
                 f"channel {int(flat[0]) if len(flat) else 0} of the latents is the same in all training scans: the autoencoder "
                 "does not use it (its KL term may be too strong); train it with a lower model.beta or fewer latent_channels."
             )
-        model.latent_mean.copy_(torch.from_numpy(mean))
+        model.latent_mean.copy_(torch.from_numpy(channel_mean))
         model.latent_std.copy_(torch.from_numpy(std))
+        model.mean_latent.copy_(torch.from_numpy(around - channel_mean[:, None, None, None]))
 
     @property
     def mask(self) -> NDArray[np.bool_]:

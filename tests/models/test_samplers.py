@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 from gen3d.models.diffusion import PREDICTIONS, Kind, Noising, Prediction, Spacing, clean, noise_of, target
-from gen3d.models.samplers import SAMPLERS, SPACING, VALID, Denoise
+from gen3d.models.samplers import SAMPLERS, SPACING, Denoise
 
 MEAN = torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64)
 FACTOR = torch.tensor([[1.2, 0.0, 0.0], [-0.6, 0.7, 0.0], [0.3, 0.2, 0.25]], dtype=torch.float64)
@@ -30,10 +30,7 @@ SMALLEST_P = 1e-4
 """Of one Kolmogorov-Smirnov test. Of the 180 here, one fails by chance under at most one of fifty seeds."""
 
 CASES = [
-    (name, kind, prediction)
-    for name in SAMPLERS
-    for kind in sorted(VALID[name])
-    for prediction in sorted(PREDICTIONS[kind])
+    (name, kind, prediction) for name in SAMPLERS for kind in get_args(Kind) for prediction in sorted(PREDICTIONS[kind])
 ]
 
 

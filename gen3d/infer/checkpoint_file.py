@@ -1,0 +1,163 @@
+"""Tensors of a file of weights from elsewhere; nothing in the file is executed."""
+
+from __future__ import annotations
+
+import codecs
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from gen3d.errors import UserError
+
+NUMBERS: list[Any] = [
+    *[(np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")],
+    np.dtype,
+    *{type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64", "bool")},
+    codecs.encode,
+]
+"""What NumPy numbers in a file are made with, such as a best loss beside the weights; none of it executes anything."""
+
+DEPTH = 4
+"""Levels of nested dictionaries that are searched: trainers wrap weights in one or two."""
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """The tensors of one network in a file, and the latent scale where the file holds one."""
+
+    tensors: dict[str, Tensor]
+    entry: str
+    scale_factor: float | None
+
+
+def read_checkpoint(path: Path, mark: str, network: str, entry: str | None = None) -> CheckpointFile:
+    """Read the network that has a tensor named `mark` from a file of torch.save or safetensors.
+
+    The weights may be the file, an entry of it (such as `state_dict` or `model`), or a part of one under a prefix (such as
+    `module.`, by parallel training).
+
+    Args:
+        path: the file.
+        mark: a tensor that every such network has.
+        network: what it is called, for messages.
+        entry: which entry, where several hold such a network.
+
+    Raises:
+        UserError: no such file, a file that would have to be executed, a damaged one, or none or several such networks.
+    """
+    tree = _load(path)
+    found = dict(_networks(tree, mark))
+    if entry is not None:
+        if entry not in found:
+            raise UserError(f"{path}: has no {network} under `{entry}`; there is {_listed(found)}.")
+        return CheckpointFile(found[entry], entry, _scale_factor(tree))
+    if len(found) > 1:
+        raise UserError(f"{path}: holds several networks: {_listed(found)}; choose one with ...options.entry=NAME.")
+    if not found:
+        raise UserError(
+            f"{path}: holds no weights of {network} (no tensor ends in {mark}); it holds {_described(tree)}. Give a file that "
+            "MONAI or monai-generative trained."
+        )
+    label, tensors = next(iter(found.items()))
+    return CheckpointFile(tensors, label, _scale_factor(tree))
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"{path}: {'is a folder, not' if path.is_dir() else 'no such'} file of weights.")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise _damaged(path, error) from None
+    if _is_torchscript(path):
+        raise UserError(
+            f"{path}: a TorchScript archive, which is a program; give the .pt file of its weights instead (in a MONAI bundle, "
+            "models/model.pt and not models/model.ts)."
+        )
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(NUMBERS):
+            warnings.simplefilter("ignore")  # a warning about the file's age is no reason to stop
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise UserError(
+                f"{path}: reading it would execute code ({match[1]}), so it was not read; where you trust the file, write its "
+                "tensors alone with torch.save(model.state_dict(), ...) in the program that made it, and give that."
+            ) from None
+        raise _damaged(path, error) from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, IndexError, TypeError) as error:
+        raise _damaged(path, error) from None
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return UserError(f"{path}: not a file of weights, or a damaged one ({reason[:120]}); copy it again.")
+
+
+def _mappings(tree: Any, label: str = "", depth: int = DEPTH) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every dictionary with its dotted place."""
+    if depth == 0 or not isinstance(tree, Mapping):
+        return
+    yield label, tree
+    for key, value in tree.items():
+        yield from _mappings(value, f"{label}.{key}" if label else str(key), depth - 1)
+
+
+def _networks(tree: Any, mark: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every network that has the mark: its place in the file with its prefix, and its tensors without the prefix."""
+    for label, mapping in _mappings(tree):
+        names = [str(key) for key, value in mapping.items() if isinstance(value, Tensor)]
+        for name in names:
+            prefix = name.removesuffix(mark)
+            if prefix == name or (prefix and not prefix.endswith(".")):
+                continue
+            place = ".".join(part for part in (label, prefix.removesuffix(".")) if part)
+            own = [other for other in names if other.startswith(prefix)]
+            yield place, {other.removeprefix(prefix): _plain(mapping[other]) for other in own}
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
+
+
+def _scale_factor(tree: Any) -> float | None:
+    """The one number called scale_factor, wherever it is."""
+    found = set()
+    for _, mapping in _mappings(tree):
+        for key, value in mapping.items():
+            if str(key).rpartition(".")[2] != "scale_factor":
+                continue
+            single = isinstance(value, Tensor) and value.numel() == 1
+            if single or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+                found.add(float(value))
+    return found.pop() if len(found) == 1 else None
+
+
+def _listed(found: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{label}`" if label else "the file itself" for label in found) or "none at all"
+
+
+def _described(tree: Any) -> str:
+    if not isinstance(tree, Mapping):
+        return f"a {type(tree).__name__}"
+    names = [str(key) for key in tree]
+    return f"{len(names)} entries, such as {', '.join(names[:3])}" if names else "nothing"
