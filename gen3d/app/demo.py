@@ -16,7 +16,9 @@ from gen3d.downstream.evaluate import Evaluate
 from gen3d.infer.anomaly import Anomaly
 from gen3d.infer.channels import CHANNELS, Channel
 from gen3d.infer.encode import Encode
+from gen3d.infer.quality import Quality
 from gen3d.infer.reconstruct import Reconstruct
+from gen3d.infer.sample import Sample
 from gen3d.progress import duration, say
 from gen3d.report.report import Report
 from gen3d.train.fit import Train
@@ -33,8 +35,20 @@ JUDGED: dict[str, tuple[tuple[str, ...], tuple[Channel, ...]]] = {
 """Maps folders: the runs whose mean expectation each compares with, and the channels. The first is shown in full."""
 
 
+NUM_SYNTHETIC = 20
+SPATIAL: dict[str, Any] = {"kind": "vae", "latent": "spatial", "base_channels": 16, "max_channels": 64, "beta": 0.002}
+DIFFUSION: dict[str, Any] = {
+    "kind": "latent_diffusion",
+    "conditions": ["age_years", "sex", "diagnosis"],
+    "base_channels": 32,
+    "max_channels": 64,
+}
+
+
 class Demo(Verb):
     """Simulate a cohort, train two networks and two baselines, map anomalies, measure them against the truth, and report.
+    Then learn how the latents of a third network are distributed, draw synthetic scans, audit them for copies of people, and
+    compare them with real ones.
 
     The maps shown first compare with the mean of what the restorer and the PCA expect, which shows lesions best on real
     brains; the maps of each model alone stand beside them.
@@ -61,7 +75,7 @@ class Demo(Verb):
             verb.run()
         report = verbs[-1].out
         say("")
-        for line in headline(self.out / "evaluation"):
+        for line in (*headline(self.out / "evaluation"), *synthesis(self.out / "synthetic", self.out / "quality")):
             say(line)
         say(f"\n{duration(time.monotonic() - began)} in all. Open {report / 'index.html'}")
         return report
@@ -92,9 +106,31 @@ class Demo(Verb):
             for name, (judges, channels) in JUDGED.items()
         ]
         evaluate = Evaluate(maps=tuple(verb.out for verb in anomalies), truth=cohort, out=self.out / "evaluation")
-        folders = [verb.out for verb in (simulate, *trains, *shown, *anomalies, evaluate)]
-        report = Report(inputs=tuple(folders), out=self.out / "report", title="gen3d demo: a simulated cohort")
-        return [simulate, *trains, *shown, *anomalies, evaluate, report]
+        verbs = [simulate, *trains, *shown, *anomalies, evaluate, *self._synthesis(cohort, runs)]
+        inputs = tuple(verb.out for verb in verbs)
+        report = Report(inputs=inputs, out=self.out / "report", title="gen3d demo: a simulated cohort")
+        return [*verbs, report]
+
+    def _synthesis(self, cohort: Path, runs: Path) -> list[Verb]:
+        """Latent diffusion: trained on controls and some of the patients, so that either can be asked for."""
+        diffusion = {
+            "prepared": cohort,
+            "vae": runs / "vae_spatial",
+            "model": DIFFUSION,
+            "patients": 0.6,
+            "optim": {"steps": 3 * self.steps, "batch_size": 8, "ema_decay": 0.99},
+            "augment": {"flip": True},
+            "picture_every": 3 * self.steps,
+        }
+        asked = {"run": runs / "ldm", "count": NUM_SYNTHETIC, "unnamed": "as_trained", "precision": "auto"}
+        synthetic = self.out / "synthetic"
+        return [
+            Train.model_validate({"seed": self.seed, "out": runs / "ldm"} | diffusion),
+            Sample.model_validate({"seed": self.seed, "out": synthetic, "workers": self.workers} | asked),
+            Quality.model_validate(
+                {"synthetic": synthetic, "reference": cohort, "seen": "leave_out", "out": self.out / "quality"}
+            ),
+        ]
 
     def _models(self) -> dict[str, dict[str, Any]]:
         """Settings of each training. What learns from T1w alone leaves volume to the registration, which is best."""
@@ -105,6 +141,7 @@ class Demo(Verb):
             "pca": {"model": pca, "cross_fit": 5, **T1W},
             "vae": {"model": {"kind": "vae"}, **BOTH, **network},
             "voxelwise": {"model": {"kind": "voxelwise"}, "cross_fit": 5, **BOTH},
+            "vae_spatial": {"model": SPATIAL, "augment": {"flip": True}, **T1W, **network},
         }
 
 
@@ -119,6 +156,16 @@ def headline(evaluation: Path) -> list[str]:
             lines.append(f"  {row['maps']:16s} {row['condition']:8s} {row['channel']:12s} {_figure(row)}")
     lines.append("People in whom nothing is planted, controls held out of everything and null twins:")
     return lines + _null_lines(rows)
+
+
+def synthesis(synthetic: Path, quality: Path) -> list[str]:
+    """How synthetic scans compare with real ones, and how many of them are copies."""
+    found = json.loads((quality / "metrics.json").read_text(encoding="utf-8"))["summary"]
+    audit = json.loads((synthetic / "audit.json").read_text(encoding="utf-8"))
+    copies = audit["copies"]
+    lines = ["Synthetic scans:", f"  {found[0]}"]
+    share = f"{100 * copies['value']:.0f} % [{100 * copies['low']:.0f}, {100 * copies['high']:.0f}]"
+    return [*lines, f"  copies of people the model learned from: {share}, n {audit['num_synthetic']}"]
 
 
 def _null_lines(rows: list[dict[str, Any]]) -> list[str]:

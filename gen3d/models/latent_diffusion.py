@@ -66,7 +66,8 @@ class LatentDiffusionConfig(BaseModelConfig):
         0.1, ge=0, le=1, description="share of training volumes that forget all conditions, and of single conditions"
     )
     around_mean: bool = Field(
-        True, description="learn deviations from the mean latent, so that the network need not learn where in the brain it is"
+        True,
+        description="learn deviations from the mean latent, so that the network need not learn where in the brain it is",
     )
     base_channels: int = Field(64, gt=0, multiple_of=NUM_GROUPS, description="width of the first level")
     max_channels: int = Field(128, gt=0, multiple_of=NUM_GROUPS, description="widths double per level up to this")

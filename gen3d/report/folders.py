@@ -309,3 +309,62 @@ class Evaluation:
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
         return {path.stem: read_table(path) for path in sorted(self.artefact.folder.glob("*.tsv"))}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Synthetic scans compared with real people: metrics.json and the pictures beside it."""
+
+    artefact: Artefact
+    name: str
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        return read_record(self.artefact.folder / "metrics.json")
+
+    def rows(self, table: str) -> list[Row]:
+        """The rows of a table; a missing value is None."""
+        found: list[Row] = self.metrics.get("tables", {}).get(table, [])
+        return found
+
+    def picture(self, name: str) -> bytes:
+        """A PNG of the folder, b"" where it has none."""
+        path = self.artefact.folder / "figures" / f"{name}.png"
+        return path.read_bytes() if path.is_file() else b""
+
+    @property
+    def shuffled_key(self) -> list[Row]:
+        """number and kind of every scan in the picture of scans in random order."""
+        return records(read_table(self.artefact.folder / "figures" / "shuffled_key.tsv"))
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """A dataset of synthetic scans: its table, its picture, where it comes from and its audit."""
+
+    artefact: Artefact
+    name: str
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row per scan."""
+        return read_table(self.artefact.folder / "manifest.tsv")
+
+    @property
+    def picture(self) -> bytes:
+        """PNG of the first scans."""
+        path = self.artefact.folder / "figures" / "samples.png"
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); run `gen3d sample` again.") from None
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """How the scans were made."""
+        return read_record(self.artefact.folder / "provenance.json")
+
+    @cached_property
+    def audit(self) -> dict[str, Any]:
+        """What the audit for copies found."""
+        return read_record(self.artefact.folder / "audit.json")

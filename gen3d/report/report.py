@@ -26,9 +26,11 @@ from gen3d.report.sections import (
     latent,
     people,
     provenance,
+    quality,
     reconstruction,
     scores,
     summary,
+    synthetic,
     training,
     truth,
 )
@@ -49,6 +51,8 @@ SECTIONS: tuple[tuple[str, Builder, str], ...] = (
     ("Individual people", people.section, "`gen3d anomaly`"),
     ("Change between sessions", change.section, "`gen3d change` on people with several sessions"),
     ("Latent space", latent.section, "`gen3d encode`"),
+    ("Synthetic scans", synthetic.section, "`gen3d sample`"),
+    ("Synthetic against real scans", quality.section, "`gen3d quality`"),
     ("Calibration", calibration.section, "`gen3d anomaly`"),
     ("Against planted truth", truth.section, "`gen3d evaluate` on a simulated cohort"),
 )
@@ -62,8 +66,8 @@ class Report(Verb):
     """
 
     inputs: Folders = Field(
-        description="finished folders of prepare, simulate, train, encode, reconstruct, anomaly, change or evaluate, in any "
-        "order"
+        description="finished folders of prepare, simulate, train, encode, reconstruct, anomaly, change, sample, quality or "
+        "evaluate, in any order"
     )
     out: Folder = Field(Path("report"), description="folder to write")
     title: str = Field("Normative modelling of structural brain MRI", description="title of the page")

@@ -21,10 +21,10 @@ from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.data.template import template_on
 from gen3d.errors import UserError
 from gen3d.report.brain import Space
-from gen3d.report.folders import NULL, Change, Evaluation, Latents, Maps, Reconstructed, Run
+from gen3d.report.folders import NULL, Change, Evaluation, Latents, Maps, Quality, Reconstructed, Run, Synthetic
 
-VERBS = ("prepare", "simulate", "train", "encode", "reconstruct", "anomaly", "change", "evaluate")
-KINDS = {"vae": "VAE", "pca": "PCA", "voxelwise": "Voxelwise regression"}
+VERBS = ("prepare", "simulate", "train", "encode", "reconstruct", "anomaly", "change", "sample", "quality", "evaluate")
+KINDS = {"vae": "VAE", "latent_diffusion": "Latent diffusion", "pca": "PCA", "voxelwise": "Voxelwise regression"}
 AND = " and "
 """Between the models of maps that several runs made together."""
 
@@ -44,6 +44,8 @@ class Sources:
     reconstructed: tuple[Reconstructed, ...]
     evaluations: tuple[Evaluation, ...]
     changes: tuple[Change, ...] = ()
+    synthetic: tuple[Synthetic, ...] = ()
+    qualities: tuple[Quality, ...] = ()
 
     @cached_property
     def cohort(self) -> pd.DataFrame:
@@ -123,6 +125,8 @@ def open_sources(folders: Sequence[Path]) -> Sources:
         latents=tuple(Latents(item, name) for item, name in _named(by_verb["encode"], kinds)),
         reconstructed=tuple(Reconstructed(item, name) for item, name in _named(by_verb["reconstruct"], kinds)),
         evaluations=tuple(Evaluation(item, item.folder.name) for item in by_verb["evaluate"]),
+        synthetic=tuple(Synthetic(item, item.folder.name) for item in by_verb["sample"]),
+        qualities=tuple(Quality(item, item.folder.name) for item in by_verb["quality"]),
         changes=tuple(Change(item, _name_of_maps(item, maps)) for item in by_verb["change"]),
     )
 

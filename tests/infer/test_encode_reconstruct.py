@@ -11,8 +11,8 @@ from gen3d.data.prepared import open_prepared
 from gen3d.data.volume import read_stored
 from gen3d.errors import UserError
 from gen3d.infer.encode import Encode
-from gen3d.models.run import load_run
 from gen3d.infer.reconstruct import Reconstruct
+from gen3d.models.run import load_run
 from tests.infer.conftest import fit
 
 

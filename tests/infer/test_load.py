@@ -16,10 +16,10 @@ from gen3d.config import Verb
 from gen3d.data.manifest import subject_hash
 from gen3d.data.plan import GridPlan, write_plan
 from gen3d.errors import UserError
-from gen3d.models.run import Run, load_run
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Statistics, VolumeSet
 from gen3d.models.pca import PCAConfig
+from gen3d.models.run import Run, load_run
 from gen3d.models.vae import VAEConfig
 from gen3d.models.voxelwise import VoxelwiseConfig
 from gen3d.models.weights import save_weights

@@ -29,5 +29,7 @@ def report(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "runs/pca",
         "runs/vae",
         "change",
+        "quality",
+        "synthetic",
     )
     return Report(inputs=tuple(world[name] for name in names), out=tmp_path_factory.mktemp("out") / "report").run()

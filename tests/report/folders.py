@@ -78,6 +78,8 @@ def build(root: Path, spacing_mm: float = 4.0, seed: int = 0, models: tuple[str,
     _latents(world, models[0], generator)
     _reconstructed(world, models[0], generator)
     _evaluation(world, models)
+    _quality(world, generator)
+    write_synthetic(world["synthetic"], audit_of(False, 0.0))
     return world
 
 
@@ -376,6 +378,62 @@ def _span(name: str, value: float, half: float = 0.05) -> dict[str, float]:
     return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
 
 
+def _with_limits(name: str, value: float, half: float) -> dict[str, float]:
+    return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
+
+
+def _quality(world: World, generator: np.random.Generator) -> None:
+    """Synthetic scans that differ a little from real ones, their hippocampus too small by 0.8 SD."""
+    folder = world["quality"]
+    distances = [
+        {"extractor": "self", "metric": metric, "name": f"{metric.upper()}-self(n=9, z-scored brain)", "set": name, "n": 9,
+         **_with_limits("value", value, 0.05), **_with_limits("floor", 0.012, 0.02), **_with_limits("excess", value - 0.012, 0.05),
+         "p": 0.004 if (metric, name) == ("mmd", "synthetic") else None}
+        for metric in ("fid", "kid", "mmd")
+        for name, value in (("synthetic", 0.234), ("reconstructed", 0.345), ("smoothed", 0.456))
+    ]  # fmt: skip
+    diversity = [
+        {"measure": "MS-SSIM (2 scales, brain)", "set": name, "num_scans": 18, "num_pairs": 153}
+        | _with_limits("value", value, 0.01)
+        | (_with_limits("minus_real", 0.0777, 0.01) if name == "synthetic" else {})
+        for name, value in (("real", 0.5), ("synthetic", 0.5777))
+    ]
+    structures = [
+        {"structure": f"structure {number}", "n_real": 18, "n_synthetic": 20, "mean_real_ml": 7.0, "sd_real_ml": 0.5,
+         "mean_synthetic_ml": 6.6, "sd_synthetic_ml": 0.4, "q": 0.03, **_with_limits("difference_sd", -0.8 + 0.1 * number, 0.2),
+         **_with_limits("ratio_sd", 0.8, 0.2), **_with_limits("wasserstein_sd", 0.6, 0.1), **_with_limits("floor_sd", 0.3, 0.1)}
+        for number in range(12)
+    ]  # fmt: skip
+    fidelity = [
+        {"covariate": "age_years", "method": "predicted", "people": people, "n": 18}
+        | _with_limits("r", r, 0.1) | _with_limits("slope", 0.7, 0.1) | _with_limits("mae", 4.3, 0.5)
+        for people, r in (("synthetic", 0.61), ("real", 0.82))
+    ]  # fmt: skip
+    utility = [
+        {"target": "sex", "trained_on": name, "n_train": 20, "n_test": 18, **_with_limits("auc", 0.66, 0.1)}
+        for name in ("real", "real, as many as synthetic", "synthetic", "real and synthetic")
+    ]
+    write_json(
+        folder / "metrics.json",
+        {
+            "summary": ["20 synthetic scans can be told from 18 real ones."],
+            "reference": ["narrowed to sex F"],
+            "not_included": ["fidelity of mmse: fewer than 12 real people whose value is known"],
+            "tables": {"distances": distances, "diversity": diversity, "structures": structures, "fidelity": fidelity,
+                       "utility": utility},
+        },
+    )  # fmt: skip
+    (folder / "figures").mkdir()
+    for name in ("shuffled", "labelled", "structures", "fidelity"):
+        pixels = generator.integers(0, 255, (60, 120, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "figures" / f"{name}.png")
+    key = pd.DataFrame(
+        {"number": [1, 2, 3, 4], "kind": ["real", "synthetic", "synthetic", "real"], "key": list("abcd")}
+    )
+    _write(folder / "figures" / "shuffled_key.tsv", key)
+    write_record(folder, "quality")
+
+
 def _evaluation(world: World, models: tuple[str, ...]) -> None:
     folder = world["evaluation"]
     voxels, regions, detection, differences, null, by_region = [], [], [], [], [], []
@@ -486,3 +544,29 @@ def _evaluation(world: World, models: tuple[str, ...]) -> None:
     write_record(
         folder, "evaluate", {"maps": [world[f"maps/{model}"] for model in models], "truth": [world["prepared"]]}
     )
+
+
+SHARES = ("copies", "subjects_copied", "paired", "accuracy_train", "accuracy_held_out", "privacy_loss", "membership")
+
+
+def write_synthetic(out: Path, audit: dict[str, Any]) -> Path:
+    """A dataset of four synthetic scans with this audit."""
+    out.mkdir()
+    table = {"key": [f"sub-syn{k}_ses-1" for k in range(4)], "subject": [f"syn{k}" for k in range(4)]}
+    asked = {"requested_age_years": [70.0, 80.0, 75.0, np.nan], "requested_sex": ["F", "F", "M", "n/a"]}
+    pd.DataFrame({**table, **asked}).to_csv(out / "manifest.tsv", sep="\t", index=False, na_rep="n/a")
+    write_json(out / "provenance.json", {"drawing": {"sampler": "dpm_solver", "steps": 25}})
+    write_json(out / "audit.json", audit)
+    (out / "figures").mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(out / "figures" / "samples.png")
+    write_record(out, "sample")
+    return out
+
+
+def audit_of(failed: bool, copies: float, waiver: str | None = None) -> dict[str, Any]:
+    """What `gen3d sample` writes of an audit that found this share of copies."""
+    interval = {"value": copies, "low": copies, "high": copies + 0.05, "num": 4}
+    figures = {"num_train_people": 30, "num_held_out_people": 12, **dict.fromkeys(SHARES, interval)}
+    both = {"latent": figures, "voxels": figures}
+    done = {"done": True, "failed": failed, "waiver": waiver, "num_synthetic": 4, "rule": "fails when it must"}
+    return {**done, "copies": interval, "embeddings": both}

@@ -45,7 +45,12 @@ def _sentence(rows: list[dict[str, Any]]) -> str:
         if row["age_min"] is not None:
             text += f" aged {row['age_min']:.0f} to {row['age_max']:.0f}"
         parts.append(text)
-    text = "Only healthy controls were used for training. " + "; ".join(parts) + "."
+    others = [f"{row['model']} from {row['num_patients']}" for row in rows if row["num_patients"]]
+    if others:
+        text = f"Healthy controls were used for training, and people of other diagnoses by {wording.listed(others)}. "
+    else:
+        text = "Only healthy controls were used for training. "
+    text += "; ".join(parts) + "."
     crossed = [f"{row['model']} (by {row['num_members']})" for row in rows if row["num_members"] > 1]
     if crossed:
         text += (
@@ -72,6 +77,7 @@ def _describe(context: Context, run: Run) -> dict[str, Any]:
         "channels": [str(name) for name in config.get("channels", [])],
         "num_members": max(1, len(seen)),
         "num_people": len(hashes),
+        "num_patients": max((list(member.values()).count("evaluation") for member in seen.values()), default=0),
         "num_known": int(people["subject"].nunique()) if len(people) else 0,
         "age_min": float(ages.min()) if len(ages) else None,
         "age_max": float(ages.max()) if len(ages) else None,
@@ -91,7 +97,14 @@ def _detail(model: dict[str, Any]) -> str:
     if model.get("kind") == "pca":
         size = next((model[name] for name in ("components", "num_components", "latent_size") if name in model), None)
         return f"{size} components" if size else "principal components"
+    if model.get("kind") == "latent_diffusion":
+        told = wording.listed([str(name).replace("_", " ") for name in model.get("conditions") or ["nothing"]])
+        return f"{model.get('noising', '')} in {_sides(model)} latents, told {told}"
     return "age, sex and site per voxel" if model.get("kind") == "voxelwise" else ""
+
+
+def _sides(model: dict[str, Any]) -> str:
+    return " x ".join(str(side) for side in model.get("latent_shape") or ())
 
 
 def _num_weights(run: Run) -> int | None:
@@ -157,11 +170,15 @@ def _curves(context: Context, run: Run) -> Figure | None:
             panels[TERMS.get(name, name.replace("_", " "))] = lines
     png, svg = charts.curves(panels, "Weight updates")
     each = f"One line per member ({len(members)}). " if len(members) > 1 else ""
-    caption = (
-        f"Training of {run.name}: each term of the loss, averaged between two log entries. {each}The KL divergence is "
-        "the "
-        "information that passes through the latent, in nats per brain; it moves while its weight is raised and "
-        "should be "
-        "steady at the end."
-    )
+    caption = f"Training of {run.name}: each term of the loss, averaged between two log entries. {each}"
+    if "kl" in names:
+        caption += (
+            "The KL divergence is the information that passes through the latent, in nats per brain; it moves while its "
+            "weight is raised and should be steady at the end."
+        )
+    if "error" in names:
+        caption += (
+            "The error is that of the predicted noise or velocity, averaged over all noise levels; most of it cannot be "
+            "predicted, so that it levels off far above zero. What the model draws is judged by `gen3d quality`."
+        )
     return Figure(f"training_{run.artefact.folder.name}", f"Loss curves of {run.name}.", caption, png, svg=svg)

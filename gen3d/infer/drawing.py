@@ -1,0 +1,147 @@
+"""From noise to volumes: what one sample is, whatever others are computed with it.
+
+Each sample has random streams of its own, and samples are computed in fixed groups: how a sum is rounded depends on the
+number of volumes in a call of the network (on CPUs, a convolution of one volume even takes another, slower path). Sample
+k is in group k // size, and a group is always computed whole, so that the network gets the same numbers whatever the batch,
+the number of processes, the order, or what was there already: the sample is the same to the last bit on the same machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gen3d.errors import UserError
+from gen3d.infer.request import FIRST_NOISE, FRESH_NOISE, stream
+from gen3d.models.latent_diffusion import LatentDiffusion
+from gen3d.train.engine_config import computes_bfloat16
+
+DECODED_PER_CALL = {"cpu": 2}
+"""Latents decoded in one call, by kind of device; 1 on others, where memory is scarcer than time."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How samples are drawn: all that determines them besides seed, number and conditions."""
+
+    model: LatentDiffusion
+    seed: int
+    sampler: str
+    num_steps: int
+    guidance: float
+    per_call: int
+    precision: torch.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.latent_mean.device
+
+    def group(self, sample: int) -> list[int]:
+        """All samples that are computed together with this one, in their order."""
+        first = sample - sample % self.per_call
+        return list(range(first, first + self.per_call))
+
+    @torch.no_grad()
+    def latents(self, group: Sequence[int], coded: NDArray[np.float32]) -> Tensor:
+        """Latents [samples, *latent_shape] of the samples of a group, given their conditions [samples, p].
+
+        Raises:
+            UserError: the device has too little memory.
+        """
+
+        def normals(purpose: int, step: int = 0) -> Tensor:
+            drawn = [
+                stream(self.seed, sample, purpose, step).standard_normal(self.model.latent_shape, dtype=np.float32)
+                for sample in group
+            ]
+            return torch.from_numpy(np.stack(drawn)).to(self.device)
+
+        first, conditions = normals(FIRST_NOISE), torch.from_numpy(coded).to(self.device)
+        with self._enough_memory(), self._precision():
+            return self.model.generate(
+                conditions,
+                first,
+                lambda step: normals(FRESH_NOISE, step),
+                self.sampler,
+                self.num_steps,
+                self.guidance,
+            )
+
+    @torch.no_grad()
+    def decoded(self, latents: Tensor) -> NDArray[np.float32]:
+        """Volumes [samples, C, X, Y, Z] of a group's latents, stored units; NaN where the network made NaN.
+
+        Raises:
+            UserError: the device has too little memory.
+        """
+        per_call, num = DECODED_PER_CALL.get(self.device.type, 1), len(latents)
+        decoded = []
+        for start in range(0, num, per_call):
+            places = [min(start + place, num - 1) for place in range(per_call)]
+            with self._enough_memory(), self._precision():
+                volumes = self.model.decode(latents[places])
+            decoded.append(volumes.float().cpu().numpy()[: num - start])
+        return np.concatenate(decoded)
+
+    def seconds_per_sample(self, coded: NDArray[np.float32]) -> float:
+        """Time to draw one sample, from two samplings of few steps and one decoding of the group that `coded` is for."""
+        group = range(len(coded))
+        taken = []
+        for num_steps in (1, 1, 2):  # the first call also waits for libraries to load
+            began = time.perf_counter()
+            latents = replace(self, num_steps=num_steps).latents(group, coded).cpu()
+            taken.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        self.decoded(latents.to(self.device))
+        decoding = time.perf_counter() - began
+        step = max(taken[2] - taken[1], 0.0)
+        return (taken[1] + (self.num_steps - 1) * step + decoding) / len(coded)
+
+    @contextmanager
+    def _enough_memory(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{self.device} has too little memory for {self.per_call} samples at a time ({str(error).split('. ')[0]}); "
+                "use per_call=1, decode_tile=16 or precision=bf16."
+            ) from None
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        reduced = self.precision == torch.bfloat16
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=reduced)
+
+
+def chosen_device(asked: str, local_rank: int) -> torch.device:
+    """The device of this process: auto takes a GPU if there is one.
+
+    Raises:
+        UserError: a GPU was asked for and there is none, or none for this process.
+    """
+    available = torch.cuda.is_available()
+    if asked == "cuda" and not available:
+        raise UserError("device=cuda, but torch sees no GPU; use device=cpu or install torch for CUDA.")
+    if not available or asked == "cpu":
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"process {local_rank} of this node has no GPU of its own (there are {torch.cuda.device_count()}); start as many "
+            "processes per node as it has GPUs (torchrun --nproc-per-node)."
+        )
+    return torch.device("cuda", local_rank)
+
+
+def chosen_precision(asked: str, device: torch.device) -> torch.dtype:
+    """bfloat16 or float32; auto is bfloat16 where the device computes in it."""
+    if asked == "auto":
+        return torch.bfloat16 if computes_bfloat16(device) else torch.float32
+    return torch.bfloat16 if asked == "bf16" else torch.float32

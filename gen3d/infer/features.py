@@ -1,0 +1,183 @@
+"""Feature vectors of scans by the extractors that were asked for, kept in the folder so that they are computed once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BeforeValidator, Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gen3d.artefact import file_digest
+from gen3d.config import Config
+from gen3d.infer.contrastive import SelfTrained, take_scale, train_features, untrained
+from gen3d.nets.extractors import BrainFeatures, Extractor, Med3D, RadImageNet, check_weights
+from gen3d.progress import track
+
+Floats = NDArray[np.float32]
+
+
+class RandomFeatures(Config):
+    """Brain features whose weights stay as they were drawn: texture and shape without any training."""
+
+    kind: Literal["random"] = Field("random", description="fixed random convolutions")
+    seed: int = Field(0, ge=0, description="of the weights")
+
+
+class Med3DFeatures(Config):
+    """MedicalNet's 3D ResNet-50, the features of published FIDs of 3D brain MRI."""
+
+    kind: Literal["med3d"] = Field("med3d", description="MedicalNet's 3D ResNet-50")
+    weights: Path = Field(description="file of resnet_50_23dataset.pth, which you download yourself")
+
+
+class RadImageNetFeatures(Config):
+    """RadImageNet's 2D ResNet-50 on central slices of three planes."""
+
+    kind: Literal["radimagenet"] = Field("radimagenet", description="RadImageNet's 2D ResNet-50, three planes")
+    weights: Path = Field(description="file of RadImageNet's ResNet-50 for PyTorch, which you download yourself")
+    central_share: float = Field(0.4, gt=0, le=1, description="share of the slices of each plane that is used")
+
+
+def _by_name(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+ExtractorConfig = Annotated[
+    Annotated[SelfTrained | RandomFeatures | Med3DFeatures | RadImageNetFeatures, Field(discriminator="kind")],
+    BeforeValidator(_by_name),
+]
+"""`self`, or {kind: med3d, weights: file}."""
+
+STANDARD = {"med3d": "Med3D ResNet-50", "radimagenet": "RadImageNet ResNet-50 2.5D"}
+"""Extractors with a name of their own in the literature; distances by any other are called FID-self and the like."""
+
+
+def check_extractors(configs: Sequence[ExtractorConfig]) -> dict[str, str]:
+    """Refuse weights that are not there; the hashes of those that are, by kind.
+
+    Raises:
+        UserError: naming the file.
+    """
+    found: dict[str, str] = {}
+    for config in configs:
+        if isinstance(config, (Med3DFeatures, RadImageNetFeatures)):
+            check_weights(config.weights, STANDARD[config.kind])
+            found[config.kind] = file_digest(config.weights)
+    return found
+
+
+def metric_name(metric: str, kind: str, num: int, normalisation: str) -> str:
+    """A distance's full name: `FID-self(n=24, z-scored brain)`, `KID(Med3D ResNet-50, n=24, z-scored brain)`."""
+    known = STANDARD.get(kind)
+    if known is None:
+        return f"{metric.upper()}-{kind}(n={num}, {normalisation})"
+    return f"{metric.upper()}({known}, n={num}, {normalisation})"
+
+
+@dataclass(frozen=True)
+class Scans:
+    """Some scans: a name for the set, their keys, and how one is read: key -> T1w [X, Y, Z] in stored units.
+
+    `made_from_real`: scan i of the set is real scan i with something done to it.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    read: Callable[[str], Floats]
+    made_from_real: bool = False
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def load(self, rows: NDArray[np.int64]) -> Tensor:
+        """Several scans [B, X, Y, Z]."""
+        return torch.from_numpy(np.stack([self.read(self.keys[int(row)]) for row in rows]))
+
+
+@dataclass
+class FeatureMaker:
+    """One extractor at work: built when first needed, its features kept under `folder`.
+
+    `training` are the real scans that a self-trained extractor learns from and that give own extractors their scale.
+    """
+
+    config: ExtractorConfig
+    folder: Path
+    training: Scans
+    mask: NDArray[np.bool_]
+    device: str = "cpu"
+    _network: Extractor | None = field(default=None, repr=False)
+
+    @property
+    def normalisation(self) -> str:
+        """What is done to intensities first."""
+        kinds: dict[str, type[Extractor]] = {"med3d": Med3D, "radimagenet": RadImageNet}
+        return kinds.get(self.config.kind, BrainFeatures).normalisation
+
+    @property
+    def recognised(self) -> float:
+        """Of a self-trained extractor: share of views whose nearest view was that of the same scan; NaN of others."""
+        path = self.folder / f"{self.config.kind}.safetensors"
+        return float(load_file(path)["recognised"]) if path.is_file() else float("nan")
+
+    def features(self, scans: Scans) -> list[Floats]:
+        """Features [n, k, d] of every plane."""
+        path = self.folder / f"{self.config.kind}_{scans.name}.npz"
+        if path.is_file():
+            with np.load(path, allow_pickle=False) as kept:
+                return [kept[f"plane{i}"] for i in range(len(kept.files))]
+        network, mask = self._built(), torch.from_numpy(self.mask).to(self.device)
+        with torch.no_grad():
+            rows = [
+                network.features(scans.load(np.array([row])).to(self.device), mask)
+                for row in track(range(len(scans)), f"{self.config.kind} features of {scans.name} scans")
+            ]
+        planes = [torch.cat([row[i] for row in rows]).cpu().numpy() for i in range(len(rows[0]))]
+        with whole_file(path) as partial, partial.open("wb") as stream:
+            np.savez(stream, **{f"plane{i}": plane for i, plane in enumerate(planes)})  # type: ignore[arg-type]
+        return planes
+
+    def _built(self) -> Extractor:
+        if self._network is None:
+            self._network = self._build().to(self.device)
+        return self._network
+
+    def _build(self) -> Extractor:
+        if isinstance(self.config, Med3DFeatures):
+            return Med3D(self.config.weights)
+        if isinstance(self.config, RadImageNetFeatures):
+            return RadImageNet(self.config.weights, self.config.central_share)
+        path, mask = self.folder / f"{self.config.kind}.safetensors", torch.from_numpy(self.mask)
+        network = untrained(self.config.seed)
+        if path.is_file():
+            network.load_state_dict(load_file(path))
+        elif isinstance(self.config, SelfTrained):
+            network = train_features(self.config, self.training.load, len(self.training), mask)
+        else:
+            take_scale(network, self.training.load, len(self.training), mask)
+        if not path.is_file():
+            with whole_file(path) as partial:
+                save_file(network.state_dict(), partial)
+        return network.requires_grad_(False).eval()
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` when the block ends: a reader sees the whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

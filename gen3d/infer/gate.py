@@ -1,0 +1,156 @@
+"""The gate between quarantine and a synthetic dataset: nothing is handed over before the audit for copies, or a waiver."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gen3d.artefact import read, write_json
+from gen3d.data.prepared import Prepared, open_prepared
+from gen3d.data.volume import read_stored
+from gen3d.errors import UserError
+from gen3d.infer.audit import Audit, AuditSettings, draw_nearest, known_people, run_audit
+from gen3d.infer.channels import T1W
+from gen3d.infer.synthetic import Dataset, key_of, writing
+from gen3d.infer.tables import write_table
+from gen3d.models.run import Run
+from gen3d.progress import say, warn
+
+REPORT, NEAREST_PICTURE, NEAREST_TABLE = "audit.json", "nearest.png", "nearest.tsv"
+ADVICE = "train with more people, augment.flip, fewer steps or a smaller network"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What the scans of a run are audited with. Without a reference cohort, `obstacle` says why no audit is possible."""
+
+    run: Run
+    settings: AuditSettings
+    reference: Prepared | None
+    obstacle: str
+    waiver: str | None
+
+    @classmethod
+    def open(cls, run: Run, settings: AuditSettings, given: Sequence[Path] | None, waiver: str | None) -> Gate:
+        """Find the people to audit against: in the folders given, or in those that the run was trained on.
+
+        Raises:
+            UserError: there are none, or too few, and no waiver was given.
+        """
+        try:
+            reference = open_prepared(tuple(given) if given is not None else training_folders(run))
+            run.require(reference)
+            known_people(run, reference, settings)
+        except UserError as error:
+            if waiver is None:
+                raise UserError(
+                    f"no audit for copies of training people is possible: {error} Give audit_against= the prepared folders "
+                    "with the training and held-out people, or say with waiver='reason' that the scans may go unaudited."
+                ) from None
+            return cls(run, settings, None, str(error), waiver)
+        return cls(run, settings, reference, "", waiver)
+
+    def pass_through(self, dataset: Dataset, samples: Sequence[int]) -> list[bool | None]:
+        """Audit the scans and write audit.json; returns which of them are copies, None where no audit was possible.
+
+        Raises:
+            UserError: there are more copies than allowed, and no waiver; the scans stay in quarantine.
+        """
+        if self.reference is None:
+            warn(f"no audit for copies: {self.obstacle} Waived: {self.waiver}")
+            self._report(dataset, {"done": False, "obstacle": self.obstacle})
+            return [None] * len(samples)
+        audit = run_audit(self.run, self._scans(dataset, samples), self.reference, self.settings)
+        self._report(dataset, {"done": True, **audit.to_dict()})
+        for sentence in audit.sentences:
+            say(sentence)
+        if audit.failed and self.waiver is None:
+            self._keep_aside(dataset, audit)
+            raise UserError(
+                f"{audit.sentences[0]}; the scans stay in {dataset.out}/quarantine, where {NEAREST_PICTURE} shows the "
+                f"nearest of them beside the training scans; {ADVICE}, or run the same command with waiver='reason'."
+            )
+        if audit.failed:
+            warn(f"the audit failed and is waived: {self.waiver}")
+        return [bool(copied) for copied in audit.copied]
+
+    def _scans(self, dataset: Dataset, samples: Sequence[int]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        for sample in samples:
+            paths = [dataset.drawn(sample, channel) for channel in self.run.channels]
+            yield key_of(sample), np.stack([read_stored(path) for path in paths])
+
+    def report(self, dataset: Dataset) -> dict[str, Any]:
+        """What the audit of a dataset found, as audit.json has it."""
+        figures: dict[str, Any] = json.loads((dataset.out / REPORT).read_text(encoding="utf-8"))
+        return figures
+
+    def summary(self, dataset: Dataset) -> str:
+        """The verdict on a dataset in a word or two."""
+        figures = self.report(dataset)
+        verdict = "not possible" if not figures["done"] else "failed" if figures["failed"] else "passed"
+        return verdict if verdict == "passed" else f"{verdict}, waived: {figures['waiver']}"
+
+    def still_stands(self, dataset: Dataset) -> None:
+        """Refuse to take a finished dataset for good that was handed over with a waiver which is not given any more."""
+        figures = self.report(dataset)
+        if self.waiver is None and (figures.get("failed") or not figures["done"]):
+            raise UserError(
+                f"{dataset.out}: was finished before, but handed over with a waiver ({figures['waiver']}); give waiver= to say "
+                "that this still holds."
+            )
+
+    def _report(self, dataset: Dataset, figures: dict[str, Any]) -> None:
+        with writing(dataset.out):
+            write_json(dataset.out / REPORT, _without_nan(figures | {"waiver": self.waiver}))
+
+    def _keep_aside(self, dataset: Dataset, audit: Audit) -> None:
+        """Show what was found where the scans are: these files show patients, and never become part of the dataset."""
+        assert self.reference is not None
+        samples = {key: number for number, key in enumerate(audit.keys)}
+        with writing(dataset.out):
+            write_table(dataset.quarantine / NEAREST_TABLE, audit.nearest)
+            draw_nearest(
+                dataset.quarantine / NEAREST_PICTURE,
+                audit,
+                lambda key: read_stored(dataset.drawn(samples[key], T1W)),
+                self.reference,
+            )
+
+
+def training_folders(run: Run) -> tuple[Path, ...]:
+    """The prepared folders that a run and its autoencoder were trained on, as they recorded them.
+
+    Raises:
+        UserError: one of them is not there any more, or holds something else now.
+    """
+    if run.artefact.verb == "import-weights":
+        raise UserError(f"{run.folder}: holds weights from elsewhere, and whom they learned from is not known.")
+    items = _recorded(run.artefact.inputs)
+    if not items:
+        raise UserError(f"{run.folder}: does not say which prepared folders its model was trained on.")
+    for item in items:
+        if read(Path(item["path"])).key != item["key"]:
+            raise UserError(f"{item['path']}: is not what {run.folder} was trained on any more.")
+    return tuple(dict.fromkeys(Path(item["path"]) for item in items))
+
+
+def _recorded(inputs: dict[str, Any]) -> list[dict[str, str]]:
+    """Prepared folders among an artefact's inputs, and among those of the latents and the autoencoder that it names."""
+    items: list[dict[str, str]] = list(inputs.get("prepared", []))
+    for name in ("latents", "autoencoder", "run"):
+        for item in inputs.get(name, []):
+            upstream = read(Path(item["path"]))
+            items += [] if upstream.verb == "import-weights" else _recorded(upstream.inputs)
+    return items
+
+
+def _without_nan(figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures that cannot be had (of a single scan, say) as null: NaN is no JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps(figures, default=str), parse_constant=lambda name: None)
+    return plain

@@ -1,0 +1,178 @@
+"""Whom synthetic scans are compared with: real people whom the generator never saw, like those that were asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from gen3d.data.manifest import is_twin, subject_hash
+from gen3d.data.prepared import Prepared
+from gen3d.errors import UserError
+
+GENERATOR_SUBJECTS, PROVENANCE = "generator_subjects.json", "provenance.json"
+REQUESTED = "requested_"
+HELD_OUT = ("calibration", "test", "evaluation")
+MIN_PEOPLE = 4
+"""Real people, and synthetic scans, below which nothing is compared."""
+
+ENOUGH = 10
+"""Real people that must remain for the reference to be narrowed to what was requested, other than the diagnosis."""
+
+NEARLY_ALL = 0.9
+"""Share of people who fit a request, from which on the reference is not narrowed by it."""
+
+Seen = Literal["refuse", "leave_out"]
+
+
+@dataclass(frozen=True)
+class People:
+    """The scans of one evaluation, one per person.
+
+    `reference` are real people that the generator never saw and that are like those requested; `held_out` all such people,
+    also unlike; `learned` real people with role train, from whom extractors and predictors learn; `synthetic` all
+    synthetic scans. `notes` say in words how the reference was chosen.
+    """
+
+    synthetic: pd.DataFrame
+    reference: pd.DataFrame
+    held_out: pd.DataFrame
+    learned: pd.DataFrame
+    notes: tuple[str, ...]
+
+    @property
+    def requested(self) -> tuple[str, ...]:
+        """Columns for which something was requested of at least one synthetic scan."""
+        named = [str(name) for name in self.synthetic.columns if str(name).startswith(REQUESTED)]
+        return tuple(name.removeprefix(REQUESTED) for name in named if self.synthetic[name].notna().any())
+
+
+def choose_people(synthetic: Prepared, real: Prepared, match: Sequence[str], seen: Seen) -> People:
+    """Choose the people of an evaluation; of somebody with several sessions, the first is taken.
+
+    Args:
+        synthetic: what `gen3d sample` wrote.
+        real: the cohort that it is compared with.
+        match: columns in which the reference is narrowed to what was requested: categories, and ranges of numbers.
+        seen: what to do with held-out people whom the generator saw.
+
+    Raises:
+        UserError: no synthetic scans or too few, other plans, too few real people, or people whom the generator saw.
+    """
+    scans = synthetic.manifest[synthetic.manifest["role"] != "excluded"].reset_index(drop=True)
+    if len(scans) < MIN_PEOPLE:
+        raise UserError(
+            f"{synthetic.folders[0]}: {len(scans)} synthetic scans; at least {MIN_PEOPLE} are needed, sample more."
+        )
+    if synthetic.plan.key != real.plan.key:
+        raise UserError(
+            f"{real.folders[0]}: its plan differs from that of {synthetic.folders[0]} "
+            f"({synthetic.plan.difference(real.plan)}); give real scans that were prepared as the generator's were."
+        )
+    table = real.manifest[~is_twin(real.manifest)]
+    table = table[~table["subject"].duplicated() | ~table["role"].isin([*HELD_OUT, "train"])]
+    held_out = table[table["role"].isin(HELD_OUT)]
+    known = _generator_subjects(synthetic.folders[0])
+    met = held_out["subject"].map(subject_hash).isin(known)
+    notes = []
+    if met.any():
+        whom = ", ".join(held_out.loc[met, "subject"].iloc[:5]) + (" and others" if met.sum() > 5 else "")
+        if seen == "refuse":
+            raise UserError(
+                f"{real.folders[0]}: {int(met.sum())} of {len(held_out)} people to compare with are people that the "
+                f"generator learned from ({whom}), and a copy of them would count as realistic; give a cohort without them, "
+                "or set seen=leave_out."
+            )
+        notes.append(f"{int(met.sum())} held-out people whom the generator saw are left out ({whom})")
+        held_out = held_out[~met]
+    reference, narrowed = _like_requested(held_out, scans, match)
+    if len(reference) < MIN_PEOPLE:
+        also = f" ({'; '.join(narrowed)})" if narrowed else ""
+        raise UserError(
+            f"{real.folders[0]}: only {len(reference)} real people to compare with{also}; at least {MIN_PEOPLE} are needed "
+            f"with roles {', '.join(HELD_OUT)} whom the generator never saw."
+        )
+    learned = table[table["role"] == "train"].drop_duplicates("subject")
+    parts = [part.reset_index(drop=True) for part in (reference, held_out, learned)]
+    return People(scans, parts[0], parts[1], parts[2], (*notes, *narrowed))
+
+
+def _generator_subjects(folder: Path) -> dict[str, str]:
+    """Hash -> role of everybody whom the generator saw: as `sample` wrote it, else from the run that provenance names.
+
+    Raises:
+        UserError: neither is there.
+    """
+    path = folder / GENERATOR_SUBJECTS
+    if path.is_file():
+        return {str(person): str(role) for person, role in _json(path).items()}
+    run, _ = generator_run(folder)
+    if run is not None:
+        members = _json(run / "subjects.json")
+        return {person: role for member in members.values() for person, role in member.items()}
+    raise UserError(
+        f"{path}: missing, and the run that {PROVENANCE} names is not there either, so that nobody knows whom the generator "
+        "saw; run `gen3d sample` again."
+    )
+
+
+def generator_run(folder: Path) -> tuple[Path | None, str]:
+    """The run that synthetic scans were drawn from: its folder, None where it is not there any more, and its key.
+
+    Raises:
+        UserError: the folder does not say.
+    """
+    run = _json(folder / PROVENANCE).get("run", {})
+    record, key = Path(str(run.get("folder", ""))) / "artefact.json", str(run.get("key", ""))
+    there = record.is_file() and _json(record).get("key") == key
+    return (record.parent if there else None), key
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: missing or damaged ({error}); run `gen3d sample` again.") from None
+    return value if isinstance(value, dict) else {}
+
+
+def _like_requested(
+    held_out: pd.DataFrame, scans: pd.DataFrame, match: Sequence[str]
+) -> tuple[pd.DataFrame, list[str]]:
+    """The people who are like what was requested, and in words what was done."""
+    kept, notes = held_out, []
+    for name in match:
+        column = f"{REQUESTED}{name}"
+        if column not in scans.columns or name not in held_out.columns or scans[column].notna().sum() == 0:
+            continue
+        fitting, words = _fitting(kept[name], scans[column])
+        if float(fitting.mean()) >= (1.0 if name == "diagnosis" else NEARLY_ALL):
+            continue
+        if name != "diagnosis" and int(fitting.sum()) < ENOUGH:
+            notes.append(f"not narrowed to {name} {words}: only {int(fitting.sum())} people would remain")
+            continue
+        kept = kept[fitting]
+        notes.append(f"narrowed to {name} {words}")
+    return kept, notes
+
+
+def _fitting(values: pd.Series, requested: pd.Series) -> tuple[pd.Series, str]:
+    """Which people have a requested category or lie in the requested range; and that in words."""
+    wanted = pd.to_numeric(requested, errors="coerce")
+    if wanted.notna().sum() == requested.notna().sum():
+        low, high = float(wanted.min()), float(wanted.max())
+        return pd.to_numeric(values, errors="coerce").between(low, high), f"{low:.4g} to {high:.4g}"
+    codes = sorted({str(code) for code in requested.dropna()})
+    return values.astype(object).map(str).isin(codes), " or ".join(codes)
+
+
+def numbers_of(column: pd.Series) -> pd.Series | None:
+    """The column as numbers, NaN where missing; None where something in it is no number (a category)."""
+    filled = column.astype(object).where(column.notna() & (column.astype(str) != ""), np.nan)
+    numbers = pd.to_numeric(filled, errors="coerce")
+    return numbers if bool((numbers.notna() == filled.notna()).all()) else None

@@ -1,0 +1,325 @@
+"""`gen3d sample`: synthetic scans on request, measured, audited, and written as a dataset that the other verbs read."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from gen3d.artefact import RECORD, Work, begin, digest, file_digest, write_json
+from gen3d.config import Folders, Verb, execution
+from gen3d.data.pool import num_workers
+from gen3d.data.structures import LOG_JACOBIAN
+from gen3d.errors import UserError
+from gen3d.infer.audit import AuditSettings
+from gen3d.infer.channels import T1W
+from gen3d.infer.drawing import Drawing, chosen_device, chosen_precision
+from gen3d.infer.gate import Gate
+from gen3d.infer.request import LARGEST_COUNT, Conditions, Request, Unnamed, read_people, read_trained
+from gen3d.infer.sample_job import PICTURE, Job
+from gen3d.infer.synthetic import REGISTRATION_S_PER_MEGAVOXEL, Dataset, Row, measure_all, writing
+from gen3d.infer.synthetic_tables import cohort_table, write_bids, write_image, write_prepared
+from gen3d.infer.tiling import SMALLEST_TILE, decode_in_tiles
+from gen3d.models.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, SamplerName, check_sampler
+from gen3d.models.run import OneRun, load_run
+from gen3d.progress import duration, say, track, warn
+from gen3d.train.preflight import meet, report_failure
+from gen3d.train.processes import Processes, launched
+
+NUM_NAMED = 8
+PROVENANCE, TRAINED = "provenance.json", "conditions.tsv"
+
+
+class Sample(Verb):
+    """Draw synthetic scans from a latent diffusion model: who is asked for, how many, and with which seed.
+
+    Sample k of a seed is the same scan whatever batch_size, the number of processes, the order or an interruption. Every
+    scan is registered to the template, which measures its structures; then all are audited for copies of people that the
+    model learned from. Only what passes is handed over: volumes/, BIDS images and the tables. What does not stays in
+    quarantine/ and the verb ends with an error, unless waiver= gives a reason, which is written into provenance.json.
+    """
+
+    run_folder: OneRun = Field(alias="run", description="run folder of `gen3d train`, model.kind=latent_diffusion")
+    count: int | None = Field(None, ge=1, le=LARGEST_COUNT, description="scans to draw; with table=, one per row")
+    seed: int = Field(0, ge=0, description="seed; with the sample's number it determines the scan")
+    condition: Conditions = Field(
+        default_factory=dict,
+        description="who is asked for, name: value. A number or a code is fixed; [low, high] of a number is drawn uniformly, "
+        "a list of codes too; unknown leaves it open",
+    )
+    table: Path | None = Field(
+        None, description="instead of condition: TSV with a column per condition and a row per requested person"
+    )
+    unnamed: Unnamed = Field(
+        "unknown",
+        description="conditions not named: unknown, or as_trained: near those of a training person who fits what is named",
+    )
+    extrapolate: bool = Field(False, description="allow conditions outside the range that the model learned from")
+    sampler: SamplerName = Field("dpm_solver", description="how noise becomes a latent")
+    steps: int = Field(25, ge=1, le=1000, description="denoising steps; ddpm needs 1000")
+    guidance: float = Field(
+        1.0, ge=0, description="1: conditions as they were learned; more exaggerates them; 0: ignores them"
+    )
+    per_call: int = Field(
+        2,
+        ge=1,
+        description="samples in a call of the network; another number rounds differently, by about 1e-5 of white matter",
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "fp32", description="of the networks; auto is bf16 where the processor computes in it"
+    )
+    decode_tile: int = Field(
+        0, ge=0, description="decode in tiles of so many latent voxels a side, when memory is short; 0: whole volumes"
+    )
+    measure: bool = Field(
+        True, description="register every scan to the template: volumes of structures and the channel log_jacobian"
+    )
+    audit: AuditSettings = Field(
+        default_factory=AuditSettings,
+        description="when scans count as copies of training people, and how many are too many",
+    )
+    waiver: str | None = execution(
+        None, "a reason to hand the scans over although the audit failed or was not possible; kept in provenance.json"
+    )
+    audit_against: Folders | None = Field(
+        None,
+        description="prepared folders with the people the model learned from, and held-out ones; none: those recorded in the run",
+    )
+    batch_size: int = execution(
+        4,
+        "samples in memory at a time; the result does not depend on it, the speed hardly: see per_call",
+        ge=1,
+        le=1024,
+    )
+    device: Literal["auto", "cpu", "cuda"] = execution("auto", "where to compute; auto takes a GPU if there is one")
+    workers: int = execution(0, "registrations at a time; 0: one per core", ge=0)
+    timeout_s: float = execution(21600.0, "seconds that a process waits for the others", gt=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Sample:
+        if self.table is not None and (self.count is not None or self.condition):
+            raise ValueError("table= says who and how many; leave out condition= and count=")
+        if self.table is None and self.count is None:
+            raise ValueError("count= is missing: how many scans to draw")
+        if 0 < self.decode_tile < SMALLEST_TILE:
+            raise ValueError(f"decode_tile={self.decode_tile} is mostly border; use {SMALLEST_TILE} or more, or 0")
+        if self.waiver is not None and not self.waiver.strip():
+            raise ValueError("waiver= needs a reason in words")
+        return self
+
+    @classmethod
+    def check_processes(cls, num_processes: int) -> None:
+        """Any number of processes can share a request."""
+
+    @classmethod
+    def cannot_begin(cls, error: UserError, num_processes: int) -> UserError:
+        """The other processes wait for this one: tell them."""
+        return report_failure(str(error)) if num_processes > 1 else error
+
+    def run(self) -> Path:
+        """Draw, measure, audit and hand over; an interrupted call goes on with what is missing.
+
+        Raises:
+            UserError: a request that the model cannot follow, nobody to audit against, scans that are not finite, copies.
+        """
+        place, opened = launched(), list[Job]()
+
+        def inspect() -> dict[str, str]:
+            opened.append(self._open(str(chosen_device(self.device, place.local_rank))))
+            notes = {"settings": digest(self.settings()), "run": opened[0].run.artefact.key, "backend": "gloo"}
+            return notes | ({"table": file_digest(self.table)} if self.table is not None else {})
+
+        processes = meet(place, inspect, self.timeout_s)
+        self._sample(opened[0], processes)
+        processes.part()
+        return self.out
+
+    def plan(self) -> list[str]:
+        """Who would be drawn, how long it would take and how much it would write."""
+        job = self._open(str(chosen_device(self.device, launched().local_rank)))
+        request, missing = job.request, job.dataset.missing(job.samples)
+        megavoxels = float(np.prod(job.run.plan.shape)) / 1e6
+        megabytes = request.count * megavoxels * (2 * len(job.dataset.plan.channels) + 1)
+        drawing = self._drawing(job)
+        parts = {"drawing": drawing.seconds_per_sample(job.coded(drawing.group(0))) * len(missing)}
+        if self.measure:
+            workers = num_workers(self.workers, max(1, len(missing)))
+            parts["registration"] = REGISTRATION_S_PER_MEGAVOXEL * megavoxels * len(missing) / workers
+        shown = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())
+        made = f" ({request.count - len(missing)} of them are there)" if len(missing) < request.count else ""
+        return [
+            f"draws {request.count} scans{made} with {self.sampler}, {self.steps} steps, seed {self.seed}",
+            f"conditions: {request.describe()}",
+            *request.remarks(),
+            f"takes about {duration(sum(parts.values()))} in one process ({shown}), and the audit",
+            f"writes about {megabytes:.0f} MB to {self.out}",
+        ]
+
+    def _open(self, device: str) -> Job:
+        """The run, the request and the dataset; all that can be wrong with them is found here."""
+        run = load_run(self.run_folder, device)
+        config = run.model_config
+        if not isinstance(config, LatentDiffusionConfig):
+            raise UserError(
+                f"{self.run_folder}: a {run.kind} run does not draw scans; give a run of model.kind=latent_diffusion."
+            )
+        if T1W not in run.channels:
+            raise UserError(f"{self.run_folder}: its model makes {', '.join(run.channels)}, and no T1w scans.")
+        check_sampler(self.sampler, config.noising)
+        coding = config.coded
+        people = read_people(self.table, coding) if self.table is not None else None
+        request = Request(
+            coding,
+            self.condition,
+            len(people) if people is not None else cast(int, self.count),
+            self.seed,
+            self.unnamed,
+            self.extrapolate,
+            people,
+            read_trained(run.folder / TRAINED, coding),
+        )
+        if config.network is not None and (len(request.named) < len(coding.names) or self.guidance != 1.0):
+            raise UserError(
+                f"{self.run_folder}: its network was never told an unknown condition; name all of "
+                f"{', '.join(coding.names)}, with guidance=1."
+            )
+        kept = [c for c in run.plan.channels if c in run.channels or (self.measure and c == LOG_JACOBIAN)]
+        plan = (
+            run.plan if len(kept) == len(run.plan.channels) else run.plan.model_copy(update={"channels": tuple(kept)})
+        )
+        gate = Gate.open(run, self.audit, self.audit_against, self.waiver)
+        return Job(run, request, Dataset(self.out, plan), gate)
+
+    def _drawing(self, job: Job) -> Drawing:
+        model = cast(LatentDiffusion, job.run.member(0))
+        if self.decode_tile:
+            decode_in_tiles(model, self.decode_tile)
+        precision = chosen_precision(self.precision, job.run.device)
+        return Drawing(model, self.seed, self.sampler, self.steps, self.guidance, self.per_call, precision)
+
+    def _sample(self, job: Job, processes: Processes) -> None:
+        work: Work | None = None
+
+        def open_folder() -> bool:
+            nonlocal work
+            inputs: dict[str, Any] = {"run": self.run_folder}
+            inputs |= {name: value for name in ("table", "audit_against") if (value := getattr(self, name)) is not None}
+            work = begin(self, "sample", inputs)
+            return work.finished
+
+        if processes.on_first(open_folder):
+            processes.on_first(lambda: job.gate.still_stands(job.dataset))
+            say(f"{self.out}: finished before, nothing to do.")
+            return
+        began = time.monotonic()
+        try:
+            processes.together(self._see_folder)
+            for remark in job.request.remarks():
+                warn(remark)
+            self._draw(job, processes)
+            measured = self._measure(job, processes)
+            processes.on_first(job.draw_picture)
+            copies = processes.on_first(lambda: job.gate.pass_through(job.dataset, job.samples))
+            self._hand_over(job, measured, copies, processes)
+        except BaseException:
+            if work is not None:
+                work.release()
+            raise
+        if work is not None:
+            found = job.gate.summary(job.dataset)
+            work.finish({"num_scans": job.request.count, "seconds": round(time.monotonic() - began, 1), "audit": found})
+        say(f"{self.out}: {job.request.count} scans in {duration(time.monotonic() - began)}; look at {PICTURE}.")
+
+    def _see_folder(self) -> None:
+        if not (self.out / RECORD).is_file():
+            raise UserError(
+                f"{self.out}: not visible from here, though rank 0 writes there; out= must be on a file system that all "
+                "nodes share."
+            )
+
+    def _draw(self, job: Job, processes: Processes) -> None:
+        """Draw what is missing, each process whole groups of samples; every scan is stored as soon as it is decoded.
+
+        Raises:
+            UserError: naming the samples of which the network made NaN or infinite values; the others are kept.
+        """
+        missing = processes.from_first(job.dataset.missing(job.samples))
+        if not missing:
+            return
+        drawing = self._drawing(job)
+        groups = list(dict.fromkeys(tuple(drawing.group(sample)) for sample in missing))
+        mine = groups[processes.rank :: processes.num]
+        wanted = set(missing)
+
+        def draw_mine() -> list[int]:
+            drawn = self._drawn(job, drawing, mine, wanted)
+            num = sum(sample in wanted for group in mine for sample in group)
+            return [sample for sample, finite in track(drawn, "drawing", total=num) if not finite]
+
+        bad = sorted(sample for found in processes.gather(processes.together(draw_mine)) for sample in found)
+        if bad:
+            named = ", ".join(map(str, bad[:NUM_NAMED])) + (" and others" if len(bad) > NUM_NAMED else "")
+            error = UserError(
+                f"{self.run_folder}: the network made NaN or infinite values of {len(bad)} of {job.request.count} samples "
+                f"({named}), the others are kept; use precision=fp32, more steps or less guidance, or train the run again."
+            )
+            error.shared = not processes.first
+            raise error
+
+    def _drawn(
+        self, job: Job, drawing: Drawing, groups: list[tuple[int, ...]], wanted: set[int]
+    ) -> Iterator[tuple[int, bool]]:
+        """Draw groups and keep those of their samples that are wanted; yields each with whether it is finite."""
+        at_once = max(1, self.batch_size // self.per_call)
+        for start in range(0, len(groups), at_once):
+            block = groups[start : start + at_once]
+            latents = [drawing.latents(group, job.coded(group)) for group in block]
+            for group, of_group in zip(block, latents, strict=True):
+                volumes = drawing.decoded(of_group)
+                for sample, channels in zip(group, volumes, strict=True):
+                    if sample in wanted:
+                        finite = bool(np.isfinite(channels).all())
+                        if finite:
+                            job.dataset.keep(sample, dict(zip(job.run.channels, channels, strict=True)), self.measure)
+                        yield sample, finite
+
+    def _measure(self, job: Job, processes: Processes) -> list[Row]:
+        """Register every scan, each process its share; the rows of all, in every process."""
+        if not self.measure:
+            return []
+        mine = list(job.samples)[processes.rank :: processes.num]
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that share this node's cores
+        workers = self.workers or max(1, num_workers(0, len(job.samples)) // here)
+
+        def measure_mine() -> list[Row]:
+            return list(track(measure_all(job.dataset, job.atlas, mine, workers), "measuring", total=len(mine)))
+
+        rows = [row for found in processes.gather(processes.together(measure_mine)) for row in found]
+        return sorted(rows, key=lambda row: int(row["sample"]))
+
+    def _hand_over(self, job: Job, measured: list[Row], copies: list[bool | None], processes: Processes) -> None:
+        """Let the scans out of quarantine and write the tables and images around them."""
+        dataset = job.dataset
+        processes.on_first(dataset.hand_over)
+        mine = list(job.samples)[processes.rank :: processes.num]
+
+        def write_mine() -> None:
+            for sample in track(mine, "writing images"):
+                write_image(dataset, sample)
+
+        processes.together(write_mine)
+
+        def write_tables() -> None:
+            table = cohort_table(job.requested, measured, copies, job.run.artefact.key)
+            mask = cast(LatentDiffusion, job.run.member(0)).brain_mask.cpu().numpy()
+            write_prepared(dataset, job.atlas, table, mask)
+            write_bids(dataset, table, job.run.kind)
+            with writing(self.out):
+                write_json(self.out / PROVENANCE, job.provenance(self.settings()))
+
+        processes.on_first(write_tables)

@@ -1,0 +1,215 @@
+"""The scans that `gen3d sample` makes, and what is measured on them. See `synthetic_tables` for the dataset around them.
+
+Until it is handed over, its volumes lie in quarantine/, under names that no reader takes for scans.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from gen3d.artefact import write_json
+from gen3d.data.intensity import LIMITS
+from gen3d.data.manifest import scan_key
+from gen3d.data.plan import GridPlan
+from gen3d.data.pool import as_done, num_workers
+from gen3d.data.regions import region_table, regions_on
+from gen3d.data.registration import deformation_channel
+from gen3d.data.structures import LOG_JACOBIAN, structure_volumes
+from gen3d.data.volume import read_stored, store
+from gen3d.errors import UserError
+from gen3d.infer.channels import T1W
+from gen3d.infer.derivatives import TEMPLATE_SPACE
+
+QUARANTINE, VOLUMES, CACHE = "quarantine", "volumes", ".samples"
+SESSION = "1"
+GENERATED = "generated_"
+REGISTERED = "registration_correlation"
+ENTITIES = f"space-{TEMPLATE_SPACE}_desc-synthetic_T1w"
+
+REGISTRATION_S_PER_MEGAVOXEL = 8.0
+"""Of one core; measured at 2 to 4 mm."""
+
+WORKER_START_S = 10.0
+"""What a worker process takes to load libraries, the template and its regions."""
+
+Row = dict[str, Any]
+Floats = NDArray[np.float32]
+
+
+def subject_of(sample: int) -> str:
+    """The id of a synthetic person: syn00042."""
+    return f"syn{sample:05d}"
+
+
+def key_of(sample: int) -> str:
+    """The name of a synthetic scan in every folder."""
+    return scan_key(subject_of(sample), SESSION)
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """The regions that structures are measured in: labels [X, Y, Z], and their names as `regions.tsv` has them."""
+
+    labels: NDArray[np.int16]
+    table: pd.DataFrame
+
+    @classmethod
+    def on(cls, plan: GridPlan) -> Atlas:
+        """The platform's own regions on a grid, which every prepared cohort has."""
+        return cls(regions_on(plan), region_table())
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A synthetic dataset in the folder `out`, on `plan`, whose channels are those that are stored."""
+
+    out: Path
+    plan: GridPlan
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether the volumes have left quarantine."""
+        return (self.out / VOLUMES).is_dir()
+
+    def path(self, sample: int, channel: str) -> Path:
+        """Where a volume is stored."""
+        folder = self.out if self.handed_over else self.quarantine
+        return folder / VOLUMES / f"{key_of(sample)}_{channel}.nii"
+
+    def drawn(self, sample: int, channel: str) -> Path:
+        """Where a channel is as the model drew it: a log-Jacobian that was drawn makes way for the measured one."""
+        generated = self.path(sample, GENERATED + channel)
+        return generated if generated.is_file() else self.path(sample, channel)
+
+    @property
+    def quarantine(self) -> Path:
+        """Where scans are kept that were not handed over."""
+        return self.out / QUARANTINE
+
+    def image(self, sample: int) -> Path:
+        """Where a scan's BIDS image is."""
+        subject = f"sub-{subject_of(sample)}"
+        return self.out / subject / "anat" / f"{subject}_{ENTITIES}.nii.gz"
+
+    def record(self, sample: int) -> Path:
+        """Where the measures of a scan are kept until the tables are written."""
+        return self.out / CACHE / f"{key_of(sample)}.json"
+
+    def missing(self, samples: Sequence[int]) -> list[int]:
+        """Those of the samples that are not made yet."""
+        return [sample for sample in samples if not self.path(sample, T1W).is_file()]
+
+    def keep(self, sample: int, volumes: Mapping[str, Floats], measured: bool) -> None:
+        """Store the channels [X, Y, Z] of a sample; the T1w scan, which says that all is there, comes last.
+
+        Args:
+            measured: a log-Jacobian will be measured on the scan, so that one that the model drew gets another name.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        with writing(self.out):
+            for channel in sorted(volumes, key=lambda channel: channel == T1W):
+                values = np.clip(volumes[channel], *LIMITS) if channel == T1W else volumes[channel]
+                name = GENERATED + channel if measured and channel == LOG_JACOBIAN else channel
+                store(self.path(sample, name), values, self.plan.matrix)
+
+    def hand_over(self) -> None:
+        """Let the volumes out of quarantine, all at once."""
+        if not self.handed_over:
+            with writing(self.out):
+                for partial in (self.quarantine / VOLUMES).glob(".*"):  # of a process that was killed while it wrote
+                    partial.unlink()
+                (self.quarantine / VOLUMES).rename(self.out / VOLUMES)
+                shutil.rmtree(self.quarantine)
+
+
+class writing:
+    """Within this context, a full disk or a missing permission becomes a sentence."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError):
+            raise UserError(
+                f"{self.folder}: cannot be written ({error.strerror or error}); free space and run the same command "
+                "again, it goes on with what is missing."
+            ) from error
+
+
+# ------------------------------------------------------------------------------------------------------ measuring
+
+
+def measure_all(dataset: Dataset, atlas: Atlas, samples: Sequence[int], workers: int) -> Iterator[Row]:
+    """Register every T1w scan to the template and measure its structures; yields one row per sample as it is done.
+
+    The log-Jacobian is stored as a channel. It is measured on the scan alone, as `gen3d prepare` measures it on real ones:
+    what a model itself says of local volumes plays no part. Rows of an earlier, interrupted run come first.
+
+    Raises:
+        UserError: the folder cannot be written, or a worker process was killed.
+    """
+    waiting = []
+    for sample in samples:
+        kept = _kept(dataset, sample)
+        if kept is None:
+            waiting.append(sample)
+        else:
+            yield kept
+    seconds = REGISTRATION_S_PER_MEGAVOXEL * float(np.prod(dataset.plan.shape)) / 1e6 * len(waiting)
+    count = num_workers(workers, 1 + int(seconds / WORKER_START_S))
+    if count == 1:
+        yield from (measure(dataset, atlas, sample) for sample in waiting)
+    else:
+        yield from as_done(_in_worker, waiting, count, _begin_worker, (dataset, atlas))
+
+
+def measure(dataset: Dataset, atlas: Atlas, sample: int) -> Row:
+    """Register one scan, store its log-Jacobian, and measure the volumes (ml) of the structures that the atlas names."""
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    plan = dataset.plan
+    log_jacobian, quality = deformation_channel(read_stored(dataset.path(sample, T1W)), plan)
+    row: Row = {"sample": sample, REGISTERED: round(quality["correlation_after"], 4)}
+    if "structure" in atlas.table.columns:
+        row |= structure_volumes(log_jacobian, atlas.labels, atlas.table, plan)
+    with writing(dataset.out):
+        if LOG_JACOBIAN in plan.channels:
+            store(dataset.path(sample, LOG_JACOBIAN), log_jacobian, plan.matrix)
+        write_json(dataset.record(sample), row)
+    return row
+
+
+def _kept(dataset: Dataset, sample: int) -> Row | None:
+    try:
+        row: Row = json.loads(dataset.record(sample).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None
+    there = LOG_JACOBIAN not in dataset.plan.channels or dataset.path(sample, LOG_JACOBIAN).is_file()
+    return row if there else None
+
+
+_worker: tuple[Dataset, Atlas] | None = None
+
+
+def _begin_worker(dataset: Dataset, atlas: Atlas) -> None:
+    global _worker
+    _worker = (dataset, atlas)
+
+
+def _in_worker(sample: int) -> Row:
+    assert _worker is not None
+    return measure(*_worker, sample)

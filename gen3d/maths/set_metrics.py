@@ -1,0 +1,230 @@
+"""How far two sets of scans are apart in a feature space: Frechet distance, KID, MMD, with their real-against-real floor.
+
+A scan is described by one feature vector, or by several (the slices of a plane); scans, never slices, are what is drawn,
+left out and counted. Everything is computed from inner products of the pool of all scans, so that the features may have
+more dimensions than there are scans, and a subset costs a few sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gen3d.maths.stats import Interval
+
+Float = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+METRICS = ("fid", "kid", "mmd")
+MIN_SCANS = 2
+"""Scans in each of two sets that a covariance, or a mean over pairs of scans, needs."""
+
+
+def frechet_distance(x: ArrayLike, y: ArrayLike) -> float:
+    """Squared Frechet distance of two Gaussians with the moments of two samples [n, d] and [m, d] (Heusel et al. 2017).
+
+    ||mu_x - mu_y||^2 + tr S_x + tr S_y - 2 tr (S_x S_y)^(1/2). The last trace is the sum of the singular values of
+    X_c Y_c' / sqrt((n - 1)(m - 1)), so that no [d, d] matrix is made. Biased upwards by about tr S (1 / n + 1 / m) and
+    more: only distances of the same n and m can be compared. With fewer samples than dimensions a set without any variety
+    can be nearer than another sample of the same distribution; the MMD is not fooled by that.
+    """
+    first, second = _samples(x), _samples(y)
+    pool = Pool(np.concatenate([first, second])[:, None])
+    return pool.fid(np.arange(len(first)), np.arange(len(first), len(first) + len(second)))
+
+
+def kernel_distance(x: ArrayLike, y: ArrayLike) -> float:
+    """KID of two samples [n, d] and [m, d]: the unbiased squared MMD with the kernel (x'y / d + 1)^3 (Binkowski et al. 2018).
+
+    Its mean is 0 for samples of one distribution whatever their size, so that it may be negative.
+    """
+    first, second = _samples(x), _samples(y)
+    pool = Pool(np.concatenate([first, second])[:, None])
+    return pool.kid(np.arange(len(first)), np.arange(len(first), len(first) + len(second)))
+
+
+def gaussian_mmd(x: ArrayLike, y: ArrayLike, bandwidth: float | None = None) -> float:
+    """Unbiased squared MMD of two samples with the kernel exp(-|x - y|^2 / (2 bandwidth^2)) (Gretton et al. 2012).
+
+    Without a bandwidth, the median distance between the rows of both is taken (the median heuristic).
+    """
+    first, second = _samples(x), _samples(y)
+    both = np.concatenate([first, second])
+    pool = Pool(both[:, None], median_distance(both) if bandwidth is None else bandwidth)
+    return pool.mmd(np.arange(len(first)), np.arange(len(first), len(first) + len(second)))
+
+
+def median_distance(features: ArrayLike) -> float:
+    """Median Euclidean distance between two different rows [n, d]; 1 where all rows are equal."""
+    values = _samples(features)
+    squared = _squared_distances(values @ values.T)
+    middle = float(np.sqrt(np.median(squared[np.triu_indices(len(values), 1)])))
+    return middle if middle > 0 else 1.0
+
+
+def _samples(values: ArrayLike) -> Float:
+    samples = np.asarray(values, dtype=np.float64)
+    return samples.reshape(len(samples), -1)
+
+
+def _squared_distances(inner: Float) -> Float:
+    squares = np.diag(inner)
+    return np.maximum(squares[:, None] + squares[None, :] - 2.0 * inner, 0.0)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Features [n, k, d] of all scans that are compared: k vectors of d numbers per scan.
+
+    `bandwidth` is that of the Gaussian kernel; it belongs to the pool, so that all distances are on one scale.
+    """
+
+    features: Float
+    bandwidth: float = 1.0
+
+    @cached_property
+    def _inner(self) -> Float:
+        flat = np.asarray(self.features, dtype=np.float64).reshape(-1, self.features.shape[-1])
+        centred = flat - flat.mean(axis=0)  # the Frechet distance does not change, and rounding errors are smaller
+        return centred @ centred.T
+
+    @cached_property
+    def _polynomial(self) -> Float:
+        flat = np.asarray(self.features, dtype=np.float64).reshape(-1, self.features.shape[-1])
+        return self._by_scan((flat @ flat.T / flat.shape[1] + 1.0) ** 3)
+
+    @cached_property
+    def _gaussian(self) -> Float:
+        return self._by_scan(np.exp(-_squared_distances(self._inner) / (2.0 * self.bandwidth**2)))
+
+    def _by_scan(self, kernel: Float) -> Float:
+        """Mean of a kernel over the vectors of two scans, [n, n], 0 on the diagonal: a scan is not compared with itself."""
+        num, per_scan, _ = self.features.shape
+        means = kernel.reshape(num, per_scan, num, per_scan).mean(axis=(1, 3))
+        np.fill_diagonal(means, 0.0)
+        return means
+
+    def fid(self, first: Rows, second: Rows) -> float:
+        """Squared Frechet distance between two sets of scans; every vector counts as one sample."""
+        a, b = self._vectors(first), self._vectors(second)
+        aa, bb, ab = self._inner[np.ix_(a, a)], self._inner[np.ix_(b, b)], self._inner[np.ix_(a, b)]
+        between = aa.mean() + bb.mean() - 2.0 * ab.mean()
+        traces = sum((np.trace(own) - len(own) * own.mean()) / (len(own) - 1) for own in (aa, bb))
+        centred = ab - ab.mean(axis=0) - ab.mean(axis=1, keepdims=True) + ab.mean()
+        shared = np.linalg.svd(centred, compute_uv=False).sum() / np.sqrt((len(a) - 1.0) * (len(b) - 1.0))
+        return float(max(between, 0.0) + traces - 2.0 * shared)
+
+    def kid(self, first: Rows, second: Rows) -> float:
+        """Unbiased squared MMD with the cubic kernel between two disjoint sets of scans."""
+        return _unbiased(self._polynomial, first, second)
+
+    def mmd(self, first: Rows, second: Rows) -> float:
+        """Unbiased squared MMD with the Gaussian kernel between two disjoint sets of scans."""
+        return _unbiased(self._gaussian, first, second)
+
+    def permuted(self, first: Rows, second: Rows, num_permutations: int, seed: int) -> float:
+        """p of the hypothesis that two sets come from one distribution: scans change sets at random, statistic `mmd`.
+
+        (1 + permutations that are at least as far apart) / (1 + permutations), so that it is never 0.
+        """
+        both = np.concatenate([first, second])
+        kernel = self._gaussian[np.ix_(both, both)]
+        generator = np.random.default_rng(seed)
+        member = np.zeros((num_permutations + 1, len(both)))
+        member[0, : len(first)] = 1.0
+        for row in member[1:]:
+            row[generator.permutation(len(both))[: len(first)]] = 1.0
+        rest = 1.0 - member
+        within = np.einsum("ri,ij,rj->r", member, kernel, member, optimize=True)
+        outside = np.einsum("ri,ij,rj->r", rest, kernel, rest, optimize=True)
+        across = np.einsum("ri,ij,rj->r", member, kernel, rest, optimize=True)
+        n, m = len(first), len(second)
+        statistic = within / (n * (n - 1)) + outside / (m * (m - 1)) - 2.0 * across / (n * m)
+        # Rounding must not decide between the observed arrangement and a permutation that repeats it.
+        at_least = int(np.sum(statistic[1:] >= statistic[0] - 1e-12 * max(1.0, abs(float(statistic[0])))))
+        return (1.0 + at_least) / (1.0 + num_permutations)
+
+    def _vectors(self, scans: Rows) -> Rows:
+        per_scan = self.features.shape[1]
+        return (np.asarray(scans)[:, None] * per_scan + np.arange(per_scan)).ravel()
+
+
+def _unbiased(kernel: Float, first: Rows, second: Rows) -> float:
+    n, m = len(first), len(second)
+    within = kernel[np.ix_(first, first)].sum() / (n * (n - 1))
+    outside = kernel[np.ix_(second, second)].sum() / (m * (m - 1))
+    return float(within + outside - 2.0 * kernel[np.ix_(first, second)].mean())
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One repetition: n real scans `real`, n other real scans `other`, and n positions in every further set."""
+
+    real: Rows
+    other: Rows
+    positions: Rows
+
+
+def half_draws(num_real: int, num_synthetic: int, num_repeats: int, seed: int) -> list[Draw]:
+    """Repeated halves: two disjoint sets of n real scans, and n synthetic ones; n = min(num_real // 2, num_synthetic).
+
+    Raises:
+        ValueError: fewer than two scans in a half.
+    """
+    size = min(num_real // 2, num_synthetic)
+    if size < MIN_SCANS:
+        raise ValueError(f"{num_real} real and {num_synthetic} synthetic scans leave {size} in each half")
+    generator = np.random.default_rng(seed)
+    draws = []
+    for _ in range(num_repeats):
+        order = generator.permutation(num_real)
+        chosen = generator.permutation(num_synthetic)[:size]
+        draws.append(Draw(order[:size], order[size : 2 * size], chosen))
+    return draws
+
+
+Distance = Callable[[Rows, Rows], float]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One set against real scans over repeated halves.
+
+    `value` and `excess` (value minus the floor of the same repetition) are means with the 2.5th and 97.5th percentile over
+    repetitions. A half differs from the whole about as much as the whole from the population (the delete-half jackknife
+    of Shao and Wu 1989), so that the percentiles are read as an interval over scans; `num` is the n of each set.
+    """
+
+    value: Interval
+    excess: Interval
+
+
+def compare_sets(
+    distance: Distance, draws: Sequence[Draw], sets: Mapping[str, tuple[Rows, bool]]
+) -> tuple[Interval, dict[str, Compared]]:
+    """The floor (real against other real scans) and every set against the same real scans.
+
+    Args:
+        distance: between two arrays of row numbers of the pool; the real scans are its first rows.
+        draws: of `half_draws`.
+        sets: name -> (rows of the pool, whether row i is made from real scan i). A set that is made from the real scans is
+            represented by what was made from `Draw.other`, so that nobody is compared with a copy of their own scan.
+    """
+    floor = np.array([distance(draw.other, draw.real) for draw in draws])
+    found = {}
+    for name, (rows, paired) in sets.items():
+        values = np.array([distance(rows[draw.other if paired else draw.positions], draw.real) for draw in draws])
+        num = len(draws[0].real)
+        found[name] = Compared(over_repeats(values, num), over_repeats(values - floor, num))
+    return over_repeats(floor, len(draws[0].real)), found
+
+
+def over_repeats(values: ArrayLike, num: int) -> Interval:
+    """Mean and 2.5th and 97.5th percentile of repetitions; `num` is the n of each."""
+    repeats = np.asarray(values, dtype=np.float64)
+    low, high = np.percentile(repeats, [2.5, 97.5])
+    return Interval(float(repeats.mean()), float(low), float(high), num)

@@ -1,0 +1,102 @@
+"""Synthetic scans: what was asked for, what they look like, and whether any of them copies a person."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from gen3d.maths.stats import Interval
+from gen3d.report import wording
+from gen3d.report.blocks import Figure, Heading, Section, Table, Text
+from gen3d.report.context import Context
+from gen3d.report.folders import Synthetic
+
+REQUESTED = "requested_"
+MEASURES = (
+    ("copies", "Scans that are copies"),
+    ("subjects_copied", "Training people copied"),
+    ("paired", "Nearest real person is a training person (chance .50)"),
+    ("accuracy_train", "Told from training people by neighbours (ideal .50)"),
+    ("accuracy_held_out", "Told from held-out people by neighbours (ideal .50)"),
+    ("privacy_loss", "Privacy loss: the second minus the first (ideal 0)"),
+    ("membership", "AUC of who was learned from (chance .50)"),
+)
+
+
+def section(context: Context) -> Section | None:
+    """For every synthetic dataset: its picture, what was asked for, and its audit."""
+    if not context.sources.synthetic:
+        return None
+    blocks: list[Any] = []
+    numbers: dict[str, Any] = {}
+    several = len(context.sources.synthetic) > 1
+    for dataset in context.sources.synthetic:
+        if several:
+            blocks.append(Heading(dataset.name))
+        blocks += [Text(_sentence(dataset), "lead"), _picture(dataset)]
+        asked = _asked(dataset.table)
+        if asked is not None:
+            blocks.append(asked)
+        blocks += _audit(dataset)
+        numbers[dataset.name] = {"num_scans": len(dataset.table), "audit": dataset.audit}
+    return Section("synthetic", "Synthetic scans", blocks, numbers)
+
+
+def _sentence(dataset: Synthetic) -> str:
+    drawing = dataset.provenance.get("drawing", {})
+    text = (
+        f"{wording.count(len(dataset.table), 'scan')} of people who do not exist, drawn by {drawing.get('sampler', '')} in "
+        f"{drawing.get('steps', '')} steps. "
+    )
+    audit = dataset.audit
+    if not audit.get("done"):
+        return text + f"They were not audited for copies of training people; the reason given: {audit.get('waiver')}."
+    copies = Interval(**audit["copies"])
+    verdict = "Copies were found" if audit["failed"] else "The audit for copies of training people was passed"
+    text += (
+        f"{verdict}: {wording.with_interval(copies, 1, 100)} % of the scans are copies, n = {audit['num_synthetic']}."
+    )
+    return text + (f" They were handed over with a waiver: {audit['waiver']}." if audit["failed"] else "")
+
+
+def _picture(dataset: Synthetic) -> Figure:
+    caption = "The first synthetic scans in three planes, with what was asked for."
+    return Figure(f"synthetic_{dataset.artefact.folder.name}", "Synthetic scans.", caption, dataset.picture)
+
+
+def _asked(table: pd.DataFrame) -> Table | None:
+    """One row per condition: what was asked for, and how many scans left it open."""
+    rows = []
+    for column in [name for name in table.columns if name.startswith(REQUESTED)]:
+        known = table[column].dropna()
+        numbers = pd.to_numeric(known, errors="coerce")
+        if len(known) and numbers.notna().all():
+            asked = f"{numbers.min():.4g} to {numbers.max():.4g}, mean {numbers.mean():.4g}"
+        else:
+            asked = ", ".join(f"{code} {count}" for code, count in known.value_counts().items())
+        rows.append(
+            [column.removeprefix(REQUESTED).replace("_", " "), asked or wording.NONE, str(len(table) - len(known))]
+        )
+    if not rows:
+        return None
+    return Table("What was asked for.", ["Condition", "Asked for", "Left open"], rows, "llr")
+
+
+def _audit(dataset: Synthetic) -> list[Any]:
+    embeddings = dataset.audit.get("embeddings", {})
+    if not embeddings:
+        return []
+    rows = [
+        [title, *[wording.with_interval(Interval(**figures[name])) for figures in embeddings.values()]]
+        for name, title in MEASURES
+    ]
+    counts = "; ".join(
+        f"{name}: {figures['num_train_people']} training and {figures['num_held_out_people']} held-out people"
+        for name, figures in embeddings.items()
+    )
+    caption = f"The audit for copies, by how scans were compared, with 95 % intervals over people ({counts})."
+    return [
+        Table(caption, ["Measure", *embeddings], rows, "l" + "r" * len(embeddings)),
+        Text(dataset.audit["rule"], "note"),
+    ]
