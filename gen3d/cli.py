@@ -46,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _complain(UserError("Stopped. What was finished is kept; the same command goes on from there."))
         return Interrupted.exit_code
+    except BrokenPipeError:  # whoever reads has seen enough; see entry()
+        raise
     except OSError as error:
         if "--traceback" in flags:
             raise

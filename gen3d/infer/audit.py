@@ -267,7 +267,7 @@ def known_people(run: Run, reference: Prepared, settings: AuditSettings) -> tupl
         raise UserError(
             f"{reference.folders[0]}: holds {held_out['subject'].nunique()} people that {run.folder} never saw with the "
             f"diagnosis {' or '.join(diagnoses)}, and the audit needs {settings.min_held_out}; add a prepared folder with "
-            "more of them, or lower min_held_out."
+            "more of them, or lower audit.min_held_out."
         )
     return train, held_out
 

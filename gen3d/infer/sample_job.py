@@ -95,5 +95,6 @@ class Job:
 
 def _person(conditions: pd.Series) -> str:
     """The conditions of one sample in few words."""
-    known = conditions.dropna()
-    return ", ".join(f"{value:.3g}" if isinstance(value, float) else str(value) for value in known)
+    known = conditions.dropna().items()
+    words = [f"{str(name).replace('_', ' ')} {v:.3g}" if isinstance(v, float) else str(v) for name, v in known]
+    return ", ".join(words)

@@ -216,12 +216,12 @@ class contact:
 def lost(processes: Processes, error: BaseException) -> LostContact:
     """The error of a process that waited for one that is gone; the lowest rank left names those that do not answer."""
     words = SOURCE_PLACE.sub("", str(error).strip()).splitlines() or [type(error).__name__]
-    ending = f"({words[0].split('. ')[0][:160]}). The last checkpoint is kept; the same command goes on from it."
+    ending = f"({words[0].split('. ')[0][:160]}). What was saved is kept; the same command goes on from it."
     found = None if TIMED_OUT.search(str(error)) else _roll_call(processes)
     if found is None:
         return LostContact(
             f"rank {processes.rank} on {host()} waited in vain for another process: it was killed, its node is down, or "
-            f"it took longer than engine.timeout_s={processes.timeout_s:g} {ending}"
+            f"it took longer than timeout_s={processes.timeout_s:g} {ending}"
         )
     answered, silent = found
     gone = " and ".join(processes.roster[rank] for rank in silent) or "another process"

@@ -87,7 +87,7 @@ def test_a_lost_process_ends_the_training_with_its_name(cohort: Path, tmp_path: 
         assert "ended or was killed, so the others cannot go on" in said
     else:
         assert "waited in vain for another process" in said
-        assert "longer than engine.timeout_s=6" in said
+        assert "longer than timeout_s=6" in said
     found = latest_checkpoint(tmp_path / "run" / "checkpoint" / "member_0")
     assert found is not None
     assert found[0] == 5
