@@ -31,6 +31,7 @@ JUDGED: dict[str, tuple[tuple[str, ...], tuple[Channel, ...]]] = {
     "pca": (("pca",), CHANNELS),
     "vae": (("vae",), CHANNELS),
     "voxelwise": (("voxelwise",), CHANNELS),
+    "latent_diffusion": (("ldm",), ("residual",)),
 }
 """Maps folders: the runs whose mean expectation each compares with, and the channels. The first is shown in full."""
 
@@ -90,10 +91,11 @@ class Demo(Verb):
             split=SPLIT,
             workers=self.workers,
         )
-        trains = [
+        trains: list[Verb] = [
             Train.model_validate({"prepared": cohort, "seed": self.seed, "out": runs / name} | keys)
             for name, keys in self._models().items()
         ]
+        trains.append(self._diffusion(cohort, runs))
         vae = {"prepared": cohort, "run": runs / "vae"}
         shown = [
             Reconstruct.model_validate(vae | {"out": self.out / "reconstructed"}),
@@ -111,25 +113,27 @@ class Demo(Verb):
         report = Report(inputs=inputs, out=self.out / "report", title="gen3d demo: a simulated cohort")
         return [*verbs, report]
 
-    def _synthesis(self, cohort: Path, runs: Path) -> list[Verb]:
-        """Latent diffusion: trained on controls and some of the patients, so that either can be asked for."""
-        diffusion = {
+    def _diffusion(self, cohort: Path, runs: Path) -> Verb:
+        """Latent diffusion, trained on controls and some of the patients, so that either can be asked for."""
+        settings = {
             "prepared": cohort,
             "vae": runs / "vae_spatial",
             "model": DIFFUSION,
-            "patients": 0.6,
-            "optim": {"steps": 3 * self.steps, "batch_size": 8, "ema_decay": 0.99},
+            "patients": 0.5,
+            "optim": {"steps": 2 * self.steps, "batch_size": 8, "ema_decay": 0.99},
             "augment": {"flip": True},
-            "picture_every": 3 * self.steps,
+            "picture_every": 2 * self.steps,
         }
+        return Train.model_validate({"seed": self.seed, "out": runs / "ldm"} | settings)
+
+    def _synthesis(self, cohort: Path, runs: Path) -> list[Verb]:
+        """Synthetic scans, and how they compare with people whom the model never saw."""
         asked = {"run": runs / "ldm", "count": NUM_SYNTHETIC, "unnamed": "as_trained", "precision": "auto"}
         synthetic = self.out / "synthetic"
+        compared = {"synthetic": synthetic, "reference": cohort, "seen": "leave_out", "out": self.out / "quality"}
         return [
-            Train.model_validate({"seed": self.seed, "out": runs / "ldm"} | diffusion),
             Sample.model_validate({"seed": self.seed, "out": synthetic, "workers": self.workers} | asked),
-            Quality.model_validate(
-                {"synthetic": synthetic, "reference": cohort, "seen": "leave_out", "out": self.out / "quality"}
-            ),
+            Quality.model_validate(compared),
         ]
 
     def _models(self) -> dict[str, dict[str, Any]]:

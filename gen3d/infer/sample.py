@@ -25,7 +25,7 @@ from gen3d.infer.sample_job import PICTURE, Job
 from gen3d.infer.synthetic import REGISTRATION_S_PER_MEGAVOXEL, Dataset, Row, measure_all, writing
 from gen3d.infer.synthetic_tables import cohort_table, write_bids, write_image, write_prepared
 from gen3d.infer.tiling import SMALLEST_TILE, decode_in_tiles
-from gen3d.models.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, SamplerName, check_sampler
+from gen3d.models.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, SamplerName
 from gen3d.models.run import OneRun, load_run
 from gen3d.progress import duration, say, track, warn
 from gen3d.train.preflight import meet, report_failure
@@ -170,7 +170,6 @@ class Sample(Verb):
             )
         if T1W not in run.channels:
             raise UserError(f"{self.run_folder}: its model makes {', '.join(run.channels)}, and no T1w scans.")
-        check_sampler(self.sampler, config.noising)
         coding = config.coded
         people = read_people(self.table, coding) if self.table is not None else None
         request = Request(

@@ -248,8 +248,12 @@ class LatentDiffusion(Model):
 
         Returns:
             latents [B, *latent_shape] in the autoencoder's units.
+
+        Raises:
+            UserError: there is no such sampler.
         """
-        check_sampler(sampler, self.config.noising)
+        if sampler not in SAMPLERS:
+            raise UserError(f"sampler={sampler} is none of {', '.join(SAMPLERS)}.")
         was_training = self.training
         self.eval()
         try:
@@ -301,13 +305,3 @@ class LatentDiffusion(Model):
 def no_noise(step: int) -> Tensor:
     """For samplers that add none."""
     raise AssertionError(f"a deterministic sampler asked for noise in step {step}")
-
-
-def check_sampler(sampler: str, noising: str) -> None:
-    """Refuse a sampler that there is not.
-
-    Raises:
-        UserError: naming those that there are.
-    """
-    if sampler not in SAMPLERS:
-        raise UserError(f"sampler={sampler} is none of {', '.join(SAMPLERS)}.")

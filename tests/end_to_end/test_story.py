@@ -52,7 +52,7 @@ def test_the_report_is_one_file_with_no_request(demo: Path) -> None:
 @pytest.mark.slow
 def test_every_folder_can_be_traced(demo: Path) -> None:
     records = {path.parent: json.loads(path.read_text()) for path in demo.rglob("artefact.json")}
-    assert len(records) == 18
+    assert len(records) == 19
     by_key = {record["key"]: folder for folder, record in records.items()}
     report = records[demo / "report"]
     assert {item["key"] for item in report["inputs"]["inputs"]} <= set(by_key)
@@ -76,7 +76,7 @@ def test_the_report_leads_with_the_two_models_together(demo: Path) -> None:
     best = json.loads((demo / "report" / "metrics.json").read_text())["summary"]["best_by_condition"]
     lesion = next(row for row in best if row["condition"] == "lesion")
     models = {lesion["model"]} | {row["model"] for row in lesion["others"]}
-    assert models <= {"Restorer and PCA", "Restorer", "PCA", "VAE", "Voxelwise regression"}
+    assert models <= {"Restorer and PCA", "Restorer", "PCA", "VAE", "Voxelwise regression", "Latent diffusion"}
     assert "Restorer and PCA" in models or lesion["channel"] != "residual"
 
 
@@ -101,3 +101,19 @@ def test_truth_is_met(demo: Path) -> None:
     manifest = pd.read_csv(demo / "cohort" / "manifest.tsv", sep="\t")
     null = manifest[manifest["diagnosis"] == "null"]["key"]
     assert (regions[regions["key"].isin(null)]["percent_change"].abs() < 1e-6).all()
+
+
+@pytest.mark.slow
+def test_synthetic_scans_are_drawn_audited_and_compared(demo: Path) -> None:
+    audit = json.loads((demo / "synthetic" / "audit.json").read_text())
+    assert audit["done"]
+    assert not audit["failed"]
+    assert set(audit["embeddings"]) == {"latent", "voxels"}
+    scans = pd.read_csv(demo / "synthetic" / "manifest.tsv", sep="\t")
+    assert len(scans) == len(list((demo / "synthetic" / "volumes").glob("*_t1w.nii"))) == 20
+    assert set(scans["role"]) == {"evaluation"}
+    compared = json.loads((demo / "quality" / "metrics.json").read_text())
+    assert {row["set"] for row in compared["tables"]["distances"]} >= {"synthetic", "reconstructed"}
+    html = (demo / "report" / "index.html").read_text(encoding="utf-8")
+    assert "of people who do not exist" in html
+    assert compared["summary"][0].split("(")[0].strip() in html
