@@ -179,7 +179,7 @@ def _sentence(name: str, found: Memorisation) -> str:
 
     remarks = []
     if found.membership.low > 0.5:
-        remarks.append("synthetic scans come nearer to training people than to others: the run remembers individuals")
+        remarks.append("synthetic scans come nearer to training people than to others, to individuals or to their mean")
     if found.num_doubles:
         remarks.append(
             f"{found.num_doubles} real people look like copies themselves: is somebody in the cohort under two names?"
@@ -188,7 +188,7 @@ def _sentence(name: str, found: Memorisation) -> str:
         f"{name}: {found.num_train} training and {found.num_held_out} held-out people, {found.subjects_copied.value:.1%} of "
         f"the training people copied; the most isolated scan stands out by {found.isolation.max():.1f} SD, a copy by more "
         f"than {found.threshold:.1f}; membership AUC {words(found.membership)} and nearest of two a training person "
-        f"{words(found.paired)}, 0.5 where no individual is remembered; privacy loss {words(found.privacy_loss)}, 0 there"
+        f"{words(found.paired)}, 0.5 where nothing of them is remembered; privacy loss {words(found.privacy_loss)}, 0 there"
     )
     return "; ".join([figures, *remarks])
 

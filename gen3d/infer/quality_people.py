@@ -14,8 +14,9 @@ import pandas as pd
 from gen3d.data.manifest import is_twin, subject_hash
 from gen3d.data.prepared import Prepared
 from gen3d.errors import UserError
+from gen3d.infer.synthetic import GENERATOR_SUBJECTS
 
-GENERATOR_SUBJECTS, PROVENANCE = "generator_subjects.json", "provenance.json"
+PROVENANCE = "provenance.json"
 REQUESTED = "requested_"
 HELD_OUT = ("calibration", "test", "evaluation")
 MIN_PEOPLE = 4
@@ -90,7 +91,14 @@ def choose_people(synthetic: Prepared, real: Prepared, match: Sequence[str], see
             )
         notes.append(f"{int(met.sum())} held-out people whom the generator saw are left out ({whom})")
         held_out = held_out[~met]
-    reference, narrowed = _like_requested(held_out, scans, match)
+    candidates = held_out
+    if f"{REQUESTED}diagnosis" not in scans.columns:
+        learned_from = set(table.loc[table["subject"].map(subject_hash).isin(known), "diagnosis"].astype(str))
+        alike = held_out["diagnosis"].astype(str).isin(learned_from)
+        if learned_from and not alike.all():
+            candidates = held_out[alike]
+            notes.append(f"narrowed to what the generator learned from: {', '.join(sorted(learned_from))}")
+    reference, narrowed = _like_requested(candidates, scans, match)
     if len(reference) < MIN_PEOPLE:
         also = f" ({'; '.join(narrowed)})" if narrowed else ""
         raise UserError(

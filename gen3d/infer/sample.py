@@ -22,7 +22,7 @@ from gen3d.infer.drawing import Drawing, chosen_device, chosen_precision
 from gen3d.infer.gate import Gate
 from gen3d.infer.request import LARGEST_COUNT, Conditions, Request, Unnamed, read_people, read_trained
 from gen3d.infer.sample_job import PICTURE, Job
-from gen3d.infer.synthetic import REGISTRATION_S_PER_MEGAVOXEL, Dataset, Row, measure_all, writing
+from gen3d.infer.synthetic import GENERATOR_SUBJECTS, REGISTRATION_S_PER_MEGAVOXEL, Dataset, Row, measure_all, writing
 from gen3d.infer.synthetic_tables import cohort_table, write_bids, write_image, write_prepared
 from gen3d.infer.tiling import SMALLEST_TILE, decode_in_tiles
 from gen3d.models.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, SamplerName
@@ -320,5 +320,6 @@ class Sample(Verb):
             write_bids(dataset, table, job.run.kind)
             with writing(self.out):
                 write_json(self.out / PROVENANCE, job.provenance(self.settings()))
+                write_json(self.out / GENERATOR_SUBJECTS, job.run.subjects[0])
 
         processes.on_first(write_tables)

@@ -290,16 +290,15 @@ class LatentDiffusion(Model):
         the latent space of Pinaya et al. 2022), averaged over draws of the noise."""
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
         latents, level = self.standardise(self.autoencoder.encode(volumes)), self.config.expectation_level
-        conditions = cast(Tensor, covariates).float()
-        draws = []
-        for _ in range(max(1, samples)):
-            noise = torch.randn(latents.shape, generator=generator).to(latents)
-            noised = self.noising.add(latents, noise, torch.full((len(latents),), level, device=latents.device))
-            steps = self.config.expectation_steps
-            sampled = self.generate(conditions, noised, no_noise, "ddim", steps, start=level)  # adds no noise
-            draws.append(self.decode(sampled))
-        stacked = torch.stack(draws)
-        return Expectation(stacked.mean(0), stacked.std(0) if len(draws) > 1 else None)
+        num_draws, num_volumes = max(1, samples), len(latents)
+        # The draws are computed together: one small volume at a time leaves a processor idle.
+        conditions = cast(Tensor, covariates).float().repeat(num_draws, 1)
+        noise = torch.randn((num_draws * num_volumes, *self.latent_shape), generator=generator).to(latents)
+        times = torch.full((len(noise),), level, device=latents.device)
+        noised = self.noising.add(latents.repeat(num_draws, 1, 1, 1, 1), noise, times)
+        sampled = self.generate(conditions, noised, no_noise, "ddim", self.config.expectation_steps, start=level)
+        drawn = self.decode(sampled).unflatten(0, (num_draws, num_volumes))
+        return Expectation(drawn.mean(0), drawn.std(0) if num_draws > 1 else None)
 
 
 def no_noise(step: int) -> Tensor:

@@ -58,7 +58,8 @@ class LatentSource:
 class Latents(Material):
     """Latents of people, the autoencoder that made them, and where the array lies or will lie.
 
-    `rows` are the places in the array of the scans of `people.frame`, which names mirrored scans a second time.
+    `given` is whether the user named the autoencoder; `rows` are the places in the array of the scans of `people.frame`, which
+    names mirrored scans a second time.
     """
 
     autoencoder: Run
@@ -67,6 +68,7 @@ class Latents(Material):
     mirrored: bool
     folder: Path | None
     prepared: Prepared | None
+    given: bool
     out: Path
 
     @classmethod
@@ -112,14 +114,31 @@ class Latents(Material):
         everybody = pd.concat([frame, frame], ignore_index=True) if mirrored else frame
         people = People(everybody, (np.arange(len(everybody)),))
         rows = np.arange(len(frame)) if cohort is not None else chosen
-        return cls(run.plan, run.channels, people, design_of(people), run, coding, rows, mirrored, latents, cohort, out)
+        return cls(
+            plan=run.plan,
+            channels=run.channels,
+            people=people,
+            design=design_of(people),
+            autoencoder=run,
+            coding=coding,
+            rows=rows,
+            mirrored=mirrored,
+            folder=latents,
+            prepared=cohort,
+            given=autoencoder is not None,
+            out=out,
+        )
 
     @property
     def inputs(self) -> Inputs:
-        named = {"latents": self.folder} if self.folder is not None else {}
+        named: Inputs = {}
+        if self.folder is not None:
+            named["latents"] = self.folder
         if self.prepared is not None:
-            named |= {"prepared": list(self.prepared.folders), "autoencoder": self.autoencoder.folder}  # type: ignore[dict-item]
-        return cast(Inputs, named)
+            named["prepared"] = list(self.prepared.folders)
+        if self.given:
+            named["autoencoder"] = self.autoencoder.folder
+        return named
 
     @cached_property
     def shape(self) -> tuple[int, int, int, int]:
