@@ -61,7 +61,7 @@ class Job:
         shown = list(self.samples)[:NUM_PICTURED]
         volumes = [read_stored(self.dataset.path(sample, T1W)) for sample in shown]
         names = [f"{subject_of(sample)}  {_person(self.requested.iloc[sample])}" for sample in shown]
-        title = f"{self.run.folder}: the first {len(shown)} of {self.request.count}"
+        title = f"{self.run.folder.name}: the first {len(shown)} of {self.request.count}"
         path = self.dataset.out / PICTURE
         with writing(self.dataset.out):
             path.parent.mkdir(parents=True, exist_ok=True)
