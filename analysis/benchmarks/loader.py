@@ -58,6 +58,9 @@ class Stored:
             np.multiply(self._maps[int(row)], np.float32(SLOPE), out=out[place, 0], dtype=np.float32)
         return out
 
+    def conditions(self, rows: np.ndarray) -> None:
+        return None
+
 
 def write(folder: Path, plan: GridPlan, count: int) -> dict[str, list[Path]]:
     """The same volumes three times: stored, .nii.gz, .nii."""

@@ -71,6 +71,9 @@ class Volumes:
     def load(self, rows: np.ndarray) -> np.ndarray:
         return self.data[rows]
 
+    def conditions(self, rows: np.ndarray) -> None:
+        return None
+
 
 def built(shape: tuple[int, int, int], stem: int, steps: int) -> tuple[Any, Any]:
     """Our model and its task, initialised from a fixed seed; the L1 + 1e-6 KL of the tutorial."""

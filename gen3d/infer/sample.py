@@ -38,7 +38,8 @@ PROVENANCE, TRAINED = "provenance.json", "conditions.tsv"
 class Sample(Verb):
     """Draw synthetic scans from a latent diffusion model: who is asked for, how many, and with which seed.
 
-    Sample k of a seed is the same scan whatever batch_size, the number of processes, the order or an interruption. Every
+    Sample k of a seed is the same scan whatever batch_size, the number of processes, the order or an interruption; on
+    another device, or with another number of threads, it may differ by one step of what is stored. Every
     scan is registered to the template, which measures its structures; then all are audited for copies of people that the
     model learned from. Only what passes is handed over: volumes/, BIDS images and the tables. What does not stays in
     quarantine/ and the verb ends with an error, unless waiver= gives a reason, which is written into provenance.json.

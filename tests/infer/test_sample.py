@@ -17,7 +17,7 @@ import torch
 from gen3d.cli import main
 from gen3d.data.prepare import Prepare
 from gen3d.data.prepared import open_prepared
-from gen3d.data.volume import SLOPE
+from gen3d.data.volume import SLOPE, open_stored
 from gen3d.errors import UserError
 from gen3d.infer.drawing import Drawing
 from gen3d.infer.sample import Sample
@@ -142,6 +142,17 @@ def test_an_interrupted_request_goes_on_and_ends_the_same(
     assert not (folder / "quarantine").exists()
 
 
+def test_another_number_of_threads_only_rounds_differently(generator: Path, whole: Path, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2 if threads == 1 else 1)
+    try:
+        other = sample(generator, tmp_path / "out").run()
+    finally:
+        torch.set_num_threads(threads)
+    for path in sorted((whole / "volumes").glob("*_t1w.nii")):
+        assert np.abs(open_stored(path).astype(int) - open_stored(other / "volumes" / path.name)).max() <= 1
+
+
 @pytest.mark.multi
 def test_two_processes_answer_one_request_as_one_does(generator: Path, whole: Path, tmp_path: Path) -> None:
     request = sample(generator, tmp_path / "out", measure=True, timeout_s=120).model_dump(mode="json", by_alias=True)
@@ -159,7 +170,8 @@ def run_in_two(request: dict[str, Any], folder: Path) -> str:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
     command += ["--rdzv-endpoint", "127.0.0.1:0", "-m", "tests.infer.sampler"]
     command += [str(folder / "request.json"), str(folder / "result.json")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    # As many threads as here: their number decides in which order sums are rounded.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, cwd=folder)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     sentence: str = json.loads((folder / "result.json").read_text())

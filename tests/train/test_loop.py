@@ -44,6 +44,9 @@ class Arrays:
     def load(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self.volumes[rows]
 
+    def conditions(self, rows: NDArray[np.int64]) -> None:
+        return None
+
 
 def train(
     folder: Path,

@@ -129,6 +129,9 @@ def test_shares_are_disjoint_and_complete(num_processes: int, parts: int) -> Non
         def load(self, rows: np.ndarray) -> np.ndarray:
             return np.broadcast_to(rows[:, None, None, None, None], (len(rows), 1, 2, 2, 2)).astype(np.float32)
 
+        def conditions(self, rows: np.ndarray) -> None:
+            return None
+
     def batches(rank: int, num: int, parts: int) -> Batches:
         device = torch.device("cpu")
         return Batches(Numbers(), np.arange(30), 12, parts, (0, 0), AugmentConfig(), device, share=(rank, num))
