@@ -98,5 +98,5 @@ def _audit(dataset: Synthetic) -> list[Any]:
     caption = f"The audit for copies, by how scans were compared, with 95 % intervals over people ({counts})."
     return [
         Table(caption, ["Measure", *embeddings], rows, "l" + "r" * len(embeddings)),
-        Text(dataset.audit["rule"], "note"),
+        Text(f"The audit {dataset.audit['rule']}.", "note"),
     ]
