@@ -35,6 +35,7 @@ ORDER = (
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_debug_config_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(DEBUG, tmp_path / "configs" / "debug")
     monkeypatch.chdir(tmp_path)
