@@ -22,7 +22,6 @@ from torch import Tensor
 from gen3d.errors import UserError
 from gen3d.infer.request import FIRST_NOISE, FRESH_NOISE, stream
 from gen3d.models.latent_diffusion import LatentDiffusion
-from gen3d.train.engine_config import computes_bfloat16
 
 DECODED_PER_CALL = {"cpu": 2}
 """Latents decoded in one call, by kind of device; 1 on others, where memory is scarcer than time."""
@@ -119,29 +118,3 @@ class Drawing:
     def _precision(self) -> AbstractContextManager[Any]:
         reduced = self.precision == torch.bfloat16
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=reduced)
-
-
-def chosen_device(asked: str, local_rank: int) -> torch.device:
-    """The device of this process: auto takes a GPU if there is one.
-
-    Raises:
-        UserError: a GPU was asked for and there is none, or none for this process.
-    """
-    available = torch.cuda.is_available()
-    if asked == "cuda" and not available:
-        raise UserError("device=cuda, but torch sees no GPU; use device=cpu or install torch for CUDA.")
-    if not available or asked == "cpu":
-        return torch.device("cpu")
-    if local_rank >= torch.cuda.device_count():
-        raise UserError(
-            f"process {local_rank} of this node has no GPU of its own (there are {torch.cuda.device_count()}); start as many "
-            "processes per node as it has GPUs (torchrun --nproc-per-node)."
-        )
-    return torch.device("cuda", local_rank)
-
-
-def chosen_precision(asked: str, device: torch.device) -> torch.dtype:
-    """bfloat16 or float32; auto is bfloat16 where the device computes in it."""
-    if asked == "auto":
-        return torch.bfloat16 if computes_bfloat16(device) else torch.float32
-    return torch.bfloat16 if asked == "bf16" else torch.float32

@@ -14,7 +14,6 @@ from gen3d.config import Folder, Folders, Verb, execution
 from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.infer.channels import T1W
 from gen3d.infer.contrastive import SelfTrained
-from gen3d.infer.drawing import chosen_device
 from gen3d.infer.features import ExtractorConfig, RandomFeatures, check_extractors
 from gen3d.infer.quality_evaluation import Asked, Evaluation
 from gen3d.infer.quality_people import People, Seen, choose_people
@@ -22,6 +21,7 @@ from gen3d.infer.quality_words import sentences
 from gen3d.infer.tables import write_table
 from gen3d.models.run import OneRun
 from gen3d.progress import say
+from gen3d.train.engine_config import device_of
 
 TABLES = ("distances", "diversity", "structures", "fidelity", "utility")
 REFERENCE_COLUMNS = ["key", "subject", "session", "role", "diagnosis", "age_years", "sex", "site"]
@@ -116,7 +116,7 @@ class Quality(Verb):
         return synthetic, real, people
 
     def _asked(self) -> Asked:
-        device = str(chosen_device(self.device, 0))
+        device = str(device_of(self.device, 0, "device"))
         return Asked(
             self.out, self.extractors, self.run_folder, self.repeats, self.pairs, self.bootstrap,
             self.smoothing_voxels, self.pictured, self.seed, device,

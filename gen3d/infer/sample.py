@@ -18,7 +18,7 @@ from gen3d.data.structures import LOG_JACOBIAN
 from gen3d.errors import UserError
 from gen3d.infer.audit import AuditSettings
 from gen3d.infer.channels import T1W
-from gen3d.infer.drawing import Drawing, chosen_device, chosen_precision
+from gen3d.infer.drawing import Drawing
 from gen3d.infer.gate import Gate
 from gen3d.infer.request import LARGEST_COUNT, Conditions, Request, Unnamed, read_people, read_trained
 from gen3d.infer.sample_job import PICTURE, Job
@@ -28,6 +28,7 @@ from gen3d.infer.tiling import SMALLEST_TILE, decode_in_tiles
 from gen3d.models.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, SamplerName
 from gen3d.models.run import OneRun, load_run
 from gen3d.progress import duration, say, track, warn
+from gen3d.train.engine_config import device_of, precision_of
 from gen3d.train.preflight import meet, report_failure
 from gen3d.train.processes import Processes, launched
 
@@ -131,7 +132,7 @@ class Sample(Verb):
         place, opened = launched(), list[Job]()
 
         def inspect() -> dict[str, str]:
-            opened.append(self._open(str(chosen_device(self.device, place.local_rank))))
+            opened.append(self._open(str(device_of(self.device, place.local_rank, "device"))))
             notes = {"settings": digest(self.settings()), "run": opened[0].run.artefact.key, "backend": "gloo"}
             return notes | ({"table": file_digest(self.table)} if self.table is not None else {})
 
@@ -142,7 +143,7 @@ class Sample(Verb):
 
     def plan(self) -> list[str]:
         """Who would be drawn, how long it would take and how much it would write."""
-        job = self._open(str(chosen_device(self.device, launched().local_rank)))
+        job = self._open(str(device_of(self.device, launched().local_rank, "device")))
         request, missing = job.request, job.dataset.missing(job.samples)
         megavoxels = float(np.prod(job.run.plan.shape)) / 1e6
         megabytes = request.count * megavoxels * (2 * len(job.dataset.plan.channels) + 1)
@@ -199,7 +200,7 @@ class Sample(Verb):
         model = cast(LatentDiffusion, job.run.member(0))
         if self.decode_tile:
             decode_in_tiles(model, self.decode_tile)
-        precision = chosen_precision(self.precision, job.run.device)
+        precision = precision_of(self.precision, job.run.device)
         return Drawing(model, self.seed, self.sampler, self.steps, self.guidance, self.per_call, precision)
 
     def _sample(self, job: Job, processes: Processes) -> None:

@@ -19,7 +19,7 @@ from gen3d.config import Folder, Folders, Verb, execution
 from gen3d.errors import UserError
 from gen3d.models import ModelConfig
 from gen3d.models.base import ClosedFormModel, Model, VolumeSet
-from gen3d.models.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, no_noise
+from gen3d.models.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from gen3d.models.weights import save_weights
 from gen3d.progress import duration, say
 from gen3d.train.augment import AugmentConfig
@@ -29,7 +29,7 @@ from gen3d.train.log import LOG, TrainLog, append, keep_until, memory_gib
 from gen3d.train.loop import newest, run_loop
 from gen3d.train.material import Material, Scans
 from gen3d.train.optim import OptimConfig
-from gen3d.train.pictures import draw_reconstructions, draw_samples
+from gen3d.train.pictures import draw_reconstructions
 from gen3d.train.preflight import meet, report_failure
 from gen3d.train.processes import Processes, launched
 from gen3d.train.random_numbers import INITIAL_WEIGHTS, seed_of
@@ -341,9 +341,7 @@ class Train(Verb):
             every=self.log_every,
             picture_every=self.picture_every,
             rate_at=optim.rate_at,
-            paint=self._paint_samples(model, material, rows)
-            if self._diffusion
-            else self._painter(source, rows, material.covariates),
+            paint=self._paint(model, material, rows),
             tensorboard=self.tensorboard,
         )
         every = self.engine.checkpoint_every
@@ -359,26 +357,12 @@ class Train(Verb):
     def _checkpoints(self, member: int) -> Path:
         return self.out / "checkpoint" / f"member_{member}"
 
-    def _paint_samples(self, model: Model, material: Material, rows: NDArray[np.int64]) -> Any:
-        """A function that draws what a latent diffusion model makes for the conditions of the first training people."""
-        assert isinstance(model, LatentDiffusion)
-        source = material.source
-        conditions = torch.from_numpy(cast(NDArray[np.float32], source.conditions(rows[:NUM_PICTURED])))
-        latents = torch.from_numpy(source.load(rows[:NUM_PICTURED]))
+    def _paint(self, model: Model, material: Material, rows: NDArray[np.int64]) -> Any:
+        if isinstance(model, LatentDiffusion):
+            from gen3d.train.latents import sample_painter
 
-        def paint(module: nn.Module, path: Path) -> None:
-            model.denoiser = cast(Any, module)
-            device = next(module.parameters()).device
-            for name in ("latent_mean", "latent_std", "mean_latent"):
-                setattr(model, name, getattr(model, name).to(device))
-            generator = torch.Generator().manual_seed(seed_of(self.seed, INITIAL_WEIGHTS, 0))
-            first = torch.randn((len(conditions), *model.latent_shape), generator=generator).to(device)
-            made = model.generate(conditions.to(device), first, no_noise)
-            home = model.brain_mask.device
-            sampled, real = (model.decode(values.to(home)).cpu().numpy() for values in (made, latents))
-            draw_samples(path, real, sampled, material.channels, f"{self.model.kind}: {path.stem}")
-
-        return paint
+            return sample_painter(model, material, rows[:NUM_PICTURED], seed_of(self.seed, INITIAL_WEIGHTS, 0))
+        return self._painter(material.source, rows, material.covariates)
 
     def _painter(self, source: Source, rows: NDArray[np.int64], covariates: NDArray[np.float64]) -> Any:
         """A function that draws what a model expects of the first training people."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from gen3d.artefact import Work, digest, file_digest, read, write_atomic
 from gen3d.data.coding import Coding
@@ -21,11 +22,12 @@ from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.data.structures import with_structures
 from gen3d.errors import UserError
 from gen3d.models.base import BaseModelConfig, Model, Statistics
-from gen3d.models.latent_diffusion import LatentDiffusion
+from gen3d.models.latent_diffusion import LatentDiffusion, no_noise
 from gen3d.models.run import Run, load_run
 from gen3d.progress import track
 from gen3d.train.material import Inputs, Material, design_of
 from gen3d.train.people import People
+from gen3d.train.pictures import draw_samples
 from gen3d.train.processes import Processes
 
 ARRAY, MIRRORED, TABLE, SHAPE = "latents.npy", "mirrored.npy", "latents.tsv", "latent.json"
@@ -253,6 +255,29 @@ class Latents(Material):
             + (", and mirrored" if self.mirrored else ""),
             f"conditions: {known}",
         ]
+
+
+def sample_painter(
+    model: LatentDiffusion, material: Material, rows: NDArray[np.int64], seed: int
+) -> Callable[[nn.Module, Path], None]:
+    """A function that draws what a denoiser in training makes for the conditions of these people, beside them."""
+    source = material.source
+    conditions = torch.from_numpy(cast(NDArray[np.float32], source.conditions(rows)))
+    latents = torch.from_numpy(source.load(rows))
+
+    def paint(denoiser: nn.Module, path: Path) -> None:
+        model.denoiser = cast(Any, denoiser)
+        device = next(denoiser.parameters()).device
+        for name in ("latent_mean", "latent_std", "mean_latent"):
+            setattr(model, name, getattr(model, name).to(device))
+        generator = torch.Generator().manual_seed(seed)
+        first = torch.randn((len(conditions), *model.latent_shape), generator=generator).to(device)
+        made = model.generate(conditions.to(device), first, no_noise)
+        home = model.brain_mask.device
+        sampled, real = (model.decode(values.to(home)).cpu().numpy() for values in (made, latents))
+        draw_samples(path, real, sampled, material.channels, f"latent_diffusion: {path.stem}")
+
+    return paint
 
 
 def read_latents(folder: Path) -> pd.DataFrame:
