@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,8 @@ from gen3d.data.volume import SLOPE, open_stored, read_map
 from gen3d.errors import UserError
 
 VERBS = ("prepare", "simulate", "sample")
+GENERATOR_SUBJECTS = "generator_subjects.json"
+"""In a folder of synthetic scans: hashes of everybody whom their generator learned from, with roles."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,21 @@ class Prepared:
                 f"{self.folders[0]}: has no channel {', '.join(missing)}, only {', '.join(self.plan.channels)}; "
                 "name channels it has, or prepare again with the deformation channel."
             )
+
+
+def generator_subjects(prepared: Prepared) -> list[tuple[Path, str, str]]:
+    """(folder, hash of a person, role) of everybody whom the generators of synthetic scans among the folders saw."""
+    found = []
+    for folder in prepared.folders:
+        path = folder / GENERATOR_SUBJECTS
+        if not path.is_file():
+            continue
+        try:
+            people = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path}: damaged ({error}); run `gen3d sample` again.") from None
+        found += [(folder, str(person), str(role)) for person, role in people.items()]
+    return found
 
 
 def open_prepared(folders: Path | Sequence[Path]) -> Prepared:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,18 +36,33 @@ def principal_components(latents: NDArray[np.floating], num_components: int = 2)
     Raises:
         UserError: fewer than two people, or values that are not finite.
     """
-    values = _checked(latents)
-    centred = values - values.mean(axis=0)
-    _, singular, loadings = np.linalg.svd(centred, full_matrices=False)
-    signs = np.sign(loadings[np.arange(len(loadings)), np.abs(loadings).argmax(axis=1)])
-    found = min(num_components, len(singular))
-    coordinates = np.zeros((len(values), num_components))
-    coordinates[:, :found] = centred @ (loadings[:found].T * signs[:found])
-    variance = singular**2
-    share = np.zeros(num_components)
-    if variance.sum() > 0:
-        share[:found] = variance[:found] / variance.sum()
+    fitted = fit_components(latents, num_components)
+    found = len(fitted.loadings)
+    coordinates, share = np.zeros((len(fitted.coordinates), num_components)), np.zeros(num_components)
+    coordinates[:, :found], share[:found] = fitted.coordinates, fitted.share_of_variance
     return PrincipalComponents(coordinates, share)
+
+
+@dataclass(frozen=True)
+class FittedComponents:
+    """mean [d], loadings [k, d] with orthonormal rows, coordinates [n, k], share_of_variance [k]."""
+
+    mean: NDArray[np.float64]
+    loadings: NDArray[np.float64]
+    coordinates: NDArray[np.float64]
+    share_of_variance: NDArray[np.float64]
+
+
+def fit_components(latents: NDArray[np.floating], num_components: int) -> FittedComponents:
+    """`principal_components` with what projects new people: k is at most min(n, d)."""
+    values = _checked(latents)
+    mean = values.mean(axis=0)
+    _, singular, loadings = np.linalg.svd(values - mean, full_matrices=False)
+    signs = np.sign(loadings[np.arange(len(loadings)), np.abs(loadings).argmax(axis=1)])
+    kept = (loadings * signs[:, None])[:num_components]
+    variance = singular**2
+    share = variance / variance.sum() if variance.sum() > 0 else np.zeros_like(variance)
+    return FittedComponents(mean, kept, (values - mean) @ kept.T, share[:num_components])
 
 
 def umap_coordinates(
@@ -71,21 +87,45 @@ def umap_coordinates(
     values = _checked(latents)
     if len(values) < MINIMUM_PEOPLE_FOR_UMAP:
         return None
+    num_components = min(MAXIMUM_COMPONENTS_FOR_UMAP, *values.shape)
+    reduced = principal_components(values, num_components).coordinates
+    return fit_umap(reduced, seed, num_neighbours, minimum_distance).coordinates
+
+
+@dataclass(frozen=True)
+class FittedUmap:
+    """A map that new people can be put into. coordinates [n, 2] are those of the people it was made of."""
+
+    coordinates: NDArray[np.float64]
+    mapper: Any
+
+    def place(self, reduced: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Coordinates [m, 2] of new people [m, k], one at a time: nobody's place depends on who else is placed."""
+        rows = np.asarray(reduced, dtype=np.float32)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            placed = [np.asarray(self.mapper.transform(row[None]), dtype=np.float64)[0] for row in rows]
+        return np.stack(placed) if placed else np.zeros((0, 2))
+
+
+def fit_umap(
+    reduced: NDArray[np.floating], seed: int, num_neighbours: int = 15, minimum_distance: float = 0.1
+) -> FittedUmap:
+    """UMAP of components [n, k] in two dimensions; arguments as for `umap_coordinates`, at least 12 people."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package warns that its TensorFlow variant, which is not used, is absent
         from umap import UMAP  # importing it compiles for seconds, so only where it is used
 
-    num_components = min(MAXIMUM_COMPONENTS_FOR_UMAP, *values.shape)
-    reduced = principal_components(values, num_components).coordinates
     mapper = UMAP(
-        n_neighbors=min(num_neighbours, len(values) - 1),
+        n_neighbors=min(num_neighbours, len(reduced) - 1),
         min_dist=minimum_distance,
         n_components=2,
         init="pca",
         random_state=seed,
         n_jobs=1,
     )
-    return np.asarray(mapper.fit_transform(reduced.astype(np.float32)), dtype=np.float64)
+    coordinates = mapper.fit_transform(np.asarray(reduced, dtype=np.float32))
+    return FittedUmap(np.asarray(coordinates, dtype=np.float64), mapper)
 
 
 def _checked(latents: NDArray[np.floating]) -> NDArray[np.float64]:

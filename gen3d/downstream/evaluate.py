@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from gen3d.artefact import begin, write_atomic, write_json
+from gen3d.artefact import begin, write_json
 from gen3d.config import Folder, Folders, Verb
+from gen3d.data.tables import records as plain_records
+from gen3d.data.tables import write_table
 from gen3d.downstream.region_scoring import BOTH, region_difference_rows, region_rows
 from gen3d.downstream.scoring import (
     ALL,
@@ -82,14 +83,14 @@ class Evaluate(Verb):
             _warn_of_few_controls(opened)
             tables = measure(opened, truth, Settings(self.q, self.bootstrap, self.seed, self.changed_log_jacobian))
             for name, table in tables.items():
-                _write_table(self.out / f"{name}.tsv", table)
+                write_table(self.out / f"{name}.tsv", table)
             headline = headlines(tables)
             metrics = {
                 "truth": str(self.truth),
                 "maps": {maps.name: _describe(maps) for maps in opened},
                 "conditions": _counts(truth),
                 "headline": headline,
-                "tables": {name: _records(table) for name, table in tables.items() if name != "voxels_by_scan"},
+                "tables": {name: plain_records(table) for name, table in tables.items() if name != "voxels_by_scan"},
             }
             write_json(self.out / "metrics.json", metrics)
             _print(tables, headline)
@@ -199,16 +200,6 @@ def _describe(maps: Maps) -> Row:
 
 def _counts(truth: Truth) -> dict[str, int]:
     return {str(name): int(count) for name, count in truth.table["condition"].value_counts().items()}
-
-
-def _records(table: pd.DataFrame) -> list[Row]:
-    return [{name: _finite(value) for name, value in row.items()} for row in records(table)]
-
-
-def _write_table(path: Path, table: pd.DataFrame) -> None:
-    buffer = io.StringIO()
-    table.to_csv(buffer, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
-    write_atomic(path, buffer.getvalue())
 
 
 def _print(tables: dict[str, pd.DataFrame], headline: list[Row]) -> None:

@@ -13,6 +13,7 @@ from gen3d.artefact import begin, write_json
 from gen3d.config import Folders, Verb
 from gen3d.data.manifest import is_twin
 from gen3d.data.prepared import Prepared, open_prepared
+from gen3d.data.tables import write_table
 from gen3d.data.volume import write_nifti
 from gen3d.errors import UserError
 from gen3d.infer.calibrate import Calibrated, calibrate, describe_calibration
@@ -31,7 +32,6 @@ from gen3d.infer.tables import (
     region_table,
     subject_table,
     unmask,
-    write_table,
 )
 from gen3d.maths.significance import fdr, p_values
 from gen3d.models.run import Run

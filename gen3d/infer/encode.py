@@ -10,14 +10,14 @@ from pydantic import Field
 
 from gen3d.artefact import begin, write_json
 from gen3d.config import Folders, Verb
-from gen3d.data.prepared import open_prepared
+from gen3d.data.latents import ARRAY, MIRRORED, SEEN, SHAPE, TABLE, Seen
+from gen3d.data.prepared import Prepared, generator_subjects, open_prepared
 from gen3d.data.structures import with_structures
+from gen3d.data.tables import write_table
 from gen3d.errors import UserError
-from gen3d.infer.compare import WorkingArrays, covariates_of, open_latents
-from gen3d.infer.tables import write_table
-from gen3d.models.run import OneRun, load_run
+from gen3d.infer.compare import WorkingArrays, covariates_of
+from gen3d.models.run import OneRun, Run, load_run
 from gen3d.progress import say, track
-from gen3d.train.latents import ARRAY, MIRRORED, SHAPE, TABLE
 
 
 class Encode(Verb):
@@ -25,8 +25,10 @@ class Encode(Verb):
 
     Writes latents.npy [scans, dimensions] float32 and latents.tsv, whose rows are the same scans with their row of the
     cohort table, the volumes of brain structures (ml) where there is a deformation channel, and `seen`: whether the model
-    was trained on that person; latent.json has the shape of a latent and the run that made it. The latents of a cross-fitted
-    run come from different models and cannot be compared, so such a run is refused.
+    was trained on that person (every member of it, in a family). latent.json has the shape of a latent and the run that made
+    it, seen.json the hashes of everybody whom the model saw, or whom the generator of synthetic scans saw. The members of a
+    cross-fitted run have spaces of their own: latents.npy is [members, scans, dimensions] then, and `gen3d classify` judges
+    everybody in the space of a member that never saw that person.
     """
 
     prepared: Folders = Field(description="prepared folders (prepare or simulate)")
@@ -49,37 +51,60 @@ class Encode(Verb):
             return self.out
         prepared, run = open_prepared(self.prepared), load_run(self.run_folder)
         run.require(prepared)
-        if not run.comparable_latents:
-            raise UserError(
-                f"{self.run_folder}: a {run.kind} of {run.num_members} members has no latent space that all scans share; "
-                "encode with a run trained with cross_fit=1 (and a kind that has latents: vae or pca)."
-            )
+        self._refuse_without_latent(run)
         table = prepared.manifest[prepared.manifest["role"] != "excluded"].reset_index(drop=True)
         table["seen"] = [not run.blind_members(subject) for subject in table["subject"]]
         arrays = WorkingArrays(self.out, len(table))
-        latents = open_latents(arrays, run, prepared, table)
-        mirrored = arrays.open("mirrored", latents.shape[1:]) if self.mirrored else None
+        sides = (run.num_members, int(np.prod(run.latent_shape)))
+        latents = arrays.open("latents", sides)
+        mirrored = arrays.open("mirrored", sides) if self.mirrored else None
         for i in track(arrays.missing(), "encoding"):
             row = table.iloc[i]
             volume = prepared.load([row["key"]], run.channels)[0]
-            latents[i] = run.encode(volume, row["subject"], covariates_of(run, row))
-            if mirrored is not None:
-                mirrored[i] = run.encode(volume[:, ::-1], row["subject"], covariates_of(run, row))
+            for member in range(run.num_members):
+                known = (row["subject"], covariates_of(run, row), member)
+                latents[i, member] = run.encode(volume, *known)
+                if mirrored is not None:
+                    mirrored[i, member] = run.encode(volume[:, ::-1], *known)
             arrays.mark(i)
         _refuse_non_finite(latents, list(table["key"]))
-        np.save(self.out / ARRAY, np.asarray(latents))
+        np.save(self.out / ARRAY, _by_member(latents))
         if mirrored is not None:
-            np.save(self.out / MIRRORED, np.asarray(mirrored))
+            np.save(self.out / MIRRORED, _by_member(mirrored))
         write_table(self.out / TABLE, with_structures(prepared, table).drop(columns=["folder"]))
-        write_json(
-            self.out / SHAPE,
-            {"shape": run.latent_shape, "kind": run.kind, "run_key": run.artefact.key, "channels": run.channels},
-        )
+        made_by = {"shape": run.latent_shape, "kind": run.kind, "run_key": run.artefact.key, "channels": run.channels}
+        write_json(self.out / SHAPE, made_by)
+        write_json(self.out / SEEN, {str(member): seen for member, seen in enumerate(_seen(run, prepared))})
         arrays.discard()
-        num_dimensions = latents.shape[1]
+        num_dimensions = sides[1]
         work.finish({"num_scans": len(table), "num_dimensions": num_dimensions})
-        say(f"{self.out}: {len(table)} scans, {num_dimensions} dimensions.")
+        each = f" in each of {run.num_members} spaces" if run.num_members > 1 else ""
+        say(f"{self.out}: {len(table)} scans, {num_dimensions} dimensions{each}.")
         return self.out
+
+    def _refuse_without_latent(self, run: Run) -> None:
+        if not run.has_latent:
+            raise UserError(
+                f"{self.run_folder}: a {run.kind} model has no latent space; encode with a run of kind vae or pca."
+            )
+        if self.mirrored and run.num_members > 1:
+            raise UserError(
+                f"{self.run_folder}: mirrored=true is for a run with cross_fit=1, to train a diffusion model."
+            )
+
+
+def _by_member(latents: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[scans, members, d] as it is kept: [scans, d] of one member, else [members, scans, d]."""
+    return np.asarray(latents[:, 0] if latents.shape[1] == 1 else np.moveaxis(latents, 1, 0))
+
+
+def _seen(run: Run, prepared: Prepared) -> list[Seen]:
+    """Per member, everybody whom it learned from; with those whom the generator of synthetic scans learned from."""
+    behind = {person: f"generator of {folder.name} ({role})" for folder, person, role in generator_subjects(prepared)}
+    return [
+        {person: f"{run.kind} ({role})" for person, role in run.subjects[member].items()} | behind
+        for member in range(run.num_members)
+    ]
 
 
 def _refuse_non_finite(latents: NDArray[np.float32], keys: list[str]) -> None:

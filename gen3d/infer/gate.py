@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from gen3d.artefact import read, write_json
 from gen3d.data.prepared import Prepared, open_prepared
+from gen3d.data.tables import write_table
 from gen3d.data.volume import read_stored
 from gen3d.errors import UserError
 from gen3d.infer.audit import Audit, AuditSettings, draw_nearest, known_people, run_audit
 from gen3d.infer.channels import T1W
 from gen3d.infer.synthetic import Dataset, key_of, writing
-from gen3d.infer.tables import write_table
 from gen3d.models.run import Run
 from gen3d.progress import say, warn
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,13 +11,13 @@ from pydantic import Field, model_validator
 from gen3d.artefact import begin, write_json
 from gen3d.config import Folder, Folders, Verb, execution
 from gen3d.data.prepared import Prepared, open_prepared
+from gen3d.data.tables import plain_row, records, write_table
 from gen3d.infer.channels import T1W
 from gen3d.infer.contrastive import SelfTrained
 from gen3d.infer.features import ExtractorConfig, RandomFeatures, check_extractors
 from gen3d.infer.quality_evaluation import Asked, Evaluation
 from gen3d.infer.quality_people import People, Seen, choose_people
 from gen3d.infer.quality_words import sentences
-from gen3d.infer.tables import write_table
 from gen3d.models.run import OneRun
 from gen3d.progress import say
 from gen3d.train.engine_config import device_of
@@ -135,17 +134,9 @@ class Quality(Verb):
             "num_learned": len(people.learned),
             "reference": list(people.notes),
             "not_included": evaluation.notes,
-            "extractors": {kind: _finite(row) for kind, row in evaluation.extractors.items()},
-            "tables": {name: _records(table) for name, table in tables.items()},
+            "extractors": {kind: plain_row(row) for kind, row in evaluation.extractors.items()},
+            "tables": {name: records(table) for name, table in tables.items()},
         }
         write_json(self.out / "metrics.json", record)
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [_finite({str(name): value for name, value in row.items()}) for row in table.to_dict("records")]
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
-    }

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gen3d.data.prepared import Prepared
 from gen3d.data.structures import SUFFIX, with_structures
+from gen3d.data.tables import write_table
 from gen3d.errors import UserError
 from gen3d.infer.channels import T1W
 from gen3d.infer.diversity import diversity_rows
@@ -25,7 +26,6 @@ from gen3d.infer.quality_picture import draw_fidelity, draw_scans, draw_structur
 from gen3d.infer.quality_predictors import read_all
 from gen3d.infer.quality_structures import structure_columns, structure_rows
 from gen3d.infer.quality_utility import utility_rows
-from gen3d.infer.tables import write_table
 from gen3d.models.run import Run, load_run
 from gen3d.progress import warn
 

@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 
 from gen3d.data.manifest import is_twin, subject_hash
-from gen3d.data.prepared import Prepared
+from gen3d.data.prepared import GENERATOR_SUBJECTS, Prepared
 from gen3d.errors import UserError
-from gen3d.infer.synthetic import GENERATOR_SUBJECTS
 
 PROVENANCE = "provenance.json"
 REQUESTED = "requested_"

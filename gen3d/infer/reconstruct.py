@@ -12,10 +12,10 @@ from gen3d.artefact import begin
 from gen3d.config import Folders, Verb
 from gen3d.data.manifest import ROLES
 from gen3d.data.prepared import Prepared, open_prepared
+from gen3d.data.tables import write_table
 from gen3d.data.volume import read_stored, store
 from gen3d.infer.channels import DATA_RANGE, T1W
 from gen3d.infer.compare import covariates_of, scan_seed
-from gen3d.infer.tables import write_table
 from gen3d.maths.image import mse, psnr, ssim
 from gen3d.models.run import OneRun, load_run
 from gen3d.progress import say, track

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from gen3d.artefact import RECORD, Work, begin, digest, file_digest, write_json
 from gen3d.config import Folders, Verb, execution
 from gen3d.data.pool import num_workers
+from gen3d.data.prepared import GENERATOR_SUBJECTS
 from gen3d.data.structures import LOG_JACOBIAN
 from gen3d.errors import UserError
 from gen3d.infer.audit import AuditSettings
@@ -22,7 +23,7 @@ from gen3d.infer.drawing import Drawing
 from gen3d.infer.gate import Gate
 from gen3d.infer.request import LARGEST_COUNT, Conditions, Request, Unnamed, read_people, read_trained
 from gen3d.infer.sample_job import PICTURE, Job
-from gen3d.infer.synthetic import GENERATOR_SUBJECTS, REGISTRATION_S_PER_MEGAVOXEL, Dataset, Row, measure_all, writing
+from gen3d.infer.synthetic import REGISTRATION_S_PER_MEGAVOXEL, Dataset, Row, measure_all, writing
 from gen3d.infer.synthetic_tables import cohort_table, write_bids, write_image, write_prepared
 from gen3d.infer.tiling import SMALLEST_TILE, decode_in_tiles
 from gen3d.models.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, SamplerName

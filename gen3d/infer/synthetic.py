@@ -30,9 +30,6 @@ from gen3d.errors import UserError
 from gen3d.infer.channels import T1W
 from gen3d.infer.derivatives import TEMPLATE_SPACE
 
-GENERATOR_SUBJECTS = "generator_subjects.json"
-"""Hashes of everybody whom the run learned from, with their roles: for `gen3d quality`."""
-
 QUARANTINE, VOLUMES, CACHE = "quarantine", "volumes", ".samples"
 SESSION = "1"
 GENERATED = "generated_"

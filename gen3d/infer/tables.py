@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.artefact import write_atomic
 from gen3d.data.prepared import Prepared
 from gen3d.infer.calibrate import Calibrated
 from gen3d.infer.channels import Channel
@@ -33,13 +30,6 @@ IDENTITY = ("key", "subject", "session", "role", "diagnosis", "age_years", "sex"
 CLUSTER_COLUMNS = ("key", "channel", "region", "peak_z", "volume_ml", "x_mm", "y_mm", "z_mm", "p_cluster")
 MAX_CLUSTERS = 20
 LOG_VOLUMES = ("deformation", "size", "contrast")
-
-
-def write_table(path: Path, frame: pd.DataFrame) -> None:
-    """Write a TSV with BIDS's n/a for missing values."""
-    buffer = io.StringIO()
-    frame.to_csv(buffer, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
-    write_atomic(path, buffer.getvalue())
 
 
 def region_table(

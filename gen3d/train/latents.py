@@ -17,6 +17,7 @@ from torch import nn
 
 from gen3d.artefact import Work, digest, file_digest, read, write_atomic
 from gen3d.data.coding import Coding
+from gen3d.data.latents import ARRAY, MIRRORED, SHAPE, TABLE, read_latents_table
 from gen3d.data.manifest import is_twin, subject_hash
 from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.data.structures import with_structures
@@ -30,7 +31,6 @@ from gen3d.train.people import People
 from gen3d.train.pictures import draw_samples
 from gen3d.train.processes import Processes
 
-ARRAY, MIRRORED, TABLE, SHAPE = "latents.npy", "mirrored.npy", "latents.tsv", "latent.json"
 CONDITIONS = "conditions.tsv"
 SPATIAL = 4
 """Axes of a spatial latent: channels and three sides."""
@@ -92,7 +92,7 @@ class Latents(Material):
         """
         cohort = open_prepared(prepared) if prepared is not None else None
         if cohort is None:
-            table = read_latents(cast(Path, latents))
+            table = read_latents_table(cast(Path, latents), ("encode",))
             run = _autoencoder_of(cast(Path, latents), autoencoder)
             if mirrored and not (cast(Path, latents) / MIRRORED).is_file():
                 raise UserError(
@@ -278,21 +278,6 @@ def sample_painter(
         draw_samples(path, real, sampled, material.channels, f"latent_diffusion: {path.stem}")
 
     return paint
-
-
-def read_latents(folder: Path) -> pd.DataFrame:
-    """The table of a latents folder, one row per row of the array."""
-    read(folder, ("encode",))
-    try:
-        table = pd.read_csv(
-            folder / TABLE, sep="\t", na_values=["n/a"], keep_default_na=False, dtype={"subject": str, "key": str}
-        )
-        num = len(np.load(folder / ARRAY, mmap_mode="r"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: damaged latents ({error}); encode again.") from None
-    if num != len(table):
-        raise UserError(f"{folder}: {num} latents but {len(table)} rows in {TABLE}; encode again.")
-    return table
 
 
 def learners(table: pd.DataFrame, patients: float) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.data.latents import open_latents_folder
 from gen3d.data.prepared import open_prepared
 from gen3d.data.volume import read_stored
 from gen3d.errors import UserError
@@ -29,10 +30,22 @@ def test_latents_are_the_models_own(cohort: Path, pca_run: Path, tmp_path: Path)
     assert table["seen"].sum() == (table["role"] == "train").sum()
 
 
-def test_cross_fitted_latents_are_not_mixed(cohort: Path, tmp_path: Path) -> None:
+def test_each_member_of_a_family_has_a_space_of_its_own(cohort: Path, tmp_path: Path) -> None:
     run = fit(cohort, tmp_path / "run", kind="pca", num_components=3, cross_fit=3)
-    with pytest.raises(UserError, match="no latent space that all scans share"):
-        Encode.model_validate({"prepared": cohort, "run": run, "out": tmp_path / "l"}).run()
+    folder = Encode.model_validate({"prepared": cohort, "run": run, "out": tmp_path / "l"}).run()
+    latents, prepared, opened = open_latents_folder(folder), open_prepared(cohort), load_run(run)
+    assert latents.values.shape == (3, len(prepared.manifest), 3)
+    row = latents.table.iloc[5]
+    volume = prepared.load([row["key"]], opened.channels)[0]
+    for member in range(3):
+        np.testing.assert_allclose(
+            latents.values[member, 5], opened.encode(volume, row["subject"], member=member), rtol=1e-5
+        )
+    assert not np.allclose(latents.values[0], latents.values[1])
+    for index, subject in enumerate(latents.table["subject"]):
+        assert list(np.flatnonzero(latents.blind[:, index])) == opened.blind_members(subject)
+    with pytest.raises(UserError, match="cross_fit=1"):
+        Encode.model_validate({"prepared": cohort, "run": run, "mirrored": True, "out": tmp_path / "m"}).run()
 
 
 def test_voxelwise_has_no_latent(cohort: Path, run: Path, tmp_path: Path) -> None:

@@ -1,0 +1,236 @@
+"""The study behind `gen3d classify`: every model under the same folds, what they reached, and the head that is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gen3d.artefact import write_json
+from gen3d.data.tables import records, write_table
+from gen3d.downstream.checklist import checklist
+from gen3d.downstream.classification_picture import draw_performance
+from gen3d.downstream.contestants import SITE, ResidualMaker, contestants, kept_head
+from gen3d.downstream.crossvalidation import Model, Study, chosen_settings, cross_validated, fit, prediction_rows
+from gen3d.downstream.head_folder import open_head
+from gen3d.downstream.permutation import null_values, observed, prepare, statistic_name
+from gen3d.downstream.question import Question, class_counts, open_external
+from gen3d.downstream.scorecard import ScoreSettings, permutation_row, score
+from gen3d.downstream.scorecard_words import summary
+from gen3d.errors import UserError
+from gen3d.progress import say, track, warn
+
+PARTS = ".parts"
+PREDICTIONS, METRICS = "predictions.tsv", "metrics.json"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Predictions of all models, settings chosen per model, and the permutation row if there is one."""
+
+    predictions: pd.DataFrame
+    chosen: dict[str, list[Row]]
+    permutation: Row | None
+
+
+def cross_validate(question: Question, residual: ResidualMaker) -> Row:
+    """Run every model through the folds, score, keep the first head; returns the artefact's summary."""
+    models = contestants(question, residual)
+    study = Study(
+        question.features,
+        question.codes,
+        question.groups,
+        question.target,
+        question.folds,
+        question.settings.seed,
+        _controls_known(question),
+    )
+    for line in question.plan():
+        say(line)
+    parts = question.settings.out / PARTS
+    parts.mkdir(exist_ok=True)
+    tables, chosen = [], {}
+    for place, model in enumerate(models):
+        predictions, settings = _of_model(model, study, parts / f"{place}.tsv")
+        tables.append(predictions)
+        chosen[model.name] = settings
+    null = _permutation(models[0], study, question, parts / "permutations.json")
+    found = Found(pd.concat(tables, ignore_index=True), chosen, null)
+    head_note = kept_head(question, models[0], study)
+    written = _write(question, models, found, head_note, question.counts(), question.notes)
+    _discard(parts)
+    return written
+
+
+def external_test(question: Question, residual: ResidualMaker) -> Row:
+    """Test a finished head, and baselines fitted on the people it learned from, on other people."""
+    asked = question.settings
+    assert asked.fit is not None
+    features, codes, notes = open_external(asked, question)
+    head = open_head(asked.fit / "head", residual)
+    _same_study(question, head, asked.fit)
+    models = [model for model in contestants(question, residual) if model.elsewhere]
+    everybody, tested = np.arange(len(question.features)), np.arange(len(codes))
+    shared = (question.target, (), asked.seed, _controls_known(question))
+    study = Study(question.features, question.codes, question.groups, *shared)
+    others = Study(features, codes, tested, *shared)
+    where = {"repeat": 0, "fold": 0, "split": "external"}
+    tables, chosen = [], {}
+    for place, model in enumerate(track(models, "testing")):
+        fitted = head if place == 0 else fit(model, study, 0, everybody)
+        outputs = fitted.outputs(others.tested(model, 0, tested))
+        tables.append(prediction_rows(model, question.target, features.table, codes, outputs, fitted.learned, where))
+        chosen[model.name] = chosen_settings([dict(fitted.learned.settings)])
+    found = Found(pd.concat(tables, ignore_index=True), chosen, None)
+    counts = class_counts(question.target, codes, np.unique(features.table["subject"], return_inverse=True)[1])
+    return _write(question, models, found, f"the head of {asked.fit}", counts, notes)
+
+
+def _controls_known(question: Question) -> bool:
+    harmonise = question.settings.harmonise
+    return harmonise is not None and harmonise.unknown == "controls"
+
+
+def _of_model(model: Model, study: Study, path: Path) -> tuple[pd.DataFrame, list[Row]]:
+    """Predictions and chosen settings of one model, from disk where they are there from an interrupted run."""
+    beside = path.with_suffix(".json")
+    if beside.is_file():
+        return _read_part(path), json.loads(beside.read_text(encoding="utf-8"))
+    parts, settings = [], []
+    for table, chosen in track(cross_validated(model, study), f"{model.kind} {model.name}", total=len(study.folds)):
+        parts.append(table)
+        settings.append(chosen)
+    predictions, counted = pd.concat(parts, ignore_index=True), chosen_settings(settings)
+    write_table(path, predictions, digits=17)
+    write_json(beside, counted)
+    return predictions, counted
+
+
+def _read_part(path: Path) -> pd.DataFrame:
+    text = dict.fromkeys(("key", "subject", "session", "site", "sex", "model", "kind", "split"), str)
+    return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=text)
+
+
+def _permutation(model: Model, study: Study, question: Question, path: Path) -> Row | None:
+    num = question.settings.permutations
+    if not num:
+        return None
+    if path.is_file():
+        kept: Row = json.loads(path.read_text(encoding="utf-8"))
+        return kept
+    job = prepare(model, study)
+    found: list[float] = []
+    steps = track(
+        null_values(job, num, question.settings.workers), f"permuted labels ({model.name})", total=-(-num // 20)
+    )
+    for part in steps:
+        found += part.tolist()
+    row = permutation_row(observed(job), np.sort(found), model.name, statistic_name(study.target))
+    write_json(path, row)
+    return row
+
+
+def _discard(parts: Path) -> None:
+    for path in parts.iterdir():
+        path.unlink()
+    parts.rmdir()
+
+
+def _same_study(question: Question, head: Any, folder: Path) -> None:
+    """The head must have learned the same target, from the same people, in the same space."""
+    if head.target != question.target:
+        raise UserError(
+            f"{folder}: its head tells {head.target.describe()}, not {question.target.describe()}; give the same target=, "
+            "classes= and task=."
+        )
+    if tuple(head.made_by) != question.features.made_by:
+        raise UserError(f"{folder}: its head was learned in another space than {question.features.words}.")
+    if set(head.training.table["subject"].astype(str)) != set(question.features.table["subject"].astype(str)):
+        raise UserError(
+            f"{folder}: its head learned from other people than these latents hold; give the latents= (and only=, seen=) that "
+            "it was fitted with, so that the baselines learn from the same people."
+        )
+
+
+def _write(
+    question: Question,
+    models: Sequence[Model],
+    found: Found,
+    head_note: str,
+    counts: dict[str, int],
+    notes: tuple[str, ...],
+) -> Row:
+    asked = question.settings
+    scoring = ScoreSettings(bootstrap=asked.bootstrap, seed=asked.seed, prevalences=asked.prevalences)
+    tables = score(found.predictions, question.target, scoring)
+    if found.permutation is not None:
+        tables["permutation"] = pd.DataFrame([found.permutation])
+    split = str(found.predictions["split"].iloc[0])
+    sentences = summary(tables, question.target, models[0].name, split)
+    sentences += _warnings(question, tables)
+    people = {
+        "num_people": int(found.predictions["subject"].nunique()),
+        "num_scans": int(found.predictions["key"].nunique()),
+        "by_class": counts,
+        "left_out": list(notes),
+    }
+    target = {"name": question.target.name, "task": question.target.task, "classes": list(question.target.classes)}
+    guard = {
+        "seen_policy": asked.seen,
+        "num_seen": question.num_seen,
+        "waivers": list(question.waivers),
+        "duplicates_policy": asked.duplicates,
+        "duplicates": [asdict(pair) for pair in question.pairs],
+    }
+    described = [
+        {"name": model.name, "kind": model.kind, "features": model.words, "settings": found.chosen[model.name]}
+        for model in models
+    ]
+    metrics: Row = {
+        "target": target,
+        "summary": sentences,
+        "people": people,
+        "guard": guard,
+        "models": described,
+        "head": head_note,
+        "tables": {name: records(table) for name, table in tables.items()},
+    }
+    write_table(asked.out / PREDICTIONS, found.predictions)
+    for name, table in tables.items():
+        write_table(asked.out / f"{name}.tsv", table)
+    write_table(asked.out / "checklist.tsv", checklist(metrics, asked.settings()))
+    write_json(asked.out / METRICS, metrics)
+    draw_performance(asked.out / "figures", tables, question.target)
+    for sentence in sentences:
+        say(sentence)
+    for waiver in question.waivers:
+        warn(f"waiver: {waiver}.")
+    return {"summary": sentences[:1], "num_people": people["num_people"], "waivers": list(question.waivers)}
+
+
+def _warnings(question: Question, tables: dict[str, pd.DataFrame]) -> list[str]:
+    """What a reader must know beside the verdict: classes that are at one site only, a site that tells the classes."""
+    lines = [
+        f"{label} exists at the site {site} only: what tells {label} may be the scanner."
+        for label, site in question.one_site_classes
+    ]
+    rows = tables["performance"]
+    site = rows[(rows["model"] == SITE) & rows["measure"].isin(["auc", "macro_auc"])]
+    if len(site) and float(site["low"].iloc[0]) > 0.5 and question.target.name != SITE:
+        value, low, high = (float(site[name].iloc[0]) for name in ("value", "low", "high"))
+        cure = (
+            "harmonisation was fitted within the folds"
+            if question.settings.harmonise is not None
+            else "run with harmonise.by=site, and with split=sites, to see what is left without it"
+        )
+        lines.append(
+            f"The site alone tells {question.target.describe()} with an AUC of {value:.2f} [{low:.2f}, {high:.2f}]: site and "
+            f"{question.target.name} are confounded; {cure}."
+        )
+    return lines

@@ -1,0 +1,97 @@
+"""What the brains of a cluster have in common: the mean of its people's anomaly maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from gen3d.artefact import read
+from gen3d.data.volume import read_map, write_nifti
+from gen3d.errors import UserError
+from gen3d.progress import track
+
+EXPECTED = 1.96
+
+
+@dataclass(frozen=True)
+class ClusterMap:
+    """Mean z [X, Y, Z] of one channel over the people of a cluster who have a map; `mask` is where maps are."""
+
+    cluster: str
+    channel: str
+    num_people: int
+    mean_z: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+
+    def row(self) -> dict[str, str | int | float]:
+        """Its row in the table `cluster_maps`: extremes, and the share of voxels whose mean is beyond 1.96 / root n, which
+        is 5 % where the cluster is like the healthy."""
+        inside = self.mean_z[self.mask]
+        beyond = np.abs(inside) * np.sqrt(self.num_people) > EXPECTED
+        return {
+            "cluster": self.cluster,
+            "channel": self.channel,
+            "num_people": self.num_people,
+            "lowest_mean_z": float(inside.min()),
+            "highest_mean_z": float(inside.max()),
+            "share_beyond_chance": float(beyond.mean()),
+        }
+
+
+def cluster_maps(maps: Path, keys: list[str], clusters: list[str], out: Path) -> list[ClusterMap]:
+    """Average z maps by cluster and channel and write each mean as out/maps/cluster-<k>_desc-<channel>_meanz.nii.gz.
+
+    Args:
+        maps: folder of `gen3d anomaly`.
+        keys: scans.
+        clusters: cluster of every scan; "" is left out.
+        out: folder to write.
+
+    Raises:
+        UserError: not such a folder, none of the scans has a map there, or maps on different grids.
+    """
+    read(maps, ("anomaly",))
+    listed = sorted((maps / "maps").glob("*_desc-*_zmap.nii.gz"))
+    channels = sorted({path.name.split("_desc-")[1].split("_")[0] for path in listed})
+    present = {path.name for path in listed}
+    found = []
+    for channel in channels:
+        for cluster in sorted({name for name in clusters if name}, key=int):
+            names = [
+                f"{key}_desc-{channel}_zmap.nii.gz" for key, own in zip(keys, clusters, strict=True) if own == cluster
+            ]
+            paths = [maps / "maps" / name for name in names if name in present]
+            averaged = _average(paths, f"cluster {cluster}, {channel}")
+            if averaged is None:
+                continue
+            mean, mask, num = averaged
+            affine = nib.load(paths[0]).affine  # type: ignore[attr-defined]
+            write_nifti(out / "maps" / f"cluster-{cluster}_desc-{channel}_meanz.nii.gz", mean, affine)
+            found.append(ClusterMap(cluster, channel, num, mean, mask))
+    if not found:
+        raise UserError(f"{maps}: none of the clustered scans has a z map there; run `gen3d anomaly` on these scans.")
+    return found
+
+
+def _average(paths: list[Path], what: str) -> tuple[NDArray[np.float32], NDArray[np.bool_], int] | None:
+    total: NDArray[np.float64] | None = None
+    mask: NDArray[np.bool_] | None = None
+    num = 0
+    for path in track(paths, f"mean map of {what}"):
+        z = read_map(path)
+        if not np.isfinite(z).all() or not z.any():
+            continue  # a scan that was not judged in this channel
+        if total is None or mask is None:
+            total, mask = np.zeros(z.shape), np.zeros(z.shape, dtype=bool)
+        if z.shape != total.shape:
+            raise UserError(f"{path}: its grid {z.shape} is not that of the other maps {total.shape}; make them again.")
+        total += z
+        mask |= z != 0
+        num += 1
+    if total is None or mask is None:
+        return None
+    return (total / num).astype(np.float32), mask, num

@@ -1,0 +1,347 @@
+"""Harmonisation as a step inside a fold: ComBat with a coding of what is to be kept, fitted on training people.
+
+Who speaks for a site: real people with one scan each, the first of theirs in the table; planted twins and synthetic scans are
+harmonised but never fitted on. A kept column enters the harmonised values, since the scale of a site acts around what is
+expected of the person; whoever predicts a column must therefore not keep it (`Harmonisation.protects`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field, field_validator, model_validator
+
+from gen3d.config import Config
+from gen3d.data.manifest import is_control, is_twin
+from gen3d.downstream.recipe import Rows, Values
+from gen3d.downstream.target import as_label
+from gen3d.errors import UserError
+from gen3d.maths.combat import FEWEST_PEOPLE, Combat, fit_combat
+
+FEWEST_CONTROLS = 5
+"""Of a site that the fit has not seen, to estimate it from."""
+NAMED = 5
+"""Columns, sites or people that a sentence names before it says "and others"."""
+
+
+class Harmonisation(Config):
+    """Take the location and scale of every site out of the latents (ComBat), estimated from the people of the fit."""
+
+    by: str = Field("site", min_length=1, description="column whose effect is taken away: site, or scanner")
+    keep: tuple[str, ...] = Field(
+        ("age_years", "sex"),
+        description="columns (numbers or words) whose effect is kept where sites differ in them; never what is to be predicted",
+    )
+    unknown: Literal["refuse", "controls"] = Field(
+        "refuse",
+        description="a site that the fit has not seen: stop, or estimate it from its own controls (at least 5 people)",
+    )
+    empirical_bayes: bool = Field(
+        True,
+        description="shrink a site's estimates towards what its features have in common, the more the fewer people",
+    )
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _one_or_none(cls, value: Any) -> Any:
+        return () if value is None else (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _checked_keep(self) -> Harmonisation:
+        if self.by in self.keep:
+            raise ValueError(f"{self.by} cannot be taken away and kept; leave it out of keep.")
+        if len(set(self.keep)) != len(self.keep):
+            raise ValueError(f"keep={list(self.keep)} names a column twice.")
+        return self
+
+    def protects(self, column: str) -> bool:
+        """Whether a column is kept, and so enters the harmonised values of the tested person."""
+        return column in self.keep
+
+    def protection_sentence(self, column: str) -> str:
+        """Why a column that is kept cannot be predicted."""
+        rest = ", ".join(name for name in self.keep if name != column)
+        return (
+            f"harmonisation keeps {column}, which is what is to be predicted: its value would enter the features of the tested "
+            f"person; give keep=[{rest}]."
+        )
+
+    def fit(self, rows: Rows) -> FittedHarmonisation:
+        """Estimate everything from these people; sources that were put side by side are shrunk each by itself.
+
+        Raises:
+            UserError: a missing column or site, one site only (unless others can be estimated from their controls), a site
+                with one person, or a kept column that is constant or tied to the site.
+        """
+        chosen = rows.take(speakers(rows.table))
+        sites = self.sites_of(chosen.table)
+        found, counts = np.unique(sites, return_counts=True)
+        if not len(found):
+            raise UserError(
+                f"there is nobody to estimate the effect of {self.by} from: only planted or synthetic scans."
+            )
+        if len(found) < 2 and self.unknown == "refuse":
+            raise UserError(
+                f"everybody here has {self.by} {found[0]}, and harmonising needs two; leave harmonisation out, or add "
+                "people of another one."
+            )
+        few = int(counts.argmin())
+        if counts[few] < FEWEST_PEOPLE:
+            raise UserError(
+                f"{self.by} {found[few]} has one person to estimate its effect from, and {FEWEST_PEOPLE} are needed; leave it "
+                "out, or name a coarser column in by=."
+            )
+        coding = KeptColumns.fit(chosen.table, self.keep)
+        design = coding.matrix(chosen.table)
+        combat = fit_combat(chosen.values, sites, design, self.empirical_bayes, coding.column_names, chosen.blocks)
+        return FittedHarmonisation(self, coding, combat)
+
+    def sites_of(self, table: pd.DataFrame) -> NDArray[np.str_]:
+        """The site of each row, [n].
+
+        Raises:
+            UserError: no such column, or rows without a site.
+        """
+        if self.by not in table.columns:
+            raise UserError(
+                f"the cohort table has no column {self.by} to harmonise by; its columns are {_some(table)}."
+            )
+        sites = np.array([as_label(value) for value in table[self.by]], dtype=np.str_)
+        missing = table.loc[sites == "", "key"] if "key" in table.columns else table.index[sites == ""]
+        if len(missing):
+            named = ", ".join(str(key) for key in missing[:NAMED])
+            raise UserError(
+                f"{len(missing)} scans have no {self.by} ({named}{' and others' if len(missing) > NAMED else ''}), so they "
+                "cannot be harmonised; fill in the column, or leave them out."
+            )
+        return sites
+
+
+def speakers(table: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which rows an estimate is made from: the first scan of every real person, [n]."""
+    real = ~is_twin(table).to_numpy()
+    if "generator" in table.columns:
+        real &= np.array([as_label(value) == "" for value in table["generator"]])
+    places = np.flatnonzero(real)
+    again = table["subject"].astype(str).iloc[places].duplicated().to_numpy()
+    first = np.zeros(len(table), dtype=bool)
+    first[places[~again]] = True
+    return first
+
+
+@dataclass(frozen=True)
+class KeptColumns:
+    """How the kept columns become numbers: those that are numbers as SDs from the mean, words as indicators.
+
+    A missing value counts as the mean of the fit (of an indicator: its share), as the normative model does; so does a word
+    that the fit has not seen.
+    """
+
+    names: tuple[str, ...]
+    levels: tuple[tuple[str, ...], ...]
+    """Of each column: its words in order, the first without an indicator, or () for numbers."""
+    mean: NDArray[np.float64]
+    sd: NDArray[np.float64]
+    num_missing: tuple[int, ...]
+    """Per column: people of the fit without a value."""
+
+    @classmethod
+    def fit(cls, table: pd.DataFrame, names: tuple[str, ...]) -> KeptColumns:
+        """Settle numbers or words from the people of the fit.
+
+        Raises:
+            UserError: a column that is not in the table, or empty.
+        """
+        levels: list[tuple[str, ...]] = []
+        missing = []
+        for name in names:
+            if name not in table.columns:
+                raise UserError(
+                    f"keep names the column {name}, which is not in the cohort table; it has {_some(table)}."
+                )
+            labels = [as_label(value) for value in table[name]]
+            present = sorted({label for label in labels if label})
+            if not present:
+                raise UserError(
+                    f"{name} is empty for everybody, so there is nothing of it to keep; leave it out of keep."
+                )
+            numeric = pd.to_numeric(pd.Series(present), errors="coerce").notna().all()
+            levels.append(() if numeric else tuple(present))
+            missing.append(sum(not label for label in labels))
+        raw = cls(names, tuple(levels), np.zeros(0), np.zeros(0), tuple(missing))._raw(table)
+        mean = np.nanmean(raw, axis=0) if raw.shape[1] else np.zeros(0)
+        sd = np.nanstd(raw, axis=0) if raw.shape[1] else np.zeros(0)
+        return cls(names, tuple(levels), mean, np.where(sd > 0, sd, 1.0), tuple(missing))
+
+    @property
+    def column_names(self) -> list[str]:
+        """The kept column behind each column of the matrix."""
+        return [name for name, words in zip(self.names, self.levels, strict=True) for _ in _indicators(words) or ("",)]
+
+    def matrix(self, table: pd.DataFrame) -> NDArray[np.float64]:
+        """[n, p] with mean 0 and SD 1 in the people of the fit."""
+        for name in self.names:
+            if name not in table.columns:
+                raise UserError(f"the harmonisation keeps {name}, which is not among the columns of the table.")
+        standard = (self._raw(table) - self.mean) / self.sd
+        return np.asarray(np.where(np.isfinite(standard), standard, 0.0))
+
+    def _raw(self, table: pd.DataFrame) -> NDArray[np.float64]:
+        columns = []
+        for name, words in zip(self.names, self.levels, strict=True):
+            if not words:
+                columns.append(pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64))
+                continue
+            labels = np.array([as_label(value) for value in table[name]], dtype=np.str_)
+            known = np.isin(labels, words)
+            columns += [np.where(known, (labels == word).astype(np.float64), np.nan) for word in _indicators(words)]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(table), 0))
+
+
+@dataclass(frozen=True)
+class FittedHarmonisation:
+    """What was estimated from the people of the fit, ready for anybody."""
+
+    settings: Harmonisation
+    kept: KeptColumns
+    combat: Combat
+
+    def apply(self, rows: Rows, controls: NDArray[np.bool_] | None = None) -> Values:
+        """Harmonised values, [n, d].
+
+        Row by row for sites that the fit has seen. With unknown="controls", a site that it has not seen is estimated from the
+        controls among the given rows: that uses the diagnosis of tested people who are controls, and their values, so a
+        performance there holds for a site that first scans some controls of its own. Give all its scans in one call.
+
+        Args:
+            rows: scans.
+            controls: which of them are of controls, [n]; None to read it from the column diagnosis.
+
+        Raises:
+            UserError: an unknown site with unknown="refuse", or one with fewer than 5 controls.
+        """
+        able = self.with_sites_of(rows, controls)
+        return able.combat.apply(rows.values, self.settings.sites_of(rows.table), self.kept.matrix(rows.table))
+
+    def with_sites_of(self, rows: Rows, controls: NDArray[np.bool_] | None = None) -> FittedHarmonisation:
+        """The same, with every site of the rows that it lacks estimated from its controls.
+
+        Raises:
+            UserError: as `apply`.
+        """
+        sites = self.settings.sites_of(rows.table)
+        unknown = sorted(set(sites.tolist()) - set(self.combat.sites))
+        if not unknown:
+            return self
+        by = self.settings.by
+        if self.settings.unknown == "refuse":
+            raise UserError(
+                f"{by} {', '.join(unknown[:NAMED])} {'was' if len(unknown) == 1 else 'were'} not among those that the "
+                f"harmonisation was fitted on ({', '.join(self.combat.sites)}); leave those scans out, or give "
+                "unknown=controls to estimate it from its controls."
+            )
+        if controls is None:
+            if "diagnosis" not in rows.table.columns:
+                raise UserError(
+                    f"unknown=controls needs the column diagnosis, to find the controls of {by} {unknown[0]}."
+                )
+            controls = is_control(rows.table).to_numpy()
+        usable = controls & speakers(rows.table)
+        combat = self.combat
+        for name in unknown:
+            chosen = rows.take(usable & (sites == name))
+            if len(chosen) < FEWEST_CONTROLS:
+                raise UserError(
+                    f"{by} {name} was not among those that the harmonisation was fitted on and has {len(chosen)} controls here "
+                    f"to estimate it from; {FEWEST_CONTROLS} are needed."
+                )
+            combat = combat.with_site(chosen.values, self.kept.matrix(chosen.table), name)
+        return replace(self, combat=combat)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know about the people of the fit, in sentences."""
+        num = int(self.combat.num_people.sum())
+        return tuple(
+            f"{missing} of {num} people have no {name}; the mean was used for them."
+            for name, missing in zip(self.kept.names, self.kept.num_missing, strict=True)
+            if missing
+        )
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything as arrays of numbers and text, for an .npz without pickles."""
+        combat, kept = self.combat, self.kept
+        lengths = np.array([len(words) for words in kept.levels], dtype=np.int64)
+        return {
+            "by": _text([self.settings.by]),
+            "unknown": _text([self.settings.unknown]),
+            "empirical_bayes": np.array([self.settings.empirical_bayes]),
+            "keep": _text(kept.names),
+            "keep_num_levels": lengths,
+            "keep_levels": _text([word for words in kept.levels for word in words]),
+            "keep_mean": kept.mean,
+            "keep_sd": kept.sd,
+            "keep_num_missing": np.array(kept.num_missing, dtype=np.int64),
+            "sites": _text(combat.sites),
+            "blocks": np.array(combat.blocks, dtype=np.int64),
+            "num_people": combat.num_people,
+            "grand_mean": combat.grand_mean,
+            "coefficients": combat.coefficients,
+            "sd": combat.sd,
+            "varying": combat.varying,
+            "gamma": combat.gamma,
+            "delta": combat.delta,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> FittedHarmonisation:
+        """What `to_arrays` described.
+
+        Raises:
+            UserError: arrays that are missing.
+        """
+        try:
+            names = tuple(str(name) for name in arrays["keep"])
+            words = iter(str(word) for word in arrays["keep_levels"])
+            levels = tuple(tuple(next(words) for _ in range(int(num))) for num in arrays["keep_num_levels"])
+            missing = tuple(int(num) for num in arrays["keep_num_missing"])
+            kept = KeptColumns(names, levels, arrays["keep_mean"], arrays["keep_sd"], missing)
+            shrunk = bool(arrays["empirical_bayes"][0])
+            combat = Combat(
+                sites=tuple(str(site) for site in arrays["sites"]),
+                empirical_bayes=shrunk,
+                blocks=tuple(int(width) for width in arrays["blocks"]),
+                **{
+                    name: arrays[name]
+                    for name in ("num_people", "grand_mean", "coefficients", "sd", "varying", "gamma", "delta")
+                },
+            )
+            settings = Harmonisation.model_validate(
+                {
+                    "by": str(arrays["by"][0]),
+                    "keep": names,
+                    "unknown": str(arrays["unknown"][0]),
+                    "empirical_bayes": shrunk,
+                }
+            )
+        except KeyError as error:
+            raise UserError(f"the saved harmonisation lacks {error}, so it is damaged; harmonise again.") from None
+        return cls(settings, kept, combat)
+
+
+def _indicators(words: tuple[str, ...]) -> tuple[str, ...]:
+    """One word alone makes a constant indicator, which the fit refuses by name."""
+    return words[1:] or words
+
+
+def _text(words: Any) -> NDArray[np.str_]:
+    return np.array([str(word) for word in words], dtype=np.str_)
+
+
+def _some(table: pd.DataFrame) -> str:
+    return ", ".join(str(name) for name in table.columns)

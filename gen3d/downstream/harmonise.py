@@ -1,0 +1,317 @@
+"""`gen3d harmonise`: latents without the location and scale that each site adds, and what that did."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+
+from gen3d.artefact import begin, write_json
+from gen3d.config import Folders, Verb
+from gen3d.data.latents import ARRAY, SEEN, SHAPE, TABLE, Latents, Seen, open_latents_folder
+from gen3d.data.manifest import TEXT, is_control, subject_hash
+from gen3d.data.tables import records, write_table
+from gen3d.downstream.harmonisation import FittedHarmonisation, Harmonisation, speakers
+from gen3d.downstream.harmonise_picture import draw_before_after
+from gen3d.downstream.recipe import Rows
+from gen3d.downstream.site_effects import (
+    AFTER,
+    BEFORE,
+    DIFFERENCE,
+    LINEAR,
+    SQUARES,
+    assess,
+    kept_effects,
+    site_predictability,
+)
+from gen3d.errors import UserError
+from gen3d.progress import say, warn
+
+Row = dict[str, Any]
+NUMBERS = ["value", "low", "high", "chance", "num_people"]
+SITES = ["stage", "classifier", "measure", *NUMBERS, "num_sites"]
+KEPT = ["stage", "column", "task", "measure", *NUMBERS]
+ADVICE = (
+    "To classify, give the raw latents and harmonise.{by} instead of this folder: that fits the harmonisation inside the folds, "
+    "while here the {num} people that it was fitted on count as seen."
+)
+
+
+class Harmonise(Verb, Harmonisation):
+    """Take the location and scale of every site (or scanner) out of latents, by ComBat with empirical Bayes.
+
+    Writes a folder of latents that stratify, predict and classify read, harmonisation.npz to do the same to others, and what
+    it did: how well the site, and what is to be kept, can be told before and after, with the harmonisation fitted in training
+    folds only. To classify, give the raw latents and harmonise.by=site to `gen3d classify`, which fits inside the folds: the
+    people that this folder was fitted on count as seen. Never keep the column that is to be predicted.
+    """
+
+    latents: Folders = Field(description="folders of latents (encode), all of one run")
+    fit_on: Literal["everybody", "train", "controls"] = Field(
+        "everybody",
+        description="whom the sites are estimated from: all people, the role train, or controls of any role",
+    )
+    show: tuple[str, ...] = Field(
+        ("diagnosis",), description="further columns to show before and after, beside those of keep"
+    )
+    seed: int = Field(
+        0, description="seed of the folds and resamples behind the figures; the latents do not depend on it"
+    )
+
+    def plan(self) -> list[str]:
+        """Whom would be harmonised, and who speaks for each site."""
+        cohort = gather(self.latents)
+        chosen = cohort.rows.take(self._allowed(cohort.rows.table))
+        sites = self.sites_of(chosen.table)[speakers(chosen.table)]
+        names, counts = np.unique(sites, return_counts=True)
+        listed = ", ".join(f"{name} {num}" for name, num in zip(names, counts, strict=True))
+        return [
+            f"harmonises {len(cohort.rows)} latents of {cohort.rows.values.shape[1]} dimensions by {self.by}, keeping "
+            f"{', '.join(self.keep) or 'nothing'}",
+            f"people that speak for each {self.by}: {listed}",
+            f"writes {self.out}",
+        ]
+
+    def run(self) -> Path:
+        """Write the folder."""
+        cohort = gather(self.latents)
+        rows, allowed = cohort.rows, self._allowed(cohort.rows.table)
+        fitted = self._harmonisation.fit(rows.take(allowed)).with_sites_of(rows)
+        work = begin(self, "harmonise", {"latents": list(self.latents)})
+        if work.finished:
+            say(f"{self.out}: already done.")
+            return self.out
+        try:
+            after = fitted.apply(rows)
+            used = self._used(rows.table, allowed)
+            found = self._measure(rows, allowed, fitted, len(used))
+            np.save(self.out / ARRAY, after.astype(np.float32))
+            arrays: dict[str, Any] = dict(fitted.to_arrays())
+            np.savez(self.out / "harmonisation.npz", **arrays)
+            write_table(self.out / TABLE, rows.table)
+            write_json(self.out / SHAPE, cohort.record | {"harmonised": self._harmonisation.settings()})
+            write_json(self.out / SEEN, {"0": _with_roles(cohort.seen, used, f"harmonised by {self.by}")})
+            tables = found.tables | {"people": self._people(rows.table, allowed, fitted)}
+            for name, table in tables.items():
+                write_table(self.out / f"{name}.tsv", table)
+            _write_bytes(
+                self.out / "figures" / "before_after.png",
+                draw_before_after(rows.values, after, self.sites_of(rows.table), self.by, _under(tables["sites"])),
+            )
+            rows_of = {name: records(table) for name, table in tables.items()}
+            write_json(self.out / "metrics.json", {"summary": found.summary, "tables": rows_of})
+            work.finish({"num_scans": len(rows), "num_dimensions": after.shape[1], "summary": found.summary})
+        finally:
+            work.release()
+        for sentence in found.summary:
+            say(sentence)
+        say(f"{self.out}: {len(rows)} latents of {len(fitted.combat.sites)} values of {self.by}.")
+        return self.out
+
+    @property
+    def _harmonisation(self) -> Harmonisation:
+        return Harmonisation(**{name: getattr(self, name) for name in Harmonisation.model_fields})
+
+    def _allowed(self, table: pd.DataFrame) -> NDArray[np.bool_]:
+        """Scans that may speak for their site, [n]."""
+        if self.fit_on == "everybody":
+            return np.ones(len(table), dtype=bool)
+        chosen = (table["role"] == "train").to_numpy() if self.fit_on == "train" else is_control(table).to_numpy()
+        if not chosen.any():
+            who = "has the role train" if self.fit_on == "train" else "is a control by the column diagnosis"
+            raise UserError(f"nobody {who}, so fit_on={self.fit_on} leaves nobody to estimate sites from.")
+        return np.asarray(chosen, dtype=bool)
+
+    def _used(self, table: pd.DataFrame, allowed: NDArray[np.bool_]) -> list[str]:
+        """Subjects that something was estimated from: of the fit, and controls of sites that it lacked."""
+        sites = self.sites_of(table)
+        spoke, missing = allowed.copy(), ~np.isin(sites, sites[allowed])
+        if missing.any():
+            spoke |= missing & is_control(table).to_numpy()
+        chosen = table[spoke]
+        return list(dict.fromkeys(chosen.loc[speakers(chosen), "subject"].astype(str)))
+
+    def _measure(self, rows: Rows, allowed: NDArray[np.bool_], fitted: FittedHarmonisation, num_used: int) -> _Measured:
+        advice = ADVICE.format(by=f"by={self.by}", num=num_used)
+        try:
+            assessment = assess(rows, self._harmonisation, self.seed, allowed)
+        except UserError as error:
+            warn(f"what harmonising did could not be assessed: {error}")
+            sentences = [f"What harmonising did could not be assessed: {error}", *fitted.notes, advice]
+            return _Measured({"sites": pd.DataFrame(columns=SITES), "kept": pd.DataFrame(columns=KEPT)}, sentences)
+        sites = site_predictability(assessment, self.by, self.seed)
+        kept, problems = kept_effects(assessment, list(dict.fromkeys((*self.keep, *self.show))), self.seed)
+        summary = [*site_sentences(sites, self.by), *kept_sentences(kept, self.keep), *problems, *assessment.left_out]
+        tables = {"sites": pd.DataFrame(sites, columns=SITES), "kept": pd.DataFrame(kept, columns=KEPT)}
+        return _Measured(tables, [*summary, *fitted.notes, advice])
+
+    def _people(self, table: pd.DataFrame, allowed: NDArray[np.bool_], fitted: FittedHarmonisation) -> pd.DataFrame:
+        """A row per site: scans, people, people it was estimated from, its shift (root mean square, in SD) and its scale."""
+        sites, combat, people = self.sites_of(table), fitted.combat, table["subject"].astype(str).to_numpy()
+        found = []
+        for index, name in enumerate(combat.sites):
+            at, varying = sites == name, combat.varying
+            shift = np.sqrt(np.mean(combat.gamma[index, varying] ** 2)) if varying.any() else math.nan
+            scale = np.sqrt(np.median(combat.delta[index, varying])) if varying.any() else math.nan
+            found.append(
+                {
+                    "site": name,
+                    "num_scans": int(at.sum()),
+                    "num_people": len(np.unique(people[at])),
+                    "num_fitted": int(combat.num_people[index]),
+                    "shift_sd": float(shift),
+                    "scale": float(scale),
+                    "estimated_from": self.fit_on if (at & allowed).any() else "its controls",
+                }
+            )
+        return pd.DataFrame(found)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    tables: dict[str, pd.DataFrame]
+    summary: list[str]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Latents of several folders together: scans, the record of one latent, and whom the model saw."""
+
+    rows: Rows
+    record: Row
+    seen: Seen
+
+
+def gather(folders: Sequence[Path]) -> Cohort:
+    """Open folders of latents that one run made.
+
+    Raises:
+        UserError: latents of different models, of a family, of one scan twice, or not finite.
+    """
+    opened = [open_latents_folder(folder, ("encode",)) for folder in folders]
+    first = opened[0]
+    for other in opened:
+        if other.num_members > 1:
+            raise UserError(
+                f"{other.folder}: its {other.num_members} members have a latent space each, which cannot be harmonised "
+                "together; encode with a run trained with cross_fit=1."
+            )
+        if (other.run_key, other.shape) != (first.run_key, first.shape):
+            raise UserError(
+                f"latents of two different models: {first.folder} (a {first.kind}, run {first.run_key}) and {other.folder} "
+                f"(a {other.kind}, run {other.run_key}) have spaces of their own; encode both with one run."
+            )
+    table = pd.concat([latents.table for latents in opened], ignore_index=True)
+    for column in (name for name in TEXT if name in table.columns):
+        table[column] = table[column].astype(object).where(table[column].notna(), "")
+    twice = table.loc[table["key"].duplicated(), "key"]
+    if len(twice):
+        raise UserError(f"{twice.iloc[0]} is in the latents twice; give every scan once.")
+    values = np.concatenate([latents.values[0] for latents in opened])
+    bad = table.loc[~np.isfinite(values).all(axis=1), "key"]
+    if len(bad):
+        raise UserError(f"{', '.join(bad[:5])}: the latent is NaN or infinite; encode again.")
+    return Cohort(
+        Rows(values, table, (values.shape[1],), first.shape),
+        json.loads((first.folder / SHAPE).read_text(encoding="utf-8")),
+        _union(opened),
+    )
+
+
+def _union(opened: Sequence[Latents]) -> Seen:
+    union: Seen = {}
+    for latents in opened:
+        for person, role in latents.seen[0].items():
+            if role not in union.get(person, "").split(", "):
+                union[person] = ", ".join(part for part in (union.get(person), role) if part)
+    return union
+
+
+def _with_roles(seen: Seen, subjects: Sequence[str], role: str) -> Seen:
+    hashes = [subject_hash(subject) for subject in subjects]
+    return seen | {person: f"{seen[person]}, {role}" if person in seen else role for person in hashes}
+
+
+def site_sentences(rows: Sequence[Row], by: str) -> list[str]:
+    """What the table of sites says, the verdict first."""
+    told = {
+        stage: [row for row in rows if row["stage"] == stage and row["measure"] == "macro_auc" and row["low"] > 0.5]
+        for stage in (BEFORE, AFTER)
+    }
+    remaining = " and ".join(f"{_interval(row)} ({row['classifier']})" for row in told[AFTER])
+    if told[AFTER]:
+        verdict = (
+            f"The {by} can still be told from the latents after harmonising, AUC {remaining}: what is left is no location "
+            "or scale of single dimensions that these people suffice to estimate."
+        )
+    elif told[BEFORE]:
+        verdict = f"The {by} could be told from the latents before harmonising, and not better than by chance after it."
+    else:
+        verdict = f"The {by} could not be told from the latents better than by chance even before harmonising."
+    lines = [verdict]
+    for classifier, what in ((LINEAR, "by components"), (SQUARES, "by components and their squares")):
+        before, after = (
+            next(
+                row
+                for row in rows
+                if (row["stage"], row["classifier"], row["measure"]) == (stage, classifier, "balanced_accuracy")
+            )
+            for stage in (BEFORE, AFTER)
+        )
+        line = (
+            f"Balanced accuracy of telling the {by} of {before['num_people']} people among {before['num_sites']} ({what}): "
+            f"{_interval(before)} before, {_interval(after)} after; chance "
+            f"{before['chance']:.2f}."
+        )
+        if after["high"] < after["chance"]:
+            line += " Below chance is no sign of the other kind: accidents of the training people are over-corrected in others."
+        lines.append(line)
+    return lines
+
+
+def kept_sentences(rows: Sequence[Row], keep: Sequence[str]) -> list[str]:
+    """A sentence per column: its effect before, after, and whether it grew weaker."""
+    lines = []
+    for name in dict.fromkeys(row["column"] for row in rows):
+        at = {row["stage"]: row for row in rows if row["column"] == name and row["measure"] in ("macro_auc", "r2")}
+        measure = "R2" if at[BEFORE]["measure"] == "r2" else "AUC"
+        difference = at[DIFFERENCE]
+        change = "weaker" if difference["high"] < 0 else "stronger" if difference["low"] > 0 else "not distinguishable"
+        if change == "weaker" and name not in keep:
+            change += ", as it is where people of the sites differ in it and it is not kept"
+        lines.append(
+            f"{name} from the latents of {at[BEFORE]['num_people']} people: {measure} {_interval(at[BEFORE])} before, "
+            f"{_interval(at[AFTER])} after ({change}, difference {_interval(difference, '+')})."
+        )
+    return lines
+
+
+def _interval(row: Mapping[Any, Any], sign: str = "") -> str:
+    return f"{row['value']:{sign}.2f} [{row['low']:{sign}.2f}, {row['high']:{sign}.2f}]"
+
+
+def _under(sites: pd.DataFrame) -> tuple[str, str]:
+    """A line for each panel of the picture: how well the site can be told."""
+    if not len(sites):
+        return "", ""
+    at = {
+        row["stage"]: row
+        for row in sites.to_dict("records")
+        if (row["classifier"], row["measure"]) == (LINEAR, "balanced_accuracy")
+    }
+    chance = f"chance {at[BEFORE]['chance']:.2f}"
+    found = [_interval(at[stage]) for stage in (BEFORE, AFTER)]
+    return f"told with balanced accuracy {found[0]}, {chance}", f"{found[1]} where fitted on other people, {chance}"
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)

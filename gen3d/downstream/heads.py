@@ -1,0 +1,93 @@
+"""The settings of the heads: what is fitted on the latents; one union type is the registry."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gen3d.config import Config
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+Threshold = Literal["prevalence"] | Share
+"""Probability of the last class from which a scan is said to be of it, for two classes.
+
+`prevalence` is its share among the training scans: with calibrated probabilities the Bayes rule of balanced accuracy, known
+before anybody is predicted."""
+
+
+class LinearSettings(Config):
+    """L2 logistic regression with balanced classes; ridge regression where the target is a number."""
+
+    kind: Literal["linear"] = Field("linear", description="logistic regression, or ridge regression for a number")
+    penalties: tuple[Positive, ...] = Field(
+        (10.0, 1.0, 0.1, 0.01, 0.001),
+        min_length=1,
+        description="strengths of the L2 penalty that the inner cross-validation tries, per mean loss of a training "
+        "scan, for inputs scaled to a mean variance of 1",
+    )
+
+
+class SvmSettings(Config):
+    """Linear support vector machine with balanced classes; support vector regression for a number."""
+
+    kind: Literal["svm"] = Field("svm", description="linear support vector machine, or regression for a number")
+    costs: tuple[Positive, ...] = Field(
+        (0.01, 0.1, 1.0, 10.0),
+        min_length=1,
+        description="costs C of a scan on the wrong side that the inner cross-validation tries, for inputs whose mean "
+        "squared distance from the centre is 1",
+    )
+
+
+class BoostingSettings(Config):
+    """Gradient-boosted trees on histograms (LightGBM's algorithm, as in scikit-learn)."""
+
+    kind: Literal["boosting"] = Field("boosting", description="gradient-boosted trees")
+    num_trees: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        (20, 50, 100), min_length=1, description="numbers of trees that the inner cross-validation tries"
+    )
+    learning_rate: float = Field(0.1, gt=0, le=1, description="share of a tree's correction that is added")
+    num_leaves: int = Field(4, gt=1, description="leaves of a tree at most; 2 leaves out interactions")
+    fewest_scans: int = Field(5, gt=0, description="training scans in a leaf at least")
+
+
+class MlpSettings(Config):
+    """A perceptron with one hidden layer of tanh units, with balanced classes."""
+
+    kind: Literal["mlp"] = Field("mlp", description="perceptron with one hidden layer")
+    hidden_units: int = Field(16, gt=0, description="units of the hidden layer")
+    penalties: tuple[Positive, ...] = Field(
+        (0.1, 0.03, 0.01),
+        min_length=1,
+        description="strengths of the L2 penalty on the weights that the inner cross-validation tries, per mean loss of "
+        "a training scan, for inputs scaled to a mean variance of 1",
+    )
+    steps: int = Field(200, gt=0, description="steps of the optimiser (L-BFGS) at most")
+
+
+class ResidualSettings(Config):
+    """A residual 3D network on spatial latents, with class weights and focal loss (Lin et al. 2017)."""
+
+    kind: Literal["residual"] = Field("residual", description="residual 3D network on spatial latents")
+    channels: int = Field(16, gt=0, description="channels of the first block; they double where the grid is halved")
+    blocks: int = Field(2, gt=0, description="residual blocks")
+    dropout: float = Field(0.2, ge=0, lt=1, description="share of pooled features dropped in training")
+    steps: int = Field(200, gt=0, description="weight updates")
+    batch_size: int = Field(16, gt=0, description="scans per weight update")
+    learning_rate: float = Field(1e-3, gt=0, description="learning rate of AdamW at its highest")
+    weight_decay: float = Field(1e-2, ge=0, description="weight decay of AdamW, per update and learning rate")
+    focal_gamma: float = Field(
+        2.0, ge=0, description="exponent by which scans that are told well count less; 0 is cross-entropy"
+    )
+
+
+TableHead = LinearSettings | SvmSettings | BoostingSettings | MlpSettings
+"""Heads on one vector per scan."""
+
+HeadSettings = Annotated[
+    LinearSettings | SvmSettings | BoostingSettings | MlpSettings | ResidualSettings, Field(discriminator="kind")
+]
+"""Any head's settings, told apart by `kind`."""

@@ -1,0 +1,217 @@
+"""The map of a cohort, kept so that new people can be put into it: components, UMAP and clusters, without pickle.
+
+map.npz holds numbers and settings only. UMAP itself cannot be kept that way; it is made again from the stored scores,
+which gives the same coordinates wherever the same versions run, and is refused where it does not.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gen3d.artefact import read
+from gen3d.downstream.adjustment import Adjustment
+from gen3d.downstream.embedding import FittedUmap, fit_umap
+from gen3d.errors import UserError
+from gen3d.maths.mixture import Mixture
+from gen3d.maths.neighbourhood import squared_distances
+
+Floats = NDArray[np.float64]
+FILE = "map.npz"
+PACKAGES = ("umap-learn", "numba", "numpy", "scikit-learn")
+TOLERANCE = 1e-3
+"""Of the extent of the map: coordinates made again that differ by more are another map."""
+CORE_NEIGHBOURS = 5
+
+
+@dataclass(frozen=True)
+class Placed:
+    """New people in a map: components [n, k], UMAP [n, 2] (NaN where the map has none), the cluster's name ("" where
+    there is none) and how certain it is [n] (NaN without clusters)."""
+
+    pcs: Floats
+    umap: Floats
+    cluster: list[str]
+    certainty: Floats
+
+
+@dataclass(frozen=True)
+class PeopleMap:
+    """What a new person is projected with.
+
+    `labels` [n] are clusters of the map's people from 0, -1 for none; all -1 where there is no structure. `mixture` is
+    None for clusters by density, whose new people go with the nearest people of the map. `settings` hold seed,
+    num_neighbours, minimum_distance, run_key and versions.
+    """
+
+    keys: tuple[str, ...]
+    mean: Floats
+    loadings: Floats
+    share_of_variance: Floats
+    scores: Floats
+    umap: Floats
+    labels: NDArray[np.int64]
+    certainty: Floats
+    mixture: Mixture | None
+    adjustment: Adjustment | None
+    settings: dict[str, Any]
+
+    @property
+    def run_key(self) -> str:
+        """Key of the run whose latents the map is of."""
+        return str(self.settings["run_key"])
+
+    @property
+    def has_clusters(self) -> bool:
+        """Whether there is a structure to belong to."""
+        return bool((self.labels >= 0).any())
+
+    @cached_property
+    def _mapper(self) -> FittedUmap:
+        settings = self.settings
+        fitted = fit_umap(self.scores, settings["seed"], settings["num_neighbours"], settings["minimum_distance"])
+        extent = float(np.ptp(self.umap, axis=0).max())
+        if float(np.abs(fitted.coordinates - self.umap).max()) > TOLERANCE * extent:
+            now = _versions()
+            changed = [
+                f"{name} {then} then, {now[name]} now"
+                for name, then in settings["versions"].items()
+                if now[name] != then
+            ]
+            raise UserError(
+                f"UMAP made again from the stored scores is another map ({', '.join(changed) or 'another machine'}); run "
+                "`gen3d stratify` again here, or project where it was made."
+            )
+        return fitted
+
+    def verify(self) -> None:
+        """Make UMAP again and compare.
+
+        Raises:
+            UserError: it is another map.
+        """
+        if np.isfinite(self.umap).all():
+            _ = self._mapper
+
+    def project(self, values: NDArray[np.floating], table: pd.DataFrame | None = None) -> Placed:
+        """Put people into the map, each independently of the others.
+
+        Args:
+            values: latents [n, d].
+            table: their rows of the cohort table, needed where the map holds columns fixed.
+
+        Raises:
+            UserError: latents of another size or not finite, or a column that is missing.
+        """
+        rows = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+        if rows.shape[1] != len(self.mean):
+            raise UserError(
+                f"the latents have {rows.shape[1]} dimensions and those of the map {len(self.mean)}; encode with the run "
+                "that the map was made from."
+            )
+        if not np.isfinite(rows).all():
+            raise UserError("some latents are not finite; encode these scans again.")
+        if self.adjustment is not None:
+            if table is None:
+                raise UserError(f"the map holds {', '.join(self.adjustment.columns)} fixed; give the cohort table too.")
+            rows = self.adjustment.apply(rows, table)
+        pcs = (rows - self.mean) @ self.loadings.T
+        mapped = self._mapper.place(pcs) if np.isfinite(self.umap).all() else np.full((len(rows), 2), np.nan)
+        labels, certainty = self._clusters(pcs)
+        return Placed(pcs, mapped, [cluster_name(label) for label in labels], certainty)
+
+    def _clusters(self, pcs: Floats) -> tuple[NDArray[np.int64], Floats]:
+        if not self.has_clusters or not len(pcs):
+            return np.full(len(pcs), -1), np.full(len(pcs), np.nan)
+        if self.mixture is not None:
+            probabilities = self.mixture.probabilities(pcs)
+            return probabilities.argmax(axis=1), probabilities.max(axis=1)
+        core = np.flatnonzero(self.labels >= 0)
+        num = min(CORE_NEIGHBOURS, len(core))
+        nearest = np.argsort(squared_distances(pcs, self.scores[core]), axis=1, kind="stable")[:, :num]
+        votes = self.labels[core][nearest][:, :, None] == np.arange(self.labels.max() + 1)
+        share = votes.mean(axis=1)
+        return share.argmax(axis=1), share.max(axis=1)
+
+    def write(self, folder: Path) -> None:
+        """Keep the map in a folder."""
+        arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in _ARRAYS}
+        if self.mixture is not None:
+            arrays |= {f"mixture_{name}": getattr(self.mixture, name) for name in _MIXTURE}
+        if self.adjustment is not None:
+            arrays["adjustment_coefficients"] = self.adjustment.coefficients
+        record = {
+            "keys": list(self.keys),
+            "settings": self.settings,
+            "adjustment": None if self.adjustment is None else self.adjustment.record(),
+        }
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, record=np.array(json.dumps(record)), **arrays)  # type: ignore[arg-type]
+        partial = folder / f".{FILE}"
+        partial.write_bytes(buffer.getvalue())
+        os.replace(partial, folder / FILE)
+
+
+_ARRAYS = ("mean", "loadings", "share_of_variance", "scores", "umap", "labels", "certainty")
+_MIXTURE = ("weights", "means", "variances", "differing")
+
+
+def cluster_name(label: int) -> str:
+    """What tables call a cluster: counted from 1; "" for none."""
+    return str(int(label) + 1) if label >= 0 else ""
+
+
+def with_versions(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a map with the versions that it was made with."""
+    return {**settings, "versions": _versions()}
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES}
+
+
+def open_map(folder: Path) -> PeopleMap:
+    """Open the map of a finished folder of `gen3d stratify` and verify that UMAP can be made again.
+
+    Raises:
+        UserError: another folder, a damaged map, or versions that give another map.
+    """
+    read(folder, ("stratify",))
+    opened = read_map_file(folder / FILE)
+    try:
+        opened.verify()
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
+    return opened
+
+
+def read_map_file(path: Path) -> PeopleMap:
+    """A stored map, without making UMAP again."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            record = json.loads(str(stored["record"]))
+            arrays = {name: stored[name] for name in _ARRAYS}
+            mixture = Mixture(*(stored[f"mixture_{name}"] for name in _MIXTURE)) if "mixture_means" in stored else None
+            held = record["adjustment"]
+            adjustment = Adjustment.of(held, stored["adjustment_coefficients"]) if held is not None else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: missing or damaged ({error}); run `gen3d stratify` again.") from None
+    return PeopleMap(
+        tuple(record["keys"]), **arrays, mixture=mixture, adjustment=adjustment, settings=record["settings"]
+    )
+
+
+def without_clusters(people: PeopleMap) -> PeopleMap:
+    """The same map where nothing stable was found."""
+    none = np.full(len(people.keys), -1, dtype=np.int64)
+    return replace(people, labels=none, certainty=np.full(len(none), np.nan), mixture=None)

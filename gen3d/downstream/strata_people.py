@@ -1,0 +1,110 @@
+"""Who is clustered: one scan of every real person, in one latent space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gen3d.data.latents import Latents, open_latents_folder
+from gen3d.data.manifest import is_twin
+from gen3d.errors import UserError
+
+MINIMUM_PEOPLE = 12
+
+
+@dataclass(frozen=True)
+class People:
+    """One row per person: table, latents [n, d], the run that made them, and sentences on who was left out."""
+
+    folders: str
+    table: pd.DataFrame
+    values: NDArray[np.float64]
+    run_key: str
+    left_out: tuple[str, ...]
+
+
+def open_people(folders: Sequence[Path], who: str) -> People:
+    """Open latents folders as one cohort and keep the first scan of every person.
+
+    Raises:
+        UserError: folders of different runs, members with spaces of their own, a scan given twice, latents that are not
+            finite, or fewer than 12 people.
+    """
+    opened = [open_latents_folder(folder) for folder in folders]
+    _one_space(opened)
+    table = pd.concat([each.table for each in opened], ignore_index=True)
+    values = np.concatenate([np.asarray(each.values[0], dtype=np.float64) for each in opened])
+    shown = ", ".join(str(folder) for folder in folders)
+    twice = table["key"][table["key"].duplicated()]
+    if len(twice):
+        raise UserError(f"{shown}: the scan {twice.iloc[0]} is in two of the folders; give every scan once.")
+    kept, left_out = _chosen(table, who)
+    table, values = table.loc[kept].reset_index(drop=True), values[kept]
+    bad = table["key"][~np.isfinite(values).all(axis=1)]
+    if len(bad):
+        raise UserError(f"{shown}: the latents of {', '.join(bad.iloc[:3])} are not finite; encode them again.")
+    if len(table) < MINIMUM_PEOPLE:
+        raise UserError(
+            f"{shown}: {len(table)} people are left of {len(kept)} scans, and a map needs {MINIMUM_PEOPLE}"
+            f"{'; ' + ' '.join(left_out) if left_out else '.'} Encode more people"
+            f"{', or use people=everybody' if who != 'everybody' else ''}."
+        )
+    return People(shown, table, values, opened[0].run_key, tuple(left_out))
+
+
+def _one_space(opened: list[Latents]) -> None:
+    first = opened[0]
+    for each in opened:
+        if each.num_members > 1:
+            raise UserError(
+                f"{each.folder}: latents of {each.num_members} members, each with a space of its own, cannot be on one map; "
+                "encode with a run trained with cross_fit=1."
+            )
+        if each.run_key != first.run_key or each.values.shape[2] != first.values.shape[2]:
+            raise UserError(
+                f"{each.folder} and {first.folder}: latents of two different models cannot be on one map; encode all scans "
+                "with one run."
+            )
+        if each.artefact.verb != first.artefact.verb:
+            raise UserError(
+                f"{each.folder} and {first.folder}: one is harmonised and the other is not; harmonise both together."
+            )
+
+
+def _chosen(table: pd.DataFrame, who: str) -> tuple[NDArray[np.bool_], list[str]]:
+    """Which rows are kept [n], and sentences on the others."""
+    said: list[str] = []
+    twins = is_twin(table).to_numpy()
+    synthetic = _named(table, "generator")
+    kept = ~twins & ~synthetic
+    if twins.any():
+        said.append(f"{_scans(int(twins.sum()))} with something planted in them (column base) were left out.")
+    if synthetic.any():
+        said.append(f"{_scans(int(synthetic.sum()))} of nobody (column generator) were left out.")
+    if who == "evaluation":
+        others = kept & (table["role"] != "evaluation").to_numpy()
+        if others.any():
+            said.append(f"{_scans(int(others.sum()))} of people with other roles than evaluation were left out.")
+        kept &= ~others
+    ordered = table[kept].sort_values(["age_years", "session"], kind="stable", na_position="last")
+    first = ordered[~ordered["subject"].duplicated()].index
+    later = int(kept.sum()) - len(first)
+    if later:
+        said.append(f"{_scans(later)} after a person's first were left out.")
+    return np.asarray(table.index.isin(first)), said
+
+
+def _named(table: pd.DataFrame, column: str) -> NDArray[np.bool_]:
+    if column not in table.columns:
+        return np.zeros(len(table), dtype=bool)
+    cells = table[column].astype(object)
+    return np.asarray(cells.where(cells.notna(), "").astype(str).str.strip() != "")
+
+
+def _scans(num: int) -> str:
+    return "1 scan" if num == 1 else f"{num} scans"

@@ -1,0 +1,115 @@
+"""What is to be told from the latents: a column of the cohort table, as categories, ordered grades or a number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gen3d.data.manifest import CONTROL_NAMES
+from gen3d.errors import UserError
+
+Task = Literal["categories", "ordered", "number"]
+FEWEST_DISTINCT = 6
+"""A numeric column with fewer values than this is taken for categories unless the task is named."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The column, the task, and the classes in order: the first is the reference (healthy), the last the one looked for."""
+
+    name: str
+    task: Task
+    classes: tuple[str, ...] = ()
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether there are two classes."""
+        return self.task != "number" and len(self.classes) == 2
+
+    @property
+    def num_outputs(self) -> int:
+        """Columns of a prediction: one per class, or 1 for a number."""
+        return len(self.classes) if self.classes else 1
+
+    @property
+    def output_columns(self) -> tuple[str, ...]:
+        """Names of those columns in a prediction table: `p_AD`, or `predicted`."""
+        return tuple(f"p_{name}" for name in self.classes) if self.classes else ("predicted",)
+
+    def codes(self, column: pd.Series) -> NDArray[np.float64]:
+        """Class number (0, 1, ...) or value of every row, NaN where it is missing or of no class asked for, [n]."""
+        if self.task == "number":
+            return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+        place = {name: float(index) for index, name in enumerate(self.classes)}
+        return np.array([place.get(as_label(value), np.nan) for value in column], dtype=np.float64)
+
+    def describe(self) -> str:
+        """`diagnosis (AD against CN)`."""
+        if self.task == "number":
+            return self.name
+        if self.is_binary:
+            return f"{self.name} ({self.classes[1]} against {self.classes[0]})"
+        return f"{self.name} ({', '.join(self.classes)})"
+
+
+def as_label(value: Any) -> str:
+    """A cell as the name of a class: 1.0 and 1 are the same, a missing value is ""."""
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return ""
+    text = str(value).strip()
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return f"{number:g}" if np.isfinite(number) else ""
+
+
+def make_target(column: pd.Series, name: str, classes: Sequence[Any] | None, task: Task | None) -> Target:
+    """Settle the task and the classes from what was asked for and what the column holds.
+
+    Without a task: categories where classes are given, or where the column is text or has fewer than 6 distinct values;
+    a number otherwise. Without classes: all that occur, controls' usual names first.
+
+    Raises:
+        UserError: a class that does not occur, one class only, or a number asked of a column of text.
+    """
+    labels = [as_label(value) for value in column]
+    present = list(dict.fromkeys(label for label in labels if label))
+    if not present:
+        raise UserError(f"the column {name} is empty for everybody, so there is nothing to learn.")
+    numeric = pd.to_numeric(pd.Series(present), errors="coerce").notna().all()
+    settled: Task = task or (
+        "number" if classes is None and numeric and len(present) >= FEWEST_DISTINCT else "categories"
+    )
+    if settled == "number":
+        if classes is not None:
+            raise UserError(f"task=number takes no classes; leave out classes=, or task= to tell classes of {name}.")
+        if not numeric:
+            word = next(label for label in present if pd.isna(pd.to_numeric(label, errors="coerce")))
+            raise UserError(
+                f"{name} holds words (for example {word!r}), so task=number is not possible; leave out task=."
+            )
+        if len(present) < 2:
+            raise UserError(f"{name} is {present[0]} for everybody, so there is nothing to learn.")
+        return Target(name, settled)
+    asked = tuple(as_label(item) for item in classes) if classes is not None else _in_order(present, bool(numeric))
+    counts = ", ".join(f"{label} {labels.count(label)}" for label in sorted(present))
+    absent = [label for label in asked if label not in present]
+    if absent:
+        raise UserError(f"nobody has {name} {absent[0]}; the column holds {counts} (scans).")
+    if len(set(asked)) != len(asked):
+        raise UserError(f"classes={list(asked)} names a class twice.")
+    if len(asked) < 2:
+        raise UserError(f"{name} has one class only ({counts}), and telling needs two; add people of another class.")
+    return Target(name, settled, asked)
+
+
+def _in_order(present: list[str], numeric: bool) -> tuple[str, ...]:
+    if numeric:
+        return tuple(sorted(present, key=float))
+    return tuple(sorted(present, key=lambda label: (label.lower() not in CONTROL_NAMES, label)))

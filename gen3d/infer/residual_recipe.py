@@ -1,0 +1,186 @@
+"""The residual head on spatial latents as a recipe: standardised channels, networks, calibration and threshold."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from gen3d.downstream.heads import ResidualSettings, Threshold
+from gen3d.downstream.inner_folds import inner_folds
+from gen3d.downstream.learning import probabilities
+from gen3d.downstream.recipe import Rows, Values
+from gen3d.downstream.target import Target
+from gen3d.errors import UserError
+from gen3d.maths.score_calibration import Scaling, fit_scaling, two_columns
+from gen3d.models.residual_head import Question, TrainedHead, restore_head, train_heads
+
+SPATIAL = 4
+
+
+@dataclass(frozen=True)
+class ChannelReducer:
+    """Mean and standard deviation of every channel over training people and positions, [C] each."""
+
+    mean: Values
+    spread: Values
+    shape: tuple[int, ...]
+
+    def apply(self, rows: Rows) -> Values:
+        """[n, C X Y Z]; a channel that did not vary becomes 0."""
+        values = np.asarray(rows.values, dtype=np.float64).reshape(len(rows), len(self.mean), -1)
+        return np.asarray(((values - self.mean[:, None]) / self.spread[:, None]).reshape(len(rows), -1))
+
+
+@dataclass(frozen=True)
+class ResidualLearned:
+    """Networks, calibrated and with a threshold; see `Learned`."""
+
+    head: TrainedHead
+    target: Target
+    scalings: tuple[Scaling, ...]
+    threshold: float
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the inner cross-validation chose: steps until people not seen were told best."""
+        return {"steps": self.head.steps}
+
+    def outputs(self, values: Values) -> Values:
+        """Mean over networks of calibrated probabilities [n, classes], or of predicted numbers [n, 1]."""
+        each = self.head.scores(np.asarray(values))
+        if self.target.task == "number":
+            return np.asarray(each.mean(axis=0))
+        told = [probabilities(_rows(scores, self.target), self.scalings, self.target) for scores in each]
+        return np.asarray(np.mean(told, axis=0))
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to have the head again without training, JSON-ready; weights are safetensors in base 64."""
+        return {
+            "settings": self.settings,
+            "threshold": None if math.isnan(self.threshold) else self.threshold,
+            "calibration": [{"slope": found.slope, "biases": list(found.biases)} for found in self.scalings],
+            "centre": self.head.centre,
+            "spread": self.head.spread,
+            "weights": base64.b64encode(safetensors.torch.save(self.head.tensors())).decode("ascii"),
+        }
+
+
+@dataclass
+class ResidualRecipe:
+    """Reduce: standardise channels. Learn: one network per inner fold, stopped and calibrated by people it did not see.
+
+    A study has one space: the shape of a latent is remembered from the rows that were reduced.
+    """
+
+    settings: ResidualSettings
+    threshold: Threshold = "prevalence"
+    shape: tuple[int, ...] = ()
+    device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
+    features: str = "latents"
+
+    @property
+    def name(self) -> str:
+        """As tables call it."""
+        return self.settings.kind
+
+    @property
+    def features_in_words(self) -> str:
+        """What the head is given."""
+        return f"{self.features}, as volumes"
+
+    def reduce(self, train: Rows) -> ChannelReducer:
+        """Fit the mean and standard deviation of the channels.
+
+        Raises:
+            UserError: latents that are no volume, or the same for everybody.
+        """
+        if len(train.shape) != SPATIAL:
+            raise UserError(
+                "the residual head needs spatial latents (channels and three sides), but these are vectors; train a vae with "
+                "model.latent=spatial, or use another head."
+            )
+        self.shape = tuple(train.shape)
+        values = np.asarray(train.values, dtype=np.float64).reshape(len(train), self.shape[0], -1)
+        mean, spread = values.mean(axis=(0, 2)), values.std(axis=(0, 2))
+        varies = spread > 1e-8 * np.abs(values).max(initial=0.0)
+        if not varies.any():
+            raise UserError(
+                "the latents are the same for every training person, so nothing can be told from them; check how they were made "
+                "(a collapsed VAE has latents that do not vary)."
+            )
+        return ChannelReducer(mean, np.where(varies, spread, np.inf), self.shape)
+
+    def learn(
+        self, values: Values, codes: Values, groups: NDArray[np.int64], target: Target, seed: int
+    ) -> ResidualLearned:
+        """Train, calibrate, and set the threshold; see `Recipe.learn`.
+
+        Raises:
+            UserError: too few people of a class for inner folds.
+        """
+        assert self.shape, "a recipe reduces before it learns"
+        folds = inner_folds(codes, groups, target, seed)
+        volumes = values.reshape(len(values), *self.shape)
+        head = train_heads(volumes, codes, folds, _question(target), self.settings, seed, self.device)
+        scalings = _scalings(head.held_out, codes, target)
+        return ResidualLearned(head, target, scalings, self._threshold(codes, target))
+
+    def relearn(
+        self,
+        values: Values,
+        codes: Values,
+        groups: NDArray[np.int64],
+        target: Target,
+        seed: int,
+        state: Mapping[str, Any],
+    ) -> ResidualLearned:
+        """The head of `ResidualLearned.state()`: its weights are taken as they are, and nothing is trained.
+
+        Raises:
+            UserError: damaged weights, or those of another network.
+        """
+        assert self.shape, "a recipe reduces before it learns"
+        try:
+            tensors = safetensors.torch.load(base64.b64decode(state["weights"], validate=True))
+        except (SafetensorError, ValueError) as error:
+            raise UserError(f"the weights of the residual head are damaged ({error}); make the head again.") from None
+        centre, spread, steps = float(state["centre"]), float(state["spread"]), int(state["settings"]["steps"])
+        head = restore_head(tensors, _question(target), self.settings, self.shape, centre, spread, steps)
+        scalings = tuple(Scaling(float(kept["slope"]), tuple(kept["biases"])) for kept in state["calibration"])
+        threshold = math.nan if state["threshold"] is None else float(state["threshold"])
+        return ResidualLearned(head, target, scalings, threshold)
+
+    def _threshold(self, codes: Values, target: Target) -> float:
+        if not target.is_binary:
+            return math.nan
+        return float(codes.mean()) if self.threshold == "prevalence" else self.threshold
+
+
+def _question(target: Target) -> Question:
+    return Question(target.task, len(target.classes))
+
+
+def _rows(scores: Values, target: Target) -> Values:
+    """Scores [n, S] as calibration takes them, one row per problem: two logits are one difference."""
+    if target.is_binary and scores.shape[1] == 2:
+        return (scores[:, 1] - scores[:, 0])[None]
+    return scores.T
+
+
+def _scalings(scores: Values, codes: Values, target: Target) -> tuple[Scaling, ...]:
+    """Calibration on held-out scores [n, S]: one for all categories, or one per grade to exceed; none for a number."""
+    if target.task == "number":
+        return ()
+    if target.task == "categories" and not target.is_binary:
+        return (fit_scaling(scores, codes.astype(np.int64)),)
+    rows = _rows(scores, target)
+    return tuple(fit_scaling(two_columns(row), (codes > grade).astype(np.int64)) for grade, row in enumerate(rows))
