@@ -13,9 +13,13 @@ from gen3d.config import Verb, execution
 from gen3d.data.manifest import Split
 from gen3d.data.simulate import Simulate
 from gen3d.downstream.evaluate import Evaluate
+from gen3d.downstream.harmonise import Harmonise
+from gen3d.downstream.stratify import Stratify
 from gen3d.infer.anomaly import Anomaly
 from gen3d.infer.channels import CHANNELS, Channel
+from gen3d.infer.classify import Classify
 from gen3d.infer.encode import Encode
+from gen3d.infer.predict import Predict
 from gen3d.infer.quality import Quality
 from gen3d.infer.reconstruct import Reconstruct
 from gen3d.infer.sample import Sample
@@ -48,8 +52,9 @@ DIFFUSION: dict[str, Any] = {
 
 class Demo(Verb):
     """Simulate a cohort, train two networks and two baselines, map anomalies, measure them against the truth, and report.
-    Then learn how the latents of a third network are distributed, draw synthetic scans, audit them for copies of people, and
-    compare them with real ones.
+    Tell the diagnosis from the latents beside what a volume tells, look for sub-groups, and say where people stand whom no
+    model saw. Then learn how the latents of a third network are distributed, draw synthetic scans, audit them for copies of
+    people, and compare them with real ones.
 
     The maps shown first compare with the mean of what the restorer and the PCA expect, which shows lesions best on real
     brains; the maps of each model alone stand beside them.
@@ -76,7 +81,8 @@ class Demo(Verb):
             verb.run()
         report = verbs[-1].out
         say("")
-        for line in (*headline(self.out / "evaluation"), *synthesis(self.out / "synthetic", self.out / "quality")):
+        lines = headline(self.out / "evaluation") + latents_in_words(self.out / "head", self.out / "strata")
+        for line in lines + synthesis(self.out / "synthetic", self.out / "quality"):
             say(line)
         say(f"\n{duration(time.monotonic() - began)} in all. Open {report / 'index.html'}")
         return report
@@ -108,10 +114,32 @@ class Demo(Verb):
             for name, (judges, channels) in JUDGED.items()
         ]
         evaluate = Evaluate(maps=tuple(verb.out for verb in anomalies), truth=cohort, out=self.out / "evaluation")
-        verbs = [simulate, *trains, *shown, *anomalies, evaluate, *self._synthesis(cohort, runs)]
+        verbs = [simulate, *trains, *shown, *anomalies, evaluate, *self._heads(cohort), *self._synthesis(cohort, runs)]
         inputs = tuple(verb.out for verb in verbs)
         report = Report(inputs=inputs, out=self.out / "report", title="gen3d demo: a simulated cohort")
         return [*verbs, report]
+
+    def _heads(self, cohort: Path) -> list[Verb]:
+        """What the VAE's latents tell. People whom it learned from are left out, and shown by `predict` with a warning."""
+        latents = self.out / "latents"
+        told = {"target": "diagnosis", "classes": ["control", "AD"], "seen": "leave_out", "permutations": 200}
+        shown = {"maps": self.out / "maps" / next(iter(JUDGED)), "prepared": cohort}
+        return [
+            Harmonise.model_validate({"latents": latents, "out": self.out / "latents_harmonised", "seed": self.seed}),
+            Classify.model_validate(
+                {"latents": latents, "out": self.out / "head", "seed": self.seed, "workers": self.workers} | told
+            ),
+            Stratify.model_validate({"latents": latents, "out": self.out / "strata", "seed": self.seed} | shown),
+            Predict.model_validate(
+                {
+                    "head": self.out / "head",
+                    "latents": latents,
+                    "strata": self.out / "strata",
+                    "seen": "leave_out",
+                    "out": self.out / "predictions",
+                }
+            ),
+        ]
 
     def _diffusion(self, cohort: Path, runs: Path) -> Verb:
         """Latent diffusion, trained on controls and some of the patients, so that either can be asked for."""
@@ -160,6 +188,12 @@ def headline(evaluation: Path) -> list[str]:
             lines.append(f"  {row['maps']:16s} {row['condition']:8s} {row['channel']:12s} {_figure(row)}")
     lines.append("People in whom nothing is planted, controls held out of everything and null twins:")
     return lines + _null_lines(rows)
+
+
+def latents_in_words(head: Path, strata: Path) -> list[str]:
+    """The verdicts of the head and of the search for sub-groups."""
+    told, found = (json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in (head, strata))
+    return ["What the latents tell:", f"  {told['summary'][0]}", f"  {found['summary'][0]}"]
 
 
 def synthesis(synthetic: Path, quality: Path) -> list[str]:

@@ -8,6 +8,7 @@ confounds it is the same share of what the confounds leave, with permutations of
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,7 +64,12 @@ class Column:
 def is_confound(name: str) -> bool:
     """Whether a column says how, where or of whom a scan was made rather than what is wrong with the person."""
     lowered = name.lower()
-    return lowered in CONFOUND_NAMES or any(part in lowered for part in CONFOUND_PARTS)
+    return lowered in CONFOUND_NAMES or has_part(lowered, CONFOUND_PARTS)
+
+
+def has_part(name: str, parts: tuple[str, ...]) -> bool:
+    """Whether one of the parts begins a word of a column's name: `motion` is in head_motion_mm but not in emotion."""
+    return any(re.search(rf"(^|[^a-z]){part}", name.lower()) for part in parts)
 
 
 def columns_of(table: pd.DataFrame) -> list[Column]:

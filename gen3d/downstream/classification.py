@@ -17,6 +17,7 @@ from gen3d.downstream.checklist import checklist
 from gen3d.downstream.classification_picture import draw_performance
 from gen3d.downstream.contestants import SITE, ResidualMaker, contestants, kept_head
 from gen3d.downstream.crossvalidation import Model, Study, chosen_settings, cross_validated, fit, prediction_rows
+from gen3d.downstream.guard import Seen
 from gen3d.downstream.head_folder import open_head
 from gen3d.downstream.permutation import null_values, observed, prepare, statistic_name
 from gen3d.downstream.question import Question, class_counts, open_external
@@ -68,11 +69,11 @@ def cross_validate(question: Question, residual: ResidualMaker) -> Row:
     return written
 
 
-def external_test(question: Question, residual: ResidualMaker) -> Row:
+def external_test(question: Question, residual: ResidualMaker, policy: Seen) -> Row:
     """Test a finished head, and baselines fitted on the people it learned from, on other people."""
     asked = question.settings
     assert asked.fit is not None
-    features, codes, notes = open_external(asked, question)
+    features, codes, notes = open_external(question, policy)
     head = open_head(asked.fit / "head", residual)
     _same_study(question, head, asked.fit)
     models = [model for model in contestants(question, residual) if model.elsewhere]

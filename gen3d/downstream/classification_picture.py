@@ -34,12 +34,19 @@ def draw_performance(folder: Path, tables: dict[str, pd.DataFrame], target: Targ
     axes = figure.subplots(1, panels, squeeze=False, width_ratios=(1.5, 1, 1)[:panels])[0]
     _intervals(axes[0], rows, measure)
     if panels > 1:
-        shown = list(dict.fromkeys(tables["roc"]["model"]))[:MOST_CURVES]
+        shown = _shown(rows)
         colours = dict(zip(shown, COLOURS, strict=False))
         _roc(axes[1], tables["roc"], colours)
         _reliability(axes[2], tables["reliability"], colours)
     folder.mkdir(exist_ok=True)
     figure.savefig(folder / "performance.png", dpi=DOTS_PER_INCH)
+
+
+def _shown(rows: pd.DataFrame) -> list[str]:
+    """The first heads, and the strongest baselines beside them."""
+    heads = rows.loc[rows["kind"] == "head", "model"].tolist()[: MOST_CURVES - 1]
+    baselines = rows[rows["kind"] != "head"].sort_values("value", ascending=False)["model"].tolist()
+    return heads + baselines[: MOST_CURVES - len(heads)][: max(1, 3 - len(heads))]
 
 
 def _intervals(axes: Any, rows: pd.DataFrame, measure: str) -> None:
@@ -65,7 +72,7 @@ def _roc(axes: Any, table: pd.DataFrame, colours: dict[str, str]) -> None:
         rows = table[table["model"] == name].sort_values(["false_positive_rate", "true_positive_rate"])
         axes.plot(rows["false_positive_rate"], rows["true_positive_rate"], color=colour, linewidth=1.4, label=name)
     _square(axes, "1 - specificity", "Sensitivity", "ROC")
-    axes.legend(frameon=False, fontsize=7, loc="lower right")
+    axes.legend(fontsize=6.5, loc="lower right", frameon=True, framealpha=0.85, edgecolor="none")
 
 
 def _reliability(axes: Any, table: pd.DataFrame, colours: dict[str, str]) -> None:

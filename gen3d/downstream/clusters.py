@@ -282,7 +282,7 @@ def verdict(statistics: pd.DataFrame) -> tuple[str, ...]:
     resampling, so that the index has no room above it even where groups are far apart.
     """
     by_name = statistics.set_index("statistic")
-    p, ari = by_name["p"], by_name.loc["bootstrap_ari", "value"]
+    p, ari = by_name["p"], float(by_name["value"]["bootstrap_ari"])
     reasons = []
     if not p["separation"] < LEVEL:
         reasons.append(f"one group of the same skew and tails is cut as well (p {p['separation']:.2f})")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.artefact import read
+from gen3d.artefact import digest, read
 from gen3d.data.latents import VERBS, Latents, open_latents_folder
 from gen3d.data.manifest import is_twin, read_manifest
 from gen3d.downstream.recipe import Rows
@@ -91,9 +91,8 @@ def _of_latents(latents: Latents) -> Features:
     for member in latents.seen:
         seen |= member
     width = latents.values.shape[2]
-    return Features(
-        latents.table, latents.values, latents.blind, (width,), latents.shape, (latents.run_key,), words, seen
-    )
+    made_by = (latents.run_key,)
+    return Features(latents.table, latents.values, latents.blind, (width,), latents.shape, made_by, words, seen)
 
 
 def _of_maps(folder: Path) -> Features:
@@ -125,7 +124,7 @@ def _of_maps(folder: Path) -> Features:
         np.ones((1, len(kept)), dtype=bool),
         (chosen.shape[1],),
         (chosen.shape[1],),
-        (artefact.key,),
+        (digest([[item["key"] for item in artefact.inputs.get("run", [])], sorted(scores), list(z.columns)]),),
         f"{chosen.shape[1]} anomaly scores of {folder}",
         {},
         notes,

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from pydantic import TypeAdapter, ValidationError
 
 from gen3d import __version__
@@ -158,7 +159,7 @@ def save_head(
         "shape": list(rows.shape),
         "blocks": list(rows.blocks),
         "text_columns": [
-            str(name) for name in rows.table.columns if not pd.api.types.is_numeric_dtype(rows.table[name])
+            str(name) for name, column in rows.table.items() if not is_numeric_dtype(column) or is_bool_dtype(column)
         ],
         "versions": _versions(),
         "files": {name: file_digest(folder / name) for name in (TRAINING, TABLE)},

@@ -73,11 +73,11 @@ class ResidualSettings(Config):
 
     kind: Literal["residual"] = Field("residual", description="residual 3D network on spatial latents")
     channels: int = Field(16, gt=0, description="channels of the first block; they double where the grid is halved")
-    blocks: int = Field(2, gt=0, description="residual blocks")
-    dropout: float = Field(0.2, ge=0, lt=1, description="share of pooled features dropped in training")
+    blocks: int = Field(1, gt=0, description="residual blocks of each stage")
+    dropout: float = Field(0.3, ge=0, lt=1, description="share of pooled features dropped in training")
     steps: int = Field(200, gt=0, description="weight updates")
     batch_size: int = Field(16, gt=0, description="scans per weight update")
-    learning_rate: float = Field(1e-3, gt=0, description="learning rate of AdamW at its highest")
+    learning_rate: float = Field(3e-3, gt=0, description="learning rate of AdamW at its highest")
     weight_decay: float = Field(1e-2, ge=0, description="weight decay of AdamW, per update and learning rate")
     focal_gamma: float = Field(
         2.0, ge=0, description="exponent by which scans that are told well count less; 0 is cross-entropy"

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.downstream.cluster_maps import ClusterMap
+from gen3d.downstream.cluster_maps import EXPECTED, ClusterMap
 from gen3d.downstream.target import as_label
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ def draw_map(strata: pd.DataFrame, shares: Sequence[float]) -> bytes:
         figure = Figure(figsize=size, facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(max(1, len(planes)), len(columns), squeeze=False)
-        for row, (across, up, points) in zip(grid, planes):
-            for axes, column in zip(row, columns):
-                _scatter(axes, points, strata[column], column, legend=row is grid[0])
+        for place, (across, up, points) in enumerate(planes):
+            for axes, column in zip(grid[place], columns):
+                _scatter(axes, points, strata[column], column, legend=place == 0)
                 axes.set(xticks=[], yticks=[])
                 axes.set_xlabel(across, color=GREY)
                 axes.set_ylabel(up, color=GREY)
@@ -124,12 +124,15 @@ def draw_cluster_maps(found: list[ClusterMap], anatomy: NDArray[np.float32] | No
         bar = figure.add_axes((0.895, 0.25, 0.015, 0.5))
         scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(-limit, limit), DIVERGING)
         figure.colorbar(scale, cax=bar, label="mean z")
-        figure.text(0.01, below, "Left of the image is left of the brain.", fontsize=6.5, color=GREY)
+        note = (
+            "Left of the image is left of the brain. Faint: the mean of as many healthy people would be as far from 0."
+        )
+        figure.text(0.01, below, note, fontsize=6.5, color=GREY)
         return _png(figure)
 
 
 def _coloured(each: ClusterMap, anatomy: NDArray[np.float32] | None, level: int, limit: float) -> NDArray[np.float64]:
-    """One axial slice as colours [rows, columns, 3]: the stronger the mean z, the less anatomy shows."""
+    """One axial slice as colours [rows, columns, 3]: the farther the mean z is beyond chance, the less anatomy shows."""
     import matplotlib
 
     mask = each.mask[:, :, level].T[::-1]
@@ -137,7 +140,8 @@ def _coloured(each: ClusterMap, anatomy: NDArray[np.float32] | None, level: int,
     grey = np.full(mask.shape, 0.75) if anatomy is None else np.clip((anatomy[:, :, level].T[::-1] - 0.3) / 0.78, 0, 1)
     under = np.where(mask, 0.15 + 0.7 * grey, 1.0)[..., None] * np.ones(3)
     over = matplotlib.colormaps[DIVERGING]((z / limit + 1) / 2)[..., :3]
-    opacity = (np.clip(2 * np.abs(z) / limit, 0, 1) * mask)[..., None]
+    chance = EXPECTED / np.sqrt(each.num_people)
+    opacity = (np.clip((np.abs(z) - 0.5 * chance) / (1.5 * chance), 0, 1) * mask)[..., None]
     return np.asarray((1 - opacity) * under + opacity * over)
 
 

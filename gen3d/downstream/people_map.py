@@ -14,6 +14,7 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -198,13 +199,13 @@ def open_map(folder: Path) -> PeopleMap:
 def read_map_file(path: Path) -> PeopleMap:
     """A stored map, without making UMAP again."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             record = json.loads(str(stored["record"]))
             arrays = {name: stored[name] for name in _ARRAYS}
             mixture = Mixture(*(stored[f"mixture_{name}"] for name in _MIXTURE)) if "mixture_means" in stored else None
             held = record["adjustment"]
             adjustment = Adjustment.of(held, stored["adjustment_coefficients"]) if held is not None else None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile, EOFError) as error:
         raise UserError(f"{path}: missing or damaged ({error}); run `gen3d stratify` again.") from None
     return PeopleMap(
         tuple(record["keys"]), **arrays, mixture=mixture, adjustment=adjustment, settings=record["settings"]

@@ -16,7 +16,7 @@ from gen3d.data.manifest import is_twin
 from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.downstream.features import Features, one_scan_each, open_features
 from gen3d.downstream.folds import Fold, Layout, leave_one_site_out, make_folds, one_site_classes
-from gen3d.downstream.guard import Pair, clear, find_duplicates, groups_of, judge_duplicates
+from gen3d.downstream.guard import Pair, Seen, clear, find_duplicates, groups_of, judge_duplicates
 from gen3d.downstream.selection import column_of, only_those, with_answers, with_columns
 from gen3d.downstream.study_settings import StudySettings
 from gen3d.downstream.target import Target, as_label, make_target
@@ -94,12 +94,21 @@ def class_counts(target: Target, codes: NDArray[np.float64], groups: NDArray[np.
     return {label: len(np.unique(groups[codes == index])) for index, label in enumerate(target.classes)}
 
 
-def open_question(settings: StudySettings) -> Question:
+def like_the_fit(settings: StudySettings) -> StudySettings:
+    """With fit=, what was not said is as it was when that head was fitted; voxels are of the scans of one cohort only."""
+    if settings.fit is None:
+        return settings
+    said = settings.model_dump(mode="json", by_alias=True, include=settings.model_fields_set)
+    return type(settings).model_validate(read(settings.fit, ("classify",)).config | said | {"voxels": False})
+
+
+def open_question(asked: StudySettings) -> Question:
     """Open everything and check it, before anything is fitted.
 
     Raises:
         UserError: see the functions that do it; fewer than 10 people.
     """
+    settings = like_the_fit(asked)
     features = _opened(settings, settings.latents, settings.beside)
     column = column_of(features.table, settings.target)
     target = make_target(column, settings.target, settings.classes, settings.task)
@@ -118,7 +127,7 @@ def open_question(settings: StudySettings) -> Question:
     notes = (*features.notes, *cleared.notes, *voxel_notes, *(said if settings.duplicates == "merge" else ()))
     waivers = (*cleared.waivers, *(said if settings.duplicates == "waive" else ()))
     subjects = features.table["subject"].astype(str).tolist()
-    return Question(
+    question = Question(
         settings,
         features,
         target,
@@ -133,20 +142,34 @@ def open_question(settings: StudySettings) -> Question:
         notes,
         waivers,
     )
+    if settings.external is None:
+        assert question.folds, "make_folds refuses what has none"  # made here, so that what is wrong is told at once
+    return question
 
 
-def open_external(settings: StudySettings, question: Question) -> tuple[Features, NDArray[np.float64], tuple[str, ...]]:
+def open_external(question: Question, policy: Seen) -> tuple[Features, NDArray[np.float64], tuple[str, ...]]:
     """Other people, in the same space: their features, codes and what is said of those left out.
+
+    `policy` is about people to be tested whom the head, or a model behind the features, saw.
 
     Raises:
         UserError: another space, nobody of any class, or people whom the head learned from or a model behind it saw.
     """
+    settings = question.settings
     assert settings.external is not None
     features = _opened(settings, settings.external, ())
     if features.made_by != question.features.made_by:
         raise UserError(
             f"{settings.external[0]}: latents of two different models in one call ({features.words}, but the head learned from "
             f"{question.features.words}); encode these people with the same run."
+        )
+    before, now = (
+        sorted({read(folder).verb for folder in folders}) for folders in (settings.latents, settings.external)
+    )
+    if before != now or now == ["harmonise"]:
+        raise UserError(
+            f"{settings.external[0]}: harmonised latents and others, or two harmonisations, are not one space; give raw latents "
+            "and harmonise.by=site, which takes sites out inside the head."
         )
     features, codes = with_answers(features, question.target)
     if not len(features):
@@ -158,7 +181,7 @@ def open_external(settings: StudySettings, question: Question) -> tuple[Features
     notes = features.notes
     if both.any():
         whom = sorted(set(features.table.loc[both, "subject"].astype(str)))
-        if settings.seen != "leave_out" or both.all():
+        if policy != "leave_out" or both.all():
             more = "nobody else is left" if both.all() else "set seen=leave_out to test the others"
             raise UserError(
                 f"{settings.external[0]}: {len(whom)} people to be tested are people the head learned from "
@@ -166,7 +189,7 @@ def open_external(settings: StudySettings, question: Question) -> tuple[Features
             )
         notes += (f"{len(whom)} people whom the head learned from are left out",)
         features, codes = features.take(np.flatnonzero(~both)), codes[~both]
-    cleared = clear(features, settings.seen)
+    cleared = clear(features, policy)
     kept = np.flatnonzero(cleared.testable)
     return features.take(kept), codes[kept], (*notes, *cleared.notes, *cleared.waivers)
 

@@ -28,7 +28,7 @@ from gen3d.downstream.scorecard_rows import (
     read_predictions,
 )
 from gen3d.downstream.scorecard_words import summary
-from gen3d.downstream.target import Target
+from gen3d.downstream.target import Target, as_label
 from gen3d.errors import UserError
 from gen3d.maths.classification import (
     Areas,
@@ -306,7 +306,7 @@ def _groups(table: pd.DataFrame, column: str, settings: ScoreSettings) -> NDArra
         names = np.array(_bands(settings), dtype=object)
         bands = names[np.searchsorted(settings.age_bands, np.nan_to_num(ages), side="right")]
         return np.where(np.isfinite(ages), bands, "")
-    return table[column].fillna("").astype(str).to_numpy(dtype=object)
+    return np.array([as_label(cell) for cell in table[column]], dtype=object)
 
 
 def _bands(settings: ScoreSettings) -> list[str]:

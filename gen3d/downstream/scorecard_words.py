@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 from gen3d.downstream.scorecard_sentences import (
     MEASURES,
@@ -24,6 +25,9 @@ from gen3d.downstream.target import Target
 LEVEL = 0.05
 FEWEST_OF_CLASS = 10
 """With fewer people the interval is too narrow to exclude chance by itself."""
+
+MOST_NAMED = 2
+"""Baselines that the verdict names with their figures; the second sentence has all of them."""
 
 NO_SKILL = "mean of the training people"
 """The baseline of a number that knows nothing of the person."""
@@ -97,7 +101,8 @@ def _verdict(tables: Tables, target: Target, model: str, measure: str, split: st
     if reasons:
         beaten = _against(tables, model, measure)
         further = f"; it {beaten}" if beaten.startswith("is ") else ""
-        return f"Cannot tell {_cannot(target)} with {model} in {who}: {'; '.join([value, *known])}, {joined(reasons)}{further}."
+        found = ", ".join([value, joined(reasons)]) + "".join(f"; {words}" for words in known)
+        return f"Cannot tell {_cannot(target)} with {model} in {who}: {found}{further}."
     return f"{model} {task[1]} in {who}: {'; '.join([value, *known])}; it {_against(tables, model, measure)}."
 
 
@@ -229,13 +234,20 @@ def _against(tables: Tables, model: str, measure: str) -> str:
         return f"beats {'both' if len(rows) == 2 else f'all {len(rows)}'} baselines, the closest being {words(rows[0])}"
     parts = []
     if worse:
-        parts.append(f"is worse than {joined([words(row) for row in worse])}")
+        parts.append(f"is worse than {_listed(worse, words, 'and')}")
     if unbeaten:
-        parts.append(f"is not better than {joined([words(row) for row in unbeaten], 'or')}")
+        parts.append(f"is not better than {_listed(unbeaten, words, 'or')}")
     beaten = len(rows) - len(worse) - len(unbeaten)
     if beaten:
         parts.append(f"better than {beaten} other baseline{'s' if beaten > 1 else ''}")
     return joined(parts, "but") if beaten else joined(parts)
+
+
+def _listed(rows: Sequence[Row], words: Callable[[Row], str], last: str) -> str:
+    """The strongest baselines with their figures, the others counted."""
+    shown = [words(row) for row in rows[:MOST_NAMED]]
+    more = len(rows) - len(shown)
+    return joined([*shown, *([f"{more} further baseline{'s' if more > 1 else ''}"] if more else [])], last)
 
 
 def _called(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from gen3d.downstream.associations import CONFOUND_PARTS, strongest_confound
+from gen3d.downstream.associations import CONFOUND_PARTS, has_part, strongest_confound
 from gen3d.downstream.clusters import Structure
 
 MOST_NAMED = 5
@@ -51,9 +51,9 @@ def explanation(column: str) -> str:
         return "women and men, not subtypes; hold sex fixed (adjust=[sex]) and run again."
     if lowered == "seen":
         return "whom the model learned from, not a subtype; cluster people=evaluation alone."
-    if any(part in lowered for part in QUALITY):
+    if has_part(lowered, QUALITY):
         return "the quality of scans, not a subtype; leave poor scans out and run again."
-    if lowered == "site" or any(part in lowered for part in CONFOUND_PARTS):
+    if lowered == "site" or has_part(lowered, CONFOUND_PARTS):
         return "a scanner, not a subtype; harmonise and run again."
     return "how scans were made, not a subtype; hold it fixed (adjust=) and run again."
 

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
-from gen3d.artefact import begin, write_json
+from gen3d.artefact import begin, read, write_json
 from gen3d.config import Folder, Folders, Verb
 from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.data.tables import records, write_table
@@ -81,6 +81,10 @@ class Stratify(Verb):
     def run(self) -> Path:
         """Write strata.tsv, metrics.json with its tables, map.npz, maps/, thumbnails/ and figures/."""
         optional = {"maps": self.maps, "prepared": self.prepared}
+        if self.maps is not None:  # a mistake is told before the work, not after it
+            read(self.maps, ("anomaly",))
+        if self.prepared is not None:
+            open_prepared(self.prepared)
         cohort = open_people(self.latents, self.people)
         adjustment = fit_adjustment(cohort.values, cohort.table, self.adjust) if self.adjust else None
         components = self._components(cohort, adjustment)

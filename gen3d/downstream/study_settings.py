@@ -23,6 +23,9 @@ def _by_name(value: Any) -> Any:
 Heads = Annotated[tuple[HeadSettings, ...], BeforeValidator(_by_name), Field(min_length=1)]
 
 
+MOST_PERMUTED_NETWORKS = 100
+
+
 class StudySettings(Verb):
     """The fields of `gen3d classify`, and the inputs among them."""
 
@@ -107,6 +110,11 @@ class StudySettings(Verb):
         kinds = [head.kind for head in self.heads]
         if len(set(kinds)) < len(kinds):
             raise ValueError(f"heads names {max(kinds, key=kinds.count)} twice.")
+        if kinds[0] == "residual" and self.permutations > MOST_PERMUTED_NETWORKS:
+            raise ValueError(
+                f"permuting the labels of the residual head {self.permutations} times would train {25 * self.permutations} "
+                f"networks; name another head first, or set permutations={MOST_PERMUTED_NETWORKS} or fewer."
+            )
         if "residual" in kinds and (self.confounds or self.harmonise or self.beside):
             raise ValueError(
                 "the residual head takes spatial latents as they are, without confounds, harmonise or beside; leave those out, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gen3d.artefact import begin
+from gen3d.artefact import RECORD, begin
 from gen3d.downstream.classification import cross_validate, external_test
 from gen3d.downstream.heads import ResidualSettings, Threshold
 from gen3d.downstream.question import open_question
@@ -31,15 +31,20 @@ class Classify(StudySettings):
 
     def run(self) -> Path:
         """Write the folder."""
+        # What is wrong with the input is told before a folder is begun, so that a mended command can use the same out=.
+        opened = None if (self.out / RECORD).is_file() else open_question(self)
         work = begin(self, "classify", self.inputs())
         if work.finished:
             say(f"{self.out}: already done.")
             work.release()
             return self.out
         try:
-            question = open_question(self)
-            ask = cross_validate if self.fit is None else external_test
-            work.finish(ask(question, residual_recipe))
+            question = opened or open_question(self)
+            if self.fit is None:
+                work.finish(cross_validate(question, residual_recipe))
+            else:  # the people to be tested are others than those of the study that the head comes from, whatever was said there
+                policy = self.seen if "seen" in self.model_fields_set else "refuse"
+                work.finish(external_test(question, residual_recipe, policy))
         finally:
             work.release()
         say(f"{self.out / 'metrics.json'}")

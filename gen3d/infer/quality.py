@@ -138,5 +138,3 @@ class Quality(Verb):
             "tables": {name: records(table) for name, table in tables.items()},
         }
         write_json(self.out / "metrics.json", record)
-
-

@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import safetensors.torch
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
@@ -55,12 +54,11 @@ class ResidualLearned:
         return {"steps": self.head.steps}
 
     def outputs(self, values: Values) -> Values:
-        """Mean over networks of calibrated probabilities [n, classes], or of predicted numbers [n, 1]."""
-        each = self.head.scores(np.asarray(values))
+        """Calibrated probabilities of the classes [n, classes], or predicted numbers [n, 1]."""
+        scores = self.head.scores(np.asarray(values))
         if self.target.task == "number":
-            return np.asarray(each.mean(axis=0))
-        told = [probabilities(_rows(scores, self.target), self.scalings, self.target) for scores in each]
-        return np.asarray(np.mean(told, axis=0))
+            return scores
+        return probabilities(_rows(scores, self.target), self.scalings, self.target)
 
     def state(self) -> dict[str, Any]:
         """All that is needed to have the head again without training, JSON-ready; weights are safetensors in base 64."""
@@ -68,6 +66,7 @@ class ResidualLearned:
             "settings": self.settings,
             "threshold": None if math.isnan(self.threshold) else self.threshold,
             "calibration": [{"slope": found.slope, "biases": list(found.biases)} for found in self.scalings],
+            "offsets": self.head.offsets.tolist(),
             "centre": self.head.centre,
             "spread": self.head.spread,
             "weights": base64.b64encode(safetensors.torch.save(self.head.tensors())).decode("ascii"),
@@ -84,7 +83,7 @@ class ResidualRecipe:
     settings: ResidualSettings
     threshold: Threshold = "prevalence"
     shape: tuple[int, ...] = ()
-    device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
+    device: str = "cpu"
     features: str = "latents"
 
     @property
@@ -153,8 +152,16 @@ class ResidualRecipe:
             tensors = safetensors.torch.load(base64.b64decode(state["weights"], validate=True))
         except (SafetensorError, ValueError) as error:
             raise UserError(f"the weights of the residual head are damaged ({error}); make the head again.") from None
-        centre, spread, steps = float(state["centre"]), float(state["spread"]), int(state["settings"]["steps"])
-        head = restore_head(tensors, _question(target), self.settings, self.shape, centre, spread, steps)
+        head = restore_head(
+            tensors,
+            _question(target),
+            self.settings,
+            self.shape,
+            int(state["settings"]["steps"]),
+            np.array(state["offsets"], dtype=np.float64),
+            float(state["centre"]),
+            float(state["spread"]),
+        )
         scalings = tuple(Scaling(float(kept["slope"]), tuple(kept["biases"])) for kept in state["calibration"])
         threshold = math.nan if state["threshold"] is None else float(state["threshold"])
         return ResidualLearned(head, target, scalings, threshold)

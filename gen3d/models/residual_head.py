@@ -2,7 +2,7 @@
 
 Every network learns from the people outside its fold and answers for those inside. The answers to people whom a network never saw
 settle when to stop, once for all networks; they are handed out, so that calibration and threshold never rest on what was
-fitted. A new person gets the mean of all networks' answers.
+fitted. A new person gets the mean answer of all networks.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class TrainedHead:
 
     held_out: scores [n, num_scores] of every training scan from the network that never saw its person: logits of the classes,
     logits of being above each grade but the last, or the number. steps: those after which training was stopped.
-    losses: held-out loss at each look [looks]. centre, spread: of the numbers that are predicted.
+    losses: held-out loss at each look [looks]. offsets: mean held-out score of each network [networks, num_scores], which is taken
+    off its scores: networks differ in where their zero lies more than in whom they find likelier, and calibration is common to
+    all; 0 for a number. centre, spread: of the numbers that are predicted.
     """
 
     networks: tuple[nn.Module, ...]
@@ -83,17 +85,17 @@ class TrainedHead:
     held_out: NDArray[np.float64]
     steps: int
     losses: NDArray[np.float64]
+    offsets: NDArray[np.float64]
     centre: float = 0.0
     spread: float = 1.0
 
     def scores(self, latents: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Scores of every network for latents [n, C, X, Y, Z], [networks, n, num_scores].
-
-        They are calibrated one by one before they are averaged: the mean score of several networks varies less than that of one,
-        which is what the held-out scores are.
-        """
+        """Mean over the networks of their scores for latents [n, C, X, Y, Z], [n, num_scores]."""
         volumes = _tensor(latents, self.shape)
-        return np.stack([_answers(network, volumes) for network in self.networks]) * self.spread + self.centre
+        each = [
+            _answers(network, volumes) - offset for network, offset in zip(self.networks, self.offsets, strict=True)
+        ]
+        return np.asarray(np.mean(each, axis=0) * self.spread + self.centre)
 
     def tensors(self) -> dict[str, Tensor]:
         """All weights by name, on the CPU: `0.stem.weight` is of the first network."""
@@ -125,7 +127,7 @@ def focal_loss(logits: Tensor, codes: Tensor, weights: Tensor, gamma: float) -> 
 
 
 def ordered_focal_loss(logits: Tensor, codes: Tensor, weights: Tensor, gamma: float) -> Tensor:
-    """The same for the questions `above grade k?`, summed over k, of logits [n, classes - 1] (Cao et al. 2020, eq. 6)."""
+    """The same for the questions `above grade k?`, summed over k, of logits [n, classes - 1] (Cao et al. 2020)."""
     above = codes[:, None] > torch.arange(logits.shape[1], device=logits.device)
     log_p = functional.logsigmoid(torch.where(above, logits, -logits).float())
     return (weights[codes] * (_focus(log_p, gamma) * -log_p).sum(1)).mean()
@@ -192,9 +194,9 @@ def train_heads(
     best = int(np.argmin(losses))
     networks = tuple(_network(shape, question, settings, found).cpu().eval() for found in courses[best])
     steps = int(_looks(settings.steps)[best])
-    return TrainedHead(
-        networks, question, shape, held_out[best] * spread + centre, steps, np.array(losses), centre, spread
-    )
+    offsets = np.stack([_offset(held_out[best][folds == fold], question) for fold in numbers])
+    scores = (held_out[best] - offsets[np.searchsorted(numbers, folds)]) * spread + centre
+    return TrainedHead(networks, question, shape, scores, steps, np.array(losses), offsets, centre, spread)
 
 
 def restore_head(
@@ -202,11 +204,12 @@ def restore_head(
     question: Question,
     settings: TrainingSettings,
     shape: tuple[int, ...],
+    steps: int,
+    offsets: NDArray[np.float64],
     centre: float,
     spread: float,
-    steps: int,
 ) -> TrainedHead:
-    """The head of `TrainedHead.tensors()`, without what it answered in training.
+    """The head of `TrainedHead.tensors()` and its other numbers, without what it answered in training.
 
     Raises:
         UserError: tensors of another network.
@@ -223,7 +226,7 @@ def restore_head(
                 "the weights of the residual head are not those of its settings; make the head again."
             ) from None
     empty = np.zeros((0, question.num_scores))
-    return TrainedHead(tuple(networks), question, shape, empty, steps, np.zeros(0), centre, spread)
+    return TrainedHead(tuple(networks), question, shape, empty, steps, np.zeros(0), offsets, centre, spread)
 
 
 def _looks(steps: int) -> NDArray[np.int64]:
@@ -298,6 +301,14 @@ def _answers(network: nn.Module, volumes: Tensor) -> NDArray[np.float64]:
     network = network.to(volumes.device).eval()
     answers = torch.cat([network(part) for part in volumes.split(ANSWER_BATCH)])
     return np.asarray(answers.cpu().numpy(), dtype=np.float64)
+
+
+def _offset(scores: NDArray[np.float64], question: Question) -> NDArray[np.float64]:
+    """What is taken off a network's scores [num_scores], from its held-out scores; limits of grades keep their order."""
+    if question.task == "number":
+        return np.zeros(question.num_scores)
+    mean = scores.mean(axis=0)
+    return np.full_like(mean, mean.mean()) if question.task == "ordered" else np.asarray(mean)
 
 
 def _held_out_loss(scores: NDArray[np.float64], targets: Tensor, question: Question) -> float:

@@ -232,7 +232,7 @@ class Maps:
 
 @dataclass(frozen=True)
 class Latents:
-    """Latent vectors [n, d] with one table row each."""
+    """Latent vectors [n, d] with one table row each; of a family, whose members have spaces of their own, the first member's."""
 
     artefact: Artefact
     name: str
@@ -244,7 +244,14 @@ class Latents:
             values: NDArray[np.float32] = np.load(path, allow_pickle=False)
         except (OSError, ValueError):
             raise UserError(f"{path}: missing or damaged; run `gen3d encode` again.") from None
-        return values.reshape(len(values), -1)
+        return values[0] if values.ndim == 3 else values.reshape(len(values), -1)
+
+    @property
+    def words(self) -> str:
+        """`64 dimensions`, and of which member where the members of a family have spaces of their own."""
+        stored: NDArray[np.float32] = np.load(self.artefact.folder / "latents.npy", mmap_mode="r")
+        member = ", the first member of a cross-fitted family" if stored.ndim == 3 else ""
+        return f"{self.values.shape[1]} dimensions{member}"
 
     @cached_property
     def table(self) -> pd.DataFrame:

@@ -23,12 +23,16 @@ from gen3d.report.sections import (
     change,
     cohort,
     groups,
+    harmonisation,
+    heads,
     latent,
     people,
+    predictions,
     provenance,
     quality,
     reconstruction,
     scores,
+    strata,
     summary,
     synthetic,
     training,
@@ -51,6 +55,10 @@ SECTIONS: tuple[tuple[str, Builder, str], ...] = (
     ("Individual people", people.section, "`gen3d anomaly`"),
     ("Change between sessions", change.section, "`gen3d change` on people with several sessions"),
     ("Latent space", latent.section, "`gen3d encode`"),
+    ("Harmonisation", harmonisation.section, "`gen3d harmonise`"),
+    ("Classification from latents", heads.section, "`gen3d classify`"),
+    ("Strata", strata.section, "`gen3d stratify`"),
+    ("Where people stand", predictions.section, "`gen3d predict`"),
     ("Synthetic scans", synthetic.section, "`gen3d sample`"),
     ("Synthetic against real scans", quality.section, "`gen3d quality`"),
     ("Calibration", calibration.section, "`gen3d anomaly`"),
@@ -66,8 +74,8 @@ class Report(Verb):
     """
 
     inputs: Folders = Field(
-        description="finished folders of prepare, simulate, train, encode, reconstruct, anomaly, change, sample, quality or "
-        "evaluate, in any order"
+        description="finished folders of prepare, simulate, train, encode, reconstruct, anomaly, change, harmonise, "
+        "classify, stratify, predict, sample, quality or evaluate, in any order"
     )
     out: Folder = Field(Path("report"), description="folder to write")
     title: str = Field("Normative modelling of structural brain MRI", description="title of the page")

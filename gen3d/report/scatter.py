@@ -43,7 +43,7 @@ def panel(points: Points, colouring: Colouring, description: str) -> Markup:
         f"<title>{escape(title)}</title></circle>"
         for (x, y), colour, key, title in zip(place, colouring.colours, points.keys, points.titles, strict=True)
     ]
-    legend = _scale(colouring.scale) if colouring.scale else _legend(colouring.legend)
+    legend = legend_of(colouring)
     return Markup(
         '<div class="scatter"><p class="scatter-title">{title}</p>'
         '<svg viewBox="0 0 {size} {size}" role="img" aria-label="{description}">'
@@ -56,6 +56,11 @@ def panel(points: Points, colouring: Colouring, description: str) -> Markup:
         marks=Markup("".join(marks)),
         legend=legend,
     )
+
+
+def legend_of(colouring: Colouring) -> Markup:
+    """The legend of a colouring: its colours with words, or its range."""
+    return _scale(colouring.scale) if colouring.scale else _legend(colouring.legend)
 
 
 def _legend(entries: Sequence[tuple[str, str]]) -> Markup:

@@ -22,8 +22,12 @@ from gen3d.data.template import template_on
 from gen3d.errors import UserError
 from gen3d.report.brain import Space
 from gen3d.report.folders import NULL, Change, Evaluation, Latents, Maps, Quality, Reconstructed, Run, Synthetic
+from gen3d.report.results import Harmonised, Head, Predicted, Strata
 
-VERBS = ("prepare", "simulate", "train", "encode", "reconstruct", "anomaly", "change", "sample", "quality", "evaluate")
+VERBS = (
+    *("prepare", "simulate", "train", "encode", "reconstruct", "anomaly", "change", "sample", "quality", "evaluate"),
+    *("classify", "stratify", "harmonise", "predict"),
+)
 KINDS = {"vae": "VAE", "latent_diffusion": "Latent diffusion", "pca": "PCA", "voxelwise": "Voxelwise regression"}
 AND = " and "
 """Between the models of maps that several runs made together."""
@@ -46,6 +50,10 @@ class Sources:
     changes: tuple[Change, ...] = ()
     synthetic: tuple[Synthetic, ...] = ()
     qualities: tuple[Quality, ...] = ()
+    heads: tuple[Head, ...] = ()
+    strata: tuple[Strata, ...] = ()
+    harmonised: tuple[Harmonised, ...] = ()
+    predicted: tuple[Predicted, ...] = ()
 
     @cached_property
     def cohort(self) -> pd.DataFrame:
@@ -128,7 +136,20 @@ def open_sources(folders: Sequence[Path]) -> Sources:
         synthetic=tuple(Synthetic(item, item.folder.name) for item in by_verb["sample"]),
         qualities=tuple(Quality(item, item.folder.name) for item in by_verb["quality"]),
         changes=tuple(Change(item, _name_of_maps(item, maps)) for item in by_verb["change"]),
+        heads=tuple(Head(item, name) for item, name in _by_folder(by_verb["classify"])),
+        strata=tuple(Strata(item, name) for item, name in _by_folder(by_verb["stratify"])),
+        harmonised=tuple(Harmonised(item, name) for item, name in _by_folder(by_verb["harmonise"])),
+        predicted=tuple(Predicted(item, name) for item, name in _by_folder(by_verb["predict"])),
     )
+
+
+def _by_folder(artefacts: Sequence[Artefact]) -> list[tuple[Artefact, str]]:
+    """Each artefact with its folder's name; the folder above is added where two would be called the same."""
+    names = [artefact.folder.name for artefact in artefacts]
+    return [
+        (artefact, name if names.count(name) == 1 else f"{artefact.folder.parent.name}/{name}")
+        for artefact, name in zip(artefacts, names, strict=True)
+    ]
 
 
 def run_config(folder: Path) -> dict[str, Any]:

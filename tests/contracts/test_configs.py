@@ -25,6 +25,8 @@ NEEDED = {
     "synthetic": "s",
     "reference": "p",
     "autoencoder": "a.pt",
+    "head": "h",
+    "target": "diagnosis",
 }
 
 

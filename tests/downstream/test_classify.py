@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.cli import main
 from gen3d.data.manifest import subject_hash
 from gen3d.errors import UserError
 from gen3d.infer.classify import Classify
@@ -222,8 +223,9 @@ def test_external_people_are_told_by_the_kept_head(planted: tuple[Path, dict[str
     table["subject"] = [f"e{i:03d}" for i in range(NUM)]
     table["key"] = [f"sub-{s}_ses-1" for s in table["subject"]]
     others = write_latents(tmp_path / "others", values, table)
-    asked = {"fit": root / "head", "external": others, "heads": ["linear", "svm"]}
+    asked = {"fit": root / "head", "external": others}
     metrics = classify(tmp_path / "external", root / "latents", **asked)
+    assert [row["name"] for row in metrics["models"]][:2] == ["linear", "svm"]  # as the head was fitted
     assert performance(metrics, "linear")["low"] > 0.75
     assert set(pd.read_csv(tmp_path / "external" / "predictions.tsv", sep="\t")["split"]) == {"external"}
     all_ill = write_latents(tmp_path / "ill", values[1::2], table.iloc[1::2].reset_index(drop=True))
@@ -328,3 +330,30 @@ def test_a_table_of_labels_is_joined_by_person(tmp_path: Path) -> None:
     labels.assign(subject="x" + labels["subject"]).to_csv(tmp_path / "wrong.csv", index=False)
     with pytest.raises(UserError, match="nobody there has features"):
         classify(tmp_path / "w", latents, target="stage", table=tmp_path / "wrong.csv")
+
+
+def test_the_command_line_says_one_sentence_and_leaves_no_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latents = write_latents(tmp_path / "l", *people())
+    out = tmp_path / "h"
+    command = ["classify", f"latents={latents}", "target=diagnosis", "classes=[CN,DS]", f"out={out}", "voxels=false"]
+    assert main(command) == 2
+    told = capsys.readouterr().err
+    assert "nobody has diagnosis DS; the column holds AD 40, CN 40" in told
+    assert "Traceback" not in told
+    assert not (out / "metrics.json").exists()
+    (latents / "seen.json").unlink()
+    assert main([part.replace("DS", "AD") for part in command]) == 2
+    assert "seen.json: missing or damaged" in capsys.readouterr().err
+
+
+def test_a_dry_run_says_who_would_be_told_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latents = write_latents(tmp_path / "l", *people())
+    asked = [f"latents={latents}", "target=diagnosis", f"out={tmp_path / 'h'}", "voxels=false", "--dry-run"]
+    assert main(["classify", *asked]) == 0
+    told = capsys.readouterr()
+    assert "tells diagnosis (AD against CN) of 80 people (CN 40, AD 40) from 24 latents" in told.out + told.err
+    assert not (tmp_path / "h").exists()

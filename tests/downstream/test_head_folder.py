@@ -52,6 +52,7 @@ def _rows(num: int = 64, dtype: Any = np.float32, seed: int = 0) -> tuple[Rows, 
             "age_years": generator.uniform(55, 90, num),
             "sex": generator.choice(["F", "M", ""], num),
             "diagnosis": np.where(severity > 0.3, "AD", "CN"),
+            "seen": np.arange(num) % 5 == 0,
             "etiv": np.where(np.arange(num) % 9 == 0, np.nan, generator.uniform(1000, 1600, num)),
         }
     )

@@ -349,6 +349,15 @@ def test_subgroups() -> None:
     assert areas.loc["F", "low"] < areas.loc["F", "value"] < areas.loc["F", "high"]
 
 
+def test_groups_that_nobody_knows_are_left_out_and_numbers_are_names() -> None:
+    predictions = binary({HEAD: 1.5}, repeats=1).assign(site=np.nan, sex="", age_years=np.nan)
+    tables = score(predictions, BINARY, QUICK)
+    assert tables["subgroups"].empty
+    assert tuple(tables["subgroups"].columns) == COLUMNS["subgroups"]
+    numbered = predictions.assign(site=np.where(np.arange(len(predictions)) < 80, 1.0, 2.0))
+    assert set(score(numbered, BINARY, QUICK)["subgroups"]["group"]) == {"1", "2"}
+
+
 def test_scans_of_unknown_truth_are_left_out() -> None:
     predictions = binary({HEAD: 1.5}, repeats=1)
     predictions.loc[:9, "y_true"] = ""

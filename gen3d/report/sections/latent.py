@@ -56,7 +56,7 @@ def _figure(context: Context, latents: Latents) -> tuple[Figure, dict[str, Any]]
     ]
     shares = components.share_of_variance
     caption = (
-        f"Latent vectors of {wording.people(table['subject'].nunique())} ({values.shape[1]} dimensions, "
+        f"Latent vectors of {wording.people(table['subject'].nunique())} ({latents.words}, "
         f"{latents.name}). The two principal components hold "
         f"{wording.percent(float(shares[0]))} and {wording.percent(float(shares[1]))} of the variance. "
         + ("" if neighbours is not None else "There are too few people for a UMAP (12 are needed). ")

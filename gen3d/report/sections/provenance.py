@@ -107,6 +107,16 @@ def _limits(context: Context) -> list[str]:
             "Intervals and p values describe this cohort; AUCs of several scores and groups are shown without "
             "correction for looking at all of them."
         )
+    if sources.heads:
+        sentences.append(
+            "Intervals of heads take the fitted models as given: fitted anew on other people they would differ by more. A "
+            "probability holds for people mixed as those that a head learned from; where a disease is rarer, look at the "
+            "predictive values."
+        )
+        waived = [
+            str(waiver) for head in sources.heads for waiver in head.metrics.get("guard", {}).get("waivers") or ()
+        ]
+        sentences += [f"A safeguard was waived: {waiver}." for waiver in waived]
     if any(item.verb == "simulate" for item in sources.artefacts):
         sentences.append(
             "At least one cohort here is simulated. Its figures show that the method works as intended; they do not "

@@ -1,0 +1,122 @@
+"""What harmonisation took from the latents, and what it kept: before and after, with the harmonisation fitted on others."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gen3d.downstream.site_effects import AFTER, BEFORE, DIFFERENCE
+from gen3d.report import style, wording
+from gen3d.report.blocks import Details, Figure, Heading, Points, Section, Table, Text
+from gen3d.report.context import Context
+from gen3d.report.folders import Row
+from gen3d.report.results import Harmonised
+from gen3d.report.sections import heads_charts
+from gen3d.report.sections.plain_tables import plain_table, words
+
+STAGES = (BEFORE, AFTER, DIFFERENCE)
+MEASURES = {
+    "macro_auc": "macro AUC",
+    "balanced_accuracy": "balanced accuracy",
+    "r2": "R²",
+    "mae": "mean absolute error",
+    "pearson": "Pearson r",
+}
+PEOPLE_COLUMNS = {"num_fitted": "Estimated from, people", "shift_sd": "Shift, SD", "scale": "Scale"}
+
+
+def section(context: Context) -> Section | None:
+    """Per folder: what it did in sentences, before and after in numbers and as a picture."""
+    given = context.sources.harmonised
+    if not given:
+        return None
+    blocks: list[Any] = []
+    for harmonised in given:
+        if len(given) > 1:
+            blocks.append(Heading(harmonised.name))
+        blocks += _of_folder(harmonised)
+    numbers = {harmonised.name: harmonised.metrics for harmonised in given}
+    return Section("harmonisation", "Harmonisation", blocks, numbers)
+
+
+def _of_folder(harmonised: Harmonised) -> list[Any]:
+    blocks: list[Any] = []
+    if harmonised.summary:
+        blocks += [Text(wording.capital(harmonised.summary[0]), "verdict"), Points(harmonised.summary[1:])]
+    by = str(harmonised.artefact.config.get("by", "site")).replace("_", " ")
+    blocks += _compared(harmonised, "sites", f"Telling the {by}", ("classifier", "measure"), by)
+    blocks += _compared(harmonised, "kept", "Telling what is to be kept or shown", ("column", "measure"), "")
+    png = harmonised.picture("before_after")
+    if png:
+        caption = f"The latents before and after on the same two principal components, coloured by {by}."
+        blocks.append(Figure(_name(harmonised, "before_after"), "Latents before and after.", caption, png))
+    people = harmonised.rows("people")
+    if people:
+        caption = (
+            f"What was taken from each {by}: its shift (root mean square over dimensions) and its scale (1: none), and how many "
+            "people they were estimated from."
+        )
+        blocks.append(Details("What was estimated", [plain_table(caption, people, PEOPLE_COLUMNS)]))
+    return blocks
+
+
+def _name(harmonised: Harmonised, figure: str) -> str:
+    return f"harmonisation_{harmonised.name.replace('/', '_')}_{figure}"
+
+
+def _compared(harmonised: Harmonised, table: str, title: str, by: tuple[str, str], site: str) -> list[Any]:
+    """A chart and a table of what can be told before and after, a line per classifier or column and measure."""
+    rows = harmonised.rows(table, "stage", "measure", "value", "low", "high")
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        if math.isfinite(harmonised.number(row, "value", table)):
+            key = (str(row.get(by[0]) or site), str(row["measure"]))
+            found.setdefault(key, {})[str(row["stage"])] = row
+    if not found:
+        return []
+    present = [stage for stage in STAGES if any(stage in stages for stages in found.values())]
+    cells = []
+    for (name, measure), stages in found.items():
+        first = next(iter(stages.values()))
+        chance = harmonised.number(first, "chance", table)
+        num = harmonised.number(first, "num_people", table)
+        cells.append(
+            [
+                words(name) if table == "kept" else wording.capital(name),
+                _measure(measure),
+                f"{num:.0f}" if math.isfinite(num) else wording.NONE,
+                *(
+                    wording.with_interval(harmonised.interval(stages[stage], table))
+                    if stage in stages
+                    else wording.NONE
+                    for stage in present
+                ),
+                wording.number(chance),
+            ]
+        )
+    header = [words(by[0]), "Measure", "n", *(f"{wording.capital(stage)} [95 %]" for stage in present), "Chance"]
+    caption = (
+        f"{title} from the latents, before and after; cross-validated, with the harmonisation fitted on other people."
+    )
+    return [
+        Heading(title),
+        _chart(harmonised, table, found),
+        Table(caption, header, cells, "llr" + "r" * len(present) + "r"),
+    ]
+
+
+def _measure(name: str) -> str:
+    return MEASURES.get(name, name.replace("_", " "))
+
+
+def _chart(harmonised: Harmonised, table: str, found: dict[tuple[str, str], dict[str, Row]]) -> Figure:
+    lines = []
+    for (name, measure), stages in found.items():
+        for stage, colour in ((BEFORE, style.GREY), (AFTER, style.GROUP_COLOURS[0])):
+            if stage in stages:
+                value = harmonised.interval(stages[stage], table)
+                label = f"{name.replace('_', ' ')}, {_measure(measure)}, {stage}"
+                lines.append(heads_charts.Line(label, value, colour, hollow=stage == BEFORE))
+    png, svg = heads_charts.intervals(lines, "Value", None)
+    caption = "Before (hollow, grey) and after (filled, blue), with 95 % intervals; chance is in the table."
+    return Figure(_name(harmonised, table), "Intervals before and after.", caption, png, svg=svg, width_percent=80)

@@ -1,0 +1,130 @@
+"""The models of a classify folder: their order, names and colours, and the one that leads."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from gen3d.downstream.target import as_label
+from gen3d.maths.stats import Interval
+from gen3d.report import style, wording
+from gen3d.report.folders import Row
+from gen3d.report.results import Head
+
+MEASURES = {
+    "auc": "AUC",
+    "macro_auc": "Macro AUC",
+    "kappa": "Weighted kappa",
+    "mean_absolute_grade_error": "Mean error, grades",
+    "auprc": "AUPRC",
+    "balanced_accuracy": "Balanced accuracy",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "mae": "Mean absolute error",
+    "rmse": "RMSE",
+    "r2": "R²",
+    "pearson": "Pearson r",
+    "spearman": "Spearman r",
+    "accuracy": "Accuracy",
+    "brier": "Brier score",
+    "ece": "Calibration error (ECE)",
+    "calibration_slope": "Calibration slope",
+    "calibration_intercept": "Calibration intercept",
+}
+RANKING = ("auc", "macro_auc", "mae", "sensitivity", "specificity")
+"""The measure that models are ordered by: the first of these that the folder holds."""
+
+LOWER_IS_BETTER = ("mae", "rmse", "brier", "ece", "mean_absolute_grade_error")
+CHANCE = {"auc": 0.5, "macro_auc": 0.5}
+ABBREVIATIONS = ("svm", "mlp", "pca", "icv", "tiv")
+BASELINE_COLOURS = ("#4a545e", "#7d8790", "#a7b0b8")
+
+
+@dataclass(frozen=True)
+class Models:
+    """Heads and baselines of one folder."""
+
+    head: Head
+
+    @cached_property
+    def performance(self) -> list[Row]:
+        """Rows with a value, with numbers for the values of their class."""
+        rows = self.head.rows("performance", "model", "kind", "measure", "value", "low", "high")
+        return [row for row in rows if math.isfinite(self.head.number(row, "value", "performance"))]
+
+    @cached_property
+    def ranking(self) -> str:
+        """The measure that the order follows, "" where no model has any."""
+        present = {str(row["measure"]) for row in self.performance if not self.class_of(row)}
+        return next((measure for measure in RANKING if measure in present), "")
+
+    def class_of(self, row: Row) -> str:
+        """The class that a row is about; "" for all together, and for the usual class of two."""
+        return as_label(row.get("class")) if len(self.head.classes) > 2 else ""
+
+    def value(self, model: str, measure: str) -> Interval | None:
+        """A figure of a model over all classes, None where there is none."""
+        for row in self.performance:
+            if row["model"] == model and row["measure"] == measure and not self.class_of(row):
+                return self.head.interval(row, "performance")
+        return None
+
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """head or baseline of every model, in the folder's order."""
+        listed = {str(row.get("name")): str(row.get("kind")) for row in self.head.metrics.get("models") or ()}
+        return {**listed, **{str(row["model"]): str(row["kind"]) for row in self.performance}}
+
+    def _ordered(self, kind: str) -> list[str]:
+        names = [name for name, of in self.kinds.items() if (of == "baseline") == (kind == "baseline")]
+
+        def rank(name: str) -> float:
+            found = self.value(name, self.ranking)
+            if found is None:
+                return math.inf
+            return found.value if self.ranking in LOWER_IS_BETTER else -found.value
+
+        return sorted(names, key=rank)
+
+    @cached_property
+    def heads(self) -> list[str]:
+        """Heads, the best first."""
+        return self._ordered("head")
+
+    @cached_property
+    def baselines(self) -> list[str]:
+        """Baselines, the best first."""
+        return self._ordered("baseline")
+
+    @property
+    def names(self) -> list[str]:
+        """Heads first, baselines after."""
+        return [*self.heads, *self.baselines]
+
+    @cached_property
+    def lead(self) -> str:
+        """The head that was named before the results were seen: the first of the folder, "" without heads."""
+        return next((name for name, kind in self.kinds.items() if kind != "baseline"), "")
+
+    def colour(self, name: str) -> str:
+        """Heads in colours, in the order of the folder; baselines in greys."""
+        named = [model for model, kind in self.kinds.items() if kind != "baseline"]
+        if name in named:
+            return style.GROUP_COLOURS[named.index(name) % len(style.GROUP_COLOURS)]
+        if name in self.baselines:
+            return BASELINE_COLOURS[self.baselines.index(name) % len(BASELINE_COLOURS)]
+        return style.GREY
+
+    def is_baseline(self, name: str) -> bool:
+        """Whether a model is a baseline."""
+        return self.kinds.get(name) == "baseline"
+
+    def words(self, name: str) -> str:
+        """A model's name for a reader: volumes without their unit's suffix."""
+        text = name.replace("_ml", " volume").replace("_", " ")
+        return wording.capital(" ".join(word.upper() if word in ABBREVIATIONS else word for word in text.split()))
+
+    def identifier(self, figure: str) -> str:
+        """The file name of a figure."""
+        return f"heads_{self.head.name.replace('/', '_')}_{figure}"

@@ -1,0 +1,197 @@
+"""The map of a cohort as a scatter that answers, with the people whom a head was applied to afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gen3d.data.manifest import is_control
+from gen3d.report import charts, interactive, scatter, style, wording
+from gen3d.report.interactive import Explorer, Person
+from gen3d.report.results import Strata
+
+PLANES = (("UMAP", ("umap1", "umap2")), ("Principal components", ("pc1", "pc2")))
+OTHERS = "#c3c9ce"
+"""Colour of people in no cluster, without a value, or in the smallest of many categories."""
+
+MOST_COLOURS = len(style.GROUP_COLOURS)
+NO_CLUSTER = "in no cluster"
+
+
+def explorer(strata: Strata, new: pd.DataFrame | None = None) -> tuple[Explorer, list[str]] | None:
+    """The scatter of everybody of a strata folder, and remarks on it; None where it holds no coordinates.
+
+    Args:
+        strata: the folder.
+        new: rows of a prediction table with coordinates on the same UMAP.
+    """
+    frame = strata.people
+    num = len(frame)
+    together = frame if new is None else pd.concat([frame, new], ignore_index=True)
+    together = together.assign(cluster=cluster_names(together))
+    planes = {name: _coordinates(together, columns) for name, columns in PLANES if is_there(frame, columns)}
+    if not planes:
+        return None
+    pictured = interactive.with_pictures(num)
+    thumbnails = [
+        interactive.small_picture(strata.thumbnail(str(key))) if chosen else b""
+        for key, chosen in zip(frame["key"], pictured, strict=True)
+    ] + [b""] * (len(together) - num)
+    several = bool(frame["subject"].duplicated().any())
+    people = [
+        Person(str(row["key"]), _title(row, several), facts(row), thumbnail, index >= num)
+        for (index, row), thumbnail in zip(together.iterrows(), thumbnails, strict=True)
+        if isinstance(index, int)
+    ]
+    name = strata.name.replace("/", "_")
+    description = f"Scatter of {wording.people(int(together['subject'].nunique()))}"
+    remarks = _remarks(strata, pictured, thumbnails[:num], len(together) - num)
+    return Explorer(f"map_{name}", people, planes, colourings(together, num), description), remarks
+
+
+def is_there(frame: pd.DataFrame, columns: tuple[str, str]) -> bool:
+    """Whether a table holds coordinates: not the n/a of a map that was not made."""
+    return set(columns) <= set(frame.columns) and bool(np.isfinite(_coordinates(frame, columns)).all(axis=1).any())
+
+
+def cluster_names(frame: pd.DataFrame) -> list[str]:
+    """The cluster of every row: who is in none is said to be so where others are in one; all "" where nobody is."""
+    names = [cluster_words(value) for value in frame.get("cluster", pd.Series("", index=frame.index))]
+    return [name or NO_CLUSTER for name in names] if any(names) else names
+
+
+def _coordinates(frame: pd.DataFrame, columns: tuple[str, str]) -> NDArray[np.float64]:
+    return np.stack([pd.to_numeric(frame[name], errors="coerce").to_numpy(float) for name in columns], axis=1)
+
+
+def _remarks(strata: Strata, pictured: NDArray[np.bool_], thumbnails: Sequence[bytes], num_new: int) -> list[str]:
+    remarks = []
+    there = [strata.thumbnail(str(key)) for key in strata.people["key"][pictured]]
+    shown = sum(bool(picture) for picture in thumbnails)
+    if not pictured.all() and any(there):
+        remarks.append(
+            f"Pictures are shown for {shown} of {wording.count(len(pictured), 'scan')}, evenly over the table, to keep the "
+            "page light."
+        )
+    unreadable = sum(bool(picture) for picture in there) - shown
+    if unreadable:
+        remarks.append(f"{wording.count(unreadable, 'picture')} could not be read.")
+    if num_new:
+        remarks.append(f"Diamonds: {wording.count(num_new, 'scan')} put into the finished map.")
+    return remarks
+
+
+def _title(row: pd.Series, several: bool) -> str:
+    session = str(row.get("session", "") or "")
+    return f"{row['subject']}, session {session}" if several and session else str(row["subject"])
+
+
+def known(row: pd.Series | Mapping[str, object], name: str) -> float:
+    """A number of a row, NaN where it has none."""
+    value = pd.to_numeric(pd.Series([row.get(name)]), errors="coerce").iloc[0]
+    return float(value)
+
+
+def facts(row: pd.Series) -> list[tuple[str, str]]:
+    """What a card says of a person: only what is known."""
+    found = []
+    age = known(row, "age_years")
+    if np.isfinite(age):
+        found.append(("Age", f"{age:.0f} years"))
+    found += [
+        (label, str(row[name]))
+        for label, name in (("Sex", "sex"), ("Diagnosis", "diagnosis"), ("Site", "site"))
+        if _text(row.get(name))
+    ]
+    for label, name in (("CDR", "cdr"), ("MMSE", "mmse")):
+        value = known(row, name)
+        if np.isfinite(value):
+            found.append((label, f"{value:g}"))
+    cluster = cluster_words(row.get("cluster"))
+    if cluster:
+        certainty = known(row, "certainty")
+        sure = f" (certainty {wording.number(certainty)})" if np.isfinite(certainty) and cluster != NO_CLUSTER else ""
+        found.append(("Cluster", cluster + sure))
+    return found
+
+
+def _text(value: object) -> str:
+    return "" if value is None or value != value else str(value)
+
+
+def cluster_words(value: object) -> str:
+    """A cluster's name, "" for none; a table may hold it as a number."""
+    text = _text(value)
+    try:
+        return f"{float(text):g}" if text else ""
+    except ValueError:
+        return text
+
+
+def colourings(frame: pd.DataFrame, num_counted: int | None = None) -> list[scatter.Colouring]:
+    """By cluster, diagnosis, age, site and sex: those that tell people apart; one of them at least.
+
+    Legends count the first `num_counted` rows, all if None.
+    """
+    found = []
+    if "cluster" in frame.columns:
+        labels = [cluster_words(value) for value in frame["cluster"]]
+        if len(set(labels) - {""}) > 1:
+            found.append(by_category("Cluster", labels, _cluster_order(labels), num_counted))
+    if "diagnosis" in frame.columns and (len(set(frame["diagnosis"])) > 1 or not found):
+        found.append(_by_diagnosis(frame, num_counted))
+    ages = pd.to_numeric(frame.get("age_years", pd.Series(np.nan, index=frame.index)), errors="coerce")
+    if ages.notna().sum() > 1 and ages.max() > ages.min():
+        shares = (ages - ages.min()) / (ages.max() - ages.min())
+        dots = [style.hex_colour(share) if np.isfinite(share) else OTHERS for share in shares]
+        found.append(scatter.Colouring("Age", dots, scale=(f"{ages.min():.0f} years", f"{ages.max():.0f} years")))
+    for title, column in (("Site", "site"), ("Sex", "sex")):
+        labels = [_text(value) for value in frame[column]] if column in frame.columns else []
+        if len(set(labels)) > 1:
+            counts = pd.Series(labels).value_counts()
+            found.append(
+                by_category(title, labels, sorted(counts.index, key=lambda name: (-counts[name], name)), num_counted)
+            )
+    return found or [scatter.Colouring("People", [style.GROUP_COLOURS[0]] * len(frame))]
+
+
+def _cluster_order(labels: Sequence[str]) -> list[str]:
+    names = sorted(
+        set(labels) - {"", NO_CLUSTER},
+        key=lambda name: (not name.isdigit(), int(name or 0) if name.isdigit() else 0, name),
+    )
+    return [*names, *sorted(set(labels) & {"", NO_CLUSTER})]
+
+
+def by_category(
+    title: str, labels: Sequence[str], order: Sequence[str], num_counted: int | None = None
+) -> scatter.Colouring:
+    """A colour per category in the given order; beyond seven the rest are one light grey, as no eye tells more apart."""
+    counted = list(labels)[:num_counted]
+    plain = [name for name in order if name not in ("", NO_CLUSTER)]
+    named = plain if len(plain) <= MOST_COLOURS else plain[: MOST_COLOURS - 1]
+    colours = dict(zip(named, style.GROUP_COLOURS, strict=False))
+    legend = [(colours[name], f"{name} ({counted.count(name)})") for name in named]
+    rest = [name for name in plain if name not in colours]
+    if rest:
+        num = sum(label in rest for label in counted)
+        legend.append((OTHERS, f"{wording.count(len(rest), 'other')} ({num})"))
+    for name in ("", NO_CLUSTER):
+        num = counted.count(name)
+        if num:
+            legend.append((OTHERS, f"{name or charts.UNNAMED} ({num})"))
+    return scatter.Colouring(title, [colours.get(label, OTHERS) for label in labels], legend)
+
+
+def _by_diagnosis(frame: pd.DataFrame, num_counted: int | None) -> scatter.Colouring:
+    labels = [_text(value) for value in frame["diagnosis"]]
+    counts = pd.Series(labels).value_counts()
+    controls = sorted(set(frame.loc[is_control(frame), "diagnosis"].astype(str)))
+    order = sorted(counts.index, key=lambda name: (name not in controls, -counts[name], name))
+    colours = style.group_colours([name for name in order if name], controls) | {"": OTHERS}
+    counted = labels[:num_counted]
+    legend = [(colours[name], f"{name or charts.UNNAMED} ({counted.count(name)})") for name in order if name in counted]
+    return scatter.Colouring("Diagnosis", [colours[label] for label in labels], legend)
