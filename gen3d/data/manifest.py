@@ -129,7 +129,7 @@ def _deal(people: pd.DataFrame, split: Split) -> dict[str, str]:
 
 
 def assign_folds(frame: pd.DataFrame, num_folds: int, seed: int) -> pd.Series:
-    """Fold 0..num_folds-1 of every row, by subject, balanced over site, sex and age.
+    """Fold 0..num_folds-1 of every row, by subject, balanced over diagnosis (where there are several), site, sex and age.
 
     Raises:
         UserError: fewer subjects than folds.
@@ -138,12 +138,26 @@ def assign_folds(frame: pd.DataFrame, num_folds: int, seed: int) -> pd.Series:
     if len(people) < num_folds:
         raise UserError(f"{num_folds} folds need at least {num_folds} subjects, there are {len(people)}.")
     generator = np.random.default_rng(seed)
-    order = people.assign(_tie=generator.random(len(people))).sort_values(["site", "sex", "age_years", "_tie"])
+    by = ["diagnosis", "site", "sex", "age_years", "_tie"]
+    order = people.assign(_tie=generator.random(len(people))).sort_values(by[1:] if _healthy(people) else by)
     fold: dict[str, int] = {}
     for start in range(0, len(order), num_folds):
         block = order.index[start : start + num_folds]
         fold |= {str(s): int(f) for s, f in zip(block, generator.permutation(num_folds), strict=False)}
     return frame["subject"].map(fold).astype(int)
+
+
+def _healthy(people: pd.DataFrame) -> bool:
+    """Whether all are controls, whatever their diagnosis is called."""
+    return bool((people["role"] != "evaluation").all())
+
+
+def is_synthetic(frame: pd.DataFrame) -> pd.Series:
+    """Which rows are scans that a generator drew (column generator)."""
+    if "generator" not in frame.columns:
+        return pd.Series(False, index=frame.index)
+    named = frame["generator"].astype(object)
+    return named.where(named.notna(), "").astype(str).str.strip() != ""
 
 
 def is_twin(frame: pd.DataFrame) -> pd.Series:

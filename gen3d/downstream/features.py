@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gen3d.artefact import digest, read
 from gen3d.data.latents import VERBS, Latents, open_latents_folder
-from gen3d.data.manifest import is_twin, read_manifest
+from gen3d.data.manifest import is_synthetic, is_twin, read_manifest
 from gen3d.downstream.recipe import Rows
 from gen3d.errors import UserError
 from gen3d.progress import warn
@@ -209,7 +209,7 @@ def _beside(whole: Features, more: Features, folder: Path) -> Features:
 def one_scan_each(features: Features, sessions: str) -> Features:
     """Without planted twins and synthetic scans; with sessions="first", the first session of every person only."""
     table = features.table
-    made = is_twin(table) | _synthetic(table)
+    made = is_twin(table) | is_synthetic(table)
     notes = features.notes
     if made.any():
         notes += (f"{int(made.sum())} planted copies or synthetic scans are not people and are left out",)
@@ -225,13 +225,6 @@ def one_scan_each(features: Features, sessions: str) -> Features:
     return Features(
         kept.table, kept.values, kept.blind, kept.blocks, kept.shape, kept.made_by, kept.words, kept.seen, notes
     )
-
-
-def _synthetic(table: pd.DataFrame) -> pd.Series:
-    if "generator" not in table.columns:
-        return pd.Series(False, index=table.index)
-    named = table["generator"].astype(object)
-    return named.where(named.notna(), "").astype(str).str.strip() != ""
 
 
 def _scans(num: int) -> str:

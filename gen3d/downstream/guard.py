@@ -64,11 +64,11 @@ def clear(features: Features, policy: Seen, also_seen: dict[str, str] | None = N
         )
     if policy == "refuse" or seen.all():
         more = (
-            "nobody is left to test; train with cross_fit=5 (everybody is then judged by a member that never saw them), or on "
+            "nobody is left to test; train with cross_fit=5 patients=1 (everybody then has a member that never saw them), or on "
             "other people"
             if seen.all()
             else "a test of them would be too good; set seen=leave_out to do without them, seen=train_only to learn from them "
-            "and test the others, train with cross_fit=5, or record a waiver with seen=waive"
+            "and test the others, train with cross_fit=5 patients=1, or record a waiver with seen=waive"
         )
         raise UserError(f"{what}; {more}.")
     if policy == "leave_out":

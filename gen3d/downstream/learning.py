@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +38,7 @@ class Fitted:
 
     def state(self) -> dict[str, Any]:
         """What the inner cross-validation found, JSON-ready: with it the head can be fitted again without one."""
-        return {
-            "settings": self.settings,
-            "threshold": None if math.isnan(self.threshold) else self.threshold,
-            "calibration": [{"slope": found.slope, "biases": list(found.biases)} for found in self.scalings],
-        }
+        return {"settings": self.settings, **calibration_state(self.scalings, self.threshold)}
 
 
 @dataclass(frozen=True)
@@ -71,8 +68,9 @@ class Learner:
         best = int(np.argmax(merits))
         setting = estimator.grid[best]
         scorer = estimator.fit(scaled, targets, setting, seed)
-        scalings = _scalings(held_out[best], codes, target)
-        return Fitted(dict(setting), self._threshold(codes, target), target, scale, scorer, scalings)
+        scalings = scalings_of(held_out[best], codes, target)
+        threshold = threshold_of(self.threshold, codes, target)
+        return Fitted(dict(setting), threshold, target, scale, scorer, scalings)
 
     def relearn(
         self,
@@ -87,14 +85,29 @@ class Learner:
         scaled, scale = _scaled(values)
         estimator = estimator_of(self.head, target.task == "number")
         scorer = estimator.fit(scaled, _problems(codes, target), state["settings"], seed)
-        scalings = tuple(Scaling(float(kept["slope"]), tuple(kept["biases"])) for kept in state["calibration"])
-        threshold = math.nan if state["threshold"] is None else float(state["threshold"])
+        scalings, threshold = kept_calibration(state)
         return Fitted(dict(state["settings"]), threshold, target, scale, scorer, scalings)
 
-    def _threshold(self, codes: Values, target: Target) -> float:
-        if not target.is_binary:
-            return math.nan
-        return float(codes.mean()) if self.threshold == "prevalence" else self.threshold
+
+def threshold_of(rule: Threshold, codes: Values, target: Target) -> float:
+    """The threshold that a rule gives for these training scans; NaN where there are not two classes."""
+    if not target.is_binary:
+        return math.nan
+    return float(codes.mean()) if rule == "prevalence" else rule
+
+
+def calibration_state(scalings: tuple[Scaling, ...], threshold: float) -> dict[str, Any]:
+    """Calibration and threshold, JSON-ready."""
+    return {
+        "threshold": None if math.isnan(threshold) else threshold,
+        "calibration": [{"slope": found.slope, "biases": list(found.biases)} for found in scalings],
+    }
+
+
+def kept_calibration(state: Mapping[str, Any]) -> tuple[tuple[Scaling, ...], float]:
+    """What `calibration_state` kept."""
+    scalings = tuple(Scaling(float(kept["slope"]), tuple(kept["biases"])) for kept in state["calibration"])
+    return scalings, math.nan if state["threshold"] is None else float(state["threshold"])
 
 
 def probabilities(scores: Values, scalings: tuple[Scaling, ...], target: Target) -> Values:
@@ -110,7 +123,8 @@ def probabilities(scores: Values, scalings: tuple[Scaling, ...], target: Target)
     return np.asarray((bounded - np.vstack([bounded[1:], np.zeros(scores.shape[1])])).T, dtype=np.float64)
 
 
-def _scalings(scores: Values, codes: Values, target: Target) -> tuple[Scaling, ...]:
+def scalings_of(scores: Values, codes: Values, target: Target) -> tuple[Scaling, ...]:
+    """Calibration on held-out scores [B, n]: one for all categories, or one per grade to exceed; none for a number."""
     if target.task == "number":
         return ()
     if target.task == "categories" and not target.is_binary:

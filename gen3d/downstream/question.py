@@ -191,7 +191,17 @@ def open_external(question: Question, policy: Seen) -> tuple[Features, NDArray[n
         features, codes = features.take(np.flatnonzero(~both)), codes[~both]
     cleared = clear(features, policy)
     kept = np.flatnonzero(cleared.testable)
-    return features.take(kept), codes[kept], (*notes, *cleared.notes, *cleared.waivers)
+    features, codes = features.take(kept), codes[kept]
+    said = judge_duplicates(_known_under_another_id(question, features), settings.duplicates)
+    return features, codes, (*notes, *cleared.notes, *cleared.waivers, *said)
+
+
+def _known_under_another_id(question: Question, features: Features) -> list[Pair]:
+    """People to be tested whose scans look like those of somebody the head learned from."""
+    learned = question.features.table["subject"].astype(str).tolist()
+    vectors = np.concatenate([question.features.values[0], features.values[0]])
+    pairs = find_duplicates(vectors, [*learned, *features.table["subject"].astype(str)])
+    return [pair for pair in pairs if (pair.first in learned) != (pair.second in learned)]
 
 
 def _opened(settings: StudySettings, folders: Sequence[Path], beside: Sequence[Path]) -> Features:

@@ -137,6 +137,12 @@ class Anomaly(Verb):
     def _open(self) -> tuple[Prepared, Run | Ensemble, Panel, list[Channel]]:
         prepared, run = open_prepared(self.prepared), load_runs(self.run_folders)
         run.require(prepared)
+        for each in run.runs if isinstance(run, Ensemble) else (run,):
+            if each.learned_patients and each.kind != "latent_diffusion":
+                raise UserError(
+                    f"{each.folder}: learned from patients too (patients= of train), so what it expects is not healthy; judge "
+                    "with a run that learned from controls alone."
+                )
         channels = available(self.channels, run.channels, prepared.plan.channels)
         # Cross-fitted residuals of a model that predicts from covariates already carry the uncertainty of that
         # prediction; fitting the same covariates again would count it twice and make z too small. How uncertain it is

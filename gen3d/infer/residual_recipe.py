@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +14,17 @@ from safetensors import SafetensorError
 
 from gen3d.downstream.heads import ResidualSettings, Threshold
 from gen3d.downstream.inner_folds import inner_folds
-from gen3d.downstream.learning import probabilities
+from gen3d.downstream.learning import (
+    calibration_state,
+    kept_calibration,
+    probabilities,
+    scalings_of,
+    threshold_of,
+)
 from gen3d.downstream.recipe import Rows, Values
 from gen3d.downstream.target import Target
 from gen3d.errors import UserError
-from gen3d.maths.score_calibration import Scaling, fit_scaling, two_columns
+from gen3d.maths.score_calibration import Scaling
 from gen3d.models.residual_head import Question, TrainedHead, restore_head, train_heads
 
 SPATIAL = 4
@@ -64,8 +69,7 @@ class ResidualLearned:
         """All that is needed to have the head again without training, JSON-ready; weights are safetensors in base 64."""
         return {
             "settings": self.settings,
-            "threshold": None if math.isnan(self.threshold) else self.threshold,
-            "calibration": [{"slope": found.slope, "biases": list(found.biases)} for found in self.scalings],
+            **calibration_state(self.scalings, self.threshold),
             "offsets": self.head.offsets.tolist(),
             "centre": self.head.centre,
             "spread": self.head.spread,
@@ -130,8 +134,8 @@ class ResidualRecipe:
         folds = inner_folds(codes, groups, target, seed)
         volumes = values.reshape(len(values), *self.shape)
         head = train_heads(volumes, codes, folds, _question(target), self.settings, seed, self.device)
-        scalings = _scalings(head.held_out, codes, target)
-        return ResidualLearned(head, target, scalings, self._threshold(codes, target))
+        scalings = scalings_of(_rows(head.held_out, target), codes, target)
+        return ResidualLearned(head, target, scalings, threshold_of(self.threshold, codes, target))
 
     def relearn(
         self,
@@ -162,14 +166,7 @@ class ResidualRecipe:
             float(state["centre"]),
             float(state["spread"]),
         )
-        scalings = tuple(Scaling(float(kept["slope"]), tuple(kept["biases"])) for kept in state["calibration"])
-        threshold = math.nan if state["threshold"] is None else float(state["threshold"])
-        return ResidualLearned(head, target, scalings, threshold)
-
-    def _threshold(self, codes: Values, target: Target) -> float:
-        if not target.is_binary:
-            return math.nan
-        return float(codes.mean()) if self.threshold == "prevalence" else self.threshold
+        return ResidualLearned(head, target, *kept_calibration(state))
 
 
 def _question(target: Target) -> Question:
@@ -181,13 +178,3 @@ def _rows(scores: Values, target: Target) -> Values:
     if target.is_binary and scores.shape[1] == 2:
         return (scores[:, 1] - scores[:, 0])[None]
     return scores.T
-
-
-def _scalings(scores: Values, codes: Values, target: Target) -> tuple[Scaling, ...]:
-    """Calibration on held-out scores [n, S]: one for all categories, or one per grade to exceed; none for a number."""
-    if target.task == "number":
-        return ()
-    if target.task == "categories" and not target.is_binary:
-        return (fit_scaling(scores, codes.astype(np.int64)),)
-    rows = _rows(scores, target)
-    return tuple(fit_scaling(two_columns(row), (codes > grade).astype(np.int64)) for grade, row in enumerate(rows))

@@ -75,6 +75,11 @@ class Run:
         return len(self.subjects)
 
     @property
+    def learned_patients(self) -> bool:
+        """Whether somebody it learned from was no healthy control."""
+        return any(role == "evaluation" for people in self.subjects.values() for role in people.values())
+
+    @property
     def variance_floor(self) -> float:
         """Least SD of a voxel that suits the model, as a share of the brain's root mean square."""
         return self.model_config.variance_floor

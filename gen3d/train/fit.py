@@ -42,9 +42,9 @@ class Train(Verb):
     """Fit a normative model to healthy people, or a generative model to their latents.
 
     Learns from rows with the role `train` only; with cross_fit > 1 also from `calibration`, as cross_fit members each
-    of which is blind to one fold of people; kind latent_diffusion with patients > 0 also from a share of the others. Test
-    people are never used. The run folder holds the averaged weights, the plan and covariate schema they need, and the
-    hashes of everybody each member saw.
+    of which is blind to one fold of people; with patients > 0 also from a share of the others. Test people are never used.
+    The run folder holds the averaged weights, the plan and covariate schema they need, and the hashes of everybody each
+    member saw.
     """
 
     prepared: Folders | None = Field(None, description="folder or folders of `gen3d prepare` or `gen3d simulate`")
@@ -57,7 +57,11 @@ class Train(Verb):
         description="kind latent_diffusion: run of the autoencoder, with prepared, or when it was moved",
     )
     patients: float = Field(
-        0.0, ge=0, le=1, description="kind latent_diffusion: share of the people with role evaluation to learn from too"
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the people with role evaluation (patients) to learn from too: for latent_diffusion, and, with "
+        "cross_fit, for latents that classify can test everybody on; such a run judges nobody's anomaly",
     )
     model: ModelConfig = Field(
         description="which model; `kind` is one of restorer, vae, pca, voxelwise, latent_diffusion"
@@ -92,8 +96,8 @@ class Train(Verb):
             if self.prepared is None:
                 raise ValueError("prepared=FOLDER is needed: scans to learn from")
             extra = [name for name in ("latents", "autoencoder") if getattr(self, name) is not None]
-            if extra or self.patients:
-                raise ValueError(f"{extra[0] if extra else 'patients'}= goes with model.kind=latent_diffusion only")
+            if extra:
+                raise ValueError(f"{extra[0]}= goes with model.kind=latent_diffusion only")
             return self
         if (self.prepared is None) == (self.latents is None):
             raise ValueError(
@@ -256,7 +260,9 @@ class Train(Verb):
                 self.out,
             )
         else:
-            material = Scans.open(cast(tuple[Path, ...], self.prepared), self.channels, self.cross_fit, self.seed)
+            material = Scans.open(
+                cast(tuple[Path, ...], self.prepared), self.channels, self.cross_fit, self.seed, self.patients
+            )
         for rows in material.people.members:
             material.completed(self.model).check(material.plan, len(rows))
         return material

@@ -18,7 +18,6 @@ from torch import nn
 from gen3d.artefact import Work, digest, file_digest, read, write_atomic
 from gen3d.data.coding import Coding
 from gen3d.data.latents import ARRAY, MIRRORED, SHAPE, TABLE, read_latents_table
-from gen3d.data.manifest import is_twin, subject_hash
 from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.data.structures import with_structures
 from gen3d.errors import UserError
@@ -27,7 +26,7 @@ from gen3d.models.latent_diffusion import LatentDiffusion, no_noise
 from gen3d.models.run import Run, load_run
 from gen3d.progress import track
 from gen3d.train.material import Inputs, Material, design_of
-from gen3d.train.people import People
+from gen3d.train.people import People, learners
 from gen3d.train.pictures import draw_samples
 from gen3d.train.processes import Processes
 
@@ -278,20 +277,6 @@ def sample_painter(
         draw_samples(path, real, sampled, material.channels, f"latent_diffusion: {path.stem}")
 
     return paint
-
-
-def learners(table: pd.DataFrame, patients: float) -> NDArray[np.int64]:
-    """Rows of the people with role train, and of a share of those with role evaluation, of every diagnosis alike.
-
-    Who of the evaluation people is chosen depends on the hash of the subject alone. Planted twins are never learned from.
-    """
-    chosen = table["role"].eq("train").to_numpy()
-    others = table[table["role"].eq("evaluation") & ~is_twin(table)]
-    for _, group in others.groupby(others["diagnosis"].fillna("").astype(str)):
-        subjects = sorted(group["subject"].astype(str).unique(), key=subject_hash)
-        taken = subjects[: round(patients * len(subjects))]
-        chosen = chosen | (table["subject"].astype(str).isin(taken) & table.index.isin(group.index)).to_numpy()
-    return np.flatnonzero(chosen)
 
 
 def _autoencoder_of(latents: Path, given: Path | None) -> Run:

@@ -99,11 +99,13 @@ class Scans(Material):
     prepared: Prepared
 
     @classmethod
-    def open(cls, folders: Sequence[Path], channels: tuple[str, ...], cross_fit: int, seed: int) -> Scans:
+    def open(
+        cls, folders: Sequence[Path], channels: tuple[str, ...], cross_fit: int, seed: int, patients: float = 0.0
+    ) -> Scans:
         """The cohort, who is learned from, and the covariates of all of them."""
         prepared = open_prepared(folders)
         prepared.require_channels(channels)
-        people = choose_people(prepared, cross_fit, seed)
+        people = choose_people(prepared, cross_fit, seed, patients)
         return cls(prepared.plan, channels, people, design_of(people), prepared)
 
     @property

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.data.manifest import assign_folds, subject_hash
+from gen3d.data.manifest import assign_folds, is_synthetic, is_twin, subject_hash
 from gen3d.data.prepared import Prepared
 from gen3d.errors import UserError
 from gen3d.models.base import Statistics
@@ -31,8 +32,24 @@ class People:
         return table
 
 
-def choose_people(prepared: Prepared, cross_fit: int, seed: int) -> People:
-    """Rows with role `train`, and with `cross_fit` > 1 also `calibration`, shared out over the members by subject.
+def learners(table: pd.DataFrame, patients: float, roles: Sequence[str] = ("train",)) -> NDArray[np.int64]:
+    """Rows of the people with these roles, and of a share of those with role evaluation, of every diagnosis alike.
+
+    Who of the evaluation people is chosen depends on the hash of the subject alone. Planted twins and synthetic scans are
+    never learned from.
+    """
+    chosen = table["role"].isin(list(roles)).to_numpy()
+    others = table[table["role"].eq("evaluation") & ~is_twin(table) & ~is_synthetic(table)]
+    for _, group in others.groupby(others["diagnosis"].fillna("").astype(str)):
+        subjects = sorted(group["subject"].astype(str).unique(), key=subject_hash)
+        taken = subjects[: round(patients * len(subjects))]
+        chosen = chosen | (table["subject"].astype(str).isin(taken) & table.index.isin(group.index)).to_numpy()
+    return np.flatnonzero(chosen)
+
+
+def choose_people(prepared: Prepared, cross_fit: int, seed: int, patients: float = 0.0) -> People:
+    """Rows with role `train`, and with `cross_fit` > 1 also `calibration`, shared out over the members by subject; with them a
+    share of the people with role `evaluation`.
 
     With one member it learns from all rows. With K members, member k learns from everybody but fold k, so that each
     person has an expectation from the member that never saw that person.
@@ -41,7 +58,8 @@ def choose_people(prepared: Prepared, cross_fit: int, seed: int) -> People:
         UserError: nobody has such a role, or there are fewer subjects than folds.
     """
     roles = ("train",) if cross_fit == 1 else ("train", "calibration")
-    frame = prepared.select(roles).reset_index(drop=True)
+    manifest = prepared.manifest.reset_index(drop=True)
+    frame = manifest.iloc[learners(manifest, patients, roles)].reset_index(drop=True)
     if frame.empty:
         counts = ", ".join(f"{role} {count}" for role, count in prepared.manifest["role"].value_counts().items())
         raise UserError(

@@ -235,6 +235,11 @@ def test_external_people_are_told_by_the_kept_head(planted: tuple[Path, dict[str
     assert performance(one_class, "linear", "auc")["value"] is None
     with pytest.raises(UserError, match="80 people to be tested are people the head learned from"):
         classify(tmp_path / "overlap", root / "latents", **(asked | {"external": root / "latents"}))
+    again = values.copy()
+    again[3] = people()[0][10] + 0.1  # somebody the head learned from, under another id
+    renamed = write_latents(tmp_path / "renamed", again, table)
+    with pytest.raises(UserError, match="e003 and p0010"):
+        classify(tmp_path / "same", root / "latents", **(asked | {"external": renamed}))
     other = write_latents(tmp_path / "other_run", values, table, run_key="another")
     with pytest.raises(UserError, match="two different models"):
         classify(tmp_path / "mixed", root / "latents", **(asked | {"external": other}))

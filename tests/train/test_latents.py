@@ -21,8 +21,8 @@ from gen3d.infer.encode import Encode
 from gen3d.models.latent_diffusion import LatentDiffusion
 from gen3d.models.run import load_run
 from gen3d.train.fit import Train
-from gen3d.train.latents import learners
 from gen3d.train.log import read_log
+from gen3d.train.people import learners
 from tests.train.conftest import write_cohort
 from tests.train.launching import train_with
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from gen3d.data.manifest import subject_hash
 from gen3d.data.prepared import Prepared
 from gen3d.errors import UserError
-from gen3d.train.people import choose_people, statistics
+from gen3d.train.people import choose_people, learners, statistics
 
 
 def test_one_member_learns_from_train_people_only(prepared: Prepared) -> None:
@@ -25,6 +26,29 @@ def test_each_person_is_unseen_by_exactly_one_of_the_members(prepared: Prepared)
         assert sum(subject_hash(subject) not in seen[str(member)] for member in range(3)) == 1
     never = prepared.select(["test", "evaluation"])["subject"]
     assert not any(subject_hash(subject) in seen[member] for subject in never for member in seen)
+
+
+def test_patients_are_learned_from_in_folds_where_asked(prepared: Prepared) -> None:
+    people = choose_people(prepared, 3, seed=0, patients=1.0)
+    assert set(people.frame["role"]) == {"train", "calibration", "evaluation"}
+    seen = people.seen()
+    for subject in people.frame["subject"]:
+        assert sum(subject_hash(subject) not in seen[str(member)] for member in range(3)) == 1
+    tested = prepared.select(["test"])["subject"]
+    assert not any(subject_hash(subject) in seen[member] for subject in tested for member in seen)
+
+
+def test_planted_twins_and_synthetic_scans_are_never_learned_from() -> None:
+    table = pd.DataFrame(
+        {
+            "subject": list("abcd"),
+            "role": ["train", "evaluation", "evaluation", "evaluation"],
+            "diagnosis": "AD",
+            "base": ["", "", "sub-a", ""],
+            "generator": ["", "", "", "ldm"],
+        }
+    )
+    assert learners(table, 1.0).tolist() == [0, 1]
 
 
 def test_folds_are_seeded(prepared: Prepared) -> None:
