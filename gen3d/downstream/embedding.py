@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,9 @@ from gen3d.errors import UserError
 
 MINIMUM_PEOPLE_FOR_UMAP = 12
 MAXIMUM_COMPONENTS_FOR_UMAP = 50
+SIGMA_STEPS = 64
+SAME_PERSON = 1e-4
+"""Distance to oneself, as a share of that to the last neighbour: latents are stored in single precision."""
 
 
 @dataclass(frozen=True)
@@ -89,28 +91,55 @@ def umap_coordinates(
         return None
     num_components = min(MAXIMUM_COMPONENTS_FOR_UMAP, *values.shape)
     reduced = principal_components(values, num_components).coordinates
-    return fit_umap(reduced, seed, num_neighbours, minimum_distance).coordinates
+    return fit_umap(reduced, seed, num_neighbours, minimum_distance)
 
 
-@dataclass(frozen=True)
-class FittedUmap:
-    """A map that new people can be put into. coordinates [n, 2] are those of the people it was made of."""
+def places_among(
+    reduced: NDArray[np.float64], coordinates: NDArray[np.float64], num_neighbours: int, rows: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Coordinates [m, 2] of new people in a finished map: the mean of their nearest people's places, with UMAP's own weights.
 
-    coordinates: NDArray[np.float64]
-    mapper: Any
+    This is where UMAP starts when it transforms new points. What it does after that, a descent that repels each point from
+    everybody while nobody gives way, drives people to the rim of a map of tens to hundreds, even those who are in it. Somebody
+    in the map has the place they have; nobody's place depends on who else is placed.
 
-    def place(self, reduced: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Coordinates [m, 2] of new people [m, k], one at a time: nobody's place depends on who else is placed."""
-        rows = np.asarray(reduced, dtype=np.float32)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            placed = [np.asarray(self.mapper.transform(row[None]), dtype=np.float64)[0] for row in rows]
-        return np.stack(placed) if placed else np.zeros((0, 2))
+    Args:
+        reduced: components [n, k] that the map was made of.
+        coordinates: [n, 2].
+        num_neighbours: as the map was made with.
+        rows: components of the new people [m, k].
+    """
+    placed = np.empty((len(rows), 2))
+    for index, row in enumerate(np.asarray(rows, dtype=np.float64)):
+        distance = np.linalg.norm(reduced - row, axis=1)
+        nearest = np.argsort(distance, kind="stable")[:num_neighbours]
+        weights = membership_strengths(distance[nearest])
+        placed[index] = weights @ coordinates[nearest] / weights.sum()
+    return placed
+
+
+def membership_strengths(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """exp(-(d - d_1) / sigma) of the k nearest, sigma such that they sum to log2 k (McInnes, Healy, Melville 2018, algorithm 3).
+
+    distances: [k], the nearest first; a distance of 0 is the same person, who alone counts then.
+    """
+    excess = distances - distances[0]
+    same = distances <= SAME_PERSON * max(float(distances[-1]), 1e-12)
+    if same.any() or excess[-1] <= 0:
+        return np.asarray(same if same.any() else np.ones(len(distances)), dtype=np.float64)
+    wanted, low, high = np.log2(max(len(distances), 2)), 0.0, float(excess[-1]) * 1e3
+    for _ in range(SIGMA_STEPS):
+        sigma = (low + high) / 2
+        if np.exp(-excess / sigma).sum() > wanted:
+            high = sigma
+        else:
+            low = sigma
+    return np.asarray(np.exp(-excess / high))
 
 
 def fit_umap(
     reduced: NDArray[np.floating], seed: int, num_neighbours: int = 15, minimum_distance: float = 0.1
-) -> FittedUmap:
+) -> NDArray[np.float64]:
     """UMAP of components [n, k] in two dimensions; arguments as for `umap_coordinates`, at least 12 people."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package warns that its TensorFlow variant, which is not used, is absent
@@ -124,8 +153,7 @@ def fit_umap(
         random_state=seed,
         n_jobs=1,
     )
-    coordinates = mapper.fit_transform(np.asarray(reduced, dtype=np.float32))
-    return FittedUmap(np.asarray(coordinates, dtype=np.float64), mapper)
+    return np.asarray(mapper.fit_transform(np.asarray(reduced, dtype=np.float32)), dtype=np.float64)
 
 
 def _checked(latents: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -92,7 +92,14 @@ def _of_latents(latents: Latents) -> Features:
         seen |= member
     width = latents.values.shape[2]
     made_by = (latents.run_key,)
-    return Features(latents.table, latents.values, latents.blind, (width,), latents.shape, made_by, words, seen)
+    notes = (
+        ()
+        if seen
+        else (
+            f"whom the {latents.kind} of {latents.folder} learned from is not known: see to it that it was nobody here",
+        )
+    )
+    return Features(latents.table, latents.values, latents.blind, (width,), latents.shape, made_by, words, seen, notes)
 
 
 def _of_maps(folder: Path) -> Features:

@@ -1,7 +1,6 @@
 """The map of a cohort, kept so that new people can be put into it: components, UMAP and clusters, without pickle.
 
-map.npz holds numbers and settings only. UMAP itself cannot be kept that way; it is made again from the stored scores,
-which gives the same coordinates wherever the same versions run, and is refused where it does not.
+map.npz holds numbers and settings only. New people are placed among those of the map, so that UMAP itself is not needed.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import io
 import json
 import os
 from dataclasses import dataclass, replace
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 
 from gen3d.artefact import read
 from gen3d.downstream.adjustment import Adjustment
-from gen3d.downstream.embedding import FittedUmap, fit_umap
+from gen3d.downstream.embedding import places_among
 from gen3d.errors import UserError
 from gen3d.maths.mixture import Mixture
 from gen3d.maths.neighbourhood import squared_distances
@@ -30,8 +28,6 @@ from gen3d.maths.neighbourhood import squared_distances
 Floats = NDArray[np.float64]
 FILE = "map.npz"
 PACKAGES = ("umap-learn", "numba", "numpy", "scikit-learn")
-TOLERANCE = 1e-3
-"""Of the extent of the map: coordinates made again that differ by more are another map."""
 CORE_NEIGHBOURS = 5
 
 
@@ -77,33 +73,6 @@ class PeopleMap:
         """Whether there is a structure to belong to."""
         return bool((self.labels >= 0).any())
 
-    @cached_property
-    def _mapper(self) -> FittedUmap:
-        settings = self.settings
-        fitted = fit_umap(self.scores, settings["seed"], settings["num_neighbours"], settings["minimum_distance"])
-        extent = float(np.ptp(self.umap, axis=0).max())
-        if float(np.abs(fitted.coordinates - self.umap).max()) > TOLERANCE * extent:
-            now = _versions()
-            changed = [
-                f"{name} {then} then, {now[name]} now"
-                for name, then in settings["versions"].items()
-                if now[name] != then
-            ]
-            raise UserError(
-                f"UMAP made again from the stored scores is another map ({', '.join(changed) or 'another machine'}); run "
-                "`gen3d stratify` again here, or project where it was made."
-            )
-        return fitted
-
-    def verify(self) -> None:
-        """Make UMAP again and compare.
-
-        Raises:
-            UserError: it is another map.
-        """
-        if np.isfinite(self.umap).all():
-            _ = self._mapper
-
     def project(self, values: NDArray[np.floating], table: pd.DataFrame | None = None) -> Placed:
         """Put people into the map, each independently of the others.
 
@@ -127,7 +96,7 @@ class PeopleMap:
                 raise UserError(f"the map holds {', '.join(self.adjustment.columns)} fixed; give the cohort table too.")
             rows = self.adjustment.apply(rows, table)
         pcs = (rows - self.mean) @ self.loadings.T
-        mapped = self._mapper.place(pcs) if np.isfinite(self.umap).all() else np.full((len(rows), 2), np.nan)
+        mapped = places_among(self.scores, self.umap, int(self.settings["num_neighbours"]), pcs)
         labels, certainty = self._clusters(pcs)
         return Placed(pcs, mapped, [cluster_name(label) for label in labels], certainty)
 
@@ -182,22 +151,16 @@ def _versions() -> dict[str, str]:
 
 
 def open_map(folder: Path) -> PeopleMap:
-    """Open the map of a finished folder of `gen3d stratify` and verify that UMAP can be made again.
+    """Open the map of a finished folder of `gen3d stratify`.
 
     Raises:
-        UserError: another folder, a damaged map, or versions that give another map.
+        UserError: another folder, or a damaged map.
     """
     read(folder, ("stratify",))
-    opened = read_map_file(folder / FILE)
-    try:
-        opened.verify()
-    except UserError as error:
-        raise UserError(f"{folder}: {error}") from None
-    return opened
+    return _read(folder / FILE)
 
 
-def read_map_file(path: Path) -> PeopleMap:
-    """A stored map, without making UMAP again."""
+def _read(path: Path) -> PeopleMap:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             record = json.loads(str(stored["record"]))

@@ -170,7 +170,7 @@ class Stratify(Verb):
             loadings=components.loadings,
             share_of_variance=components.share_of_variance,
             scores=scores,
-            umap=np.full((num, 2), np.nan) if fitted is None else fitted.coordinates,
+            umap=np.full((num, 2), np.nan) if fitted is None else fitted,
             labels=np.full(num, -1, dtype=np.int64) if solution is None else solution.labels,
             certainty=np.full(num, np.nan) if solution is None else solution.certainty,
             mixture=None if solution is None else solution.mixture,

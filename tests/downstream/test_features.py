@@ -74,6 +74,14 @@ def test_somebody_seen_by_what_stands_beside_is_seen(tmp_path: Path) -> None:
         open_features([family], [two])
 
 
+def test_weights_that_name_nobody_are_not_taken_for_blind_without_a_word(tmp_path: Path) -> None:
+    unknown = open_features([write_latents(tmp_path / "a", np.ones((4, 2)), cohort_table(4), kind="autoencoder_kl")])
+    assert "autoencoder_kl" in unknown.notes[0]
+    assert "not known" in unknown.notes[0]
+    seen = {subject_hash("somebody else"): "vae (train)"}
+    assert open_features([write_latents(tmp_path / "b", np.ones((4, 2)), cohort_table(4), seen=seen)]).notes == ()
+
+
 def test_twins_synthetic_scans_and_later_sessions_are_left_out(tmp_path: Path) -> None:
     table = cohort_table(
         5, subject=["a", "a", "b", "c", "syn1"], session=["2", "1", "1", "1", "1"], base=["", "", "", "sub-a", ""]
