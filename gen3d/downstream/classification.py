@@ -23,10 +23,14 @@ from gen3d.downstream.permutation import null_values, observed, prepare, statist
 from gen3d.downstream.question import Question, class_counts, open_external
 from gen3d.downstream.scorecard import ScoreSettings, permutation_row, score
 from gen3d.downstream.scorecard_words import summary
+from gen3d.downstream.target import as_label
 from gen3d.errors import UserError
 from gen3d.progress import say, track, warn
 
 PARTS = ".parts"
+UNEVEN_GAPS = 0.1
+"""Difference between classes in the share of people without a value that a reader must know of."""
+
 PREDICTIONS, METRICS = "predictions.tsv", "metrics.json"
 Row = dict[str, Any]
 
@@ -217,13 +221,16 @@ def _write(
 
 def _warnings(question: Question, tables: dict[str, pd.DataFrame]) -> list[str]:
     """What a reader must know beside the verdict: classes that are at one site only, a site that tells the classes."""
-    lines = [
+    lines = _gaps(question)
+    if question.target.name == SITE:
+        return lines
+    lines += [
         f"{label} exists at the site {site} only: what tells {label} may be the scanner."
         for label, site in question.one_site_classes
     ]
     rows = tables["performance"]
     site = rows[(rows["model"] == SITE) & rows["measure"].isin(["auc", "macro_auc"])]
-    if len(site) and float(site["low"].iloc[0]) > 0.5 and question.target.name != SITE:
+    if len(site) and float(site["low"].iloc[0]) > 0.5:
         value, low, high = (float(site[name].iloc[0]) for name in ("value", "low", "high"))
         cure = (
             "harmonisation was fitted within the folds"
@@ -234,4 +241,21 @@ def _warnings(question: Question, tables: dict[str, pd.DataFrame]) -> list[str]:
             f"The site alone tells {question.target.describe()} with an AUC of {value:.2f} [{low:.2f}, {high:.2f}]: site and "
             f"{question.target.name} are confounded; {cure}."
         )
+    return lines
+
+
+def _gaps(question: Question) -> list[str]:
+    """Columns of baselines that are missing more often in one class than in another: their gaps tell the classes."""
+    target, table = question.target, question.features.table
+    if target.task == "number":
+        return []
+    lines = []
+    for name in dict.fromkeys((*question.settings.covariates, *(question.settings.volumes or ()))):
+        if name not in table.columns:
+            continue
+        missing = np.array([as_label(value) == "" for value in table[name]])
+        shares = {label: float(missing[question.codes == code].mean()) for code, label in enumerate(target.classes)}
+        if max(shares.values()) - min(shares.values()) >= UNEVEN_GAPS:
+            words = ", ".join(f"{100 * share:.0f} % of {label}" for label, share in shares.items())
+            lines.append(f"{name} is missing in {words}: baselines with it tell the classes by its gaps.")
     return lines

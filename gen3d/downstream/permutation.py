@@ -58,7 +58,7 @@ def prepare(model: Model, study: Study) -> Job:
     """Everything that labels do not change, of the folds of the first repeat.
 
     Labels are dealt out within sites, and within folds so that every fold keeps its classes; where that would leave most
-    people as they are, within sites alone.
+    people as they are, within sites alone. A target that is the same for everybody at a site is dealt out over sites.
     """
     folds, place = [], np.full(len(study.codes), -1, dtype=np.int64)
     for fold in (fold for fold in study.folds if fold.repeat == 0):
@@ -70,7 +70,10 @@ def prepare(model: Model, study: Study) -> Job:
         place[fold.test] = fold.number
     sites = np.unique(study.features.table["site"].astype(str).to_numpy(), return_inverse=True)[1].astype(np.int64)
     within = sites * (place.max() + 2) + place + 1
-    strata = within if _movable(within, study.codes) >= LEAST_MOVABLE * _movable(sites, study.codes) else sites
+    movable = _movable(sites, study.codes)
+    strata = within if _movable(within, study.codes) >= LEAST_MOVABLE * movable else sites
+    if movable == 0:  # the target is the site, or goes with it: within sites every dealing is the same
+        strata = place - place.min() + 1 if _movable(place, study.codes) > 0 else np.zeros_like(sites)
     return Job(model.recipe, study.target, tuple(folds), study.codes, study.groups, strata, study.seed)
 
 

@@ -226,8 +226,15 @@ def _against(tables: Tables, model: str, measure: str) -> str:
         value = figure(baselines[row["against"]]["value"])
         return f"{_called(row['against'])} ({value}; difference {with_interval(row, 'difference')})"
 
+    own = measured(tables, model, measure)
+    above_chance = measure == "mae" or (own is not None and own["low"] > 0.5)
+
+    def beaten_by_model(row: Row) -> bool:
+        """A baseline below chance has learned the contrary of what the tested people show: it counts as chance."""
+        return _better(row, measure) and (above_chance or baselines[row["against"]]["value"] >= 0.5)
+
     worse = [row for row in rows if _worse(row, measure)]
-    unbeaten = [row for row in rows if not _better(row, measure) and not _worse(row, measure)]
+    unbeaten = [row for row in rows if not beaten_by_model(row) and not _worse(row, measure)]
     if not worse and not unbeaten:
         if len(rows) == 1:
             return f"beats the one baseline that was run, {words(rows[0])}"

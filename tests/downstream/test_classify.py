@@ -217,6 +217,24 @@ def test_site_that_tells_the_classes_is_flagged_and_harmonised_away(tmp_path: Pa
     assert performance(clean, "linear")["value"] < performance(plain, "linear")["value"] - 0.15
 
 
+def test_the_site_itself_can_be_the_target(tmp_path: Path) -> None:
+    values, table = people(shift=0.0)
+    at_b = np.arange(NUM) // 2 % 2 == 1
+    table["site"] = np.where(at_b, "B", "A")
+    values[:, 5] += 3.0 * at_b
+    metrics = classify(tmp_path / "h", write_latents(tmp_path / "l", values, table), target="site", permutations=40)
+    assert performance(metrics, "linear")["low"] > 0.8
+    assert metrics["tables"]["permutation"][0]["p"] == pytest.approx(1 / 41)
+    assert not any("scanner" in sentence for sentence in metrics["summary"])
+
+
+def test_gaps_that_tell_the_classes_are_told(tmp_path: Path) -> None:
+    values, table = people(shift=0.0)
+    table.loc[(table["diagnosis"] == "CN") & (np.arange(NUM) < 30), "age_years"] = np.nan
+    metrics = classify(tmp_path / "h", write_latents(tmp_path / "l", values, table))
+    assert any("age_years is missing in 38 % of CN, 0 % of AD" in sentence for sentence in metrics["summary"])
+
+
 def test_external_people_are_told_by_the_kept_head(planted: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     root, _ = planted
     values, table = people(seed=5)

@@ -39,6 +39,13 @@ def test_maps_become_scores_of_the_people_who_were_judged(tmp_path: Path) -> Non
     assert "1 scan that" in features.notes[0]
 
 
+def test_people_who_calibrate_maps_count_as_seen_by_them(tmp_path: Path) -> None:
+    table = cohort_table(4, role=["calibration", "test", "evaluation", "train"])
+    features = open_features([write_maps(tmp_path / "m", table, np.ones(4, dtype=bool))])
+    np.testing.assert_array_equal(features.blind, [[False, True, True, False]])
+    assert features.seen[subject_hash("p0000")] == "calibration of m (calibration)"
+
+
 def test_further_features_are_joined_by_person_not_by_place(tmp_path: Path) -> None:
     values, other = GENERATOR.standard_normal((6, 4)), np.arange(12.0).reshape(6, 2)
     table = cohort_table(6)
