@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ class Features:
     """Scans of people, one row each.
 
     `values` [members, n, d]: members of a cross-fitted family have spaces of their own. `blind` [members, n]: whether the
-    member (and whatever stands beside it) never saw the person. `seen` says for each person (hash) what did see them.
+    member (and whatever stands beside it) never saw the person; `family_blind` the same of families alone, None for
+    `blind`. `seen` says for each person (hash) what did see them.
     `blocks` are the widths of the sources side by side; `shape` that of a spatial latent, else (d,).
     `made_by` identifies the spaces: the key of each run.
     """
@@ -42,6 +43,7 @@ class Features:
     words: str
     seen: dict[str, str]
     notes: tuple[str, ...] = ()
+    family_blind: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -54,15 +56,26 @@ class Features:
     def take(self, chosen: NDArray[Any]) -> Features:
         """Some of the scans, by row number or boolean."""
         table = self.table.iloc[chosen].reset_index(drop=True)
-        return self._with(table, self.values[:, chosen], self.blind[:, chosen])
+        family = None if self.family_blind is None else self.family_blind[:, chosen]
+        return replace(
+            self, table=table, values=self.values[:, chosen], blind=self.blind[:, chosen], family_blind=family
+        )
+
+    def may_test(self, waived: bool) -> NDArray[np.bool_]:
+        """Whether a member may test a person, [members, n].
+
+        Where it was waived that something saw a person, the members of a family still test whom they never saw themselves.
+        """
+        if not waived:
+            return self.blind
+        own = self.blind if self.family_blind is None else self.family_blind
+        own = own | ~own.any(axis=0)
+        return np.where(self.blind.any(axis=0), self.blind, own)
 
     def rows(self, member: int, chosen: NDArray[np.int64]) -> Rows:
         """Scans as a recipe takes them, in the space of a member."""
         table = self.table.iloc[chosen].reset_index(drop=True)
         return Rows(self.values[member][chosen], table, self.blocks, self.shape)
-
-    def _with(self, table: pd.DataFrame, values: NDArray[np.floating], blind: NDArray[np.bool_]) -> Features:
-        return Features(table, values, blind, self.blocks, self.shape, self.made_by, self.words, self.seen, self.notes)
 
 
 def open_features(folders: Sequence[Path], beside: Sequence[Path] = ()) -> Features:
@@ -210,6 +223,10 @@ def _beside(whole: Features, more: Features, folder: Path) -> Features:
     left, other = whole.take(mine), more.take(theirs)
     values = [np.broadcast_to(part.values, (members, *part.values.shape[1:])) for part in (left, other)]
     blind = np.broadcast_to(left.blind, (members, len(mine))) & np.broadcast_to(other.blind, (members, len(mine)))
+    family = np.ones((members, len(mine)), dtype=bool)
+    for part in (left, other):
+        if part.num_members > 1:
+            family &= part.blind if part.family_blind is None else part.family_blind
     table = left.table.join(other.table[other.table.columns.difference(left.table.columns)])
     blocks = (*whole.blocks, *more.blocks)
     return Features(
@@ -222,6 +239,7 @@ def _beside(whole: Features, more: Features, folder: Path) -> Features:
         f"{whole.words}, and {more.words}",
         whole.seen | more.seen,
         notes,
+        family,
     )
 
 
@@ -240,10 +258,7 @@ def one_scan_each(features: Features, sessions: str) -> Features:
         later = int((~made).sum() - chosen.sum())
         if later:
             notes += (f"{later} later {'session' if later == 1 else 'sessions'} of the same people are left out",)
-    kept = features.take(np.flatnonzero(chosen))
-    return Features(
-        kept.table, kept.values, kept.blind, kept.blocks, kept.shape, kept.made_by, kept.words, kept.seen, notes
-    )
+    return replace(features.take(np.flatnonzero(chosen)), notes=notes)
 
 
 def _scans(num: int) -> str:

@@ -253,7 +253,15 @@ def site_sentences(rows: Sequence[Row], by: str) -> list[str]:
             "or scale of single dimensions that these people suffice to estimate."
         )
     elif told[BEFORE]:
-        verdict = f"The {by} could be told from the latents before harmonising, and not better than by chance after it."
+        hints = [
+            f"{_interval(row)}, chance {row['chance']:.2f} ({row['classifier']})"
+            for row in rows
+            if row["stage"] == AFTER and row["measure"] == "balanced_accuracy" and row["low"] > row["chance"]
+        ]
+        but = f" by AUC, though the balanced accuracy of {' and '.join(hints)} hints at a rest" if hints else ""
+        verdict = (
+            f"The {by} could be told from the latents before harmonising, and not better than by chance after it{but}."
+        )
     else:
         verdict = f"The {by} could not be told from the latents better than by chance even before harmonising."
     lines = [verdict]

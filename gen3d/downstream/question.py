@@ -55,7 +55,7 @@ class Question:
             self.groups,
             self.testable,
             np.ones(len(self.codes), dtype=bool),
-            self.features.blind,
+            self.features.may_test(waived=self.settings.seen == "waive"),
             [str(site) for site in self.features.table["site"]],
         )
         asked = self.settings

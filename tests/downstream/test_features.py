@@ -76,6 +76,11 @@ def test_somebody_seen_by_what_stands_beside_is_seen(tmp_path: Path) -> None:
     both = open_features([first], [family])
     assert both.values.shape == (3, 4, 4)
     np.testing.assert_array_equal(both.blind[:, 1], [False, False, True])
+    maps = write_maps(tmp_path / "m", table.assign(role="calibration"), np.ones(4, dtype=bool))
+    waived = open_features([family], [maps])
+    assert not waived.blind.any()
+    np.testing.assert_array_equal(waived.may_test(waived=True)[:, 1], [False, False, True])
+    assert waived.may_test(waived=True)[:, 0].all()
     two = write_latents(tmp_path / "d", np.ones((2, 4, 2)), table, run_key="g", seen=[{}, {}])
     with pytest.raises(UserError, match="2 members beside 3"):
         open_features([family], [two])
