@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from gen3d.artefact import write_json
 from gen3d.data.tables import records, write_table
@@ -31,6 +32,7 @@ PARTS = ".parts"
 UNEVEN_GAPS = 0.1
 """Difference between classes in the share of people without a value that a reader must know of."""
 
+RESIDUAL = "residual"
 PREDICTIONS, METRICS = "predictions.tsv", "metrics.json"
 Row = dict[str, Any]
 
@@ -108,9 +110,11 @@ def _of_model(model: Model, study: Study, path: Path) -> tuple[pd.DataFrame, lis
     if beside.is_file():
         return _read_part(path), json.loads(beside.read_text(encoding="utf-8"))
     parts, settings = [], []
-    for table, chosen in track(cross_validated(model, study), f"{model.kind} {model.name}", total=len(study.folds)):
-        parts.append(table)
-        settings.append(chosen)
+    # These problems are small: threads would wait for each other, most of all on a busy machine. A network is another matter.
+    with threadpool_limits(None if model.name == RESIDUAL else 1):
+        for table, chosen in track(cross_validated(model, study), f"{model.kind} {model.name}", total=len(study.folds)):
+            parts.append(table)
+            settings.append(chosen)
     predictions, counted = pd.concat(parts, ignore_index=True), chosen_settings(settings)
     write_table(path, predictions, digits=17)
     write_json(beside, counted)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from gen3d.data.pool import as_done, num_workers
 from gen3d.downstream.crossvalidation import Index, Model, Study, Values
@@ -95,7 +96,9 @@ def null_values(job: Job, num: int, workers: int) -> Iterator[Values]:
     count = num_workers(workers, max(1, len(parts) // 2))
     if count == 1:
         for part in parts:
-            yield _some(job, part)
+            with threadpool_limits(1):
+                found = _some(job, part)
+            yield found
     else:
         yield from as_done(_in_worker, parts, count, _begin_worker, (job,))
 
@@ -106,6 +109,7 @@ _job: Job | None = None
 def _begin_worker(job: Job) -> None:
     global _job
     _job = job
+    threadpool_limits(1)  # a process per core: more threads would wait for each other
 
 
 def _in_worker(part: range) -> Values:

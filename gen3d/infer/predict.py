@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pydantic import Field
+from threadpoolctl import threadpool_limits
 
 from gen3d.artefact import begin, write_json
 from gen3d.config import Folder, Folders, Verb
@@ -54,16 +55,17 @@ class Predict(Verb):
         inputs: dict[str, Any] = {"head": self.head, "latents": list(self.latents)}
         if self.strata is not None:
             inputs["strata"] = self.strata
-        asked = open_asked(
-            self.head, self.latents, self.seen
-        )  # before the folder: what is refused leaves nothing behind
+        with threadpool_limits(1):  # small problems, in which threads would wait for each other
+            # Before the folder: what is refused leaves nothing behind.
+            asked = open_asked(self.head, self.latents, self.seen)
         people_map = self._map(asked) if self.strata is not None else None
         work = begin(self, "predict", inputs)
         if work.finished:
             say(f"{self.out}: already done.")
             return self.out
         try:
-            work.finish(self._predict(asked, people_map))
+            with threadpool_limits(1):
+                work.finish(self._predict(asked, people_map))
         finally:
             work.release()
         say(f"{self.out / 'predictions.tsv'}")
