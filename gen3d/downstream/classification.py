@@ -24,7 +24,7 @@ from gen3d.downstream.permutation import null_values, observed, prepare, statist
 from gen3d.downstream.question import Question, class_counts, open_external
 from gen3d.downstream.scorecard import ScoreSettings, permutation_row, score
 from gen3d.downstream.scorecard_words import summary
-from gen3d.downstream.target import as_label
+from gen3d.downstream.target import Target, as_label
 from gen3d.errors import UserError
 from gen3d.progress import say, track, warn
 
@@ -108,7 +108,7 @@ def _of_model(model: Model, study: Study, path: Path) -> tuple[pd.DataFrame, lis
     """Predictions and chosen settings of one model, from disk where they are there from an interrupted run."""
     beside = path.with_suffix(".json")
     if beside.is_file():
-        return _read_part(path), json.loads(beside.read_text(encoding="utf-8"))
+        return _read_part(path, study.target), json.loads(beside.read_text(encoding="utf-8"))
     parts, settings = [], []
     # These problems are small: threads would wait for each other, most of all on a busy machine. A network is another matter.
     with threadpool_limits(None if model.name == RESIDUAL else 1):
@@ -121,9 +121,10 @@ def _of_model(model: Model, study: Study, path: Path) -> tuple[pd.DataFrame, lis
     return predictions, counted
 
 
-def _read_part(path: Path) -> pd.DataFrame:
-    text = dict.fromkeys(("key", "subject", "session", "site", "sex", "model", "kind", "split"), str)
-    return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=text)
+def _read_part(path: Path, target: Target) -> pd.DataFrame:
+    words = ["key", "subject", "session", "site", "sex", "model", "kind", "split"]
+    words += [] if target.task == "number" else ["y_true", "y_pred"]  # a class called 0.5 is no number
+    return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=dict.fromkeys(words, str))
 
 
 def _permutation(model: Model, study: Study, question: Question, path: Path) -> Row | None:

@@ -12,6 +12,7 @@ import pytest
 
 from gen3d.cli import main
 from gen3d.data.manifest import subject_hash
+from gen3d.downstream.harmonise import Harmonise
 from gen3d.errors import UserError
 from gen3d.infer.classify import Classify
 from tests.downstream.latents_folder import cohort_table, write_latents
@@ -113,6 +114,22 @@ def test_an_interrupted_study_goes_on_and_ends_alike(
     assert again["tables"] == metrics["tables"]
 
 
+def test_classes_that_are_numbers_survive_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values, table = people()
+    table["cdr"] = np.where(table["diagnosis"] == "AD", 0.5, 0.0)
+    latents, asked = write_latents(tmp_path / "l", values, table), {"target": "cdr", "classes": [0, 0.5], "repeats": 1}
+    from gen3d.downstream import classification
+
+    def stopped(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classification, "_permutation", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            classify(tmp_path / "h", latents, **asked)
+    assert classify(tmp_path / "h", latents, **asked)["tables"] == classify(tmp_path / "w", latents, **asked)["tables"]
+
+
 def test_the_test_people_s_labels_enter_nothing(tmp_path: Path) -> None:
     """Labels of the tested people of a fold are changed: their own scores in that fold may not move."""
     values, table = people()
@@ -152,6 +169,16 @@ def test_a_person_the_model_saw_is_never_tested(tmp_path: Path) -> None:
     assert {"p0003", "p0010"} & tested["leave_out"] == set()
     assert {"p0003", "p0010"} & tested["train_only"] == set()
     assert {"p0003", "p0010"} <= tested["waive"]
+
+
+def test_people_who_were_harmonised_together_are_no_test(tmp_path: Path) -> None:
+    values, table = people()
+    table["site"] = np.where(np.arange(NUM) // 2 % 2 == 1, "B", "A")
+    latents = write_latents(tmp_path / "l", values, table)
+    harmonised = Harmonise(latents=(latents,), out=tmp_path / "h").run()
+    with pytest.raises(UserError, match="80 of 80 people .* were seen by .*harmonised by site"):
+        classify(tmp_path / "refused", harmonised)
+    assert classify(tmp_path / "inside", latents, harmonise={"by": "site"})["people"]["num_people"] == NUM
 
 
 def test_the_same_person_under_two_ids_is_noticed(tmp_path: Path) -> None:
