@@ -176,7 +176,7 @@ def test_people_who_were_harmonised_together_are_no_test(tmp_path: Path) -> None
     table["site"] = np.where(np.arange(NUM) // 2 % 2 == 1, "B", "A")
     latents = write_latents(tmp_path / "l", values, table)
     harmonised = Harmonise(latents=(latents,), out=tmp_path / "h").run()
-    with pytest.raises(UserError, match="80 of 80 people .* were seen by .*harmonised by site"):
+    with pytest.raises(UserError, match=r"80 of 80 people .* were seen by .*harmonised by site"):
         classify(tmp_path / "refused", harmonised)
     assert classify(tmp_path / "inside", latents, harmonise={"by": "site"})["people"]["num_people"] == NUM
 
