@@ -39,34 +39,6 @@ NETWORK_TOLERANCE = 5e-3
 """The same for a network, whose weights are kept and which a graphics card evaluates with fewer digits than a processor."""
 
 
-class Keepable(Learned, Protocol):
-    """A fitted head that can be kept."""
-
-    def state(self) -> dict[str, Any]:
-        """What the inner cross-validation found, JSON-ready."""
-        ...
-
-
-class KeepableRecipe(Recipe, Protocol):
-    """A recipe whose heads can be kept."""
-
-    @property
-    def settings(self) -> HeadSettings:
-        """The head's own settings."""
-        ...
-
-    @property
-    def threshold(self) -> Threshold:
-        """The rule of the threshold."""
-        ...
-
-    def relearn(
-        self, values: Values, codes: Values, groups: NDArray[np.int64], target: Target, seed: int, state: dict[str, Any]
-    ) -> Keepable:
-        """Fit again as `state` says."""
-        ...
-
-
 class Space(Protocol):
     """The features that a head was fitted on, as far as they must be recognised."""
 

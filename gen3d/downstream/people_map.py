@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -173,9 +173,3 @@ def _read(path: Path) -> PeopleMap:
     return PeopleMap(
         tuple(record["keys"]), **arrays, mixture=mixture, adjustment=adjustment, settings=record["settings"]
     )
-
-
-def without_clusters(people: PeopleMap) -> PeopleMap:
-    """The same map where nothing stable was found."""
-    none = np.full(len(people.keys), -1, dtype=np.int64)
-    return replace(people, labels=none, certainty=np.full(len(none), np.nan), mixture=None)

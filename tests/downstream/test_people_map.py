@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gen3d.downstream.embedding import membership_strengths
-from gen3d.downstream.people_map import PeopleMap, _read, open_map, without_clusters
+from gen3d.downstream.people_map import PeopleMap, _read, open_map
 from gen3d.downstream.stratify import Stratify
 from gen3d.errors import UserError
 from tests.downstream.latents_folder import cohort_table, write_latents
@@ -71,7 +71,8 @@ def test_a_place_does_not_depend_on_who_else_is_placed(written: Written) -> None
 
 def test_without_structure_nobody_gets_a_cluster(written: Written) -> None:
     _, kept, _ = written
-    empty = without_clusters(kept)
+    none = np.full(len(kept.keys), -1)
+    empty = replace(kept, labels=none, certainty=np.full(len(none), np.nan), mixture=None)
     assert not empty.has_clusters
     labels, certainty = empty._clusters(kept.scores[:4])
     assert labels.tolist() == [-1] * 4
