@@ -28,12 +28,12 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from gen3d.core.errors import UserError
+from gen3d.core.progress import say
 from gen3d.data.plan import GridPlan, plan_grid
 from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.data.regions import all_regions, regions_on
 from gen3d.data.template import template_on
-from gen3d.errors import UserError
-from gen3d.progress import say
 
 pairs: Any = importlib.import_module(
     "02_registration_pairs"

@@ -26,8 +26,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from gen3d.core.errors import Unfinished
 from gen3d.data.prepare import Prepare
-from gen3d.errors import Unfinished
 from gen3d.infer.anomaly import Anomaly
 from gen3d.infer.encode import Encode
 from gen3d.infer.reconstruct import Reconstruct

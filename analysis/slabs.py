@@ -19,8 +19,8 @@ from scipy import ndimage
 from scipy.cluster.vq import kmeans2
 from scipy.optimize import linear_sum_assignment
 
-from gen3d.artefact import begin
-from gen3d.config import Folder, Verb
+from gen3d.core.artefact import begin
+from gen3d.core.config import Folder, Verb
 from gen3d.data.manifest import Split, assign_roles, read_manifest, scan_key, write_manifest
 from gen3d.data.plan import GridPlan, write_plan
 from gen3d.data.registration import DeformationSettings, register

@@ -12,10 +12,10 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from gen3d import __version__
-from gen3d.errors import Interrupted, UserError
+from gen3d.core.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
-    from gen3d.config import Verb
+    from gen3d.core.config import Verb
 
 USAGE = "gen3d <verb> [file.yaml] [key=value ...] [--help | --show | --dry-run]"
 FIRST_SPEAKS_S = 2.0
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(name: str, words: list[str], flags: set[str]) -> int:
-    from gen3d.config import load
+    from gen3d.core.config import load
     from gen3d.verbs import VERBS, verb_class
 
     if name not in VERBS:
@@ -160,7 +160,7 @@ def _print_verb_help(name: str, verb_type: type) -> None:
     import shutil
     import textwrap
 
-    from gen3d.config import describe
+    from gen3d.core.config import describe
     from gen3d.verbs import VERBS
 
     width = min(shutil.get_terminal_size((110, 40)).columns, 130)

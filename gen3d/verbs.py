@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import importlib
 
-from gen3d.config import Verb
-from gen3d.errors import UserError
+from gen3d.core.config import Verb
+from gen3d.core.errors import UserError
 
 VERBS: dict[str, tuple[str, str]] = {
     "prepare": ("gen3d.data.prepare:Prepare", "T1w scans (BIDS, CAPS or a table) to one grid, with a verdict per scan"),

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gen3d.artefact import write_json
+from gen3d.core.artefact import write_json
 from gen3d.data.manifest import Split, assign_roles, scan_key, write_manifest
 from gen3d.data.plan import plan_grid, write_plan
 from gen3d.data.template import template_on

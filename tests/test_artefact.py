@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from gen3d.artefact import begin, digest, read
-from gen3d.config import Folder, Verb, execution
-from gen3d.errors import UserError
+from gen3d.core.artefact import begin, digest, read
+from gen3d.core.config import Folder, Verb, execution
+from gen3d.core.errors import UserError
 
 
 class Copy(Verb):

@@ -177,8 +177,8 @@ def strata(given: argparse.Namespace) -> Figures:
 
 def predict(given: argparse.Namespace) -> Figures:
     """`gen3d predict` of new people with a head that `gen3d classify` kept."""
-    from gen3d.artefact import begin, write_json
-    from gen3d.config import Verb
+    from gen3d.core.artefact import begin, write_json
+    from gen3d.core.config import Verb
     from gen3d.data.latents import ARRAY, SEEN, SHAPE, TABLE
     from gen3d.infer.classify import Classify
     from gen3d.infer.predict import Predict

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from gen3d.core.errors import Unfinished
 from gen3d.data.manifest import Split
 from gen3d.data.prepare import Prepare
 from gen3d.data.simulate import Simulate
-from gen3d.errors import Unfinished
 from gen3d.infer.anomaly import Anomaly
 from gen3d.train.fit import Train
 

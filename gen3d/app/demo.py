@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import Field
 
-from gen3d.config import Verb, execution
+from gen3d.core.config import Verb, execution
+from gen3d.core.progress import duration, say
 from gen3d.data.manifest import Split
 from gen3d.data.simulate import Simulate
 from gen3d.downstream.evaluate import Evaluate
@@ -23,7 +24,6 @@ from gen3d.infer.predict import Predict
 from gen3d.infer.quality import Quality
 from gen3d.infer.reconstruct import Reconstruct
 from gen3d.infer.sample import Sample
-from gen3d.progress import duration, say
 from gen3d.report.report import Report
 from gen3d.train.fit import Train
 

@@ -28,10 +28,10 @@ from gen3d.app.sweep_settings import (
 from gen3d.app.sweep_slurm import offer
 from gen3d.app.sweep_steps import check_trials, commands_of, verb_of
 from gen3d.app.sweep_trial import DONE, FAILED, PRUNED, STOPPED, Command, Trial, Work, child_environment, read_trials
-from gen3d.artefact import RECORD, begin, write_atomic, write_json
-from gen3d.config import Folders, Verb, execution
-from gen3d.errors import Interrupted, UserError
-from gen3d.progress import duration, say, warn
+from gen3d.core.artefact import RECORD, begin, write_atomic, write_json
+from gen3d.core.config import Folders, Verb, execution
+from gen3d.core.errors import Interrupted, UserError
+from gen3d.core.progress import duration, say, warn
 
 SETTINGS = "sweep.yaml"
 TASK_PATIENCE_S = 60.0

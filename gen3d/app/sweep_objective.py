@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gen3d.app.sweep_settings import Objective
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 
 READABLE = (".tsv", ".json", ".jsonl")
 MOST_LISTED = 24

@@ -14,8 +14,8 @@ import yaml
 from gen3d.app.sweep_search import label
 from gen3d.app.sweep_settings import Objective
 from gen3d.app.sweep_trial import Command, Trial
-from gen3d.artefact import write_atomic
-from gen3d.progress import duration
+from gen3d.core.artefact import write_atomic
+from gen3d.core.progress import duration
 
 DIGITS = 6
 

@@ -18,7 +18,7 @@ import yaml
 
 from gen3d.app.sweep_settings import Prune, Range, Values, Vary
 from gen3d.app.sweep_trial import DONE, PRUNED, Trial
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 
 FEWEST_FOR_IMPORTANCE = 4
 SIGNIFICANT_DIGITS = 4

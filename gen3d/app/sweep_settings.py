@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from gen3d.config import Config, Folder, execution, read_yaml
-from gen3d.errors import UserError
+from gen3d.core.config import Config, Folder, execution, read_yaml
+from gen3d.core.errors import UserError
 
 RANGE_KEYS = {"low", "high", "log"}
 NOT_FROM_A_FILE = ("out", "prepared", "run", "maps")

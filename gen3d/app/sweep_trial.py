@@ -16,8 +16,8 @@ from typing import IO, Any
 
 import yaml
 
-from gen3d.artefact import LOCK, read, write_atomic, write_json
-from gen3d.errors import Unfinished, UserError
+from gen3d.core.artefact import LOCK, read, write_atomic, write_json
+from gen3d.core.errors import Unfinished, UserError
 
 RECORD = "trial.json"
 WAITING, RUNNING, DONE, FAILED, PRUNED, STOPPED = "waiting", "running", "done", "failed", "pruned", "stopped"

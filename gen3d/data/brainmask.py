@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from gen3d.core.errors import UserError
 from gen3d.data.affine import depth_in_template, foreground, registration_template
 from gen3d.data.resample import sample
 from gen3d.data.volume import Volume, read_volume, write_nifti
-from gen3d.errors import UserError
 
 MaskMethod = Literal["auto", "given", "stripped", "template", "synthstrip", "hd-bet"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 
 MISSING = frozenset(("", "n/a", "na", "nan", "none", "<na>"))
 UNKNOWN = "unknown"

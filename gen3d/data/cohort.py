@@ -13,7 +13,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from gen3d.artefact import write_json
+from gen3d.core.artefact import write_json
+from gen3d.core.errors import UserError
+from gen3d.core.pool import as_done, num_workers
 from gen3d.data.anatomy import Space
 from gen3d.data.appearance import Site
 from gen3d.data.conditions import DOWN_SYNDROME_AFFINE, Condition
@@ -23,14 +25,12 @@ from gen3d.data.lesion_masks import LesionMask
 from gen3d.data.people import NONE
 from gen3d.data.person import Truth, make_person
 from gen3d.data.planting import Base, channels_of, plant
-from gen3d.data.pool import as_done, num_workers
 from gen3d.data.prepared import Prepared
 from gen3d.data.registration import deformation_channel
 from gen3d.data.screening import measure
 from gen3d.data.screening_picture import draw
 from gen3d.data.template import template_on
 from gen3d.data.volume import store, write_nifti
-from gen3d.errors import UserError
 
 CACHE = ".people"
 INTRACRANIAL_TEMPLATE_ML = 1880.0  # the template is larger than most heads: its brain mask holds this much

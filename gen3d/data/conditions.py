@@ -14,7 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
-from gen3d.config import Config, Folder
+from gen3d.core.config import Config, Folder
 from gen3d.data.regions import all_regions, find
 
 

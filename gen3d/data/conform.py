@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.core.errors import UserError
 from gen3d.data.affine import Alignment, align, bright_level
 from gen3d.data.bias import bias_field
 from gen3d.data.brainmask import (
@@ -27,7 +28,6 @@ from gen3d.data.resample import onto_plan, sample, working_copy
 from gen3d.data.screening import measure
 from gen3d.data.template import Template, template_on
 from gen3d.data.volume import Volume, read_volume
-from gen3d.errors import UserError
 from gen3d.maths.deformation import warp
 
 Floats = NDArray[np.float32]

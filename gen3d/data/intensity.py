@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from gen3d.core.errors import UserError
 from gen3d.data.template import WM_LEVEL, Template
-from gen3d.errors import UserError
 
 PURE_WM, PURE_GM = 0.95, 0.80
 LIMITS = (0.0, 2.0)  # vessels and remains of fat end here; stored volumes hold up to 4

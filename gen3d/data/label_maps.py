@@ -14,9 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from gen3d.core.errors import UserError
 from gen3d.data.plan import GridPlan
 from gen3d.data.resample import antialiasing_sigma
-from gen3d.errors import UserError
 
 SUFFIXES = (".nii.gz", ".nii", ".mgz")
 SIDES = ("left", "right")

@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.core.errors import UserError
 from gen3d.data.plan import GridPlan
 from gen3d.data.template import full_template
-from gen3d.errors import UserError
 
 Floats = NDArray[np.float32]
 Matrix = NDArray[np.float64]

@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from gen3d.artefact import write_atomic
-from gen3d.config import Config
-from gen3d.errors import UserError
+from gen3d.core.artefact import write_atomic
+from gen3d.core.config import Config
+from gen3d.core.errors import UserError
 
 FILE = "manifest.tsv"
 TEXT = ("subject", "session", "site", "sex", "diagnosis", "role", "key", "base")

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from gen3d.artefact import digest
-from gen3d.config import Config
-from gen3d.errors import UserError
+from gen3d.core.artefact import digest
+from gen3d.core.config import Config
+from gen3d.core.errors import UserError
 
 # The brain of the MNI152 template with a margin for larger heads and imperfect alignment, world mm (RAS).
 FIELD_OF_VIEW_MM = ((-80.0, 80.0), (-114.0, 78.0), (-74.0, 86.0))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from gen3d.core.errors import UserError
 from gen3d.data.anatomy import Space, condition_anatomy
 from gen3d.data.appearance import bias_field
 from gen3d.data.conditions import Condition, condition_targets
@@ -24,7 +25,6 @@ from gen3d.data.regions import all_regions
 from gen3d.data.registration import MINIMUM_JACOBIAN, Deformation, deform
 from gen3d.data.scan_noise import Noise, split_noise
 from gen3d.data.template import template_on
-from gen3d.errors import UserError
 from gen3d.maths import deformation
 
 Floats = NDArray[np.float32]

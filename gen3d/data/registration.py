@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import ndimage
 
-from gen3d.config import Config
+from gen3d.core.config import Config
 from gen3d.data.template import template_on
 from gen3d.maths.deformation import identity_grid, jacobian_determinant, warp
 

@@ -10,8 +10,11 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from gen3d.artefact import begin, write_atomic
-from gen3d.config import Folders, Verb, execution
+from gen3d.core.artefact import begin, write_atomic
+from gen3d.core.config import Folders, Verb, execution
+from gen3d.core.errors import UserError
+from gen3d.core.pool import num_workers
+from gen3d.core.progress import duration, say, track, warn
 from gen3d.data.anatomy import cohort_space
 from gen3d.data.appearance import make_sites
 from gen3d.data.cohort import CACHE, Cohort, Row, simulate_all
@@ -21,7 +24,6 @@ from gen3d.data.manifest import Split, assign_roles, write_manifest
 from gen3d.data.people import NONE, design
 from gen3d.data.plan import GridPlan, plan_grid, write_plan
 from gen3d.data.planting import check_on_template
-from gen3d.data.pool import num_workers
 from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.data.regions import region_table, regions_on
 from gen3d.data.registration import DeformationSettings
@@ -29,8 +31,6 @@ from gen3d.data.screening import judge
 from gen3d.data.template import template_on
 from gen3d.data.twins import short_name, twin_table
 from gen3d.data.volume import write_nifti
-from gen3d.errors import UserError
-from gen3d.progress import duration, say, track, warn
 
 SECONDS_PER_SCAN, SECONDS_PER_MEGAVOXEL = 0.4, 6.0  # of one core
 SECONDS_PER_MEGAVOXEL_OF_TWIN = 11.0

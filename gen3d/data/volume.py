@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 
 SLOPE = 1.0 / 8192.0
 """Stored volumes are int16 with this slope: a range of -4 to 4 in steps of 1.2e-4."""

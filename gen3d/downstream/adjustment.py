@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.core.errors import UserError
 from gen3d.downstream.associations import FEWEST_DISTINCT
 from gen3d.downstream.target import as_label
-from gen3d.errors import UserError
 
 Floats = NDArray[np.float64]
 

@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from gen3d.artefact import write_json
-from gen3d.data.tables import records, write_table
+from gen3d.core.artefact import write_json
+from gen3d.core.errors import UserError
+from gen3d.core.progress import say, track, warn
+from gen3d.core.tables import records, write_table
 from gen3d.downstream.checklist import checklist
 from gen3d.downstream.classification_picture import draw_performance
 from gen3d.downstream.contestants import SITE, ResidualMaker, contestants, kept_head
@@ -25,8 +27,6 @@ from gen3d.downstream.question import Question, class_counts, open_external
 from gen3d.downstream.scorecard import ScoreSettings, permutation_row, score
 from gen3d.downstream.scorecard_words import summary
 from gen3d.downstream.target import Target, as_label
-from gen3d.errors import UserError
-from gen3d.progress import say, track, warn
 
 PARTS = ".parts"
 UNEVEN_GAPS = 0.1

@@ -9,10 +9,10 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.artefact import read
+from gen3d.core.artefact import read
+from gen3d.core.errors import UserError
+from gen3d.core.progress import track
 from gen3d.data.volume import read_map, write_nifti
-from gen3d.errors import UserError
-from gen3d.progress import track
 
 EXPECTED = 1.96
 """Over root n: what the mean z of n healthy people stays within in 95 % of voxels."""

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from sklearn.cluster import HDBSCAN
 from sklearn.metrics import silhouette_score
 
+from gen3d.core.progress import track
 from gen3d.maths.agreement import adjusted_rand_index, jaccard
 from gen3d.maths.mixture import Mixture, fit_mixtures, one_group_bic, starting_centres
 from gen3d.maths.unimodal import nearest_unimodal, one_group
-from gen3d.progress import track
 
 Floats = NDArray[np.float64]
 Method = Literal["mixture", "density"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gen3d.core.errors import UserError
 from gen3d.downstream.baselines import ChanceNumber, TableRecipe, default_volumes
 from gen3d.downstream.crossvalidation import Index, Model, Study, fit
 from gen3d.downstream.features import Features
@@ -17,7 +18,6 @@ from gen3d.downstream.recipe import Recipe, Rows
 from gen3d.downstream.recipes import recipe_of, voxel_recipe
 from gen3d.downstream.selection import column_of
 from gen3d.downstream.voxels import Voxels
-from gen3d.errors import UserError
 
 SITE = "site"
 SPATIAL = 4

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 
 MINIMUM_PEOPLE_FOR_UMAP = 12
 MAXIMUM_COMPONENTS_FOR_UMAP = 50

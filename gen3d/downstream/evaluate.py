@@ -11,10 +11,11 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from gen3d.artefact import begin, write_json
-from gen3d.config import Folder, Folders, Verb
-from gen3d.data.tables import records as plain_records
-from gen3d.data.tables import write_table
+from gen3d.core.artefact import begin, write_json
+from gen3d.core.config import Folder, Folders, Verb
+from gen3d.core.progress import console, say, warn
+from gen3d.core.tables import records as plain_records
+from gen3d.core.tables import write_table
 from gen3d.downstream.region_scoring import BOTH, region_difference_rows, region_rows
 from gen3d.downstream.scoring import (
     ALL,
@@ -30,7 +31,6 @@ from gen3d.downstream.scoring import (
     voxel_scores,
 )
 from gen3d.downstream.truth import MIN_CONTROLS, NULL, Maps, Truth, open_maps, open_truth
-from gen3d.progress import console, say, warn
 
 SMALLEST_SHARE = 0.1
 """Of the largest planted change: what takes up the volume that a region gives is no headline of its own."""

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.artefact import read
+from gen3d.core.artefact import read
+from gen3d.core.errors import UserError
 from gen3d.data.manifest import is_twin
 from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.downstream.features import Features, one_scan_each, open_features
@@ -21,7 +22,6 @@ from gen3d.downstream.selection import column_of, only_those, with_answers, with
 from gen3d.downstream.study_settings import StudySettings
 from gen3d.downstream.target import Target, as_label, make_target
 from gen3d.downstream.voxels import Voxels, read_voxels
-from gen3d.errors import UserError
 
 FEWEST_PEOPLE = 10
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.core.progress import track
 from gen3d.downstream.truth import NULL, SIGNED_CHANNELS, Maps, Truth, anomaly_score
 from gen3d.maths.significance import conformal_p, conformal_resolution, fdr, p_values
 from gen3d.maths.stats import (
@@ -28,7 +29,6 @@ from gen3d.maths.stats import (
     oracle_dice,
     wilson_interval,
 )
-from gen3d.progress import track
 
 FALSE_POSITIVE_VOXELS = 0.001
 FALSE_POSITIVE_PEOPLE = 0.05

@@ -10,10 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
-from gen3d.artefact import begin, read, write_json
-from gen3d.config import Folder, Folders, Verb
+from gen3d.core.artefact import begin, read, write_json
+from gen3d.core.config import Folder, Folders, Verb
+from gen3d.core.errors import UserError
+from gen3d.core.progress import say
+from gen3d.core.tables import records, write_table
 from gen3d.data.prepared import Prepared, open_prepared
-from gen3d.data.tables import records, write_table
 from gen3d.downstream.adjustment import Adjustment, fit_adjustment
 from gen3d.downstream.associations import ASSOCIATION_COLUMNS, associations, strongest_confound
 from gen3d.downstream.cluster_maps import ClusterMap, cluster_maps
@@ -24,9 +26,7 @@ from gen3d.downstream.people_map import PeopleMap, cluster_name, with_versions
 from gen3d.downstream.strata_people import People, open_people
 from gen3d.downstream.strata_words import sentences
 from gen3d.downstream.thumbnails import recorded_prepared, write_thumbnails
-from gen3d.errors import UserError
 from gen3d.maths.neighbourhood import neighbourhood_quality
-from gen3d.progress import say
 
 PERMUTATIONS = 999
 PEOPLE_PER_COMPONENT = 5

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.core.errors import UserError
 from gen3d.data.manifest import TEXT
 from gen3d.data.structures import SUFFIX
 from gen3d.downstream.target import as_label
-from gen3d.errors import UserError
 
 Values = NDArray[np.float64]
 MISSING_SHARE = 0.05

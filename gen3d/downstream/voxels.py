@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.core.progress import track
 from gen3d.data.prepared import Prepared
 from gen3d.downstream.baselines import gram_factor
-from gen3d.progress import track
 
 CHANNELS = ("t1w", "log_jacobian")
 NAMES = {"t1w": "T1w", "log_jacobian": "local volume"}

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from gen3d.artefact import begin, write_json
-from gen3d.config import Folders, Verb
+from gen3d.core.artefact import begin, write_json
+from gen3d.core.config import Folders, Verb
+from gen3d.core.errors import UserError
+from gen3d.core.progress import say, track, warn
+from gen3d.core.tables import write_table
 from gen3d.data.manifest import is_twin
 from gen3d.data.prepared import Prepared, open_prepared
-from gen3d.data.tables import write_table
 from gen3d.data.volume import write_nifti
-from gen3d.errors import UserError
 from gen3d.infer.calibrate import Calibrated, calibrate, describe_calibration
 from gen3d.infer.channels import CHANNELS, LOG_JACOBIAN, T1W, Channel, available
 from gen3d.infer.compare import compare
@@ -35,7 +36,6 @@ from gen3d.infer.tables import (
 )
 from gen3d.maths.significance import fdr, p_values
 from gen3d.models.run import Run
-from gen3d.progress import say, track, warn
 
 
 class Anomaly(Verb):

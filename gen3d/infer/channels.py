@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.maths.image import smoother, ssim_map
 
 Channel = Literal["residual", "structural", "deformation"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gen3d.artefact import RECORD, begin
+from gen3d.core.artefact import RECORD, begin
+from gen3d.core.progress import say
 from gen3d.downstream.classification import cross_validate, external_test
 from gen3d.downstream.heads import ResidualSettings, Threshold
 from gen3d.downstream.question import open_question
 from gen3d.downstream.recipe import Recipe
 from gen3d.downstream.study_settings import StudySettings
 from gen3d.infer.residual_recipe import ResidualRecipe
-from gen3d.progress import say
 
 
 class Classify(StudySettings):

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from gen3d.config import Config
+from gen3d.core.config import Config
+from gen3d.core.progress import track
 from gen3d.nets.extractors import BrainFeatures, z_scored
-from gen3d.progress import track
 
 ROTATION_DEGREES, LOG_SCALE, SHIFT_VOXELS = 8.0, 0.06, 1.5
 GAIN, OFFSET, NOISE = 0.1, 0.1, 0.1

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.infer.request import FIRST_NOISE, FRESH_NOISE, stream
 from gen3d.models.latent_diffusion import LatentDiffusion
 

@@ -16,11 +16,11 @@ from pydantic import BeforeValidator, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gen3d.artefact import file_digest
-from gen3d.config import Config
+from gen3d.core.artefact import file_digest
+from gen3d.core.config import Config
+from gen3d.core.progress import track
 from gen3d.infer.contrastive import SelfTrained, take_scale, train_features, untrained
 from gen3d.nets.extractors import BrainFeatures, Extractor, Med3D, RadImageNet, check_weights
-from gen3d.progress import track
 
 Floats = NDArray[np.float32]
 

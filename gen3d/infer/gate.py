@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.artefact import read, write_json
+from gen3d.core.artefact import read, write_json
+from gen3d.core.errors import UserError
+from gen3d.core.progress import say, warn
+from gen3d.core.tables import write_table
 from gen3d.data.prepared import Prepared, open_prepared
-from gen3d.data.tables import write_table
 from gen3d.data.volume import read_stored
-from gen3d.errors import UserError
 from gen3d.infer.audit import Audit, AuditSettings, draw_nearest, known_people, run_audit
 from gen3d.infer.channels import T1W
 from gen3d.infer.synthetic import Dataset, key_of, writing
 from gen3d.models.run import Run
-from gen3d.progress import say, warn
 
 REPORT, NEAREST_PICTURE, NEAREST_TABLE = "audit.json", "nearest.png", "nearest.tsv"
 ADVICE = "train with more people, augment.flip, fewer steps or a smaller network"

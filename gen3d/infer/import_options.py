@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from gen3d.config import Config
+from gen3d.core.config import Config
 from gen3d.data.coding import Categorical, Coding, Numeric
 
 

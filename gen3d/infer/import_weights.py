@@ -11,11 +11,12 @@ import yaml
 from pydantic import Field, model_validator
 from torch import nn
 
-from gen3d.artefact import begin, write_atomic, write_json
-from gen3d.config import Folder, Verb
+from gen3d.core.artefact import begin, write_atomic, write_json
+from gen3d.core.config import Folder, Verb
+from gen3d.core.errors import UserError
+from gen3d.core.progress import say
 from gen3d.data.plan import FIELD_OF_VIEW_MM, Grid, GridPlan, write_plan
 from gen3d.data.prepared import open_prepared
-from gen3d.errors import UserError
 from gen3d.infer.checkpoint_file import CheckpointFile, read_checkpoint
 from gen3d.infer.import_options import AutoencoderOptions, DiffusionOptions
 from gen3d.maths.design import Design
@@ -35,7 +36,6 @@ from gen3d.nets.old_weights import (
     under_new_names,
     unet_arguments,
 )
-from gen3d.progress import say
 
 AXES = ("LR", "PA", "IS")
 UNKNOWN_INTENSITY = "as the imported weights were trained; unknown to gen3d"

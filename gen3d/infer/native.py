@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from gen3d.core.errors import UserError
 from gen3d.data.volume import write_nifti
-from gen3d.errors import UserError
 from gen3d.maths.deformation import invert, warp
 
 ON_TEMPLATE = ("deformation",)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.maths.design import MIN_GROUP, Design
 
 MIN_CALIBRATION = 8

@@ -10,15 +10,15 @@ import pandas as pd
 from pydantic import Field
 from threadpoolctl import threadpool_limits
 
-from gen3d.artefact import begin, write_json
-from gen3d.config import Folder, Folders, Verb
-from gen3d.data.tables import records, write_table
+from gen3d.core.artefact import begin, write_json
+from gen3d.core.config import Folder, Folders, Verb
+from gen3d.core.errors import UserError
+from gen3d.core.progress import say, warn
+from gen3d.core.tables import records, write_table
 from gen3d.downstream.people_map import PeopleMap, open_map
-from gen3d.errors import UserError
 from gen3d.infer.predict_people import Asked, Learned, open_asked
 from gen3d.infer.predict_tables import judge_typicality, neighbour_table, prediction_table, training_summary
 from gen3d.infer.predict_words import sentences, show
-from gen3d.progress import say, warn
 
 
 class Predict(Verb):

@@ -8,10 +8,10 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from gen3d.core.progress import console
 from gen3d.infer.predict_people import Asked
 from gen3d.infer.predict_tables import TAIL, training_summary
 from gen3d.maths.typicality import TypicalityModel
-from gen3d.progress import console
 
 MOST_SHOWN = 20
 """People in the terminal's table; all are in predictions.tsv."""

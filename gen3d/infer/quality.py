@@ -8,10 +8,11 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import Field, model_validator
 
-from gen3d.artefact import begin, write_json
-from gen3d.config import Folder, Folders, Verb, execution
+from gen3d.core.artefact import begin, write_json
+from gen3d.core.config import Folder, Folders, Verb, execution
+from gen3d.core.progress import say
+from gen3d.core.tables import plain_row, records, write_table
 from gen3d.data.prepared import Prepared, open_prepared
-from gen3d.data.tables import plain_row, records, write_table
 from gen3d.infer.channels import T1W
 from gen3d.infer.contrastive import SelfTrained
 from gen3d.infer.features import ExtractorConfig, RandomFeatures, check_extractors
@@ -19,7 +20,6 @@ from gen3d.infer.quality_evaluation import Asked, Evaluation
 from gen3d.infer.quality_people import People, Seen, choose_people
 from gen3d.infer.quality_words import sentences
 from gen3d.models.run import OneRun
-from gen3d.progress import say
 from gen3d.train.engine_config import device_of
 
 TABLES = ("distances", "diversity", "structures", "fidelity", "utility")

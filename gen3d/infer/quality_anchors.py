@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gen3d.core.progress import track
 from gen3d.data.prepared import Prepared
 from gen3d.data.volume import read_stored, store
 from gen3d.infer.channels import T1W
@@ -17,7 +18,6 @@ from gen3d.infer.features import Scans
 from gen3d.maths.image import smooth_inside
 from gen3d.models.base import Model
 from gen3d.models.run import Run
-from gen3d.progress import track
 
 RECONSTRUCTED, SMOOTHED = "reconstructed", "smoothed"
 

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.core.errors import UserError
+from gen3d.core.progress import warn
+from gen3d.core.tables import write_table
 from gen3d.data.prepared import Prepared
 from gen3d.data.structures import SUFFIX, with_structures
-from gen3d.data.tables import write_table
-from gen3d.errors import UserError
 from gen3d.infer.channels import T1W
 from gen3d.infer.diversity import diversity_rows
 from gen3d.infer.features import ExtractorConfig, FeatureMaker, Scans
@@ -27,7 +28,6 @@ from gen3d.infer.quality_predictors import read_all
 from gen3d.infer.quality_structures import structure_columns, structure_rows
 from gen3d.infer.quality_utility import utility_rows
 from gen3d.models.run import Run, load_run
-from gen3d.progress import warn
 
 MIN_LEARNED = 8
 """People with role train from whom an extractor is trained; with fewer, the people of the reference are taken."""

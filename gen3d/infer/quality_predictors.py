@@ -11,10 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, RidgeCV
 
+from gen3d.core.progress import track
 from gen3d.data.prepared import Prepared
 from gen3d.infer.channels import T1W
 from gen3d.infer.quality_structures import structure_columns
-from gen3d.progress import track
 
 COARSE_MM = 6.0
 MOST_COMPONENTS, PEOPLE_PER_COMPONENT = 20, 3

@@ -8,17 +8,17 @@ from typing import Any
 import pandas as pd
 from pydantic import Field
 
-from gen3d.artefact import begin
-from gen3d.config import Folders, Verb
+from gen3d.core.artefact import begin
+from gen3d.core.config import Folders, Verb
+from gen3d.core.progress import say, track
+from gen3d.core.tables import write_table
 from gen3d.data.manifest import ROLES
 from gen3d.data.prepared import Prepared, open_prepared
-from gen3d.data.tables import write_table
 from gen3d.data.volume import read_stored, store
 from gen3d.infer.channels import DATA_RANGE, T1W
 from gen3d.infer.compare import covariates_of, scan_seed
 from gen3d.maths.image import mse, psnr, ssim
 from gen3d.models.run import OneRun, load_run
-from gen3d.progress import say, track
 
 LOG_JACOBIAN_RANGE = 2.0
 """Data range that stands for the log-Jacobian in PSNR and SSIM: changes of a factor e either way."""

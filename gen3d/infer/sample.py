@@ -11,12 +11,13 @@ from typing import Any, Literal, cast
 import numpy as np
 from pydantic import Field, model_validator
 
-from gen3d.artefact import RECORD, Work, begin, digest, file_digest, write_json
-from gen3d.config import Folders, Verb, execution
-from gen3d.data.pool import num_workers
+from gen3d.core.artefact import RECORD, Work, begin, digest, file_digest, write_json
+from gen3d.core.config import Folders, Verb, execution
+from gen3d.core.errors import UserError
+from gen3d.core.pool import num_workers
+from gen3d.core.progress import duration, say, track, warn
 from gen3d.data.prepared import GENERATOR_SUBJECTS
 from gen3d.data.structures import LOG_JACOBIAN
-from gen3d.errors import UserError
 from gen3d.infer.audit import AuditSettings
 from gen3d.infer.channels import T1W
 from gen3d.infer.drawing import Drawing
@@ -28,7 +29,6 @@ from gen3d.infer.synthetic_tables import cohort_table, write_bids, write_image, 
 from gen3d.infer.tiling import SMALLEST_TILE, decode_in_tiles
 from gen3d.models.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, SamplerName
 from gen3d.models.run import OneRun, load_run
-from gen3d.progress import duration, say, track, warn
 from gen3d.train.engine_config import device_of, precision_of
 from gen3d.train.preflight import meet, report_failure
 from gen3d.train.processes import Processes, launched

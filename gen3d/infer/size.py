@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.core.errors import UserError
+from gen3d.core.progress import say
 from gen3d.data.prepared import Prepared
-from gen3d.errors import UserError
 from gen3d.infer.channels import LOG_JACOBIAN
 from gen3d.infer.compare import RegionMeans
-from gen3d.progress import say
 
 SIZE = "size"
 WHOLE_BRAIN = "whole brain (global size)"

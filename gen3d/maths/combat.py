@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 
 FEWEST_PEOPLE = 2
 """Of a site; the scatter of one is unknown."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 
 TERMS = ("age", "age2", "sex", "site")
 PRIORITY = ("site", "age", "sex", "age2")

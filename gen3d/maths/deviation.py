@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 
 PEOPLE_PER_COMPONENT = 5
 MIN_PEOPLE = 5

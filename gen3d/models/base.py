@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gen3d.config import Config
+from gen3d.core.config import Config
 from gen3d.data.plan import GridPlan
 from gen3d.maths.design import Design
 

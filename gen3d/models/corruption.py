@@ -16,7 +16,7 @@ import torch.nn.functional as functional
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from gen3d.config import Config
+from gen3d.core.config import Config
 from gen3d.models.task import Batch
 
 PARAMETERS, TEXTURE = 3, 4

@@ -15,7 +15,7 @@ from typing import Final, Literal, get_args
 import torch
 from torch import Tensor
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 
 Kind = Literal["linear", "scaled_linear", "cosine", "flow"]
 Prediction = Literal["epsilon", "v", "flow"]

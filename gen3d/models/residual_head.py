@@ -18,7 +18,7 @@ import torch.nn.functional as functional
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.nets.residual_head import GradedHead, ResidualHead
 
 Task = Literal["categories", "ordered", "number"]

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.models.base import Model, Statistics
 
 FORMAT = "gen3d weights 1"

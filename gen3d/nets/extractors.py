@@ -17,7 +17,7 @@ from monai.networks.nets.resnet import ResNetBottleneck, resnet50
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 
 RADIMAGENET_MEAN = (0.406, 0.456, 0.485)
 """Subtracted from the three equal channels, in the order that RadImageNet's weights expect (MAISI's reference code)."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.nets.monai_networks import UNetArguments
 from gen3d.nets.padding import Padding
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.nets.monai_networks import AutoencoderArguments, UNetArguments, Upsampling, expected_tensors
 
 Tensors = dict[str, Tensor]

@@ -11,7 +11,7 @@ from monai.networks.nets.resnet import ResNetFeatures
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 
 ResNetName = Literal["resnet10", "resnet18", "resnet34", "resnet50"]
 

@@ -13,10 +13,10 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
-from gen3d.artefact import Artefact
+from gen3d.core.artefact import Artefact
+from gen3d.core.errors import UserError
 from gen3d.data.manifest import is_control
 from gen3d.data.volume import read_map
-from gen3d.errors import UserError
 
 NULL = "null"  # the simulated condition in which nothing is planted
 FEWEST_CONTROLS = 10  # for a range of controls

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.models.base import BaseModelConfig
 from gen3d.train.estimate import Choice, Estimator
 

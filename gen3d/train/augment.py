@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from pydantic import Field
 
-from gen3d.config import Config
+from gen3d.core.config import Config
 from gen3d.models.task import Batch
 
 AUGMENTATION_NOISE = 2

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from gen3d.core.progress import duration
 from gen3d.models.base import BaseModelConfig
-from gen3d.progress import duration
 from gen3d.train.advice import room_left, ways_to_fit, with_changes
 from gen3d.train.estimate import GIB, Build, Choice, Estimator, Memory, StepSettings, memory_limit
 from gen3d.train.layout import Layout, Level, layout_of

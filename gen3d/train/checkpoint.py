@@ -8,8 +8,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from gen3d.artefact import file_digest
-from gen3d.progress import warn
+from gen3d.core.artefact import file_digest
+from gen3d.core.progress import warn
 
 KEPT = 2
 RECORD = "checkpoint.json"

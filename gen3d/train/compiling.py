@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from gen3d.core.progress import say
 from gen3d.models.task import Task
-from gen3d.progress import say
 
 
 def compile_blocks(task: Task, device: torch.device) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.models.task import Batch, Losses, Task
 from gen3d.nets.allocation import keep_freed_memory
 from gen3d.train.engine_config import EngineConfig

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from pydantic import Field
 
-from gen3d.config import Config, execution
-from gen3d.errors import UserError
+from gen3d.core.config import Config, execution
+from gen3d.core.errors import UserError
 from gen3d.models.task import Task
 from gen3d.train.optim import OptimConfig
 from gen3d.train.processes import Processes

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.models.task import Batch, Losses, Task
 from gen3d.train.compiling import compile_blocks
 from gen3d.train.engine import Engine, State, fitting, messenger

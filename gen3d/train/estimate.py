@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.models.base import BaseModelConfig
 from gen3d.models.task import Task
 from gen3d.train.footprint import activation_bytes

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from gen3d.artefact import RECORD, Work, begin, digest, write_atomic
-from gen3d.config import Folder, Folders, Verb, execution
-from gen3d.errors import UserError
+from gen3d.core.artefact import RECORD, Work, begin, digest, write_atomic
+from gen3d.core.config import Folder, Folders, Verb, execution
+from gen3d.core.errors import UserError
+from gen3d.core.progress import duration, say
 from gen3d.models import ModelConfig
 from gen3d.models.base import ClosedFormModel, Model, VolumeSet
 from gen3d.models.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from gen3d.models.weights import save_weights
-from gen3d.progress import duration, say
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import Batches, Source
 from gen3d.train.engine_config import EngineConfig

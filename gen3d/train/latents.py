@@ -15,16 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from gen3d.artefact import Work, digest, file_digest, read, write_atomic
+from gen3d.core.artefact import Work, digest, file_digest, read, write_atomic
+from gen3d.core.errors import UserError
+from gen3d.core.progress import track
 from gen3d.data.coding import Coding
 from gen3d.data.latents import ARRAY, MIRRORED, SHAPE, TABLE, read_latents_table
 from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.data.structures import with_structures
-from gen3d.errors import UserError
 from gen3d.models.base import BaseModelConfig, Model, Statistics
 from gen3d.models.latent_diffusion import LatentDiffusion, no_noise
 from gen3d.models.run import Run, load_run
-from gen3d.progress import track
 from gen3d.train.material import Inputs, Material, design_of
 from gen3d.train.people import People, learners
 from gen3d.train.pictures import draw_samples

@@ -14,9 +14,9 @@ import torch
 from rich.live import Live
 from torch import Tensor, nn
 
-from gen3d.artefact import write_atomic
+from gen3d.core.artefact import write_atomic
+from gen3d.core.progress import PLAIN_LINE_EVERY_S, SPEAKS, console, duration, say
 from gen3d.models.task import Losses
-from gen3d.progress import PLAIN_LINE_EVERY_S, SPEAKS, console, duration, say
 from gen3d.train.engine import Engine
 
 LOG = "log.jsonl"

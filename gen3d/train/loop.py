@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
+from gen3d.core.progress import warn
 from gen3d.models.task import Losses
-from gen3d.progress import warn
 from gen3d.train.batches import Batches
 from gen3d.train.checkpoint import latest_checkpoint, save_checkpoint
 from gen3d.train.engine import Engine

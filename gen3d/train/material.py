@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.artefact import Work, write_json
+from gen3d.core.artefact import Work, write_json
 from gen3d.data.plan import GridPlan, write_plan
 from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.maths.design import Design

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gen3d.config import Config
+from gen3d.core.config import Config
 
 
 class OptimConfig(Config):

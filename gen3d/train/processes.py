@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gen3d.errors import LostContact, UserError
+from gen3d.core.errors import LostContact, UserError
 
 Result = TypeVar("Result")
 

@@ -6,7 +6,7 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-from gen3d.errors import Interrupted
+from gen3d.core.errors import Interrupted
 
 
 class StopSignal:

@@ -10,7 +10,7 @@ import pytest
 
 from gen3d.app.sweep_objective import measure
 from gen3d.app.sweep_settings import Objective
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from gen3d.app.sweep_search import ask, corners, grid, importance, spread, worse_than_median
 from gen3d.app.sweep_settings import Prune, Range, Vary
 from gen3d.app.sweep_trial import DONE, FAILED, RUNNING, Trial
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 
 SPACE: Vary = {
     "train.model.beta": Range(low=0.01, high=100.0, log=True),

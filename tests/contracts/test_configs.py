@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gen3d.config import load, read_yaml
+from gen3d.core.config import load, read_yaml
 from gen3d.verbs import VERBS, verb_class
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from gen3d.core.errors import UserError
 from gen3d.data.plan import plan_grid
 from gen3d.data.regions import all_regions, find, full_regions, region_table, regions_on
 from gen3d.data.template import full_template, template_on
-from gen3d.errors import UserError
 
 
 def volumes_ml(spacing_mm: float) -> np.ndarray:

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from gen3d.artefact import read
+from gen3d.core.artefact import read
+from gen3d.core.errors import UserError
 from gen3d.data.anatomy import Space, ageing_effect, cohort_space, healthy_anatomy, healthy_targets
 from gen3d.data.appearance import lesion_fraction, make_sites
 from gen3d.data.cohort import simulate_all
@@ -22,7 +23,6 @@ from gen3d.data.prepared import open_prepared
 from gen3d.data.regions import all_regions, find
 from gen3d.data.simulate import Simulate
 from gen3d.data.volume import read_map
-from gen3d.errors import UserError
 
 SPACING_MM = 4.0
 CONDITIONS = {

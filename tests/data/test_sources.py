@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gen3d.core.errors import UserError
 from gen3d.data.sources import Columns, read_sources
-from gen3d.errors import UserError
 
 
 def bids(root: Path, scans: list[str], participants: str | None = None) -> Path:

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from gen3d.artefact import write_json
+from gen3d.core.artefact import write_json
+from gen3d.core.errors import UserError
 from gen3d.data.conditions import Condition
 from gen3d.data.label_maps import labels_on_plan, open_label_maps
 from gen3d.data.prepared import Prepared, open_prepared
@@ -21,7 +22,6 @@ from gen3d.data.simulate import Simulate
 from gen3d.data.template import template_on
 from gen3d.data.twins import twin_table
 from gen3d.data.volume import read_map, write_nifti
-from gen3d.errors import UserError
 
 CONDITIONS = {
     "null": Condition(kind="null"),

@@ -10,8 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from gen3d.core.errors import UserError
 from gen3d.data.volume import SLOPE, open_stored, read_map, read_stored, read_volume, store, write_nifti
-from gen3d.errors import UserError
 
 SHAPE = (12, 14, 10)
 GOOD = np.random.default_rng(0).random(SHAPE).astype(np.float32)

@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from gen3d.artefact import read
+from gen3d.core.artefact import read
+from gen3d.core.errors import UserError
 from gen3d.data.latents import open_latents_folder
 from gen3d.data.manifest import subject_hash
 from gen3d.downstream.harmonisation import FittedHarmonisation, Harmonisation
@@ -21,7 +22,6 @@ from gen3d.downstream.recipe import Rows
 from gen3d.downstream.site_effects import AFTER, BEFORE, DIFFERENCE, LINEAR, SQUARES, assess
 from gen3d.downstream.site_effects import kept_effects as effects_of
 from gen3d.downstream.site_effects import site_predictability as sites_of
-from gen3d.errors import UserError
 from tests.downstream.latents_folder import cohort_table, write_latents
 
 Row = dict[str, Any]

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.infer.sample import Sample
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.artefact import write_json
+from gen3d.core.artefact import write_json
 from gen3d.data.manifest import read_manifest, subject_hash, write_manifest
 from gen3d.data.plan import read_plan
 from gen3d.data.regions import region_table, regions_on

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gen3d.artefact import write_json
+from gen3d.core.artefact import write_json
+from gen3d.core.errors import UserError
 from gen3d.data.plan import plan_grid, write_plan
 from gen3d.data.template import full_template, template_on
 from gen3d.data.volume import store, write_nifti
-from gen3d.errors import UserError
 from gen3d.infer import derivatives
 from gen3d.infer.derivatives import resolution, score_column, stem
 from gen3d.infer.export import Export

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.infer.anomaly import Anomaly
 from gen3d.infer.classify import Classify
 from gen3d.infer.encode import Encode

@@ -11,11 +11,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from gen3d.artefact import begin
-from gen3d.config import Verb
+from gen3d.core.artefact import begin
+from gen3d.core.config import Verb
+from gen3d.core.errors import UserError
 from gen3d.data.manifest import subject_hash
 from gen3d.data.plan import GridPlan, write_plan
-from gen3d.errors import UserError
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Statistics, VolumeSet
 from gen3d.models.pca import PCAConfig

@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from gen3d.core.errors import UserError
 from gen3d.data.plan import plan_grid
-from gen3d.errors import UserError
 from gen3d.infer.native import inverse_of, read_native_space, undeformed, write_native
 from gen3d.maths.deformation import exponential, identity_grid, random_velocity
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.infer.calibrate import calibrate
 from gen3d.infer.panel import make_panel
 from gen3d.maths.design import Design

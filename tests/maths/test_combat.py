@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.maths.combat import fit_combat
 
 Array = NDArray[np.float64]

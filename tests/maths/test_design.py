@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.maths.design import Design
 
 

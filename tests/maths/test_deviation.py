@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.maths.normative import deviation, fit_deviation, held_out_deviation
 
 

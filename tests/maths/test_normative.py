@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import polygamma
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.maths.image import smooth_inside
 from gen3d.maths.normative import (
     estimate_prior,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.maths.deviation import held_out_deviation
 from gen3d.maths.typicality import PARTS, fit_typicality, nearest_distances, pair_distances, typicality
 

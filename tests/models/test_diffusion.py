@@ -11,7 +11,7 @@ from monai.networks.schedulers import DDPMScheduler
 from scipy import stats
 from torch import Tensor
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.models import diffusion
 from gen3d.models.diffusion import PREDICTIONS, Kind, Noising, Prediction
 

@@ -13,7 +13,7 @@ from scipy.special import expit
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.maths.stats import auroc, correlation
 from gen3d.models.residual_head import (
     Question,

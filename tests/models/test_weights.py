@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.models.weights import fill, read_weights, save_weights
 
 

@@ -9,7 +9,7 @@ import torch
 from monai.networks.nets.resnet import resnet50
 from torch import Tensor
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.nets.extractors import BrainFeatures, Med3D, RadImageNet, z_scored
 
 SHAPE = (24, 32, 24)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.nets.imported_denoiser import ImportedDenoiser
 from gen3d.nets.monai_networks import AutoencoderArguments, UNetArguments
 from gen3d.nets.old_weights import autoencoder_arguments, fill, under_new_names, unet_arguments

@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.networks.nets.resnet import ResNetFeatures
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.nets.perceptual import PerceptualDistance
 
 

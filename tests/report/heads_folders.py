@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from gen3d.artefact import write_json
+from gen3d.core.artefact import write_json
 from gen3d.data.manifest import scan_key
 from gen3d.data.plan import GridPlan
 from gen3d.data.template import template_on

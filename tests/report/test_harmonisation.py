@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.report.blocks import Section, Table, Text, figures_in
 from gen3d.report.context import Context
 from gen3d.report.sections import harmonisation

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.report import style
 from gen3d.report.blocks import Card, Details, Points, Section, Table, Text, figures_in
 from gen3d.report.context import Context

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from gen3d.artefact import write_json
-from gen3d.errors import UserError
+from gen3d.core.artefact import write_json
+from gen3d.core.errors import UserError
 from gen3d.report import wording
 from gen3d.report.context import Context
 from gen3d.report.report import SECTIONS, Report

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.report.blocks import Table, Text
 from gen3d.report.context import Context
 from gen3d.report.sections import synthetic

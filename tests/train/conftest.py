@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from gen3d.artefact import begin
-from gen3d.config import Verb
+from gen3d.core.artefact import begin
+from gen3d.core.config import Verb
 from gen3d.data.manifest import scan_key, write_manifest
 from gen3d.data.plan import GridPlan, write_plan
 from gen3d.data.prepared import Prepared, open_prepared

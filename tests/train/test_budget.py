@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.models.base import BaseModelConfig
 from gen3d.models.restorer import RestorerConfig
 from gen3d.models.vae import VAEConfig

@@ -116,7 +116,7 @@ def test_differences_between_processes_are_named_before_the_first_step(
 
 @pytest.mark.multi
 def test_a_second_training_on_the_same_folder_is_refused(cohort: Path, tmp_path: Path) -> None:
-    from gen3d.artefact import begin
+    from gen3d.core.artefact import begin
 
     case = settings(cohort, tmp_path / "run")
     held = begin(Train.model_validate(case), "train", {"prepared": [cohort]})
@@ -145,7 +145,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
 def test_a_process_that_never_comes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch.distributed as dist
 
-    from gen3d.errors import UserError
+    from gen3d.core.errors import UserError
     from gen3d.train import preflight
     from gen3d.train.processes import Processes
 

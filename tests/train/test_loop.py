@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
+from gen3d.core.errors import Interrupted, UserError
 from gen3d.data.plan import GridPlan
-from gen3d.errors import Interrupted, UserError
 from gen3d.models.base import Statistics
 from gen3d.models.vae import VAEConfig
 from gen3d.train.augment import AugmentConfig

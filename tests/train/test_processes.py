@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.models.vae import VAEConfig
 from gen3d.train.engine_config import EngineConfig
 from gen3d.train.optim import OptimConfig

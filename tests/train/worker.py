@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 from gen3d.models.task import Batch
 from gen3d.train.batches import Batches
 from gen3d.train.fit import Train

@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

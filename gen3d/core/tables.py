@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from gen3d.artefact import write_atomic
+from gen3d.core.artefact import write_atomic
 
 Row = dict[str, Any]
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from gen3d import __version__
-from gen3d.config import Verb
-from gen3d.errors import UserError
-from gen3d.progress import warn
+from gen3d.core.config import Verb
+from gen3d.core.errors import UserError
+from gen3d.core.progress import warn
 
 RECORD = "artefact.json"
 LOCK = ".lock"

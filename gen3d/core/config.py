@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
-from gen3d.errors import UserError
+from gen3d.core.errors import UserError
 
 AnyVerb = TypeVar("AnyVerb", bound="Verb")
 
