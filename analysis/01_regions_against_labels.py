@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track
-from gen3d.data.affine import align
-from gen3d.data.plan import GridPlan, plan_grid
 from gen3d.data.regions import all_regions, find, regions_on
-from gen3d.data.resample import sample, working_copy
-from gen3d.data.template import template_on
-from gen3d.data.volume import Volume, read_volume
+from gen3d.imaging.affine import align
+from gen3d.imaging.plan import GridPlan, plan_grid
+from gen3d.imaging.resample import sample, working_copy
+from gen3d.imaging.template import template_on
+from gen3d.imaging.volume import Volume, read_volume
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -10,9 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gen3d.data.plan import GridPlan
 from gen3d.data.regions import find, regions_on
-from gen3d.data.template import template_on
+from gen3d.imaging.plan import GridPlan
+from gen3d.imaging.template import template_on
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

@@ -21,9 +21,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from gen3d.data import registration as package
-from gen3d.data.registration import DeformationSettings, register, standardised
-from gen3d.maths.deformation import jacobian_determinant, warp
+from gen3d.imaging import registration as package
+from gen3d.imaging.deformation import jacobian_determinant, warp
+from gen3d.imaging.registration import DeformationSettings, register, standardised
 
 Floats = NDArray[np.float32]
 

@@ -18,16 +18,16 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gen3d.data.bias import bias_field
-from gen3d.data.brainmask import stripped_mask, template_mask
-from gen3d.data.plan import GridPlan, plan_grid
 from gen3d.data.prepared import Prepared
 from gen3d.data.regions import find, regions_on
-from gen3d.data.registration import DeformationSettings, inverse, register
-from gen3d.data.resample import antialiasing_sigma, sample, working_copy
-from gen3d.data.template import template_on
-from gen3d.data.volume import Volume, read_volume
-from gen3d.maths import deformation as warps
+from gen3d.imaging import deformation as warps
+from gen3d.imaging.bias import bias_field
+from gen3d.imaging.brainmask import stripped_mask, template_mask
+from gen3d.imaging.plan import GridPlan, plan_grid
+from gen3d.imaging.registration import DeformationSettings, inverse, register
+from gen3d.imaging.resample import antialiasing_sigma, sample, working_copy
+from gen3d.imaging.template import template_on
+from gen3d.imaging.volume import Volume, read_volume
 
 Floats = NDArray[np.float32]
 

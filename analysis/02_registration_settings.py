@@ -30,10 +30,10 @@ from scipy import ndimage
 
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say
-from gen3d.data.plan import GridPlan, plan_grid
 from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.data.regions import all_regions, regions_on
-from gen3d.data.template import template_on
+from gen3d.imaging.plan import GridPlan, plan_grid
+from gen3d.imaging.template import template_on
 
 pairs: Any = importlib.import_module(
     "02_registration_pairs"

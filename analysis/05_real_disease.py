@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from slabs import PrepareSlabs
 
 from gen3d.data.manifest import read_manifest
-from gen3d.data.volume import read_map
+from gen3d.imaging.volume import read_map
 from gen3d.infer.anomaly import Anomaly
 from gen3d.maths.significance import fdr, p_values
 from gen3d.maths.stats import (

@@ -33,11 +33,11 @@ from gen3d.core.artefact import begin, read
 from gen3d.core.config import Folder, Verb
 from gen3d.core.errors import UserError
 from gen3d.data.manifest import read_manifest, scan_key, write_manifest
-from gen3d.data.plan import GridPlan
 from gen3d.data.prepare import Prepare
 from gen3d.data.prepared import open_prepared
-from gen3d.data.resample import onto_plan
-from gen3d.data.volume import Volume, read_map, read_stored
+from gen3d.imaging.plan import GridPlan
+from gen3d.imaging.resample import onto_plan
+from gen3d.imaging.volume import Volume, read_map, read_stored
 from gen3d.infer.anomaly import Anomaly
 from gen3d.maths.stats import auprc, auroc, bootstrap_interval, dice, oracle_dice
 from gen3d.train.fit import Train

@@ -22,10 +22,10 @@ from scipy.optimize import linear_sum_assignment
 from gen3d.core.artefact import begin
 from gen3d.core.config import Folder, Verb
 from gen3d.data.manifest import Split, assign_roles, read_manifest, scan_key, write_manifest
-from gen3d.data.plan import GridPlan, write_plan
-from gen3d.data.registration import DeformationSettings, register
-from gen3d.data.volume import read_volume, store, write_nifti
-from gen3d.maths.deformation import jacobian_determinant
+from gen3d.imaging.deformation import jacobian_determinant
+from gen3d.imaging.plan import GridPlan, write_plan
+from gen3d.imaging.registration import DeformationSettings, register
+from gen3d.imaging.volume import read_volume, store, write_nifti
 
 Floats = NDArray[np.float32]
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from gen3d.data.template import full_template
-from gen3d.data.volume import Volume
+from gen3d.imaging.template import full_template
+from gen3d.imaging.volume import Volume
 
 
 def matrix(

@@ -87,7 +87,7 @@ def built(shape: tuple[int, int, int], **settings: Any) -> Any:
     """Our latent diffusion model with the tutorial's U-Net, without conditions; the weights come from a fixed seed."""
     import torch
 
-    from gen3d.data.plan import GridPlan
+    from gen3d.imaging.plan import GridPlan
     from gen3d.models.base import Statistics
     from gen3d.models.latent_diffusion import LatentDiffusionConfig
     from gen3d.models.vae import VAEConfig

@@ -30,8 +30,8 @@ from monai.data import CacheDataset, PersistentDataset
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from torch.utils.data import DataLoader, Dataset
 
-from gen3d.data.plan import GridPlan, plan_grid
-from gen3d.data.volume import SLOPE, open_stored, store
+from gen3d.imaging.plan import GridPlan, plan_grid
+from gen3d.imaging.volume import SLOPE, open_stored, store
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import Batches
 

@@ -75,7 +75,7 @@ def task_of(config: Any, shape: tuple[int, int, int]) -> Any:
     """The task of a model on a grid."""
     import numpy as np
 
-    from gen3d.data.plan import GridPlan
+    from gen3d.imaging.plan import GridPlan
     from gen3d.models.base import Statistics
 
     plan = GridPlan(spacing_mm=2.0, shape=shape, affine=tuple(tuple(map(float, row)) for row in np.eye(4)))

@@ -18,8 +18,8 @@ import sys
 import time
 from pathlib import Path
 
-from gen3d.data.plan import read_plan
 from gen3d.data.prepare import Prepare
+from gen3d.imaging.plan import read_plan
 from gen3d.infer.anomaly import Anomaly
 
 STAGES = {

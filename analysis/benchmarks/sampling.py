@@ -194,7 +194,7 @@ def known_networks(given: argparse.Namespace) -> dict[str, Network]:
 
 def small(settings: dict[str, Any]) -> LatentDiffusion:
     """A small untrained model of latents of SHAPE; its autoencoder is not used."""
-    from gen3d.data.plan import GridPlan
+    from gen3d.imaging.plan import GridPlan
     from gen3d.models.base import Statistics
     from gen3d.models.vae import VAEConfig
 

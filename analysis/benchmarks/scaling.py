@@ -31,7 +31,7 @@ def worker(arguments: argparse.Namespace) -> None:
     import torch
     import torch.distributed as dist
 
-    from gen3d.data.plan import GridPlan
+    from gen3d.imaging.plan import GridPlan
     from gen3d.models.base import Statistics
     from gen3d.models.task import Batch
     from gen3d.models.vae import VAEConfig

@@ -86,7 +86,7 @@ class Assumed:
 
 def task_of(config: Any, shape: tuple[int, int, int]) -> Any:
     """The task of the model on a grid."""
-    from gen3d.data.plan import GridPlan
+    from gen3d.imaging.plan import GridPlan
     from gen3d.models.base import Statistics
 
     plan = GridPlan(spacing_mm=1.0, shape=shape, affine=tuple(tuple(map(float, row)) for row in np.eye(4)))

@@ -79,7 +79,7 @@ def built(shape: tuple[int, int, int], stem: int, steps: int) -> tuple[Any, Any]
     """Our model and its task, initialised from a fixed seed; the L1 + 1e-6 KL of the tutorial."""
     import torch
 
-    from gen3d.data.plan import GridPlan
+    from gen3d.imaging.plan import GridPlan
     from gen3d.models.base import Statistics
     from gen3d.models.vae import VAEConfig
 

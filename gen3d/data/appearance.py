@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gen3d.data.plan import GridPlan
-from gen3d.data.template import Template, full_template
-from gen3d.maths.deformation import identity_grid
+from gen3d.imaging.deformation import identity_grid
+from gen3d.imaging.plan import GridPlan
+from gen3d.imaging.template import Template, full_template
 
 Floats = NDArray[np.float32]
 

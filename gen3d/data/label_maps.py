@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from gen3d.core.errors import UserError
-from gen3d.data.plan import GridPlan
-from gen3d.data.resample import antialiasing_sigma
+from gen3d.imaging.plan import GridPlan
+from gen3d.imaging.resample import antialiasing_sigma
 
 SUFFIXES = (".nii.gz", ".nii", ".mgz")
 SIDES = ("left", "right")

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3d.core.errors import UserError
-from gen3d.data.plan import GridPlan
-from gen3d.data.template import full_template
+from gen3d.imaging.plan import GridPlan
+from gen3d.imaging.template import full_template
 
 Floats = NDArray[np.float32]
 Matrix = NDArray[np.float64]

@@ -13,9 +13,9 @@ from gen3d.data.anatomy import Space, condition_anatomy, healthy_anatomy, health
 from gen3d.data.appearance import Site, Tissue, add_lesion, add_noise, lesion_fraction, noiseless_scan, sample_tissue
 from gen3d.data.conditions import Condition, condition_targets
 from gen3d.data.lesion_masks import LesionMask, deal
-from gen3d.data.plan import GridPlan
 from gen3d.data.regions import all_regions, find
-from gen3d.maths import deformation
+from gen3d.imaging import deformation
+from gen3d.imaging.plan import GridPlan
 
 Floats = NDArray[np.float32]
 

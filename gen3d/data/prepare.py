@@ -15,16 +15,16 @@ from gen3d.core.config import Folders, Verb, execution
 from gen3d.core.errors import Unfinished
 from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track
-from gen3d.data.brainmask import MaskMethod, check_tool
 from gen3d.data.manifest import Split, assign_roles, write_manifest
-from gen3d.data.plan import GridPlan, plan_grid, write_plan
 from gen3d.data.regions import region_table, regions_on
-from gen3d.data.registration import DeformationSettings
 from gen3d.data.scans import make_tasks, prepare_all
 from gen3d.data.screening import judge
 from gen3d.data.sources import Columns, Source, read_sources
-from gen3d.data.template import template_on
-from gen3d.data.volume import write_nifti
+from gen3d.imaging.brainmask import MaskMethod, check_tool
+from gen3d.imaging.plan import GridPlan, plan_grid, write_plan
+from gen3d.imaging.registration import DeformationSettings
+from gen3d.imaging.template import template_on
+from gen3d.imaging.volume import write_nifti
 
 SECONDS_PER_SCAN, SECONDS_PER_MEGAVOXEL = 4.0, 4.0  # of one core: alignment and bias; resampling and deformation
 PICTURE_MB = 0.2

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from gen3d.core.errors import UserError
-from gen3d.data.plan import GridPlan
 from gen3d.data.region_chains import DEFINITIONS, Definition, Tissue
-from gen3d.data.template import Template, full_template
+from gen3d.imaging.plan import GridPlan
+from gen3d.imaging.template import Template, full_template
 
 Labels = NDArray[np.int16]
 SPHERE_STEP_MM = 2.0  # distance of the spheres that a chain is filled with

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.optimize import brentq
 
-from gen3d.data.template import Template
+from gen3d.imaging.template import Template
 
 Floats = NDArray[np.float32]
 Correlation = tuple[float, float, float]

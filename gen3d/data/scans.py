@@ -18,12 +18,12 @@ from gen3d.core.artefact import digest, file_digest, write_json
 from gen3d.core.errors import UserError
 from gen3d.core.pool import as_done
 from gen3d.core.progress import track
-from gen3d.data.brainmask import MaskMethod
-from gen3d.data.conform import Conformed, conform
-from gen3d.data.plan import GridPlan
 from gen3d.data.screening_picture import draw
-from gen3d.data.template import template_on
-from gen3d.data.volume import store
+from gen3d.imaging.brainmask import MaskMethod
+from gen3d.imaging.conform import Conformed, conform
+from gen3d.imaging.plan import GridPlan
+from gen3d.imaging.template import template_on
+from gen3d.imaging.volume import store
 
 CACHE = ".scans"
 MASK_SUFFIXES = ("_desc-brain_mask", "_mask", "_brainmask")

@@ -14,9 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gen3d.data.intensity import TissueLevels
-from gen3d.data.registration import correlation
-from gen3d.data.template import Template
+from gen3d.imaging.intensity import TissueLevels
+from gen3d.imaging.registration import correlation
+from gen3d.imaging.template import Template
 
 Verdict = Literal["keep", "warn", "exclude"]
 

@@ -10,7 +10,7 @@ from matplotlib.image import imsave
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gen3d.data.plan import GridPlan
+from gen3d.imaging.plan import GridPlan
 
 SLICES_MM = (
     (0, 4.0),

@@ -22,15 +22,15 @@ from gen3d.data.conditions import Condition, Name, default_conditions
 from gen3d.data.lesion_masks import LesionMask, masks_of_size
 from gen3d.data.manifest import Split, assign_roles, write_manifest
 from gen3d.data.people import NONE, design
-from gen3d.data.plan import GridPlan, plan_grid, write_plan
 from gen3d.data.planting import check_on_template
 from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.data.regions import region_table, regions_on
-from gen3d.data.registration import DeformationSettings
 from gen3d.data.screening import judge
-from gen3d.data.template import template_on
 from gen3d.data.twins import short_name, twin_table
-from gen3d.data.volume import write_nifti
+from gen3d.imaging.plan import GridPlan, plan_grid, write_plan
+from gen3d.imaging.registration import DeformationSettings
+from gen3d.imaging.template import template_on
+from gen3d.imaging.volume import write_nifti
 
 SECONDS_PER_SCAN, SECONDS_PER_MEGAVOXEL = 0.4, 6.0  # of one core
 SECONDS_PER_MEGAVOXEL_OF_TWIN = 11.0

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.data.plan import GridPlan
 from gen3d.data.prepared import Prepared
+from gen3d.imaging.plan import GridPlan
 
 LOG_JACOBIAN = "log_jacobian"
 SUFFIX = "_ml"

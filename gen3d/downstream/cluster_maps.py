@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 from gen3d.core.progress import track
-from gen3d.data.volume import read_map, write_nifti
+from gen3d.imaging.volume import read_map, write_nifti
 
 EXPECTED = 1.96
 """Over root n: what the mean z of n healthy people stays within in 95 % of voxels."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gen3d.core.artefact import Artefact, read
 from gen3d.core.errors import UserError
-from gen3d.data.volume import read_map
+from gen3d.imaging.volume import read_map
 
 HEALTHY, NULL = "none", "null"
 

@@ -16,7 +16,7 @@ from gen3d.core.progress import say, track, warn
 from gen3d.core.tables import write_table
 from gen3d.data.manifest import is_twin
 from gen3d.data.prepared import Prepared, open_prepared
-from gen3d.data.volume import write_nifti
+from gen3d.imaging.volume import write_nifti
 from gen3d.infer.calibrate import Calibrated, calibrate, describe_calibration
 from gen3d.infer.channels import CHANNELS, LOG_JACOBIAN, T1W, Channel, available
 from gen3d.infer.compare import compare

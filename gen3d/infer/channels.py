@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3d.core.errors import UserError
-from gen3d.maths.image import smoother, ssim_map
+from gen3d.imaging.similarity import smoother, ssim_map
 
 Channel = Literal["residual", "structural", "deformation"]
 CHANNELS: tuple[Channel, ...] = ("residual", "structural", "deformation")

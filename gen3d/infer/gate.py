@@ -16,7 +16,7 @@ from gen3d.core.errors import UserError
 from gen3d.core.progress import say, warn
 from gen3d.core.tables import write_table
 from gen3d.data.prepared import Prepared, open_prepared
-from gen3d.data.volume import read_stored
+from gen3d.imaging.volume import read_stored
 from gen3d.infer.audit import Audit, AuditSettings, draw_nearest, known_people, run_audit
 from gen3d.infer.channels import T1W
 from gen3d.infer.synthetic import Dataset, key_of, writing

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from gen3d.core.errors import UserError
-from gen3d.data.volume import write_nifti
-from gen3d.maths.deformation import invert, warp
+from gen3d.imaging.deformation import invert, warp
+from gen3d.imaging.volume import write_nifti
 
 ON_TEMPLATE = ("deformation",)
 """Channels whose maps live on the template's voxels; those of the others live in the affinely aligned scan."""
@@ -54,7 +54,7 @@ def inverse_of(displacement: NDArray[np.float32]) -> NDArray[np.float32]:
     """Displacement [3, X, Y, Z] (voxels) of phi^-1, aligned scan -> template, for several maps of one scan.
 
     Args:
-        displacement: of phi, template -> aligned scan (`gen3d.data.registration.deform`).
+        displacement: of phi, template -> aligned scan (`gen3d.imaging.registration.deform`).
     """
     return invert(displacement, num_iterations=NUM_INVERSIONS)
 

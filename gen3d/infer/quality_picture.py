@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.data.plan import GridPlan
+from gen3d.imaging.plan import GridPlan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gen3d import __version__
 from gen3d.data.structures import LOG_JACOBIAN
-from gen3d.data.volume import read_stored
+from gen3d.imaging.volume import read_stored
 from gen3d.infer.channels import T1W
 from gen3d.infer.gate import Gate
 from gen3d.infer.request import Request

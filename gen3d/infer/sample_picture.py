@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.data.plan import GridPlan
+from gen3d.imaging.plan import GridPlan
 
 PLANES = ((0, 8.0), (1, -18.0), (2, 4.0))
 """Axis and world coordinate (mm): beside the midline, through the hippocampus, through the ventricles."""

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from scipy.special import digamma, polygamma
 
 from gen3d.core.errors import UserError
+from gen3d.imaging.similarity import smoother
 from gen3d.maths.deviation import DeviationModel, deviation, fit_deviation, held_out_deviation
-from gen3d.maths.image import smoother
 from gen3d.maths.significance import (
     Cluster,
     burden,

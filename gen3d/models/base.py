@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gen3d.core.config import Config
-from gen3d.data.plan import GridPlan
+from gen3d.imaging.plan import GridPlan
 from gen3d.maths.design import Design
 
 Covariates = NDArray[np.float64]

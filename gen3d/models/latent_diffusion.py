@@ -18,7 +18,7 @@ from torch import Tensor
 from gen3d.core.errors import UserError
 from gen3d.data.coding import Categorical, Coding
 from gen3d.data.manifest import CONTROL_NAMES
-from gen3d.data.plan import GridPlan
+from gen3d.imaging.plan import GridPlan
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Expectation, Model, Statistics
 from gen3d.models.diffusion import PREDICTIONS, Noising, Prediction, clean

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from gen3d.core.errors import UserError
-from gen3d.data.plan import GridPlan
+from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import BaseModelConfig, Statistics
 from gen3d.models.variational import VariationalModel
 from gen3d.nets.monai_networks import AutoencoderArguments, Upsampling

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gen3d.core.errors import UserError
-from gen3d.data.plan import GridPlan
+from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import BaseModelConfig, Statistics, VolumeSet
 from gen3d.models.linear import LinearModel, least_squares_weights
 

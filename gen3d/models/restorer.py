@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gen3d.core.errors import UserError
-from gen3d.data.plan import GridPlan
+from gen3d.imaging.plan import GridPlan
 from gen3d.models import losses
 from gen3d.models.base import BaseModelConfig, Expectation, Model, Statistics
 from gen3d.models.corruption import CorruptionConfig, corrupt

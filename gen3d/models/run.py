@@ -18,8 +18,8 @@ from gen3d.core.artefact import Artefact, read
 from gen3d.core.config import Folder
 from gen3d.core.errors import UserError
 from gen3d.data.manifest import subject_hash
-from gen3d.data.plan import GridPlan, read_plan
 from gen3d.data.prepared import Prepared
+from gen3d.imaging.plan import GridPlan, read_plan
 from gen3d.maths.design import Design
 from gen3d.models import ModelConfig
 from gen3d.models.base import BaseModelConfig, Model

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from gen3d.core.errors import UserError
-from gen3d.data.plan import GridPlan
+from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import BaseModelConfig, Model, Statistics
 from gen3d.models.task import Task
 from gen3d.models.variational import VariationalModel

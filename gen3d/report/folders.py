@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gen3d.core.artefact import Artefact
 from gen3d.core.errors import UserError
 from gen3d.data.manifest import is_control
-from gen3d.data.volume import read_map
+from gen3d.imaging.volume import read_map
 
 NULL = "null"  # the simulated condition in which nothing is planted
 FEWEST_CONTROLS = 10  # for a range of controls

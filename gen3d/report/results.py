@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gen3d.core.artefact import Artefact
 from gen3d.core.errors import UserError
-from gen3d.data.volume import read_map
+from gen3d.imaging.volume import read_map
 from gen3d.maths.stats import Interval
 from gen3d.report.folders import Row, read_record, read_table, records
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from gen3d.cli import main
-from gen3d.data.volume import write_nifti
+from gen3d.imaging.volume import write_nifti
 from tests.cohorts import write_cohort
 from tests.infer.conftest import fit
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from gen3d.core.errors import UserError
-from gen3d.data.conform import levels_under
-from gen3d.data.intensity import apply_tissue_rule, tissue_levels
-from gen3d.data.plan import plan_grid
-from gen3d.data.registration import deform
-from gen3d.data.template import template_on
-from gen3d.maths.deformation import exponential, random_velocity, warp
+from gen3d.imaging.conform import levels_under
+from gen3d.imaging.deformation import exponential, random_velocity, warp
+from gen3d.imaging.intensity import apply_tissue_rule, tissue_levels
+from gen3d.imaging.plan import plan_grid
+from gen3d.imaging.registration import deform
+from gen3d.imaging.template import template_on
 
 PLAN = plan_grid(4.0)
 

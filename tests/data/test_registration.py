@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from gen3d.data.affine import align, without_shear
-from gen3d.data.bias import bias_field
-from gen3d.data.plan import plan_grid
 from gen3d.data.regions import find, regions_on
-from gen3d.data.registration import deformation_channel
-from gen3d.data.template import template_on
-from gen3d.data.volume import Volume
-from gen3d.maths.deformation import exponential, log_jacobian, random_velocity, reach_volumes, warp
+from gen3d.imaging.affine import align, without_shear
+from gen3d.imaging.bias import bias_field
+from gen3d.imaging.deformation import exponential, log_jacobian, random_velocity, reach_volumes, warp
+from gen3d.imaging.plan import plan_grid
+from gen3d.imaging.registration import deformation_channel
+from gen3d.imaging.template import template_on
+from gen3d.imaging.volume import Volume
 from tests.phantoms import distance_mm, log_drift, matrix, scan_of
 
 PLAN = plan_grid(4.0)

@@ -10,13 +10,13 @@ import pytest
 from scipy import ndimage
 
 from gen3d.core.errors import UserError
-from gen3d.data.brainmask import check_tool, looks_stripped, template_mask, tool_mask
-from gen3d.data.conform import conform
-from gen3d.data.plan import plan_grid
-from gen3d.data.resample import sample
 from gen3d.data.screening import LIMITS, judge
-from gen3d.data.template import full_template
-from gen3d.data.volume import Volume, write_nifti
+from gen3d.imaging.brainmask import check_tool, looks_stripped, template_mask, tool_mask
+from gen3d.imaging.conform import conform
+from gen3d.imaging.plan import plan_grid
+from gen3d.imaging.resample import sample
+from gen3d.imaging.template import full_template
+from gen3d.imaging.volume import Volume, write_nifti
 from tests.phantoms import distance_mm, matrix, scan_of, write
 
 PLAN = plan_grid(4.0, channels=("t1w",))

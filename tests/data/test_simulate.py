@@ -18,11 +18,11 @@ from gen3d.data.conditions import EFFECTS, Condition
 from gen3d.data.lesion_masks import LesionMask
 from gen3d.data.people import design
 from gen3d.data.person import make_person, stream
-from gen3d.data.plan import plan_grid
 from gen3d.data.prepared import open_prepared
 from gen3d.data.regions import all_regions, find
 from gen3d.data.simulate import Simulate
-from gen3d.data.volume import read_map
+from gen3d.imaging.plan import plan_grid
+from gen3d.imaging.volume import read_map
 
 SPACING_MM = 4.0
 CONDITIONS = {

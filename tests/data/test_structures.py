@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gen3d.data.plan import plan_grid
 from gen3d.data.regions import region_table, regions_on
 from gen3d.data.structures import structure_names, structure_volumes
+from gen3d.imaging.plan import plan_grid
 
 
 def test_without_deformation_they_are_the_templates_and_a_change_shows_in_its_structure() -> None:

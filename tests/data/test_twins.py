@@ -19,9 +19,9 @@ from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.data.regions import find
 from gen3d.data.scan_noise import pseudo_residual, white_matter
 from gen3d.data.simulate import Simulate
-from gen3d.data.template import template_on
 from gen3d.data.twins import twin_table
-from gen3d.data.volume import read_map, write_nifti
+from gen3d.imaging.template import template_on
+from gen3d.imaging.volume import read_map, write_nifti
 
 CONDITIONS = {
     "null": Condition(kind="null"),

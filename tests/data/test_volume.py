@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gen3d.core.errors import UserError
-from gen3d.data.volume import SLOPE, open_stored, read_map, read_stored, read_volume, store, write_nifti
+from gen3d.imaging.volume import SLOPE, open_stored, read_map, read_stored, read_volume, store, write_nifti
 
 SHAPE = (12, 14, 10)
 GOOD = np.random.default_rng(0).random(SHAPE).astype(np.float32)

@@ -13,7 +13,7 @@ import pytest
 
 from gen3d.core.errors import UserError
 from gen3d.data.manifest import Split
-from gen3d.data.volume import store
+from gen3d.imaging.volume import store
 from gen3d.infer import compare as compare_module
 from gen3d.infer.anomaly import Anomaly
 from tests.cohorts import EFFECT, PLANTED, write_cohort

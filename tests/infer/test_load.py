@@ -15,7 +15,7 @@ from gen3d.core.artefact import begin
 from gen3d.core.config import Verb
 from gen3d.core.errors import UserError
 from gen3d.data.manifest import subject_hash
-from gen3d.data.plan import GridPlan, write_plan
+from gen3d.imaging.plan import GridPlan, write_plan
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Statistics, VolumeSet
 from gen3d.models.pca import PCAConfig

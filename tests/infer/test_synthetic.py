@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gen3d.data.plan import GridPlan, plan_grid
 from gen3d.data.regions import region_table, regions_on
 from gen3d.data.sources import read_sources
 from gen3d.data.structures import structure_names
-from gen3d.data.template import template_on
-from gen3d.data.volume import SLOPE
+from gen3d.imaging.plan import GridPlan, plan_grid
+from gen3d.imaging.template import template_on
+from gen3d.imaging.volume import SLOPE
 from gen3d.infer.synthetic import Atlas, Dataset, key_of, measure_all, subject_of
 from gen3d.infer.synthetic_tables import cohort_table, write_bids, write_image, write_prepared
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gen3d.data.plan import GridPlan
+from gen3d.imaging.plan import GridPlan
 from gen3d.infer import tiling
 from gen3d.infer.tiling import BLEND, CONTEXT, SMALLEST_TILE, TiledDecoder, starts
 from gen3d.models.base import Statistics

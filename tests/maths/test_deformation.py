@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gen3d.maths import deformation
+from gen3d.imaging import deformation
 
 SHAPE = (40, 44, 40)
 GRID = deformation.identity_grid(SHAPE)

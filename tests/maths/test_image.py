@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from gen3d.maths.image import mse, psnr, smooth_inside, smoother, ssim, ssim_map
+from gen3d.imaging.similarity import mse, psnr, smooth_inside, smoother, ssim, ssim_map
 
 
 @pytest.fixture

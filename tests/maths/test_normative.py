@@ -11,7 +11,7 @@ from scipy import stats
 from scipy.special import polygamma
 
 from gen3d.core.errors import UserError
-from gen3d.maths.image import smooth_inside
+from gen3d.imaging.similarity import smooth_inside
 from gen3d.maths.normative import (
     estimate_prior,
     fdr,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gen3d.core.errors import UserError
 from gen3d.data.coding import Categorical, Coding, Numeric
-from gen3d.data.plan import GridPlan
+from gen3d.imaging.plan import GridPlan
 from gen3d.maths.design import Design
 from gen3d.models.base import Statistics
 from gen3d.models.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, no_noise

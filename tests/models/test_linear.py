@@ -8,7 +8,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from gen3d.core.errors import UserError
-from gen3d.data.plan import GridPlan
+from gen3d.imaging.plan import GridPlan
 from gen3d.models import linear
 from gen3d.models.base import Statistics, VolumeSet
 from gen3d.models.pca import PCAConfig, PCAModel

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from gen3d.core.errors import UserError
-from gen3d.data.plan import GridPlan
+from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import Statistics
 from gen3d.models.monai_autoencoder import AutoencoderKLConfig, MonaiAutoencoder
 from tests.old_package import with_random_weights

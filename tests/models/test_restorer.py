@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from gen3d.core.errors import UserError
-from gen3d.data.plan import GridPlan
+from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import Statistics
 from gen3d.models.corruption import CorruptionConfig, corrupt
 from gen3d.models.restorer import Restorer, RestorerConfig, RestorerTask

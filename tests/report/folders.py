@@ -17,9 +17,9 @@ from scipy import ndimage
 
 from gen3d.core.artefact import write_json
 from gen3d.data.manifest import scan_key, subject_hash, write_manifest
-from gen3d.data.plan import GridPlan, plan_grid, write_plan
-from gen3d.data.template import template_on
-from gen3d.data.volume import store, write_nifti
+from gen3d.imaging.plan import GridPlan, plan_grid, write_plan
+from gen3d.imaging.template import template_on
+from gen3d.imaging.volume import store, write_nifti
 
 CHANNELS = ("residual", "structural", "deformation")
 REGIONS = ("left hippocampus", "right hippocampus", "left lateral ventricle", "left thalamus", "brain stem")

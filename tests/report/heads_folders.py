@@ -13,9 +13,9 @@ from PIL import Image
 
 from gen3d.core.artefact import write_json
 from gen3d.data.manifest import scan_key
-from gen3d.data.plan import GridPlan
-from gen3d.data.template import template_on
-from gen3d.data.volume import write_nifti
+from gen3d.imaging.plan import GridPlan
+from gen3d.imaging.template import template_on
+from gen3d.imaging.volume import write_nifti
 from tests.report.folders import write_record
 
 HEADS = {"logistic": 0.84, "linear_svm": 0.81, "mlp": 0.79}

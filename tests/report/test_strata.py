@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from gen3d.core.errors import UserError
-from gen3d.data.plan import plan_grid
-from gen3d.data.volume import write_nifti
+from gen3d.imaging.plan import plan_grid
+from gen3d.imaging.volume import write_nifti
 from gen3d.report import interactive, scatter, style
 from gen3d.report.blocks import Figure, Section, Table, Text
 from gen3d.report.context import Context

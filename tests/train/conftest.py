@@ -14,9 +14,9 @@ from scipy.ndimage import gaussian_filter
 from gen3d.core.artefact import begin
 from gen3d.core.config import Verb
 from gen3d.data.manifest import scan_key, write_manifest
-from gen3d.data.plan import GridPlan, write_plan
 from gen3d.data.prepared import Prepared, open_prepared
-from gen3d.data.volume import store, write_nifti
+from gen3d.imaging.plan import GridPlan, write_plan
+from gen3d.imaging.volume import store, write_nifti
 
 ROLES = ("train", "train", "calibration", "test", "evaluation")
 SMALL_VAE: dict[str, Any] = {

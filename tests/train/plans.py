@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gen3d.data.plan import GridPlan
+from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import BaseModelConfig, Statistics
 from gen3d.models.restorer import RestorerConfig
 from gen3d.models.task import Task

@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from gen3d.core.errors import Interrupted, UserError
-from gen3d.data.plan import GridPlan
+from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import Statistics
 from gen3d.models.vae import VAEConfig
 from gen3d.train.augment import AugmentConfig

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.data.plan import GridPlan
-from gen3d.data.template import template_on
+from gen3d.imaging.plan import GridPlan
+from gen3d.imaging.template import template_on
 from gen3d.report import brain, interactive, wording
 from gen3d.report.blocks import Figure, Heading, Points, Section, Table, Text
 from gen3d.report.context import Context

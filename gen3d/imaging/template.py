@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gen3d.data.plan import GridPlan
+from gen3d.imaging.plan import GridPlan
 
 WM_LEVEL = 1.0
 """T1w intensity of the white-matter median in every prepared volume."""

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from gen3d.core.errors import UserError
-from gen3d.data.affine import depth_in_template, foreground, registration_template
-from gen3d.data.resample import sample
-from gen3d.data.volume import Volume, read_volume, write_nifti
+from gen3d.imaging.affine import depth_in_template, foreground, registration_template
+from gen3d.imaging.resample import sample
+from gen3d.imaging.volume import Volume, read_volume, write_nifti
 
 MaskMethod = Literal["auto", "given", "stripped", "template", "synthstrip", "hd-bet"]
 

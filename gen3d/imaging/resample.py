@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gen3d.data.plan import GridPlan
-from gen3d.data.volume import Volume
+from gen3d.imaging.plan import GridPlan
+from gen3d.imaging.volume import Volume
 
 WORKING_SPACING_MM = 2.0
 FWHM_PER_SIGMA = float(np.sqrt(8 * np.log(2)))

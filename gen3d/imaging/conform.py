@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3d.core.errors import UserError
-from gen3d.data.affine import Alignment, align, bright_level
-from gen3d.data.bias import bias_field
-from gen3d.data.brainmask import (
+from gen3d.data.screening import measure
+from gen3d.imaging.affine import Alignment, align, bright_level
+from gen3d.imaging.bias import bias_field
+from gen3d.imaging.brainmask import (
     TOOLS,
     MaskMethod,
     depth_share_outside,
@@ -21,14 +22,13 @@ from gen3d.data.brainmask import (
     template_mask,
     tool_mask,
 )
-from gen3d.data.intensity import TissueLevels, apply_tissue_rule, tissue_levels
-from gen3d.data.plan import GridPlan
-from gen3d.data.registration import Deformation, deform
-from gen3d.data.resample import onto_plan, sample, working_copy
-from gen3d.data.screening import measure
-from gen3d.data.template import Template, template_on
-from gen3d.data.volume import Volume, read_volume
-from gen3d.maths.deformation import warp
+from gen3d.imaging.deformation import warp
+from gen3d.imaging.intensity import TissueLevels, apply_tissue_rule, tissue_levels
+from gen3d.imaging.plan import GridPlan
+from gen3d.imaging.registration import Deformation, deform
+from gen3d.imaging.resample import onto_plan, sample, working_copy
+from gen3d.imaging.template import Template, template_on
+from gen3d.imaging.volume import Volume, read_volume
 
 Floats = NDArray[np.float32]
 
@@ -61,7 +61,7 @@ def conform(
     Args:
         path: the scan, with or without skull.
         plan: grid, degrees of freedom and deformation settings; without the channel log_jacobian no deformation is computed.
-        brain_mask: how the brain is found, see `gen3d.data.brainmask`.
+        brain_mask: how the brain is found, see `gen3d.imaging.brainmask`.
         bias_correction: estimate and divide out the bias field.
         mask_path: the mask file of brain_mask="given".
 

@@ -18,11 +18,11 @@ from pydantic import Field
 from scipy import ndimage
 
 from gen3d.core.config import Config
-from gen3d.data.template import template_on
-from gen3d.maths.deformation import identity_grid, jacobian_determinant, warp
+from gen3d.imaging.deformation import identity_grid, jacobian_determinant, warp
+from gen3d.imaging.template import template_on
 
 if TYPE_CHECKING:
-    from gen3d.data.plan import GridPlan
+    from gen3d.imaging.plan import GridPlan
 
 Floats = NDArray[np.float32]
 

@@ -7,8 +7,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from gen3d.core.errors import UserError
-from gen3d.data.affine import world_image
-from gen3d.data.volume import Volume
+from gen3d.imaging.affine import world_image
+from gen3d.imaging.volume import Volume
 
 N4_SPACING_MM = (
     6.0  # the drift of a coil is smooth over several centimetres, and cost grows with the cube of resolution

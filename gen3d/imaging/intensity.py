@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from gen3d.core.errors import UserError
-from gen3d.data.template import WM_LEVEL, Template
+from gen3d.imaging.template import WM_LEVEL, Template
 
 PURE_WM, PURE_GM = 0.95, 0.80
 LIMITS = (0.0, 2.0)  # vessels and remains of fat end here; stored volumes hold up to 4

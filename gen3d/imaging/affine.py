@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from gen3d.data.plan import plan_grid
-from gen3d.data.template import Template, template_on
-from gen3d.data.volume import Volume
+from gen3d.imaging.plan import plan_grid
+from gen3d.imaging.template import Template, template_on
+from gen3d.imaging.volume import Volume
 
 Matrix = NDArray[np.float64]
 
