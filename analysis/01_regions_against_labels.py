@@ -22,9 +22,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cohort.regions import all_regions, find, regions_on
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track
-from gen3d.data.regions import all_regions, find, regions_on
 from gen3d.imaging.affine import align
 from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.resample import sample, working_copy

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gen3d.data.regions import find, regions_on
+from gen3d.cohort.regions import find, regions_on
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.template import template_on
 

@@ -18,8 +18,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gen3d.data.prepared import Prepared
-from gen3d.data.regions import find, regions_on
+from gen3d.cohort.folder import Prepared
+from gen3d.cohort.regions import find, regions_on
 from gen3d.imaging import deformation as warps
 from gen3d.imaging.bias import bias_field
 from gen3d.imaging.brainmask import stripped_mask, template_mask

@@ -28,10 +28,10 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from gen3d.cohort.folder import Prepared, open_prepared
+from gen3d.cohort.regions import all_regions, regions_on
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say
-from gen3d.data.prepared import Prepared, open_prepared
-from gen3d.data.regions import all_regions, regions_on
 from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.template import template_on
 

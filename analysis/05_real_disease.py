@@ -23,7 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from slabs import PrepareSlabs
 
-from gen3d.data.manifest import read_manifest
+from gen3d.cohort.manifest import read_manifest
 from gen3d.imaging.volume import read_map
 from gen3d.infer.anomaly import Anomaly
 from gen3d.maths.significance import fdr, p_values

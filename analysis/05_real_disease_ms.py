@@ -29,12 +29,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import ndimage
 
+from gen3d.cohort.folder import open_prepared
+from gen3d.cohort.manifest import read_manifest, scan_key, write_manifest
 from gen3d.core.artefact import begin, read
 from gen3d.core.config import Folder, Verb
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import read_manifest, scan_key, write_manifest
 from gen3d.data.prepare import Prepare
-from gen3d.data.prepared import open_prepared
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.resample import onto_plan
 from gen3d.imaging.volume import Volume, read_map, read_stored

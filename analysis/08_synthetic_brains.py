@@ -30,7 +30,7 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
-from gen3d.data.prepared import open_prepared
+from gen3d.cohort.folder import open_prepared
 from gen3d.imaging.volume import read_stored
 from gen3d.infer.encode import Encode
 from gen3d.infer.quality import Quality

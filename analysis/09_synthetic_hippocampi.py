@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.linear_model import RidgeCV
 
-from gen3d.data.prepared import Prepared, open_prepared
+from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.infer.contrastive import SelfTrained
 from gen3d.infer.encode import Encode
 from gen3d.infer.features import FeatureMaker, RandomFeatures, Scans

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.data.prepared import open_prepared
+from gen3d.cohort.folder import open_prepared
 
 Floats = NDArray[np.float32]
 

@@ -48,7 +48,7 @@ from simulated_brains import (
     written,
 )
 
-from gen3d.data.manifest import read_manifest
+from gen3d.cohort.manifest import read_manifest
 from gen3d.downstream.stratify import Stratify
 from gen3d.infer.classify import Classify
 from gen3d.maths.agreement import adjusted_rand_index

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from gen3d.cohort.manifest import Split
 from gen3d.core.errors import Unfinished
-from gen3d.data.manifest import Split
 from gen3d.data.prepare import Prepare
 from gen3d.infer.encode import Encode
 from gen3d.train.fit import Train

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from slabs import link_slabs
 
+from gen3d.cohort.manifest import Split, assign_roles, write_manifest
 from gen3d.core.artefact import begin
 from gen3d.core.config import Folder, Verb
-from gen3d.data.manifest import Split, assign_roles, write_manifest
 from gen3d.data.simulate import Simulate
 
 Keys = dict[str, Any]

@@ -19,9 +19,9 @@ from scipy import ndimage
 from scipy.cluster.vq import kmeans2
 from scipy.optimize import linear_sum_assignment
 
+from gen3d.cohort.manifest import Split, assign_roles, read_manifest, scan_key, write_manifest
 from gen3d.core.artefact import begin
 from gen3d.core.config import Folder, Verb
-from gen3d.data.manifest import Split, assign_roles, read_manifest, scan_key, write_manifest
 from gen3d.imaging.deformation import jacobian_determinant
 from gen3d.imaging.plan import GridPlan, write_plan
 from gen3d.imaging.registration import DeformationSettings, register

@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from gen3d.cohort.manifest import Split, assign_roles, scan_key, write_manifest
 from gen3d.core.artefact import write_json
-from gen3d.data.manifest import Split, assign_roles, scan_key, write_manifest
 from gen3d.imaging.plan import plan_grid, write_plan
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import store, write_nifti

@@ -86,10 +86,10 @@ def since(began: Values, share: float = 1.0) -> Figures:
 
 def study(values: NDArray[np.float32], codes: Codes, table: pd.DataFrame, shape: tuple[int, ...] = ()) -> Any:
     """What `gen3d classify` makes of the folders, without folders."""
+    from gen3d.cohort.target import Target
     from gen3d.downstream.crossvalidation import Study
     from gen3d.downstream.features import Features
     from gen3d.downstream.folds import Layout, make_folds
-    from gen3d.downstream.target import Target
 
     width, everybody = values.shape[1], np.ones(len(values), dtype=bool)
     features = Features(table, values[None], everybody[None], (width,), shape or (width,), ("k",), "latents", {})
@@ -177,9 +177,9 @@ def strata(given: argparse.Namespace) -> Figures:
 
 def predict(given: argparse.Namespace) -> Figures:
     """`gen3d predict` of new people with a head that `gen3d classify` kept."""
+    from gen3d.cohort.latents_folder import ARRAY, SEEN, SHAPE, TABLE
     from gen3d.core.artefact import begin, write_json
     from gen3d.core.config import Verb
-    from gen3d.data.latents import ARRAY, SEEN, SHAPE, TABLE
     from gen3d.infer.classify import Classify
     from gen3d.infer.predict import Predict
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import Field
 
+from gen3d.cohort.manifest import Split
 from gen3d.core.config import Verb, execution
 from gen3d.core.progress import duration, say
-from gen3d.data.manifest import Split
 from gen3d.data.simulate import Simulate
 from gen3d.downstream.evaluate import Evaluate
 from gen3d.downstream.harmonise import Harmonise

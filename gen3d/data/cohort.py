@@ -13,6 +13,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from gen3d.cohort.folder import Prepared
+from gen3d.cohort.screening import measure
+from gen3d.cohort.screening_picture import draw
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
 from gen3d.core.pool import as_done, num_workers
@@ -24,9 +27,6 @@ from gen3d.data.lesion_masks import LesionMask
 from gen3d.data.people import NONE
 from gen3d.data.person import Truth, make_person
 from gen3d.data.planting import Base, channels_of, plant
-from gen3d.data.prepared import Prepared
-from gen3d.data.screening import measure
-from gen3d.data.screening_picture import draw
 from gen3d.imaging.intensity import TissueLevels, apply_tissue_rule
 from gen3d.imaging.registration import deformation_channel
 from gen3d.imaging.template import template_on

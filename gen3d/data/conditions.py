@@ -14,8 +14,8 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
+from gen3d.cohort.regions import all_regions, find
 from gen3d.core.config import Config, Folder
-from gen3d.data.regions import all_regions, find
 
 
 def _null_word(value: object) -> object:

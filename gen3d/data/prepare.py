@@ -10,15 +10,15 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import Field
 
+from gen3d.cohort.manifest import Split, assign_roles, write_manifest
+from gen3d.cohort.regions import region_table, regions_on
+from gen3d.cohort.screening import judge
 from gen3d.core.artefact import begin, digest, write_atomic
 from gen3d.core.config import Folders, Verb, execution
 from gen3d.core.errors import Unfinished
 from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track
-from gen3d.data.manifest import Split, assign_roles, write_manifest
-from gen3d.data.regions import region_table, regions_on
 from gen3d.data.scans import make_tasks, prepare_all
-from gen3d.data.screening import judge
 from gen3d.data.sources import Columns, Source, read_sources
 from gen3d.imaging.brainmask import MaskMethod, check_tool
 from gen3d.imaging.plan import GridPlan, plan_grid, write_plan

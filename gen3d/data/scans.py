@@ -14,11 +14,11 @@ import pandas as pd
 import SimpleITK as sitk
 
 from gen3d import __version__
+from gen3d.cohort.screening_picture import draw
 from gen3d.core.artefact import digest, file_digest, write_json
 from gen3d.core.errors import UserError
 from gen3d.core.pool import as_done
 from gen3d.core.progress import track
-from gen3d.data.screening_picture import draw
 from gen3d.imaging.brainmask import MaskMethod
 from gen3d.imaging.conform import Conformed, conform
 from gen3d.imaging.plan import GridPlan

@@ -10,6 +10,10 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
+from gen3d.cohort.folder import Prepared, open_prepared
+from gen3d.cohort.manifest import Split, assign_roles, write_manifest
+from gen3d.cohort.regions import region_table, regions_on
+from gen3d.cohort.screening import judge
 from gen3d.core.artefact import begin, write_atomic
 from gen3d.core.config import Folders, Verb, execution
 from gen3d.core.errors import UserError
@@ -20,12 +24,8 @@ from gen3d.data.appearance import make_sites
 from gen3d.data.cohort import CACHE, Cohort, Row, simulate_all
 from gen3d.data.conditions import Condition, Name, default_conditions
 from gen3d.data.lesion_masks import LesionMask, masks_of_size
-from gen3d.data.manifest import Split, assign_roles, write_manifest
 from gen3d.data.people import NONE, design
 from gen3d.data.planting import check_on_template
-from gen3d.data.prepared import Prepared, open_prepared
-from gen3d.data.regions import region_table, regions_on
-from gen3d.data.screening import judge
 from gen3d.data.twins import short_name, twin_table
 from gen3d.imaging.plan import GridPlan, plan_grid, write_plan
 from gen3d.imaging.registration import DeformationSettings

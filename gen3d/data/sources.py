@@ -16,9 +16,9 @@ from typing import Literal
 import pandas as pd
 from pydantic import Field
 
+from gen3d.cohort.manifest import scan_key
 from gen3d.core.config import Config
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import scan_key
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
 MISSING = ("", "n/a", "na", "nan", "none", "unknown", "-")

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import chi2, rankdata
 
-from gen3d.downstream.target import as_label
+from gen3d.cohort.target import as_label
 from gen3d.maths.significance import fdr_adjust
 
 Floats = NDArray[np.float64]

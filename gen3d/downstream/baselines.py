@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cohort.columns import TableColumns, fit_columns
+from gen3d.cohort.structures import SUFFIX
+from gen3d.cohort.target import Target, as_label
 from gen3d.core.errors import UserError
-from gen3d.data.structures import SUFFIX
 from gen3d.downstream.heads import LinearSettings, Threshold
 from gen3d.downstream.learning import Fitted, Learner
 from gen3d.downstream.recipe import Rows, Values
-from gen3d.downstream.table_columns import TableColumns, fit_columns
-from gen3d.downstream.target import Target, as_label
 
 VOLUMES = (
     "hippocampus",

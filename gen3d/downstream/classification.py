@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from gen3d.cohort.seen import Seen
+from gen3d.cohort.target import Target, as_label
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track, warn
@@ -20,13 +22,11 @@ from gen3d.downstream.checklist import checklist
 from gen3d.downstream.classification_picture import draw_performance
 from gen3d.downstream.contestants import SITE, ResidualMaker, contestants, kept_head
 from gen3d.downstream.crossvalidation import Model, Study, chosen_settings, cross_validated, fit, prediction_rows
-from gen3d.downstream.guard import Seen
 from gen3d.downstream.head_folder import open_head
 from gen3d.downstream.permutation import null_values, observed, prepare, statistic_name
 from gen3d.downstream.question import Question, class_counts, open_external
 from gen3d.downstream.scorecard import ScoreSettings, permutation_row, score
 from gen3d.downstream.scorecard_words import summary
-from gen3d.downstream.target import Target, as_label
 
 PARTS = ".parts"
 UNEVEN_GAPS = 0.1

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gen3d.downstream.target import Target
+from gen3d.cohort.target import Target
 
 INK, FAINT, HEAD, BASELINE = "#1c2126", "#d5dade", "#0072b2", "#6b7783"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a6487f", "#b58900", "#3d9bd1")

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cohort.target import Target
 from gen3d.downstream.features import Features
 from gen3d.downstream.folds import Fold
 from gen3d.downstream.recipe import Learned, Recipe, Reducer, Rows
-from gen3d.downstream.target import Target
 
 Values = NDArray[np.float64]
 Index = NDArray[np.int64]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
-from gen3d.downstream.target import Target
 
 Index = NDArray[np.int64]
 NUM_STRATA = 5

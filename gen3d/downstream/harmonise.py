@@ -14,13 +14,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
+from gen3d.cohort.latents_folder import ARRAY, SEEN, SHAPE, TABLE, Latents, Seen, open_latents_folder
+from gen3d.cohort.manifest import TEXT, is_control, subject_hash
 from gen3d.core.artefact import begin, write_json
 from gen3d.core.config import Folders, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, warn
 from gen3d.core.tables import records, write_table
-from gen3d.data.latents import ARRAY, SEEN, SHAPE, TABLE, Latents, Seen, open_latents_folder
-from gen3d.data.manifest import TEXT, is_control, subject_hash
 from gen3d.downstream.harmonisation import FittedHarmonisation, Harmonisation, speakers
 from gen3d.downstream.harmonise_picture import draw_before_after
 from gen3d.downstream.recipe import Rows

@@ -22,6 +22,7 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from pydantic import TypeAdapter, ValidationError
 
 from gen3d import __version__
+from gen3d.cohort.target import Target
 from gen3d.core.artefact import file_digest, write_json
 from gen3d.core.errors import UserError
 from gen3d.core.tables import write_table
@@ -29,7 +30,6 @@ from gen3d.downstream.harmonisation import Harmonisation
 from gen3d.downstream.heads import HeadSettings, ResidualSettings, Threshold
 from gen3d.downstream.recipe import Learned, Recipe, Reducer, Rows, Values
 from gen3d.downstream.recipes import FeatureRecipe, recipe_of
-from gen3d.downstream.target import Target
 
 RECORD, TRAINING, TABLE = "head.json", "training.npz", "training.tsv"
 NUM_CHECKED = 50

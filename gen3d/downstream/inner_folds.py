@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
-from gen3d.downstream.target import Target
 
 MOST_FOLDS = 5
 PEOPLE_PER_CLASS = 2

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
 from gen3d.downstream.estimators import Scorer, estimator_of
 from gen3d.downstream.heads import TableHead, Threshold
 from gen3d.downstream.inner_folds import inner_folds
-from gen3d.downstream.target import Target
 from gen3d.maths.score_calibration import Scaling, fit_scaling, two_columns
 
 Values = NDArray[np.float64]

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cohort.target import as_label
 from gen3d.downstream.cluster_maps import EXPECTED, ClusterMap
-from gen3d.downstream.target import as_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
 from gen3d.core.pool import as_done, num_workers
 from gen3d.downstream.crossvalidation import Index, Model, Study, Values
 from gen3d.downstream.recipe import Recipe
-from gen3d.downstream.target import Target
 from gen3d.maths.cross_validated import auc_within_models, permute_labels
 
 Statistic = Literal["auc", "macro_auc", "mae"]

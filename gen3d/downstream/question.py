@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.cohort.folder import Prepared, open_prepared
+from gen3d.cohort.manifest import is_twin
+from gen3d.cohort.seen import Pair, Seen, clear, find_duplicates, groups_of, judge_duplicates
+from gen3d.cohort.target import Target, as_label, make_target
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import is_twin
-from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.downstream.features import Features, one_scan_each, open_features
 from gen3d.downstream.folds import Fold, Layout, leave_one_site_out, make_folds, one_site_classes
-from gen3d.downstream.guard import Pair, Seen, clear, find_duplicates, groups_of, judge_duplicates
 from gen3d.downstream.selection import column_of, only_those, with_answers, with_columns
 from gen3d.downstream.study_settings import StudySettings
-from gen3d.downstream.target import Target, as_label, make_target
 from gen3d.downstream.voxels import Voxels, read_voxels
 
 FEWEST_PEOPLE = 10

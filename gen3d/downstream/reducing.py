@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.cohort.columns import TableColumns, fit_columns
+from gen3d.cohort.manifest import is_control
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import is_control
 from gen3d.downstream.harmonisation import FittedHarmonisation, Harmonisation
 from gen3d.downstream.recipe import Rows
-from gen3d.downstream.table_columns import TableColumns, fit_columns
 
 Values = NDArray[np.float64]
 PEOPLE_PER_COLUMN = 5

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
+from gen3d.cohort.target import Target, as_label
 from gen3d.core.config import Config
 from gen3d.core.errors import UserError
 from gen3d.downstream.scorecard_differences import difference_rows
@@ -29,7 +30,6 @@ from gen3d.downstream.scorecard_rows import (
     read_predictions,
 )
 from gen3d.downstream.scorecard_words import summary
-from gen3d.downstream.target import Target, as_label
 from gen3d.maths.classification import (
     Areas,
     balanced_accuracy,

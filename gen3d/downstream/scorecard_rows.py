@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.downstream.target import Target
+from gen3d.cohort.target import Target
 from gen3d.maths.classification import (
     Areas,
     average_precision,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from gen3d.downstream.target import Target
+from gen3d.cohort.target import Target
 
 Row = dict[str, Any]
 Tables = dict[str, pd.DataFrame]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from gen3d.cohort.target import Target
 from gen3d.downstream.scorecard_sentences import (
     MEASURES,
     Row,
@@ -20,7 +21,6 @@ from gen3d.downstream.scorecard_sentences import (
     subgroup_sentences,
     with_interval,
 )
-from gen3d.downstream.target import Target
 
 LEVEL = 0.05
 FEWEST_OF_CLASS = 10

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cohort.target import Target, as_label
 from gen3d.core.errors import UserError
 from gen3d.downstream.features import Features
-from gen3d.downstream.target import Target, as_label
 
 
 def with_columns(features: Features, path: Path) -> Features:

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cohort.latents_folder import Latents, open_latents_folder
+from gen3d.cohort.manifest import is_twin
 from gen3d.core.errors import UserError
-from gen3d.data.latents import Latents, open_latents_folder
-from gen3d.data.manifest import is_twin
 
 MINIMUM_PEOPLE = 12
 

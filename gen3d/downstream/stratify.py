@@ -10,13 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
+from gen3d.cohort.columns import Adjustment, fit_adjustment
+from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.artefact import begin, read, write_json
 from gen3d.core.config import Folder, Folders, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say
 from gen3d.core.tables import records, write_table
-from gen3d.data.prepared import Prepared, open_prepared
-from gen3d.downstream.adjustment import Adjustment, fit_adjustment
 from gen3d.downstream.associations import ASSOCIATION_COLUMNS, associations, strongest_confound
 from gen3d.downstream.cluster_maps import ClusterMap, cluster_maps
 from gen3d.downstream.clusters import Method, Structure, find_structure

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from gen3d.cohort.seen import Duplicates, Seen
+from gen3d.cohort.target import Task
 from gen3d.core.config import Folder, Folders, Verb, execution
-from gen3d.downstream.guard import Duplicates, Seen
 from gen3d.downstream.harmonisation import Harmonisation
 from gen3d.downstream.heads import HeadSettings, LinearSettings, Threshold
-from gen3d.downstream.target import Task
 
 
 def _by_name(value: Any) -> Any:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 from gen3d.core.progress import track
-from gen3d.data.prepared import Prepared, open_prepared
 
 PIXELS = 64
 GREYS = 16

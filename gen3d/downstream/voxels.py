@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.cohort.folder import Prepared
 from gen3d.core.progress import track
-from gen3d.data.prepared import Prepared
 from gen3d.downstream.baselines import gram_factor
 
 CHANNELS = ("t1w", "log_jacobian")

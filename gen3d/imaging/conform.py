@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.cohort.screening import measure
 from gen3d.core.errors import UserError
-from gen3d.data.screening import measure
 from gen3d.imaging.affine import Alignment, align, bright_level
 from gen3d.imaging.bias import bias_field
 from gen3d.imaging.brainmask import (

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from gen3d.cohort.folder import Prepared, open_prepared
+from gen3d.cohort.manifest import is_twin
 from gen3d.core.artefact import begin, write_json
 from gen3d.core.config import Folders, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track, warn
 from gen3d.core.tables import write_table
-from gen3d.data.manifest import is_twin
-from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.imaging.volume import write_nifti
 from gen3d.infer.calibrate import Calibrated, calibrate, describe_calibration
 from gen3d.infer.channels import CHANNELS, LOG_JACOBIAN, T1W, Channel, available

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gen3d.data.prepared import Prepared
+from gen3d.cohort.folder import Prepared
 from gen3d.infer.channels import LOG_JACOBIAN
 from gen3d.infer.compare import RegionMeans
 

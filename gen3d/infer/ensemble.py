@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.cohort.folder import Prepared
 from gen3d.core.errors import UserError
-from gen3d.data.prepared import Prepared
 from gen3d.maths.design import Design
 from gen3d.models.run import Float, Run, load_run
 

@@ -15,14 +15,14 @@ import pandas as pd
 from pydantic import BeforeValidator, Field
 
 from gen3d import __version__
+from gen3d.cohort import bids_names as bids
+from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.artefact import RECORD, Artefact, Work, begin, read, write_atomic, write_json
 from gen3d.core.config import Folder, Folders, Verb, execution
 from gen3d.core.errors import UserError
 from gen3d.core.pool import as_done, num_workers
 from gen3d.core.progress import say, track
 from gen3d.core.tables import write_table
-from gen3d.data.prepared import Prepared, open_prepared
-from gen3d.infer import derivatives as bids
 from gen3d.infer.export_native import NativeScan, start_worker, write_scan
 from gen3d.infer.native import read_native_space
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.artefact import read, write_json
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, warn
 from gen3d.core.tables import write_table
-from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.imaging.volume import read_stored
 from gen3d.infer.audit import Audit, AuditSettings, draw_nearest, known_people, run_audit
 from gen3d.infer.channels import T1W

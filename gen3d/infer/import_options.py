@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from gen3d.cohort.coding import Categorical, Coding, Numeric
 from gen3d.core.config import Config
-from gen3d.data.coding import Categorical, Coding, Numeric
 
 
 class AutoencoderOptions(Config):

@@ -11,11 +11,11 @@ import yaml
 from pydantic import Field, model_validator
 from torch import nn
 
+from gen3d.cohort.folder import open_prepared
 from gen3d.core.artefact import begin, write_atomic, write_json
 from gen3d.core.config import Folder, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say
-from gen3d.data.prepared import open_prepared
 from gen3d.imaging.plan import FIELD_OF_VIEW_MM, Grid, GridPlan, write_plan
 from gen3d.infer.checkpoint_file import CheckpointFile, read_checkpoint
 from gen3d.infer.import_options import AutoencoderOptions, DiffusionOptions

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cohort.manifest import subject_hash
+from gen3d.cohort.seen import named
 from gen3d.core.artefact import Artefact, read
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import subject_hash
 from gen3d.downstream.features import Features, open_features
-from gen3d.downstream.guard import named
 from gen3d.downstream.head_folder import Head, open_head
 from gen3d.downstream.recipe import Rows
 from gen3d.infer.residual_recipe import ResidualRecipe

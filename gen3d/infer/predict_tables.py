@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.data.manifest import is_control
+from gen3d.cohort.manifest import is_control
 from gen3d.downstream.crossvalidation import IDENTITY, score_and_call
 from gen3d.downstream.recipes import FeatureRecipe
 from gen3d.infer.predict_people import Asked, balanced, training_people

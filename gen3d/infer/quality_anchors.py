@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gen3d.cohort.folder import Prepared
 from gen3d.core.progress import track
-from gen3d.data.prepared import Prepared
 from gen3d.imaging.similarity import smooth_inside
 from gen3d.imaging.volume import read_stored, store
 from gen3d.infer.channels import T1W

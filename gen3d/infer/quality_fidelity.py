@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.data.structures import SUFFIX
+from gen3d.cohort.structures import SUFFIX
 from gen3d.infer.quality_people import REQUESTED, numbers_of
 from gen3d.infer.quality_predictors import (
     MIN_CLASS,

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from gen3d.cohort.folder import GENERATOR_SUBJECTS, Prepared
+from gen3d.cohort.manifest import is_twin, subject_hash
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import is_twin, subject_hash
-from gen3d.data.prepared import GENERATOR_SUBJECTS, Prepared
 
 PROVENANCE = "provenance.json"
 REQUESTED = "requested_"

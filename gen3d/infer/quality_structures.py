@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp, wasserstein_distance
 
-from gen3d.data.structures import SUFFIX
+from gen3d.cohort.structures import SUFFIX
 from gen3d.maths.set_metrics import half_draws, over_repeats
 from gen3d.maths.significance import fdr_adjust
 from gen3d.maths.stats import Interval

@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 from pydantic import Field
 
+from gen3d.cohort.folder import Prepared, open_prepared
+from gen3d.cohort.manifest import ROLES
 from gen3d.core.artefact import begin
 from gen3d.core.config import Folders, Verb
 from gen3d.core.progress import say, track
 from gen3d.core.tables import write_table
-from gen3d.data.manifest import ROLES
-from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.imaging.similarity import mse, psnr, ssim
 from gen3d.imaging.volume import read_stored, store
 from gen3d.infer.channels import DATA_RANGE, T1W

@@ -17,8 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BeforeValidator
 
+from gen3d.cohort.coding import MISSING, UNKNOWN, Categorical, Coding, Numeric
 from gen3d.core.errors import UserError
-from gen3d.data.coding import MISSING, UNKNOWN, Categorical, Coding, Numeric
 
 CONDITION, FIRST_NOISE, FRESH_NOISE = range(3)
 """Purposes of random numbers of a sample: a stream each."""

@@ -12,6 +12,7 @@ import safetensors.torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
 from gen3d.downstream.heads import ResidualSettings, Threshold
 from gen3d.downstream.inner_folds import inner_folds
@@ -23,7 +24,6 @@ from gen3d.downstream.learning import (
     threshold_of,
 )
 from gen3d.downstream.recipe import Rows, Values
-from gen3d.downstream.target import Target
 from gen3d.maths.score_calibration import Scaling
 from gen3d.models.residual_head import Question, TrainedHead, restore_head, train_heads
 

@@ -11,13 +11,13 @@ from typing import Any, Literal, cast
 import numpy as np
 from pydantic import Field, model_validator
 
+from gen3d.cohort.folder import GENERATOR_SUBJECTS
+from gen3d.cohort.structures import LOG_JACOBIAN
 from gen3d.core.artefact import RECORD, Work, begin, digest, file_digest, write_json
 from gen3d.core.config import Folders, Verb, execution
 from gen3d.core.errors import UserError
 from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track, warn
-from gen3d.data.prepared import GENERATOR_SUBJECTS
-from gen3d.data.structures import LOG_JACOBIAN
 from gen3d.infer.audit import AuditSettings
 from gen3d.infer.channels import T1W
 from gen3d.infer.drawing import Drawing

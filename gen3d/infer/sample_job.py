@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d import __version__
-from gen3d.data.structures import LOG_JACOBIAN
+from gen3d.cohort.structures import LOG_JACOBIAN
 from gen3d.imaging.volume import read_stored
 from gen3d.infer.channels import T1W
 from gen3d.infer.gate import Gate

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cohort.folder import Prepared
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say
-from gen3d.data.prepared import Prepared
 from gen3d.infer.channels import LOG_JACOBIAN
 from gen3d.infer.compare import RegionMeans
 

@@ -17,18 +17,18 @@ import pandas as pd
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from gen3d.cohort.bids_names import TEMPLATE_SPACE
+from gen3d.cohort.manifest import scan_key
+from gen3d.cohort.regions import region_table, regions_on
+from gen3d.cohort.structures import LOG_JACOBIAN, structure_volumes
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
 from gen3d.core.pool import as_done, num_workers
-from gen3d.data.manifest import scan_key
-from gen3d.data.regions import region_table, regions_on
-from gen3d.data.structures import LOG_JACOBIAN, structure_volumes
 from gen3d.imaging.intensity import LIMITS
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.registration import deformation_channel
 from gen3d.imaging.volume import read_stored, store
 from gen3d.infer.channels import T1W
-from gen3d.infer.derivatives import TEMPLATE_SPACE
 
 QUARANTINE, VOLUMES, CACHE = "quarantine", "volumes", ".samples"
 SESSION = "1"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.data.prepared import Prepared
+from gen3d.cohort.folder import Prepared
 from gen3d.infer.calibrate import Calibrated
 from gen3d.infer.channels import Channel
 from gen3d.infer.panel import Panel

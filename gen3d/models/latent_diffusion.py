@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from gen3d.cohort.coding import Categorical, Coding
+from gen3d.cohort.manifest import CONTROL_NAMES
 from gen3d.core.errors import UserError
-from gen3d.data.coding import Categorical, Coding
-from gen3d.data.manifest import CONTROL_NAMES
 from gen3d.imaging.plan import GridPlan
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Expectation, Model, Statistics

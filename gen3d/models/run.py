@@ -14,11 +14,11 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
+from gen3d.cohort.folder import Prepared
+from gen3d.cohort.manifest import subject_hash
 from gen3d.core.artefact import Artefact, read
 from gen3d.core.config import Folder
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import subject_hash
-from gen3d.data.prepared import Prepared
 from gen3d.imaging.plan import GridPlan, read_plan
 from gen3d.maths.design import Design
 from gen3d.models import ModelConfig

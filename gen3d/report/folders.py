@@ -13,9 +13,9 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
+from gen3d.cohort.manifest import is_control
 from gen3d.core.artefact import Artefact
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import is_control
 from gen3d.imaging.volume import read_map
 
 NULL = "null"  # the simulated condition in which nothing is planted

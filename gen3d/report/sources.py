@@ -14,10 +14,10 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
+from gen3d.cohort.folder import Prepared, open_prepared
+from gen3d.cohort.manifest import is_control
 from gen3d.core.artefact import Artefact, read
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import is_control
-from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.template import template_on
 from gen3d.report.brain import Space

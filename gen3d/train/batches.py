@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gen3d.data.prepared import Prepared
+from gen3d.cohort.folder import Prepared
 from gen3d.models.task import Batch
 from gen3d.train.augment import AugmentConfig, augment
 from gen3d.train.random_numbers import VOLUME, rows_at, seed_of

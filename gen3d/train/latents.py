@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from gen3d.cohort.coding import Coding
+from gen3d.cohort.folder import Prepared, open_prepared
+from gen3d.cohort.latents_folder import ARRAY, MIRRORED, SHAPE, TABLE, read_latents_table
+from gen3d.cohort.structures import with_structures
 from gen3d.core.artefact import Work, digest, file_digest, read, write_atomic
 from gen3d.core.errors import UserError
 from gen3d.core.progress import track
-from gen3d.data.coding import Coding
-from gen3d.data.latents import ARRAY, MIRRORED, SHAPE, TABLE, read_latents_table
-from gen3d.data.prepared import Prepared, open_prepared
-from gen3d.data.structures import with_structures
 from gen3d.models.base import BaseModelConfig, Model, Statistics
 from gen3d.models.latent_diffusion import LatentDiffusion, no_noise
 from gen3d.models.run import Run, load_run

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.artefact import Work, write_json
-from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.imaging.plan import GridPlan, write_plan
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Model, Statistics

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cohort.folder import Prepared
+from gen3d.cohort.manifest import assign_folds, is_synthetic, is_twin, subject_hash
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import assign_folds, is_synthetic, is_twin, subject_hash
-from gen3d.data.prepared import Prepared
 from gen3d.models.base import Statistics
 from gen3d.train.processes import Processes
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.cohort.coding import Categorical, Coding, Numeric
 from gen3d.core.errors import UserError
-from gen3d.data.coding import Categorical, Coding, Numeric
 
 TABLE = pd.DataFrame(
     {

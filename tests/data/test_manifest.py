@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gen3d.core.errors import UserError
-from gen3d.data.manifest import (
+from gen3d.cohort.manifest import (
     Split,
     assign_folds,
     assign_roles,
@@ -18,6 +17,7 @@ from gen3d.data.manifest import (
     subject_hash,
     write_manifest,
 )
+from gen3d.core.errors import UserError
 
 
 def cohort(num: int = 120, seed: int = 0, sessions: int = 1) -> pd.DataFrame:

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.cohort.folder import open_prepared
 from gen3d.core.errors import Unfinished, UserError
 from gen3d.data import prepare as prepare_module
 from gen3d.data.prepare import Prepare
-from gen3d.data.prepared import open_prepared
 from gen3d.data.scans import find_mask
 from gen3d.imaging.conform import conform, without_negatives
 from gen3d.imaging.plan import plan_grid

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.cohort.folder import open_prepared
 from gen3d.core.errors import UserError
-from gen3d.data.prepared import open_prepared
 from gen3d.infer.anomaly import Anomaly
 from tests.cohorts import write_cohort
 from tests.infer.conftest import fit

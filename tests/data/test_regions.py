@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from gen3d.cohort.regions import all_regions, find, full_regions, region_table, regions_on
 from gen3d.core.errors import UserError
-from gen3d.data.regions import all_regions, find, full_regions, region_table, regions_on
 from gen3d.imaging.plan import plan_grid
 from gen3d.imaging.template import full_template, template_on
 

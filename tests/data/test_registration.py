@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from gen3d.data.regions import find, regions_on
+from gen3d.cohort.regions import find, regions_on
 from gen3d.imaging.affine import align, without_shear
 from gen3d.imaging.bias import bias_field
 from gen3d.imaging.deformation import exponential, log_jacobian, random_velocity, reach_volumes, warp

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
+from gen3d.cohort.screening import LIMITS, judge
 from gen3d.core.errors import UserError
-from gen3d.data.screening import LIMITS, judge
 from gen3d.imaging.brainmask import check_tool, looks_stripped, template_mask, tool_mask
 from gen3d.imaging.conform import conform
 from gen3d.imaging.plan import plan_grid

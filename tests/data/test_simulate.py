@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
+from gen3d.cohort.folder import open_prepared
+from gen3d.cohort.regions import all_regions, find
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 from gen3d.data.anatomy import Space, ageing_effect, cohort_space, healthy_anatomy, healthy_targets
@@ -18,8 +20,6 @@ from gen3d.data.conditions import EFFECTS, Condition
 from gen3d.data.lesion_masks import LesionMask
 from gen3d.data.people import design
 from gen3d.data.person import make_person, stream
-from gen3d.data.prepared import open_prepared
-from gen3d.data.regions import all_regions, find
 from gen3d.data.simulate import Simulate
 from gen3d.imaging.plan import plan_grid
 from gen3d.imaging.volume import read_map

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gen3d.data.regions import region_table, regions_on
-from gen3d.data.structures import structure_names, structure_volumes
+from gen3d.cohort.regions import region_table, regions_on
+from gen3d.cohort.structures import structure_names, structure_volumes
 from gen3d.imaging.plan import plan_grid
 
 

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
+from gen3d.cohort.folder import Prepared, open_prepared
+from gen3d.cohort.regions import find
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
 from gen3d.data.conditions import Condition
 from gen3d.data.label_maps import labels_on_plan, open_label_maps
-from gen3d.data.prepared import Prepared, open_prepared
-from gen3d.data.regions import find
 from gen3d.data.scan_noise import pseudo_residual, white_matter
 from gen3d.data.simulate import Simulate
 from gen3d.data.twins import twin_table

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cohort.latents_folder import ARRAY, SEEN, SHAPE, TABLE, Seen
+from gen3d.cohort.manifest import REQUIRED, scan_key
 from gen3d.core.artefact import begin, digest, write_json
 from gen3d.core.config import Verb
-from gen3d.data.latents import ARRAY, SEEN, SHAPE, TABLE, Seen
-from gen3d.data.manifest import REQUIRED, scan_key
 
 
 class Encoded(Verb):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.svm import SVC
 
+from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
 from gen3d.downstream.baselines import ChanceNumber, TableRecipe, default_volumes, gram_factor
 from gen3d.downstream.heads import SvmSettings
@@ -14,7 +15,6 @@ from gen3d.downstream.learning import Learner
 from gen3d.downstream.recipe import Rows
 from gen3d.downstream.recipes import FeatureRecipe, voxel_recipe
 from gen3d.downstream.reducing import Reduction
-from gen3d.downstream.target import Target
 from gen3d.maths.stats import auroc
 
 BINARY = Target("diagnosis", "categories", ("CN", "AD"))

@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from gen3d.cohort.latents_folder import open_latents_folder
+from gen3d.cohort.manifest import subject_hash
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
-from gen3d.data.latents import open_latents_folder
-from gen3d.data.manifest import subject_hash
 from gen3d.downstream.harmonisation import FittedHarmonisation, Harmonisation
 from gen3d.downstream.harmonise import Harmonise
 from gen3d.downstream.recipe import Rows

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
 from gen3d.downstream.harmonisation import Harmonisation
 from gen3d.downstream.head_folder import Head, open_head, save_head
@@ -24,7 +25,6 @@ from gen3d.downstream.heads import (
 )
 from gen3d.downstream.recipe import Rows
 from gen3d.downstream.recipes import recipe_of
-from gen3d.downstream.target import Target
 
 BINARY = Target("diagnosis", "categories", ("CN", "AD"))
 GRADES = Target("cdr", "ordered", ("0", "0.5", "1"))

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.cohort.target import as_label, make_target
 from gen3d.core.errors import UserError
-from gen3d.downstream.target import as_label, make_target
 
 
 def test_classes_keep_their_order_and_others_have_no_code() -> None:

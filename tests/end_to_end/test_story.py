@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from gen3d.cli import main
-from gen3d.data.manifest import subject_hash
+from gen3d.cohort.manifest import subject_hash
 from gen3d.infer.channels import CHANNELS
 
 pytestmark = pytest.mark.timeout(900)  # the first test waits for the whole demo

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cohort.manifest import read_manifest, subject_hash, write_manifest
+from gen3d.cohort.regions import region_table, regions_on
 from gen3d.core.artefact import write_json
-from gen3d.data.manifest import read_manifest, subject_hash, write_manifest
-from gen3d.data.regions import region_table, regions_on
 from gen3d.imaging.plan import read_plan
 from gen3d.imaging.volume import read_stored, store, write_nifti
 from tests.cohorts import write_cohort

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.cohort.manifest import Split
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import Split
 from gen3d.imaging.volume import store
 from gen3d.infer import compare as compare_module
 from gen3d.infer.anomaly import Anomaly

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from gen3d.cohort.folder import Prepared, open_prepared
+from gen3d.cohort.manifest import read_manifest, subject_hash, write_manifest
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import read_manifest, subject_hash, write_manifest
-from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.imaging.volume import store
 from gen3d.infer.audit import Audit, AuditSettings, CoarseVoxels, draw_nearest, known_people, run_audit
 from gen3d.models.latent_diffusion import LatentDiffusion, no_noise

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gen3d.data.prepared import open_prepared
+from gen3d.cohort.folder import open_prepared
 from gen3d.infer.contrast import ShellMeans, contrast_values
 
 SHAPE = (24, 20, 20)

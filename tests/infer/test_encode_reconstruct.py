@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.cohort.folder import open_prepared
+from gen3d.cohort.latents_folder import open_latents_folder
 from gen3d.core.errors import UserError
-from gen3d.data.latents import open_latents_folder
-from gen3d.data.prepared import open_prepared
 from gen3d.imaging.volume import read_stored
 from gen3d.infer.encode import Encode
 from gen3d.infer.reconstruct import Reconstruct

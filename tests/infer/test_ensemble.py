@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.cohort.folder import open_prepared
+from gen3d.cohort.manifest import Split
 from gen3d.core.config import load
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import Split
-from gen3d.data.prepared import open_prepared
 from gen3d.infer.anomaly import Anomaly
 from gen3d.infer.encode import Encode
 from gen3d.infer.ensemble import Ensemble, load_runs

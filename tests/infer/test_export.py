@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.cohort import bids_names as derivatives
+from gen3d.cohort.bids_names import resolution, score_column, stem
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
 from gen3d.imaging.deformation import exponential, identity_grid, invert, random_velocity, warp
 from gen3d.imaging.plan import plan_grid, write_plan
 from gen3d.imaging.template import full_template, template_on
 from gen3d.imaging.volume import store, write_nifti
-from gen3d.infer import derivatives
-from gen3d.infer.derivatives import resolution, score_column, stem
 from gen3d.infer.export import Export
 from gen3d.infer.tables import CLUSTER_COLUMNS
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.errors import UserError
-from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.imaging.volume import read_stored
 from gen3d.infer.audit import AuditSettings, known_people
 from gen3d.infer.drawing import Drawing

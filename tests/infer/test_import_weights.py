@@ -14,10 +14,10 @@ import torch
 from monai.networks.schedulers import DDIMScheduler, RFlowScheduler
 from safetensors.torch import save_file
 
+from gen3d.cohort.folder import open_prepared
 from gen3d.core.artefact import read
 from gen3d.core.config import load
 from gen3d.core.errors import UserError
-from gen3d.data.prepared import open_prepared
 from gen3d.imaging.plan import plan_grid
 from gen3d.infer.encode import Encode
 from gen3d.infer.import_weights import ImportWeights

@@ -11,10 +11,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from gen3d.cohort.manifest import subject_hash
 from gen3d.core.artefact import begin
 from gen3d.core.config import Verb
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import subject_hash
 from gen3d.imaging.plan import GridPlan, write_plan
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Statistics, VolumeSet

@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from gen3d.cli import main
+from gen3d.cohort.manifest import subject_hash
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import subject_hash
 from gen3d.downstream.features import open_features
 from gen3d.downstream.head_folder import open_head
 from gen3d.infer import predict

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from gen3d.cohort.manifest import read_manifest, subject_hash, write_manifest
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import read_manifest, subject_hash, write_manifest
 from gen3d.imaging.plan import read_plan, write_plan
 from gen3d.infer.quality import Quality
 from tests.cohorts import write_cohort

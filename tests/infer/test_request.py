@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from gen3d.cohort.coding import Categorical, Coding, Numeric
 from gen3d.core.errors import UserError
-from gen3d.data.coding import Categorical, Coding, Numeric
 from gen3d.infer.request import Request, read_people, read_trained, stream
 
 CODING = Coding(

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
+from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
 from gen3d.downstream.heads import ResidualSettings
 from gen3d.downstream.recipe import Rows
-from gen3d.downstream.target import Target
 from gen3d.infer.residual_recipe import ResidualRecipe
 from gen3d.maths.stats import auroc
 

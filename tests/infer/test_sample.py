@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from gen3d.cli import main
+from gen3d.cohort.folder import open_prepared
 from gen3d.core.errors import UserError
 from gen3d.data.prepare import Prepare
-from gen3d.data.prepared import open_prepared
 from gen3d.imaging.volume import SLOPE, open_stored
 from gen3d.infer.drawing import Drawing
 from gen3d.infer.sample import Sample

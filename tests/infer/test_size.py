@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
+from gen3d.cohort.folder import open_prepared
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
-from gen3d.data.prepared import open_prepared
 from gen3d.imaging.plan import plan_grid, write_plan
 from gen3d.imaging.volume import store
 from gen3d.infer.anomaly import Anomaly

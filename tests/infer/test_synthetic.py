@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gen3d.data.regions import region_table, regions_on
+from gen3d.cohort.regions import region_table, regions_on
+from gen3d.cohort.structures import structure_names
 from gen3d.data.sources import read_sources
-from gen3d.data.structures import structure_names
 from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import SLOPE

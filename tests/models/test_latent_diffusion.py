@@ -10,8 +10,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from gen3d.cohort.coding import Categorical, Coding, Numeric
 from gen3d.core.errors import UserError
-from gen3d.data.coding import Categorical, Coding, Numeric
 from gen3d.imaging.plan import GridPlan
 from gen3d.maths.design import Design
 from gen3d.models.base import Statistics

@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 from scipy import ndimage
 
+from gen3d.cohort.manifest import scan_key, subject_hash, write_manifest
 from gen3d.core.artefact import write_json
-from gen3d.data.manifest import scan_key, subject_hash, write_manifest
 from gen3d.imaging.plan import GridPlan, plan_grid, write_plan
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import store, write_nifti

@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from gen3d.cohort.manifest import scan_key
 from gen3d.core.artefact import write_json
-from gen3d.data.manifest import scan_key
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import write_nifti

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from gen3d.cohort.folder import Prepared, open_prepared
+from gen3d.cohort.manifest import scan_key, write_manifest
 from gen3d.core.artefact import begin
 from gen3d.core.config import Verb
-from gen3d.data.manifest import scan_key, write_manifest
-from gen3d.data.prepared import Prepared, open_prepared
 from gen3d.imaging.plan import GridPlan, write_plan
 from gen3d.imaging.volume import store, write_nifti
 

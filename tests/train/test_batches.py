@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from gen3d.data.prepared import Prepared
+from gen3d.cohort.folder import Prepared
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import Batches, PreparedSource
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from gen3d.cohort.folder import Prepared
+from gen3d.cohort.manifest import subject_hash
 from gen3d.core.artefact import begin
 from gen3d.core.config import load
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import subject_hash
-from gen3d.data.prepared import Prepared
 from gen3d.models.run import load_run
 from gen3d.train.fit import Train
 from gen3d.train.log import read_log

@@ -14,9 +14,9 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from gen3d.cohort.coding import Coding
+from gen3d.cohort.manifest import subject_hash
 from gen3d.core.errors import UserError
-from gen3d.data.coding import Coding
-from gen3d.data.manifest import subject_hash
 from gen3d.infer.encode import Encode
 from gen3d.models.latent_diffusion import LatentDiffusion
 from gen3d.models.run import load_run

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.cohort.folder import Prepared
+from gen3d.cohort.manifest import subject_hash
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import subject_hash
-from gen3d.data.prepared import Prepared
 from gen3d.train.people import choose_people, learners, statistics
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from gen3d.downstream.target import as_label
+from gen3d.cohort.target import as_label
 from gen3d.maths.stats import Interval
 from gen3d.report import style, wording
 from gen3d.report.folders import Row

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gen3d.downstream.target import as_label
+from gen3d.cohort.target import as_label
 from gen3d.maths.stats import Interval
 from gen3d.report import style, wording
 from gen3d.report.blocks import Card, Details, Figure, Heading, Points, Section, Table, Text

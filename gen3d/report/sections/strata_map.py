@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.data.manifest import is_control
+from gen3d.cohort.manifest import is_control
 from gen3d.report import charts, interactive, scatter, style, wording
 from gen3d.report.interactive import Explorer, Person
 from gen3d.report.results import Strata

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from safetensors import safe_open
 
-from gen3d.data.manifest import subject_hash
+from gen3d.cohort.manifest import subject_hash
 from gen3d.report import charts, wording
 from gen3d.report.blocks import Figure, Section, Table, Text
 from gen3d.report.context import Context

@@ -11,8 +11,8 @@ import re
 from typing import Any
 
 from gen3d import __version__
+from gen3d.cohort.manifest import scan_key
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import scan_key
 
 BIDS_VERSION = "1.10.0"
 # nilearn's template is exactly symmetric, on the 197 x 233 x 189 voxel grid of release 2009a (2009c has 193 x 229 x 193).

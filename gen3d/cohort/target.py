@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cohort.manifest import CONTROL_NAMES
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import CONTROL_NAMES
 
 Task = Literal["categories", "ordered", "number"]
 FEWEST_DISTINCT = 6

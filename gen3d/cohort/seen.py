@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.cohort.manifest import subject_hash
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import subject_hash
 from gen3d.downstream.features import Features
 from gen3d.maths.memorisation import LARGEST_CORRELATION, LEAST_ISOLATION, extreme_threshold, isolation
 

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cohort.manifest import check_split, read_manifest
 from gen3d.core.artefact import digest, file_digest, read
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import check_split, read_manifest
 from gen3d.imaging.plan import GridPlan, read_plan
 from gen3d.imaging.volume import SLOPE, open_stored, read_map
 

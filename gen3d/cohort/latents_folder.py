@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cohort.manifest import NUMBERS, TEXT, subject_hash
 from gen3d.core.artefact import Artefact, read
 from gen3d.core.errors import UserError
-from gen3d.data.manifest import NUMBERS, TEXT, subject_hash
 
 ARRAY, MIRRORED, TABLE, SHAPE, SEEN = "latents.npy", "mirrored.npy", "latents.tsv", "latent.json", "seen.json"
 VERBS = ("encode", "harmonise")

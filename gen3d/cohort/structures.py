@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.data.prepared import Prepared
+from gen3d.cohort.folder import Prepared
 from gen3d.imaging.plan import GridPlan
 
 LOG_JACOBIAN = "log_jacobian"

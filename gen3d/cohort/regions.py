@@ -17,8 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from gen3d.cohort.region_chains import DEFINITIONS, Definition, Tissue
 from gen3d.core.errors import UserError
-from gen3d.data.region_chains import DEFINITIONS, Definition, Tissue
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.template import Template, full_template
 
