@@ -17,7 +17,7 @@ from gen3d.app.sweep_results import best_of, figure, values_in_words
 from gen3d.app.sweep_search import importance, label
 from gen3d.app.sweep_settings import Objective, Range, Values, Vary
 from gen3d.app.sweep_trial import FAILED, PRUNED, Trial
-from gen3d.report.style import CONTROL_COLOUR, DPI, GREY, GROUP_COLOURS, INK, canvas, light_grid
+from gen3d.figures.style import CONTROL_COLOUR, DPI, GREY, GROUP_COLOURS, INK, canvas, light_grid
 
 MOST_COLUMNS = 3
 PANEL_INCHES = 3.1

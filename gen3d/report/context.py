@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from gen3d.report import style
+from gen3d.figures import style
 from gen3d.report.folders import Maps
 from gen3d.report.sources import Sources
 

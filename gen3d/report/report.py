@@ -15,8 +15,8 @@ from gen3d import __version__
 from gen3d.core.artefact import begin, write_atomic, write_json
 from gen3d.core.config import Folder, Folders, Verb
 from gen3d.core.progress import say, track
-from gen3d.report import wording
-from gen3d.report.blocks import Section, figures_in
+from gen3d.figures import names as wording
+from gen3d.figures.blocks import Section, figures_in
 from gen3d.report.context import Context
 from gen3d.report.sections import (
     calibration,

@@ -18,9 +18,9 @@ from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import is_control
 from gen3d.core.artefact import Artefact, read
 from gen3d.core.errors import UserError
+from gen3d.figures.brain import Space
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.template import template_on
-from gen3d.report.brain import Space
 from gen3d.report.folders import NULL, Change, Evaluation, Latents, Maps, Quality, Reconstructed, Run, Synthetic
 from gen3d.report.results import Harmonised, Head, Predicted, Strata
 

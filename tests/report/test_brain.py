@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gen3d.figures.brain import Cut, Overlay, Space, Tile, image_of, lightbox, peak
 from gen3d.imaging.plan import plan_grid
-from gen3d.report.brain import Cut, Overlay, Space, Tile, image_of, lightbox, peak
 
 PLAN = plan_grid(4.0)
 

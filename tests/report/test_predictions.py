@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from gen3d.core.errors import UserError
-from gen3d.report import style
-from gen3d.report.blocks import Card, Details, Heading, Section, Table, Text, figures_in
+from gen3d.figures import style
+from gen3d.figures.blocks import Card, Details, Heading, Section, Table, Text, figures_in
 from gen3d.report.context import Context
 from gen3d.report.sections import predictions
 from gen3d.report.sources import open_sources

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gen3d.report.blocks import Details, Table, Text, figures_in
+from gen3d.figures.blocks import Details, Table, Text, figures_in
 from gen3d.report.context import Context
 from gen3d.report.sections import quality
 from gen3d.report.sections.quality import interval

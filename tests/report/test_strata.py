@@ -15,12 +15,13 @@ import pytest
 from PIL import Image
 
 from gen3d.core.errors import UserError
+from gen3d.figures import explorer as interactive
+from gen3d.figures import scatter, style
+from gen3d.figures.blocks import Figure, Section, Table, Text
+from gen3d.figures.explorer import MOST_BYTES, MOST_THUMBNAILS, Explorer, Person
 from gen3d.imaging.plan import plan_grid
 from gen3d.imaging.volume import write_nifti
-from gen3d.report import interactive, scatter, style
-from gen3d.report.blocks import Figure, Section, Table, Text
 from gen3d.report.context import Context
-from gen3d.report.interactive import MOST_BYTES, MOST_THUMBNAILS, Explorer, Person
 from gen3d.report.sections import strata, strata_map
 from gen3d.report.sources import open_sources
 from tests.report.heads_folders import classify, cohort, predict, stratify, thumbnail

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from gen3d.core.errors import UserError
-from gen3d.report.blocks import Table, Text
+from gen3d.figures.blocks import Table, Text
 from gen3d.report.context import Context
 from gen3d.report.sections import synthetic
 from gen3d.report.sources import open_sources

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gen3d.figures import names as wording
+from gen3d.figures.blocks import Section, Table, Text
 from gen3d.maths.stats import Interval
-from gen3d.report import wording
-from gen3d.report.blocks import Section, Table, Text
 from gen3d.report.report import render
 
 

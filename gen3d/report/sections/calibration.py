@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from gen3d.figures import charts, style
+from gen3d.figures import names as wording
+from gen3d.figures.blocks import Details, Figure, Section, Table, Text
 from gen3d.maths.stats import Interval, bootstrap_interval, wilson_interval
-from gen3d.report import charts, style, wording
-from gen3d.report.blocks import Details, Figure, Section, Table, Text
 from gen3d.report.context import Context
 from gen3d.report.folders import Maps
 

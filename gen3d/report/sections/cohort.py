@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from gen3d.report import charts, wording
-from gen3d.report.blocks import Details, Figure, Heading, Section, Table, Text
+from gen3d.figures import charts
+from gen3d.figures import names as wording
+from gen3d.figures.blocks import Details, Figure, Heading, Section, Table, Text
 from gen3d.report.context import Context
 from gen3d.report.folders import read_table
 

@@ -10,9 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats as distributions
 
+from gen3d.figures import brain, charts, style
+from gen3d.figures import names as wording
+from gen3d.figures.blocks import Details, Figure, Heading, Section, Table, Text
 from gen3d.maths.stats import Interval
-from gen3d.report import brain, charts, style, wording
-from gen3d.report.blocks import Details, Figure, Heading, Section, Table, Text
 from gen3d.report.context import Context
 from gen3d.report.folders import Maps
 

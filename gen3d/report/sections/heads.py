@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gen3d.report import wording
-from gen3d.report.blocks import Details, Heading, Points, Section, Table, Text
+from gen3d.figures import names as wording
+from gen3d.figures.blocks import Details, Heading, Points, Section, Table, Text
 from gen3d.report.context import Context
 from gen3d.report.results import Head
 from gen3d.report.sections import heads_blocks, heads_checks, heads_people

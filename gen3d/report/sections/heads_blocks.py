@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from gen3d.figures import names as wording
+from gen3d.figures import style
+from gen3d.figures.blocks import Details, Figure, Heading, Table
+from gen3d.figures.charts import Curve
 from gen3d.maths.stats import Interval
-from gen3d.report import style, wording
-from gen3d.report.blocks import Details, Figure, Heading, Table
-from gen3d.report.charts import Curve
 from gen3d.report.folders import Row
 from gen3d.report.sections import heads_charts
 from gen3d.report.sections.heads_models import CHANCE, LOWER_IS_BETTER, MEASURES, Models

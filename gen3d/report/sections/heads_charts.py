@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
+from gen3d.figures import style
+from gen3d.figures.charts import Chart, Curve, Floats
 from gen3d.maths.stats import Interval
-from gen3d.report import style
-from gen3d.report.charts import Chart, Curve, Floats
 
 HALF_INCHES = 4.6
 DASHES = (0, (3, 2))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gen3d.report import wording
-from gen3d.report.blocks import Details, Figure, Heading, Table, Text
+from gen3d.figures import names as wording
+from gen3d.figures.blocks import Details, Figure, Heading, Table, Text
 from gen3d.report.folders import Row
 from gen3d.report.sections import heads_charts
 from gen3d.report.sections.heads_blocks import figures, measure_words

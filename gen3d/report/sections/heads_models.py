@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gen3d.cohort.target import as_label
+from gen3d.figures import names as wording
+from gen3d.figures import style
 from gen3d.maths.stats import Interval
-from gen3d.report import style, wording
 from gen3d.report.folders import Row
 from gen3d.report.results import Head
 

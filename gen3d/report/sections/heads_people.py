@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from gen3d.cohort.target import as_label
+from gen3d.figures import names as wording
+from gen3d.figures.blocks import Details, Figure, Heading, Points, Table
 from gen3d.maths.stats import Interval
-from gen3d.report import wording
-from gen3d.report.blocks import Details, Figure, Heading, Points, Table
 from gen3d.report.folders import Row
 from gen3d.report.sections import heads_charts
 from gen3d.report.sections.heads_models import Models

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gen3d.report import brain, wording
-from gen3d.report.blocks import Card, Cell, Details, Figure, Section, Table, Text
+from gen3d.figures import brain
+from gen3d.figures import names as wording
+from gen3d.figures.blocks import Card, Cell, Details, Figure, Section, Table, Text
+from gen3d.figures.scatter import range_strip
 from gen3d.report.context import Context
 from gen3d.report.folders import Maps, records
-from gen3d.report.scatter import range_strip
 
 LIMIT, THRESHOLD = 6.0, 2.5
 REGIONS_SHOWN = {"deformation": 6, "residual": 3, "structural": 2}

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from gen3d.cohort.target import as_label
+from gen3d.figures import names as wording
+from gen3d.figures import style
+from gen3d.figures.blocks import Card, Details, Figure, Heading, Points, Section, Table, Text
 from gen3d.maths.stats import Interval
-from gen3d.report import style, wording
-from gen3d.report.blocks import Card, Details, Figure, Heading, Points, Section, Table, Text
 from gen3d.report.context import Context
 from gen3d.report.results import Head, Predicted, Strata
 from gen3d.report.sections import heads_charts, strata_map

@@ -10,8 +10,8 @@ import yaml
 
 from gen3d import __version__
 from gen3d.core.artefact import Artefact
-from gen3d.report import wording
-from gen3d.report.blocks import Code, Details, Heading, Points, Section, Table, Text
+from gen3d.figures import names as wording
+from gen3d.figures.blocks import Code, Details, Heading, Points, Section, Table, Text
 from gen3d.report.context import Context
 
 PACKAGES = (

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gen3d.figures import names as wording
+from gen3d.figures import style
+from gen3d.figures.blocks import Details, Figure, Heading, Points, Section, Table, Text
 from gen3d.maths.stats import Interval
-from gen3d.report import style, wording
-from gen3d.report.blocks import Details, Figure, Heading, Points, Section, Table, Text
 from gen3d.report.context import Context
 from gen3d.report.folders import Quality, Row
 

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.figures import brain
+from gen3d.figures import names as wording
+from gen3d.figures.blocks import Details, Figure, Section, Table, Text
 from gen3d.maths.stats import bootstrap_interval
-from gen3d.report import brain, wording
-from gen3d.report.blocks import Details, Figure, Section, Table, Text
 from gen3d.report.context import Context
 from gen3d.report.folders import Reconstructed
 

@@ -9,14 +9,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.figures import brain
+from gen3d.figures import explorer as interactive
+from gen3d.figures import names as wording
+from gen3d.figures.blocks import Figure, Heading, Points, Section, Table, Text
+from gen3d.figures.plain_tables import plain_table
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.template import template_on
-from gen3d.report import brain, interactive, wording
-from gen3d.report.blocks import Figure, Heading, Points, Section, Table, Text
 from gen3d.report.context import Context
 from gen3d.report.results import Predicted, Strata, read_mean_map
 from gen3d.report.sections import strata_map
-from gen3d.report.sections.plain_tables import plain_table
 
 LIMIT, THRESHOLD = 3.0, 1.0
 CAPTIONS = {

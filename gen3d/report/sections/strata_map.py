@@ -9,8 +9,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.cohort.manifest import is_control
-from gen3d.report import charts, interactive, scatter, style, wording
-from gen3d.report.interactive import Explorer, Person
+from gen3d.figures import charts, scatter, style
+from gen3d.figures import explorer as interactive
+from gen3d.figures import names as wording
+from gen3d.figures.explorer import Explorer, Person
 from gen3d.report.results import Strata
 
 PLANES = (("UMAP", ("umap1", "umap2")), ("Principal components", ("pc1", "pc2")))

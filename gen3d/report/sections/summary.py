@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from gen3d.figures import names as wording
+from gen3d.figures.blocks import Heading, Points, Section, Table, Text
 from gen3d.maths.stats import Interval
-from gen3d.report import wording
-from gen3d.report.blocks import Heading, Points, Section, Table, Text
 from gen3d.report.context import Context
 from gen3d.report.folders import NULL, REGISTRATION_ALONE, Evaluation, Row, records
 from gen3d.report.sections import calibration, groups, scores, truth

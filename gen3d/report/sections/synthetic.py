@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from gen3d.figures import names as wording
+from gen3d.figures.blocks import Figure, Heading, Section, Table, Text
 from gen3d.maths.stats import Interval
-from gen3d.report import wording
-from gen3d.report.blocks import Figure, Heading, Section, Table, Text
 from gen3d.report.context import Context
 from gen3d.report.folders import Synthetic
 

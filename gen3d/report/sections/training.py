@@ -9,8 +9,9 @@ import pandas as pd
 from safetensors import safe_open
 
 from gen3d.cohort.manifest import subject_hash
-from gen3d.report import charts, wording
-from gen3d.report.blocks import Figure, Section, Table, Text
+from gen3d.figures import charts
+from gen3d.figures import names as wording
+from gen3d.figures.blocks import Figure, Section, Table, Text
 from gen3d.report.context import Context
 from gen3d.report.folders import Run, read_record
 

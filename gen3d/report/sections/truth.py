@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from gen3d.downstream.region_scoring import BOTH
+from gen3d.figures import charts
+from gen3d.figures import names as wording
+from gen3d.figures.blocks import Details, Figure, Heading, Section, Table, Text
 from gen3d.maths.stats import Interval
-from gen3d.report import charts, wording
-from gen3d.report.blocks import Details, Figure, Heading, Section, Table, Text
 from gen3d.report.context import Context
 from gen3d.report.folders import NULL, REGISTRATION_ALONE, Evaluation, Row, records
 

@@ -18,8 +18,8 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from gen3d.report import style
-from gen3d.report.scatter import Colouring, legend_of
+from gen3d.figures import style
+from gen3d.figures.scatter import Colouring, legend_of
 
 WIDTH, HEIGHT, MARGIN = 640, 480, 18
 MOST_THUMBNAILS = 400

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from gen3d.figures import style
 from gen3d.maths.stats import Interval
-from gen3d.report import style
 
 Floats = NDArray[np.float64]
 Chart = tuple[bytes, bytes]

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gen3d.report import style
+from gen3d.figures import style
 
 CONVENTION = "Left of the image is left of the brain (neurological convention); x < 0 is left. Coordinates are MNI152."
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}

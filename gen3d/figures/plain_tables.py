@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from gen3d.figures import names as wording
+from gen3d.figures.blocks import Table
 from gen3d.maths.stats import Interval
-from gen3d.report import wording
-from gen3d.report.blocks import Table
 from gen3d.report.folders import Row
 
 P_VALUES = ("p", "q")

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from gen3d.report import style
+from gen3d.figures import style
 
 SIZE, MARGIN = 320, 14
 
