@@ -24,9 +24,9 @@ from gen3d.models.base import Model, Statistics
 from gen3d.models.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from gen3d.models.monai_autoencoder import AutoencoderKLConfig
 from gen3d.models.weights import save_weights
-from gen3d.nets.imported_denoiser import check_conditions
-from gen3d.nets.monai_networks import UNetArguments
-from gen3d.nets.old_weights import (
+from gen3d.nets.imported.denoiser import check_conditions
+from gen3d.nets.imported.monai_networks import UNetArguments
+from gen3d.nets.imported.old_weights import (
     AUTOENCODER_MARK,
     UNET_MARK,
     Saved,

@@ -27,8 +27,8 @@ from gen3d.models.samplers import SAMPLERS, SPACING
 from gen3d.models.task import Task
 from gen3d.models.vae import VAEConfig
 from gen3d.nets.denoiser import Denoiser
-from gen3d.nets.imported_denoiser import ImportedDenoiser
-from gen3d.nets.monai_networks import UNetArguments
+from gen3d.nets.imported.denoiser import ImportedDenoiser
+from gen3d.nets.imported.monai_networks import UNetArguments
 
 NUM_GROUPS = 8
 SMALLEST_SIDE = 3

@@ -11,7 +11,7 @@ from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import BaseModelConfig, Statistics
 from gen3d.models.variational import VariationalModel
-from gen3d.nets.monai_networks import AutoencoderArguments, Upsampling
+from gen3d.nets.imported.monai_networks import AutoencoderArguments, Upsampling
 from gen3d.nets.padding import Padding
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gen3d.core.errors import UserError
-from gen3d.nets.residual_head import GradedHead, ResidualHead
+from gen3d.nets.classifiers.residual import GradedHead, ResidualHead
 
 Task = Literal["categories", "ordered", "number"]
 NUM_LOOKS = 10

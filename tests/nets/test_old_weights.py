@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from gen3d.core.errors import UserError
-from gen3d.nets.imported_denoiser import ImportedDenoiser
-from gen3d.nets.monai_networks import AutoencoderArguments, UNetArguments
-from gen3d.nets.old_weights import autoencoder_arguments, fill, under_new_names, unet_arguments
+from gen3d.nets.imported.denoiser import ImportedDenoiser
+from gen3d.nets.imported.monai_networks import AutoencoderArguments, UNetArguments
+from gen3d.nets.imported.old_weights import autoencoder_arguments, fill, under_new_names, unet_arguments
 from tests.old_package import distance, old_networks, with_random_weights
 
 WIDTHS = (8, 12)

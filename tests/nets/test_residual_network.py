@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gen3d.nets.residual_head import ResidualBlock, ResidualHead, halvings
+from gen3d.nets.classifiers.residual import ResidualBlock, ResidualHead, halvings
 
 
 @pytest.mark.parametrize(

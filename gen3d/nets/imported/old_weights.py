@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gen3d.core.errors import UserError
-from gen3d.nets.monai_networks import AutoencoderArguments, UNetArguments, Upsampling, expected_tensors
+from gen3d.nets.imported.monai_networks import AutoencoderArguments, UNetArguments, Upsampling, expected_tensors
 
 Tensors = dict[str, Tensor]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gen3d.core.errors import UserError
-from gen3d.nets.monai_networks import UNetArguments
+from gen3d.nets.imported.monai_networks import UNetArguments
 from gen3d.nets.padding import Padding
 
 
