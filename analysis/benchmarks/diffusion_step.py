@@ -89,8 +89,8 @@ def built(shape: tuple[int, int, int], **settings: Any) -> Any:
 
     from gen3d.imaging.plan import GridPlan
     from gen3d.models.base import Statistics
-    from gen3d.models.latent_diffusion import LatentDiffusionConfig
-    from gen3d.models.vae import VAEConfig
+    from gen3d.models.diffusion.latent_diffusion import LatentDiffusionConfig
+    from gen3d.models.normative.vae import VAEConfig
 
     plan = GridPlan(spacing_mm=2.0, shape=shape, affine=tuple(tuple(map(float, row)) for row in np.eye(4)))
     whole = Statistics(np.zeros(1, np.float32), np.ones(1, np.float32), np.ones(shape, bool))

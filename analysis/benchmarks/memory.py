@@ -64,8 +64,8 @@ ROWS: dict[str, tuple[str, dict[str, Any], str, int]] = {
 
 def config_of(name: str) -> Any:
     """The settings of a row's model."""
-    from gen3d.models.restorer import RestorerConfig
-    from gen3d.models.vae import VAEConfig
+    from gen3d.models.normative.restorer import RestorerConfig
+    from gen3d.models.normative.vae import VAEConfig
 
     kind, settings, _, _ = ROWS[name]
     return VAEConfig(**settings) if kind == "vae" else RestorerConfig(**settings)

@@ -57,8 +57,8 @@ from sampling_quality import (
 )
 from torch import Tensor
 
-from gen3d.models.diffusion import Noising
-from gen3d.models.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from gen3d.models.diffusion.noising import Noising
 from gen3d.train.engine_config import computes_bfloat16
 
 NUM_TRAINED, BATCH_SIZE = 4000, 32
@@ -196,7 +196,7 @@ def small(settings: dict[str, Any]) -> LatentDiffusion:
     """A small untrained model of latents of SHAPE; its autoencoder is not used."""
     from gen3d.imaging.plan import GridPlan
     from gen3d.models.base import Statistics
-    from gen3d.models.vae import VAEConfig
+    from gen3d.models.normative.vae import VAEConfig
 
     shape = (SHAPE[1] * REDUCTION, SHAPE[2] * REDUCTION, SHAPE[3] * REDUCTION)
     plan = GridPlan(spacing_mm=2.0, shape=shape, affine=tuple(tuple(map(float, row)) for row in np.eye(4)))

@@ -11,9 +11,9 @@ import torch
 from diffusion_step import Arrays
 from torch import Tensor
 
-from gen3d.models.diffusion import Noising, clean
-from gen3d.models.latent_diffusion import LatentDiffusion
-from gen3d.models.samplers import SAMPLERS, SPACING, Denoise
+from gen3d.models.diffusion.latent_diffusion import LatentDiffusion
+from gen3d.models.diffusion.noising import Noising, clean
+from gen3d.models.diffusion.samplers import SAMPLERS, SPACING, Denoise
 
 SHAPE = (3, 8, 8, 8)
 SHARE, OFFSET, DETAIL = 0.6, 0.5, 0.2

@@ -33,8 +33,8 @@ def worker(arguments: argparse.Namespace) -> None:
 
     from gen3d.imaging.plan import GridPlan
     from gen3d.models.base import Statistics
+    from gen3d.models.normative.vae import VAEConfig
     from gen3d.models.task import Batch
-    from gen3d.models.vae import VAEConfig
     from gen3d.train.engine_config import EngineConfig
     from gen3d.train.optim import OptimConfig
     from gen3d.train.preflight import meet

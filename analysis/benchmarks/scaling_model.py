@@ -174,7 +174,7 @@ def say_assumptions(machine: Machine, assumed: Assumed, source: str, zero: int) 
 
 
 def main() -> None:
-    from gen3d.models.vae import VAEConfig
+    from gen3d.models.normative.vae import VAEConfig
 
     settings = yaml.safe_load(CONFIG.read_text())
     at_once = settings.get("engine", {}).get("volumes_at_once", 0)

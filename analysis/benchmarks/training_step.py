@@ -81,7 +81,7 @@ def built(shape: tuple[int, int, int], stem: int, steps: int) -> tuple[Any, Any]
 
     from gen3d.imaging.plan import GridPlan
     from gen3d.models.base import Statistics
-    from gen3d.models.vae import VAEConfig
+    from gen3d.models.normative.vae import VAEConfig
 
     rows = tuple(tuple(map(float, row)) for row in np.eye(4))
     plan = GridPlan(spacing_mm=2.0, shape=shape, affine=rows)

@@ -28,7 +28,7 @@ from gen3d.infer.channels import T1W
 from gen3d.infer.sample_picture import draw_samples
 from gen3d.maths.memorisation import Memorisation, RealScans, memorisation
 from gen3d.maths.stats import Interval, wilson_interval
-from gen3d.models.latent_diffusion import LatentDiffusion
+from gen3d.models.diffusion.latent_diffusion import LatentDiffusion
 from gen3d.models.run import Run
 
 Float = NDArray[np.float32]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gen3d.core.errors import UserError
 from gen3d.infer.request import FIRST_NOISE, FRESH_NOISE, stream
-from gen3d.models.latent_diffusion import LatentDiffusion
+from gen3d.models.diffusion.latent_diffusion import LatentDiffusion
 
 DECODED_PER_CALL = {"cpu": 2}
 """Latents decoded in one call, by kind of device; 1 on others, where memory is scarcer than time."""

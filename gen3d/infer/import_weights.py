@@ -21,8 +21,8 @@ from gen3d.infer.checkpoint_file import CheckpointFile, read_checkpoint
 from gen3d.infer.import_options import AutoencoderOptions, DiffusionOptions
 from gen3d.maths.design import Design
 from gen3d.models.base import Model, Statistics
-from gen3d.models.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
-from gen3d.models.monai_autoencoder import AutoencoderKLConfig
+from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from gen3d.models.normative.monai_autoencoder import AutoencoderKLConfig
 from gen3d.models.weights import save_weights
 from gen3d.nets.imported.denoiser import check_conditions
 from gen3d.nets.imported.monai_networks import UNetArguments

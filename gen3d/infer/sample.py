@@ -27,7 +27,7 @@ from gen3d.infer.sample_job import PICTURE, Job
 from gen3d.infer.synthetic import REGISTRATION_S_PER_MEGAVOXEL, Dataset, Row, measure_all, writing
 from gen3d.infer.synthetic_tables import cohort_table, write_bids, write_image, write_prepared
 from gen3d.infer.tiling import SMALLEST_TILE, decode_in_tiles
-from gen3d.models.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, SamplerName
+from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, SamplerName
 from gen3d.models.run import OneRun, load_run
 from gen3d.train.engine_config import device_of, precision_of
 from gen3d.train.preflight import meet, report_failure

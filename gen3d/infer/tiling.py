@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gen3d.models.latent_diffusion import LatentDiffusion
+from gen3d.models.diffusion.latent_diffusion import LatentDiffusion
 
 CONTEXT = 4
 """Latent voxels at a tile's border, towards other tiles, that are decoded and dropped."""

@@ -21,8 +21,8 @@ from gen3d.core.config import Folder
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan, read_plan
 from gen3d.maths.design import Design
-from gen3d.models import ModelConfig
 from gen3d.models.base import BaseModelConfig, Model
+from gen3d.models.registry import ModelConfig
 from gen3d.models.weights import fill, read_weights, statistics_in
 
 Float = NDArray[np.float32]

@@ -18,9 +18,9 @@ from gen3d.core.artefact import RECORD, Work, begin, digest, write_atomic
 from gen3d.core.config import Folder, Folders, Verb, execution
 from gen3d.core.errors import UserError
 from gen3d.core.progress import duration, say
-from gen3d.models import ModelConfig
 from gen3d.models.base import ClosedFormModel, Model, VolumeSet
-from gen3d.models.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from gen3d.models.registry import ModelConfig
 from gen3d.models.weights import save_weights
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import Batches, Source

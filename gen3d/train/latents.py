@@ -23,7 +23,7 @@ from gen3d.core.artefact import Work, digest, file_digest, read, write_atomic
 from gen3d.core.errors import UserError
 from gen3d.core.progress import track
 from gen3d.models.base import BaseModelConfig, Model, Statistics
-from gen3d.models.latent_diffusion import LatentDiffusion, no_noise
+from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, no_noise
 from gen3d.models.run import Run, load_run
 from gen3d.train.material import Inputs, Material, design_of
 from gen3d.train.people import People, learners

@@ -23,8 +23,8 @@ from gen3d.infer.encode import Encode
 from gen3d.infer.import_weights import ImportWeights
 from gen3d.infer.reconstruct import Reconstruct
 from gen3d.infer.sample import Sample
+from gen3d.models.diffusion.samplers import SPACING
 from gen3d.models.run import load_run
-from gen3d.models.samplers import SPACING
 from tests.cohorts import write_cohort
 from tests.old_package import distance, old_networks, with_random_weights
 

@@ -18,10 +18,10 @@ from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan, write_plan
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Statistics, VolumeSet
-from gen3d.models.pca import PCAConfig
+from gen3d.models.normative.pca import PCAConfig
+from gen3d.models.normative.vae import VAEConfig
+from gen3d.models.normative.voxelwise import VoxelwiseConfig
 from gen3d.models.run import Run, load_run
-from gen3d.models.vae import VAEConfig
-from gen3d.models.voxelwise import VoxelwiseConfig
 from gen3d.models.weights import save_weights
 
 SHAPE = (8, 8, 8)

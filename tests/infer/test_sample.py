@@ -22,7 +22,7 @@ from gen3d.imaging.volume import SLOPE, open_stored
 from gen3d.infer.drawing import Drawing
 from gen3d.infer.sample import Sample
 from gen3d.infer.tiling import decode_in_tiles
-from gen3d.models.latent_diffusion import LatentDiffusion
+from gen3d.models.diffusion.latent_diffusion import LatentDiffusion
 from gen3d.models.run import load_run
 from tests.cohorts import write_cohort
 from tests.infer.generators import fit_generator

@@ -11,7 +11,7 @@ from gen3d.imaging.plan import GridPlan
 from gen3d.infer import tiling
 from gen3d.infer.tiling import BLEND, CONTEXT, SMALLEST_TILE, TiledDecoder, starts
 from gen3d.models.base import Statistics
-from gen3d.models.vae import VAEConfig
+from gen3d.models.normative.vae import VAEConfig
 
 
 class Pointwise(nn.Module):

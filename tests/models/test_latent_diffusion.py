@@ -15,8 +15,8 @@ from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan
 from gen3d.maths.design import Design
 from gen3d.models.base import Statistics
-from gen3d.models.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, no_noise
-from gen3d.models.vae import VAEConfig
+from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, no_noise
+from gen3d.models.normative.vae import VAEConfig
 
 SHAPE = (12, 14, 10)
 CODING = Coding(

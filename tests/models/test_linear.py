@@ -9,10 +9,10 @@ from sklearn.decomposition import PCA
 
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan
-from gen3d.models import linear
 from gen3d.models.base import Statistics, VolumeSet
-from gen3d.models.pca import PCAConfig, PCAModel
-from gen3d.models.voxelwise import VoxelwiseConfig, VoxelwiseModel
+from gen3d.models.normative import linear
+from gen3d.models.normative.pca import PCAConfig, PCAModel
+from gen3d.models.normative.voxelwise import VoxelwiseConfig, VoxelwiseModel
 
 SHAPE = (7, 6, 5)
 

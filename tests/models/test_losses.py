@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.metrics.regression import compute_ssim_and_cs
 
-from gen3d.models import losses
+from gen3d.models.normative import losses
 
 
 def test_kl_equals_torch_distributions() -> None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import Statistics
-from gen3d.models.monai_autoencoder import AutoencoderKLConfig, MonaiAutoencoder
+from gen3d.models.normative.monai_autoencoder import AutoencoderKLConfig, MonaiAutoencoder
 from tests.old_package import with_random_weights
 
 SMALL: dict[str, Any] = {

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import Statistics
-from gen3d.models.corruption import CorruptionConfig, corrupt
-from gen3d.models.restorer import Restorer, RestorerConfig, RestorerTask
+from gen3d.models.normative.corruption import CorruptionConfig, corrupt
+from gen3d.models.normative.restorer import Restorer, RestorerConfig, RestorerTask
 from gen3d.models.task import Batch
 
 SHAPE = (16, 20, 16)

@@ -13,8 +13,8 @@ from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, RFlowSchedul
 from scipy import stats
 from torch import Tensor
 
-from gen3d.models.diffusion import PREDICTIONS, Kind, Noising, Prediction, Spacing, clean, noise_of, target
-from gen3d.models.samplers import SAMPLERS, SPACING, Denoise
+from gen3d.models.diffusion.noising import PREDICTIONS, Kind, Noising, Prediction, Spacing, clean, noise_of, target
+from gen3d.models.diffusion.samplers import SAMPLERS, SPACING, Denoise
 
 MEAN = torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64)
 FACTOR = torch.tensor([[1.2, 0.0, 0.0], [-0.6, 0.7, 0.0], [0.3, 0.2, 0.25]], dtype=torch.float64)

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import Statistics
+from gen3d.models.normative.vae import VAE, VAEConfig
+from gen3d.models.normative.vae_task import VAETask
 from gen3d.models.task import Batch
-from gen3d.models.vae import VAE, VAEConfig
-from gen3d.models.vae_task import VAETask
 
 SMALL = {"base_channels": 8, "max_channels": 8, "levels": 2, "latent_size": 6, "latent_channels": 2}
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import BaseModelConfig, Statistics
-from gen3d.models.restorer import RestorerConfig
+from gen3d.models.normative.restorer import RestorerConfig
+from gen3d.models.normative.vae import VAEConfig
 from gen3d.models.task import Task
-from gen3d.models.vae import VAEConfig
 
 NUM_STEPS = 10
 CHANNELS = ("t1w",)

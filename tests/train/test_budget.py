@@ -9,8 +9,8 @@ import torch
 
 from gen3d.core.errors import UserError
 from gen3d.models.base import BaseModelConfig
-from gen3d.models.restorer import RestorerConfig
-from gen3d.models.vae import VAEConfig
+from gen3d.models.normative.restorer import RestorerConfig
+from gen3d.models.normative.vae import VAEConfig
 from gen3d.train.advice import room_left, with_changes
 from gen3d.train.budget import StepPlan, plan_step
 from gen3d.train.estimate import GIB, Choice, Estimator, StepSettings, planned_device, planned_precision

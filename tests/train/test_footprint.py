@@ -8,8 +8,8 @@ import torch.nn.functional as functional
 from torch.profiler import ProfilerActivity, profile
 
 from gen3d.models.base import BaseModelConfig
+from gen3d.models.normative.vae import VAEConfig
 from gen3d.models.task import Batch
-from gen3d.models.vae import VAEConfig
 from gen3d.train.advice import with_changes
 from gen3d.train.engine_config import EngineConfig
 from gen3d.train.estimate import Choice, Estimator, StepSettings

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gen3d.core.errors import Interrupted, UserError
 from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import Statistics
-from gen3d.models.vae import VAEConfig
+from gen3d.models.normative.vae import VAEConfig
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import Batches
 from gen3d.train.engine_config import EngineConfig

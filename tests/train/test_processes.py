@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gen3d.core.errors import UserError
-from gen3d.models.vae import VAEConfig
+from gen3d.models.normative.vae import VAEConfig
 from gen3d.train.engine_config import EngineConfig
 from gen3d.train.optim import OptimConfig
 from gen3d.train.preflight import _judge

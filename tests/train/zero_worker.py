@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from gen3d.models.normative.vae import VAEConfig
 from gen3d.models.task import Batch
-from gen3d.models.vae import VAEConfig
 from gen3d.train.engine_config import EngineConfig
 from gen3d.train.estimate import Choice, Estimator, StepSettings
 from gen3d.train.footprint import LiveBytes

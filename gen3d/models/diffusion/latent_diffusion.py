@@ -21,18 +21,18 @@ from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Expectation, Model, Statistics
-from gen3d.models.diffusion import PREDICTIONS, Noising, Prediction, clean
-from gen3d.models.monai_autoencoder import AutoencoderKLConfig
-from gen3d.models.samplers import SAMPLERS, SPACING
+from gen3d.models.diffusion.noising import PREDICTIONS, Noising, Prediction, clean
+from gen3d.models.diffusion.samplers import SAMPLERS, SPACING
+from gen3d.models.normative.monai_autoencoder import AutoencoderKLConfig
+from gen3d.models.normative.vae import VAEConfig
 from gen3d.models.task import Task
-from gen3d.models.vae import VAEConfig
 from gen3d.nets.denoiser import Denoiser
 from gen3d.nets.imported.denoiser import ImportedDenoiser
 from gen3d.nets.imported.monai_networks import UNetArguments
 
 NUM_GROUPS = 8
 SMALLEST_SIDE = 3
-"""Of the coarsest level: see gen3d.models.vae on narrow grids and bfloat16."""
+"""Of the coarsest level: see gen3d.models.normative.vae on narrow grids and bfloat16."""
 
 SamplerName = Literal["ddpm", "ddim", "dpm_solver", "euler", "heun"]
 AutoencoderConfig = Annotated[VAEConfig | AutoencoderKLConfig, Field(discriminator="kind")]
@@ -163,7 +163,7 @@ class LatentDiffusionConfig(BaseModelConfig):
 
     def task(self, model: Model, num_steps: int) -> Task:
         """Denoising of latents."""
-        from gen3d.models.latent_diffusion_task import LatentDiffusionTask
+        from gen3d.models.diffusion.task import LatentDiffusionTask
 
         return LatentDiffusionTask(cast(LatentDiffusion, model), self)
 
@@ -241,7 +241,7 @@ class LatentDiffusion(Model):
             conditions: [B, p] coded; NaN: unknown.
             first: [B, *latent_shape]: standard normals, or with start < 1 standardised latents noised to that time.
             fresh: step -> standard normals like `first`, for samplers that add noise.
-            sampler: a name of gen3d.models.samplers.SAMPLERS.
+            sampler: a name of gen3d.models.diffusion.samplers.SAMPLERS.
             num_steps: denoising steps from `start` to clean data.
             guidance: 1 follows the conditions as they were learned, more exaggerates them, 0 ignores them.
             start: time of `first`, in (0, 1].

@@ -19,7 +19,7 @@ from typing import Final
 
 from torch import Tensor
 
-from gen3d.models.diffusion import Noising, Spacing, noise_of
+from gen3d.models.diffusion.noising import Noising, Spacing, noise_of
 
 Denoise = Callable[[Tensor, float], Tensor]
 Fresh = Callable[[int], Tensor]

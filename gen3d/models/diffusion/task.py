@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gen3d.models.diffusion import draw_times, snr_weight, target
-from gen3d.models.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from gen3d.models.diffusion.noising import draw_times, snr_weight, target
 from gen3d.models.task import Batch, Losses, Task
 from gen3d.nets.precision import without_autocast
 

@@ -10,9 +10,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from gen3d.models import losses
+from gen3d.models.normative import losses
+from gen3d.models.normative.vae import VAE, VAEConfig
 from gen3d.models.task import Batch, Losses, Task
-from gen3d.models.vae import VAE, VAEConfig
 from gen3d.nets.autoencoder import LOG_VARIANCE_RANGE
 from gen3d.nets.critic import patch_critic
 from gen3d.nets.perceptual import PerceptualDistance

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan
-from gen3d.models import losses
 from gen3d.models.base import BaseModelConfig, Expectation, Model, Statistics
-from gen3d.models.corruption import CorruptionConfig, corrupt
+from gen3d.models.normative import losses
+from gen3d.models.normative.corruption import CorruptionConfig, corrupt
 from gen3d.models.task import Batch, Losses, Task
 from gen3d.nets.padding import Padding
 from gen3d.nets.precision import without_autocast
@@ -20,7 +20,7 @@ from gen3d.nets.unet import UNet
 
 NUM_GROUPS = 8
 SMALLEST_SIDE = 3
-"""Of the coarsest level: see gen3d.models.vae on narrow grids and bfloat16."""
+"""Of the coarsest level: see gen3d.models.normative.vae on narrow grids and bfloat16."""
 
 
 class RestorerConfig(BaseModelConfig):

@@ -11,7 +11,7 @@ from torch import Tensor
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import BaseModelConfig, Statistics, VolumeSet
-from gen3d.models.linear import LinearModel, least_squares_weights
+from gen3d.models.normative.linear import LinearModel, least_squares_weights
 
 
 class VoxelwiseConfig(BaseModelConfig):

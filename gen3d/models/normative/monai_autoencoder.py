@@ -10,7 +10,7 @@ from torch import Tensor
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import BaseModelConfig, Statistics
-from gen3d.models.variational import VariationalModel
+from gen3d.models.normative.variational import VariationalModel
 from gen3d.nets.imported.monai_networks import AutoencoderArguments, Upsampling
 from gen3d.nets.padding import Padding
 
