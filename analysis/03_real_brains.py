@@ -33,7 +33,7 @@ from gen3d.infer.encode import Encode
 from gen3d.infer.reconstruct import Reconstruct
 from gen3d.maths.stats import bootstrap_interval, wilson_interval
 from gen3d.report.report import Report
-from gen3d.train.fit import Train
+from gen3d.train.train import Train
 
 MODELS: dict[str, dict[str, Any]] = {
     "voxelwise": {"model": {"kind": "voxelwise"}, "cross_fit": 5},

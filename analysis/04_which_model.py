@@ -29,7 +29,7 @@ from gen3d.downstream.truth import Maps, Truth, open_maps, open_truth
 from gen3d.infer.anomaly import Anomaly
 from gen3d.maths.significance import conformal_p
 from gen3d.maths.stats import Interval, delong_interval, wilson_interval
-from gen3d.train.fit import Train
+from gen3d.train.train import Train
 
 T1W, VOLUME = {"channels": ["t1w"]}, {"channels": ["log_jacobian"]}
 FLIP = {"augment": {"flip": True}}

@@ -35,7 +35,7 @@ from gen3d.maths.stats import (
     wilson_interval,
 )
 from gen3d.maths.stats import correlation as correlate
-from gen3d.train.fit import Train
+from gen3d.train.train import Train
 
 Floats = NDArray[np.float32]
 Row = dict[str, Any]

@@ -40,7 +40,7 @@ from gen3d.imaging.resample import onto_plan
 from gen3d.imaging.volume import Volume, read_map, read_stored
 from gen3d.infer.anomaly import Anomaly
 from gen3d.maths.stats import auprc, auroc, bootstrap_interval, dice, oracle_dice
-from gen3d.train.fit import Train
+from gen3d.train.train import Train
 
 Floats = NDArray[np.float32]
 Row = dict[str, Any]

@@ -20,7 +20,7 @@ import pandas as pd
 from gen3d.data.simulate import Simulate
 from gen3d.downstream.evaluate import Evaluate
 from gen3d.infer.anomaly import Anomaly
-from gen3d.train.fit import Train
+from gen3d.train.train import Train
 
 MODELS: dict[str, dict[str, Any]] = {
     "voxelwise": {"model": {"kind": "voxelwise"}},

@@ -37,7 +37,7 @@ from gen3d.infer.quality import Quality
 from gen3d.infer.sample import Sample
 from gen3d.infer.sample_picture import PLANES, slice_of
 from gen3d.models.run import load_run
-from gen3d.train.fit import Train
+from gen3d.train.train import Train
 
 Floats = NDArray[np.float32]
 Row = dict[str, Any]

@@ -37,7 +37,7 @@ from gen3d.maths.stats import Interval, bootstrap_interval
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion
 from gen3d.models.diffusion.noising import target
 from gen3d.models.run import Run, load_run
-from gen3d.train.fit import Train
+from gen3d.train.train import Train
 
 Floats = NDArray[np.float32]
 Row = dict[str, Any]

@@ -30,7 +30,7 @@ from slabs import PrepareSlabs, for_heads
 
 from gen3d.infer.anomaly import Anomaly
 from gen3d.infer.classify import Classify
-from gen3d.train.fit import Train
+from gen3d.train.train import Train
 
 Keys = dict[str, Any]
 

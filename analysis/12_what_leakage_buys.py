@@ -61,7 +61,7 @@ from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.latents_folder import open_latents_folder
 from gen3d.infer.anomaly import Anomaly
 from gen3d.maths.stats import bootstrap_interval, wilson_interval
-from gen3d.train.fit import Train
+from gen3d.train.train import Train
 
 NUM_PERMUTATIONS = 20  # of labels, slices: each fits every head in every fold
 NUM_CHEAP_PERMUTATIONS = 100  # of labels, people as samples

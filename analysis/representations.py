@@ -13,7 +13,7 @@ from gen3d.cohort.manifest import Split
 from gen3d.core.errors import Unfinished
 from gen3d.data.prepare import Prepare
 from gen3d.infer.encode import Encode
-from gen3d.train.fit import Train
+from gen3d.train.train import Train
 
 Keys = dict[str, Any]
 CROSS_FITTED, SEEN_BY_ALL = 5, 1

@@ -14,7 +14,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "prepare": ("gen3d.data.prepare:Prepare", "T1w scans (BIDS, CAPS or a table) to one grid, with a verdict per scan"),
     "simulate": ("gen3d.data.simulate:Simulate", "a cohort of brains whose truth is known, laid out like prepare's"),
     "train": (
-        "gen3d.train.fit:Train",
+        "gen3d.train.train:Train",
         "a normative model (restorer, VAE, PCA, voxelwise) of controls, or latent diffusion",
     ),
     "encode": ("gen3d.infer.encode:Encode", "every scan's latent vector, as one table"),

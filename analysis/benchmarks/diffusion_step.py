@@ -167,7 +167,7 @@ def run_ours(given: argparse.Namespace, engine: dict[str, Any]) -> list[float]:
     """Our task, engine and loop on kept latents: seconds of each step."""
     from gen3d.train.augment import AugmentConfig
     from gen3d.train.batches import Batches
-    from gen3d.train.engine_config import EngineConfig
+    from gen3d.train.engine.config import EngineConfig
     from gen3d.train.optim import OptimConfig
 
     shape = tuple(given.shape)
@@ -193,7 +193,7 @@ def seconds_to_encode(given: argparse.Namespace) -> list[float]:
     """What `gen3d encode` does to each volume, once: the posterior mean by our autoencoder, in its precision."""
     import torch
 
-    from gen3d.train.engine_config import computes_bfloat16
+    from gen3d.train.engine.config import computes_bfloat16
 
     device = torch.device(given.device)
     autoencoder = built(tuple(given.shape)).autoencoder.to(device).eval()

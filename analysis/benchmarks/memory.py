@@ -87,9 +87,9 @@ def planned_bytes(name: str, shape: tuple[int, int, int], device: str) -> list[i
     """The plan's estimate without its allowance and with it."""
     import torch
 
-    from gen3d.train.engine_config import EngineConfig
-    from gen3d.train.estimate import Choice, Estimator, StepSettings
+    from gen3d.train.engine.config import EngineConfig
     from gen3d.train.optim import OptimConfig
+    from gen3d.train.plan.estimate import Choice, Estimator, StepSettings
 
     _, _, precision, batch_size = ROWS[name]
     engine = EngineConfig(device=device, precision=precision)
@@ -105,7 +105,7 @@ def train(name: str, shape: tuple[int, int, int], device: str) -> None:
     import torch
 
     from gen3d.models.task import Batch
-    from gen3d.train.engine_config import EngineConfig
+    from gen3d.train.engine.config import EngineConfig
     from gen3d.train.optim import OptimConfig
 
     _, _, precision, batch_size = ROWS[name]

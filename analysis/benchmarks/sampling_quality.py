@@ -68,7 +68,7 @@ def train(model: LatentDiffusion, latents: Tensor, steps: int, batch_size: int, 
     """Train a model's denoiser on latents with our task and engine; the averaged weights stay in the model."""
     from gen3d.train.augment import AugmentConfig
     from gen3d.train.batches import Batches
-    from gen3d.train.engine_config import EngineConfig
+    from gen3d.train.engine.config import EngineConfig
     from gen3d.train.optim import OptimConfig
 
     model.latent_mean.copy_(latents.mean((0, 2, 3, 4)))

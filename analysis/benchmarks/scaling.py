@@ -35,10 +35,10 @@ def worker(arguments: argparse.Namespace) -> None:
     from gen3d.models.base import Statistics
     from gen3d.models.normative.vae import VAEConfig
     from gen3d.models.task import Batch
-    from gen3d.train.engine_config import EngineConfig
+    from gen3d.train.engine.config import EngineConfig
+    from gen3d.train.engine.preflight import meet
+    from gen3d.train.engine.processes import launched
     from gen3d.train.optim import OptimConfig
-    from gen3d.train.preflight import meet
-    from gen3d.train.processes import launched
 
     torch.set_num_threads(1)
     place = launched()

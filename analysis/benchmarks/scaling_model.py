@@ -29,7 +29,7 @@ import numpy as np
 import torch
 import yaml
 
-from gen3d.train.roofline import BANDWIDTH_SHARE, GPUS, PEAK_SHARE, SECONDS_PER_PART, TOUCHES, Gpu, work_of
+from gen3d.train.plan.roofline import BANDWIDTH_SHARE, GPUS, PEAK_SHARE, SECONDS_PER_PART, TOUCHES, Gpu, work_of
 
 CONFIG = Path(__file__).parents[2] / "configs" / "train" / "vae_normative.yaml"
 NODES = (1, 2, 4, 8)
@@ -131,8 +131,8 @@ def print_table(
     config: Any, shape: tuple[int, int, int], machine: Machine, assumed: Assumed, given: argparse.Namespace
 ) -> None:
     """Weak and strong scaling, one row per number of GPUs."""
-    from gen3d.train.estimate import Choice, Estimator, StepSettings
     from gen3d.train.optim import OptimConfig
+    from gen3d.train.plan.estimate import Choice, Estimator, StepSettings
 
     each, batch = given.volumes_per_gpu, given.batch
 

@@ -130,7 +130,7 @@ def run_ours(
 
     from gen3d.train.augment import AugmentConfig
     from gen3d.train.batches import Batches
-    from gen3d.train.engine_config import EngineConfig
+    from gen3d.train.engine.config import EngineConfig
     from gen3d.train.optim import OptimConfig
 
     settings = {"steps": steps, "learning_rate": LEARNING_RATE, "warmup": 0, "final_rate": 1, "weight_decay": 0}
@@ -157,7 +157,7 @@ def profile_fastest(shape: tuple[int, int, int], batch_size: int) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     from gen3d.models.task import Batch
-    from gen3d.train.engine_config import EngineConfig
+    from gen3d.train.engine.config import EngineConfig
     from gen3d.train.optim import OptimConfig
 
     engine = EngineConfig(**LAST).build(built(shape, 1, 20)[1], OptimConfig(steps=20, batch_size=batch_size))
@@ -203,7 +203,7 @@ def one_row(name: str, shape: tuple[int, int, int], steps: int, batch_size: int)
 
         autoencoder.convolution_of_doubling = lambda block: None
     if settings.get("give_back"):
-        from gen3d.train import engine
+        from gen3d.train.engine.interface import interface as engine
 
         engine.keep_freed_memory = lambda: False
     if name == "tutorial":

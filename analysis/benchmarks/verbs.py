@@ -21,7 +21,7 @@ from gen3d.core.errors import Unfinished
 from gen3d.data.prepare import Prepare
 from gen3d.data.simulate import Simulate
 from gen3d.infer.anomaly import Anomaly
-from gen3d.train.fit import Train
+from gen3d.train.train import Train
 
 
 def main() -> None:

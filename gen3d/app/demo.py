@@ -25,7 +25,7 @@ from gen3d.infer.quality import Quality
 from gen3d.infer.reconstruct import Reconstruct
 from gen3d.infer.sample import Sample
 from gen3d.report.report import Report
-from gen3d.train.fit import Train
+from gen3d.train.train import Train
 
 SPLIT = Split(train=0.4, calibration=0.4, test=0.2)
 T1W, BOTH = {"channels": ("t1w",)}, {"channels": ("t1w", "log_jacobian")}

@@ -20,7 +20,7 @@ from gen3d.infer.quality_evaluation import Asked, Evaluation
 from gen3d.infer.quality_people import People, Seen, choose_people
 from gen3d.infer.quality_words import sentences
 from gen3d.models.run import OneRun
-from gen3d.train.engine_config import device_of
+from gen3d.train.engine.config import device_of
 
 TABLES = ("distances", "diversity", "structures", "fidelity", "utility")
 REFERENCE_COLUMNS = ["key", "subject", "session", "role", "diagnosis", "age_years", "sex", "site"]

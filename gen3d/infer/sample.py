@@ -29,9 +29,9 @@ from gen3d.infer.synthetic_tables import cohort_table, write_bids, write_image, 
 from gen3d.infer.tiling import SMALLEST_TILE, decode_in_tiles
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, SamplerName
 from gen3d.models.run import OneRun, load_run
-from gen3d.train.engine_config import device_of, precision_of
-from gen3d.train.preflight import meet, report_failure
-from gen3d.train.processes import Processes, launched
+from gen3d.train.engine.config import device_of, precision_of
+from gen3d.train.engine.preflight import meet, report_failure
+from gen3d.train.engine.processes import Processes, launched
 
 NUM_NAMED = 8
 PROVENANCE, TRAINED = "provenance.json", "conditions.tsv"

@@ -35,10 +35,10 @@ from gen3d.report.sections import (
     strata,
     summary,
     synthetic,
-    training,
     truth,
 )
 from gen3d.report.sources import open_sources
+from gen3d.train import section as training
 
 UNBROKEN = re.compile(
     r"(?<=[\d\]]) (?=%|mm\b|dB\b|ml\b)|(?<=\bn) (?== \d)|(?<=\bn =) (?=\d)|(?<=\b[zpq]) (?=[<+\d\N{MINUS SIGN}])"

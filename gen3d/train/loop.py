@@ -14,9 +14,9 @@ from gen3d.core.progress import warn
 from gen3d.models.task import Losses
 from gen3d.train.batches import Batches
 from gen3d.train.checkpoint import latest_checkpoint, save_checkpoint
-from gen3d.train.engine import Engine
+from gen3d.train.engine.interface import Engine
+from gen3d.train.engine.processes import Processes
 from gen3d.train.log import TrainLog
-from gen3d.train.processes import Processes
 from gen3d.train.stopping import StopSignal, stopped_by
 
 STATE = "state.pt"

@@ -17,8 +17,8 @@ from gen3d.imaging.plan import GridPlan, write_plan
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Model, Statistics
 from gen3d.train.batches import PreparedSource, Source
-from gen3d.train.people import People, choose_people, statistics
-from gen3d.train.processes import Processes
+from gen3d.train.engine.processes import Processes
+from gen3d.train.learners import People, choose_people, statistics
 
 Inputs = dict[str, Path | Sequence[Path]]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gen3d.train.fit import Train
+from gen3d.train.train import Train
 from tests.cohorts import write_cohort
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gen3d.train.fit import Train
+from gen3d.train.train import Train
 
 SHORT: dict[str, Any] = {
     "optim": {"steps": 6, "batch_size": 4, "learning_rate": 3e-3},

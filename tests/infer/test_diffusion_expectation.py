@@ -11,7 +11,7 @@ import pytest
 
 from gen3d.infer.anomaly import Anomaly
 from gen3d.models.run import load_run
-from gen3d.train.fit import Train
+from gen3d.train.train import Train
 
 SHORT: dict[str, Any] = {"optim": {"steps": 8, "batch_size": 4}, "engine": {"precision": "fp32"}, "tensorboard": False}
 SMALL = {"base_channels": 8, "max_channels": 8}

@@ -22,7 +22,7 @@ from gen3d.infer.export import Export
 from gen3d.infer.reconstruct import Reconstruct
 from gen3d.models.normative.restorer import RestorerConfig
 from gen3d.models.run import Run, load_run
-from gen3d.train.fit import Train
+from gen3d.train.train import Train
 from tests.cohorts import PLANTED, write_cohort
 from tests.infer.conftest import fit
 

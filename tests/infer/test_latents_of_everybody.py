@@ -12,7 +12,7 @@ from gen3d.core.errors import UserError
 from gen3d.infer.anomaly import Anomaly
 from gen3d.infer.classify import Classify
 from gen3d.infer.encode import Encode
-from gen3d.train.fit import Train
+from gen3d.train.train import Train
 from tests.cohorts import write_cohort
 
 

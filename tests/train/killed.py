@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from gen3d.train.batches import Batches
-from gen3d.train.fit import Train
+from gen3d.train.train import Train
 
 
 def train_and_die(settings: dict[str, Any], after_calls: int, in_steps: bool, counted: str) -> None:

@@ -11,12 +11,12 @@ from gen3d.core.errors import UserError
 from gen3d.models.base import BaseModelConfig
 from gen3d.models.normative.restorer import RestorerConfig
 from gen3d.models.normative.vae import VAEConfig
-from gen3d.train.advice import room_left, with_changes
-from gen3d.train.budget import StepPlan, plan_step
-from gen3d.train.estimate import GIB, Choice, Estimator, StepSettings, planned_device, planned_precision
-from gen3d.train.layout import Level, layout_of
 from gen3d.train.optim import OptimConfig
-from gen3d.train.roofline import BANDWIDTH_SHARE, PEAK_SHARE, TOUCHES, Gpu, Work, work_of
+from gen3d.train.plan.advice import room_left, with_changes
+from gen3d.train.plan.budget import StepPlan, plan_step
+from gen3d.train.plan.estimate import GIB, Choice, Estimator, StepSettings, planned_device, planned_precision
+from gen3d.train.plan.layout import Level, layout_of
+from gen3d.train.plan.roofline import BANDWIDTH_SHARE, PEAK_SHARE, TOUCHES, Gpu, Work, work_of
 from tests.train.plans import task_of
 
 SHAPE = (32, 40, 32)

@@ -18,8 +18,8 @@ from gen3d.core.artefact import begin
 from gen3d.core.config import load
 from gen3d.core.errors import UserError
 from gen3d.models.run import load_run
-from gen3d.train.fit import Train
 from gen3d.train.log import read_log
+from gen3d.train.train import Train
 
 QUICK = {"steps": 6, "batch_size": 2}
 

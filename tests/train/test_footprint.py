@@ -10,11 +10,11 @@ from torch.profiler import ProfilerActivity, profile
 from gen3d.models.base import BaseModelConfig
 from gen3d.models.normative.vae import VAEConfig
 from gen3d.models.task import Batch
-from gen3d.train.advice import with_changes
-from gen3d.train.engine_config import EngineConfig
-from gen3d.train.estimate import Choice, Estimator, StepSettings
-from gen3d.train.footprint import LiveBytes, MetaAutocast, activation_bytes
+from gen3d.train.engine.config import EngineConfig
 from gen3d.train.optim import OptimConfig
+from gen3d.train.plan.advice import with_changes
+from gen3d.train.plan.estimate import Choice, Estimator, StepSettings
+from gen3d.train.plan.footprint import LiveBytes, MetaAutocast, activation_bytes
 from tests.train.plans import MODELS, NUM_STEPS, task_of
 
 SHAPE = (32, 48, 32)

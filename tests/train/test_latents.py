@@ -20,9 +20,9 @@ from gen3d.core.errors import UserError
 from gen3d.infer.encode import Encode
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion
 from gen3d.models.run import load_run
-from gen3d.train.fit import Train
+from gen3d.train.learners import learners
 from gen3d.train.log import read_log
-from gen3d.train.people import learners
+from gen3d.train.train import Train
 from tests.train.conftest import write_cohort
 from tests.train.launching import train_with
 

@@ -20,11 +20,11 @@ from gen3d.models.base import Statistics
 from gen3d.models.normative.vae import VAEConfig
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import Batches
-from gen3d.train.engine_config import EngineConfig
+from gen3d.train.engine.config import EngineConfig
+from gen3d.train.engine.processes import Processes
 from gen3d.train.log import LOG, TrainLog, read_log
 from gen3d.train.loop import newest, run_loop
 from gen3d.train.optim import OptimConfig
-from gen3d.train.processes import Processes
 
 SHAPE = (12, 12, 12)
 TWO_PLAYERS = {"adversarial_weight": 0.1, "adversarial_start": 0.2}

@@ -17,8 +17,8 @@ import torch
 from gen3d.models.run import load_run
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import Batches
-from gen3d.train.fit import Train
 from gen3d.train.log import LOG, read_log
+from gen3d.train.train import Train
 from tests.train.launching import settings, train_with
 
 PLACES = ("volumes_per_s", "memory_gib", "seconds", "member", "step")

@@ -9,7 +9,7 @@ import pytest
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.manifest import subject_hash
 from gen3d.core.errors import UserError
-from gen3d.train.people import choose_people, learners, statistics
+from gen3d.train.learners import choose_people, learners, statistics
 
 
 def test_one_member_learns_from_train_people_only(prepared: Prepared) -> None:

@@ -10,10 +10,10 @@ import torch
 
 from gen3d.core.errors import UserError
 from gen3d.models.normative.vae import VAEConfig
-from gen3d.train.engine_config import EngineConfig
+from gen3d.train.engine.config import EngineConfig
+from gen3d.train.engine.preflight import _judge
+from gen3d.train.engine.processes import NEEDED, Processes, launched
 from gen3d.train.optim import OptimConfig
-from gen3d.train.preflight import _judge
-from gen3d.train.processes import NEEDED, Processes, launched
 from tests.train.plans import task_of
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}

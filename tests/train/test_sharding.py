@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gen3d.train.sharding import Sizes, held, sent
+from gen3d.train.plan.sharding import Sizes, held, sent
 
 MILLION = 1_000_000
 SIZES = Sizes(trained=3 * MILLION, model=2 * MILLION, constant_bytes=500)

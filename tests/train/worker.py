@@ -20,7 +20,7 @@ from typing import Any
 from gen3d.core.errors import UserError
 from gen3d.models.task import Batch
 from gen3d.train.batches import Batches
-from gen3d.train.fit import Train
+from gen3d.train.train import Train
 
 FAULTS = {"stop": signal.SIGUSR1, "kill": signal.SIGKILL, "freeze": signal.SIGSTOP}
 

@@ -17,11 +17,11 @@ from torch.utils._pytree import tree_leaves
 
 from gen3d.models.normative.vae import VAEConfig
 from gen3d.models.task import Batch
-from gen3d.train.engine_config import EngineConfig
-from gen3d.train.estimate import Choice, Estimator, StepSettings
-from gen3d.train.footprint import LiveBytes
+from gen3d.train.engine.config import EngineConfig
+from gen3d.train.engine.processes import Processes
 from gen3d.train.optim import OptimConfig
-from gen3d.train.processes import Processes
+from gen3d.train.plan.estimate import Choice, Estimator, StepSettings
+from gen3d.train.plan.footprint import LiveBytes
 from tests.train.plans import NUM_STEPS, task_of
 
 SHAPE = (16, 16, 16)

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from gen3d import __version__
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say
-from gen3d.train.processes import LAUNCH, Processes, contact, host, join, launched
+from gen3d.train.engine.processes import LAUNCH, Processes, contact, host, join, launched
 
 PATIENCE_S = 60.0
 _MEETINGS = count()

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from gen3d.core.errors import UserError
 from gen3d.models.task import Batch, Losses, Task
 from gen3d.nets.allocation import keep_freed_memory
-from gen3d.train.engine_config import EngineConfig
+from gen3d.train.engine.config import EngineConfig
+from gen3d.train.engine.processes import Processes
 from gen3d.train.optim import OptimConfig
-from gen3d.train.processes import Processes
 
 State = dict[str, Any]
 """A checkpoint free of ranks: {weights: {player: {name: tensor}}, moments: {player: {parameter: {exp_avg, exp_avg_sq}}},

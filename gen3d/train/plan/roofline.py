@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gen3d.models.task import Batch, Task
-from gen3d.train.footprint import LiveBytes, MetaAutocast, backward
+from gen3d.train.plan.footprint import LiveBytes, MetaAutocast, backward
 
 PEAK_SHARE, BANDWIDTH_SHARE, TOUCHES = 0.4, 0.7, 3
 SECONDS_PER_PART = 0.015

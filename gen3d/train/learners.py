@@ -13,7 +13,7 @@ from gen3d.cohort.folder import Prepared
 from gen3d.cohort.manifest import assign_folds, is_synthetic, is_twin, subject_hash
 from gen3d.core.errors import UserError
 from gen3d.models.base import Statistics
-from gen3d.train.processes import Processes
+from gen3d.train.engine.processes import Processes
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from gen3d.core.errors import UserError
 from gen3d.models.base import BaseModelConfig
-from gen3d.train.estimate import Choice, Estimator
+from gen3d.train.plan.estimate import Choice, Estimator
 
 SMALLEST_WIDTH = 8
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from gen3d.models.task import Batch, Losses, Task
-from gen3d.train.compiling import compile_blocks
-from gen3d.train.engine import Engine, State, fitting, messenger
-from gen3d.train.engine_config import EngineConfig
+from gen3d.train.engine.compiling import compile_blocks
+from gen3d.train.engine.config import EngineConfig
+from gen3d.train.engine.interface import Engine, State, fitting, messenger
+from gen3d.train.engine.processes import Processes
 from gen3d.train.optim import OptimConfig, RunningAverage, adam_state, load_adam, set_rate
-from gen3d.train.processes import Processes
 
 
 class LocalEngine(Engine):

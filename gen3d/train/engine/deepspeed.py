@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from gen3d.core.errors import UserError
 from gen3d.models.task import Batch, Losses, Task
-from gen3d.train.compiling import compile_blocks
-from gen3d.train.engine import Engine, State, fitting, messenger
-from gen3d.train.engine_config import EngineConfig
+from gen3d.train.engine.compiling import compile_blocks
+from gen3d.train.engine.config import EngineConfig
+from gen3d.train.engine.interface import Engine, State, fitting, messenger
+from gen3d.train.engine.processes import Processes, contact
 from gen3d.train.optim import MOMENTS, Moments, OptimConfig, RunningAverage, adam_state, load_adam, set_rate
-from gen3d.train.processes import Processes, contact
 
 
 class DeepSpeedEngine(Engine):
@@ -295,7 +295,7 @@ def _import_deepspeed(device: torch.device) -> ModuleType:
 def _ensure_group(config: EngineConfig, device: torch.device, processes: Processes) -> None:
     """DeepSpeed wants a process group and a launcher's variables even for one process."""
     if not dist.is_initialized():
-        assert processes.num == 1, "several processes meet in gen3d.train.preflight"
+        assert processes.num == 1, "several processes meet in gen3d.train.engine.preflight"
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
         dist.init_process_group(config.chosen_backend(device), store=dist.HashStore(), rank=0, world_size=1)
         atexit.register(dist.destroy_process_group)

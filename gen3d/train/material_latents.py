@@ -25,10 +25,10 @@ from gen3d.core.progress import track
 from gen3d.models.base import BaseModelConfig, Model, Statistics
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, no_noise
 from gen3d.models.run import Run, load_run
+from gen3d.train.engine.processes import Processes
+from gen3d.train.learners import People, learners
 from gen3d.train.material import Inputs, Material, design_of
-from gen3d.train.people import People, learners
 from gen3d.train.pictures import draw_samples
-from gen3d.train.processes import Processes
 
 CONDITIONS = "conditions.tsv"
 SPATIAL = 4

@@ -24,14 +24,14 @@ from gen3d.models.registry import ModelConfig
 from gen3d.models.weights import save_weights
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import Batches, Source
-from gen3d.train.engine_config import EngineConfig
+from gen3d.train.engine.config import EngineConfig
+from gen3d.train.engine.preflight import meet, report_failure
+from gen3d.train.engine.processes import Processes, launched
 from gen3d.train.log import LOG, TrainLog, append, keep_until, memory_gib
 from gen3d.train.loop import newest, run_loop
 from gen3d.train.material import Material, Scans
 from gen3d.train.optim import OptimConfig
 from gen3d.train.pictures import draw_reconstructions
-from gen3d.train.preflight import meet, report_failure
-from gen3d.train.processes import Processes, launched
 from gen3d.train.random_numbers import INITIAL_WEIGHTS, seed_of
 
 Tensors = dict[str, torch.Tensor]
@@ -218,8 +218,8 @@ class Train(Verb):
         return [*sentences, f"writes {self.out}"]
 
     def _step_sentences(self, material: Material, num_scans: int) -> list[str]:
-        from gen3d.train.budget import plan_step
-        from gen3d.train.estimate import StepSettings, planned_device, planned_precision
+        from gen3d.train.plan.budget import plan_step
+        from gen3d.train.plan.estimate import StepSettings, planned_device, planned_precision
 
         started = launched().num
         num_processes = self.engine.num_processes(started)
@@ -248,7 +248,7 @@ class Train(Verb):
         """What is learned from; everything is checked here."""
         material: Material
         if isinstance(self.model, LatentDiffusionConfig):
-            from gen3d.train.latents import Latents
+            from gen3d.train.material_latents import Latents
 
             material = Latents.open(
                 self.prepared,
@@ -365,7 +365,7 @@ class Train(Verb):
 
     def _paint(self, model: Model, material: Material, rows: NDArray[np.int64]) -> Any:
         if isinstance(model, LatentDiffusion):
-            from gen3d.train.latents import sample_painter
+            from gen3d.train.material_latents import sample_painter
 
             return sample_painter(model, material, rows[:NUM_PICTURED], seed_of(self.seed, INITIAL_WEIGHTS, 0))
         return self._painter(material.source, rows, material.covariates)

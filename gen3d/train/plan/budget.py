@@ -8,12 +8,12 @@ import torch
 
 from gen3d.core.progress import duration
 from gen3d.models.base import BaseModelConfig
-from gen3d.train.advice import room_left, ways_to_fit, with_changes
-from gen3d.train.estimate import GIB, Build, Choice, Estimator, Memory, StepSettings, memory_limit
-from gen3d.train.layout import Layout, Level, layout_of
 from gen3d.train.optim import OptimConfig
-from gen3d.train.roofline import GPUS, SECONDS_PER_PART, Work, work_of
-from gen3d.train.sharding import STAGES, Sent
+from gen3d.train.plan.advice import room_left, ways_to_fit, with_changes
+from gen3d.train.plan.estimate import GIB, Build, Choice, Estimator, Memory, StepSettings, memory_limit
+from gen3d.train.plan.layout import Layout, Level, layout_of
+from gen3d.train.plan.roofline import GPUS, SECONDS_PER_PART, Work, work_of
+from gen3d.train.plan.sharding import STAGES, Sent
 
 CARDS_GIB = (24, 40, 64, 80)
 """Sizes of common GPUs."""

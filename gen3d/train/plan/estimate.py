@@ -13,9 +13,9 @@ import torch
 from gen3d.core.errors import UserError
 from gen3d.models.base import BaseModelConfig
 from gen3d.models.task import Task
-from gen3d.train.footprint import activation_bytes
 from gen3d.train.optim import OptimConfig
-from gen3d.train.sharding import Held, Sent, Sizes, held, sent
+from gen3d.train.plan.footprint import activation_bytes
+from gen3d.train.plan.sharding import Held, Sent, Sizes, held, sent
 
 GIB = 2**30
 FIXED_BYTES = {"cpu": 3 * GIB // 4, "cuda": GIB}

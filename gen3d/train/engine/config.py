@@ -11,11 +11,11 @@ from pydantic import Field
 from gen3d.core.config import Config, execution
 from gen3d.core.errors import UserError
 from gen3d.models.task import Task
+from gen3d.train.engine.processes import Processes
 from gen3d.train.optim import OptimConfig
-from gen3d.train.processes import Processes
 
 if TYPE_CHECKING:
-    from gen3d.train.engine import Engine
+    from gen3d.train.engine.interface import Engine
 
 LARGEST_BUCKET = 2**25
 """Values that DeepSpeed reduces or gathers at once; its own default of 5e8 would set 2 GB aside."""
@@ -184,11 +184,11 @@ class EngineConfig(Config):
         """The engine for a task, going on from a checkpoint's state if one is given."""
         processes = processes or Processes()
         if self.chosen_kind(processes.num) == "local":
-            from gen3d.train.engine_local import LocalEngine
+            from gen3d.train.engine.local import LocalEngine
 
             return LocalEngine(task, self, optim, processes, state)
         self.check_zero(task.players)
-        from gen3d.train.engine_deepspeed import DeepSpeedEngine
+        from gen3d.train.engine.deepspeed import DeepSpeedEngine
 
         return DeepSpeedEngine(task, self, optim, processes, state)
 
