@@ -27,11 +27,11 @@ import numpy as np
 import pandas as pd
 
 from gen3d.core.errors import Unfinished
-from gen3d.data.prepare import Prepare
 from gen3d.infer.anomaly import Anomaly
 from gen3d.infer.encode import Encode
 from gen3d.infer.reconstruct import Reconstruct
 from gen3d.maths.stats import bootstrap_interval, wilson_interval
+from gen3d.prepare.prepare import Prepare
 from gen3d.report.report import Report
 from gen3d.train.train import Train
 

@@ -34,12 +34,12 @@ from gen3d.cohort.manifest import read_manifest, scan_key, write_manifest
 from gen3d.core.artefact import begin, read
 from gen3d.core.config import Folder, Verb
 from gen3d.core.errors import UserError
-from gen3d.data.prepare import Prepare
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.resample import onto_plan
 from gen3d.imaging.volume import Volume, read_map, read_stored
 from gen3d.infer.anomaly import Anomaly
 from gen3d.maths.stats import auprc, auroc, bootstrap_interval, dice, oracle_dice
+from gen3d.prepare.prepare import Prepare
 from gen3d.train.train import Train
 
 Floats = NDArray[np.float32]

@@ -11,7 +11,10 @@ from gen3d.core.config import Verb
 from gen3d.core.errors import UserError
 
 VERBS: dict[str, tuple[str, str]] = {
-    "prepare": ("gen3d.data.prepare:Prepare", "T1w scans (BIDS, CAPS or a table) to one grid, with a verdict per scan"),
+    "prepare": (
+        "gen3d.prepare.prepare:Prepare",
+        "T1w scans (BIDS, CAPS or a table) to one grid, with a verdict per scan",
+    ),
     "simulate": ("gen3d.data.simulate:Simulate", "a cohort of brains whose truth is known, laid out like prepare's"),
     "train": (
         "gen3d.train.train:Train",

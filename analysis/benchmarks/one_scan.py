@@ -18,9 +18,9 @@ import sys
 import time
 from pathlib import Path
 
-from gen3d.data.prepare import Prepare
 from gen3d.imaging.plan import read_plan
 from gen3d.infer.anomaly import Anomaly
+from gen3d.prepare.prepare import Prepare
 
 STAGES = {
     "prepare": {

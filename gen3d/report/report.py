@@ -17,11 +17,11 @@ from gen3d.core.config import Folder, Folders, Verb
 from gen3d.core.progress import say, track
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Section, figures_in
+from gen3d.prepare import section as cohort
 from gen3d.report.context import Context
 from gen3d.report.sections import (
     calibration,
     change,
-    cohort,
     groups,
     harmonisation,
     heads,

@@ -12,13 +12,13 @@ import pytest
 
 from gen3d.cohort.folder import open_prepared
 from gen3d.core.errors import Unfinished, UserError
-from gen3d.data import prepare as prepare_module
-from gen3d.data.prepare import Prepare
-from gen3d.data.scans import find_mask
 from gen3d.imaging.conform import conform, without_negatives
 from gen3d.imaging.plan import plan_grid
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import Volume, read_map, read_stored, read_volume, write_nifti
+from gen3d.prepare import prepare as prepare_module
+from gen3d.prepare.one_scan import find_mask
+from gen3d.prepare.prepare import Prepare
 from tests.phantoms import distance_mm, matrix, scan_of, write
 
 TRUE = {"01": matrix(), "02": matrix((-12.0, 6.0, 0.0), (0.9, 1.0, 0.95), (-20.0, 30.0, 5.0))}

@@ -18,13 +18,13 @@ from gen3d.core.config import Folders, Verb, execution
 from gen3d.core.errors import Unfinished
 from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track
-from gen3d.data.scans import make_tasks, prepare_all
-from gen3d.data.sources import Columns, Source, read_sources
 from gen3d.imaging.brainmask import MaskMethod, check_tool
 from gen3d.imaging.plan import GridPlan, plan_grid, write_plan
 from gen3d.imaging.registration import DeformationSettings
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import write_nifti
+from gen3d.prepare.one_scan import make_tasks, prepare_all
+from gen3d.prepare.sources import Columns, Source, read_sources
 
 SECONDS_PER_SCAN, SECONDS_PER_MEGAVOXEL = 4.0, 4.0  # of one core: alignment and bias; resampling and deformation
 PICTURE_MB = 0.2
