@@ -23,12 +23,12 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from gen3d.data.simulate import Simulate
 from gen3d.downstream.scoring import Settings, null_rows, voxel_scores
 from gen3d.downstream.truth import Maps, Truth, open_maps, open_truth
 from gen3d.infer.anomaly import Anomaly
 from gen3d.maths.significance import conformal_p
 from gen3d.maths.stats import Interval, delong_interval, wilson_interval
+from gen3d.simulate.simulate import Simulate
 from gen3d.train.train import Train
 
 T1W, VOLUME = {"channels": ["t1w"]}, {"channels": ["log_jacobian"]}

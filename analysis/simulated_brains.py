@@ -18,7 +18,7 @@ from slabs import link_slabs
 from gen3d.cohort.manifest import Split, assign_roles, write_manifest
 from gen3d.core.artefact import begin
 from gen3d.core.config import Folder, Verb
-from gen3d.data.simulate import Simulate
+from gen3d.simulate.simulate import Simulate
 
 Keys = dict[str, Any]
 

@@ -15,7 +15,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "gen3d.prepare.prepare:Prepare",
         "T1w scans (BIDS, CAPS or a table) to one grid, with a verdict per scan",
     ),
-    "simulate": ("gen3d.data.simulate:Simulate", "a cohort of brains whose truth is known, laid out like prepare's"),
+    "simulate": (
+        "gen3d.simulate.simulate:Simulate",
+        "a cohort of brains whose truth is known, laid out like prepare's",
+    ),
     "train": (
         "gen3d.train.train:Train",
         "a normative model (restorer, VAE, PCA, voxelwise) of controls, or latent diffusion",

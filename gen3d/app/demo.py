@@ -12,7 +12,6 @@ from pydantic import Field
 from gen3d.cohort.manifest import Split
 from gen3d.core.config import Verb, execution
 from gen3d.core.progress import duration, say
-from gen3d.data.simulate import Simulate
 from gen3d.downstream.evaluate import Evaluate
 from gen3d.downstream.harmonise import Harmonise
 from gen3d.downstream.stratify import Stratify
@@ -25,6 +24,7 @@ from gen3d.infer.quality import Quality
 from gen3d.infer.reconstruct import Reconstruct
 from gen3d.infer.sample import Sample
 from gen3d.report.report import Report
+from gen3d.simulate.simulate import Simulate
 from gen3d.train.train import Train
 
 SPLIT = Split(train=0.4, calibration=0.4, test=0.2)

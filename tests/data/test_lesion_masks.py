@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from gen3d.core.errors import UserError
-from gen3d.data.lesion_masks import deal, masks_of_size, on_plan, read_lesion_masks
 from gen3d.imaging.plan import plan_grid
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import write_nifti
+from gen3d.simulate.lesion_masks import deal, masks_of_size, on_plan, read_lesion_masks
 
 PLAN = plan_grid(3.0)
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])

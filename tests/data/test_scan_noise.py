@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gen3d.data.scan_noise import Noise, neighbour_correlation, pseudo_residual, split_noise, white_matter
 from gen3d.imaging.plan import plan_grid
 from gen3d.imaging.template import template_on
+from gen3d.simulate.scan_noise import Noise, neighbour_correlation, pseudo_residual, split_noise, white_matter
 
 PLAN = plan_grid(2.5)
 

@@ -13,16 +13,16 @@ from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.regions import all_regions, find
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
-from gen3d.data.anatomy import Space, ageing_effect, cohort_space, healthy_anatomy, healthy_targets
-from gen3d.data.appearance import lesion_fraction, make_sites
-from gen3d.data.cohort import simulate_all
-from gen3d.data.conditions import EFFECTS, Condition
-from gen3d.data.lesion_masks import LesionMask
-from gen3d.data.people import design
-from gen3d.data.person import make_person, stream
-from gen3d.data.simulate import Simulate
 from gen3d.imaging.plan import plan_grid
 from gen3d.imaging.volume import read_map
+from gen3d.simulate.anatomy import Space, ageing_effect, cohort_space, healthy_anatomy, healthy_targets
+from gen3d.simulate.appearance import lesion_fraction, make_sites
+from gen3d.simulate.conditions import EFFECTS, Condition
+from gen3d.simulate.lesion_masks import LesionMask
+from gen3d.simulate.making import simulate_all
+from gen3d.simulate.people import design
+from gen3d.simulate.person import make_person, stream
+from gen3d.simulate.simulate import Simulate
 
 SPACING_MM = 4.0
 CONDITIONS = {
@@ -179,7 +179,7 @@ def test_an_interrupted_cohort_goes_on_where_it_stopped(tmp_path: Path, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("gen3d.data.simulate.simulate_all", interrupted)
+        patch.setattr("gen3d.simulate.simulate.simulate_all", interrupted)
         with pytest.raises(KeyboardInterrupt):
             verb.run()
     first = next((tmp_path / "out" / "volumes").glob("*_t1w.nii"))

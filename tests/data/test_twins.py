@@ -15,13 +15,13 @@ from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.regions import find
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
-from gen3d.data.conditions import Condition
-from gen3d.data.label_maps import labels_on_plan, open_label_maps
-from gen3d.data.scan_noise import pseudo_residual, white_matter
-from gen3d.data.simulate import Simulate
-from gen3d.data.twins import twin_table
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import read_map, write_nifti
+from gen3d.simulate.conditions import Condition
+from gen3d.simulate.label_maps import labels_on_plan, open_label_maps
+from gen3d.simulate.scan_noise import pseudo_residual, white_matter
+from gen3d.simulate.simulate import Simulate
+from gen3d.simulate.twins import twin_table
 
 CONDITIONS = {
     "null": Condition(kind="null"),

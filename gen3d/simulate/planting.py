@@ -14,18 +14,18 @@ from scipy import ndimage
 
 from gen3d.cohort.regions import all_regions
 from gen3d.core.errors import UserError
-from gen3d.data.anatomy import Space, condition_anatomy
-from gen3d.data.appearance import bias_field
-from gen3d.data.conditions import Condition, condition_targets
-from gen3d.data.label_maps import LabelMaps, labels_on_plan, open_label_maps, plain_name
-from gen3d.data.lesion_masks import LesionMask
-from gen3d.data.person import CHANGED_INTENSITY, HINDBRAIN, Truth, plant_lesion
-from gen3d.data.scan_noise import Noise, split_noise
 from gen3d.imaging import deformation
 from gen3d.imaging.conform import levels_under
 from gen3d.imaging.intensity import LIMITS, TissueLevels
 from gen3d.imaging.registration import MINIMUM_JACOBIAN, Deformation, deform
 from gen3d.imaging.template import template_on
+from gen3d.simulate.anatomy import Space, condition_anatomy
+from gen3d.simulate.appearance import bias_field
+from gen3d.simulate.conditions import Condition, condition_targets
+from gen3d.simulate.label_maps import LabelMaps, labels_on_plan, open_label_maps, plain_name
+from gen3d.simulate.lesion_masks import LesionMask
+from gen3d.simulate.person import CHANGED_INTENSITY, HINDBRAIN, Truth, plant_lesion
+from gen3d.simulate.scan_noise import Noise, split_noise
 
 Floats = NDArray[np.float32]
 

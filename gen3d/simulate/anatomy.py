@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3d.cohort.regions import all_regions, find, regions_on
-from gen3d.data.conditions import region_effects
 from gen3d.imaging import deformation
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.template import template_on
+from gen3d.simulate.conditions import region_effects
 
 Floats = NDArray[np.float32]
 

@@ -12,8 +12,8 @@ from gen3d.cohort.folder import Prepared
 from gen3d.cohort.manifest import is_control, is_twin, scan_key
 from gen3d.core.errors import UserError
 from gen3d.core.progress import warn
-from gen3d.data.conditions import DIAGNOSES, Condition
-from gen3d.data.label_maps import open_label_maps
+from gen3d.simulate.conditions import DIAGNOSES, Condition
+from gen3d.simulate.label_maps import open_label_maps
 
 
 def usable_bases(bases: Prepared, roles: Sequence[str]) -> pd.DataFrame:

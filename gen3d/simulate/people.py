@@ -9,7 +9,7 @@ import pandas as pd
 
 from gen3d.cohort.manifest import scan_key
 from gen3d.core.errors import UserError
-from gen3d.data.conditions import CONTROL, DIAGNOSES, PROGRESSION_PER_YEAR, Condition
+from gen3d.simulate.conditions import CONTROL, DIAGNOSES, PROGRESSION_PER_YEAR, Condition
 
 NONE = "none"
 INTERVAL_YEARS = (1.0, 3.0)  # between two sessions of a person

@@ -19,18 +19,18 @@ from gen3d.cohort.screening_picture import draw
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
 from gen3d.core.pool import as_done, num_workers
-from gen3d.data.anatomy import Space
-from gen3d.data.appearance import Site
-from gen3d.data.conditions import DOWN_SYNDROME_AFFINE, Condition
-from gen3d.data.label_maps import template_to_scan
-from gen3d.data.lesion_masks import LesionMask
-from gen3d.data.people import NONE
-from gen3d.data.person import Truth, make_person
-from gen3d.data.planting import Base, channels_of, plant
 from gen3d.imaging.intensity import TissueLevels, apply_tissue_rule
 from gen3d.imaging.registration import deformation_channel
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import store, write_nifti
+from gen3d.simulate.anatomy import Space
+from gen3d.simulate.appearance import Site
+from gen3d.simulate.conditions import DOWN_SYNDROME_AFFINE, Condition
+from gen3d.simulate.label_maps import template_to_scan
+from gen3d.simulate.lesion_masks import LesionMask
+from gen3d.simulate.people import NONE
+from gen3d.simulate.person import Truth, make_person
+from gen3d.simulate.planting import Base, channels_of, plant
 
 CACHE = ".people"
 INTRACRANIAL_TEMPLATE_ML = 1880.0  # the template is larger than most heads: its brain mask holds this much

@@ -10,12 +10,20 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from gen3d.cohort.regions import all_regions, find
-from gen3d.data.anatomy import Space, condition_anatomy, healthy_anatomy, healthy_targets
-from gen3d.data.appearance import Site, Tissue, add_lesion, add_noise, lesion_fraction, noiseless_scan, sample_tissue
-from gen3d.data.conditions import Condition, condition_targets
-from gen3d.data.lesion_masks import LesionMask, deal
 from gen3d.imaging import deformation
 from gen3d.imaging.plan import GridPlan
+from gen3d.simulate.anatomy import Space, condition_anatomy, healthy_anatomy, healthy_targets
+from gen3d.simulate.appearance import (
+    Site,
+    Tissue,
+    add_lesion,
+    add_noise,
+    lesion_fraction,
+    noiseless_scan,
+    sample_tissue,
+)
+from gen3d.simulate.conditions import Condition, condition_targets
+from gen3d.simulate.lesion_masks import LesionMask, deal
 
 Floats = NDArray[np.float32]
 

@@ -19,18 +19,18 @@ from gen3d.core.config import Folders, Verb, execution
 from gen3d.core.errors import UserError
 from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track, warn
-from gen3d.data.anatomy import cohort_space
-from gen3d.data.appearance import make_sites
-from gen3d.data.cohort import CACHE, Cohort, Row, simulate_all
-from gen3d.data.conditions import Condition, Name, default_conditions
-from gen3d.data.lesion_masks import LesionMask, masks_of_size
-from gen3d.data.people import NONE, design
-from gen3d.data.planting import check_on_template
-from gen3d.data.twins import short_name, twin_table
 from gen3d.imaging.plan import GridPlan, plan_grid, write_plan
 from gen3d.imaging.registration import DeformationSettings
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import write_nifti
+from gen3d.simulate.anatomy import cohort_space
+from gen3d.simulate.appearance import make_sites
+from gen3d.simulate.conditions import Condition, Name, default_conditions
+from gen3d.simulate.lesion_masks import LesionMask, masks_of_size
+from gen3d.simulate.making import CACHE, Cohort, Row, simulate_all
+from gen3d.simulate.people import NONE, design
+from gen3d.simulate.planting import check_on_template
+from gen3d.simulate.twins import short_name, twin_table
 
 SECONDS_PER_SCAN, SECONDS_PER_MEGAVOXEL = 0.4, 6.0  # of one core
 SECONDS_PER_MEGAVOXEL_OF_TWIN = 11.0
@@ -177,7 +177,7 @@ class Simulate(Verb):
         )
 
     def people(self, bases: Prepared | None = None) -> pd.DataFrame:
-        """The cohort table before any image: see `gen3d.data.people`, or `gen3d.data.twins` where there are bases."""
+        """The cohort table before any image: see `gen3d.simulate.people`, or `gen3d.simulate.twins` where there are bases."""
         if bases is not None:
             return twin_table(bases, self.conditions, self.base_roles, self.subjects, self.seed)
         site_names = [site.name for site in make_sites(self.sites, self.site_strength, self.seed)]
