@@ -28,8 +28,8 @@ import pandas as pd
 
 from gen3d.core.errors import Unfinished
 from gen3d.infer.anomaly import Anomaly
-from gen3d.infer.encode import Encode
-from gen3d.infer.reconstruct import Reconstruct
+from gen3d.latents.encode import Encode
+from gen3d.latents.reconstruct import Reconstruct
 from gen3d.maths.stats import bootstrap_interval, wilson_interval
 from gen3d.prepare.prepare import Prepare
 from gen3d.report.report import Report

@@ -29,10 +29,10 @@ from sklearn.linear_model import RidgeCV
 
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.infer.contrastive import SelfTrained
-from gen3d.infer.encode import Encode
 from gen3d.infer.features import FeatureMaker, RandomFeatures, Scans
 from gen3d.infer.quality_distances import distance_rows
 from gen3d.infer.sample import Sample
+from gen3d.latents.encode import Encode
 from gen3d.maths.stats import Interval, bootstrap_interval
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion
 from gen3d.models.diffusion.noising import target

@@ -11,7 +11,7 @@ from typing import Any
 
 from gen3d.cohort.manifest import Split
 from gen3d.core.errors import Unfinished
-from gen3d.infer.encode import Encode
+from gen3d.latents.encode import Encode
 from gen3d.prepare.prepare import Prepare
 from gen3d.train.train import Train
 

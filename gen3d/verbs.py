@@ -23,9 +23,9 @@ VERBS: dict[str, tuple[str, str]] = {
         "gen3d.train.train:Train",
         "a normative model (restorer, VAE, PCA, voxelwise) of controls, or latent diffusion",
     ),
-    "encode": ("gen3d.infer.encode:Encode", "every scan's latent vector, as one table"),
+    "encode": ("gen3d.latents.encode:Encode", "every scan's latent vector, as one table"),
     "reconstruct": (
-        "gen3d.infer.reconstruct:Reconstruct",
+        "gen3d.latents.reconstruct:Reconstruct",
         "what the model expects of every scan, and how far off it is",
     ),
     "anomaly": ("gen3d.infer.anomaly:Anomaly", "calibrated z maps and region tables of every person"),

@@ -160,7 +160,7 @@ def combat(given: argparse.Namespace) -> Figures:
 def strata(given: argparse.Namespace) -> Figures:
     """Components, UMAP (warm) and clusters, as `gen3d stratify` does by default."""
     from gen3d.downstream.clusters import find_structure
-    from gen3d.downstream.embedding import fit_components, fit_umap
+    from gen3d.latents.embedding import fit_components, fit_umap
 
     values = np.asarray(cohort(given.people, given.latents)[0], dtype=np.float64)
     fit_umap(np.random.default_rng(0).standard_normal((100, STRATA_COMPONENTS)), SEED)

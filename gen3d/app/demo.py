@@ -18,11 +18,11 @@ from gen3d.downstream.stratify import Stratify
 from gen3d.infer.anomaly import Anomaly
 from gen3d.infer.channels import CHANNELS, Channel
 from gen3d.infer.classify import Classify
-from gen3d.infer.encode import Encode
 from gen3d.infer.predict import Predict
 from gen3d.infer.quality import Quality
-from gen3d.infer.reconstruct import Reconstruct
 from gen3d.infer.sample import Sample
+from gen3d.latents.encode import Encode
+from gen3d.latents.reconstruct import Reconstruct
 from gen3d.report.report import Report
 from gen3d.simulate.simulate import Simulate
 from gen3d.train.train import Train

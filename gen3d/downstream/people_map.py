@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gen3d.cohort.columns import Adjustment
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
-from gen3d.downstream.embedding import places_among
+from gen3d.latents.embedding import places_among
 from gen3d.maths.mixture import Mixture
 from gen3d.maths.neighbourhood import squared_distances
 

@@ -17,6 +17,8 @@ from gen3d.core.config import Folder, Folders, Verb
 from gen3d.core.progress import say, track
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Section, figures_in
+from gen3d.latents import section as latent
+from gen3d.latents import section_reconstruction as reconstruction
 from gen3d.prepare import section as cohort
 from gen3d.report.context import Context
 from gen3d.report.sections import (
@@ -25,12 +27,10 @@ from gen3d.report.sections import (
     groups,
     harmonisation,
     heads,
-    latent,
     people,
     predictions,
     provenance,
     quality,
-    reconstruction,
     scores,
     strata,
     summary,

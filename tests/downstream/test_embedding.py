@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gen3d.core.errors import UserError
-from gen3d.downstream.embedding import principal_components, umap_coordinates
+from gen3d.latents.embedding import principal_components, umap_coordinates
 
 
 def _two_clusters(num: int = 30, dimensions: int = 16) -> NDArray[np.float64]:

@@ -11,8 +11,8 @@ from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.latents_folder import open_latents_folder
 from gen3d.core.errors import UserError
 from gen3d.imaging.volume import read_stored
-from gen3d.infer.encode import Encode
-from gen3d.infer.reconstruct import Reconstruct
+from gen3d.latents.encode import Encode
+from gen3d.latents.reconstruct import Reconstruct
 from gen3d.models.run import load_run
 from tests.infer.conftest import fit
 

@@ -16,10 +16,10 @@ from gen3d.cohort.manifest import Split
 from gen3d.core.config import load
 from gen3d.core.errors import UserError
 from gen3d.infer.anomaly import Anomaly
-from gen3d.infer.encode import Encode
 from gen3d.infer.ensemble import Ensemble, load_runs
 from gen3d.infer.export import Export
-from gen3d.infer.reconstruct import Reconstruct
+from gen3d.latents.encode import Encode
+from gen3d.latents.reconstruct import Reconstruct
 from gen3d.models.normative.restorer import RestorerConfig
 from gen3d.models.run import Run, load_run
 from gen3d.train.train import Train

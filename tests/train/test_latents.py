@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from gen3d.cohort.coding import Coding
 from gen3d.cohort.manifest import subject_hash
 from gen3d.core.errors import UserError
-from gen3d.infer.encode import Encode
+from gen3d.latents.encode import Encode
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion
 from gen3d.models.run import load_run
 from gen3d.train.learners import learners

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gen3d.downstream.embedding import principal_components, umap_coordinates
 from gen3d.figures import charts, scatter, style
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Figure, Heading, Section, Text
+from gen3d.latents.embedding import principal_components, umap_coordinates
 from gen3d.report.context import Context
 from gen3d.report.folders import Latents
 
