@@ -148,7 +148,7 @@ def dealings(given: argparse.Namespace) -> Figures:
 
 def combat(given: argparse.Namespace) -> Figures:
     """Fit on everybody and apply to everybody."""
-    from gen3d.downstream.harmonisation import Harmonisation
+    from gen3d.harmonise.recipe import Harmonisation
 
     asked = study(*cohort(given.people, given.latents))
     rows = asked.features.rows(0, np.arange(given.people))

@@ -26,10 +26,10 @@ from gen3d.cohort.target import Target
 from gen3d.core.artefact import file_digest, write_json
 from gen3d.core.errors import UserError
 from gen3d.core.tables import write_table
-from gen3d.downstream.harmonisation import Harmonisation
 from gen3d.downstream.heads import HeadSettings, ResidualSettings, Threshold
 from gen3d.downstream.recipe import Learned, Recipe, Reducer, Rows, Values
 from gen3d.downstream.recipes import FeatureRecipe, recipe_of
+from gen3d.harmonise.recipe import Harmonisation
 
 RECORD, TRAINING, TABLE = "head.json", "training.npz", "training.tsv"
 NUM_CHECKED = 50

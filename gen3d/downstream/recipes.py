@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3d.cohort.target import Target
-from gen3d.downstream.harmonisation import Harmonisation
 from gen3d.downstream.heads import HeadSettings, ResidualSettings, SvmSettings, Threshold
 from gen3d.downstream.learning import Fitted, Learner
 from gen3d.downstream.recipe import Rows, Values
 from gen3d.downstream.reducing import FeatureReducer, Reduction
+from gen3d.harmonise.recipe import Harmonisation
 
 
 @dataclass(frozen=True)

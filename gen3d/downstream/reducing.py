@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from gen3d.cohort.columns import TableColumns, fit_columns
 from gen3d.cohort.manifest import is_control
 from gen3d.core.errors import UserError
-from gen3d.downstream.harmonisation import FittedHarmonisation, Harmonisation
 from gen3d.downstream.recipe import Rows
+from gen3d.harmonise.recipe import FittedHarmonisation, Harmonisation
 
 Values = NDArray[np.float64]
 PEOPLE_PER_COLUMN = 5

@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from gen3d.cohort.seen import Duplicates, Seen
 from gen3d.cohort.target import Task
 from gen3d.core.config import Folder, Folders, Verb, execution
-from gen3d.downstream.harmonisation import Harmonisation
 from gen3d.downstream.heads import HeadSettings, LinearSettings, Threshold
+from gen3d.harmonise.recipe import Harmonisation
 
 
 def _by_name(value: Any) -> Any:

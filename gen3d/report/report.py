@@ -17,6 +17,7 @@ from gen3d.core.config import Folder, Folders, Verb
 from gen3d.core.progress import say, track
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Section, figures_in
+from gen3d.harmonise import section as harmonisation
 from gen3d.latents import section as latent
 from gen3d.latents import section_reconstruction as reconstruction
 from gen3d.prepare import section as cohort
@@ -25,7 +26,6 @@ from gen3d.report.sections import (
     calibration,
     change,
     groups,
-    harmonisation,
     heads,
     people,
     predictions,

@@ -13,7 +13,7 @@ import pytest
 from gen3d.cli import main
 from gen3d.cohort.manifest import subject_hash
 from gen3d.core.errors import UserError
-from gen3d.downstream.harmonise import Harmonise
+from gen3d.harmonise.harmonise import Harmonise
 from gen3d.infer.classify import Classify
 from tests.downstream.latents_folder import cohort_table, write_latents
 

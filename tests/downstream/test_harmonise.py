@@ -16,12 +16,12 @@ from gen3d.cohort.latents_folder import open_latents_folder
 from gen3d.cohort.manifest import subject_hash
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
-from gen3d.downstream.harmonisation import FittedHarmonisation, Harmonisation
-from gen3d.downstream.harmonise import Harmonise
 from gen3d.downstream.recipe import Rows
-from gen3d.downstream.site_effects import AFTER, BEFORE, DIFFERENCE, LINEAR, SQUARES, assess
-from gen3d.downstream.site_effects import kept_effects as effects_of
-from gen3d.downstream.site_effects import site_predictability as sites_of
+from gen3d.harmonise.assessment import AFTER, BEFORE, DIFFERENCE, LINEAR, SQUARES, assess
+from gen3d.harmonise.assessment import kept_effects as effects_of
+from gen3d.harmonise.assessment import site_predictability as sites_of
+from gen3d.harmonise.harmonise import Harmonise
+from gen3d.harmonise.recipe import FittedHarmonisation, Harmonisation
 from tests.downstream.latents_folder import cohort_table, write_latents
 
 Row = dict[str, Any]

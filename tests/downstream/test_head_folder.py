@@ -13,7 +13,6 @@ import pytest
 
 from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
-from gen3d.downstream.harmonisation import Harmonisation
 from gen3d.downstream.head_folder import Head, open_head, save_head
 from gen3d.downstream.heads import (
     BoostingSettings,
@@ -25,6 +24,7 @@ from gen3d.downstream.heads import (
 )
 from gen3d.downstream.recipe import Rows
 from gen3d.downstream.recipes import recipe_of
+from gen3d.harmonise.recipe import Harmonisation
 
 BINARY = Target("diagnosis", "categories", ("CN", "AD"))
 GRADES = Target("cdr", "ordered", ("0", "0.5", "1"))

@@ -15,7 +15,6 @@ from sklearn.linear_model import LogisticRegression
 
 from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
-from gen3d.downstream.harmonisation import Harmonisation
 from gen3d.downstream.heads import (
     BoostingSettings,
     HeadSettings,
@@ -30,6 +29,7 @@ from gen3d.downstream.learning import Learner
 from gen3d.downstream.recipe import Rows
 from gen3d.downstream.recipes import recipe_of
 from gen3d.downstream.reducing import WHITENING, Reduction
+from gen3d.harmonise.recipe import Harmonisation
 from gen3d.maths.stats import auroc
 
 BINARY = Target("diagnosis", "categories", ("CN", "AD"))

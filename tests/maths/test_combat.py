@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gen3d.core.errors import UserError
-from gen3d.maths.combat import fit_combat
+from gen3d.harmonise.combat import fit_combat
 
 Array = NDArray[np.float64]
 

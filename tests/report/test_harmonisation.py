@@ -9,8 +9,8 @@ import pytest
 
 from gen3d.core.errors import UserError
 from gen3d.figures.blocks import Section, Table, Text, figures_in
+from gen3d.harmonise import section as harmonisation
 from gen3d.report.context import Context
-from gen3d.report.sections import harmonisation
 from gen3d.report.sources import open_sources
 from tests.report.heads_folders import harmonise
 

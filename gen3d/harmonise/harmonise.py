@@ -21,10 +21,8 @@ from gen3d.core.config import Folders, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, warn
 from gen3d.core.tables import records, write_table
-from gen3d.downstream.harmonisation import FittedHarmonisation, Harmonisation, speakers
-from gen3d.downstream.harmonise_picture import draw_before_after
 from gen3d.downstream.recipe import Rows
-from gen3d.downstream.site_effects import (
+from gen3d.harmonise.assessment import (
     AFTER,
     BEFORE,
     DIFFERENCE,
@@ -34,6 +32,8 @@ from gen3d.downstream.site_effects import (
     kept_effects,
     site_predictability,
 )
+from gen3d.harmonise.picture import draw_before_after
+from gen3d.harmonise.recipe import FittedHarmonisation, Harmonisation, speakers
 
 Row = dict[str, Any]
 NUMBERS = ["value", "low", "high", "chance", "num_people"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gen3d.downstream.site_effects import AFTER, BEFORE, DIFFERENCE
 from gen3d.figures import names as wording
 from gen3d.figures import style
 from gen3d.figures.blocks import Details, Figure, Heading, Points, Section, Table, Text
 from gen3d.figures.plain_tables import plain_table, words
+from gen3d.harmonise.assessment import AFTER, BEFORE, DIFFERENCE
 from gen3d.report.context import Context
 from gen3d.report.folders import Row
 from gen3d.report.results import Harmonised

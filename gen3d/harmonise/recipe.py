@@ -21,7 +21,7 @@ from gen3d.cohort.target import as_label
 from gen3d.core.config import Config
 from gen3d.core.errors import UserError
 from gen3d.downstream.recipe import Rows, Values
-from gen3d.maths.combat import FEWEST_PEOPLE, Combat, fit_combat
+from gen3d.harmonise.combat import FEWEST_PEOPLE, Combat, fit_combat
 
 FEWEST_CONTROLS = 5
 """Of a site that the fit has not seen, to estimate it from."""
