@@ -26,8 +26,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from gen3d.anomaly.anomaly import Anomaly
 from gen3d.core.errors import Unfinished
-from gen3d.infer.anomaly import Anomaly
 from gen3d.latents.encode import Encode
 from gen3d.latents.reconstruct import Reconstruct
 from gen3d.maths.stats import bootstrap_interval, wilson_interval

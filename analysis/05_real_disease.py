@@ -23,9 +23,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from slabs import PrepareSlabs
 
+from gen3d.anomaly.anomaly import Anomaly
 from gen3d.cohort.manifest import read_manifest
 from gen3d.imaging.volume import read_map
-from gen3d.infer.anomaly import Anomaly
 from gen3d.maths.significance import fdr, p_values
 from gen3d.maths.stats import (
     Interval,

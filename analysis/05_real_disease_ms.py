@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import ndimage
 
+from gen3d.anomaly.anomaly import Anomaly
 from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.manifest import read_manifest, scan_key, write_manifest
 from gen3d.core.artefact import begin, read
@@ -37,7 +38,6 @@ from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.resample import onto_plan
 from gen3d.imaging.volume import Volume, read_map, read_stored
-from gen3d.infer.anomaly import Anomaly
 from gen3d.maths.stats import auprc, auroc, bootstrap_interval, dice, oracle_dice
 from gen3d.prepare.prepare import Prepare
 from gen3d.train.train import Train

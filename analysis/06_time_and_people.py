@@ -17,8 +17,8 @@ from typing import Any
 
 import pandas as pd
 
+from gen3d.anomaly.anomaly import Anomaly
 from gen3d.downstream.evaluate import Evaluate
-from gen3d.infer.anomaly import Anomaly
 from gen3d.simulate.simulate import Simulate
 from gen3d.train.train import Train
 

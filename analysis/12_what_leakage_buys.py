@@ -57,9 +57,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from slabs import PrepareSlabs, SlabsWithDrawnControls, for_heads
 
+from gen3d.anomaly.anomaly import Anomaly
 from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.latents_folder import open_latents_folder
-from gen3d.infer.anomaly import Anomaly
 from gen3d.maths.stats import bootstrap_interval, wilson_interval
 from gen3d.train.train import Train
 

@@ -28,8 +28,8 @@ VERBS: dict[str, tuple[str, str]] = {
         "gen3d.latents.reconstruct:Reconstruct",
         "what the model expects of every scan, and how far off it is",
     ),
-    "anomaly": ("gen3d.infer.anomaly:Anomaly", "calibrated z maps and region tables of every person"),
-    "change": ("gen3d.infer.change:Change", "two scans of one person: what changed beyond measurement error"),
+    "anomaly": ("gen3d.anomaly.anomaly:Anomaly", "calibrated z maps and region tables of every person"),
+    "change": ("gen3d.anomaly.change:Change", "two scans of one person: what changed beyond measurement error"),
     "export": ("gen3d.infer.export:Export", "maps and region tables as a BIDS derivatives dataset"),
     "sample": (
         "gen3d.infer.sample:Sample",

@@ -18,8 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+from gen3d.anomaly.anomaly import Anomaly
 from gen3d.imaging.plan import read_plan
-from gen3d.infer.anomaly import Anomaly
 from gen3d.prepare.prepare import Prepare
 
 STAGES = {

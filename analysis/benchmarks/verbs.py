@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from gen3d.anomaly.anomaly import Anomaly
 from gen3d.cohort.manifest import Split
 from gen3d.core.errors import Unfinished
-from gen3d.infer.anomaly import Anomaly
 from gen3d.prepare.prepare import Prepare
 from gen3d.simulate.simulate import Simulate
 from gen3d.train.train import Train

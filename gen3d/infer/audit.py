@@ -19,12 +19,12 @@ from pydantic import Field
 from scipy import ndimage
 from torch import Tensor
 
+from gen3d.anomaly.channels import T1W
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.manifest import is_twin, subject_hash
 from gen3d.core.config import Config
 from gen3d.core.errors import UserError
 from gen3d.core.progress import track
-from gen3d.infer.channels import T1W
 from gen3d.infer.sample_picture import draw_samples
 from gen3d.maths.memorisation import Memorisation, RealScans, memorisation
 from gen3d.maths.stats import Interval, wilson_interval

@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.anomaly.channels import DATA_RANGE
 from gen3d.core.progress import track
-from gen3d.infer.channels import DATA_RANGE
 from gen3d.infer.features import Scans, whole_file
 from gen3d.maths.pair_similarity import GradientStructure, MultiScaleSSIM, PairMeans, choose_pairs
 from gen3d.maths.stats import Interval

@@ -15,6 +15,7 @@ import pandas as pd
 from pydantic import BeforeValidator, Field
 
 from gen3d import __version__
+from gen3d.anomaly.native import read_native_space
 from gen3d.cohort import bids_names as bids
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.artefact import RECORD, Artefact, Work, begin, read, write_atomic, write_json
@@ -24,7 +25,6 @@ from gen3d.core.pool import as_done, num_workers
 from gen3d.core.progress import say, track
 from gen3d.core.tables import write_table
 from gen3d.infer.export_native import NativeScan, start_worker, write_scan
-from gen3d.infer.native import read_native_space
 
 IDENTITY = {"age_years": "age", "sex": "sex", "diagnosis": "group", "site": "site", "role": "role"}
 

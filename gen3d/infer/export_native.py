@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gen3d.anomaly.native import ON_TEMPLATE, inverse_of, read_native_space, undeformed, write_native
 from gen3d.imaging.plan import GridPlan, read_plan
 from gen3d.imaging.registration import deform
 from gen3d.imaging.volume import read_map, read_stored
-from gen3d.infer.native import ON_TEMPLATE, inverse_of, read_native_space, undeformed, write_native
 
 _PLAN: list[GridPlan] = []
 

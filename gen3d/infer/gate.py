@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.anomaly.channels import T1W
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.artefact import read, write_json
 from gen3d.core.errors import UserError
@@ -18,7 +19,6 @@ from gen3d.core.progress import say, warn
 from gen3d.core.tables import write_table
 from gen3d.imaging.volume import read_stored
 from gen3d.infer.audit import Audit, AuditSettings, draw_nearest, known_people, run_audit
-from gen3d.infer.channels import T1W
 from gen3d.infer.synthetic import Dataset, key_of, writing
 from gen3d.models.run import Run
 

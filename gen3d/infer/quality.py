@@ -8,12 +8,12 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import Field, model_validator
 
+from gen3d.anomaly.channels import T1W
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.artefact import begin, write_json
 from gen3d.core.config import Folder, Folders, Verb, execution
 from gen3d.core.progress import say
 from gen3d.core.tables import plain_row, records, write_table
-from gen3d.infer.channels import T1W
 from gen3d.infer.contrastive import SelfTrained
 from gen3d.infer.features import ExtractorConfig, RandomFeatures, check_extractors
 from gen3d.infer.quality_evaluation import Asked, Evaluation

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gen3d.anomaly.channels import T1W
 from gen3d.cohort.folder import Prepared
 from gen3d.core.progress import track
 from gen3d.imaging.similarity import smooth_inside
 from gen3d.imaging.volume import read_stored, store
-from gen3d.infer.channels import T1W
 from gen3d.infer.features import Scans
 from gen3d.models.base import Model
 from gen3d.models.run import Run

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.anomaly.channels import T1W
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.structures import SUFFIX, with_structures
 from gen3d.core.errors import UserError
 from gen3d.core.progress import warn
 from gen3d.core.tables import write_table
-from gen3d.infer.channels import T1W
 from gen3d.infer.diversity import diversity_rows
 from gen3d.infer.features import ExtractorConfig, FeatureMaker, Scans
 from gen3d.infer.quality_anchors import reconstructed, smoothed

@@ -11,9 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, RidgeCV
 
+from gen3d.anomaly.channels import T1W
 from gen3d.cohort.folder import Prepared
 from gen3d.core.progress import track
-from gen3d.infer.channels import T1W
 from gen3d.infer.quality_structures import structure_columns
 
 COARSE_MM = 6.0

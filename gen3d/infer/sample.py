@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from pydantic import Field, model_validator
 
+from gen3d.anomaly.channels import T1W
 from gen3d.cohort.folder import GENERATOR_SUBJECTS
 from gen3d.cohort.structures import LOG_JACOBIAN
 from gen3d.core.artefact import RECORD, Work, begin, digest, file_digest, write_json
@@ -19,7 +20,6 @@ from gen3d.core.errors import UserError
 from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track, warn
 from gen3d.infer.audit import AuditSettings
-from gen3d.infer.channels import T1W
 from gen3d.infer.drawing import Drawing
 from gen3d.infer.gate import Gate
 from gen3d.infer.request import LARGEST_COUNT, Conditions, Request, Unnamed, read_people, read_trained

@@ -12,9 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d import __version__
+from gen3d.anomaly.channels import T1W
 from gen3d.cohort.structures import LOG_JACOBIAN
 from gen3d.imaging.volume import read_stored
-from gen3d.infer.channels import T1W
 from gen3d.infer.gate import Gate
 from gen3d.infer.request import Request
 from gen3d.infer.sample_picture import draw_samples

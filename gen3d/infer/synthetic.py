@@ -17,6 +17,7 @@ import pandas as pd
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from gen3d.anomaly.channels import T1W
 from gen3d.cohort.bids_names import TEMPLATE_SPACE
 from gen3d.cohort.manifest import scan_key
 from gen3d.cohort.regions import region_table, regions_on
@@ -28,7 +29,6 @@ from gen3d.imaging.intensity import LIMITS
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.registration import deformation_channel
 from gen3d.imaging.volume import read_stored, store
-from gen3d.infer.channels import T1W
 
 QUARANTINE, VOLUMES, CACHE = "quarantine", "volumes", ".samples"
 SESSION = "1"

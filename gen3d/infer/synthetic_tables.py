@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d import __version__
+from gen3d.anomaly.channels import T1W
 from gen3d.cohort.bids_names import BIDS_VERSION, SCAN_COLUMNS
 from gen3d.cohort.manifest import write_manifest
 from gen3d.cohort.structures import SUFFIX
@@ -17,7 +18,6 @@ from gen3d.core.artefact import write_atomic, write_json
 from gen3d.core.tables import write_table
 from gen3d.imaging.plan import write_plan
 from gen3d.imaging.volume import read_stored, store, write_nifti
-from gen3d.infer.channels import T1W
 from gen3d.infer.synthetic import ENTITIES, REGISTERED, SESSION, Atlas, Dataset, Row, key_of, subject_of, writing
 
 SITE, ROLE = "synthetic", "evaluation"

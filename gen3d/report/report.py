@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from pydantic import Field
 
 from gen3d import __version__
+from gen3d.anomaly.sections import calibration, change, groups, people, scores
 from gen3d.core.artefact import begin, write_atomic, write_json
 from gen3d.core.config import Folder, Folders, Verb
 from gen3d.core.progress import say, track
@@ -22,21 +23,7 @@ from gen3d.latents import section as latent
 from gen3d.latents import section_reconstruction as reconstruction
 from gen3d.prepare import section as cohort
 from gen3d.report.context import Context
-from gen3d.report.sections import (
-    calibration,
-    change,
-    groups,
-    heads,
-    people,
-    predictions,
-    provenance,
-    quality,
-    scores,
-    strata,
-    summary,
-    synthetic,
-    truth,
-)
+from gen3d.report.sections import heads, predictions, provenance, quality, strata, summary, synthetic, truth
 from gen3d.report.sources import open_sources
 from gen3d.train import section as training
 

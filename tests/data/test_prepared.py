@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.anomaly.anomaly import Anomaly
 from gen3d.cohort.folder import open_prepared
 from gen3d.core.errors import UserError
-from gen3d.infer.anomaly import Anomaly
 from tests.cohorts import write_cohort
 from tests.infer.conftest import fit
 

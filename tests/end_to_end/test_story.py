@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from gen3d.anomaly.channels import CHANNELS
 from gen3d.cli import main
 from gen3d.cohort.manifest import subject_hash
-from gen3d.infer.channels import CHANNELS
 
 pytestmark = pytest.mark.timeout(900)  # the first test waits for the whole demo
 KEYS = ["subjects=44", "spacing_mm=4", "steps=8", "workers=2"]

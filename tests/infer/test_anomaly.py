@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.anomaly import compare as compare_module
+from gen3d.anomaly.anomaly import Anomaly
 from gen3d.cohort.manifest import Split
 from gen3d.core.errors import UserError
 from gen3d.imaging.volume import store
-from gen3d.infer import compare as compare_module
-from gen3d.infer.anomaly import Anomaly
 from tests.cohorts import EFFECT, PLANTED, write_cohort
 from tests.infer.conftest import fit
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from gen3d.infer.calibrate import calibrate, describe_calibration
-from gen3d.infer.panel import Panel, make_panel
-from gen3d.infer.tables import latent_scores, region_table
-from gen3d.maths.empirical_null import count, fit_null_map
+from gen3d.anomaly.calibration.calibrate import calibrate, describe_calibration
+from gen3d.anomaly.calibration.empirical_null import count, fit_null_map
+from gen3d.anomaly.calibration.panel import Panel, make_panel
+from gen3d.anomaly.tables import latent_scores, region_table
 
 TERMS = ("age", "sex", "site")
 VOXELS = 4000

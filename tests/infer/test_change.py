@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from gen3d.anomaly.change import Change, pair_sessions
 from gen3d.core.artefact import read, write_json
 from gen3d.core.errors import UserError
-from gen3d.infer.change import Change, pair_sessions
 
 REGIONS = [f"region {number}" for number in range(40)]
 CHANGED, LOSS = "region 7", -0.2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gen3d.infer.channels import T1W, ChannelMaker, Comparison
+from gen3d.anomaly.channels import T1W, ChannelMaker, Comparison
 
 
 def test_where_the_scan_has_no_brain_there_is_no_residual() -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.anomaly.region_channels import ShellMeans, contrast_values
 from gen3d.cohort.folder import open_prepared
-from gen3d.infer.contrast import ShellMeans, contrast_values
 
 SHAPE = (24, 20, 20)
 TABLE = pd.DataFrame({"label": [1, 2, 3], "name": ["left hippocampus", "right hippocampus", "third ventricle"]})

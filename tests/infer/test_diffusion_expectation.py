@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gen3d.infer.anomaly import Anomaly
+from gen3d.anomaly.anomaly import Anomaly
 from gen3d.models.run import load_run
 from gen3d.train.train import Train
 

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.anomaly.anomaly import Anomaly
+from gen3d.anomaly.expectation import Ensemble, load_runs
 from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.manifest import Split
 from gen3d.core.config import load
 from gen3d.core.errors import UserError
-from gen3d.infer.anomaly import Anomaly
-from gen3d.infer.ensemble import Ensemble, load_runs
 from gen3d.infer.export import Export
 from gen3d.latents.encode import Encode
 from gen3d.latents.reconstruct import Reconstruct

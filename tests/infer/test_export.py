@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.anomaly.tables import CLUSTER_COLUMNS
 from gen3d.cohort import bids_names as derivatives
 from gen3d.cohort.bids_names import resolution, score_column, stem
 from gen3d.core.artefact import write_json
@@ -19,7 +20,6 @@ from gen3d.imaging.plan import plan_grid, write_plan
 from gen3d.imaging.template import full_template, template_on
 from gen3d.imaging.volume import store, write_nifti
 from gen3d.infer.export import Export
-from gen3d.infer.tables import CLUSTER_COLUMNS
 
 PLAN = plan_grid(4)
 SPACE = "MNI152NLin2009aSym"

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.anomaly.calibration.calibrate import calibrate
+from gen3d.anomaly.calibration.panel import make_panel
 from gen3d.core.errors import UserError
-from gen3d.infer.calibrate import calibrate
-from gen3d.infer.panel import make_panel
 from gen3d.maths.design import Design
 
 TERMS = ("age", "sex", "site")

@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
+from gen3d.anomaly.anomaly import Anomaly
+from gen3d.anomaly.compare import RegionMeans
+from gen3d.anomaly.region_channels import WHOLE_BRAIN, log_scale, read_log_scale, size_names, size_values
 from gen3d.cohort.folder import open_prepared
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import plan_grid, write_plan
 from gen3d.imaging.volume import store
-from gen3d.infer.anomaly import Anomaly
-from gen3d.infer.compare import RegionMeans
-from gen3d.infer.size import WHOLE_BRAIN, log_scale, read_log_scale, size_names, size_values
 from tests.cohorts import write_cohort
 from tests.infer.conftest import fit
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gen3d.maths.empirical_null import count, fit_null_map
+from gen3d.anomaly.calibration.empirical_null import count, fit_null_map
 from gen3d.maths.significance import fdr, p_values
 
 

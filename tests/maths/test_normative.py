@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import polygamma
 
-from gen3d.core.errors import UserError
-from gen3d.imaging.similarity import smooth_inside
-from gen3d.maths.normative import (
+from gen3d.anomaly.calibration.normative import (
     estimate_prior,
     fdr,
     fit_normative,
@@ -21,7 +19,9 @@ from gen3d.maths.normative import (
     trigamma_inverse,
     z_scores,
 )
-from gen3d.maths.student import log_survival, t_to_z
+from gen3d.anomaly.calibration.student import log_survival, t_to_z
+from gen3d.core.errors import UserError
+from gen3d.imaging.similarity import smooth_inside
 
 VOXELS = 20_000
 NEW_PEOPLE = 40

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gen3d.maths.reliability import fit_retest, icc, reliable_change, within_person_sd
+from gen3d.anomaly.calibration.retest import fit_retest, icc, reliable_change, within_person_sd
 
 SHROUT_FLEISS = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
 

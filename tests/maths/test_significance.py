@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gen3d.maths.normative import (
+from gen3d.anomaly.calibration.normative import (
     burden,
     clusters,
     conformal_p,

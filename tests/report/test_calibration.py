@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.anomaly.sections.calibration import SHARES, conformal_figures
 from gen3d.core.artefact import read, write_json
 from gen3d.report.folders import Maps
-from gen3d.report.sections.calibration import SHARES, conformal_figures
 from tests.report.folders import write_record
 
 NUM_REGIONS = 99

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
+from gen3d.anomaly.sections.groups import Moments, moments_of, regions_that_differ, significant_difference
+from gen3d.anomaly.sections.people import choose
 from gen3d.report.folders import Maps
-from gen3d.report.sections.groups import Moments, moments_of, regions_that_differ, significant_difference
-from gen3d.report.sections.people import choose
 from gen3d.report.sources import open_sources
 from tests.report.folders import PATIENTS, World
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from gen3d.anomaly.picture import draw_change
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Details, Figure, Heading, Section, Table, Text
-from gen3d.infer.change_picture import draw_change
 from gen3d.report.context import Context
 from gen3d.report.folders import CHANNEL_ORDER, Change, Row, records
 

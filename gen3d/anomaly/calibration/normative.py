@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma, polygamma
 
+from gen3d.anomaly.calibration.student import t_to_z
 from gen3d.core.errors import UserError
 from gen3d.imaging.similarity import smoother
 from gen3d.maths.deviation import DeviationModel, deviation, fit_deviation, held_out_deviation
@@ -35,7 +36,6 @@ from gen3d.maths.significance import (
     p_values,
     percentile,
 )
-from gen3d.maths.student import t_to_z
 
 __all__ = [
     "Cluster",

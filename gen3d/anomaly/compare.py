@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.anomaly.channels import LOG_JACOBIAN, T1W, Channel, ChannelMaker, Comparison
+from gen3d.anomaly.expectation import Ensemble
 from gen3d.cohort.folder import Prepared
 from gen3d.core.artefact import digest
 from gen3d.core.progress import track
-from gen3d.infer.channels import LOG_JACOBIAN, T1W, Channel, ChannelMaker, Comparison
-from gen3d.infer.ensemble import Ensemble
 from gen3d.models.run import Run
 
 PREFIX = ".values-"

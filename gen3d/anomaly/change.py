@@ -12,15 +12,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
+from gen3d.anomaly.calibration.retest import MIN_YEARS, RetestNoise, fit_retest, icc, reliable_change, within_person_sd
+from gen3d.anomaly.picture import draw_change
+from gen3d.anomaly.tables import LOG_VOLUMES
 from gen3d.cohort.manifest import FILE, is_twin, read_manifest
 from gen3d.core.artefact import begin, read
 from gen3d.core.config import Folder, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track, warn
 from gen3d.core.tables import write_table
-from gen3d.infer.change_picture import draw_change
-from gen3d.infer.tables import LOG_VOLUMES
-from gen3d.maths.reliability import MIN_YEARS, RetestNoise, fit_retest, icc, reliable_change, within_person_sd
 from gen3d.maths.significance import fdr_adjust, p_values
 
 CONTROL_ROLES = ("train", "calibration", "test")

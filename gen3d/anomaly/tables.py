@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.anomaly.calibration.calibrate import Calibrated
+from gen3d.anomaly.calibration.panel import Panel
+from gen3d.anomaly.channels import Channel
 from gen3d.cohort.folder import Prepared
-from gen3d.infer.calibrate import Calibrated
-from gen3d.infer.channels import Channel
-from gen3d.infer.panel import Panel
 from gen3d.maths.deviation import deviation, fit_deviation, held_out_deviation
 from gen3d.maths.significance import (
     burden,

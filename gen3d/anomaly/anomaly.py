@@ -9,23 +9,14 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from gen3d.cohort.folder import Prepared, open_prepared
-from gen3d.cohort.manifest import is_twin
-from gen3d.core.artefact import begin, write_json
-from gen3d.core.config import Folders, Verb
-from gen3d.core.errors import UserError
-from gen3d.core.progress import say, track, warn
-from gen3d.core.tables import write_table
-from gen3d.imaging.volume import write_nifti
-from gen3d.infer.calibrate import Calibrated, calibrate, describe_calibration
-from gen3d.infer.channels import CHANNELS, LOG_JACOBIAN, T1W, Channel, available
-from gen3d.infer.compare import compare
-from gen3d.infer.contrast import CONTRAST, contrast_values
-from gen3d.infer.ensemble import Ensemble, load_runs
-from gen3d.infer.native import ON_TEMPLATE, read_native_space, write_native
-from gen3d.infer.panel import LEAST_ALLOWED, MIN_SITE_CONTROLS, FewSiteControls, Panel, make_panel
-from gen3d.infer.size import SIZE, size_names, size_values
-from gen3d.infer.tables import (
+from gen3d.anomaly.calibration.calibrate import Calibrated, calibrate, describe_calibration
+from gen3d.anomaly.calibration.panel import LEAST_ALLOWED, MIN_SITE_CONTROLS, FewSiteControls, Panel, make_panel
+from gen3d.anomaly.channels import CHANNELS, LOG_JACOBIAN, T1W, Channel, available
+from gen3d.anomaly.compare import compare
+from gen3d.anomaly.expectation import Ensemble, load_runs
+from gen3d.anomaly.native import ON_TEMPLATE, read_native_space, write_native
+from gen3d.anomaly.region_channels import CONTRAST, SIZE, contrast_values, size_names, size_values
+from gen3d.anomaly.tables import (
     CLUSTER_COLUMNS,
     cluster_rows,
     heaviest_clusters,
@@ -34,6 +25,14 @@ from gen3d.infer.tables import (
     subject_table,
     unmask,
 )
+from gen3d.cohort.folder import Prepared, open_prepared
+from gen3d.cohort.manifest import is_twin
+from gen3d.core.artefact import begin, write_json
+from gen3d.core.config import Folders, Verb
+from gen3d.core.errors import UserError
+from gen3d.core.progress import say, track, warn
+from gen3d.core.tables import write_table
+from gen3d.imaging.volume import write_nifti
 from gen3d.maths.significance import fdr, p_values
 from gen3d.models.run import Run
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.infer.panel import Panel
-from gen3d.maths.empirical_null import count, fit_null_map
-from gen3d.maths.normative import NormativeModel, fit_normative, models_without_each, z_scores
+from gen3d.anomaly.calibration.empirical_null import count, fit_null_map
+from gen3d.anomaly.calibration.normative import NormativeModel, fit_normative, models_without_each, z_scores
+from gen3d.anomaly.calibration.panel import Panel
+from gen3d.anomaly.calibration.site_variance import SiteVariance, fit_site_variance, some_voxels
 from gen3d.maths.significance import conformal_resolution, fdr, p_values
-from gen3d.maths.site_variance import SiteVariance, fit_site_variance, some_voxels
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 With d = x2 - x1 of n people who did not change, the within-person standard deviation is sqrt(sum d^2 / 2n) (Bland and
 Altman 1996, BMJ 313:744), and a change is reliable when it is large against the standard deviation of d (Jacobson and
 Truax 1991, Journal of Consulting and Clinical Psychology 59:12). With n people that standard deviation is an estimate,
-so the quotient follows Student's t; its variance is moderated across regions as in `gen3d.maths.normative`.
+so the quotient follows Student's t; its variance is moderated across regions as in `gen3d.anomaly.calibration.normative`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri_exp
 from scipy.stats import f as f_distribution
 
-from gen3d.maths.normative import estimate_prior
-from gen3d.maths.student import log_survival
+from gen3d.anomaly.calibration.normative import estimate_prior
+from gen3d.anomaly.calibration.student import log_survival
 
 Array = NDArray[np.float64]
 MIN_YEARS = 0.25
