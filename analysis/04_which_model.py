@@ -24,8 +24,8 @@ import pandas as pd
 import yaml
 
 from gen3d.anomaly.anomaly import Anomaly
-from gen3d.downstream.scoring import Settings, null_rows, voxel_scores
-from gen3d.downstream.truth import Maps, Truth, open_maps, open_truth
+from gen3d.evaluate.truth import Maps, Truth, open_maps, open_truth
+from gen3d.evaluate.voxels_and_people import Settings, null_rows, voxel_scores
 from gen3d.maths.significance import conformal_p
 from gen3d.maths.stats import Interval, delong_interval, wilson_interval
 from gen3d.simulate.simulate import Simulate

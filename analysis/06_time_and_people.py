@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from gen3d.anomaly.anomaly import Anomaly
-from gen3d.downstream.evaluate import Evaluate
+from gen3d.evaluate.evaluate import Evaluate
 from gen3d.simulate.simulate import Simulate
 from gen3d.train.train import Train
 

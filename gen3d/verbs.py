@@ -50,7 +50,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "stratify": ("gen3d.downstream.stratify:Stratify", "a map of the cohort, its sub-groups, and what they mean"),
     "harmonise": ("gen3d.harmonise.harmonise:Harmonise", "latents without the mean and spread of their site (ComBat)"),
     "predict": ("gen3d.infer.predict:Predict", "where new people stand: a head's probability, neighbours, warnings"),
-    "evaluate": ("gen3d.downstream.evaluate:Evaluate", "maps against planted truth, with intervals and baselines"),
+    "evaluate": ("gen3d.evaluate.evaluate:Evaluate", "maps against planted truth, with intervals and baselines"),
     "report": ("gen3d.report.report:Report", "one self-contained HTML page of everything above"),
     "sweep": ("gen3d.app.sweep:Sweep", "many trainings, one table: which settings are best, and what mattered"),
     "demo": ("gen3d.app.demo:Demo", "the whole story on a simulated cohort, in minutes"),

@@ -14,8 +14,8 @@ from gen3d.anomaly.channels import CHANNELS, Channel
 from gen3d.cohort.manifest import Split
 from gen3d.core.config import Verb, execution
 from gen3d.core.progress import duration, say
-from gen3d.downstream.evaluate import Evaluate
 from gen3d.downstream.stratify import Stratify
+from gen3d.evaluate.evaluate import Evaluate
 from gen3d.harmonise.harmonise import Harmonise
 from gen3d.infer.classify import Classify
 from gen3d.infer.predict import Predict

@@ -16,6 +16,7 @@ from gen3d.anomaly.sections import calibration, change, groups, people, scores
 from gen3d.core.artefact import begin, write_atomic, write_json
 from gen3d.core.config import Folder, Folders, Verb
 from gen3d.core.progress import say, track
+from gen3d.evaluate import section as truth
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Section, figures_in
 from gen3d.harmonise import section as harmonisation
@@ -23,7 +24,7 @@ from gen3d.latents import section as latent
 from gen3d.latents import section_reconstruction as reconstruction
 from gen3d.prepare import section as cohort
 from gen3d.report.context import Context
-from gen3d.report.sections import heads, predictions, provenance, quality, strata, summary, synthetic, truth
+from gen3d.report.sections import heads, predictions, provenance, quality, strata, summary, synthetic
 from gen3d.report.sources import open_sources
 from gen3d.train import section as training
 

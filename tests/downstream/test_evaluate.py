@@ -16,10 +16,10 @@ from scipy.stats import norm
 from gen3d.core.artefact import begin
 from gen3d.core.config import Folders, Verb
 from gen3d.core.errors import UserError
-from gen3d.downstream.evaluate import Evaluate
-from gen3d.downstream.region_scoring import paired_auc_difference
-from gen3d.downstream.scoring import ScoreHistogram, Settings, detection_limit, severity_groups
-from gen3d.downstream.truth import open_maps, open_truth
+from gen3d.evaluate.evaluate import Evaluate
+from gen3d.evaluate.regions import paired_auc_difference
+from gen3d.evaluate.truth import open_maps, open_truth
+from gen3d.evaluate.voxels_and_people import ScoreHistogram, Settings, detection_limit, severity_groups
 from gen3d.imaging.volume import write_nifti
 from gen3d.maths.significance import burden
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from gen3d.anomaly.sections import calibration, groups, scores
+from gen3d.evaluate import section as truth
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Heading, Points, Section, Table, Text
 from gen3d.maths.stats import Interval
 from gen3d.report.context import Context
 from gen3d.report.folders import NULL, REGISTRATION_ALONE, Evaluation, Row, records
-from gen3d.report.sections import truth
 from gen3d.report.sources import is_baseline
 
 FEWEST, FALSE_POSITIVE_PEOPLE, NUM_IN_LEAD = 3, 0.05, 3

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.core.progress import track
-from gen3d.downstream.truth import NULL, SIGNED_CHANNELS, Maps, Truth, anomaly_score
+from gen3d.evaluate.truth import NULL, SIGNED_CHANNELS, Maps, Truth, anomaly_score
 from gen3d.maths.significance import conformal_p, conformal_resolution, fdr, p_values
 from gen3d.maths.stats import (
     Interval,

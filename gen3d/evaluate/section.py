@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from gen3d.downstream.region_scoring import BOTH
+from gen3d.evaluate.regions import BOTH
 from gen3d.figures import charts
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Details, Figure, Heading, Section, Table, Text

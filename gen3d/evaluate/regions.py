@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.downstream.scoring import FALSE_POSITIVE_PEOPLE, Row, Settings, columns
-from gen3d.downstream.truth import SIGNED_CHANNELS, Maps, Truth
+from gen3d.evaluate.truth import SIGNED_CHANNELS, Maps, Truth
+from gen3d.evaluate.voxels_and_people import FALSE_POSITIVE_PEOPLE, Row, Settings, columns
 from gen3d.maths.significance import conformal_p, conformal_resolution
 from gen3d.maths.stats import Interval, correlation, delong_interval, wilson_interval
 

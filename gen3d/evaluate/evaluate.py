@@ -16,8 +16,9 @@ from gen3d.core.config import Folder, Folders, Verb
 from gen3d.core.progress import console, say, warn
 from gen3d.core.tables import records as plain_records
 from gen3d.core.tables import write_table
-from gen3d.downstream.region_scoring import BOTH, region_difference_rows, region_rows
-from gen3d.downstream.scoring import (
+from gen3d.evaluate.regions import BOTH, region_difference_rows, region_rows
+from gen3d.evaluate.truth import MIN_CONTROLS, NULL, Maps, Truth, open_maps, open_truth
+from gen3d.evaluate.voxels_and_people import (
     ALL,
     Row,
     Settings,
@@ -30,7 +31,6 @@ from gen3d.downstream.scoring import (
     voxel_rows,
     voxel_scores,
 )
-from gen3d.downstream.truth import MIN_CONTROLS, NULL, Maps, Truth, open_maps, open_truth
 
 SMALLEST_SHARE = 0.1
 """Of the largest planted change: what takes up the volume that a region gives is no headline of its own."""
