@@ -49,10 +49,10 @@ from simulated_brains import (
 )
 
 from gen3d.cohort.manifest import read_manifest
-from gen3d.downstream.stratify import Stratify
 from gen3d.infer.classify import Classify
-from gen3d.maths.agreement import adjusted_rand_index
 from gen3d.maths.stats import wilson_interval
+from gen3d.stratify.agreement import adjusted_rand_index
+from gen3d.stratify.stratify import Stratify
 
 Keys = dict[str, Any]
 Row = dict[str, Any]

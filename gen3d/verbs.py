@@ -47,7 +47,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "gen3d.infer.classify:Classify",
         "a diagnosis, stage or age told from the latents, tested by person beside its baselines",
     ),
-    "stratify": ("gen3d.downstream.stratify:Stratify", "a map of the cohort, its sub-groups, and what they mean"),
+    "stratify": ("gen3d.stratify.stratify:Stratify", "a map of the cohort, its sub-groups, and what they mean"),
     "harmonise": ("gen3d.harmonise.harmonise:Harmonise", "latents without the mean and spread of their site (ComBat)"),
     "predict": ("gen3d.infer.predict:Predict", "where new people stand: a head's probability, neighbours, warnings"),
     "evaluate": ("gen3d.evaluate.evaluate:Evaluate", "maps against planted truth, with intervals and baselines"),

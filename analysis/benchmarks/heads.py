@@ -159,8 +159,8 @@ def combat(given: argparse.Namespace) -> Figures:
 
 def strata(given: argparse.Namespace) -> Figures:
     """Components, UMAP (warm) and clusters, as `gen3d stratify` does by default."""
-    from gen3d.downstream.clusters import find_structure
     from gen3d.latents.embedding import fit_components, fit_umap
+    from gen3d.stratify.structure import find_structure
 
     values = np.asarray(cohort(given.people, given.latents)[0], dtype=np.float64)
     fit_umap(np.random.default_rng(0).standard_normal((100, STRATA_COMPONENTS)), SEED)
@@ -292,7 +292,7 @@ def strata_sklearn(given: argparse.Namespace) -> Figures:
     from sklearn.decomposition import PCA
     from sklearn.mixture import GaussianMixture
 
-    from gen3d.downstream import clusters
+    from gen3d.stratify import structure as clusters
 
     values = cohort(given.people, given.latents)[0]
     umap.UMAP(random_state=SEED, n_jobs=1).fit(np.random.default_rng(0).standard_normal((100, STRATA_COMPONENTS)))

@@ -14,7 +14,7 @@ from gen3d.cohort.manifest import TEXT
 from gen3d.cohort.structures import SUFFIX
 from gen3d.cohort.target import as_label
 from gen3d.core.errors import UserError
-from gen3d.downstream.associations import FEWEST_DISTINCT
+from gen3d.stratify.associations import FEWEST_DISTINCT
 
 Values = NDArray[np.float64]
 MISSING_SHARE = 0.05

@@ -15,10 +15,10 @@ from gen3d.core.config import Folder, Folders, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, warn
 from gen3d.core.tables import records, write_table
-from gen3d.downstream.people_map import PeopleMap, open_map
 from gen3d.infer.predict_people import Asked, Learned, open_asked
 from gen3d.infer.predict_tables import judge_typicality, neighbour_table, prediction_table, training_summary
 from gen3d.infer.predict_words import sentences, show
+from gen3d.stratify.folder import PeopleMap, open_map
 
 
 class Predict(Verb):

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy.stats import chi2_contingency, kruskal
 
-from gen3d.downstream.associations import associations, corrected_cramers_v, is_confound, strongest_confound
 from gen3d.maths.significance import fdr_adjust
+from gen3d.stratify.associations import associations, corrected_cramers_v, is_confound, strongest_confound
 
 
 def cohort(num: int = 150, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray]:

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 
-from gen3d.downstream.clusters import Structure, best, fewest, find_structure, solve
-from gen3d.maths.agreement import adjusted_rand_index, jaccard
-from gen3d.maths.mixture import fit_mixtures, one_group_bic, starting_centres
-from gen3d.maths.unimodal import nearest_unimodal, one_group
+from gen3d.stratify.agreement import adjusted_rand_index, jaccard
+from gen3d.stratify.mixture import fit_mixtures, one_group_bic, starting_centres
+from gen3d.stratify.one_group import nearest_unimodal, one_group
+from gen3d.stratify.structure import Structure, best, fewest, find_structure, solve
 
 Floats = NDArray[np.float64]
 DIMENSIONS = 8

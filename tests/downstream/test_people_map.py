@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from gen3d.core.errors import UserError
-from gen3d.downstream.people_map import PeopleMap, _read, open_map
-from gen3d.downstream.stratify import Stratify
 from gen3d.latents.embedding import membership_strengths
+from gen3d.stratify.folder import PeopleMap, _read, open_map
+from gen3d.stratify.stratify import Stratify
 from tests.downstream.latents_folder import cohort_table, write_latents
 
 NUM, DIMENSIONS, DISTANCE = 60, 12, 9.0

@@ -16,10 +16,10 @@ from PIL import Image
 from gen3d.core.artefact import read
 from gen3d.core.config import load
 from gen3d.core.errors import UserError
-from gen3d.downstream.cluster_maps import cluster_maps
-from gen3d.downstream.strata_words import explanation
-from gen3d.downstream.stratify import Stratify
-from gen3d.downstream.thumbnails import PIXELS, thumbnail
+from gen3d.stratify.cluster_maps import cluster_maps
+from gen3d.stratify.picture import PIXELS, thumbnail
+from gen3d.stratify.sentences import explanation
+from gen3d.stratify.stratify import Stratify
 from tests.downstream.latents_folder import cohort_table, write_latents
 from tests.report.folders import World, build
 

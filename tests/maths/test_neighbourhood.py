@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.manifold import trustworthiness
 
-from gen3d.maths.neighbourhood import neighbour_ranks, neighbourhood_quality, squared_distances
+from gen3d.stratify.neighbourhood import neighbour_ranks, neighbourhood_quality, squared_distances
 
 
 def test_equals_the_reference_and_continuity_is_the_same_turned_round() -> None:

@@ -22,8 +22,9 @@ from gen3d.figures.explorer import MOST_BYTES, MOST_THUMBNAILS, Explorer, Person
 from gen3d.imaging.plan import plan_grid
 from gen3d.imaging.volume import write_nifti
 from gen3d.report.context import Context
-from gen3d.report.sections import strata, strata_map
 from gen3d.report.sources import open_sources
+from gen3d.stratify import section as strata
+from gen3d.stratify import section_map as strata_map
 from tests.report.heads_folders import classify, cohort, predict, stratify, thumbnail
 
 

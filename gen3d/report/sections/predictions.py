@@ -15,8 +15,9 @@ from gen3d.figures.blocks import Card, Details, Figure, Heading, Points, Section
 from gen3d.maths.stats import Interval
 from gen3d.report.context import Context
 from gen3d.report.results import Head, Predicted, Strata
-from gen3d.report.sections import heads_charts, strata_map
+from gen3d.report.sections import heads_charts
 from gen3d.report.sections.heads_models import Models
+from gen3d.stratify import section_map as strata_map
 
 ROWS_SHOWN = 30
 NEIGHBOURS_SHOWN = 5

@@ -22,8 +22,8 @@ from gen3d.cohort.columns import Adjustment
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 from gen3d.latents.embedding import places_among
-from gen3d.maths.mixture import Mixture
-from gen3d.maths.neighbourhood import squared_distances
+from gen3d.stratify.mixture import Mixture
+from gen3d.stratify.neighbourhood import squared_distances
 
 Floats = NDArray[np.float64]
 FILE = "map.npz"

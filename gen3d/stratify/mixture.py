@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.maths.neighbourhood import squared_distances
+from gen3d.stratify.neighbourhood import squared_distances
 
 Floats = NDArray[np.float64]
 TINY = 1e-12

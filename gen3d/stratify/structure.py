@@ -17,9 +17,9 @@ from sklearn.cluster import HDBSCAN
 from sklearn.metrics import silhouette_score
 
 from gen3d.core.progress import track
-from gen3d.maths.agreement import adjusted_rand_index, jaccard
-from gen3d.maths.mixture import Mixture, fit_mixtures, one_group_bic, starting_centres
-from gen3d.maths.unimodal import nearest_unimodal, one_group
+from gen3d.stratify.agreement import adjusted_rand_index, jaccard
+from gen3d.stratify.mixture import Mixture, fit_mixtures, one_group_bic, starting_centres
+from gen3d.stratify.one_group import nearest_unimodal, one_group
 
 Floats = NDArray[np.float64]
 Method = Literal["mixture", "density"]
@@ -89,7 +89,7 @@ def find_structure(
 
     Args:
         values: one row per person; no column constant.
-        method: mixtures (`gen3d.maths.mixture`; their number by BIC), or HDBSCAN (Campello et al. 2013).
+        method: mixtures (`gen3d.stratify.mixture`; their number by BIC), or HDBSCAN (Campello et al. 2013).
         max_clusters: most groups of a mixture.
         num_bootstraps: resamplings of people behind the stability.
         num_null: cohorts of one group to compare with; at least 20, or nothing can be found at 5 %.

@@ -18,7 +18,7 @@ from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.template import template_on
 from gen3d.report.context import Context
 from gen3d.report.results import Predicted, Strata, read_mean_map
-from gen3d.report.sections import strata_map
+from gen3d.stratify import section_map as strata_map
 
 LIMIT, THRESHOLD = 3.0, 1.0
 CAPTIONS = {

@@ -17,16 +17,15 @@ from gen3d.core.config import Folder, Folders, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say
 from gen3d.core.tables import records, write_table
-from gen3d.downstream.associations import ASSOCIATION_COLUMNS, associations, strongest_confound
-from gen3d.downstream.cluster_maps import ClusterMap, cluster_maps
-from gen3d.downstream.clusters import Method, Structure, find_structure
-from gen3d.downstream.map_picture import draw_cluster_maps, draw_map
-from gen3d.downstream.people_map import PeopleMap, cluster_name, with_versions
-from gen3d.downstream.strata_people import People, open_people
-from gen3d.downstream.strata_words import sentences
-from gen3d.downstream.thumbnails import recorded_prepared, write_thumbnails
 from gen3d.latents.embedding import MINIMUM_PEOPLE_FOR_UMAP, FittedComponents, fit_components, fit_umap
-from gen3d.maths.neighbourhood import neighbourhood_quality
+from gen3d.stratify.associations import ASSOCIATION_COLUMNS, associations, strongest_confound
+from gen3d.stratify.cluster_maps import ClusterMap, cluster_maps
+from gen3d.stratify.folder import PeopleMap, cluster_name, with_versions
+from gen3d.stratify.neighbourhood import neighbourhood_quality
+from gen3d.stratify.people import People, open_people
+from gen3d.stratify.picture import draw_cluster_maps, draw_map, recorded_prepared, write_thumbnails
+from gen3d.stratify.sentences import sentences
+from gen3d.stratify.structure import Method, Structure, find_structure
 
 PERMUTATIONS = 999
 PEOPLE_PER_COMPONENT = 5

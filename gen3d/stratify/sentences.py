@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from gen3d.downstream.associations import CONFOUND_PARTS, has_part, strongest_confound
-from gen3d.downstream.clusters import Structure
+from gen3d.stratify.associations import CONFOUND_PARTS, has_part, strongest_confound
+from gen3d.stratify.structure import Structure
 
 MOST_NAMED = 5
 QUALITY = ("quality", "qc", "snr", "cnr", "noise", "motion", "sharpness", "tilt", "verdict", "reason")
