@@ -29,7 +29,7 @@ from representations import SLAB_MODELS, latents
 from slabs import PrepareSlabs, for_heads
 
 from gen3d.anomaly.anomaly import Anomaly
-from gen3d.infer.classify import Classify
+from gen3d.classify.classify import Classify
 from gen3d.train.train import Train
 
 Keys = dict[str, Any]

@@ -25,12 +25,12 @@ import numpy as np
 import pandas as pd
 from representations import BRAIN_MODELS, SEEN_BY_ALL, latents, prepare_brains
 
+from gen3d.classify.classify import Classify
+from gen3d.classify.study.baselines import read_voxels
 from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.latents_folder import open_latents_folder
 from gen3d.cohort.seen import find_duplicates
-from gen3d.downstream.voxels import read_voxels
 from gen3d.harmonise.harmonise import Harmonise
-from gen3d.infer.classify import Classify
 from gen3d.maths.stats import wilson_interval
 
 Keys = dict[str, Any]

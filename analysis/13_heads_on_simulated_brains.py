@@ -48,8 +48,8 @@ from simulated_brains import (
     written,
 )
 
+from gen3d.classify.classify import Classify
 from gen3d.cohort.manifest import read_manifest
-from gen3d.infer.classify import Classify
 from gen3d.maths.stats import wilson_interval
 from gen3d.stratify.agreement import adjusted_rand_index
 from gen3d.stratify.stratify import Stratify

@@ -86,10 +86,10 @@ def since(began: Values, share: float = 1.0) -> Figures:
 
 def study(values: NDArray[np.float32], codes: Codes, table: pd.DataFrame, shape: tuple[int, ...] = ()) -> Any:
     """What `gen3d classify` makes of the folders, without folders."""
+    from gen3d.classify.study.crossvalidation import Study
+    from gen3d.classify.study.features import Features
+    from gen3d.classify.study.folds import Layout, make_folds
     from gen3d.cohort.target import Target
-    from gen3d.downstream.crossvalidation import Study
-    from gen3d.downstream.features import Features
-    from gen3d.downstream.folds import Layout, make_folds
 
     width, everybody = values.shape[1], np.ones(len(values), dtype=bool)
     features = Features(table, values[None], everybody[None], (width,), shape or (width,), ("k",), "latents", {})
@@ -101,12 +101,18 @@ def study(values: NDArray[np.float32], codes: Codes, table: pd.DataFrame, shape:
 
 def head(name: str) -> Any:
     """A head with its default settings."""
-    from gen3d.downstream.crossvalidation import Model
-    from gen3d.downstream.heads import BoostingSettings, LinearSettings, MlpSettings, ResidualSettings, SvmSettings
-    from gen3d.downstream.recipes import recipe_of
+    from gen3d.classify.heads.settings import (
+        BoostingSettings,
+        LinearSettings,
+        MlpSettings,
+        ResidualSettings,
+        SvmSettings,
+    )
+    from gen3d.classify.study.crossvalidation import Model
+    from gen3d.classify.study.recipes import recipe_of
 
     if name == "residual":
-        from gen3d.infer.residual_recipe import ResidualRecipe
+        from gen3d.classify.heads.residual_recipe import ResidualRecipe
 
         recipe: Any = ResidualRecipe(ResidualSettings())
     else:
@@ -117,7 +123,7 @@ def head(name: str) -> Any:
 
 def nested(name: str, given: argparse.Namespace) -> Figures:
     """A head through all folds; the residual head through the first."""
-    from gen3d.downstream.crossvalidation import cross_validated
+    from gen3d.classify.study.crossvalidation import cross_validated
     from gen3d.maths.cross_validated import auc_within_models
 
     shape = SPATIAL if name == "residual" else ()
@@ -135,7 +141,7 @@ def nested(name: str, given: argparse.Namespace) -> Figures:
 
 def dealings(given: argparse.Namespace) -> Figures:
     """Seconds per dealing of labels, with what labels do not change shared out."""
-    from gen3d.downstream.permutation import null_values, prepare
+    from gen3d.classify.study.permutation import null_values, prepare
 
     asked, model = study(*cohort(given.people, given.latents)), head("linear")
     began = clock()
@@ -177,11 +183,11 @@ def strata(given: argparse.Namespace) -> Figures:
 
 def predict(given: argparse.Namespace) -> Figures:
     """`gen3d predict` of new people with a head that `gen3d classify` kept."""
+    from gen3d.classify.classify import Classify
+    from gen3d.classify.predict import Predict
     from gen3d.cohort.latents_folder import ARRAY, SEEN, SHAPE, TABLE
     from gen3d.core.artefact import begin, write_json
     from gen3d.core.config import Verb
-    from gen3d.infer.classify import Classify
-    from gen3d.infer.predict import Predict
 
     class Encoded(Verb):
         """A folder as `gen3d encode` leaves it."""

@@ -11,13 +11,13 @@ from pydantic import Field
 
 from gen3d.anomaly.anomaly import Anomaly
 from gen3d.anomaly.channels import CHANNELS, Channel
+from gen3d.classify.classify import Classify
+from gen3d.classify.predict import Predict
 from gen3d.cohort.manifest import Split
 from gen3d.core.config import Verb, execution
 from gen3d.core.progress import duration, say
 from gen3d.evaluate.evaluate import Evaluate
 from gen3d.harmonise.harmonise import Harmonise
-from gen3d.infer.classify import Classify
-from gen3d.infer.predict import Predict
 from gen3d.infer.quality import Quality
 from gen3d.infer.sample import Sample
 from gen3d.latents.encode import Encode

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
+from gen3d.classify.study.recipe import Rows
 from gen3d.cohort.latents_folder import ARRAY, SEEN, SHAPE, TABLE, Latents, Seen, open_latents_folder
 from gen3d.cohort.manifest import TEXT, is_control, subject_hash
 from gen3d.core.artefact import begin, write_json
@@ -21,7 +22,6 @@ from gen3d.core.config import Folders, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, warn
 from gen3d.core.tables import records, write_table
-from gen3d.downstream.recipe import Rows
 from gen3d.harmonise.assessment import (
     AFTER,
     BEFORE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from gen3d.classify.sections import charts as heads_charts
 from gen3d.figures import names as wording
 from gen3d.figures import style
 from gen3d.figures.blocks import Details, Figure, Heading, Points, Section, Table, Text
@@ -13,7 +14,6 @@ from gen3d.harmonise.assessment import AFTER, BEFORE, DIFFERENCE
 from gen3d.report.context import Context
 from gen3d.report.folders import Row
 from gen3d.report.results import Harmonised
-from gen3d.report.sections import heads_charts
 
 STAGES = (BEFORE, AFTER, DIFFERENCE)
 MEASURES = {

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from gen3d import __version__
 from gen3d.anomaly.sections import calibration, change, groups, people, scores
+from gen3d.classify.sections import heads, predictions
 from gen3d.core.artefact import begin, write_atomic, write_json
 from gen3d.core.config import Folder, Folders, Verb
 from gen3d.core.progress import say, track
@@ -24,7 +25,7 @@ from gen3d.latents import section as latent
 from gen3d.latents import section_reconstruction as reconstruction
 from gen3d.prepare import section as cohort
 from gen3d.report.context import Context
-from gen3d.report.sections import heads, predictions, provenance, quality, summary, synthetic
+from gen3d.report.sections import provenance, quality, summary, synthetic
 from gen3d.report.sources import open_sources
 from gen3d.stratify import section as strata
 from gen3d.train import section as training

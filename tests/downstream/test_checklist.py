@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gen3d import __version__
-from gen3d.downstream.checklist import AUTHORS, COLUMNS, DONE, NOT_APPLICABLE, checklist
+from gen3d.classify.scores.checklist import AUTHORS, COLUMNS, DONE, NOT_APPLICABLE, checklist
 
 TRIPOD_ITEMS = (
     "1 2 3a 3b 3c 4 5a 5b 6a 6b 6c 7 8a 8b 8c 9a 9b 9c 10 11 12a 12b 12c 12d 12e 12f 12g 13 14 15 16 17 "

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.classify.classify import Classify
 from gen3d.cli import main
 from gen3d.cohort.manifest import subject_hash
 from gen3d.core.errors import UserError
 from gen3d.harmonise.harmonise import Harmonise
-from gen3d.infer.classify import Classify
 from tests.downstream.latents_folder import cohort_table, write_latents
 
 NUM, WIDTH = 80, 24
@@ -100,7 +100,7 @@ def test_an_interrupted_study_goes_on_and_ends_alike(
     planted: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, metrics = planted
-    from gen3d.downstream import classification
+    from gen3d.classify import classify as classification
 
     def stopped(*arguments: Any) -> None:
         raise KeyboardInterrupt
@@ -118,7 +118,7 @@ def test_classes_that_are_numbers_survive_an_interruption(tmp_path: Path, monkey
     values, table = people()
     table["cdr"] = np.where(table["diagnosis"] == "AD", 0.5, 0.0)
     latents, asked = write_latents(tmp_path / "l", values, table), {"target": "cdr", "classes": [0, 0.5], "repeats": 1}
-    from gen3d.downstream import classification
+    from gen3d.classify import classify as classification
 
     def stopped(*arguments: Any) -> None:
         raise KeyboardInterrupt

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.classify.study.features import one_scan_each, open_features
+from gen3d.classify.study.selection import only_those, with_columns
 from gen3d.cohort.manifest import subject_hash
 from gen3d.core.artefact import begin
 from gen3d.core.errors import UserError
-from gen3d.downstream.features import one_scan_each, open_features
-from gen3d.downstream.selection import only_those, with_columns
 from tests.downstream.latents_folder import Encoded, cohort_table, write_latents
 
 GENERATOR = np.random.default_rng(0)

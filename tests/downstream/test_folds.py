@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gen3d.classify.study.folds import Layout, leave_one_site_out, make_folds, one_site_classes
 from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
-from gen3d.downstream.folds import Layout, leave_one_site_out, make_folds, one_site_classes
 
 BINARY = Target("diagnosis", "categories", ("CN", "AD"))
 

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.classify.study.features import Features
 from gen3d.cohort.manifest import subject_hash
 from gen3d.cohort.seen import clear, find_duplicates, groups_of, judge_duplicates
 from gen3d.core.errors import UserError
-from gen3d.downstream.features import Features
 
 
 def features(num: int, saw: dict[str, str]) -> Features:

@@ -11,10 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gen3d.cohort.target import Target
-from gen3d.core.errors import UserError
-from gen3d.downstream.head_folder import Head, open_head, save_head
-from gen3d.downstream.heads import (
+from gen3d.classify.head_folder import Head, open_head, save_head
+from gen3d.classify.heads.settings import (
     BoostingSettings,
     LinearSettings,
     MlpSettings,
@@ -22,8 +20,10 @@ from gen3d.downstream.heads import (
     SvmSettings,
     TableHead,
 )
-from gen3d.downstream.recipe import Rows
-from gen3d.downstream.recipes import recipe_of
+from gen3d.classify.study.recipe import Rows
+from gen3d.classify.study.recipes import recipe_of
+from gen3d.cohort.target import Target
+from gen3d.core.errors import UserError
 from gen3d.harmonise.recipe import Harmonisation
 
 BINARY = Target("diagnosis", "categories", ("CN", "AD"))

@@ -13,9 +13,7 @@ from scipy.special import logit, ndtr
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
-from gen3d.cohort.target import Target
-from gen3d.core.errors import UserError
-from gen3d.downstream.heads import (
+from gen3d.classify.heads.settings import (
     BoostingSettings,
     HeadSettings,
     LinearSettings,
@@ -24,11 +22,13 @@ from gen3d.downstream.heads import (
     SvmSettings,
     TableHead,
 )
-from gen3d.downstream.inner_folds import inner_folds
-from gen3d.downstream.learning import Learner
-from gen3d.downstream.recipe import Rows
-from gen3d.downstream.recipes import recipe_of
-from gen3d.downstream.reducing import WHITENING, Reduction
+from gen3d.classify.study.folds import inner_folds
+from gen3d.classify.study.learning import Learner
+from gen3d.classify.study.recipe import Rows
+from gen3d.classify.study.recipes import recipe_of
+from gen3d.classify.study.reducing import WHITENING, Reduction
+from gen3d.cohort.target import Target
+from gen3d.core.errors import UserError
 from gen3d.harmonise.recipe import Harmonisation
 from gen3d.maths.stats import auroc
 

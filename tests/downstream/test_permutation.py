@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
+from gen3d.classify.heads.settings import LinearSettings
+from gen3d.classify.study.crossvalidation import Model, Study
+from gen3d.classify.study.features import Features
+from gen3d.classify.study.folds import Layout, make_folds
+from gen3d.classify.study.permutation import null_values, observed, prepare
+from gen3d.classify.study.recipes import recipe_of
 from gen3d.cohort.target import Target
-from gen3d.downstream.crossvalidation import Model, Study
-from gen3d.downstream.features import Features
-from gen3d.downstream.folds import Layout, make_folds
-from gen3d.downstream.heads import LinearSettings
-from gen3d.downstream.permutation import null_values, observed, prepare
-from gen3d.downstream.recipes import recipe_of
 from gen3d.maths.cross_validated import permutation_p
 from tests.downstream.latents_folder import cohort_table
 

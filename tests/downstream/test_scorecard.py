@@ -13,10 +13,10 @@ from scipy.special import expit
 from scipy.stats import norm
 from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, mean_absolute_error, roc_auc_score
 
+from gen3d.classify.scores.scorecard import COLUMNS, ScoreSettings, headline, permutation_row, score, summary
+from gen3d.classify.scores.sentences import figure, p_words
 from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
-from gen3d.downstream.scorecard import COLUMNS, ScoreSettings, headline, permutation_row, score, summary
-from gen3d.downstream.scorecard_sentences import figure, p_words
 
 BINARY = Target("diagnosis", "categories", ("CN", "AD"))
 STAGES = Target("stage", "ordered", ("none", "mild", "severe"))

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from gen3d.anomaly.anomaly import Anomaly
+from gen3d.classify.classify import Classify
 from gen3d.core.errors import UserError
-from gen3d.infer.classify import Classify
 from gen3d.latents.encode import Encode
 from gen3d.train.train import Train
 from tests.cohorts import write_cohort

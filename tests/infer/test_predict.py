@@ -12,16 +12,16 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
+from gen3d.classify import predict
+from gen3d.classify.classify import Classify
+from gen3d.classify.head_folder import open_head
+from gen3d.classify.heads.residual_recipe import ResidualRecipe
+from gen3d.classify.predict import Predict
+from gen3d.classify.prediction.tables import reliability_of
+from gen3d.classify.study.features import open_features
 from gen3d.cli import main
 from gen3d.cohort.manifest import subject_hash
 from gen3d.core.errors import UserError
-from gen3d.downstream.features import open_features
-from gen3d.downstream.head_folder import open_head
-from gen3d.infer import predict
-from gen3d.infer.classify import Classify
-from gen3d.infer.predict import Predict
-from gen3d.infer.predict_tables import reliability_of
-from gen3d.infer.residual_recipe import ResidualRecipe
 from tests.downstream.latents_folder import cohort_table, write_latents
 
 NUM, WIDTH = 160, 24

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
+from gen3d.classify.heads.residual_recipe import ResidualRecipe
+from gen3d.classify.heads.settings import ResidualSettings
+from gen3d.classify.study.recipe import Rows
 from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
-from gen3d.downstream.heads import ResidualSettings
-from gen3d.downstream.recipe import Rows
-from gen3d.infer.residual_recipe import ResidualRecipe
 from gen3d.maths.stats import auroc
 
 SHAPE = (2, 4, 3, 3)

@@ -23,7 +23,7 @@ from sklearn.metrics import (
     root_mean_squared_error as sklearn_rmse,
 )
 
-from gen3d.maths.classification import (
+from gen3d.classify.scores.measures import (
     Areas,
     auc_difference,
     average_precision,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from gen3d.maths.linear_fits import balanced_weights, logistic_path, ridge_path
+from gen3d.classify.heads.linear_fits import balanced_weights, logistic_path, ridge_path
 
 
 @pytest.mark.parametrize("penalty", [1.0, 0.01])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gen3d.classify.prediction.typicality import PARTS, fit_typicality, nearest_distances, pair_distances, typicality
 from gen3d.core.errors import UserError
 from gen3d.maths.deviation import held_out_deviation
-from gen3d.maths.typicality import PARTS, fit_typicality, nearest_distances, pair_distances, typicality
 
 LOADINGS = np.random.default_rng(99).standard_normal((8, 300))
 

@@ -13,9 +13,7 @@ from scipy.special import expit
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
-from gen3d.core.errors import UserError
-from gen3d.maths.stats import auroc, correlation
-from gen3d.models.residual_head import (
+from gen3d.classify.heads.residual_head import (
     Question,
     class_weights,
     focal_loss,
@@ -23,6 +21,8 @@ from gen3d.models.residual_head import (
     restore_head,
     train_heads,
 )
+from gen3d.core.errors import UserError
+from gen3d.maths.stats import auroc, correlation
 
 SHAPE = (2, 5, 4, 4)
 BINARY = Question("categories", 2)

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.classify.sections import heads
 from gen3d.core.errors import UserError
 from gen3d.figures import style
 from gen3d.figures.blocks import Card, Details, Points, Section, Table, Text, figures_in
 from gen3d.report.context import Context
 from gen3d.report.report import Report
-from gen3d.report.sections import heads
 from gen3d.report.sources import open_sources
 from tests.report.heads_folders import (
     BASELINES,

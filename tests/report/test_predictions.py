@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from gen3d.classify.sections import predictions
 from gen3d.core.errors import UserError
 from gen3d.figures import style
 from gen3d.figures.blocks import Card, Details, Heading, Section, Table, Text, figures_in
 from gen3d.report.context import Context
-from gen3d.report.sections import predictions
 from gen3d.report.sources import open_sources
 from tests.report.heads_folders import UNUSUAL, classify, predict, stratify
 

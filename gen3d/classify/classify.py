@@ -1,0 +1,313 @@
+"""`gen3d classify`: what can be told from the latents, beside what is told without them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from gen3d.classify.head_folder import open_head
+from gen3d.classify.heads.residual_recipe import ResidualRecipe
+from gen3d.classify.heads.settings import ResidualSettings, Threshold
+from gen3d.classify.picture import draw_performance
+from gen3d.classify.scores.checklist import checklist
+from gen3d.classify.scores.scorecard import ScoreSettings, permutation_row, score
+from gen3d.classify.scores.verdict import summary
+from gen3d.classify.settings import StudySettings
+from gen3d.classify.study.contestants import SITE, ResidualMaker, contestants, kept_head
+from gen3d.classify.study.crossvalidation import Model, Study, chosen_settings, cross_validated, fit, prediction_rows
+from gen3d.classify.study.permutation import null_values, observed, prepare, statistic_name
+from gen3d.classify.study.question import Question, class_counts, open_external, open_question
+from gen3d.classify.study.recipe import Recipe
+from gen3d.cohort.seen import Seen
+from gen3d.cohort.target import Target, as_label
+from gen3d.core.artefact import RECORD, begin, write_json
+from gen3d.core.errors import UserError
+from gen3d.core.progress import say, track, warn
+from gen3d.core.tables import records, write_table
+
+
+class Classify(StudySettings):
+    """Tell a column of the cohort table from latents: heads under nested cross-validation by person, beside baselines.
+
+    Whatever is fitted (harmonisation, confounds, scaling, components, settings, calibration, threshold) is fitted on the
+    training people of a fold. People whom a model behind the latents was trained on are not tested. Always beside it:
+    covariates alone, each of a few volumes of the same scans, both, voxels, and permuted labels. With fit= and external=, a
+    finished head is tested on other people instead.
+
+    Writes predictions.tsv, metrics.json with every table behind the figures, checklist.tsv and the head itself.
+    """
+
+    def plan(self) -> list[str]:
+        """Who would be told apart, in which folds, by which heads."""
+        return [*open_question(self).plan(), f"writes {self.out}"]
+
+    def run(self) -> Path:
+        """Write the folder."""
+        # What is wrong with the input is told before a folder is begun, so that a mended command can use the same out=.
+        opened = None if (self.out / RECORD).is_file() else open_question(self)
+        work = begin(self, "classify", self.inputs())
+        if work.finished:
+            say(f"{self.out}: already done.")
+            work.release()
+            return self.out
+        try:
+            question = opened or open_question(self)
+            if self.fit is None:
+                work.finish(cross_validate(question, residual_recipe))
+            else:  # the people to be tested are others than those of the study that the head comes from, whatever was said there
+                policy = self.seen if "seen" in self.model_fields_set else "refuse"
+                work.finish(external_test(question, residual_recipe, policy))
+        finally:
+            work.release()
+        say(f"{self.out / 'metrics.json'}")
+        return self.out
+
+
+def residual_recipe(settings: ResidualSettings, threshold: Threshold) -> Recipe:
+    """The torch head, which the layers below know by its settings only."""
+    return ResidualRecipe(settings, threshold)
+
+
+PARTS = ".parts"
+UNEVEN_GAPS = 0.1
+"""Difference between classes in the share of people without a value that a reader must know of."""
+
+RESIDUAL = "residual"
+PREDICTIONS, METRICS = "predictions.tsv", "metrics.json"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Predictions of all models, settings chosen per model, and the permutation row if there is one."""
+
+    predictions: pd.DataFrame
+    chosen: dict[str, list[Row]]
+    permutation: Row | None
+
+
+def cross_validate(question: Question, residual: ResidualMaker) -> Row:
+    """Run every model through the folds, score, keep the first head; returns the artefact's summary."""
+    models = contestants(question, residual)
+    study = Study(
+        question.features,
+        question.codes,
+        question.groups,
+        question.target,
+        question.folds,
+        question.settings.seed,
+        _controls_known(question),
+    )
+    for line in question.plan():
+        say(line)
+    parts = question.settings.out / PARTS
+    parts.mkdir(exist_ok=True)
+    tables, chosen = [], {}
+    for place, model in enumerate(models):
+        predictions, settings = _of_model(model, study, parts / f"{place}.tsv")
+        tables.append(predictions)
+        chosen[model.name] = settings
+    null = _permutation(models[0], study, question, parts / "permutations.json")
+    found = Found(pd.concat(tables, ignore_index=True), chosen, null)
+    head_note = kept_head(question, models[0], study)
+    written = _write(question, models, found, head_note, question.counts(), question.notes)
+    _discard(parts)
+    return written
+
+
+def external_test(question: Question, residual: ResidualMaker, policy: Seen) -> Row:
+    """Test a finished head, and baselines fitted on the people it learned from, on other people."""
+    asked = question.settings
+    assert asked.fit is not None
+    features, codes, notes = open_external(question, policy)
+    head = open_head(asked.fit / "head", residual)
+    _same_study(question, head, asked.fit)
+    models = [model for model in contestants(question, residual) if model.elsewhere]
+    everybody, tested = np.arange(len(question.features)), np.arange(len(codes))
+    shared = (question.target, (), asked.seed, _controls_known(question))
+    study = Study(question.features, question.codes, question.groups, *shared)
+    others = Study(features, codes, tested, *shared)
+    where = {"repeat": 0, "fold": 0, "split": "external"}
+    tables, chosen = [], {}
+    for place, model in enumerate(track(models, "testing")):
+        fitted = head if place == 0 else fit(model, study, 0, everybody)
+        outputs = fitted.outputs(others.tested(model, 0, tested))
+        tables.append(prediction_rows(model, question.target, features.table, codes, outputs, fitted.learned, where))
+        chosen[model.name] = chosen_settings([dict(fitted.learned.settings)])
+    found = Found(pd.concat(tables, ignore_index=True), chosen, None)
+    counts = class_counts(question.target, codes, np.unique(features.table["subject"], return_inverse=True)[1])
+    return _write(question, models, found, f"the head of {asked.fit}", counts, notes)
+
+
+def _controls_known(question: Question) -> bool:
+    harmonise = question.settings.harmonise
+    return harmonise is not None and harmonise.unknown == "controls"
+
+
+def _of_model(model: Model, study: Study, path: Path) -> tuple[pd.DataFrame, list[Row]]:
+    """Predictions and chosen settings of one model, from disk where they are there from an interrupted run."""
+    beside = path.with_suffix(".json")
+    if beside.is_file():
+        return _read_part(path, study.target), json.loads(beside.read_text(encoding="utf-8"))
+    parts, settings = [], []
+    # These problems are small: threads would wait for each other, most of all on a busy machine. A network is another matter.
+    with threadpool_limits(None if model.name == RESIDUAL else 1):
+        for table, chosen in track(cross_validated(model, study), f"{model.kind} {model.name}", total=len(study.folds)):
+            parts.append(table)
+            settings.append(chosen)
+    predictions, counted = pd.concat(parts, ignore_index=True), chosen_settings(settings)
+    write_table(path, predictions, digits=17)
+    write_json(beside, counted)
+    return predictions, counted
+
+
+def _read_part(path: Path, target: Target) -> pd.DataFrame:
+    words = ["key", "subject", "session", "site", "sex", "model", "kind", "split"]
+    words += [] if target.task == "number" else ["y_true", "y_pred"]  # a class called 0.5 is no number
+    return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=dict.fromkeys(words, str))
+
+
+def _permutation(model: Model, study: Study, question: Question, path: Path) -> Row | None:
+    num = question.settings.permutations
+    if not num:
+        return None
+    if path.is_file():
+        kept: Row = json.loads(path.read_text(encoding="utf-8"))
+        return kept
+    job = prepare(model, study)
+    found: list[float] = []
+    steps = track(
+        null_values(job, num, question.settings.workers), f"permuted labels ({model.name})", total=-(-num // 20)
+    )
+    for part in steps:
+        found += part.tolist()
+    row = permutation_row(observed(job), np.sort(found), model.name, statistic_name(study.target))
+    write_json(path, row)
+    return row
+
+
+def _discard(parts: Path) -> None:
+    for path in parts.iterdir():
+        path.unlink()
+    parts.rmdir()
+
+
+def _same_study(question: Question, head: Any, folder: Path) -> None:
+    """The head must have learned the same target, from the same people, in the same space."""
+    if head.target != question.target:
+        raise UserError(
+            f"{folder}: its head tells {head.target.describe()}, not {question.target.describe()}; give the same target=, "
+            "classes= and task=."
+        )
+    if tuple(head.made_by) != question.features.made_by:
+        raise UserError(f"{folder}: its head was learned in another space than {question.features.words}.")
+    if set(head.training.table["subject"].astype(str)) != set(question.features.table["subject"].astype(str)):
+        raise UserError(
+            f"{folder}: its head learned from other people than these latents hold; give the latents= (and only=, seen=) that "
+            "it was fitted with, so that the baselines learn from the same people."
+        )
+
+
+def _write(
+    question: Question,
+    models: Sequence[Model],
+    found: Found,
+    head_note: str,
+    counts: dict[str, int],
+    notes: tuple[str, ...],
+) -> Row:
+    asked = question.settings
+    scoring = ScoreSettings(bootstrap=asked.bootstrap, seed=asked.seed, prevalences=asked.prevalences)
+    tables = score(found.predictions, question.target, scoring)
+    if found.permutation is not None:
+        tables["permutation"] = pd.DataFrame([found.permutation])
+    split = str(found.predictions["split"].iloc[0])
+    sentences = summary(tables, question.target, models[0].name, split)
+    sentences += _warnings(question, tables)
+    people = {
+        "num_people": int(found.predictions["subject"].nunique()),
+        "num_scans": int(found.predictions["key"].nunique()),
+        "by_class": counts,
+        "left_out": list(notes),
+    }
+    target = {"name": question.target.name, "task": question.target.task, "classes": list(question.target.classes)}
+    guard = {
+        "seen_policy": asked.seen,
+        "num_seen": question.num_seen,
+        "waivers": list(question.waivers),
+        "duplicates_policy": asked.duplicates,
+        "duplicates": [asdict(pair) for pair in question.pairs],
+    }
+    described = [
+        {"name": model.name, "kind": model.kind, "features": model.words, "settings": found.chosen[model.name]}
+        for model in models
+    ]
+    metrics: Row = {
+        "target": target,
+        "summary": sentences,
+        "people": people,
+        "guard": guard,
+        "models": described,
+        "head": head_note,
+        "tables": {name: records(table) for name, table in tables.items()},
+    }
+    write_table(asked.out / PREDICTIONS, found.predictions)
+    for name, table in tables.items():
+        write_table(asked.out / f"{name}.tsv", table)
+    write_table(asked.out / "checklist.tsv", checklist(metrics, asked.settings()))
+    write_json(asked.out / METRICS, metrics)
+    draw_performance(asked.out / "figures", tables, question.target)
+    for sentence in sentences:
+        say(sentence)
+    for waiver in question.waivers:
+        warn(f"waiver: {waiver}.")
+    return {"summary": sentences[:1], "num_people": people["num_people"], "waivers": list(question.waivers)}
+
+
+def _warnings(question: Question, tables: dict[str, pd.DataFrame]) -> list[str]:
+    """What a reader must know beside the verdict: classes that are at one site only, a site that tells the classes."""
+    lines = _gaps(question)
+    if question.target.name == SITE:
+        return lines
+    lines += [
+        f"{label} exists at the site {site} only: what tells {label} may be the scanner."
+        for label, site in question.one_site_classes
+    ]
+    rows = tables["performance"]
+    site = rows[(rows["model"] == SITE) & rows["measure"].isin(["auc", "macro_auc"])]
+    if len(site) and float(site["low"].iloc[0]) > 0.5:
+        value, low, high = (float(site[name].iloc[0]) for name in ("value", "low", "high"))
+        cure = (
+            "harmonisation was fitted within the folds"
+            if question.settings.harmonise is not None
+            else "run with harmonise.by=site, and with split=sites, to see what is left without it"
+        )
+        lines.append(
+            f"The site alone tells {question.target.describe()} with an AUC of {value:.2f} [{low:.2f}, {high:.2f}]: site and "
+            f"{question.target.name} are confounded; {cure}."
+        )
+    return lines
+
+
+def _gaps(question: Question) -> list[str]:
+    """Columns of baselines that are missing more often in one class than in another: their gaps tell the classes."""
+    target, table = question.target, question.features.table
+    if target.task == "number":
+        return []
+    lines = []
+    for name in dict.fromkeys((*question.settings.covariates, *(question.settings.volumes or ()))):
+        if name not in table.columns:
+            continue
+        missing = np.array([as_label(value) == "" for value in table[name]])
+        shares = {label: float(missing[question.codes == code].mean()) for code, label in enumerate(target.classes)}
+        if max(shares.values()) - min(shares.values()) >= UNEVEN_GAPS:
+            words = ", ".join(f"{100 * share:.0f} % of {label}" for label, share in shares.items())
+            lines.append(f"{name} is missing in {words}: baselines with it tell the classes by its gaps.")
+    return lines

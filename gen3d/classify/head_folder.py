@@ -1,0 +1,237 @@
+"""How a fitted head is kept: what it learned from and what it found out, from which it is fitted again when opened.
+
+Nothing is pickled. head.json holds the settings, what the inner cross-validation chose, the calibration and the threshold (and
+the weights of a network); training.npz the features, codes and people; training.tsv their rows of the cohort table. Opening
+fits the head again, without an inner cross-validation, and compares its outputs with those of the head that was kept. So a head
+folder holds data of the people it learned from, and is to be guarded like them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
+from pydantic import TypeAdapter, ValidationError
+
+from gen3d import __version__
+from gen3d.classify.heads.settings import HeadSettings, ResidualSettings, Threshold
+from gen3d.classify.study.recipe import Learned, Recipe, Reducer, Rows, Values
+from gen3d.classify.study.recipes import FeatureRecipe, recipe_of
+from gen3d.cohort.target import Target
+from gen3d.core.artefact import file_digest, write_json
+from gen3d.core.errors import UserError
+from gen3d.core.tables import write_table
+from gen3d.harmonise.recipe import Harmonisation
+
+RECORD, TRAINING, TABLE = "head.json", "training.npz", "training.tsv"
+NUM_CHECKED = 50
+TOLERANCE = 1e-5
+"""Of a probability, or of a number in units of the spread of the numbers learned from."""
+NETWORK_TOLERANCE = 5e-3
+"""The same for a network, whose weights are kept and which a graphics card evaluates with fewer digits than a processor."""
+
+
+class Space(Protocol):
+    """The features that a head was fitted on, as far as they must be recognised."""
+
+    @property
+    def made_by(self) -> tuple[str, ...]:
+        """Keys of the runs that made them."""
+        ...
+
+    @property
+    def words(self) -> str:
+        """What they are."""
+        ...
+
+
+@dataclass(frozen=True)
+class Head:
+    """An opened head. `training` are the scans it learned from, `codes` and `groups` their labels and people."""
+
+    settings: HeadSettings
+    target: Target
+    recipe: Recipe
+    reducer: Reducer
+    learned: Learned
+    training: Rows
+    codes: Values
+    groups: NDArray[np.int64]
+    made_by: tuple[str, ...]
+    words: str
+
+    @property
+    def threshold(self) -> float:
+        """Of the last class's probability, for two classes; NaN otherwise."""
+        return self.learned.threshold
+
+    def outputs(self, rows: Rows) -> Values:
+        """Calibrated probabilities of the classes [n, classes], or predicted numbers [n, 1]."""
+        return self.learned.outputs(self.reducer.apply(rows))
+
+
+def save_head(
+    folder: Path,
+    recipe: Recipe,
+    learned: Learned,
+    rows: Rows,
+    codes: Values,
+    groups: NDArray[np.int64],
+    target: Target,
+    seed: int,
+    features: Space,
+) -> None:
+    """Keep a head.
+
+    Args:
+        folder: to write; the record is written last.
+        recipe: that made it; its `settings`, `threshold` and `relearn` are needed.
+        learned: fitted on exactly these rows with this seed; its `state()` is needed.
+        rows: training scans.
+        codes: class numbers or values [n].
+        groups: number of the person of each scan [n].
+        target: what the codes mean.
+        seed: given to `learn`.
+        features: where the rows come from.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD).unlink(missing_ok=True)
+    checked = rows.take(_checked(len(rows)))
+    with (folder / TRAINING).open("wb") as stream:
+        np.savez(
+            stream,
+            features=np.asarray(rows.values),
+            codes=np.asarray(codes, dtype=np.float64),
+            groups=np.asarray(groups, dtype=np.int64),
+            outputs=learned.outputs(recipe.reduce(rows).apply(checked)),
+        )
+    write_table(folder / TABLE, rows.table, digits=17)
+    kept: Any = recipe
+    reduction = recipe.reduction if isinstance(recipe, FeatureRecipe) else None
+    harmonisation = reduction.harmonisation if reduction is not None else None
+    fitted: Any = learned
+    record = {
+        "target": {"name": target.name, "task": target.task, "classes": list(target.classes)},
+        "head": kept.settings.model_dump(mode="json"),
+        "threshold": kept.threshold,
+        "components": reduction.components if reduction is not None else None,
+        "confounds": list(reduction.confounds) if reduction is not None else [],
+        "harmonisation": harmonisation.model_dump(mode="json") if harmonisation is not None else None,
+        "state": fitted.state(),
+        "seed": seed,
+        "latents": {"made_by": list(features.made_by), "words": features.words, "members": 1},
+        "shape": list(rows.shape),
+        "blocks": list(rows.blocks),
+        "text_columns": [
+            str(name) for name, column in rows.table.items() if not is_numeric_dtype(column) or is_bool_dtype(column)
+        ],
+        "versions": _versions(),
+        "files": {name: file_digest(folder / name) for name in (TRAINING, TABLE)},
+    }
+    write_json(folder / RECORD, record)
+
+
+def open_head(folder: Path, residual: Callable[[ResidualSettings, Threshold], Recipe] | None = None) -> Head:
+    """Fit a kept head again.
+
+    Args:
+        folder: written by `save_head`.
+        residual: makes the recipe of `kind: residual`, which lives in a layer above.
+
+    Raises:
+        UserError: no head there, damaged or changed files, or a head that comes out otherwise than the one that was kept.
+    """
+    record = _record(folder)
+    try:
+        asked = record["target"]
+        target = Target(asked["name"], asked["task"], tuple(asked["classes"]))
+        settings: HeadSettings = TypeAdapter(HeadSettings).validate_python(record["head"])
+        recipe = _recipe(record, settings, residual)
+        rows, codes, groups, outputs = _training(folder, record)
+        seed, state = int(record["seed"]), record["state"]
+        space = record["latents"]
+        made_by, words = tuple(space["made_by"]), str(space["words"])
+    except (KeyError, TypeError, ValueError, OSError, ValidationError) as error:
+        raise UserError(f"{folder / RECORD}: damaged ({error}); fit the head again with `gen3d classify`.") from None
+    reducer = recipe.reduce(rows)
+    learned = recipe.relearn(reducer.apply(rows), codes, groups, target, seed, state)
+    head = Head(settings, target, recipe, reducer, learned, rows, codes, groups, made_by, words)
+    _check(folder, head, outputs, record["versions"])
+    return head
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD
+    if not path.is_file():
+        raise UserError(f"{folder}: holds no fitted head ({RECORD}); give a folder of `gen3d classify` that kept one.")
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for name, digest in record["files"].items():
+            if not (folder / name).is_file() or file_digest(folder / name) != digest:
+                raise UserError(
+                    f"{folder / name}: missing, or not what the head was kept with; fit the head again with `gen3d classify`."
+                )
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); fit the head again with `gen3d classify`.") from None
+    return record
+
+
+def _recipe(
+    record: dict[str, Any],
+    settings: HeadSettings,
+    residual: Callable[[ResidualSettings, Threshold], Recipe] | None,
+) -> Any:
+    threshold: Threshold = record["threshold"]
+    if isinstance(settings, ResidualSettings):
+        if residual is None:
+            raise UserError("this head is a residual network, which cannot be opened here.")
+        return residual(settings, threshold)
+    asked = record["harmonisation"]
+    harmonisation = Harmonisation.model_validate(asked) if asked is not None else None
+    return recipe_of(settings, record["components"], record["confounds"], harmonisation, threshold)
+
+
+def _training(folder: Path, record: dict[str, Any]) -> tuple[Rows, Values, NDArray[np.int64], Values]:
+    with np.load(folder / TRAINING, allow_pickle=False) as arrays:
+        values, codes, groups, outputs = (arrays[name] for name in ("features", "codes", "groups", "outputs"))
+    table = pd.read_csv(folder / TABLE, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=str)
+    text = set(record["text_columns"])
+    for name in table.columns:
+        cells, known = table[name].astype(object), table[name].notna()
+        if name in text:
+            table[name] = cells.where(known, "")
+        else:  # Python's float gives back every digit in every version of pandas
+            table[name] = np.array([float(cell) if there else np.nan for cell, there in zip(cells, known, strict=True)])
+    return Rows(values, table, tuple(record["blocks"]), tuple(record["shape"])), codes, groups, outputs
+
+
+def _check(folder: Path, head: Head, kept: Values, versions: dict[str, str]) -> None:
+    found = head.outputs(head.training.take(_checked(len(head.training))))
+    unit = float(head.codes.std()) or 1.0 if head.target.task == "number" else 1.0
+    largest = float(np.abs(found - kept).max()) / unit if found.shape == kept.shape else np.inf
+    if largest <= (NETWORK_TOLERANCE if isinstance(head.settings, ResidualSettings) else TOLERANCE):
+        return
+    now = _versions()
+    changed = [f"{name} was {versions.get(name)} and is {now[name]}" for name in now if versions.get(name) != now[name]]
+    raise UserError(
+        f"{folder}: fitted again, the head gives other outputs than the one that was kept (by up to {largest:.2g}; "
+        f"{', '.join(changed) or 'the versions are the same, so the machine differs'}); use those versions, or fit the head "
+        "again with `gen3d classify`."
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {"gen3d": __version__, **{name: version(name) for name in ("numpy", "scipy", "scikit-learn")}}
+
+
+def _checked(num: int) -> NDArray[np.int64]:
+    """Up to 50 rows, evenly over all."""
+    return np.unique(np.linspace(0, num - 1, min(num, NUM_CHECKED)).astype(np.int64))

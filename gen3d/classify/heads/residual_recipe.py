@@ -1,0 +1,180 @@
+"""The residual head on spatial latents as a recipe: standardised channels, networks, calibration and threshold."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from gen3d.classify.heads.residual_head import Question, TrainedHead, restore_head, train_heads
+from gen3d.classify.heads.settings import ResidualSettings, Threshold
+from gen3d.classify.study.folds import inner_folds
+from gen3d.classify.study.learning import (
+    calibration_state,
+    kept_calibration,
+    probabilities,
+    scalings_of,
+    threshold_of,
+)
+from gen3d.classify.study.probability_calibration import Scaling
+from gen3d.classify.study.recipe import Rows, Values
+from gen3d.cohort.target import Target
+from gen3d.core.errors import UserError
+
+SPATIAL = 4
+
+
+@dataclass(frozen=True)
+class ChannelReducer:
+    """Mean and standard deviation of every channel over training people and positions, [C] each."""
+
+    mean: Values
+    spread: Values
+    shape: tuple[int, ...]
+
+    def apply(self, rows: Rows) -> Values:
+        """[n, C X Y Z]; a channel that did not vary becomes 0."""
+        values = np.asarray(rows.values, dtype=np.float64).reshape(len(rows), len(self.mean), -1)
+        return np.asarray(((values - self.mean[:, None]) / self.spread[:, None]).reshape(len(rows), -1))
+
+
+@dataclass(frozen=True)
+class ResidualLearned:
+    """Networks, calibrated and with a threshold; see `Learned`."""
+
+    head: TrainedHead
+    target: Target
+    scalings: tuple[Scaling, ...]
+    threshold: float
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the inner cross-validation chose: steps until people not seen were told best."""
+        return {"steps": self.head.steps}
+
+    def outputs(self, values: Values) -> Values:
+        """Calibrated probabilities of the classes [n, classes], or predicted numbers [n, 1]."""
+        scores = self.head.scores(np.asarray(values))
+        if self.target.task == "number":
+            return scores
+        return probabilities(_rows(scores, self.target), self.scalings, self.target)
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to have the head again without training, JSON-ready; weights are safetensors in base 64."""
+        return {
+            "settings": self.settings,
+            **calibration_state(self.scalings, self.threshold),
+            "offsets": self.head.offsets.tolist(),
+            "centre": self.head.centre,
+            "spread": self.head.spread,
+            "weights": base64.b64encode(safetensors.torch.save(self.head.tensors())).decode("ascii"),
+        }
+
+
+@dataclass
+class ResidualRecipe:
+    """Reduce: standardise channels. Learn: one network per inner fold, stopped and calibrated by people it did not see.
+
+    A study has one space: the shape of a latent is remembered from the rows that were reduced.
+    """
+
+    settings: ResidualSettings
+    threshold: Threshold = "prevalence"
+    shape: tuple[int, ...] = ()
+    device: str = "cpu"
+    features: str = "latents"
+
+    @property
+    def name(self) -> str:
+        """As tables call it."""
+        return self.settings.kind
+
+    @property
+    def features_in_words(self) -> str:
+        """What the head is given."""
+        return f"{self.features}, as volumes"
+
+    def reduce(self, train: Rows) -> ChannelReducer:
+        """Fit the mean and standard deviation of the channels.
+
+        Raises:
+            UserError: latents that are no volume, or the same for everybody.
+        """
+        if len(train.shape) != SPATIAL:
+            raise UserError(
+                "the residual head needs spatial latents (channels and three sides), but these are vectors; train a vae with "
+                "model.latent=spatial, or use another head."
+            )
+        self.shape = tuple(train.shape)
+        values = np.asarray(train.values, dtype=np.float64).reshape(len(train), self.shape[0], -1)
+        mean, spread = values.mean(axis=(0, 2)), values.std(axis=(0, 2))
+        varies = spread > 1e-8 * np.abs(values).max(initial=0.0)
+        if not varies.any():
+            raise UserError(
+                "the latents are the same for every training person, so nothing can be told from them; check how they were made "
+                "(a collapsed VAE has latents that do not vary)."
+            )
+        return ChannelReducer(mean, np.where(varies, spread, np.inf), self.shape)
+
+    def learn(
+        self, values: Values, codes: Values, groups: NDArray[np.int64], target: Target, seed: int
+    ) -> ResidualLearned:
+        """Train, calibrate, and set the threshold; see `Recipe.learn`.
+
+        Raises:
+            UserError: too few people of a class for inner folds.
+        """
+        assert self.shape, "a recipe reduces before it learns"
+        folds = inner_folds(codes, groups, target, seed)
+        volumes = values.reshape(len(values), *self.shape)
+        head = train_heads(volumes, codes, folds, _question(target), self.settings, seed, self.device)
+        scalings = scalings_of(_rows(head.held_out, target), codes, target)
+        return ResidualLearned(head, target, scalings, threshold_of(self.threshold, codes, target))
+
+    def relearn(
+        self,
+        values: Values,
+        codes: Values,
+        groups: NDArray[np.int64],
+        target: Target,
+        seed: int,
+        state: Mapping[str, Any],
+    ) -> ResidualLearned:
+        """The head of `ResidualLearned.state()`: its weights are taken as they are, and nothing is trained.
+
+        Raises:
+            UserError: damaged weights, or those of another network.
+        """
+        assert self.shape, "a recipe reduces before it learns"
+        try:
+            tensors = safetensors.torch.load(base64.b64decode(state["weights"], validate=True))
+        except (SafetensorError, ValueError) as error:
+            raise UserError(f"the weights of the residual head are damaged ({error}); make the head again.") from None
+        head = restore_head(
+            tensors,
+            _question(target),
+            self.settings,
+            self.shape,
+            int(state["settings"]["steps"]),
+            np.array(state["offsets"], dtype=np.float64),
+            float(state["centre"]),
+            float(state["spread"]),
+        )
+        return ResidualLearned(head, target, *kept_calibration(state))
+
+
+def _question(target: Target) -> Question:
+    return Question(target.task, len(target.classes))
+
+
+def _rows(scores: Values, target: Target) -> Values:
+    """Scores [n, S] as calibration takes them, one row per problem: two logits are one difference."""
+    if target.is_binary and scores.shape[1] == 2:
+        return (scores[:, 1] - scores[:, 0])[None]
+    return scores.T

@@ -1,0 +1,137 @@
+"""`gen3d predict`: where new people stand, by a finished head: probability, how far to trust it, neighbours, warnings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+from threadpoolctl import threadpool_limits
+
+from gen3d.classify.prediction.people import Asked, Learned, open_asked
+from gen3d.classify.prediction.sentences import sentences, show
+from gen3d.classify.prediction.tables import judge_typicality, neighbour_table, prediction_table, training_summary
+from gen3d.core.artefact import begin, write_json
+from gen3d.core.config import Folder, Folders, Verb
+from gen3d.core.errors import UserError
+from gen3d.core.progress import say, warn
+from gen3d.core.tables import records, write_table
+from gen3d.stratify.folder import PeopleMap, open_map
+
+
+class Predict(Verb):
+    """Predict new people with the head of a finished `gen3d classify`.
+
+    Writes predictions.tsv, one row per scan: calibrated probabilities, what came true of such probabilities in
+    cross-validation, the call, how typical the scan is of those learned from (its percentile among their held-out distances) and
+    why a prediction may not hold; neighbours.tsv, the training people who are nearest; metrics.json. People whom the head
+    learned from are refused.
+    """
+
+    head: Folder = Field(description="folder of a finished head (classify)")
+    latents: Folders = Field(description="latents of new people (encode, harmonise), made as those of the head")
+    strata: Folder | None = Field(None, description="a map of people (stratify) of the same latents, to place them in")
+    neighbours: int = Field(5, ge=1, description="nearest training people that are listed per scan")
+    seen: Learned = Field("refuse", description="people whom the head learned from: refuse, or leave_out")
+    seed: int = Field(0, ge=0, description="seed of the dealing of training people into folds for held-out distances")
+
+    def plan(self) -> list[str]:
+        """Who would be predicted by what."""
+        asked = open_asked(self.head, self.latents, self.seen)
+        if self.strata is not None:
+            self._map(asked)
+        learned = training_summary(asked)
+        return [
+            f"tells {asked.head.target.describe()} of {len(asked.people)} scans by the {asked.head.settings.kind} head of "
+            f"{self.head}, learned from {learned['num_people']} people",
+            *asked.notes,
+            f"writes {self.out}",
+        ]
+
+    def run(self) -> Path:
+        """Write the folder."""
+        inputs: dict[str, Any] = {"head": self.head, "latents": list(self.latents)}
+        if self.strata is not None:
+            inputs["strata"] = self.strata
+        with threadpool_limits(1):  # small problems, in which threads would wait for each other
+            # Before the folder: what is refused leaves nothing behind.
+            asked = open_asked(self.head, self.latents, self.seen)
+        people_map = self._map(asked) if self.strata is not None else None
+        work = begin(self, "predict", inputs)
+        if work.finished:
+            say(f"{self.out}: already done.")
+            return self.out
+        try:
+            with threadpool_limits(1):
+                work.finish(self._predict(asked, people_map))
+        finally:
+            work.release()
+        say(f"{self.out / 'predictions.tsv'}")
+        return self.out
+
+    def _map(self, asked: Asked) -> PeopleMap:
+        assert self.strata is not None
+        opened = open_map(self.strata)
+        if (opened.run_key,) != asked.people.made_by:
+            raise UserError(
+                f"{self.strata}: the map is of latents made by the run {opened.run_key}, but these are made by "
+                f"{', '.join(asked.people.made_by)}; run `gen3d stratify` on latents of that run, or leave out strata=."
+            )
+        return opened
+
+    def _predict(self, asked: Asked, people_map: PeopleMap | None) -> dict[str, Any]:
+        model, found = judge_typicality(asked, self.seed)
+        neighbours = neighbour_table(asked, self.neighbours)
+        predictions = prediction_table(asked, model, found, neighbours)
+        if people_map is not None:
+            predictions = _placed(predictions, asked, people_map)
+        said = sentences(asked, predictions, model)
+        write_table(self.out / "predictions.tsv", predictions)
+        write_table(self.out / "neighbours.tsv", neighbours)
+        head = asked.head
+        record = {
+            "summary": said,
+            "head": {
+                "folder": str(self.head),
+                "kind": head.settings.kind,
+                "target": {"name": head.target.name, "task": head.target.task, "classes": list(head.target.classes)},
+                "features": head.words,
+                "made_by": list(head.made_by),
+                "threshold": head.threshold if np.isfinite(head.threshold) else None,
+                "training": training_summary(asked),
+                "summary": asked.found.get("summary", [])[:1],
+            },
+            "typicality": {"num_people": model.num_people, "smallest_p": model.smallest_tail},
+            "notes": list(asked.notes),
+            "tables": {
+                "predictions": records(predictions),
+                "neighbours": records(neighbours),
+                "reliability": asked.rows_of("reliability"),
+            },
+        }
+        write_json(self.out / "metrics.json", record)
+        show(asked, predictions, neighbours)
+        for sentence in said:
+            say(sentence)
+        warned = int((predictions["out_of_distribution"] != "").sum())
+        if warned:
+            warn(
+                f"{warned} of {len(predictions)} scans are unlike those that the head learned from; see out_of_distribution."
+            )
+        return {"summary": said[:1], "num_scans": len(predictions), "num_warned": warned}
+
+
+def _placed(predictions: pd.DataFrame, asked: Asked, people_map: PeopleMap) -> pd.DataFrame:
+    """With the place in the map; the columns of the cluster are empty where the map has none."""
+    rows = asked.rows
+    placed = people_map.project(np.asarray(rows.values), rows.table)
+    return predictions.assign(
+        pc1=placed.pcs[:, 0],
+        pc2=placed.pcs[:, 1] if placed.pcs.shape[1] > 1 else np.nan,
+        umap1=placed.umap[:, 0],
+        umap2=placed.umap[:, 1],
+        cluster=placed.cluster,
+        certainty=placed.certainty,
+    )

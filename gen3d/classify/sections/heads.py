@@ -1,0 +1,321 @@
+"""What can be told from the latents: heads beside their baselines, judged on people whom they never saw."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gen3d.classify.sections import charts as heads_charts
+from gen3d.classify.sections import heads as heads_checks
+from gen3d.classify.sections import people as heads_people
+from gen3d.classify.sections import tables as heads_blocks
+from gen3d.classify.sections.models import MEASURES, Models
+from gen3d.classify.sections.tables import figures, measure_words
+from gen3d.figures import names as wording
+from gen3d.figures.blocks import Details, Figure, Heading, Points, Section, Table, Text
+from gen3d.report.context import Context
+from gen3d.report.folders import Row
+from gen3d.report.results import Head
+
+POLICIES = {
+    "refuse": "Nobody may be tested whom a model behind the latents had seen: the verb would have stopped.",
+    "leave_out": "People whom a model behind the latents had seen are neither learned from nor tested.",
+    "train_only": "People whom a model behind the latents had seen are learned from, and never tested.",
+    "waive": "People whom a model behind the latents had seen were tested all the same.",
+}
+
+
+def section(context: Context) -> Section | None:
+    """Per folder: the verdict, who was tested and what guarded against leaks, performance, and everything behind it."""
+    given = context.sources.heads
+    if not given:
+        return None
+    blocks: list[Any] = [
+        Text(
+            "A head is a small model that tells something of a person from the latents alone. Baselines are judged on "
+            "the same people: covariates, one or a few volumes of structures, or the plain voxels. A head that does not "
+            "beat them adds nothing to them. Intervals are 95 % over people."
+        )
+    ]
+    numbers: dict[str, Any] = {}
+    for head in given:
+        if len(given) > 1:
+            blocks.append(Heading(f"{target_words(head)} ({head.name})"))
+        inside, found = _of_folder(head)
+        blocks += inside
+        numbers[head.name] = {**head.metrics, **found}
+    return Section("heads", "Classification from latents", blocks, numbers)
+
+
+def target_words(head: Head) -> str:
+    """What is told from what, with a capital: Diagnosis, AD against CN."""
+    name = wording.capital(str(head.target.get("name", head.name)).replace("_", " "))
+    if head.task == "number" or not head.classes:
+        return name
+    if len(head.classes) == 2:
+        return f"{name}, {head.classes[1]} against {head.classes[0]}"
+    return f"{name}: {wording.listed(head.classes)}"
+
+
+def _of_folder(head: Head) -> tuple[list[Any], dict[str, Any]]:
+    models = Models(head)
+    blocks: list[Any] = []
+    if head.summary:
+        blocks += [Text(wording.capital(head.summary[0]), "verdict"), *_warnings(head), Points(head.summary[1:])]
+    else:
+        blocks += _warnings(head)
+    blocks += _external(head) + _people(head)
+    blocks += heads_blocks.performance(models)
+    blocks += heads_blocks.differences(models)
+    blocks += heads_blocks.curves(models)
+    more, numbers = heads_people.predicted_against_true(models)
+    blocks += more
+    blocks += heads_blocks.reliability(models)
+    blocks += heads_people.confusion(models)
+    blocks += heads_people.predictive_values(models)
+    blocks += heads_checks.subgroups(models)
+    blocks += heads_checks.permutation(models)
+    blocks += _models_table(models) + _checklist(head)
+    return blocks, numbers
+
+
+def sentence(text: str) -> str:
+    """Text that ends as a sentence does."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _guard(head: Head) -> dict[str, Any]:
+    found = head.metrics.get("guard", {})
+    return found if isinstance(found, dict) else {}
+
+
+def _warnings(head: Head) -> list[Text]:
+    """Waivers and likely duplicates: what a reader must know before any number."""
+    guard = _guard(head)
+    texts = [sentence(f"Waived: {waiver}") for waiver in guard.get("waivers") or ()]
+    pairs = guard.get("duplicates") or []
+    policy = str(guard.get("duplicates_policy", ""))
+    if pairs:
+        named = [
+            f"{pair.get('first')} and {pair.get('second')} (similarity {wording.number(pair.get('similarity'), 3)})"
+            for pair in pairs[:5]
+        ]
+        rest = f" and {len(pairs) - 5} more" if len(pairs) > 5 else ""
+        done = {
+            "merge": "; each pair was kept together in every split",
+            "waive": "; they were taken for different people",
+        }
+        texts.append(
+            f"{wording.count(len(pairs), 'pair')} of subjects may be one person under two names, as their scans are as alike as "
+            f"two scans of one person: {', '.join(named)}{rest}{done.get(policy, '')}."
+        )
+    return [Text(text, "warning") for text in texts]
+
+
+def _external(head: Head) -> list[Any]:
+    """What people of other data can tell, and what they cannot."""
+    if not head.is_external:
+        return []
+    text = (
+        "These are people of other data: saved heads were applied to them as they were, and nothing was fitted here. "
+        "That tells whether a head holds beyond the data it comes from."
+    )
+    counts = _by_class(head)
+    if len(head.classes) == 2 and counts:
+        reference, sought = head.classes
+        if not counts.get(reference):
+            text += (
+                f" Nobody of the class {reference} is among them, so that sensitivity is all that can be given: "
+                "specificity, AUC and predictive values need both classes."
+            )
+        elif not counts.get(sought):
+            text += (
+                f" Nobody of the class {sought} is among them, so that specificity is all that can be given: "
+                "sensitivity, AUC and predictive values need both classes."
+            )
+    return [Text(text)]
+
+
+def _by_class(head: Head) -> dict[str, int]:
+    found = (head.metrics.get("people") or {}).get("by_class") or {}
+    return {str(name): int(num) for name, num in found.items()} if isinstance(found, dict) else {}
+
+
+def _people(head: Head) -> list[Any]:
+    """Who was tested, who was left out, and what was checked for leaks."""
+    people, guard = head.metrics.get("people") or {}, _guard(head)
+    blocks: list[Any] = []
+    if "num_people" in people:
+        text = f"Tested: {wording.people(int(people['num_people']))}"
+        if int(people.get("num_scans", people["num_people"])) != int(people["num_people"]):
+            text += f" with {wording.count(int(people['num_scans']), 'scan')}"
+        counts = _by_class(head)
+        if counts and head.task != "number":
+            text += ": " + wording.listed([f"{wording.group(name)} {num}" for name, num in counts.items()])
+        blocks += [Heading("Who was tested"), Text(text + ".")]
+    points = [wording.capital(sentence(str(note))) for note in people.get("left_out") or ()]
+    policy = str(guard.get("seen_policy", ""))
+    if policy:
+        points.append(POLICIES.get(policy, f"Policy towards people whom the model had seen: {policy}."))
+    if guard.get("num_seen") is not None:
+        points.append(
+            f"{wording.people(int(guard['num_seen']))} of the table had been seen by a model behind the latents."
+            if guard["num_seen"]
+            else "No model behind the latents had seen anybody of the table."
+        )
+    if guard and "duplicates" in guard and not guard["duplicates"]:
+        points.append("A search for the same person under two names found none.")
+    return [*blocks, Points(tuple(points))] if points else blocks
+
+
+def _models_table(models: Models) -> list[Any]:
+    rows = [
+        [
+            models.words(str(model.get("name", ""))),
+            str(model.get("kind", "")),
+            str(model.get("features", "") or wording.NONE),
+            _settings(model.get("settings")),
+        ]
+        for model in models.head.metrics.get("models") or ()
+    ]
+    if not rows:
+        return []
+    caption = "Heads and baselines, what each is given, and the settings that the inner cross-validation chose (folds)."
+    kept = str(models.head.metrics.get("head") or "")
+    note = [Text(f"{wording.capital(sentence(kept))}")] if kept else []
+    table = Table(caption, ["Model", "Kind", "Given", "Settings chosen"], rows, "llll")
+    return [Details("What the models are", [*note, table])]
+
+
+def _settings(value: Any) -> str:
+    """Settings as words: C 0.1 (12 folds), 1 (3)."""
+    if not value:
+        return wording.NONE
+    if isinstance(value, dict):
+        parts = []
+        for name, chosen in value.items():
+            if isinstance(chosen, dict):
+                counted = ", ".join(f"{setting} ({num})" for setting, num in chosen.items())
+                parts.append(f"{name}: {counted}")
+            else:
+                parts.append(f"{name} {chosen}")
+        return "; ".join(parts)
+    if isinstance(value, (list, tuple)):
+        if all(isinstance(item, dict) and "settings" in item for item in value):
+            return "; ".join(
+                f"{item['settings']} ({wording.count(int(item.get('folds', 0)), 'fold')})" for item in value
+            )
+        return "; ".join(_settings(item) if isinstance(item, dict) else str(item) for item in value)
+    return str(value)
+
+
+def _checklist(head: Head) -> list[Any]:
+    frame = head.table("checklist")
+    if frame.empty:
+        return []
+    rows = [["" if value != value else str(value) for value in line] for line in frame.to_numpy(dtype=object)]
+    header = [wording.capital(str(name).replace("_", " ")) for name in frame.columns]
+    caption = "The items of TRIPOD+AI and CLAIM, as far as the software knows the answer."
+    return [
+        Details("Checklist for reporting (TRIPOD+AI, CLAIM)", [Table(caption, header, rows, "l" * len(header))], False)
+    ]
+
+
+SUBGROUP_MEASURES = ("auc", "macro_auc", "mae", "balanced_accuracy", "sensitivity")
+
+
+def subgroups(models: Models) -> list[Any]:
+    """The best head in every subgroup as a chart, all models folded."""
+    table = "subgroups"
+    rows = models.head.rows(table, "model", "column", "group", "measure", "value", "low", "high")
+    rows = [row for row in rows if math.isfinite(models.head.number(row, "value", table))]
+    measures = {str(row["measure"]) for row in rows}
+    measure = next((name for name in SUBGROUP_MEASURES if name in measures), "")
+    lead = [row for row in rows if row["model"] == models.lead and row["measure"] == measure]
+    if not lead:
+        return []
+    lines = [
+        heads_charts.Line(_subgroup(models, row), models.head.interval(row, table), models.colour(models.lead))
+        for row in lead
+    ]
+    words = MEASURES[measure]
+    whole = models.value(models.lead, measure)
+    reference = whole.value if whole is not None else None
+    png, svg = heads_charts.intervals(lines, f"{words} of {models.words(models.lead)}", reference, "everybody")
+    figure = Figure(
+        models.identifier("subgroups"),
+        f"{words} in subgroups.",
+        f"{words} of {models.words(models.lead)} in subgroups; dashed: in everybody. Few people make wide intervals.",
+        png,
+        svg=svg,
+        width_percent=80,
+    )
+    cells = [
+        [
+            models.words(str(row["model"])),
+            column_words(row["column"]),
+            str(row["group"]),
+            measure_words(str(row["measure"])),
+            figures(models.head.interval(row, table), str(row["measure"])),
+            _whole(models.head.number(row, "num_people", table)),
+            _whole(models.head.number(row, "num_positive", table)),
+        ]
+        for row in rows
+    ]
+    header = ["Model", "By", "Group", "Measure", "Value [95 %]", "People", "Of the class"]
+    everything = Details(
+        "All models in all subgroups", [Table("Subgroups.", header, cells, "llllrrr", sortable=True)], False
+    )
+    return [Heading("Subgroups"), figure, everything]
+
+
+def _whole(value: float) -> str:
+    return f"{value:.0f}" if math.isfinite(value) else wording.NONE
+
+
+def _subgroup(models: Models, row: Row) -> str:
+    size = _whole(models.head.number(row, "num_people", "subgroups"))
+    return f"{column_words(row['column'])} {row['group']}, n = {size}"
+
+
+def column_words(column: Any) -> str:
+    """A column's name inside a sentence."""
+    return "age" if column == "age_years" else str(column).replace("_", " ")
+
+
+def permutation(models: Models) -> list[Any]:
+    """What models reach when labels are permuted, and how often that is as good as what they reached."""
+    table = "permutation"
+    rows = models.head.rows(table, "model", "value", "null_mean", "null_low", "null_high", "p")
+    order = {name: index for index, name in enumerate(models.names)}
+    rows = sorted(rows, key=lambda row: order.get(str(row["model"]), len(order)))
+    if not rows:
+        return []
+    names = ("value", "null_mean", "null_low", "null_high")
+    lines = [
+        heads_charts.Null(
+            models.words(str(row["model"])),
+            models.colour(str(row["model"])),
+            *(models.head.number(row, name, table) for name in names),
+        )
+        for row in rows
+    ]
+    words = measure_words(str(rows[0].get("statistic") or models.ranking))
+    png, svg = heads_charts.null_bands(lines, words)
+    num = models.head.number(rows[0], "num_permutations", table)
+    times = f" ({num:.0f} times)" if math.isfinite(num) else ""
+    figure = Figure(
+        models.identifier("permutation"),
+        f"{words} beside its range under permuted labels.",
+        f"{words} (dot) beside its range when labels are permuted{times}: bar, 95 % of permutations; tick, their mean.",
+        png,
+        svg=svg,
+        width_percent=80,
+    )
+    found = [
+        f"{models.words(str(row['model']))} {wording.number(models.head.number(row, 'value', table))} against "
+        f"{wording.number(models.head.number(row, 'null_mean', table))}, "
+        f"p = {wording.probability(models.head.number(row, 'p', table))}"
+        for row in rows
+    ]
+    return [Heading("Permuted labels"), Text(f"{words}: {'; '.join(found)}.", "note"), figure]

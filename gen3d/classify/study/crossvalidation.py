@@ -1,0 +1,160 @@
+"""The loop around heads and baselines: everything is fitted on the training people of a fold, and tested on the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gen3d.classify.study.features import Features
+from gen3d.classify.study.folds import Fold
+from gen3d.classify.study.recipe import Learned, Recipe, Reducer, Rows
+from gen3d.cohort.target import Target
+
+Values = NDArray[np.float64]
+Index = NDArray[np.int64]
+Kind = Literal["head", "baseline"]
+
+IDENTITY = ("key", "subject", "session", "site", "age_years", "sex")
+DIAGNOSIS = "diagnosis"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A head or a baseline: its recipe, and what it takes of scans: `rows(features, member, chosen)`."""
+
+    name: str
+    kind: Kind
+    recipe: Recipe
+    rows: Callable[[Features, int, Index], Rows]
+    words: str
+    elsewhere: bool = True
+    """Whether scans of other cohorts can be predicted too."""
+
+    more: Rows | None = None
+    more_codes: Values = field(default_factory=lambda: np.empty(0))
+    """Synthetic scans to learn from in every fold, never tested, and their codes."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all models share: scans, their codes and people, and the folds."""
+
+    features: Features
+    codes: Values
+    groups: Index
+    target: Target
+    folds: tuple[Fold, ...]
+    seed: int
+    tested_controls_known: bool = False
+    """Whether a recipe may know who of the tested people is a control, to estimate an unknown site from them."""
+
+    def training(self, model: Model, member: int, chosen: Index) -> tuple[Rows, Values, Index]:
+        """Rows, codes and people to learn from; synthetic scans are people of their own."""
+        rows, codes, groups = model.rows(self.features, member, chosen), self.codes[chosen], self.groups[chosen]
+        if model.more is None or not len(model.more):
+            return rows, codes, groups
+        table = pd.concat([rows.table, model.more.table], ignore_index=True)
+        values = np.concatenate([rows.values, model.more.values])
+        made = self.groups.max() + 1 + np.arange(len(model.more))
+        return (
+            Rows(values, table, rows.blocks, rows.shape),
+            np.concatenate([codes, model.more_codes]),
+            np.concatenate([groups, made]),
+        )
+
+    def tested(self, model: Model, member: int, chosen: Index) -> Rows:
+        """Rows to predict; what is to be told of them is not there."""
+        rows = model.rows(self.features, member, chosen)
+        table = rows.table.drop(columns=[self.target.name], errors="ignore")
+        if self.tested_controls_known:
+            table = table.assign(diagnosis=rows.table[DIAGNOSIS])
+        elif DIAGNOSIS in table.columns:
+            table = table.assign(diagnosis="")
+        return Rows(rows.values, table, rows.blocks, rows.shape)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model fitted on the training people of a fold."""
+
+    reducer: Reducer
+    learned: Learned
+
+    def outputs(self, rows: Rows) -> Values:
+        """[n, outputs]."""
+        return self.learned.outputs(self.reducer.apply(rows))
+
+
+def fit(model: Model, study: Study, member: int, train: Index) -> Fitted:
+    """Fit a model on some of the people."""
+    rows, codes, groups = study.training(model, member, train)
+    reducer = model.recipe.reduce(rows)
+    learned = model.recipe.learn(reducer.apply(rows), codes, groups, study.target, study.seed)
+    return Fitted(reducer, learned)
+
+
+def cross_validated(model: Model, study: Study) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
+    """Per fold: its rows of the prediction table, and what the inner cross-validation chose."""
+    for fold in study.folds:
+        fitted = fit(model, study, fold.member, fold.train)
+        outputs = fitted.outputs(study.tested(model, fold.member, fold.test))
+        where = {"repeat": fold.repeat, "fold": fold.number, "split": "cross-validation"}
+        table = study.features.table.iloc[fold.test].reset_index(drop=True)
+        yield (
+            prediction_rows(model, study.target, table, study.codes[fold.test], outputs, fitted.learned, where),
+            dict(fitted.learned.settings),
+        )
+
+
+def prediction_rows(
+    model: Model,
+    target: Target,
+    table: pd.DataFrame,
+    codes: Values,
+    outputs: Values,
+    learned: Learned,
+    where: dict[str, Any],
+) -> pd.DataFrame:
+    """Rows of the prediction table: identity, model, fold, truth, score and call."""
+    present = [name for name in IDENTITY if name in table.columns]
+    frame = table[present].assign(model=model.name, kind=model.kind, **where)
+    score, call, threshold = score_and_call(target, outputs, learned.threshold)
+    if target.task == "number":
+        frame["y_true"] = codes
+    else:
+        frame["y_true"] = ["" if not np.isfinite(code) else target.classes[int(code)] for code in codes]
+    frame["y_score"], frame["y_pred"], frame["threshold"] = score, call, threshold
+    for column, values in zip(target.output_columns, outputs.T, strict=True):
+        frame[column] = values
+    return frame
+
+
+def score_and_call(target: Target, outputs: Values, threshold: float) -> tuple[Values, NDArray[Any], float]:
+    """One number and one answer per scan.
+
+    Two classes: the last one's probability, called where it reaches the threshold. Ordered grades: the expected grade, and the
+    median grade. Further categories: the probability of the most probable class. A number: itself.
+    """
+    if target.task == "number":
+        return outputs[:, 0], outputs[:, 0], float("nan")
+    names = np.asarray(target.classes, dtype=object)
+    if target.is_binary:
+        return outputs[:, -1], names[(outputs[:, -1] >= threshold).astype(int)], threshold
+    if target.task == "ordered":
+        median = (outputs.cumsum(axis=1) < 0.5).sum(axis=1).clip(0, len(names) - 1)
+        return outputs @ np.arange(len(names)), names[median], float("nan")
+    return outputs.max(axis=1), names[outputs.argmax(axis=1)], float("nan")
+
+
+def chosen_settings(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How often each combination was chosen over folds, the most frequent first."""
+    counts: dict[str, dict[str, Any]] = {}
+    for settings in found:
+        words = ", ".join(f"{name}={value}" for name, value in settings.items())
+        counts.setdefault(words, {"settings": words, "folds": 0})["folds"] += 1
+    return sorted(counts.values(), key=lambda row: -int(row["folds"]))

@@ -1,0 +1,265 @@
+"""What heads learn from: latents, harmonised latents or anomaly maps, of one cohort or several, alone or side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gen3d.classify.study.recipe import Rows
+from gen3d.cohort.latents_folder import VERBS, Latents, open_latents_folder
+from gen3d.cohort.manifest import is_synthetic, is_twin, read_manifest, subject_hash
+from gen3d.core.artefact import digest, read
+from gen3d.core.errors import UserError
+from gen3d.core.progress import warn
+
+MAPS = "anomaly"
+SCAN = ["subject", "session"]
+CALIBRATING = ("train", "calibration")
+
+
+@dataclass(frozen=True)
+class Features:
+    """Scans of people, one row each.
+
+    `values` [members, n, d]: members of a cross-fitted family have spaces of their own. `blind` [members, n]: whether the
+    member (and whatever stands beside it) never saw the person; `family_blind` the same of families alone, None for
+    `blind`. `seen` says for each person (hash) what did see them.
+    `blocks` are the widths of the sources side by side; `shape` that of a spatial latent, else (d,).
+    `made_by` identifies the spaces: the key of each run.
+    """
+
+    table: pd.DataFrame
+    values: NDArray[np.floating]
+    blind: NDArray[np.bool_]
+    blocks: tuple[int, ...]
+    shape: tuple[int, ...]
+    made_by: tuple[str, ...]
+    words: str
+    seen: dict[str, str]
+    notes: tuple[str, ...] = ()
+    family_blind: NDArray[np.bool_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def num_members(self) -> int:
+        """Spaces; 1 where all scans share one."""
+        return len(self.values)
+
+    def take(self, chosen: NDArray[Any]) -> Features:
+        """Some of the scans, by row number or boolean."""
+        table = self.table.iloc[chosen].reset_index(drop=True)
+        family = None if self.family_blind is None else self.family_blind[:, chosen]
+        return replace(
+            self, table=table, values=self.values[:, chosen], blind=self.blind[:, chosen], family_blind=family
+        )
+
+    def may_test(self, waived: bool) -> NDArray[np.bool_]:
+        """Whether a member may test a person, [members, n].
+
+        Where it was waived that something saw a person, the members of a family still test whom they never saw themselves.
+        """
+        if not waived:
+            return self.blind
+        own = self.blind if self.family_blind is None else self.family_blind
+        own = own | ~own.any(axis=0)
+        return np.where(self.blind.any(axis=0), self.blind, own)
+
+    def rows(self, member: int, chosen: NDArray[np.int64]) -> Rows:
+        """Scans as a recipe takes them, in the space of a member."""
+        table = self.table.iloc[chosen].reset_index(drop=True)
+        return Rows(self.values[member][chosen], table, self.blocks, self.shape)
+
+
+def open_features(folders: Sequence[Path], beside: Sequence[Path] = ()) -> Features:
+    """Open cohorts of one space, and put further features of the same scans beside them.
+
+    Args:
+        folders: of encode or harmonise, or maps of anomaly; several are several cohorts in one space.
+        beside: further folders of the same kinds, of the same scans; joined by subject and session.
+
+    Raises:
+        UserError: folders of two different models as one space, a scan given twice, nothing in common, or damaged folders.
+    """
+    whole = _stacked([_open(folder) for folder in folders], folders)
+    for folder in beside:
+        whole = _beside(whole, _open(folder), folder)
+    return whole
+
+
+def _open(folder: Path) -> Features:
+    artefact = read(folder, (*VERBS, MAPS))
+    return _of_maps(folder) if artefact.verb == MAPS else _of_latents(open_latents_folder(folder))
+
+
+def _of_latents(latents: Latents) -> Features:
+    words = f"{latents.shape_in_words} of the {latents.kind} of {latents.folder}"
+    seen: dict[str, str] = {}
+    for member in latents.seen:
+        seen |= member
+    width = latents.values.shape[2]
+    made_by = (latents.run_key,)
+    notes = (
+        ()
+        if seen
+        else (
+            f"whom the {latents.kind} of {latents.folder} learned from is not known: see to it that it was nobody here",
+        )
+    )
+    return Features(latents.table, latents.values, latents.blind, (width,), latents.shape, made_by, words, seen, notes)
+
+
+def _of_maps(folder: Path) -> Features:
+    """Regions' z and scores per channel of a maps folder, as far as people were judged (nobody is judged whom a run saw).
+
+    People who calibrate the maps count as seen: their z leave their own scan out, and are still a few per cent wider than those
+    of outsiders of the same kind, so that a head on burden scores tells who was a control of the calibration (AUC about .65).
+    """
+    artefact = read(folder, (MAPS,))
+    try:
+        people = pd.read_csv(
+            folder / "subjects.tsv",
+            sep="\t",
+            na_values=["n/a"],
+            keep_default_na=False,
+            dtype={"subject": str, "session": str},
+        )
+        regions = pd.read_csv(folder / "regions.tsv", sep="\t", na_values=["n/a"], keep_default_na=False)
+        z = regions.assign(name=regions["channel"] + " " + regions["region"]).pivot(
+            index="key", columns="name", values="z"
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: damaged maps ({error}); run `gen3d anomaly` again.") from None
+    scores = [name for name in people.columns if name.startswith(("score_", "region_score_")) or name == "latent_d"]
+    values = people[["key", *scores]].join(z, on="key").drop(columns="key").to_numpy(dtype=np.float64)
+    judged = np.isfinite(values).all(axis=1)
+    table = _full_table(artefact.inputs.get("prepared", []), people)
+    notes = () if judged.all() else (f"{_scans(int((~judged).sum()))} that {folder} could not judge are left out",)
+    chosen, kept = values[judged], table[judged].reset_index(drop=True)
+    calibrates = kept["role"].isin(CALIBRATING) & ~is_twin(kept)
+    hashes = [subject_hash(str(subject)) for subject in kept["subject"]]
+    seen = {
+        person: f"calibration of {folder.name} ({role})"
+        for person, role, known in zip(hashes, kept["role"], calibrates, strict=True)
+        if known
+    }
+    return Features(
+        kept,
+        chosen[None],
+        ~np.isin(hashes, list(seen))[None],
+        (chosen.shape[1],),
+        (chosen.shape[1],),
+        (digest([[item["key"] for item in artefact.inputs.get("run", [])], sorted(scores), list(z.columns)]),),
+        f"{chosen.shape[1]} anomaly scores of {folder}",
+        seen,
+        notes,
+    )
+
+
+def _full_table(prepared: list[dict[str, str]], people: pd.DataFrame) -> pd.DataFrame:
+    """The cohort table's rows of these people, where it is still there; else what the maps know of them."""
+    folders = [Path(item["path"]) for item in prepared]
+    if not folders or not all((folder / "manifest.tsv").is_file() for folder in folders):
+        return people
+    whole = pd.concat([read_manifest(folder) for folder in folders], ignore_index=True)
+    return people[["key"]].merge(whole, on="key", how="left", validate="one_to_one")
+
+
+def _stacked(parts: Sequence[Features], folders: Sequence[Path]) -> Features:
+    first = parts[0]
+    for part, folder in zip(parts[1:], folders[1:], strict=True):
+        if part.made_by != first.made_by:
+            raise UserError(
+                f"{folder}: latents of two different models in one call ({part.words}, but {first.words}), and their numbers "
+                "have nothing to do with each other; give cohorts that one run encoded, or beside= for further features of "
+                "the same scans."
+            )
+    table = pd.concat([part.table for part in parts], ignore_index=True)
+    twice = table["key"][table["key"].duplicated()]
+    if len(twice):
+        raise UserError(f"{twice.iloc[0]}: the same subject and session in two of the folders; give each scan once.")
+    seen: dict[str, str] = {}
+    for part in parts:
+        seen |= part.seen
+    return Features(
+        table,
+        first.values if len(parts) == 1 else np.concatenate([part.values for part in parts], axis=1),
+        np.concatenate([part.blind for part in parts], axis=1),
+        first.blocks,
+        first.shape,
+        first.made_by,
+        first.words,
+        seen,
+        tuple(note for part in parts for note in part.notes),
+    )
+
+
+def _beside(whole: Features, more: Features, folder: Path) -> Features:
+    """Both, for the scans that both have. A family can stand beside one space, or beside a family that left out the same people."""
+    right = {tuple(pair): row for row, pair in enumerate(more.table[SCAN].astype(str).to_numpy())}
+    pairs = [(row, right.get(tuple(pair))) for row, pair in enumerate(whole.table[SCAN].astype(str).to_numpy())]
+    mine = np.array([row for row, found in pairs if found is not None], dtype=np.int64)
+    theirs = np.array([found for _, found in pairs if found is not None], dtype=np.int64)
+    if not len(mine):
+        raise UserError(
+            f"{folder}: has no scan (subject and session) in common with the latents; give the same cohort."
+        )
+    notes = (*whole.notes, *more.notes)
+    if len(mine) < len(whole):
+        notes += (f"{_scans(len(whole) - len(mine))} that {folder} does not have are left out",)
+        warn(notes[-1] + ".")
+    members = max(whole.num_members, more.num_members)
+    if min(whole.num_members, more.num_members) not in (1, members):
+        raise UserError(
+            f"{folder}: {more.num_members} members beside {whole.num_members}; train both with the same cross_fit."
+        )
+    left, other = whole.take(mine), more.take(theirs)
+    values = [np.broadcast_to(part.values, (members, *part.values.shape[1:])) for part in (left, other)]
+    blind = np.broadcast_to(left.blind, (members, len(mine))) & np.broadcast_to(other.blind, (members, len(mine)))
+    family = np.ones((members, len(mine)), dtype=bool)
+    for part in (left, other):
+        if part.num_members > 1:
+            family &= part.blind if part.family_blind is None else part.family_blind
+    table = left.table.join(other.table[other.table.columns.difference(left.table.columns)])
+    blocks = (*whole.blocks, *more.blocks)
+    return Features(
+        table,
+        np.concatenate(values, axis=2),
+        blind,
+        blocks,
+        (sum(blocks),),
+        (*whole.made_by, *more.made_by),
+        f"{whole.words}, and {more.words}",
+        whole.seen | more.seen,
+        notes,
+        family,
+    )
+
+
+def one_scan_each(features: Features, sessions: str) -> Features:
+    """Without planted twins and synthetic scans; with sessions="first", the first session of every person only."""
+    table = features.table
+    made = is_twin(table) | is_synthetic(table)
+    notes = features.notes
+    if made.any():
+        notes += (f"{int(made.sum())} planted copies or synthetic scans are not people and are left out",)
+    chosen = ~made.to_numpy()
+    if sessions == "first":
+        order = table[chosen].sort_values(["subject", "session"], kind="stable")
+        first = set(order.drop_duplicates("subject").index)
+        chosen &= np.array([row in first for row in table.index])
+        later = int((~made).sum() - chosen.sum())
+        if later:
+            notes += (f"{later} later {'session' if later == 1 else 'sessions'} of the same people are left out",)
+    return replace(features.take(np.flatnonzero(chosen)), notes=notes)
+
+
+def _scans(num: int) -> str:
+    return f"{num} {'scan' if num == 1 else 'scans'}"

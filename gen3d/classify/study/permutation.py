@@ -1,0 +1,156 @@
+"""What a head reaches when the labels mean nothing: they are dealt out anew, and the head learns again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from gen3d.classify.study.crossvalidation import Index, Model, Study, Values
+from gen3d.classify.study.recipe import Recipe
+from gen3d.cohort.target import Target
+from gen3d.core.errors import UserError
+from gen3d.core.pool import as_done, num_workers
+from gen3d.maths.cross_validated import auc_within_models, permute_labels
+
+Statistic = Literal["auc", "macro_auc", "mae"]
+IN_ONE_GO = 20
+MOST_TRIES = 20
+LEAST_MOVABLE = 0.5
+"""Of people whose label can change, below which labels are dealt out over folds too."""
+
+
+@dataclass(frozen=True)
+class ReducedFold:
+    """One fold without what needs labels: values of training and of tested people, their rows and persons."""
+
+    number: int
+    learned_from: Values
+    train: Index
+    groups: Index
+    more_codes: Values
+    tested: Values
+    test: Index
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs."""
+
+    recipe: Recipe
+    target: Target
+    folds: tuple[ReducedFold, ...]
+    codes: Values
+    groups: Index
+    strata: Index
+    seed: int
+
+
+def statistic_name(target: Target) -> Statistic:
+    """What is compared with its null distribution."""
+    return "mae" if target.task == "number" else "auc" if target.is_binary else "macro_auc"
+
+
+def prepare(model: Model, study: Study) -> Job:
+    """Everything that labels do not change, of the folds of the first repeat.
+
+    Labels are dealt out within sites, and within folds so that every fold keeps its classes; where that would leave most
+    people as they are, within sites alone. A target that is the same for everybody at a site is dealt out over sites.
+    """
+    folds, place = [], np.full(len(study.codes), -1, dtype=np.int64)
+    for fold in (fold for fold in study.folds if fold.repeat == 0):
+        rows, codes, groups = study.training(model, fold.member, fold.train)
+        reducer = model.recipe.reduce(rows)
+        tested = reducer.apply(study.tested(model, fold.member, fold.test))
+        more = codes[len(fold.train) :]
+        folds.append(ReducedFold(fold.number, reducer.apply(rows), fold.train, groups, more, tested, fold.test))
+        place[fold.test] = fold.number
+    sites = np.unique(study.features.table["site"].astype(str).to_numpy(), return_inverse=True)[1].astype(np.int64)
+    within = sites * (place.max() + 2) + place + 1
+    movable = _movable(sites, study.codes)
+    strata = within if _movable(within, study.codes) >= LEAST_MOVABLE * movable else sites
+    if movable == 0:  # the target is the site, or goes with it: within sites every dealing is the same
+        strata = place - place.min() + 1 if _movable(place, study.codes) > 0 else np.zeros_like(sites)
+    return Job(model.recipe, study.target, tuple(folds), study.codes, study.groups, strata, study.seed)
+
+
+def _movable(strata: Index, codes: Values) -> float:
+    """Share of scans in a stratum of more than one label."""
+    _, inverse, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    mixed = np.array([np.ptp(codes[inverse == index]) > 0 for index in range(len(counts))])
+    return float(mixed[inverse].mean())
+
+
+def observed(job: Job) -> float:
+    """The statistic with the true labels, on the folds of the first repeat."""
+    return _statistic(job, job.codes)
+
+
+def null_values(job: Job, num: int, workers: int) -> Iterator[Values]:
+    """The statistic of `num` dealings, some at a time; dealing k of a seed is the same in any number of processes."""
+    parts = [range(start, min(start + IN_ONE_GO, num)) for start in range(0, num, IN_ONE_GO)]
+    count = num_workers(workers, max(1, len(parts) // 2))
+    if count == 1:
+        for part in parts:
+            with threadpool_limits(1):
+                found = _some(job, part)
+            yield found
+    else:
+        yield from as_done(_in_worker, parts, count, _begin_worker, (job,))
+
+
+_job: Job | None = None
+
+
+def _begin_worker(job: Job) -> None:
+    global _job
+    _job = job
+    threadpool_limits(1)  # a process per core: more threads would wait for each other
+
+
+def _in_worker(part: range) -> Values:
+    assert _job is not None, "the worker was started with a job"
+    return _some(_job, part)
+
+
+def _some(job: Job, part: range) -> Values:
+    return np.array([_one(job, number) for number in part])
+
+
+def _one(job: Job, number: int) -> float:
+    generator = np.random.default_rng([job.seed, 7919, number])
+    for _ in range(MOST_TRIES):
+        codes = permute_labels(job.codes, job.groups, job.strata, generator)
+        try:
+            return _statistic(job, codes)
+        except UserError:  # a training fold without one of the classes: deal again
+            continue
+    return float("nan")
+
+
+def _statistic(job: Job, codes: Values) -> float:
+    outputs = np.full((len(codes), job.target.num_outputs), np.nan)
+    fold_of = np.full(len(codes), -1, dtype=np.int64)
+    for fold in job.folds:
+        labels = np.concatenate([codes[fold.train], fold.more_codes])
+        learned = job.recipe.learn(fold.learned_from, labels, fold.groups, job.target, job.seed)
+        outputs[fold.test], fold_of[fold.test] = learned.outputs(fold.tested), fold.number
+    tested = fold_of >= 0
+    return statistic(job.target, codes[tested], outputs[tested], fold_of[tested])
+
+
+def statistic(target: Target, codes: Values, outputs: Values, models: NDArray[np.int64]) -> float:
+    """AUC of two classes, mean AUC of each class against the rest, or the mean absolute error of a number.
+
+    Areas compare scans that one fitted model predicted, see `maths.cross_validated`.
+    """
+    if target.task == "number":
+        return float(np.mean(np.abs(outputs[:, 0] - codes)))
+    if target.is_binary:
+        return auc_within_models(outputs[:, 1], codes == 1, models)
+    areas = [auc_within_models(outputs[:, k], codes == k, models) for k in range(len(target.classes))]
+    return float(np.nanmean(areas)) if np.isfinite(areas).any() else float("nan")

@@ -1,0 +1,302 @@
+"""A study, opened: the scans, what is to be told of them, who may be tested, and in which folds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gen3d.classify.settings import StudySettings
+from gen3d.classify.study.baselines import Voxels, read_voxels
+from gen3d.classify.study.features import Features, one_scan_each, open_features
+from gen3d.classify.study.folds import Fold, Layout, leave_one_site_out, make_folds, one_site_classes
+from gen3d.classify.study.selection import column_of, only_those, with_answers, with_columns
+from gen3d.cohort.folder import Prepared, open_prepared
+from gen3d.cohort.manifest import is_twin
+from gen3d.cohort.seen import Pair, Seen, clear, find_duplicates, groups_of, judge_duplicates
+from gen3d.cohort.target import Target, as_label, make_target
+from gen3d.core.artefact import read
+from gen3d.core.errors import UserError
+
+FEWEST_PEOPLE = 10
+
+
+@dataclass(frozen=True)
+class Question:
+    """Scans and their codes [n]; `groups` are people; synthetic scans are learned from only.
+
+    `notes` say who was left out, `waivers` what the user took upon themselves.
+    """
+
+    settings: StudySettings
+    features: Features
+    target: Target
+    codes: NDArray[np.float64]
+    groups: NDArray[np.int64]
+    testable: NDArray[np.bool_]
+    voxels: tuple[Voxels, ...]
+    pairs: tuple[Pair, ...]
+    synthetic: Features | None
+    synthetic_codes: NDArray[np.float64]
+    num_seen: int
+    notes: tuple[str, ...]
+    waivers: tuple[str, ...]
+
+    @cached_property
+    def folds(self) -> tuple[Fold, ...]:
+        """Who is tested in which fold."""
+        layout = Layout(
+            self.codes,
+            self.groups,
+            self.testable,
+            np.ones(len(self.codes), dtype=bool),
+            self.features.may_test(waived=self.settings.seen == "waive"),
+            [str(site) for site in self.features.table["site"]],
+        )
+        asked = self.settings
+        if asked.split == "sites":
+            return tuple(leave_one_site_out(layout, self.target))
+        return tuple(make_folds(layout, self.target, asked.folds, asked.repeats, asked.seed))
+
+    @property
+    def one_site_classes(self) -> list[tuple[str, str]]:
+        """(class, site) of classes that exist at one site only."""
+        return one_site_classes(self.codes, self.features.table["site"].astype(str).tolist(), self.target)
+
+    def counts(self) -> dict[str, int]:
+        """People per class; {"people": n} for a number."""
+        return class_counts(self.target, self.codes, self.groups)
+
+    def plan(self) -> list[str]:
+        """What would be done."""
+        counts = ", ".join(f"{label} {count}" for label, count in self.counts().items())
+        num = len(np.unique(self.groups))
+        lines = [
+            f"tells {self.target.describe()} of {num} people ({counts}) from {self.features.words}",
+            f"heads: {', '.join(head.kind for head in self.settings.heads)}",
+        ]
+        if self.settings.external is None:
+            repeats = 1 + max(fold.repeat for fold in self.folds)
+            kind = "sites left out one by one" if self.settings.split == "sites" else "stratified folds by person"
+            lines.append(f"{len(self.folds) // repeats} {kind}, {repeats} times")
+        return [*lines, *self.notes, *self.waivers]
+
+
+def class_counts(target: Target, codes: NDArray[np.float64], groups: NDArray[np.int64]) -> dict[str, int]:
+    """People per class; {"people": n} for a number."""
+    if target.task == "number":
+        return {"people": len(np.unique(groups))}
+    return {label: len(np.unique(groups[codes == index])) for index, label in enumerate(target.classes)}
+
+
+def like_the_fit(settings: StudySettings) -> StudySettings:
+    """With fit=, what was not said is as it was when that head was fitted; voxels are of the scans of one cohort only."""
+    if settings.fit is None:
+        return settings
+    said = settings.model_dump(mode="json", by_alias=True, include=settings.model_fields_set)
+    return type(settings).model_validate(read(settings.fit, ("classify",)).config | said | {"voxels": False})
+
+
+def open_question(asked: StudySettings) -> Question:
+    """Open everything and check it, before anything is fitted.
+
+    Raises:
+        UserError: see the functions that do it; fewer than 10 people.
+    """
+    settings = like_the_fit(asked)
+    features = _opened(settings, settings.latents, settings.beside)
+    column = column_of(features.table, settings.target)
+    target = make_target(column, settings.target, settings.classes, settings.task)
+    features, codes = with_answers(features, target)
+    num = features.table["subject"].nunique()
+    if num < FEWEST_PEOPLE:
+        raise UserError(f"{num} people have a {target.name} to be told; at least {FEWEST_PEOPLE} are needed.")
+    synthetic, synthetic_codes = _synthetic(settings, features, target)
+    cleared = clear(features, settings.seen, synthetic.seen if synthetic is not None else None)
+    kept = np.flatnonzero(cleared.usable)
+    features, codes, testable = features.take(kept), codes[kept], cleared.testable[kept]
+    _refuse_constant(features)
+    voxels, voxel_notes = _voxels(settings, features)
+    pairs = _duplicates(features, voxels)
+    said = judge_duplicates(pairs, settings.duplicates)
+    notes = (*features.notes, *cleared.notes, *voxel_notes, *(said if settings.duplicates == "merge" else ()))
+    waivers = (*cleared.waivers, *(said if settings.duplicates == "waive" else ()))
+    subjects = features.table["subject"].astype(str).tolist()
+    question = Question(
+        settings,
+        features,
+        target,
+        codes,
+        groups_of(subjects, pairs if settings.duplicates == "merge" else ()),
+        testable,
+        voxels,
+        tuple(pairs),
+        synthetic,
+        synthetic_codes,
+        cleared.num_seen,
+        notes,
+        waivers,
+    )
+    if settings.external is None:
+        assert question.folds, "make_folds refuses what has none"  # made here, so that what is wrong is told at once
+    return question
+
+
+def open_external(question: Question, policy: Seen) -> tuple[Features, NDArray[np.float64], tuple[str, ...]]:
+    """Other people, in the same space: their features, codes and what is said of those left out.
+
+    `policy` is about people to be tested whom the head, or a model behind the features, saw.
+
+    Raises:
+        UserError: another space, nobody of any class, or people whom the head learned from or a model behind it saw.
+    """
+    settings = question.settings
+    assert settings.external is not None
+    features = _opened(settings, settings.external, ())
+    if features.made_by != question.features.made_by:
+        raise UserError(
+            f"{settings.external[0]}: latents of two different models in one call ({features.words}, but the head learned from "
+            f"{question.features.words}); encode these people with the same run."
+        )
+    before, now = (
+        sorted({read(folder).verb for folder in folders}) for folders in (settings.latents, settings.external)
+    )
+    if before != now or now == ["harmonise"]:
+        raise UserError(
+            f"{settings.external[0]}: harmonised latents and others, or two harmonisations, are not one space; give raw latents "
+            "and harmonise.by=site, which takes sites out inside the head."
+        )
+    features, codes = with_answers(features, question.target)
+    if not len(features):
+        raise UserError(
+            f"{settings.external[0]}: nobody there has a {question.target.name} among {', '.join(question.target.classes)}."
+        )
+    known = set(question.features.table["subject"].astype(str))
+    both = features.table["subject"].astype(str).isin(known).to_numpy()
+    notes = features.notes
+    if both.any():
+        whom = sorted(set(features.table.loc[both, "subject"].astype(str)))
+        if policy != "leave_out" or both.all():
+            more = "nobody else is left" if both.all() else "set seen=leave_out to test the others"
+            raise UserError(
+                f"{settings.external[0]}: {len(whom)} people to be tested are people the head learned from "
+                f"({', '.join(whom[:5])}); {more}."
+            )
+        notes += (f"{len(whom)} people whom the head learned from are left out",)
+        features, codes = features.take(np.flatnonzero(~both)), codes[~both]
+    cleared = clear(features, policy)
+    kept = np.flatnonzero(cleared.testable)
+    features, codes = features.take(kept), codes[kept]
+    said = judge_duplicates(_known_under_another_id(question, features), settings.duplicates)
+    return features, codes, (*notes, *cleared.notes, *cleared.waivers, *said)
+
+
+def _known_under_another_id(question: Question, features: Features) -> list[Pair]:
+    """People to be tested whose scans look like those of somebody the head learned from."""
+    learned = question.features.table["subject"].astype(str).tolist()
+    vectors = np.concatenate([question.features.values[0], features.values[0]])
+    pairs = find_duplicates(vectors, [*learned, *features.table["subject"].astype(str)])
+    return [pair for pair in pairs if (pair.first in learned) != (pair.second in learned)]
+
+
+def _opened(settings: StudySettings, folders: Sequence[Path], beside: Sequence[Path]) -> Features:
+    features = open_features(folders, beside)
+    if settings.table is not None:
+        features = with_columns(features, settings.table)
+    features = only_those(features, settings.only) if settings.only else features
+    features = one_scan_each(features, settings.sessions)
+    if not len(features):
+        raise UserError(f"{folders[0]}: holds planted copies or synthetic scans only; give latents of people.")
+    return features
+
+
+def _synthetic(
+    settings: StudySettings, features: Features, target: Target
+) -> tuple[Features | None, NDArray[np.float64]]:
+    """Synthetic scans that were asked to be of one of the classes."""
+    if settings.synthetic is None:
+        return None, np.empty(0)
+    made = open_features(settings.synthetic)
+    if made.made_by != features.made_by:
+        raise UserError(
+            f"{settings.synthetic[0]}: synthetic scans in another space ({made.words}) than {features.words}; encode them with "
+            "the same run."
+        )
+    if features.num_members > 1:
+        raise UserError("synthetic= needs latents of a run with cross_fit=1.")
+    generated = made.table.get("generator")
+    if generated is None or any(as_label(value) == "" for value in generated) or is_twin(made.table).any():
+        raise UserError(
+            f"{settings.synthetic[0]}: holds scans of people; synthetic= takes what `gen3d sample` drew, encoded."
+        )
+    codes = target.codes(column_of(made.table, target.name))
+    known = np.flatnonzero(np.isfinite(codes))
+    if not len(known):
+        raise UserError(f"{settings.synthetic[0]}: no synthetic scan has a {target.name} that is asked for.")
+    return made.take(known), codes[known]
+
+
+def _refuse_constant(features: Features) -> None:
+    spread = np.ptp(np.asarray(features.values, dtype=np.float64), axis=1)
+    if not np.isfinite(spread).all():
+        raise UserError(f"the features hold NaN or infinite values ({features.words}); encode again.")
+    if not (spread > 0).any():
+        raise UserError(
+            f"the features are the same for everybody ({features.words}): the model does not use its latents; train it with a "
+            "lower model.beta."
+        )
+
+
+def _voxels(settings: StudySettings, features: Features) -> tuple[tuple[Voxels, ...], tuple[str, ...]]:
+    """The voxel baselines' features, and why there are none where there are none."""
+    if not settings.voxels:
+        return (), ("the voxel-wise baseline was switched off",)
+    prepared = prepared_behind(settings, features)
+    missing = sorted(set(features.table["key"].astype(str)) - set(prepared.manifest["key"].astype(str)))
+    if missing:
+        raise UserError(
+            f"{prepared.folders[0]}: lacks the scan {missing[0]} that has latents; give prepared=FOLDERS of all scans, or "
+            "voxels=false."
+        )
+    return read_voxels(prepared, features.table["key"].astype(str).tolist()), ()
+
+
+def prepared_behind(settings: StudySettings, features: Features) -> Prepared:
+    """The scans: as given, or where the latents came from.
+
+    Raises:
+        UserError: they are no longer there.
+    """
+    folders = list(settings.prepared or ())
+    if not folders:
+        for folder in settings.latents:
+            folders += _made_from(folder)
+    lost = [folder for folder in folders if not folder.is_dir()]
+    if lost or not folders:
+        where = f"are no longer at {lost[0]}" if lost else "are not named by the latents"
+        raise UserError(
+            f"the prepared scans, which the voxel-wise baseline needs, {where}; give prepared=FOLDER, or voxels=false to do "
+            "without it (the report says so)."
+        )
+    return open_prepared(tuple(dict.fromkeys(folders)))
+
+
+def _made_from(folder: Path) -> list[Path]:
+    """Prepared folders behind latents, through harmonisation."""
+    inputs: dict[str, Any] = read(folder).inputs
+    found = [Path(item["path"]) for item in inputs.get("prepared", [])]
+    for item in inputs.get("latents", []):
+        if Path(item["path"]).is_dir():
+            found += _made_from(Path(item["path"]))
+    return found
+
+
+def _duplicates(features: Features, voxels: Sequence[Voxels]) -> list[Pair]:
+    """The same person under two ids: by voxels where there are any, else by latents."""
+    vectors = voxels[0].values if voxels else features.values[0]
+    return find_duplicates(vectors, features.table["subject"].astype(str).tolist())

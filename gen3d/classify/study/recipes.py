@@ -1,0 +1,75 @@
+"""Heads on one vector per scan, as recipes: reduce without labels, then learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gen3d.classify.heads.settings import HeadSettings, ResidualSettings, SvmSettings, Threshold
+from gen3d.classify.study.learning import Fitted, Learner
+from gen3d.classify.study.recipe import Rows, Values
+from gen3d.classify.study.reducing import FeatureReducer, Reduction
+from gen3d.cohort.target import Target
+from gen3d.harmonise.recipe import Harmonisation
+
+
+@dataclass(frozen=True)
+class FeatureRecipe:
+    """A head on features: `Reduction`, then `Learner`. `features`: what they are called in words."""
+
+    name: str
+    reduction: Reduction
+    learner: Learner
+    features: str = "latents"
+
+    @property
+    def settings(self) -> HeadSettings:
+        """The head's own settings."""
+        return self.learner.head
+
+    @property
+    def threshold(self) -> Threshold:
+        """The rule of the threshold."""
+        return self.learner.threshold
+
+    @property
+    def features_in_words(self) -> str:
+        """What the head is given."""
+        return self.reduction.in_words(self.features)
+
+    def reduce(self, train: Rows) -> FeatureReducer:
+        """Fit what needs no labels."""
+        return self.reduction.fit(train)
+
+    def learn(self, values: Values, codes: Values, groups: NDArray[np.int64], target: Target, seed: int) -> Fitted:
+        """Fit what needs labels."""
+        return self.learner.learn(values, codes, groups, target, seed)
+
+    def relearn(
+        self, values: Values, codes: Values, groups: NDArray[np.int64], target: Target, seed: int, state: dict[str, Any]
+    ) -> Fitted:
+        """Fit again as `state` says, without an inner cross-validation."""
+        return self.learner.relearn(values, codes, groups, target, seed, state)
+
+
+def recipe_of(
+    settings: HeadSettings,
+    components: int = 30,
+    confounds: Sequence[str] = (),
+    harmonisation: Harmonisation | None = None,
+    threshold: Threshold = "prevalence",
+) -> FeatureRecipe:
+    """The recipe of a head on one vector per scan; `kind: residual` has a recipe of its own beside its network."""
+    if isinstance(settings, ResidualSettings):
+        raise TypeError("kind: residual is made by the module of the residual network")
+    reduction = Reduction(components, tuple(confounds), harmonisation)
+    return FeatureRecipe(settings.kind, reduction, Learner(settings, threshold))
+
+
+def voxel_recipe(name: str, threshold: Threshold = "prevalence") -> FeatureRecipe:
+    """A linear support vector machine on voxels, for rows from `gram_factor`: all of them, centred."""
+    return FeatureRecipe(name, Reduction(components=None), Learner(SvmSettings(), threshold), "voxels")
