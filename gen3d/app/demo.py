@@ -19,12 +19,12 @@ from gen3d.core.progress import duration, say
 from gen3d.evaluate.evaluate import Evaluate
 from gen3d.harmonise.harmonise import Harmonise
 from gen3d.infer.quality import Quality
-from gen3d.infer.sample import Sample
 from gen3d.latents.encode import Encode
 from gen3d.latents.reconstruct import Reconstruct
 from gen3d.report.report import Report
 from gen3d.simulate.simulate import Simulate
 from gen3d.stratify.stratify import Stratify
+from gen3d.synthesis.sample import Sample
 from gen3d.train.train import Train
 
 SPLIT = Split(train=0.4, calibration=0.4, test=0.2)

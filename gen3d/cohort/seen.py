@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gen3d.classify.study.features import Features
 from gen3d.cohort.manifest import subject_hash
 from gen3d.core.errors import UserError
-from gen3d.maths.memorisation import LARGEST_CORRELATION, LEAST_ISOLATION, extreme_threshold, isolation
+from gen3d.synthesis.memorisation import LARGEST_CORRELATION, LEAST_ISOLATION, extreme_threshold, isolation
 
 Seen = Literal["refuse", "leave_out", "train_only", "waive"]
 Duplicates = Literal["refuse", "merge", "waive"]

@@ -25,9 +25,10 @@ from gen3d.latents import section as latent
 from gen3d.latents import section_reconstruction as reconstruction
 from gen3d.prepare import section as cohort
 from gen3d.report.context import Context
-from gen3d.report.sections import provenance, quality, summary, synthetic
+from gen3d.report.sections import provenance, quality, summary
 from gen3d.report.sources import open_sources
 from gen3d.stratify import section as strata
+from gen3d.synthesis import section as synthetic
 from gen3d.train import section as training
 
 UNBROKEN = re.compile(

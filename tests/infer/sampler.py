@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from gen3d.core.errors import UserError
-from gen3d.infer.sample import Sample
+from gen3d.synthesis.sample import Sample
 
 
 def main() -> None:

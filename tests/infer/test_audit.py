@@ -18,9 +18,9 @@ from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import read_manifest, subject_hash, write_manifest
 from gen3d.core.errors import UserError
 from gen3d.imaging.volume import store
-from gen3d.infer.audit import Audit, AuditSettings, CoarseVoxels, draw_nearest, known_people, run_audit
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, no_noise
 from gen3d.models.run import Run, load_run
+from gen3d.synthesis.audit import Audit, AuditSettings, CoarseVoxels, draw_nearest, known_people, run_audit
 from gen3d.train.train import Train
 from tests.infer.conftest import fit
 from tests.train.conftest import smooth_field, write_cohort

@@ -12,12 +12,12 @@ import pytest
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.errors import UserError
 from gen3d.imaging.volume import read_stored
-from gen3d.infer.audit import AuditSettings, known_people
-from gen3d.infer.drawing import Drawing
-from gen3d.infer.gate import Gate, training_folders
-from gen3d.infer.sample import Sample
-from gen3d.infer.synthetic import Dataset
 from gen3d.models.run import Run, load_run
+from gen3d.synthesis.audit import AuditSettings, known_people
+from gen3d.synthesis.drawing import Drawing
+from gen3d.synthesis.folder import Dataset
+from gen3d.synthesis.gate import Gate, training_folders
+from gen3d.synthesis.sample import Sample
 from tests.cohorts import write_cohort
 from tests.infer.generators import fit_generator
 

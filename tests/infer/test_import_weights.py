@@ -20,11 +20,11 @@ from gen3d.core.config import load
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import plan_grid
 from gen3d.infer.import_weights import ImportWeights
-from gen3d.infer.sample import Sample
 from gen3d.latents.encode import Encode
 from gen3d.latents.reconstruct import Reconstruct
 from gen3d.models.diffusion.samplers import SPACING
 from gen3d.models.run import load_run
+from gen3d.synthesis.sample import Sample
 from tests.cohorts import write_cohort
 from tests.old_package import distance, old_networks, with_random_weights
 

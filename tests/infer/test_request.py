@@ -12,7 +12,7 @@ from scipy import stats
 
 from gen3d.cohort.coding import Categorical, Coding, Numeric
 from gen3d.core.errors import UserError
-from gen3d.infer.request import Request, read_people, read_trained, stream
+from gen3d.synthesis.request import Request, read_people, read_trained, stream
 
 CODING = Coding(
     (

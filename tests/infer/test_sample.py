@@ -18,12 +18,12 @@ from gen3d.cli import main
 from gen3d.cohort.folder import open_prepared
 from gen3d.core.errors import UserError
 from gen3d.imaging.volume import SLOPE, open_stored
-from gen3d.infer.drawing import Drawing
-from gen3d.infer.sample import Sample
-from gen3d.infer.tiling import decode_in_tiles
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion
 from gen3d.models.run import load_run
 from gen3d.prepare.prepare import Prepare
+from gen3d.synthesis.drawing import Drawing
+from gen3d.synthesis.sample import Sample
+from gen3d.synthesis.tiling import decode_in_tiles
 from tests.cohorts import write_cohort
 from tests.infer.generators import fit_generator
 

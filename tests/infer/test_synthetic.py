@@ -17,9 +17,9 @@ from gen3d.cohort.structures import structure_names
 from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import SLOPE
-from gen3d.infer.synthetic import Atlas, Dataset, key_of, measure_all, subject_of
-from gen3d.infer.synthetic_tables import cohort_table, write_bids, write_image, write_prepared
 from gen3d.prepare.sources import read_sources
+from gen3d.synthesis.folder import Atlas, Dataset, key_of, measure_all, subject_of
+from gen3d.synthesis.tables import cohort_table, write_bids, write_image, write_prepared
 
 NAME = re.compile(r"sub-[0-9A-Za-z]+/anat/sub-[0-9A-Za-z]+_space-MNI152NLin2009aSym_desc-synthetic_T1w\.nii\.gz")
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from gen3d.imaging.plan import GridPlan
-from gen3d.infer import tiling
-from gen3d.infer.tiling import BLEND, CONTEXT, SMALLEST_TILE, TiledDecoder, starts
 from gen3d.models.base import Statistics
 from gen3d.models.normative.vae import VAEConfig
+from gen3d.synthesis import tiling
+from gen3d.synthesis.tiling import BLEND, CONTEXT, SMALLEST_TILE, TiledDecoder, starts
 
 
 class Pointwise(nn.Module):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gen3d.maths.memorisation import (
+from gen3d.synthesis.memorisation import (
     Memorisation,
     RealScans,
     closeness,

@@ -12,8 +12,8 @@ from PIL import Image
 from gen3d.core.errors import UserError
 from gen3d.figures.blocks import Table, Text
 from gen3d.report.context import Context
-from gen3d.report.sections import synthetic
 from gen3d.report.sources import open_sources
+from gen3d.synthesis import section as synthetic
 from tests.report.folders import audit_of, write_synthetic
 
 

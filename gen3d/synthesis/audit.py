@@ -25,11 +25,11 @@ from gen3d.cohort.manifest import is_twin, subject_hash
 from gen3d.core.config import Config
 from gen3d.core.errors import UserError
 from gen3d.core.progress import track
-from gen3d.infer.sample_picture import draw_samples
-from gen3d.maths.memorisation import Memorisation, RealScans, memorisation
 from gen3d.maths.stats import Interval, wilson_interval
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion
 from gen3d.models.run import Run
+from gen3d.synthesis.memorisation import Memorisation, RealScans, memorisation
+from gen3d.synthesis.picture import draw_samples
 
 Float = NDArray[np.float32]
 Extractor = Callable[[Float], Float]

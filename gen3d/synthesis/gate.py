@@ -18,9 +18,9 @@ from gen3d.core.errors import UserError
 from gen3d.core.progress import say, warn
 from gen3d.core.tables import write_table
 from gen3d.imaging.volume import read_stored
-from gen3d.infer.audit import Audit, AuditSettings, draw_nearest, known_people, run_audit
-from gen3d.infer.synthetic import Dataset, key_of, writing
 from gen3d.models.run import Run
+from gen3d.synthesis.audit import Audit, AuditSettings, draw_nearest, known_people, run_audit
+from gen3d.synthesis.folder import Dataset, key_of, writing
 
 REPORT, NEAREST_PICTURE, NEAREST_TABLE = "audit.json", "nearest.png", "nearest.tsv"
 ADVICE = "train with more people, augment.flip, fewer steps or a smaller network"

@@ -19,16 +19,15 @@ from gen3d.core.config import Folders, Verb, execution
 from gen3d.core.errors import UserError
 from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track, warn
-from gen3d.infer.audit import AuditSettings
-from gen3d.infer.drawing import Drawing
-from gen3d.infer.gate import Gate
-from gen3d.infer.request import LARGEST_COUNT, Conditions, Request, Unnamed, read_people, read_trained
-from gen3d.infer.sample_job import PICTURE, Job
-from gen3d.infer.synthetic import REGISTRATION_S_PER_MEGAVOXEL, Dataset, Row, measure_all, writing
-from gen3d.infer.synthetic_tables import cohort_table, write_bids, write_image, write_prepared
-from gen3d.infer.tiling import SMALLEST_TILE, decode_in_tiles
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, SamplerName
 from gen3d.models.run import OneRun, load_run
+from gen3d.synthesis.audit import AuditSettings
+from gen3d.synthesis.drawing import PICTURE, Drawing, Job
+from gen3d.synthesis.folder import REGISTRATION_S_PER_MEGAVOXEL, Dataset, Row, measure_all, writing
+from gen3d.synthesis.gate import Gate
+from gen3d.synthesis.request import LARGEST_COUNT, Conditions, Request, Unnamed, read_people, read_trained
+from gen3d.synthesis.tables import cohort_table, write_bids, write_image, write_prepared
+from gen3d.synthesis.tiling import SMALLEST_TILE, decode_in_tiles
 from gen3d.train.engine.config import device_of, precision_of
 from gen3d.train.engine.preflight import meet, report_failure
 from gen3d.train.engine.processes import Processes, launched

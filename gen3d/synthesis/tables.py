@@ -18,7 +18,7 @@ from gen3d.core.artefact import write_atomic, write_json
 from gen3d.core.tables import write_table
 from gen3d.imaging.plan import write_plan
 from gen3d.imaging.volume import read_stored, store, write_nifti
-from gen3d.infer.synthetic import ENTITIES, REGISTERED, SESSION, Atlas, Dataset, Row, key_of, subject_of, writing
+from gen3d.synthesis.folder import ENTITIES, REGISTERED, SESSION, Atlas, Dataset, Row, key_of, subject_of, writing
 
 SITE, ROLE = "synthetic", "evaluation"
 REQUESTED, COPY = "requested_", "audit_copy"
