@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 
 from gen3d.cohort.folder import open_prepared
 from gen3d.imaging.volume import read_stored
-from gen3d.infer.quality import Quality
 from gen3d.latents.encode import Encode
 from gen3d.models.run import load_run
+from gen3d.quality.quality import Quality
 from gen3d.synthesis.picture import PLANES, slice_of
 from gen3d.synthesis.sample import Sample
 from gen3d.train.train import Train

@@ -28,14 +28,14 @@ from scipy import ndimage
 from sklearn.linear_model import RidgeCV
 
 from gen3d.cohort.folder import Prepared, open_prepared
-from gen3d.infer.contrastive import SelfTrained
-from gen3d.infer.features import FeatureMaker, RandomFeatures, Scans
-from gen3d.infer.quality_distances import distance_rows
 from gen3d.latents.encode import Encode
 from gen3d.maths.stats import Interval, bootstrap_interval
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion
 from gen3d.models.diffusion.noising import target
 from gen3d.models.run import Run, load_run
+from gen3d.quality.contrastive import SelfTrained
+from gen3d.quality.distances import distance_rows
+from gen3d.quality.features import FeatureMaker, RandomFeatures, Scans
 from gen3d.synthesis.sample import Sample
 from gen3d.train.train import Train
 

@@ -36,7 +36,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "synthetic scans on request, audited for copies, as a dataset the other verbs read",
     ),
     "quality": (
-        "gen3d.infer.quality:Quality",
+        "gen3d.quality.quality:Quality",
         "synthetic scans against real ones, beside what real ones differ among them",
     ),
     "import-weights": (

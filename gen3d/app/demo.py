@@ -18,9 +18,9 @@ from gen3d.core.config import Verb, execution
 from gen3d.core.progress import duration, say
 from gen3d.evaluate.evaluate import Evaluate
 from gen3d.harmonise.harmonise import Harmonise
-from gen3d.infer.quality import Quality
 from gen3d.latents.encode import Encode
 from gen3d.latents.reconstruct import Reconstruct
+from gen3d.quality.quality import Quality
 from gen3d.report.report import Report
 from gen3d.simulate.simulate import Simulate
 from gen3d.stratify.stratify import Stratify

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gen3d.infer import contrastive
-from gen3d.infer.contrastive import SelfTrained, nt_xent, train_features, view
+from gen3d.quality import contrastive
+from gen3d.quality.contrastive import SelfTrained, nt_xent, train_features, view
 
 SHAPE = (32, 40, 32)
 

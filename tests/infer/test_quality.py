@@ -14,7 +14,7 @@ from gen3d.cohort.manifest import read_manifest, subject_hash, write_manifest
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import read_plan, write_plan
-from gen3d.infer.quality import Quality
+from gen3d.quality.quality import Quality
 from tests.cohorts import write_cohort
 from tests.infer.conftest import fit
 from tests.infer.synthetic import blurred, named_regions, people_of, write_synthetic

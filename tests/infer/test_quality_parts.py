@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from gen3d.infer.diversity import diversity_rows
-from gen3d.infer.features import Scans, metric_name
-from gen3d.infer.quality_fidelity import Material, fidelity, macro_auc
-from gen3d.infer.quality_people import numbers_of
-from gen3d.infer.quality_predictors import Readings, fit_numeric, folds
-from gen3d.infer.quality_structures import structure_columns, structure_rows
-from gen3d.infer.quality_utility import BOTH, REAL, SAME_N, SYNTHETIC, utility_rows
-from gen3d.infer.quality_words import fidelity_words, lead_extractor
+from gen3d.quality.diversity import diversity_rows
+from gen3d.quality.features import Scans, metric_name
+from gen3d.quality.fidelity import Material, fidelity, macro_auc
+from gen3d.quality.people import numbers_of
+from gen3d.quality.predictors import Readings, fit_numeric, folds
+from gen3d.quality.sentences import fidelity_words, lead_extractor
+from gen3d.quality.structures import structure_columns, structure_rows
+from gen3d.quality.utility import BOTH, REAL, SAME_N, SYNTHETIC, utility_rows
 
 NUM_REAL, NUM_LEARNED = 80, 30
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from gen3d.imaging.similarity import ssim
-from gen3d.maths.pair_similarity import GradientStructure, MultiScaleSSIM, PairMeans, choose_pairs, num_scales
+from gen3d.quality.diversity import GradientStructure, MultiScaleSSIM, PairMeans, choose_pairs, num_scales
 
 DATA_RANGE = 1.2
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.linalg import sqrtm
 from scipy.stats import kstest
 
-from gen3d.maths.set_metrics import (
+from gen3d.quality.distances import (
     Pool,
     compare_sets,
     frechet_distance,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from gen3d.figures.blocks import Details, Table, Text, figures_in
+from gen3d.quality import section as quality
+from gen3d.quality.section import interval
 from gen3d.report.context import Context
-from gen3d.report.sections import quality
-from gen3d.report.sections.quality import interval
 from gen3d.report.sources import open_sources
 from tests.report.folders import World
 

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression, RidgeCV
 from gen3d.anomaly.channels import T1W
 from gen3d.cohort.folder import Prepared
 from gen3d.core.progress import track
-from gen3d.infer.quality_structures import structure_columns
+from gen3d.quality.structures import structure_columns
 
 COARSE_MM = 6.0
 MOST_COMPONENTS, PEOPLE_PER_COMPONENT = 20, 3

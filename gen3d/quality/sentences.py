@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from gen3d.infer.features import STANDARD
-from gen3d.infer.quality_utility import BOTH, REAL, SAME_N, SYNTHETIC
+from gen3d.quality.features import STANDARD
+from gen3d.quality.utility import BOTH, REAL, SAME_N, SYNTHETIC
 
 Row = dict[str, Any]
 SURE = 0.05

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy.stats import ks_2samp, wasserstein_distance
 
 from gen3d.cohort.structures import SUFFIX
-from gen3d.maths.set_metrics import half_draws, over_repeats
 from gen3d.maths.significance import fdr_adjust
 from gen3d.maths.stats import Interval
+from gen3d.quality.distances import half_draws, over_repeats
 
 Row = dict[str, Any]
 Values = NDArray[np.float64]

@@ -11,8 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.cohort.structures import SUFFIX
-from gen3d.infer.quality_people import REQUESTED, numbers_of
-from gen3d.infer.quality_predictors import (
+from gen3d.maths.stats import Interval, auroc, bootstrap_interval, correlation, wilson_interval
+from gen3d.quality.people import REQUESTED, numbers_of
+from gen3d.quality.predictors import (
     MIN_CLASS,
     MIN_TRAINING,
     Readings,
@@ -20,7 +21,6 @@ from gen3d.infer.quality_predictors import (
     fit_numeric,
     folds,
 )
-from gen3d.maths.stats import Interval, auroc, bootstrap_interval, correlation, wilson_interval
 
 Row = dict[str, Any]
 Values = NDArray[np.float64]

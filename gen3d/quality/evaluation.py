@@ -5,29 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from gen3d.anomaly.channels import T1W
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.structures import SUFFIX, with_structures
 from gen3d.core.errors import UserError
-from gen3d.core.progress import warn
+from gen3d.core.progress import track, warn
 from gen3d.core.tables import write_table
-from gen3d.infer.diversity import diversity_rows
-from gen3d.infer.features import ExtractorConfig, FeatureMaker, Scans
-from gen3d.infer.quality_anchors import reconstructed, smoothed
-from gen3d.infer.quality_distances import distance_rows
-from gen3d.infer.quality_fidelity import Fidelity, Material, fidelity
-from gen3d.infer.quality_people import PROVENANCE, People, generator_run
-from gen3d.infer.quality_picture import draw_fidelity, draw_scans, draw_structures
-from gen3d.infer.quality_predictors import read_all
-from gen3d.infer.quality_structures import structure_columns, structure_rows
-from gen3d.infer.quality_utility import utility_rows
+from gen3d.imaging.similarity import smooth_inside
+from gen3d.imaging.volume import read_stored, store
+from gen3d.models.base import Model
 from gen3d.models.run import Run, load_run
+from gen3d.quality.distances import distance_rows
+from gen3d.quality.diversity import diversity_rows
+from gen3d.quality.features import ExtractorConfig, FeatureMaker, Scans
+from gen3d.quality.fidelity import Fidelity, Material, fidelity
+from gen3d.quality.people import PROVENANCE, People, generator_run
+from gen3d.quality.picture import draw_fidelity, draw_scans, draw_structures
+from gen3d.quality.predictors import read_all
+from gen3d.quality.structures import structure_columns, structure_rows
+from gen3d.quality.utility import utility_rows
 
 MIN_LEARNED = 8
 """People with role train from whom an extractor is trained; with fewer, the people of the reference are taken."""
@@ -225,3 +228,28 @@ class Evaluation:
         people = self.conditioning.people
         if len(people):
             (folder / "fidelity.png").write_bytes(draw_fidelity(people, list(dict.fromkeys(people["covariate"]))))
+
+
+RECONSTRUCTED, SMOOTHED = "reconstructed", "smoothed"
+
+
+def smoothed(real: Scans, mask: NDArray[np.bool_], fwhm_mm: float, spacing_mm: float) -> Scans:
+    """The real scans through a Gaussian of this FWHM inside the brain."""
+    return Scans(SMOOTHED, real.keys, lambda key: smooth_inside(real.read(key), mask, fwhm_mm, spacing_mm), True)
+
+
+def reconstructed(real: Scans, prepared: Prepared, run: Run, folder: Path) -> Scans:
+    """The real scans through the encoder and the decoder that the generator draws through; volumes are kept in `folder`.
+
+    What the synthetic scans are worse by than these, the diffusion model has to answer for.
+    """
+    model = run.member(0)
+    autoencoder = cast(Model, getattr(model, "autoencoder", model))
+    place = run.channels.index(T1W)
+    paths = {key: folder / f"{key}_{T1W}.nii" for key in real.keys}
+    waiting = [key for key, path in paths.items() if not path.is_file()]
+    for key in track(waiting, "reconstructing"):
+        volume = torch.from_numpy(prepared.load([key], run.channels)).to(run.device)
+        expected = autoencoder.expect(volume).mean[0, place].float().cpu().numpy()
+        store(paths[key], expected, prepared.plan.matrix)
+    return Scans(RECONSTRUCTED, real.keys, lambda key: read_stored(paths[key]), True)

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.infer.quality_fidelity import Material, auc_interval, macro_auc
-from gen3d.infer.quality_people import REQUESTED, numbers_of
-from gen3d.infer.quality_predictors import MIN_CLASS, MIN_TRAINING, Readings, fit_categorical, folds
 from gen3d.maths.stats import Interval, bootstrap_interval
+from gen3d.quality.fidelity import Material, auc_interval, macro_auc
+from gen3d.quality.people import REQUESTED, numbers_of
+from gen3d.quality.predictors import MIN_CLASS, MIN_TRAINING, Readings, fit_categorical, folds
 
 Row = dict[str, Any]
 Values = NDArray[np.float64]

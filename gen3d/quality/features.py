@@ -19,8 +19,8 @@ from torch import Tensor
 from gen3d.core.artefact import file_digest
 from gen3d.core.config import Config
 from gen3d.core.progress import track
-from gen3d.infer.contrastive import SelfTrained, take_scale, train_features, untrained
 from gen3d.nets.extractors import BrainFeatures, Extractor, Med3D, RadImageNet, check_weights
+from gen3d.quality.contrastive import SelfTrained, take_scale, train_features, untrained
 
 Floats = NDArray[np.float32]
 
