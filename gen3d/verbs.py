@@ -30,7 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "anomaly": ("gen3d.anomaly.anomaly:Anomaly", "calibrated z maps and region tables of every person"),
     "change": ("gen3d.anomaly.change:Change", "two scans of one person: what changed beyond measurement error"),
-    "export": ("gen3d.infer.export:Export", "maps and region tables as a BIDS derivatives dataset"),
+    "export": ("gen3d.exports.bids:Export", "maps and region tables as a BIDS derivatives dataset"),
     "sample": (
         "gen3d.synthesis.sample:Sample",
         "synthetic scans on request, audited for copies, as a dataset the other verbs read",

@@ -17,7 +17,7 @@ from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.manifest import Split
 from gen3d.core.config import load
 from gen3d.core.errors import UserError
-from gen3d.infer.export import Export
+from gen3d.exports.bids import Export
 from gen3d.latents.encode import Encode
 from gen3d.latents.reconstruct import Reconstruct
 from gen3d.models.normative.restorer import RestorerConfig

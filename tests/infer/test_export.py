@@ -15,11 +15,11 @@ from gen3d.cohort import bids_names as derivatives
 from gen3d.cohort.bids_names import resolution, score_column, stem
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
+from gen3d.exports.bids import Export
 from gen3d.imaging.deformation import exponential, identity_grid, invert, random_velocity, warp
 from gen3d.imaging.plan import plan_grid, write_plan
 from gen3d.imaging.template import full_template, template_on
 from gen3d.imaging.volume import store, write_nifti
-from gen3d.infer.export import Export
 
 PLAN = plan_grid(4)
 SPACE = "MNI152NLin2009aSym"

@@ -15,7 +15,7 @@ import pandas as pd
 from pydantic import BeforeValidator, Field
 
 from gen3d import __version__
-from gen3d.anomaly.native import read_native_space
+from gen3d.anomaly.native import ON_TEMPLATE, inverse_of, read_native_space, undeformed, write_native
 from gen3d.cohort import bids_names as bids
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.artefact import RECORD, Artefact, Work, begin, read, write_atomic, write_json
@@ -24,7 +24,9 @@ from gen3d.core.errors import UserError
 from gen3d.core.pool import as_done, num_workers
 from gen3d.core.progress import say, track
 from gen3d.core.tables import write_table
-from gen3d.infer.export_native import NativeScan, start_worker, write_scan
+from gen3d.imaging.plan import GridPlan, read_plan
+from gen3d.imaging.registration import deform
+from gen3d.imaging.volume import read_map, read_stored
 
 IDENTITY = {"age_years": "age", "sex": "sex", "diagnosis": "group", "site": "site", "role": "role"}
 
@@ -280,3 +282,39 @@ def _write_descriptions(verb: Export, found: Found) -> None:
     words = {"version": __version__, "model": found.model, "space": bids.TEMPLATE_SPACE, "res": found.res, "q": q}
     write_atomic(verb.out / "README", bids.README.format(**words, channels=", ".join(found.channels)))
     write_atomic(verb.out / ".bidsignore", bids.BIDS_IGNORE)
+
+
+_PLAN: list[GridPlan] = []
+
+
+@dataclass(frozen=True)
+class NativeScan:
+    """A scan of a prepared folder, its z maps on the template by channel, and where each goes."""
+
+    folder: Path
+    key: str
+    maps: dict[str, Path]
+    targets: dict[str, Path]
+
+
+def start_worker(plan: str) -> None:
+    """Read the plan of the grid once per process."""
+    _PLAN[:] = [read_plan(Path(plan))]
+
+
+def write_scan(scan: NativeScan) -> str:
+    """Write the missing maps of one scan in its own space; its key."""
+    plan = _PLAN[0]
+    missing = [channel for channel in scan.maps if not scan.targets[channel].is_file()]
+    native = read_native_space(scan.folder, scan.key)
+    assert native is not None
+    inverse = None
+    if any(channel in ON_TEMPLATE for channel in missing):
+        t1w = read_stored(scan.folder / "volumes" / f"{scan.key}_t1w.nii")
+        inverse = inverse_of(deform(t1w, plan).displacement)
+    for channel in missing:
+        z = read_map(scan.maps[channel])
+        if channel in ON_TEMPLATE and inverse is not None:
+            z = undeformed(z, inverse)
+        write_native(scan.targets[channel], native, z, plan.matrix)
+    return scan.key
