@@ -40,7 +40,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "synthetic scans against real ones, beside what real ones differ among them",
     ),
     "import-weights": (
-        "gen3d.infer.import_weights:ImportWeights",
+        "gen3d.imports.import_weights:ImportWeights",
         "weights of monai-generative or MONAI as a run of this platform",
     ),
     "classify": (

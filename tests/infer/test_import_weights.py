@@ -19,7 +19,7 @@ from gen3d.core.artefact import read
 from gen3d.core.config import load
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import plan_grid
-from gen3d.infer.import_weights import ImportWeights
+from gen3d.imports.import_weights import ImportWeights
 from gen3d.latents.encode import Encode
 from gen3d.latents.reconstruct import Reconstruct
 from gen3d.models.diffusion.samplers import SPACING

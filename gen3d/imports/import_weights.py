@@ -17,8 +17,8 @@ from gen3d.core.config import Folder, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say
 from gen3d.imaging.plan import FIELD_OF_VIEW_MM, Grid, GridPlan, write_plan
-from gen3d.infer.checkpoint_file import CheckpointFile, read_checkpoint
-from gen3d.infer.import_options import AutoencoderOptions, DiffusionOptions
+from gen3d.imports.checkpoint_file import CheckpointFile, read_checkpoint
+from gen3d.imports.options import AutoencoderOptions, DiffusionOptions
 from gen3d.maths.design import Design
 from gen3d.models.base import Model, Statistics
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
