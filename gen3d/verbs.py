@@ -52,7 +52,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "predict": ("gen3d.classify.predict:Predict", "where new people stand: a head's probability, neighbours, warnings"),
     "evaluate": ("gen3d.evaluate.evaluate:Evaluate", "maps against planted truth, with intervals and baselines"),
     "report": ("gen3d.report.report:Report", "one self-contained HTML page of everything above"),
-    "sweep": ("gen3d.app.sweep:Sweep", "many trainings, one table: which settings are best, and what mattered"),
+    "sweep": ("gen3d.sweep.sweep:Sweep", "many trainings, one table: which settings are best, and what mattered"),
     "demo": ("gen3d.app.demo:Demo", "the whole story on a simulated cohort, in minutes"),
 }
 

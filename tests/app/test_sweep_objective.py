@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from gen3d.app.sweep_objective import measure
-from gen3d.app.sweep_settings import Objective
 from gen3d.core.errors import UserError
+from gen3d.sweep.objective import measure
+from gen3d.sweep.settings import Objective
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gen3d.app.sweep_search import ask, corners, grid, importance, spread, worse_than_median
-from gen3d.app.sweep_settings import Prune, Range, Vary
-from gen3d.app.sweep_trial import DONE, FAILED, RUNNING, Trial
 from gen3d.core.errors import UserError
+from gen3d.sweep.search import ask, corners, grid, importance, spread, worse_than_median
+from gen3d.sweep.settings import Prune, Range, Vary
+from gen3d.sweep.trial import DONE, FAILED, RUNNING, Trial
 
 SPACE: Vary = {
     "train.model.beta": Range(low=0.01, high=100.0, log=True),

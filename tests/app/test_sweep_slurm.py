@@ -3,8 +3,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from gen3d.app.sweep_settings import Slurm
-from gen3d.app.sweep_slurm import script, spans
+from gen3d.sweep.settings import Slurm
+from gen3d.sweep.slurm import script, spans
 
 
 def test_numbers_as_slurm_writes_them() -> None:

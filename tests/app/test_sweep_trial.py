@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gen3d.app.sweep_trial import (
+from gen3d.sweep.trial import (
     DONE,
     FAILED,
     PRUNED,

@@ -11,11 +11,15 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from gen3d.app import sweep_results as results
-from gen3d.app import sweep_search as searching
-from gen3d.app.sweep_objective import measure
-from gen3d.app.sweep_run import MedianRule, interrupted, work_off
-from gen3d.app.sweep_settings import (
+from gen3d.core.artefact import RECORD, begin, write_atomic, write_json
+from gen3d.core.config import Folders, Verb, execution
+from gen3d.core.errors import Interrupted, UserError
+from gen3d.core.progress import duration, say, warn
+from gen3d.sweep import results as results
+from gen3d.sweep import search as searching
+from gen3d.sweep.objective import measure
+from gen3d.sweep.run import MedianRule, interrupted, work_off
+from gen3d.sweep.settings import (
     Objective,
     Prune,
     Range,
@@ -25,13 +29,9 @@ from gen3d.app.sweep_settings import (
     flat_vary,
     require_step,
 )
-from gen3d.app.sweep_slurm import offer
-from gen3d.app.sweep_steps import check_trials, commands_of, verb_of
-from gen3d.app.sweep_trial import DONE, FAILED, PRUNED, STOPPED, Command, Trial, Work, child_environment, read_trials
-from gen3d.core.artefact import RECORD, begin, write_atomic, write_json
-from gen3d.core.config import Folders, Verb, execution
-from gen3d.core.errors import Interrupted, UserError
-from gen3d.core.progress import duration, say, warn
+from gen3d.sweep.slurm import offer
+from gen3d.sweep.steps import check_trials, commands_of, verb_of
+from gen3d.sweep.trial import DONE, FAILED, PRUNED, STOPPED, Command, Trial, Work, child_environment, read_trials
 
 SETTINGS = "sweep.yaml"
 TASK_PATIENCE_S = 60.0
@@ -261,7 +261,7 @@ class Sweep(Verb):
         self._table(trials)
         best = results.best_of(trials.values(), self.objective)
         if best is not None:
-            from gen3d.app.sweep_picture import draw
+            from gen3d.sweep.picture import draw
 
             draw(self.out / "sweep.png", list(trials.values()), self.vary, self.objective, self.search)
             results.write_best(self.out / "best.yaml", best, self._best_command(best), self.objective)

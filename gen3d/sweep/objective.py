@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gen3d.app.sweep_settings import Objective
 from gen3d.core.errors import UserError
+from gen3d.sweep.settings import Objective
 
 READABLE = (".tsv", ".json", ".jsonl")
 MOST_LISTED = 24

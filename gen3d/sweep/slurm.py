@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gen3d.app.sweep_settings import Slurm
 from gen3d.core.artefact import digest, write_atomic
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say
+from gen3d.sweep.settings import Slurm
 
 SCRIPT = "array.sbatch"
 SECONDS_TO_SAVE = 120

@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
-from gen3d.app.sweep_settings import Prune, Range, Values, Vary
-from gen3d.app.sweep_trial import DONE, PRUNED, Trial
 from gen3d.core.errors import UserError
+from gen3d.sweep.settings import Prune, Range, Values, Vary
+from gen3d.sweep.trial import DONE, PRUNED, Trial
 
 FEWEST_FOR_IMPORTANCE = 4
 SIGNIFICANT_DIGITS = 4

@@ -8,12 +8,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from gen3d.app.sweep_objective import read_lines
-from gen3d.app.sweep_search import worse_than_median
-from gen3d.app.sweep_settings import Prune
-from gen3d.app.sweep_trial import DONE, Trial, Work, read_trials
 from gen3d.core.errors import Interrupted, UserError
 from gen3d.core.progress import say
+from gen3d.sweep.objective import read_lines
+from gen3d.sweep.search import worse_than_median
+from gen3d.sweep.settings import Prune
+from gen3d.sweep.trial import DONE, Trial, Work, read_trials
 from gen3d.train.stopping import StopSignal
 
 POLL_S = 0.2

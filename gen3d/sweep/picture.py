@@ -13,11 +13,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from gen3d.app.sweep_results import best_of, figure, values_in_words
-from gen3d.app.sweep_search import importance, label
-from gen3d.app.sweep_settings import Objective, Range, Values, Vary
-from gen3d.app.sweep_trial import FAILED, PRUNED, Trial
 from gen3d.figures.style import CONTROL_COLOUR, DPI, GREY, GROUP_COLOURS, INK, canvas, light_grid
+from gen3d.sweep.results import best_of, figure, values_in_words
+from gen3d.sweep.search import importance, label
+from gen3d.sweep.settings import Objective, Range, Values, Vary
+from gen3d.sweep.trial import FAILED, PRUNED, Trial
 
 MOST_COLUMNS = 3
 PANEL_INCHES = 3.1

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gen3d.app.sweep_results import values_in_words
-from gen3d.app.sweep_search import label
-from gen3d.app.sweep_settings import Step, nearest, require_step, with_value
-from gen3d.app.sweep_trial import Command
 from gen3d.core.config import load
 from gen3d.core.errors import UserError
+from gen3d.sweep.results import values_in_words
+from gen3d.sweep.search import label
+from gen3d.sweep.settings import Step, nearest, require_step, with_value
+from gen3d.sweep.trial import Command
 from gen3d.verbs import VERBS, verb_class
 
 REFERENCE = re.compile(r"\{([^{}]*)\}")

@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from gen3d.app.sweep_search import label
-from gen3d.app.sweep_settings import Objective
-from gen3d.app.sweep_trial import Command, Trial
 from gen3d.core.artefact import write_atomic
 from gen3d.core.progress import duration
+from gen3d.sweep.search import label
+from gen3d.sweep.settings import Objective
+from gen3d.sweep.trial import Command, Trial
 
 DIGITS = 6
 
