@@ -25,8 +25,8 @@ from gen3d.latents import section as latent
 from gen3d.latents import section_reconstruction as reconstruction
 from gen3d.prepare import section as cohort
 from gen3d.quality import section as quality
+from gen3d.report import provenance, summary
 from gen3d.report.context import Context
-from gen3d.report.sections import provenance, summary
 from gen3d.report.sources import open_sources
 from gen3d.stratify import section as strata
 from gen3d.synthesis import section as synthetic

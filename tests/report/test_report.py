@@ -16,9 +16,9 @@ import yaml
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
 from gen3d.figures import names as wording
+from gen3d.report import provenance, summary
 from gen3d.report.context import Context
 from gen3d.report.report import SECTIONS, Report
-from gen3d.report.sections import provenance, summary
 from gen3d.report.sources import is_baseline, open_sources
 from tests.report.folders import PATIENTS, ROLES, World
 
