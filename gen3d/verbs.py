@@ -53,7 +53,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate": ("gen3d.evaluate.evaluate:Evaluate", "maps against planted truth, with intervals and baselines"),
     "report": ("gen3d.report.report:Report", "one self-contained HTML page of everything above"),
     "sweep": ("gen3d.sweep.sweep:Sweep", "many trainings, one table: which settings are best, and what mattered"),
-    "demo": ("gen3d.app.demo:Demo", "the whole story on a simulated cohort, in minutes"),
+    "demo": ("gen3d.demo:Demo", "the whole story on a simulated cohort, in minutes"),
 }
 
 
