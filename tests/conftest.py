@@ -10,6 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from gen3d.report.report import Report
+from tests.cohorts import write_cohort
+from tests.runs import fit
+from tests.world import World, build
+from tests.world_heads import build_heads
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -38,3 +44,49 @@ def write_scan(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cohort(tmp_path_factory.mktemp("cohort"), repeats=4)
+
+
+@pytest.fixture(scope="session")
+def run(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit(cohort, tmp_path_factory.mktemp("runs") / "voxelwise")
+
+
+@pytest.fixture(scope="session")
+def pca_run(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit(cohort, tmp_path_factory.mktemp("runs") / "pca", kind="pca", num_components=4)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Prepared, two runs with maps, latents, reconstructed and evaluation folders, and those of heads on latents."""
+    world = build(tmp_path_factory.mktemp("world"))
+    build_heads(world.root, world.plan)
+    return world
+
+
+@pytest.fixture(scope="session")
+def report(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a report of everything in the world."""
+    names = (
+        "latents",
+        "maps/vae",
+        "prepared",
+        "evaluation",
+        "maps/pca",
+        "reconstructed",
+        "runs/pca",
+        "runs/vae",
+        "change",
+        "quality",
+        "synthetic",
+        "heads/ad",
+        "strata",
+        "latents_h",
+        "predictions",
+    )
+    return Report(inputs=tuple(world[name] for name in names), out=tmp_path_factory.mktemp("out") / "report").run()

@@ -18,7 +18,7 @@ import pytest
 from gen3d.cli import main
 from gen3d.imaging.volume import write_nifti
 from tests.cohorts import write_cohort
-from tests.infer.conftest import fit
+from tests.runs import fit
 
 Damage = Callable[[Path, Path], None]
 

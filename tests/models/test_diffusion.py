@@ -12,8 +12,8 @@ from scipy import stats
 from torch import Tensor
 
 from gen3d.core.errors import UserError
+from gen3d.models.diffusion import noising as diffusion
 from gen3d.models.diffusion.noising import PREDICTIONS, Kind, Noising, Prediction
-from gen3d.models.diffusion.noising import noising as diffusion
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 TABLE_KINDS = tuple(kind for kind in KINDS if kind != "flow")

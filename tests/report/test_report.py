@@ -20,7 +20,7 @@ from gen3d.report import provenance, summary
 from gen3d.report.context import Context
 from gen3d.report.report import SECTIONS, Report
 from gen3d.report.sources import is_baseline, open_sources
-from tests.report.folders import PATIENTS, ROLES, World
+from tests.world import PATIENTS, ROLES, World
 
 KINDS = ("restorer", "pca")
 

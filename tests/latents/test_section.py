@@ -1,0 +1,21 @@
+"""The latent space of a family is that of its first member: members have spaces of their own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from gen3d.report.sources import open_sources
+from tests.world import World
+
+
+def test_latents_of_a_family_are_those_of_its_first_member(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "latents"
+    shutil.copytree(world["latents"], folder)
+    values = np.load(folder / "latents.npy")
+    np.save(folder / "latents.npy", np.stack([values, values + 100.0]))
+    found = open_sources([folder]).latents[0]
+    np.testing.assert_array_equal(found.values, values.reshape(len(values), -1))
+    assert len(found.values) == len(found.table)
