@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import Field
 
 from gen3d.anomaly.anomaly import Anomaly
-from gen3d.anomaly.channels import CHANNELS, Channel
 from gen3d.classify.classify import Classify
 from gen3d.classify.predict import Predict
+from gen3d.cohort.channels import CHANNELS, Channel
 from gen3d.cohort.manifest import Split
 from gen3d.core.config import Verb, execution
 from gen3d.core.progress import duration, say

@@ -165,15 +165,17 @@ def run_tutorial(given: argparse.Namespace, autocast: bool = False, kept: bool =
 
 def run_ours(given: argparse.Namespace, engine: dict[str, Any]) -> list[float]:
     """Our task, engine and loop on kept latents: seconds of each step."""
+    from gen3d.models.registry import task_of
     from gen3d.train.augment import AugmentConfig
     from gen3d.train.batches import Batches
     from gen3d.train.engine.config import EngineConfig
+    from gen3d.train.engine.start import start_engine
     from gen3d.train.optim import OptimConfig
 
     shape = tuple(given.shape)
     optim = OptimConfig(steps=given.steps, learning_rate=LEARNING_RATE, batch_size=given.batch)
     model = built(shape)
-    local = EngineConfig(device=given.device, **engine).build(model.config.task(model, given.steps), optim)
+    local = start_engine(EngineConfig(device=given.device, **engine), task_of(model.config, model, given.steps), optim)
     data = np.random.default_rng(1).standard_normal((NUM_VOLUMES, *latent_shape(shape)), np.float32)
     rows = np.arange(NUM_VOLUMES)
     batches = Batches(Arrays(data), rows, given.batch, 1, (0, 0), AugmentConfig(), local.device)
@@ -193,7 +195,7 @@ def seconds_to_encode(given: argparse.Namespace) -> list[float]:
     """What `gen3d encode` does to each volume, once: the posterior mean by our autoencoder, in its precision."""
     import torch
 
-    from gen3d.train.engine.config import computes_bfloat16
+    from gen3d.nets.device import computes_bfloat16
 
     device = torch.device(given.device)
     autoencoder = built(tuple(given.shape)).autoencoder.to(device).eval()

@@ -76,11 +76,12 @@ def task_of(config: Any, shape: tuple[int, int, int]) -> Any:
     import numpy as np
 
     from gen3d.imaging.plan import GridPlan
+    from gen3d.models import registry
     from gen3d.models.base import Statistics
 
     plan = GridPlan(spacing_mm=2.0, shape=shape, affine=tuple(tuple(map(float, row)) for row in np.eye(4)))
     whole = Statistics(np.zeros(1, np.float32), np.ones(1, np.float32), np.ones(shape, bool))
-    return config.task(config.build(plan, ("t1w",), whole, 1), STEPS)
+    return registry.task_of(config, config.build(plan, ("t1w",), whole, 1), STEPS)
 
 
 def planned_bytes(name: str, shape: tuple[int, int, int], device: str) -> list[int]:
@@ -106,11 +107,12 @@ def train(name: str, shape: tuple[int, int, int], device: str) -> None:
 
     from gen3d.models.task import Batch
     from gen3d.train.engine.config import EngineConfig
+    from gen3d.train.engine.start import start_engine
     from gen3d.train.optim import OptimConfig
 
     _, _, precision, batch_size = ROWS[name]
     optim = OptimConfig(batch_size=batch_size, steps=STEPS)
-    engine = EngineConfig(device=device, precision=precision).build(task_of(config_of(name), shape), optim)
+    engine = start_engine(EngineConfig(device=device, precision=precision), task_of(config_of(name), shape), optim)
     for step in (STEPS - 2, STEPS - 1):
         volumes = torch.randn(batch_size, 1, *shape).to(engine.device)
         batch = Batch(volumes, ("p",) * batch_size, step, tuple(range(batch_size)))

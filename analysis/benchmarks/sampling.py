@@ -59,7 +59,7 @@ from torch import Tensor
 
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from gen3d.models.diffusion.noising import Noising
-from gen3d.train.engine.config import computes_bfloat16
+from gen3d.nets.device import computes_bfloat16
 
 NUM_TRAINED, BATCH_SIZE = 4000, 32
 """Latents of known statistics that the networks learn from, and their batch."""

@@ -66,15 +66,17 @@ def _every(values: Tensor, axis: int, first: int) -> Tensor:
 
 def train(model: LatentDiffusion, latents: Tensor, steps: int, batch_size: int, device: str) -> None:
     """Train a model's denoiser on latents with our task and engine; the averaged weights stay in the model."""
+    from gen3d.models.registry import task_of
     from gen3d.train.augment import AugmentConfig
     from gen3d.train.batches import Batches
     from gen3d.train.engine.config import EngineConfig
+    from gen3d.train.engine.start import start_engine
     from gen3d.train.optim import OptimConfig
 
     model.latent_mean.copy_(latents.mean((0, 2, 3, 4)))
     model.latent_std.copy_(latents.std((0, 2, 3, 4)))
     optim = OptimConfig(steps=steps, batch_size=batch_size)
-    engine = EngineConfig(device=device, precision="fp32").build(model.config.task(model, steps), optim)
+    engine = start_engine(EngineConfig(device=device, precision="fp32"), task_of(model.config, model, steps), optim)
     rows = np.arange(len(latents))
     batches = Batches(Arrays(latents.numpy()), rows, batch_size, 1, (0, 0), AugmentConfig(), engine.device)
     for step in range(steps):

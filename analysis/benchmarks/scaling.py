@@ -34,10 +34,12 @@ def worker(arguments: argparse.Namespace) -> None:
     from gen3d.imaging.plan import GridPlan
     from gen3d.models.base import Statistics
     from gen3d.models.normative.vae import VAEConfig
+    from gen3d.models.registry import task_of
     from gen3d.models.task import Batch
     from gen3d.train.engine.config import EngineConfig
     from gen3d.train.engine.preflight import meet
     from gen3d.train.engine.processes import launched
+    from gen3d.train.engine.start import start_engine
     from gen3d.train.optim import OptimConfig
 
     torch.set_num_threads(1)
@@ -53,7 +55,7 @@ def worker(arguments: argparse.Namespace) -> None:
     network = model.build(plan, ("t1w", "log_jacobian"), known, 1)
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
     optim = OptimConfig(steps=arguments.steps, batch_size=arguments.batch)
-    engine = config.build(model.task(network, arguments.steps), optim, processes)
+    engine = start_engine(config, task_of(model, network, arguments.steps), optim, processes)
     parts = config.parts(arguments.batch, processes.num)
     volumes = torch.rand((1, 2, *shape))
     seconds = []

@@ -87,12 +87,13 @@ class Assumed:
 def task_of(config: Any, shape: tuple[int, int, int]) -> Any:
     """The task of the model on a grid."""
     from gen3d.imaging.plan import GridPlan
+    from gen3d.models import registry
     from gen3d.models.base import Statistics
 
     plan = GridPlan(spacing_mm=1.0, shape=shape, affine=tuple(tuple(map(float, row)) for row in np.eye(4)))
     num = len(CHANNELS)
     whole = Statistics(np.zeros(num, np.float32), np.ones(num, np.float32), np.ones(shape, bool))
-    return config.task(config.build(plan, CHANNELS, whole, 1), NUM_STEPS)
+    return registry.task_of(config, config.build(plan, CHANNELS, whole, 1), NUM_STEPS)
 
 
 def communication_s(sent_bytes: int, num_gpus: int, machine: Machine, assumed: Assumed) -> float:

@@ -82,6 +82,7 @@ def built(shape: tuple[int, int, int], stem: int, steps: int) -> tuple[Any, Any]
     from gen3d.imaging.plan import GridPlan
     from gen3d.models.base import Statistics
     from gen3d.models.normative.vae import VAEConfig
+    from gen3d.models.registry import task_of
 
     rows = tuple(tuple(map(float, row)) for row in np.eye(4))
     plan = GridPlan(spacing_mm=2.0, shape=shape, affine=rows)
@@ -90,7 +91,7 @@ def built(shape: tuple[int, int, int], stem: int, steps: int) -> tuple[Any, Any]
     config = VAEConfig(latent="spatial", stem=stem, beta=beta, beta_warmup=0, **WIDTHS)
     torch.manual_seed(0)
     model = config.build(plan, ("t1w",), whole, 1)
-    return model, config.task(model, steps)
+    return model, task_of(config, model, steps)
 
 
 def run_tutorial(shape: tuple[int, int, int], steps: int, batch_size: int) -> tuple[list[float], list[float]]:
@@ -131,11 +132,12 @@ def run_ours(
     from gen3d.train.augment import AugmentConfig
     from gen3d.train.batches import Batches
     from gen3d.train.engine.config import EngineConfig
+    from gen3d.train.engine.start import start_engine
     from gen3d.train.optim import OptimConfig
 
     settings = {"steps": steps, "learning_rate": LEARNING_RATE, "warmup": 0, "final_rate": 1, "weight_decay": 0}
     optim = OptimConfig(**settings, beta2=0.999, clip=1e9, batch_size=batch_size)
-    local = EngineConfig(**engine).build(built(shape, stem, steps)[1], optim)
+    local = start_engine(EngineConfig(**engine), built(shape, stem, steps)[1], optim)
     batches = Batches(Volumes(shape), np.arange(NUM_VOLUMES), batch_size, 1, (0, 0), AugmentConfig(), local.device)
     seconds, losses = [], []
     for step in range(steps):
@@ -158,9 +160,10 @@ def profile_fastest(shape: tuple[int, int, int], batch_size: int) -> None:
 
     from gen3d.models.task import Batch
     from gen3d.train.engine.config import EngineConfig
+    from gen3d.train.engine.start import start_engine
     from gen3d.train.optim import OptimConfig
 
-    engine = EngineConfig(**LAST).build(built(shape, 1, 20)[1], OptimConfig(steps=20, batch_size=batch_size))
+    engine = start_engine(EngineConfig(**LAST), built(shape, 1, 20)[1], OptimConfig(steps=20, batch_size=batch_size))
     volumes = torch.from_numpy(Volumes(shape).data[:batch_size])
 
     def step(number: int) -> float:

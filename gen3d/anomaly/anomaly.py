@@ -11,11 +11,11 @@ from pydantic import Field
 
 from gen3d.anomaly.calibration.calibrate import Calibrated, calibrate, describe_calibration
 from gen3d.anomaly.calibration.panel import LEAST_ALLOWED, MIN_SITE_CONTROLS, FewSiteControls, Panel, make_panel
-from gen3d.anomaly.channels import CHANNELS, LOG_JACOBIAN, T1W, Channel, available
+from gen3d.anomaly.channels import available
 from gen3d.anomaly.compare import compare
 from gen3d.anomaly.expectation import Ensemble, load_runs
-from gen3d.anomaly.native import ON_TEMPLATE, read_native_space, write_native
-from gen3d.anomaly.region_channels import CONTRAST, SIZE, contrast_values, size_names, size_values
+from gen3d.anomaly.native import read_native_space, write_native
+from gen3d.anomaly.region_channels import contrast_values, size_names, size_values
 from gen3d.anomaly.tables import (
     CLUSTER_COLUMNS,
     cluster_rows,
@@ -25,6 +25,7 @@ from gen3d.anomaly.tables import (
     subject_table,
     unmask,
 )
+from gen3d.cohort.channels import CHANNELS, CONTRAST, LOG_JACOBIAN, ON_TEMPLATE, SIZE, T1W, Channel
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import is_twin
 from gen3d.core.artefact import begin, write_json

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from gen3d.anomaly.calibration.retest import MIN_YEARS, RetestNoise, fit_retest, icc, reliable_change, within_person_sd
 from gen3d.anomaly.picture import draw_change
-from gen3d.anomaly.tables import LOG_VOLUMES
+from gen3d.cohort.channels import LOG_VOLUMES
 from gen3d.cohort.manifest import FILE, is_twin, read_manifest
 from gen3d.core.artefact import begin, read
 from gen3d.core.config import Folder, Verb

@@ -10,19 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.cohort.channels import CHANNELS, DATA_RANGE, LOG_JACOBIAN, T1W, Channel
 from gen3d.core.errors import UserError
 from gen3d.imaging.similarity import smoother, ssim_map
-
-Channel = Literal["residual", "structural", "deformation"]
-CHANNELS: tuple[Channel, ...] = ("residual", "structural", "deformation")
-T1W, LOG_JACOBIAN = "t1w", "log_jacobian"
-DATA_RANGE = 1.2
-"""Range of T1w values in a prepared brain: background 0, white matter 1, vessels and fat a little more."""
 
 BACKGROUND = 0.02
 """T1w of a prepared scan up to which there is no brain; fluid has 0.1 and more."""

@@ -11,45 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.anomaly.channels import LOG_JACOBIAN, T1W, Channel, ChannelMaker, Comparison
+from gen3d.anomaly.channels import ChannelMaker, Comparison
 from gen3d.anomaly.expectation import Ensemble
+from gen3d.cohort.channels import LOG_JACOBIAN, T1W, Channel
 from gen3d.cohort.folder import Prepared
-from gen3d.core.artefact import digest
 from gen3d.core.progress import track
-from gen3d.models.run import Run
-
-PREFIX = ".values-"
-
-
-class WorkingArrays:
-    """Float arrays with one row per scan, on disk while a verb works, and which rows are done: what makes it resume."""
-
-    def __init__(self, folder: Path, num_rows: int) -> None:
-        self._folder, self._num_rows = folder, num_rows
-        self._done = self.open("done", (1,))
-
-    def open(self, name: str, row_shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """The memory-mapped array `name` [rows, ...]: the one that is there, or a new one of zeros."""
-        path, shape = self._folder / f"{PREFIX}{name}.npy", (self._num_rows, *row_shape)
-        if path.is_file():
-            existing: NDArray[np.float32] = np.load(path, mmap_mode="r+")
-            if existing.shape == shape:
-                return existing
-        created: NDArray[np.float32] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        return created
-
-    def missing(self) -> list[int]:
-        """Rows not done yet."""
-        return [int(row) for row in np.flatnonzero(self._done[:, 0] == 0)]
-
-    def mark(self, row: int) -> None:
-        """Remember that a row is complete in every array."""
-        self._done[row] = 1
-
-    def discard(self) -> None:
-        """Remove the files."""
-        for path in self._folder.glob(f"{PREFIX}*.npy"):
-            path.unlink()
+from gen3d.core.work_arrays import WorkingArrays
+from gen3d.models.run import Run, covariates_of, scan_seed
 
 
 @dataclass(frozen=True)
@@ -81,17 +49,6 @@ class RegionMeans:
         """[V] -> [R]; 0 for a region without voxels on this grid."""
         sums = np.bincount(self._index[self._valid], weights=values[self._valid], minlength=len(self._counts))
         return np.asarray(sums / np.maximum(self._counts, 1), dtype=np.float32)
-
-
-def covariates_of(run: Run | Ensemble, row: pd.Series) -> NDArray[np.float64]:
-    """A person's row of the run's design, [p]."""
-    rows: NDArray[np.float64] = run.covariates_of([row["age_years"]], [row["sex"]], [row["site"]])
-    return rows[0]
-
-
-def scan_seed(seed: int, key: str) -> int:
-    """A seed of a scan's own, so that neither order nor interruption changes its posterior draws."""
-    return int(digest([seed, key])[:8], 16)
 
 
 def open_latents(arrays: WorkingArrays, run: Run, prepared: Prepared, table: pd.DataFrame) -> NDArray[np.float32]:

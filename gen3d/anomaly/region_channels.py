@@ -16,13 +16,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gen3d.anomaly.channels import LOG_JACOBIAN
 from gen3d.anomaly.compare import RegionMeans
+from gen3d.cohort.channels import LOG_JACOBIAN, SIZE
 from gen3d.cohort.folder import Prepared
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say
 
-CONTRAST = "contrast"
 SHELL_MM = 7.5
 LEFT, RIGHT = "left ", "right "
 
@@ -73,7 +72,6 @@ def contrast_values(prepared: Prepared, table: pd.DataFrame) -> NDArray[np.float
     return values
 
 
-SIZE = "size"
 WHOLE_BRAIN = "whole brain (global size)"
 RIGID = 6
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gen3d.anomaly.calibration.calibrate import Calibrated
 from gen3d.anomaly.calibration.panel import Panel
-from gen3d.anomaly.channels import Channel
+from gen3d.cohort.channels import LOG_VOLUMES, Channel
 from gen3d.cohort.folder import Prepared
 from gen3d.maths.deviation import deviation, fit_deviation, held_out_deviation
 from gen3d.maths.significance import (
@@ -29,7 +29,6 @@ from gen3d.maths.significance import (
 IDENTITY = ("key", "subject", "session", "role", "diagnosis", "age_years", "sex", "site")
 CLUSTER_COLUMNS = ("key", "channel", "region", "peak_z", "volume_ml", "x_mm", "y_mm", "z_mm", "p_cluster")
 MAX_CLUSTERS = 20
-LOG_VOLUMES = ("deformation", "size", "contrast")
 
 
 def region_table(

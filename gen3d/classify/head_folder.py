@@ -23,9 +23,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from gen3d import __version__
 from gen3d.classify.heads.settings import HeadSettings, ResidualSettings, Threshold
-from gen3d.classify.study.recipe import Learned, Recipe, Reducer, Rows, Values
+from gen3d.classify.study.recipe import Learned, Recipe, Reducer
 from gen3d.classify.study.recipes import FeatureRecipe, recipe_of
-from gen3d.cohort.target import Target
+from gen3d.cohort.target import Rows, Target, Values
 from gen3d.core.artefact import file_digest, write_json
 from gen3d.core.errors import UserError
 from gen3d.core.tables import write_table

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from gen3d.cohort.manifest import TEXT
 from gen3d.cohort.structures import SUFFIX
-from gen3d.cohort.target import as_label
+from gen3d.cohort.target import FEWEST_DISTINCT, as_label
 from gen3d.core.errors import UserError
-from gen3d.stratify.associations import FEWEST_DISTINCT
 
 Values = NDArray[np.float64]
 MISSING_SHARE = 0.05

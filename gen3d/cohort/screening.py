@@ -11,16 +11,9 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy import ndimage
-
-from gen3d.imaging.intensity import TissueLevels
-from gen3d.imaging.registration import correlation
-from gen3d.imaging.template import Template
 
 Verdict = Literal["keep", "warn", "exclude"]
 
-SMOOTHING_MM = 3.0
 MIN_COHORT = 10
 MADS = 4.0
 MAD_TO_SD = 1.4826
@@ -66,31 +59,6 @@ LIMITS = (
     Limit("log_jacobian_sd", "spread of the log-Jacobian", highest=0.9, warn_above=0.65, mads_above=True,
           meaning="the deformation is implausibly large"),
 )  # fmt: skip
-
-
-def measure(
-    t1w: NDArray[np.float32],
-    brain: NDArray[np.bool_],
-    template: Template,
-    spacing_mm: float,
-    template_to_scan: NDArray[np.float64],
-    mutual_information: float,
-    levels: TissueLevels,
-) -> dict[str, float | str]:
-    """Screening numbers of an aligned scan [X, Y, Z]; `brain` is the person's own mask on the grid."""
-    sigma = SMOOTHING_MM / spacing_mm
-    smooth, expected = ndimage.gaussian_filter(t1w, sigma), ndimage.gaussian_filter(template.t1w, sigma)
-    stretches = np.linalg.svd(template_to_scan[:3, :3], compute_uv=False)
-    both = float((brain & template.mask).sum())
-    return {
-        "mutual_information": mutual_information,
-        "correlation": correlation(smooth[template.mask], expected[template.mask]),
-        "mask_dice": 2 * both / float(brain.sum() + template.mask.sum()),
-        "brain_ml": float(brain.sum()) * spacing_mm**3 * float(np.linalg.det(template_to_scan[:3, :3])) / 1000,
-        "volume_scale": float(np.prod(stretches)),
-        "stretch": float(stretches.max() / stretches.min()),
-        "tissue_ratio": levels.grey / levels.white,
-    }
 
 
 def judge(rows: pd.DataFrame) -> pd.DataFrame:

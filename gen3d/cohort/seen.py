@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.classify.study.features import Features
 from gen3d.cohort.manifest import subject_hash
 from gen3d.core.errors import UserError
-from gen3d.synthesis.memorisation import LARGEST_CORRELATION, LEAST_ISOLATION, extreme_threshold, isolation
+from gen3d.maths.isolation import LARGEST_CORRELATION, LEAST_ISOLATION, extreme_threshold, isolation
 
 Seen = Literal["refuse", "leave_out", "train_only", "waive"]
 Duplicates = Literal["refuse", "merge", "waive"]
@@ -23,6 +23,27 @@ CHANCE_OF_A_PAIR = 1e-5
 FEWEST_PEOPLE = 20
 FEWEST_DIMENSIONS = 20
 """Below, correlations of unrelated people are high by chance."""
+
+
+class Watched(Protocol):
+    """Features of scans, with what the models behind them saw."""
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row per scan, with its `subject`."""
+        ...
+
+    @property
+    def blind(self) -> NDArray[np.bool_]:
+        """Which members never saw each scan's person, [members, n]."""
+        ...
+
+    @property
+    def seen(self) -> dict[str, str]:
+        """Hash of a person -> what saw them."""
+        ...
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -36,7 +57,7 @@ class Cleared:
     waivers: tuple[str, ...] = ()
 
 
-def clear(features: Features, policy: Seen, also_seen: dict[str, str] | None = None) -> Cleared:
+def clear(features: Watched, policy: Seen, also_seen: dict[str, str] | None = None) -> Cleared:
     """Apply the policy to people whom an upstream model saw.
 
     Args:

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cohort.channels import LOG_JACOBIAN
 from gen3d.cohort.folder import Prepared
 from gen3d.imaging.plan import GridPlan
 
-LOG_JACOBIAN = "log_jacobian"
 SUFFIX = "_ml"
 
 

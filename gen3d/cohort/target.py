@@ -1,4 +1,4 @@
-"""What is to be told from the latents: a column of the cohort table, as categories, ordered grades or a number."""
+"""What a head learns from and what it predicts: rows of features, and a column as categories, ordered grades or a number."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from gen3d.cohort.manifest import CONTROL_NAMES
 from gen3d.core.errors import UserError
 
 Task = Literal["categories", "ordered", "number"]
+Values = NDArray[np.float64]
 FEWEST_DISTINCT = 6
-"""A numeric column with fewer values than this is taken for categories unless the task is named."""
+"""A numeric column with fewer values is taken for categories, unless somebody names the task."""
 
 
 @dataclass(frozen=True)
@@ -113,3 +114,24 @@ def _in_order(present: list[str], numeric: bool) -> tuple[str, ...]:
     if numeric:
         return tuple(sorted(present, key=float))
     return tuple(sorted(present, key=lambda label: (label.lower() not in CONTROL_NAMES, label)))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Scans: features [n, d] and their rows of the cohort table (without the target's column).
+
+    `blocks` are the widths of the sources that were put side by side; `shape` is that of a spatial latent (channels and three
+    sides), else (d,).
+    """
+
+    values: NDArray[np.floating]
+    table: pd.DataFrame
+    blocks: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def take(self, chosen: NDArray[Any]) -> Rows:
+        """Some of the scans, by row number or boolean."""
+        return Rows(self.values[chosen], self.table.iloc[chosen].reset_index(drop=True), self.blocks, self.shape)

@@ -15,8 +15,9 @@ import pandas as pd
 from pydantic import BeforeValidator, Field
 
 from gen3d import __version__
-from gen3d.anomaly.native import ON_TEMPLATE, inverse_of, read_native_space, undeformed, write_native
+from gen3d.anomaly.native import inverse_of, read_native_space, undeformed, write_native
 from gen3d.cohort import bids_names as bids
+from gen3d.cohort.channels import ON_TEMPLATE
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.artefact import RECORD, Artefact, Work, begin, read, write_atomic, write_json
 from gen3d.core.config import Folder, Folders, Verb, execution

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from gen3d.cohort.channels import LOG_VOLUMES
 from gen3d.maths.stats import Interval
 
 MINUS = "\N{MINUS SIGN}"
@@ -28,7 +29,6 @@ IN_TEXT = {
     "contrast": "local volume against its surroundings",
     "latent": "latent distance",
 }
-LOG_VOLUMES = ("deformation", "size", "contrast")  # channels whose effects are logarithms of volume
 KINDS = {"regions": "strongest region", "voxels": "most deviating 5 % of voxels", "distance": "Mahalanobis distance"}
 ROLES = {
     "train": "Train",

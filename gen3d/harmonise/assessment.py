@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
-from gen3d.classify.study.recipe import Rows, Values
-from gen3d.cohort.target import FEWEST_DISTINCT, Target, as_label, make_target
+from gen3d.cohort.target import FEWEST_DISTINCT, Rows, Target, Values, as_label, make_target
 from gen3d.core.errors import UserError
 from gen3d.harmonise.recipe import Harmonisation, speakers
 from gen3d.maths.cross_validated import Bootstrap, WithinModels, codes_of, percentiles, resampled_weights

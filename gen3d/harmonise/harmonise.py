@@ -14,9 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
-from gen3d.classify.study.recipe import Rows
 from gen3d.cohort.latents_folder import ARRAY, SEEN, SHAPE, TABLE, Latents, Seen, open_latents_folder
 from gen3d.cohort.manifest import TEXT, is_control, subject_hash
+from gen3d.cohort.target import Rows
 from gen3d.core.artefact import begin, write_json
 from gen3d.core.config import Folders, Verb
 from gen3d.core.errors import UserError

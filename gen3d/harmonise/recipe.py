@@ -16,9 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
-from gen3d.classify.study.recipe import Rows, Values
 from gen3d.cohort.manifest import is_control, is_twin
-from gen3d.cohort.target import as_label
+from gen3d.cohort.target import Rows, Values, as_label
 from gen3d.core.config import Config
 from gen3d.core.errors import UserError
 from gen3d.harmonise.combat import FEWEST_PEOPLE, Combat, fit_combat

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.cohort.screening import measure
 from gen3d.core.errors import UserError
 from gen3d.imaging.affine import Alignment, align, bright_level
 from gen3d.imaging.bias import bias_field
@@ -27,6 +26,7 @@ from gen3d.imaging.intensity import TissueLevels, apply_tissue_rule, tissue_leve
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.registration import Deformation, deform
 from gen3d.imaging.resample import onto_plan, sample, working_copy
+from gen3d.imaging.similarity import measure
 from gen3d.imaging.template import Template, template_on
 from gen3d.imaging.volume import Volume, read_volume
 

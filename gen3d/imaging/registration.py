@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from gen3d.core.config import Config
 from gen3d.imaging.deformation import identity_grid, jacobian_determinant, warp
+from gen3d.imaging.similarity import correlation
 from gen3d.imaging.template import template_on
 
 if TYPE_CHECKING:
@@ -141,13 +142,6 @@ def inverse(displacement: Floats, iterations: int = 15) -> Floats:
         moved = [ndimage.map_coordinates(axis, grid + found, order=1, mode="nearest") for axis in displacement]
         found = -np.stack(moved)
     return found.astype(np.float32)
-
-
-def correlation(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
-    """Pearson correlation of two flat samples; 0 where one of them is constant."""
-    if first.std() == 0 or second.std() == 0:
-        return 0.0
-    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _demons(fixed: sitk.Image, moving: sitk.Image, settings: DeformationSettings) -> Floats:

@@ -1,4 +1,5 @@
-"""Comparing two volumes: squared error, PSNR, structural similarity; and Gaussian smoothing inside a mask."""
+"""Comparing two volumes: squared error, PSNR, correlation, structural similarity; what screening measures of an aligned
+scan; and Gaussian smoothing inside a mask."""
 
 from __future__ import annotations
 
@@ -10,9 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from gen3d.imaging.intensity import TissueLevels
+from gen3d.imaging.template import Template
+
 Spacing = float | tuple[float, float, float]
 FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 TRUNCATE_SIGMAS = 3.0
+SMOOTHING_MM = 3.0
 
 
 def mse(x: NDArray[np.floating], y: NDArray[np.floating], mask: NDArray[np.bool_] | None = None) -> float:
@@ -100,3 +105,35 @@ def ssim(
 ) -> float:
     """Mean of `ssim_map` inside the mask."""
     return float(ssim_map(x, y, data_range, mask, sigma_voxels)[mask].mean())
+
+
+def measure(
+    t1w: NDArray[np.float32],
+    brain: NDArray[np.bool_],
+    template: Template,
+    spacing_mm: float,
+    template_to_scan: NDArray[np.float64],
+    mutual_information: float,
+    levels: TissueLevels,
+) -> dict[str, float | str]:
+    """Screening numbers of an aligned scan [X, Y, Z]; `brain` is the person's own mask on the grid."""
+    sigma = SMOOTHING_MM / spacing_mm
+    smooth, expected = gaussian_filter(t1w, sigma), gaussian_filter(template.t1w, sigma)
+    stretches = np.linalg.svd(template_to_scan[:3, :3], compute_uv=False)
+    both = float((brain & template.mask).sum())
+    return {
+        "mutual_information": mutual_information,
+        "correlation": correlation(smooth[template.mask], expected[template.mask]),
+        "mask_dice": 2 * both / float(brain.sum() + template.mask.sum()),
+        "brain_ml": float(brain.sum()) * spacing_mm**3 * float(np.linalg.det(template_to_scan[:3, :3])) / 1000,
+        "volume_scale": float(np.prod(stretches)),
+        "stretch": float(stretches.max() / stretches.min()),
+        "tissue_ratio": levels.grey / levels.white,
+    }
+
+
+def correlation(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
+    """Pearson correlation of two flat samples; 0 where one of them is constant."""
+    if first.std() == 0 or second.std() == 0:
+        return 0.0
+    return float(np.corrcoef(first, second)[0, 1])

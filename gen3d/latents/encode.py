@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from gen3d.anomaly.compare import WorkingArrays, covariates_of
 from gen3d.cohort.folder import Prepared, generator_subjects, open_prepared
 from gen3d.cohort.latents_folder import ARRAY, MIRRORED, SEEN, SHAPE, TABLE, Seen
 from gen3d.cohort.structures import with_structures
@@ -17,7 +16,8 @@ from gen3d.core.config import Folders, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track
 from gen3d.core.tables import write_table
-from gen3d.models.run import OneRun, Run, load_run
+from gen3d.core.work_arrays import WorkingArrays
+from gen3d.models.run import OneRun, Run, covariates_of, load_run
 
 
 class Encode(Verb):

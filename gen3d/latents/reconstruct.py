@@ -8,8 +8,7 @@ from typing import Any
 import pandas as pd
 from pydantic import Field
 
-from gen3d.anomaly.channels import DATA_RANGE, T1W
-from gen3d.anomaly.compare import covariates_of, scan_seed
+from gen3d.cohort.channels import DATA_RANGE, T1W
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import ROLES
 from gen3d.core.artefact import begin
@@ -18,7 +17,7 @@ from gen3d.core.progress import say, track
 from gen3d.core.tables import write_table
 from gen3d.imaging.similarity import mse, psnr, ssim
 from gen3d.imaging.volume import read_stored, store
-from gen3d.models.run import OneRun, load_run
+from gen3d.models.run import OneRun, covariates_of, load_run, scan_seed
 
 LOG_JACOBIAN_RANGE = 2.0
 """Data range that stands for the log-Jacobian in PSNR and SSIM: changes of a factor e either way."""

@@ -191,7 +191,3 @@ class BaseModelConfig(Config):
     def build(self, plan: GridPlan, channels: tuple[str, ...], statistics: Statistics, num_covariates: int) -> Model:
         """The untrained model."""
         raise AssertionError(f"{type(self).__name__} defines no build()")
-
-    def task(self, model: Any, num_steps: int) -> Any:
-        """What is optimised when the model is trained in steps: a gen3d.models.task.Task."""
-        raise AssertionError(f"{type(self).__name__} is fitted, not trained")

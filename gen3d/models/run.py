@@ -6,9 +6,10 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import numpy as np
+import pandas as pd
 import torch
 import yaml
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.manifest import subject_hash
-from gen3d.core.artefact import Artefact, read
+from gen3d.core.artefact import Artefact, digest, read
 from gen3d.core.config import Folder
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan, read_plan
@@ -301,3 +302,21 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: missing or damaged ({error}); copy the run folder again.") from None
     return value
+
+
+class Conditioned(Protocol):
+    """A run, or several that judge as one: what tells its models of a person's age, sex and site."""
+
+    def covariates_of(self, age_years: Any, sex: Any, site: Any) -> NDArray[np.float64]:
+        """Rows of the design, [n, p]."""
+        ...
+
+
+def covariates_of(run: Conditioned, row: pd.Series) -> NDArray[np.float64]:
+    """A person's row of the run's design, [p]."""
+    return run.covariates_of([row["age_years"]], [row["sex"]], [row["site"]])[0]
+
+
+def scan_seed(seed: int, key: str) -> int:
+    """A seed of a scan's own, so that neither order nor interruption changes its posterior draws."""
+    return int(digest([seed, key])[:8], 16)

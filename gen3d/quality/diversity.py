@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gen3d.anomaly.channels import DATA_RANGE
+from gen3d.cohort.channels import DATA_RANGE
 from gen3d.core.progress import track
 from gen3d.maths.stats import Interval
 from gen3d.quality.features import Scans, whole_file

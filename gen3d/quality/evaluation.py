@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from gen3d.anomaly.channels import T1W
+from gen3d.cohort.channels import T1W
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.structures import SUFFIX, with_structures
 from gen3d.core.errors import UserError

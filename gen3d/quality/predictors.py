@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, RidgeCV
 
-from gen3d.anomaly.channels import T1W
+from gen3d.cohort.channels import T1W
 from gen3d.cohort.folder import Prepared
 from gen3d.core.progress import track
 from gen3d.quality.structures import structure_columns

@@ -8,19 +8,19 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import Field, model_validator
 
-from gen3d.anomaly.channels import T1W
+from gen3d.cohort.channels import T1W
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.artefact import begin, write_json
 from gen3d.core.config import Folder, Folders, Verb, execution
 from gen3d.core.progress import say
 from gen3d.core.tables import plain_row, records, write_table
 from gen3d.models.run import OneRun
+from gen3d.nets.device import device_of
 from gen3d.quality.contrastive import SelfTrained
 from gen3d.quality.evaluation import Asked, Evaluation
 from gen3d.quality.features import ExtractorConfig, RandomFeatures, check_extractors
 from gen3d.quality.people import People, Seen, choose_people
 from gen3d.quality.sentences import sentences
-from gen3d.train.engine.config import device_of
 
 TABLES = ("distances", "diversity", "structures", "fidelity", "utility")
 REFERENCE_COLUMNS = ["key", "subject", "session", "role", "diagnosis", "age_years", "sex", "site"]

@@ -14,13 +14,13 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from gen3d.cohort.folder import Prepared
-from gen3d.cohort.screening import measure
 from gen3d.cohort.screening_picture import draw
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
 from gen3d.core.pool import as_done, num_workers
 from gen3d.imaging.intensity import TissueLevels, apply_tissue_rule
 from gen3d.imaging.registration import deformation_channel
+from gen3d.imaging.similarity import measure
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import store, write_nifti
 from gen3d.simulate.anatomy import Space

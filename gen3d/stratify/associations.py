@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import chi2, rankdata
 
-from gen3d.cohort.target import as_label
+from gen3d.cohort.target import FEWEST_DISTINCT, as_label
 from gen3d.maths.significance import fdr_adjust
 
 Floats = NDArray[np.float64]
@@ -32,8 +32,6 @@ SHOWN_ONLY = ("seen", "reason")
 """Confounds that are tested but not adjusted for: whom a model learned from was chosen by diagnosis."""
 
 BOOKKEEPING = ("key", "subject", "folder", "path", "source", "base", "generator", "role", "fold")
-FEWEST_DISTINCT = 6
-"""A numeric column with fewer values is taken for categories."""
 STRONG_V, STRONG_EPSILON = 0.5, 0.25
 """From here on a column is said to explain the clusters; epsilon squared is a share of variance, V the root of one."""
 

@@ -19,7 +19,7 @@ from pydantic import Field
 from scipy import ndimage
 from torch import Tensor
 
-from gen3d.anomaly.channels import T1W
+from gen3d.cohort.channels import T1W
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.manifest import is_twin, subject_hash
 from gen3d.core.config import Config

@@ -17,8 +17,8 @@ import pandas as pd
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from gen3d.anomaly.channels import T1W
 from gen3d.cohort.bids_names import TEMPLATE_SPACE
+from gen3d.cohort.channels import T1W
 from gen3d.cohort.manifest import scan_key
 from gen3d.cohort.regions import region_table, regions_on
 from gen3d.cohort.structures import LOG_JACOBIAN, structure_volumes

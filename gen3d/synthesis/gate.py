@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.anomaly.channels import T1W
+from gen3d.cohort.channels import T1W
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.artefact import read, write_json
 from gen3d.core.errors import UserError

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from pydantic import Field, model_validator
 
-from gen3d.anomaly.channels import T1W
+from gen3d.cohort.channels import T1W
 from gen3d.cohort.folder import GENERATOR_SUBJECTS
 from gen3d.cohort.structures import LOG_JACOBIAN
 from gen3d.core.artefact import RECORD, Work, begin, digest, file_digest, write_json
@@ -21,6 +21,7 @@ from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track, warn
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, SamplerName
 from gen3d.models.run import OneRun, load_run
+from gen3d.nets.device import device_of, precision_of
 from gen3d.synthesis.audit import AuditSettings
 from gen3d.synthesis.drawing import PICTURE, Drawing, Job
 from gen3d.synthesis.folder import REGISTRATION_S_PER_MEGAVOXEL, Dataset, Row, measure_all, writing
@@ -28,7 +29,6 @@ from gen3d.synthesis.gate import Gate
 from gen3d.synthesis.request import LARGEST_COUNT, Conditions, Request, Unnamed, read_people, read_trained
 from gen3d.synthesis.tables import cohort_table, write_bids, write_image, write_prepared
 from gen3d.synthesis.tiling import SMALLEST_TILE, decode_in_tiles
-from gen3d.train.engine.config import device_of, precision_of
 from gen3d.train.engine.preflight import meet, report_failure
 from gen3d.train.engine.processes import Processes, launched
 

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d import __version__
-from gen3d.anomaly.channels import T1W
 from gen3d.cohort.bids_names import BIDS_VERSION, SCAN_COLUMNS
+from gen3d.cohort.channels import T1W
 from gen3d.cohort.manifest import write_manifest
 from gen3d.cohort.structures import SUFFIX
 from gen3d.core.artefact import write_atomic, write_json

@@ -20,13 +20,14 @@ from gen3d.core.errors import UserError
 from gen3d.core.progress import duration, say
 from gen3d.models.base import ClosedFormModel, Model, VolumeSet
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
-from gen3d.models.registry import ModelConfig
+from gen3d.models.registry import ModelConfig, task_of
 from gen3d.models.weights import save_weights
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import Batches, Source
 from gen3d.train.engine.config import EngineConfig
 from gen3d.train.engine.preflight import meet, report_failure
 from gen3d.train.engine.processes import Processes, launched
+from gen3d.train.engine.start import start_engine
 from gen3d.train.log import LOG, TrainLog, append, keep_until, memory_gib
 from gen3d.train.loop import newest, run_loop
 from gen3d.train.material import Material, Scans
@@ -231,7 +232,7 @@ class Train(Verb):
         def build(config: Any) -> Any:
             config = material.completed(config)
             config.check(material.plan, num_scans)
-            return config.task(config.build(material.plan, material.channels, material.blank, 1), self.optim.steps)
+            return task_of(config, config.build(material.plan, material.channels, material.blank, 1), self.optim.steps)
 
         settings = StepSettings(
             device=device.type,
@@ -326,8 +327,8 @@ class Train(Verb):
         source = material.source
         optim, checkpoints = self.optim, self._checkpoints(member)
         first_step, state = newest(checkpoints, processes)
-        task = self.model.task(model, optim.steps)
-        engine = self.engine.build(task, optim, processes, state)
+        task = task_of(self.model, model, optim.steps)
+        engine = start_engine(self.engine, task, optim, processes, state)
         batches = Batches(
             source,
             rows,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gen3d.anomaly.channels import T1W, ChannelMaker, Comparison
+from gen3d.anomaly.channels import ChannelMaker, Comparison
+from gen3d.cohort.channels import T1W
 
 
 def test_where_the_scan_has_no_brain_there_is_no_residual() -> None:

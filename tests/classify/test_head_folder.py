@@ -20,9 +20,8 @@ from gen3d.classify.heads.settings import (
     SvmSettings,
     TableHead,
 )
-from gen3d.classify.study.recipe import Rows
 from gen3d.classify.study.recipes import recipe_of
-from gen3d.cohort.target import Target
+from gen3d.cohort.target import Rows, Target
 from gen3d.core.errors import UserError
 from gen3d.harmonise.recipe import Harmonisation
 

@@ -24,10 +24,9 @@ from gen3d.classify.heads.settings import (
 )
 from gen3d.classify.study.folds import inner_folds
 from gen3d.classify.study.learning import Learner
-from gen3d.classify.study.recipe import Rows
 from gen3d.classify.study.recipes import recipe_of
 from gen3d.classify.study.reducing import WHITENING, Reduction
-from gen3d.cohort.target import Target
+from gen3d.cohort.target import Rows, Target
 from gen3d.core.errors import UserError
 from gen3d.harmonise.recipe import Harmonisation
 from gen3d.maths.stats import auroc

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from gen3d.classify.heads.residual_recipe import ResidualRecipe
 from gen3d.classify.heads.settings import ResidualSettings
-from gen3d.classify.study.recipe import Rows
-from gen3d.cohort.target import Target
+from gen3d.cohort.target import Rows, Target
 from gen3d.core.errors import UserError
 from gen3d.maths.stats import auroc
 

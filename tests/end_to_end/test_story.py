@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gen3d.anomaly.channels import CHANNELS
 from gen3d.cli import main
+from gen3d.cohort.channels import CHANNELS
 from gen3d.cohort.manifest import subject_hash
 
 pytestmark = pytest.mark.timeout(900)  # the first test waits for the whole demo

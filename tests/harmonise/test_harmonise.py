@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from gen3d.classify.study.recipe import Rows
 from gen3d.cohort.latents_folder import open_latents_folder
 from gen3d.cohort.manifest import subject_hash
+from gen3d.cohort.target import Rows
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 from gen3d.harmonise.assessment import AFTER, BEFORE, DIFFERENCE, LINEAR, SQUARES, assess

@@ -8,15 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gen3d.synthesis.memorisation import (
-    Memorisation,
-    RealScans,
-    closeness,
-    extreme_threshold,
-    isolation,
-    memorisation,
-    paired_share,
-)
+from gen3d.maths.isolation import extreme_threshold, isolation
+from gen3d.synthesis.memorisation import Memorisation, RealScans, closeness, memorisation, paired_share
 
 LIMIT = 0.01
 NUM_TRAIN, NUM_HELD_OUT, NUM_SYNTHETIC = 40, 12, 60

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gen3d.imaging.plan import GridPlan
+from gen3d.models import registry
 from gen3d.models.base import BaseModelConfig, Statistics
 from gen3d.models.normative.restorer import RestorerConfig
 from gen3d.models.normative.vae import VAEConfig
@@ -20,7 +21,7 @@ def task_of(config: BaseModelConfig, shape: tuple[int, int, int]) -> Task:
     plan = GridPlan(spacing_mm=4.0, shape=shape, affine=rows)
     config.check(plan, 1)
     whole = Statistics(np.zeros(1, np.float32), np.ones(1, np.float32), np.ones(shape, bool))
-    return config.task(config.build(plan, CHANNELS, whole, 1), NUM_STEPS)
+    return registry.task_of(config, config.build(plan, CHANNELS, whole, 1), NUM_STEPS)
 
 
 MODELS: dict[str, BaseModelConfig] = {

@@ -11,6 +11,7 @@ from gen3d.models.base import BaseModelConfig
 from gen3d.models.normative.vae import VAEConfig
 from gen3d.models.task import Batch
 from gen3d.train.engine.config import EngineConfig
+from gen3d.train.engine.start import start_engine
 from gen3d.train.optim import OptimConfig
 from gen3d.train.plan.advice import with_changes
 from gen3d.train.plan.estimate import Choice, Estimator, StepSettings
@@ -26,7 +27,7 @@ def measured_peak(config: BaseModelConfig, precision: str) -> int:
     """Most bytes that torch's CPU allocator had given out at once during two steps, from the first weight on."""
     optim = OptimConfig(batch_size=1, steps=NUM_STEPS)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        engine = EngineConfig(device="cpu", precision=precision).build(task_of(config, SHAPE), optim)
+        engine = start_engine(EngineConfig(device="cpu", precision=precision), task_of(config, SHAPE), optim)
         for step in (NUM_STEPS - 2, NUM_STEPS - 1):
             batch = Batch(torch.randn(1, 1, *SHAPE), ("p",), step, (step,))
             for player in engine.task.playing(step):

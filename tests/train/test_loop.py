@@ -18,10 +18,12 @@ from gen3d.core.errors import Interrupted, UserError
 from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import Statistics
 from gen3d.models.normative.vae import VAEConfig
+from gen3d.models.registry import task_of
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import Batches
 from gen3d.train.engine.config import EngineConfig
 from gen3d.train.engine.processes import Processes
+from gen3d.train.engine.start import start_engine
 from gen3d.train.log import LOG, TrainLog, read_log
 from gen3d.train.loop import newest, run_loop
 from gen3d.train.optim import OptimConfig
@@ -69,7 +71,9 @@ def train(
     statistics = Statistics(np.array([0.5], np.float32), np.array([0.2], np.float32), np.ones(SHAPE, bool))
     torch.manual_seed(0)
     first_step, state = newest(folder / "checkpoint", Processes())
-    built = where.build(config.task(config.build(plan, ("t1w",), statistics, 1), steps), updates, state=state)
+    built = start_engine(
+        where, task_of(config, config.build(plan, ("t1w",), statistics, 1), steps), updates, state=state
+    )
     rows = np.arange(len(source.subjects))
     augmentation = AugmentConfig(flip=True, intensity=0.05)
     batches = Batches(source, rows, 2, where.parts(2, 1), (0, 0), augmentation, built.device)

@@ -13,6 +13,7 @@ from gen3d.models.normative.vae import VAEConfig
 from gen3d.train.engine.config import EngineConfig
 from gen3d.train.engine.preflight import _judge
 from gen3d.train.engine.processes import NEEDED, Processes, launched
+from gen3d.train.engine.start import start_engine
 from gen3d.train.optim import OptimConfig
 from tests.train.plans import task_of
 
@@ -52,7 +53,7 @@ def test_without_deepspeed_the_sentence_says_how_to_install_it(monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     engine = EngineConfig(kind="deepspeed", device="cpu")
     with pytest.raises(UserError, match=r"needs DeepSpeed .*pip install 'gen3d\[deepspeed\]'"):
-        engine.build(task_of(VAEConfig(levels=2), (12, 12, 12)), OptimConfig())
+        start_engine(engine, task_of(VAEConfig(levels=2), (12, 12, 12)), OptimConfig())
 
 
 def test_one_process_exchanges_with_itself() -> None:
@@ -90,9 +91,9 @@ def test_parts_follow_from_batch_processes_and_memory(num_processes: int, at_onc
 
 def test_a_checkpoint_of_another_network_or_version_is_refused() -> None:
     small, large = (task_of(VAEConfig(levels=levels), (12, 12, 12)).to_empty(device="cpu") for levels in (1, 2))
-    engine = EngineConfig(device="cpu").build(small, OptimConfig())
+    engine = start_engine(EngineConfig(device="cpu"), small, OptimConfig())
     state = engine.state()
     assert state is not None
     for other, task in ((state, large), ({"weights": state["weights"], "optimisers": {}}, small)):
         with pytest.raises(UserError, match=r"weights of another network, or was written by another version of gen3d"):
-            EngineConfig(device="cpu").build(task, OptimConfig(), state=other)
+            start_engine(EngineConfig(device="cpu"), task, OptimConfig(), state=other)

@@ -19,6 +19,7 @@ from gen3d.models.normative.vae import VAEConfig
 from gen3d.models.task import Batch
 from gen3d.train.engine.config import EngineConfig
 from gen3d.train.engine.processes import Processes
+from gen3d.train.engine.start import start_engine
 from gen3d.train.optim import OptimConfig
 from gen3d.train.plan.estimate import Choice, Estimator, StepSettings
 from gen3d.train.plan.footprint import LiveBytes
@@ -55,7 +56,7 @@ def num_bytes(tensors: Any) -> int:
 def row(zero: int, processes: Processes) -> dict[str, float]:
     with LiveBytes("cpu", []) as live:
         config = EngineConfig(kind="deepspeed", device="cpu", precision="fp32", zero=zero, volumes_at_once=1)
-        engine = config.build(task_of(MODEL, SHAPE), OPTIM, processes)
+        engine = start_engine(config, task_of(MODEL, SHAPE), OPTIM, processes)
         for step in range(3):
             with Sent(processes.num) as sent:
                 for part in range(NUM_PARTS):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gen3d.cohort.channels import ON_TEMPLATE
 from gen3d.figures import brain
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Card, Cell, Details, Figure, Section, Table, Text
@@ -18,7 +19,6 @@ from gen3d.report.folders import Maps, records
 LIMIT, THRESHOLD = 6.0, 2.5
 REGIONS_SHOWN = {"deformation": 6, "residual": 3, "structural": 2}
 WIDTH_INCHES, DOTS_PER_INCH, LIGHTBOX_DOTS_PER_INCH = 4.1, 200, 100
-ON_TEMPLATE = ("deformation",)  # channels whose maps live on the template's voxels, not in the aligned scan
 
 
 def section(context: Context) -> Section | None:

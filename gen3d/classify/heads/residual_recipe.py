@@ -23,8 +23,7 @@ from gen3d.classify.study.learning import (
     threshold_of,
 )
 from gen3d.classify.study.probability_calibration import Scaling
-from gen3d.classify.study.recipe import Rows, Values
-from gen3d.cohort.target import Target
+from gen3d.cohort.target import Rows, Target, Values
 from gen3d.core.errors import UserError
 
 SPATIAL = 4

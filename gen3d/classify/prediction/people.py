@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from gen3d.classify.head_folder import Head, open_head
 from gen3d.classify.heads.residual_recipe import ResidualRecipe
 from gen3d.classify.study.features import Features, open_features
-from gen3d.classify.study.recipe import Rows
 from gen3d.cohort.manifest import subject_hash
 from gen3d.cohort.seen import named
+from gen3d.cohort.target import Rows
 from gen3d.core.artefact import Artefact, read
 from gen3d.core.errors import UserError
 

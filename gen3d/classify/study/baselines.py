@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from gen3d.classify.heads.settings import LinearSettings, Threshold
 from gen3d.classify.study.learning import Fitted, Learner
-from gen3d.classify.study.recipe import Rows, Values
+from gen3d.cohort.channels import LOG_JACOBIAN, T1W
 from gen3d.cohort.columns import TableColumns, fit_columns
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.structures import SUFFIX
-from gen3d.cohort.target import Target, as_label
+from gen3d.cohort.target import Rows, Target, Values, as_label
 from gen3d.core.errors import UserError
 from gen3d.core.progress import track
 
@@ -153,7 +153,6 @@ def gram_factor(blocks: Iterable[NDArray[np.floating]], num_scans: int) -> Value
     return np.asarray(vectors[:, kept] * np.sqrt(powers[kept]), dtype=np.float64)
 
 
-CHANNELS = ("t1w", "log_jacobian")
 NAMES = {"t1w": "T1w", "log_jacobian": "local volume"}
 
 VOXELS_AT_ONCE = 50_000
@@ -178,7 +177,7 @@ def read_voxels(prepared: Prepared, keys: Sequence[str]) -> tuple[Voxels, ...]:
     """The voxels of these scans, one entry per channel that was prepared."""
     inside = np.flatnonzero(prepared.mask)
     found = []
-    for channel in (name for name in CHANNELS if name in prepared.plan.channels):
+    for channel in (name for name in (T1W, LOG_JACOBIAN) if name in prepared.plan.channels):
         factor = gram_factor(_blocks(prepared, keys, channel, inside), len(keys))
         found.append(Voxels(channel, factor, len(inside)))
     return tuple(found)

@@ -13,9 +13,10 @@ from gen3d.classify.study.baselines import ChanceNumber, TableRecipe, Voxels, de
 from gen3d.classify.study.crossvalidation import Index, Model, Study, fit
 from gen3d.classify.study.features import Features
 from gen3d.classify.study.question import Question
-from gen3d.classify.study.recipe import Recipe, Rows
+from gen3d.classify.study.recipe import Recipe
 from gen3d.classify.study.recipes import recipe_of, voxel_recipe
 from gen3d.classify.study.selection import column_of
+from gen3d.cohort.target import Rows
 from gen3d.core.errors import UserError
 
 SITE = "site"

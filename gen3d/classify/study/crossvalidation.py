@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from gen3d.classify.study.features import Features
 from gen3d.classify.study.folds import Fold
-from gen3d.classify.study.recipe import Learned, Recipe, Reducer, Rows
-from gen3d.cohort.target import Target
+from gen3d.classify.study.recipe import Learned, Recipe, Reducer
+from gen3d.cohort.target import Rows, Target
 
 Values = NDArray[np.float64]
 Index = NDArray[np.int64]

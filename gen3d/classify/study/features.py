@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.classify.study.recipe import Rows
 from gen3d.cohort.latents_folder import VERBS, Latents, open_latents_folder
 from gen3d.cohort.manifest import is_synthetic, is_twin, read_manifest, subject_hash
+from gen3d.cohort.target import Rows
 from gen3d.core.artefact import digest, read
 from gen3d.core.errors import UserError
 from gen3d.core.progress import warn

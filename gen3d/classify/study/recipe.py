@@ -7,37 +7,12 @@ confounds, settings, calibration and threshold inside a fold.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.cohort.target import Target
-
-Values = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Scans: features [n, d] and their rows of the cohort table (without the target's column).
-
-    `blocks` are the widths of the sources that were put side by side; `shape` is that of a spatial latent (channels and three
-    sides), else (d,).
-    """
-
-    values: NDArray[np.floating]
-    table: pd.DataFrame
-    blocks: tuple[int, ...] = ()
-    shape: tuple[int, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def take(self, chosen: NDArray[Any]) -> Rows:
-        """Some of the scans, by row number or boolean."""
-        return Rows(self.values[chosen], self.table.iloc[chosen].reset_index(drop=True), self.blocks, self.shape)
+from gen3d.cohort.target import Rows, Target, Values
 
 
 class Reducer(Protocol):

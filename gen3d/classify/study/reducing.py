@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.classify.study.recipe import Rows
 from gen3d.cohort.columns import TableColumns, fit_columns
 from gen3d.cohort.manifest import is_control
+from gen3d.cohort.target import Rows
 from gen3d.core.errors import UserError
 from gen3d.harmonise.recipe import FittedHarmonisation, Harmonisation
 

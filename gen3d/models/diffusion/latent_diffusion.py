@@ -25,7 +25,6 @@ from gen3d.models.diffusion.noising import PREDICTIONS, Noising, Prediction, cle
 from gen3d.models.diffusion.samplers import SAMPLERS, SPACING
 from gen3d.models.normative.monai_autoencoder import AutoencoderKLConfig
 from gen3d.models.normative.vae import VAEConfig
-from gen3d.models.task import Task
 from gen3d.nets.denoiser import Denoiser
 from gen3d.nets.imported.denoiser import ImportedDenoiser
 from gen3d.nets.imported.monai_networks import UNetArguments
@@ -160,12 +159,6 @@ class LatentDiffusionConfig(BaseModelConfig):
         """The untrained model, around an autoencoder without its weights."""
         autoencoder = cast(AutoencoderConfig, self.autoencoder).build(plan, channels, statistics, num_covariates)
         return LatentDiffusion(self, autoencoder, statistics)
-
-    def task(self, model: Model, num_steps: int) -> Task:
-        """Denoising of latents."""
-        from gen3d.models.diffusion.task import LatentDiffusionTask
-
-        return LatentDiffusionTask(cast(LatentDiffusion, model), self)
 
 
 class LatentDiffusion(Model):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -71,10 +71,6 @@ class AutoencoderKLConfig(BaseModelConfig):
     ) -> MonaiAutoencoder:
         """The network with random weights."""
         return MonaiAutoencoder(self, plan.shape, statistics)
-
-    def task(self, model: Any, num_steps: int) -> Any:
-        """Refuse training."""
-        raise _not_trained()
 
 
 class MonaiAutoencoder(VariationalModel):

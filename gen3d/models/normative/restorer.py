@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -71,10 +71,6 @@ class RestorerConfig(BaseModelConfig):
     def build(self, plan: GridPlan, channels: tuple[str, ...], statistics: Statistics, num_covariates: int) -> Restorer:
         """The untrained network for this grid and these channels."""
         return Restorer(self, plan, channels, statistics)
-
-    def task(self, model: Model, num_steps: int) -> Task:
-        """Restoring corrupted volumes."""
-        return RestorerTask(cast(Restorer, model), self)
 
 
 class Restorer(Model):

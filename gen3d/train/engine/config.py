@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 
 from gen3d.core.config import Config, execution
 from gen3d.core.errors import UserError
-from gen3d.models.task import Task
-from gen3d.train.engine.processes import Processes
+from gen3d.nets.device import device_of, precision_of
 from gen3d.train.optim import OptimConfig
-
-if TYPE_CHECKING:
-    from gen3d.train.engine.interface import Engine
 
 LARGEST_BUCKET = 2**25
 """Values that DeepSpeed reduces or gathers at once; its own default of 5e8 would set 2 GB aside."""
@@ -173,55 +168,3 @@ class EngineConfig(Config):
             },
             "steps_per_print": 10**9,
         }
-
-    def build(
-        self,
-        task: Task,
-        optim: OptimConfig,
-        processes: Processes | None = None,
-        state: Mapping[str, Any] | None = None,
-    ) -> Engine:
-        """The engine for a task, going on from a checkpoint's state if one is given."""
-        processes = processes or Processes()
-        if self.chosen_kind(processes.num) == "local":
-            from gen3d.train.engine.local import LocalEngine
-
-            return LocalEngine(task, self, optim, processes, state)
-        self.check_zero(task.players)
-        from gen3d.train.engine.deepspeed import DeepSpeedEngine
-
-        return DeepSpeedEngine(task, self, optim, processes, state)
-
-
-def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the device has bfloat16 arithmetic; emulating it is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    capabilities = torch.cpu.get_capabilities()
-    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def device_of(asked: str, local_rank: int, key: str) -> torch.device:
-    """The device of this process: auto takes a GPU if there is one; `key` is what the user sets it by.
-
-    Raises:
-        UserError: a GPU was asked for and there is none, or none for this process.
-    """
-    available = torch.cuda.is_available()
-    if asked == "cuda" and not available:
-        raise UserError(f"{key}=cuda, but torch sees no GPU; use {key}=cpu or install torch for CUDA.")
-    if not available or asked == "cpu":
-        return torch.device("cpu")
-    if local_rank >= torch.cuda.device_count():
-        raise UserError(
-            f"process {local_rank} of this node has no GPU of its own (there are {torch.cuda.device_count()}); start as many "
-            "processes per node as it has GPUs (torchrun --nproc-per-node)."
-        )
-    return torch.device("cuda", local_rank)
-
-
-def precision_of(asked: str, device: torch.device) -> torch.dtype:
-    """bfloat16 or float32; auto is bfloat16 where the device computes in it."""
-    if asked == "auto":
-        return torch.bfloat16 if computes_bfloat16(device) else torch.float32
-    return torch.bfloat16 if asked == "bf16" else torch.float32
