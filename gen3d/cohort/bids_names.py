@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from gen3d import __version__
+from gen3d.cohort.channels import CHANNEL_MEANINGS
 from gen3d.cohort.manifest import scan_key
 from gen3d.core.errors import UserError
 
@@ -19,42 +20,6 @@ BIDS_VERSION = "1.10.0"
 TEMPLATE_SPACE = "MNI152NLin2009aSym"
 NATIVE_SPACE = "individual"
 
-CHANNEL_MEANINGS = {
-    "residual": "T1w intensity minus its expectation, in units of the white-matter level; negative: darker",
-    "structural": "cube root of 1 minus local structural similarity (SSIM) to the expectation, no unit; positive: less like it",
-    "deformation": "logarithm of local volume minus its expectation, natural logarithm; negative: smaller",
-    "contrast": "logarithm of local volume relative to a shell of 7.5 mm around the region, natural logarithm",
-    "size": "logarithm of volume with the brain's global size in it, natural logarithm; negative: smaller",
-}
-REGION_COLUMNS: dict[str, dict[str, Any]] = {
-    "channel": {"Description": "what is compared", "Levels": CHANNEL_MEANINGS},
-    "region": {"Description": "region of the MNI152 template, with its side"},
-    "effect": {
-        "Description": "mean over the region minus what age, sex and site predict; meaning and unit depend on the channel",
-        "Units": "residual: white-matter level; structural: none; deformation, contrast and size: natural logarithm of volume",
-    },
-    "effect_percent": {
-        "Description": "volume difference 100 (exp(effect) - 1), channels deformation, contrast and size only",
-        "Units": "percent",
-    },
-    "z": {
-        "Description": "effect in standard deviations of controls with the same covariates; standard normal in controls",
-        "Units": "standard deviations",
-    },
-    "p": {"Description": "two-sided p of z", "Units": "probability"},
-    "p_conformal": {
-        "Description": "rank of |z| among the held-out |z| of the calibration controls, at least 1 / (n + 1)",
-        "Units": "probability",
-    },
-    "q": {
-        "Description": "p adjusted over the regions of the scan and channel (Benjamini and Hochberg 1995)",
-        "Units": "probability",
-    },
-    "p_max": {
-        "Description": "rank of |z| among the largest |z| of any region in each control: family-wise over regions",
-        "Units": "probability",
-    },
-}
 SCAN_COLUMNS: dict[str, dict[str, Any]] = {
     "participant_id": {"Description": "participant, as in participants.tsv"},
     "session_id": {"Description": "session of the participant"},
@@ -76,24 +41,6 @@ SCAN_COLUMNS: dict[str, dict[str, Any]] = {
         "Description": "Mahalanobis distance of the scan's latent from the calibration controls",
         "Units": "standard deviations",
     },
-}
-SCORES = {
-    "region_score_": ("largest |z| of any region, channel {}", "standard deviations"),
-    "region_percentile_": ("region_score among the held-out scores of calibration controls, channel {}", "percent"),
-    "score_": ("mean of the largest 5 percent of |z| over voxels, channel {}", "standard deviations"),
-    "percentile_": ("score among the held-out scores of calibration controls, channel {}", "percent"),
-    "voxels_fdr_": ("voxels that survive the false discovery rate, channel {}", "voxels"),
-}
-CLUSTER_COLUMNS: dict[str, dict[str, Any]] = {
-    "channel": REGION_COLUMNS["channel"],
-    "region": {"Description": "region of the template at the peak"},
-    "peak_z": {"Description": "most extreme z of the cluster", "Units": "standard deviations"},
-    "volume_ml": {"Description": "volume of the cluster on the template's grid", "Units": "ml"},
-    "p_cluster": {
-        "Description": "rank of the cluster's mass (|z| above the threshold, summed) among the controls' heaviest: family-wise",
-        "Units": "probability",
-    },
-    **{f"{a}_mm": {"Description": f"{a} of the peak in {TEMPLATE_SPACE}", "Units": "mm"} for a in "xyz"},
 }
 
 
@@ -156,21 +103,6 @@ def statmap_sidecar(channel: str, res: str, spacing_mm: float) -> dict[str, Any]
     sidecar["SpatialReference"] = "orig"
     sidecar["Description"] += f"; brought from the template to the voxels of the T1w scan by {brought}, linear"
     return sidecar
-
-
-def score_column(name: str) -> dict[str, Any]:
-    """The description of a column of the table of scans."""
-    if name in SCAN_COLUMNS:
-        return SCAN_COLUMNS[name]
-    for prefix, (words, unit) in SCORES.items():
-        if name.startswith(prefix):
-            return {"Description": words.format(name.removeprefix(prefix)), "Units": unit}
-    return {"Description": f"column {name} of the table of scans that gen3d anomaly writes"}
-
-
-def describe_columns(columns: list[str], known: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """A table's sidecar: one entry per column."""
-    return {name: known.get(name) or score_column(name) for name in columns}
 
 
 def dataset_description(name: str, model: str, sources: list[dict[str, str]]) -> dict[str, Any]:

@@ -7,16 +7,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.cohort.manifest import check_split, read_manifest
+from gen3d.cohort.manifest import FILE, check_split, read_manifest, write_manifest
 from gen3d.core.artefact import digest, file_digest, read
 from gen3d.core.errors import UserError
-from gen3d.imaging.plan import GridPlan, read_plan
-from gen3d.imaging.volume import SLOPE, open_stored, read_map
+from gen3d.core.tables import Table, write_table
+from gen3d.imaging.plan import GridPlan, read_plan, write_plan
+from gen3d.imaging.volume import SLOPE, open_stored, read_map, write_nifti
+
+PLAN, MASK, REGIONS, REGION_TABLE = "plan.json", "mask.nii", "regions.nii", "regions.tsv"
+VERDICTS = Table("verdicts.tsv", ("key", "source", "verdict", "reason"))
+UNMATCHED = Table("unmatched.tsv", ("entry", "remark"))
+"""Of folders made from real scans or simulated: a verdict per scan, and what of tables and folders did not match up."""
 
 VERBS = ("prepare", "simulate", "sample")
 GENERATOR_SUBJECTS = "generator_subjects.json"
@@ -36,17 +43,17 @@ class Prepared:
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
         """Brain mask of the template [X, Y, Z]."""
-        return read_map(self.folders[0] / "mask.nii") > 0.5
+        return read_mask(self.folders[0])
 
     @cached_property
     def regions(self) -> NDArray[np.int16]:
         """Region labels [X, Y, Z]; 0 is no region."""
-        return read_map(self.folders[0] / "regions.nii").astype(np.int16)
+        return read_map(self.folders[0] / REGIONS).astype(np.int16)
 
     @cached_property
     def region_table(self) -> pd.DataFrame:
         """Names of the region labels."""
-        return pd.read_csv(self.folders[0] / "regions.tsv", sep="\t")
+        return pd.read_csv(self.folders[0] / REGION_TABLE, sep="\t")
 
     @cached_property
     def _folder_of(self) -> dict[str, Path]:
@@ -96,7 +103,7 @@ class Prepared:
         """
         last = len(self.manifest) - 1
         rows = sorted({round(last * share / max(1, num_volumes - 1)) for share in range(num_volumes)})
-        paths = [folder / name for folder in self.folders for name in ("manifest.tsv", "plan.json", "mask.nii")]
+        paths = [folder / name for folder in self.folders for name in (FILE, PLAN, MASK)]
         paths += [
             self.path(str(self.manifest["key"].iloc[row]), channel) for row in rows for channel in self.plan.channels
         ]
@@ -130,6 +137,27 @@ def generator_subjects(prepared: Prepared) -> list[tuple[Path, str, str]]:
     return found
 
 
+def write_cohort(
+    folder: Path,
+    plan: GridPlan,
+    mask: NDArray[Any],
+    regions: NDArray[Any],
+    region_table: pd.DataFrame,
+    manifest: pd.DataFrame,
+) -> None:
+    """Write what every cohort has besides volumes: grid, brain mask and labels [X, Y, Z], names of labels, table of scans."""
+    write_plan(folder / PLAN, plan)
+    write_nifti(folder / MASK, mask, plan.matrix)
+    write_nifti(folder / REGIONS, regions, plan.matrix)
+    write_table(folder / REGION_TABLE, region_table)
+    write_manifest(folder, manifest)
+
+
+def read_mask(folder: Path) -> NDArray[np.bool_]:
+    """Brain mask of a cohort [X, Y, Z]."""
+    return read_map(folder / MASK) > 0.5
+
+
 def open_prepared(folders: Path | Sequence[Path]) -> Prepared:
     """Open one or several prepared folders as one cohort.
 
@@ -138,7 +166,7 @@ def open_prepared(folders: Path | Sequence[Path]) -> Prepared:
     """
     listed = (folders,) if isinstance(folders, Path) else tuple(folders)
     artefacts = [read(folder, VERBS) for folder in listed]
-    plans = [read_plan(folder / "plan.json") for folder in listed]
+    plans = [read_plan(folder / PLAN) for folder in listed]
     for folder, plan in zip(listed[1:], plans[1:], strict=True):
         if plan.key != plans[0].key:
             raise UserError(

@@ -7,19 +7,21 @@ cross-fitted family made them: each member has a space of its own, and judges th
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.cohort.manifest import NUMBERS, TEXT, subject_hash
-from gen3d.core.artefact import Artefact, read
+from gen3d.core.artefact import Artefact, read, write_json
 from gen3d.core.errors import UserError
+from gen3d.core.result_folder import ResultFolder
+from gen3d.core.tables import read_table, write_table
 
 ARRAY, MIRRORED, TABLE, SHAPE, SEEN = "latents.npy", "mirrored.npy", "latents.tsv", "latent.json", "seen.json"
 VERBS = ("encode", "harmonise")
@@ -30,7 +32,7 @@ Seen = dict[str, str]
 
 @dataclass(frozen=True)
 class Latents:
-    """An opened folder. `seen` has one entry per member: whom it learned from."""
+    """An opened folder. `seen` has one entry per member: whom it learned from; `record` is what the folder says of its latents."""
 
     artefact: Artefact
     table: pd.DataFrame
@@ -38,6 +40,7 @@ class Latents:
     kind: str
     run_key: str
     seen: tuple[Seen, ...]
+    record: dict[str, Any]
 
     @property
     def folder(self) -> Path:
@@ -67,6 +70,65 @@ class Latents:
         return np.array([[person not in seen for person in people] for seen in self.seen])
 
 
+def write_latents(
+    folder: Path,
+    values: NDArray[np.floating],
+    table: pd.DataFrame,
+    record: Mapping[str, Any],
+    seen: Sequence[Seen],
+    mirrored: NDArray[np.floating] | None = None,
+) -> None:
+    """Write what every folder of latents has.
+
+    Args:
+        folder: where.
+        values: [scans, dimensions], or [members, scans, dimensions] of a cross-fitted family.
+        table: rows of the cohort table, one per scan.
+        record: shape of one latent, kind and run_key of the model, and its channels.
+        seen: per member, whom it saw.
+        mirrored: latents of the scans mirrored left to right, shaped as `values`.
+    """
+    np.save(folder / ARRAY, np.asarray(values, dtype=np.float32))
+    if mirrored is not None:
+        np.save(folder / MIRRORED, np.asarray(mirrored, dtype=np.float32))
+    write_table(folder / TABLE, table)
+    write_json(folder / SHAPE, record)
+    write_json(folder / SEEN, {str(member): people for member, people in enumerate(seen)})
+
+
+@dataclass(frozen=True)
+class LatentsFolder(ResultFolder):
+    """Latents as they are drawn; of a family, whose members have spaces of their own, the first member's."""
+
+    named_by: ClassVar = "model"
+
+    @cached_property
+    def values(self) -> NDArray[np.float32]:
+        """[n, d]."""
+        try:
+            values: NDArray[np.float32] = np.load(self.folder / ARRAY, allow_pickle=False)
+        except (OSError, ValueError):
+            raise UserError(f"{self.folder / ARRAY}: missing or damaged; run `gen3d encode` again.") from None
+        return values[0] if values.ndim == 3 else values.reshape(len(values), -1)
+
+    @property
+    def description(self) -> str:
+        """`64 dimensions`, and of which member where the members of a family have spaces of their own."""
+        stored: NDArray[np.float32] = np.load(self.folder / ARRAY, mmap_mode="r")
+        member = ", the first member of a cross-fitted family" if stored.ndim == 3 else ""
+        return f"{self.values.shape[1]} dimensions{member}"
+
+    @cached_property
+    def scan_table(self) -> pd.DataFrame:
+        """A row per scan."""
+        return read_table(self.folder / TABLE)
+
+    @property
+    def cohort_rows(self) -> pd.DataFrame:
+        """Rows of the cohort table."""
+        return self.scan_table
+
+
 def open_latents_folder(folder: Path, verbs: Sequence[str] = VERBS) -> Latents:
     """Open a finished folder of latents.
 
@@ -82,7 +144,7 @@ def open_latents_folder(folder: Path, verbs: Sequence[str] = VERBS) -> Latents:
     table = read_latents_table(folder, verbs)
     found = _json(folder / SEEN)
     seen = tuple({str(person): str(role) for person, role in found[name].items()} for name in sorted(found, key=int))
-    return Latents(artefact, table, shape, kind, key, seen)
+    return Latents(artefact, table, shape, kind, key, seen, record)
 
 
 def read_latents_table(folder: Path, verbs: Sequence[str] = VERBS) -> pd.DataFrame:

@@ -23,6 +23,8 @@ from gen3d.core.config import Config
 from gen3d.core.errors import UserError
 
 FILE = "manifest.tsv"
+HEALTHY, NULL = "none", "null"
+"""Planted conditions of scans in which nothing is planted: people as they are, and twins made like the others."""
 TEXT = ("subject", "session", "site", "sex", "diagnosis", "role", "key", "base")
 NUMBERS = ("age_years", "cdr", "mmse")
 REQUIRED = ("subject", "session", "site", "age_years", "sex", "diagnosis", "cdr", "mmse", "role", "key")

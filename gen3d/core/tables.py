@@ -1,18 +1,83 @@
-"""Tables on disk and in JSON: tab-separated with BIDS's n/a, and rows whose missing numbers are null."""
+"""Tables on disk and in JSON: tab-separated with BIDS's n/a, and rows whose missing numbers are null.
+
+A folder's `folder.py` says once what each of its tables is called and which columns it has, as a `Table`; the verb writes
+through it and everybody else reads through it.
+"""
 
 from __future__ import annotations
 
 import io
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from gen3d.core.artefact import write_atomic
+from gen3d.core.errors import UserError
 
 Row = dict[str, Any]
+
+TEXT = frozenset(
+    (
+        "key",
+        "subject",
+        "session",
+        "session_1",
+        "session_2",
+        "site",
+        "diagnosis",
+        "role",
+        "sex",
+        "flags",
+        "entry",
+        "remark",
+    )
+) | {"condition", "channel", "region", "base"}
+"""Columns that are text in every table, so that subject 007 stays 007; an empty cell is ""."""
+
+MISSING = ("n/a", "")
+"""Not pandas' own list, which would read the condition `null` as a missing value."""
+
+AGAIN = "run the verb that wrote this folder again"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of a folder: its file, and the columns that its writer gives and its readers rely on.
+
+    A table may have more columns than these (`score_residual`, `score_deformation`, ...). `again` ends the sentence about a
+    table that cannot be read.
+    """
+
+    file: str
+    columns: tuple[str, ...] = ()
+    again: str = AGAIN
+
+    def read(self, folder: Path, *further: str) -> pd.DataFrame:
+        """The table, text columns as text.
+
+        Raises:
+            UserError: missing, damaged, or without one of its columns or of `further` ones.
+        """
+        return read_table(folder / self.file, (*self.columns, *further), self.again)
+
+    def read_if_there(self, folder: Path) -> pd.DataFrame:
+        """The table, or one without rows where the folder has none.
+
+        Raises:
+            UserError: damaged, or without one of its columns.
+        """
+        return self.read(folder) if (folder / self.file).is_file() else pd.DataFrame(columns=list(self.columns))
+
+    def write(self, folder: Path, frame: pd.DataFrame, digits: int = 6) -> None:
+        """Write the table, numbers to so many significant digits."""
+        absent = set(self.columns) - set(frame.columns)
+        assert not absent, f"{self.file} lacks {sorted(absent)}"
+        write_table(folder / self.file, frame, digits)
 
 
 def write_table(path: Path, frame: pd.DataFrame, digits: int = 6) -> None:
@@ -20,6 +85,60 @@ def write_table(path: Path, frame: pd.DataFrame, digits: int = 6) -> None:
     buffer = io.StringIO()
     frame.to_csv(buffer, sep="\t", index=False, na_rep="n/a", float_format=f"%.{digits}g")
     write_atomic(path, buffer.getvalue())
+
+
+def read_table(path: Path, required: Iterable[str] = (), again: str = AGAIN) -> pd.DataFrame:
+    """A tab-separated table; columns of `TEXT` are text, and "" where a cell is empty.
+
+    Raises:
+        UserError: missing, damaged, or without one of the columns `required`.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such table; {again}.")
+    try:
+        frame = pd.read_csv(
+            path, sep="\t", dtype=dict.fromkeys(TEXT, str), na_values=list(MISSING), keep_default_na=False
+        )
+    except (OSError, ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: damaged ({str(error).splitlines()[0]}); {again}.") from None
+    absent = [column for column in required if column not in frame.columns]
+    if absent:
+        raise UserError(f"{path}: lacks the column {', '.join(absent)}; {again}.")
+    for column in TEXT.intersection(frame.columns):
+        frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
+    return frame
+
+
+def read_cells(path: Path, again: str = AGAIN) -> pd.DataFrame:
+    """A tab-separated table with every cell as it is written, for copying.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    try:
+        return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{path}: missing or damaged ({str(error).splitlines()[0]}); {again}.") from None
+
+
+def read_record(path: Path, again: str = AGAIN) -> dict[str, Any]:
+    """A JSON object, or {} where the file is absent.
+
+    Raises:
+        UserError: damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError):
+        raise UserError(f"{path}: damaged (not JSON); {again}.") from None
+    return record if isinstance(record, dict) else {"rows": record}
+
+
+def rows_of(frame: pd.DataFrame) -> list[Row]:
+    """The rows of a table as they are: a missing number is NaN."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def records(frame: pd.DataFrame) -> list[Row]:

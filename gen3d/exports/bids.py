@@ -15,16 +15,27 @@ import pandas as pd
 from pydantic import BeforeValidator, Field
 
 from gen3d import __version__
+from gen3d.anomaly.folder import (
+    CLUSTER_MEANINGS,
+    CLUSTERS,
+    REGION_MEANINGS,
+    REGIONS,
+    SIGNIFICANT,
+    SUBJECTS,
+    describe_columns,
+    map_path,
+    map_paths,
+)
 from gen3d.anomaly.native import inverse_of, read_native_space, undeformed, write_native
 from gen3d.cohort import bids_names as bids
 from gen3d.cohort.channels import ON_TEMPLATE
-from gen3d.cohort.folder import Prepared, open_prepared
+from gen3d.cohort.folder import PLAN, Prepared, open_prepared
 from gen3d.core.artefact import RECORD, Artefact, Work, begin, read, write_atomic, write_json
 from gen3d.core.config import Folder, Folders, Verb, execution
 from gen3d.core.errors import UserError
 from gen3d.core.pool import as_done, num_workers
 from gen3d.core.progress import say, track
-from gen3d.core.tables import write_table
+from gen3d.core.tables import read_cells, write_table
 from gen3d.imaging.plan import GridPlan, read_plan
 from gen3d.imaging.registration import deform
 from gen3d.imaging.volume import read_map, read_stored
@@ -120,7 +131,7 @@ class Found:
     def native_plan(self) -> Path:
         """The plan of the grid that maps are on."""
         assert self.prepared is not None
-        return self.prepared.folders[0] / "plan.json"
+        return self.prepared.folders[0] / PLAN
 
     @property
     def model(self) -> str:
@@ -134,12 +145,11 @@ class Found:
 
 def _open(verb: Export) -> Found:
     artefact = read(verb.maps, ("anomaly",))
-    subjects = read_text_table(verb.maps / "subjects.tsv")
+    subjects = read_cells(verb.maps / SUBJECTS.file)
     bids.check_labels(list(zip(subjects["subject"], subjects["session"], strict=True)))
     scans = []
     for _, row in subjects.iterrows():
-        paths = sorted((verb.maps / "maps").glob(f"{row['key']}_desc-*_zmap.nii.gz"))
-        maps = {path.name.split("_desc-")[-1].removesuffix("_zmap.nii.gz"): path for path in paths}
+        maps = map_paths(verb.maps, str(row["key"]))
         session = bids.label(row["session"])
         folder = Path(f"sub-{bids.label(row['subject'])}") / (f"ses-{session}" if session else "") / "anat"
         scans.append(Scan(row["key"], bids.stem(row["subject"], row["session"]), folder, maps))
@@ -152,19 +162,6 @@ def _open(verb: Export) -> Found:
     prepared = _prepared(verb, artefact) if verb.native else None
     native = _native_scans(verb.out, scans, prepared) if prepared is not None else []
     return Found(artefact, subjects, scans, channels, spacing_mm, prepared, native)
-
-
-def read_text_table(path: Path) -> pd.DataFrame:
-    """A table of a maps folder with every cell as it is written.
-
-    Raises:
-        UserError: no such table, or a damaged one.
-    """
-    try:
-        return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: missing or damaged ({reason}); run the verb that wrote this folder again.") from None
 
 
 def _prepared(verb: Export, artefact: Artefact) -> Prepared:
@@ -213,7 +210,7 @@ def _export_scan(out: Path, found: Found, scan: Scan) -> None:
     """Link or copy the maps of one scan, and write its region table."""
     for channel, path in scan.maps.items():
         place(path, out / scan.folder / f"{bids.statmap(scan.name, channel, bids.TEMPLATE_SPACE, found.res)}.nii.gz")
-        significant = path.with_name(path.name.replace("_zmap", "_significant"))
+        significant = map_path(found.artefact.folder, scan.key, channel, SIGNIFICANT)
         if significant.is_file():
             place(significant, out / scan.folder / f"{bids.mask(scan.name, channel, found.res)}.nii.gz")
 
@@ -234,22 +231,22 @@ def _write_tables(out: Path, found: Found) -> None:
     ids = pd.DataFrame({"key": subjects["key"]})
     ids["participant_id"] = "sub-" + subjects["subject"].map(bids.label)
     ids["session_id"] = subjects["session"].map(lambda session: f"ses-{bids.label(session)}" if session else "n/a")
-    regions = read_text_table(folder / "regions.tsv")
+    regions = read_cells(folder / REGIONS.file)
     by_key = dict(tuple(regions.groupby("key", sort=False)))
     for scan in found.scans:
         if scan.key in by_key:
             own = by_key[scan.key].drop(columns="key").replace("", "n/a")
             write_table(out / scan.folder / f"{scan.name}_desc-regions_stats.tsv", own)
     scans = subjects.rename(columns=IDENTITY).drop(columns=["subject", "session"])
-    tables = {"regions": (regions, bids.REGION_COLUMNS), "scans": (scans, bids.SCAN_COLUMNS)}
-    if (folder / "clusters.tsv").is_file():
-        tables["clusters"] = (read_text_table(folder / "clusters.tsv"), bids.CLUSTER_COLUMNS)
+    tables = {"regions": (regions, REGION_MEANINGS), "scans": (scans, bids.SCAN_COLUMNS)}
+    if (folder / CLUSTERS.file).is_file():
+        tables["clusters"] = (read_cells(folder / CLUSTERS.file), CLUSTER_MEANINGS)
     for name, (table, known) in tables.items():
         table = ids.merge(table, on="key", how="right" if name != "scans" else "left").drop(columns="key")
         table = table.replace("", "n/a")
         write_table(out / f"group_desc-{name}_stats.tsv", table)
-        write_json(out / f"group_desc-{name}_stats.json", bids.describe_columns(list(table.columns), known))
-    write_json(out / "desc-regions_stats.json", bids.describe_columns(list(regions.columns[1:]), bids.REGION_COLUMNS))
+        write_json(out / f"group_desc-{name}_stats.json", describe_columns(list(table.columns), known))
+    write_json(out / "desc-regions_stats.json", describe_columns(list(regions.columns[1:]), REGION_MEANINGS))
     people = pd.concat([ids, subjects[list(IDENTITY)].rename(columns=IDENTITY)], axis=1).drop(columns="key")
     people = people.replace("", "n/a")
     for person, sessions in people.groupby("participant_id", sort=False):
@@ -257,8 +254,8 @@ def _write_tables(out: Path, found: Found) -> None:
             write_table(out / str(person) / f"{person}_sessions.tsv", sessions[["session_id", "age", "group", "site"]])
     once = people.drop_duplicates("participant_id").drop(columns="session_id")
     write_table(out / "participants.tsv", once)
-    write_json(out / "participants.json", bids.describe_columns(list(once.columns), bids.SCAN_COLUMNS))
-    write_json(out / "sessions.json", bids.describe_columns(["session_id", "age", "group", "site"], bids.SCAN_COLUMNS))
+    write_json(out / "participants.json", describe_columns(list(once.columns), bids.SCAN_COLUMNS))
+    write_json(out / "sessions.json", describe_columns(["session_id", "age", "group", "site"], bids.SCAN_COLUMNS))
 
 
 def _write_descriptions(verb: Export, found: Found) -> None:

@@ -1,4 +1,6 @@
-"""The map of a cohort, kept so that new people can be put into it: components, UMAP and clusters, without pickle.
+"""What `gen3d stratify` writes: everybody with their place and cluster, tables, pictures, and the map itself.
+
+The map is kept so that new people can be put into it: components, UMAP and clusters, without pickle.
 
 map.npz holds numbers and settings only. New people are placed among those of the map, so that UMAP itself is not needed.
 """
@@ -8,12 +10,15 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -21,6 +26,9 @@ from numpy.typing import NDArray
 from gen3d.cohort.columns import Adjustment
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
+from gen3d.core.result_folder import ResultFolder, write_result
+from gen3d.core.tables import Table
+from gen3d.imaging.volume import read_map, write_nifti
 from gen3d.latents.embedding import places_among
 from gen3d.stratify.mixture import Mixture
 from gen3d.stratify.neighbourhood import squared_distances
@@ -173,3 +181,83 @@ def _read(path: Path) -> PeopleMap:
     return PeopleMap(
         tuple(record["keys"]), **arrays, mixture=mixture, adjustment=adjustment, settings=record["settings"]
     )
+
+
+STRATA = Table("strata.tsv", (), "run `gen3d stratify` again")
+"""The cohort table's rows with pc1.., umap1, umap2, cluster ("" for none), certainty and consensus."""
+
+CLUSTER_MAPS = "cluster_maps"
+THUMBNAILS = "thumbnails"
+
+
+def write_strata(
+    folder: Path, strata: pd.DataFrame, metrics: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]
+) -> None:
+    """Write everybody's row, the tables and metrics.json."""
+    STRATA.write(folder, strata)
+    write_result(folder, metrics, tables)
+
+
+def write_thumbnail(folder: Path, key: str, png: bytes) -> None:
+    """Keep a small picture of a scan."""
+    path = thumbnail_path(folder, key)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(png)
+
+
+def thumbnail_path(folder: Path, key: str) -> Path:
+    """Where the small picture of a scan lies."""
+    return folder / THUMBNAILS / f"{key}.png"
+
+
+def write_mean_map(
+    folder: Path, cluster: str, channel: str, mean: NDArray[np.float32], affine: NDArray[np.float64]
+) -> None:
+    """Write the mean z map [X, Y, Z] of a cluster."""
+    write_nifti(folder / "maps" / f"cluster-{cluster}_desc-{channel}_meanz.nii.gz", mean, affine)
+
+
+def read_mean_map(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """A map [X, Y, Z] and its affine [4, 4].
+
+    Raises:
+        UserError: not a readable image.
+    """
+    values = read_map(path)
+    image: Any = nib.load(path)
+    return values, np.asarray(image.affine, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class StrataFolder(ResultFolder):
+    """Clusters of people, what they are associated with, and a map of everybody."""
+
+    @cached_property
+    def people(self) -> pd.DataFrame:
+        """A row per scan."""
+        return self.scans(STRATA)
+
+    def thumbnail(self, key: str) -> bytes:
+        """A small picture of a scan, b"" where there is none."""
+        path = thumbnail_path(self.folder, key)
+        return path.read_bytes() if path.is_file() else b""
+
+    @cached_property
+    def maps(self) -> tuple[tuple[int, str, Path], ...]:
+        """Cluster, channel and file of every cluster-mean map, in order."""
+        listed = []
+        for path in (self.folder / "maps").glob("cluster-*_desc-*_meanz.nii*"):
+            cluster, _, rest = path.name.removeprefix("cluster-").partition("_desc-")
+            if cluster.lstrip("-").isdigit():
+                listed.append((int(cluster), rest.split("_meanz")[0], path))
+        return tuple(sorted(listed))
+
+
+@dataclass(frozen=True)
+class PlacedFolder(ResultFolder):
+    """New scans, which may have been put into a map: pc1, pc2, umap1, umap2, cluster and certainty."""
+
+    @cached_property
+    def people(self) -> pd.DataFrame:
+        """A row per scan."""
+        raise AssertionError(f"{type(self).__name__} has no scans")

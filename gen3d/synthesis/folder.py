@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from gen3d.cohort.structures import LOG_JACOBIAN, structure_volumes
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
 from gen3d.core.pool import as_done, num_workers
+from gen3d.core.result_folder import ResultFolder, picture_path
+from gen3d.core.tables import Row, read_record, read_table
 from gen3d.imaging.intensity import LIMITS
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.registration import deformation_channel
@@ -42,7 +45,6 @@ REGISTRATION_S_PER_MEGAVOXEL = 8.0
 WORKER_START_S = 10.0
 """What a worker process takes to load libraries, the template and its regions."""
 
-Row = dict[str, Any]
 Floats = NDArray[np.float32]
 
 
@@ -213,3 +215,35 @@ def _begin_worker(dataset: Dataset, atlas: Atlas) -> None:
 def _in_worker(sample: int) -> Row:
     assert _worker is not None
     return measure(*_worker, sample)
+
+
+MANIFEST, PROVENANCE, AUDIT, PICTURE = "manifest.tsv", "provenance.json", "audit.json", "samples"
+
+
+@dataclass(frozen=True)
+class SyntheticFolder(ResultFolder):
+    """A dataset of synthetic scans: its table, its picture, where it comes from and its audit."""
+
+    @cached_property
+    def scan_table(self) -> pd.DataFrame:
+        """One row per scan."""
+        return read_table(self.folder / MANIFEST)
+
+    @property
+    def samples(self) -> bytes:
+        """PNG of the first scans."""
+        path = picture_path(self.folder, PICTURE)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); run `gen3d sample` again.") from None
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """How the scans were made."""
+        return read_record(self.folder / PROVENANCE)
+
+    @cached_property
+    def audit(self) -> dict[str, Any]:
+        """What the audit for copies found."""
+        return read_record(self.folder / AUDIT)

@@ -1,0 +1,59 @@
+"""What `gen3d change` writes: a row per pair of scans and region, and how the two scans of controls agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import pandas as pd
+
+from gen3d.core.result_folder import ResultFolder
+from gen3d.core.tables import Table
+
+AGAIN = "run `gen3d change` again"
+CHANGE = Table(
+    "change.tsv",
+    (
+        "subject", "session_1", "session_2", "years", "channel", "region", "effect_1", "effect_2", "change", "change_percent",
+        "change_per_year", "expected", "z_change", "p", "q",
+    ),
+    AGAIN,
+)  # fmt: skip
+RETEST = Table(
+    "retest.tsv",
+    (
+        "channel", "region", "num_pairs", "median_years", "sd_within", "sd_within_percent", "sd_between", "icc", "icc_low",
+        "icc_high", "smallest_reliable_change",
+    ),
+    AGAIN,
+)  # fmt: skip
+
+
+def write_change(folder: Path, changes: pd.DataFrame, retest: pd.DataFrame) -> None:
+    """Write both tables."""
+    CHANGE.write(folder, changes)
+    RETEST.write(folder, retest)
+
+
+@dataclass(frozen=True)
+class ChangeFolder(ResultFolder):
+    """Two scans of one person compared, and how the two scans of controls agree."""
+
+    named_by: ClassVar = "input"
+
+    @cached_property
+    def changes(self) -> pd.DataFrame:
+        """A row per pair of scans, channel and region."""
+        return CHANGE.read(self.folder)
+
+    @cached_property
+    def retest(self) -> pd.DataFrame:
+        """A row per channel and region, none where too few controls were scanned twice."""
+        return RETEST.read(self.folder)
+
+    @property
+    def q(self) -> float:
+        """The false discovery rate that was asked for."""
+        return float(self.artefact.config.get("q", 0.05))

@@ -1,0 +1,326 @@
+"""What `gen3d anomaly` writes: maps, a row per scan, per region and per cluster, and how they were calibrated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gen3d.cohort.bids_names import SCAN_COLUMNS, TEMPLATE_SPACE
+from gen3d.cohort.channels import CHANNEL_MEANINGS, CONTRAST, LOG_JACOBIAN, SIZE
+from gen3d.cohort.manifest import is_control
+from gen3d.core.artefact import write_json
+from gen3d.core.result_folder import ResultFolder
+from gen3d.core.tables import Table, read_record
+from gen3d.imaging.volume import read_map, write_nifti
+from gen3d.models.run_folder import TRAIN, learned_channels
+
+VERB = "anomaly"
+NULL = "null"  # the simulated condition in which nothing is planted
+AGAIN = "run `gen3d anomaly` again"
+FEWEST_CONTROLS = 10  # for a range of controls
+REGISTRATION_ALONE = "(registration alone)"
+"""Suffix of the name of maps in channels that are measured by registration and calibrated, without a model."""
+
+P_CONFORMAL = "p_conformal"
+"""Rank of |z| among held-out |z| of the calibration controls: a p that assumes no normal distribution."""
+
+P_MAX = "p_max"
+"""Rank of |z| among the largest |z| of any region in each control: family-wise over regions."""
+
+SCORE, REGION_SCORE, LATENT_SCORE = "score_", "region_score_", "latent_d"
+SCORES = {
+    REGION_SCORE: ("largest |z| of any region, channel {}", "standard deviations"),
+    "region_percentile_": ("region_score among the held-out scores of calibration controls, channel {}", "percent"),
+    SCORE: ("mean of the largest 5 percent of |z| over voxels, channel {}", "standard deviations"),
+    "percentile_": ("score among the held-out scores of calibration controls, channel {}", "percent"),
+    "voxels_fdr_": ("voxels that survive the false discovery rate, channel {}", "voxels"),
+}
+REGION_MEANINGS: dict[str, dict[str, Any]] = {
+    "channel": {"Description": "what is compared", "Levels": CHANNEL_MEANINGS},
+    "region": {"Description": "region of the MNI152 template, with its side"},
+    "effect": {
+        "Description": "mean over the region minus what age, sex and site predict; meaning and unit depend on the channel",
+        "Units": "residual: white-matter level; structural: none; deformation, contrast and size: natural logarithm of volume",
+    },
+    "effect_percent": {
+        "Description": "volume difference 100 (exp(effect) - 1), channels deformation, contrast and size only",
+        "Units": "percent",
+    },
+    "z": {
+        "Description": "effect in standard deviations of controls with the same covariates; standard normal in controls",
+        "Units": "standard deviations",
+    },
+    "p": {"Description": "two-sided p of z", "Units": "probability"},
+    P_CONFORMAL: {
+        "Description": "rank of |z| among the held-out |z| of the calibration controls, at least 1 / (n + 1)",
+        "Units": "probability",
+    },
+    "q": {
+        "Description": "p adjusted over the regions of the scan and channel (Benjamini and Hochberg 1995)",
+        "Units": "probability",
+    },
+    P_MAX: {
+        "Description": "rank of |z| among the largest |z| of any region in each control: family-wise over regions",
+        "Units": "probability",
+    },
+}
+CLUSTER_MEANINGS: dict[str, dict[str, Any]] = {
+    "channel": REGION_MEANINGS["channel"],
+    "region": {"Description": "region of the template at the peak"},
+    "peak_z": {"Description": "most extreme z of the cluster", "Units": "standard deviations"},
+    "volume_ml": {"Description": "volume of the cluster on the template's grid", "Units": "ml"},
+    **{f"{a}_mm": {"Description": f"{a} of the peak in {TEMPLATE_SPACE}", "Units": "mm"} for a in "xyz"},
+    "p_cluster": {
+        "Description": "rank of the cluster's mass (|z| above the threshold, summed) among the controls' heaviest: family-wise",
+        "Units": "probability",
+    },
+}
+
+IDENTITY = ("key", "subject", "session", "role", "diagnosis", "age_years", "sex", "site")
+SUBJECTS = Table("subjects.tsv", ("key", "subject", "role"), AGAIN)
+REGIONS = Table("regions.tsv", ("key", *(name for name in REGION_MEANINGS if name != P_MAX)), AGAIN)
+CLUSTERS = Table("clusters.tsv", ("key", *CLUSTER_MEANINGS), AGAIN)
+CALIBRATION = "calibration.json"
+ZMAP, SIGNIFICANT = "zmap", "significant"
+BY_REGION = (SIZE, CONTRAST)
+CHANNEL_ORDER = ("deformation", "residual", "structural", SIZE)
+
+
+def score_meaning(name: str) -> dict[str, Any]:
+    """The description of a column of the table of scans."""
+    if name in SCAN_COLUMNS:
+        return SCAN_COLUMNS[name]
+    for prefix, (words, unit) in SCORES.items():
+        if name.startswith(prefix):
+            return {"Description": words.format(name.removeprefix(prefix)), "Units": unit}
+    return {"Description": f"column {name} of the table of scans that gen3d anomaly writes"}
+
+
+def describe_columns(columns: list[str], known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A table's sidecar: one entry per column."""
+    return {name: known.get(name) or score_meaning(name) for name in columns}
+
+
+def map_path(folder: Path, key: str, channel: str, kind: str = ZMAP, native: bool = False) -> Path:
+    """Where a map of a scan lies: on the template's grid, or on the scan's own voxels."""
+    return folder / ("native" if native else "maps") / f"{key}_desc-{channel}_{kind}.nii.gz"
+
+
+def map_paths(folder: Path, key: str) -> dict[str, Path]:
+    """Channel -> z map of a scan, "*" for any scan's; by name."""
+    paths = sorted((folder / "maps").glob(f"{key}_desc-*_{ZMAP}.nii.gz"))
+    return {path.name.split("_desc-")[-1].removesuffix(f"_{ZMAP}.nii.gz"): path for path in paths}
+
+
+def write_map(
+    folder: Path, key: str, channel: str, z: NDArray[np.float32], significant: NDArray[Any], affine: NDArray[np.float64]
+) -> None:
+    """Write a z map [X, Y, Z] and the voxels that survive the false discovery rate."""
+    write_nifti(map_path(folder, key, channel), z, affine)
+    write_nifti(map_path(folder, key, channel, SIGNIFICANT), significant.astype(np.uint8), affine)
+
+
+def write_maps_tables(
+    folder: Path, subjects: pd.DataFrame, regions: pd.DataFrame, clusters: pd.DataFrame, calibration: dict[str, Any]
+) -> None:
+    """Write the tables, and how each channel was calibrated."""
+    REGIONS.write(folder, regions)
+    SUBJECTS.write(folder, subjects)
+    CLUSTERS.write(folder, clusters)
+    write_json(folder / CALIBRATION, calibration)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number per person: its channel, what it is made of (regions, voxels or distance), and where it stands."""
+
+    channel: str
+    kind: str
+    column: str
+    percentile_column: str
+
+
+@dataclass(frozen=True)
+class MapsFolder(ResultFolder):
+    """Anomaly maps of one model, or of several that judged together."""
+
+    named_by: ClassVar = "model"
+
+    @cached_property
+    def learned(self) -> tuple[str, ...] | None:
+        """Channels of the volumes that the runs behind the maps learned, None where no run can be read."""
+        for folder in self.input_folders(TRAIN):
+            channels = learned_channels(folder)
+            if channels is not None:
+                return channels
+        return None
+
+    def is_modelled(self, channel: str) -> bool:
+        """Whether a channel is compared with the model's expectation: not those of whole regions, and not local volume if
+        only T1w was learned."""
+        if channel in BY_REGION:
+            return False
+        return channel != "deformation" or self.learned is None or LOG_JACOBIAN in self.learned
+
+    def title(self, channel: str) -> str:
+        """The name of the maps in one channel: with a word on those that no model made."""
+        return self.name if self.is_modelled(channel) else f"{self.name} {REGISTRATION_ALONE}"
+
+    @cached_property
+    def subjects(self) -> pd.DataFrame:
+        """A row per scan."""
+        return SUBJECTS.read(self.folder)
+
+    @property
+    def cohort_rows(self) -> pd.DataFrame:
+        """Rows of the cohort table, as far as maps need it."""
+        return self.subjects
+
+    @property
+    def example_map(self) -> Path | None:
+        """The first z map."""
+        return next(iter(sorted((self.folder / "maps").glob(f"*_{ZMAP}.nii.gz"))), None)
+
+    @cached_property
+    def regions(self) -> pd.DataFrame:
+        """A row per scan, channel and region."""
+        return REGIONS.read_if_there(self.folder)
+
+    def by_region(self, channel: str, value: str) -> pd.DataFrame:
+        """One column of the region table of a channel: a row per key and a column per region."""
+        table = self.regions[self.regions["channel"] == channel]
+        return table.pivot_table(index="key", columns="region", values=value, aggfunc="first", sort=False)
+
+    @cached_property
+    def calibration(self) -> dict[str, Any]:
+        """How each channel was calibrated."""
+        return read_record(self.folder / CALIBRATION, AGAIN)
+
+    @property
+    def calibrated_on(self) -> dict[str, Any]:
+        """What holds for every channel: age_range_years, sites, num_controls; {} where it is not known."""
+        return next((record for record in self.calibration.values() if isinstance(record, dict)), {})
+
+    @property
+    def num_flagged(self) -> int:
+        """Scans outside of what the calibration covers, or with missing covariates."""
+        return int((self.subjects["flags"].astype(str) != "").sum()) if "flags" in self.subjects else 0
+
+    @property
+    def num_without_map(self) -> int:
+        """Scans that no control of their site calibrates."""
+        columns = [score.column for score in self.scores if score.kind == "voxels"]
+        return int(self.subjects[columns].isna().all(axis=1).sum())
+
+    @cached_property
+    def channels(self) -> tuple[str, ...]:
+        """Channels with a score, local volume first."""
+        names = [column.removeprefix(SCORE) for column in self.subjects.columns if column.startswith(SCORE)]
+        rank = {name: index for index, name in enumerate(CHANNEL_ORDER)}
+        return tuple(sorted(names, key=lambda name: rank.get(name, len(rank))))
+
+    @cached_property
+    def mapped_channels(self) -> frozenset[str]:
+        """Channels with a z map of somebody."""
+        return frozenset(map_paths(self.folder, "*"))
+
+    @cached_property
+    def scores(self) -> tuple[Score, ...]:
+        """Every score that the table holds: of regions and voxels per channel, and the distance in latent space."""
+        columns = self.subjects.columns
+        wanted = [
+            Score(name, kind, f"{prefix}score_{name}", f"{prefix}percentile_{name}")
+            for name in self.channels
+            for kind, prefix in (("regions", "region_"), ("voxels", ""))
+        ]
+        wanted.append(Score("latent", "distance", LATENT_SCORE, "percentile_latent"))
+        return tuple(score for score in wanted if score.column in columns and self.subjects[score.column].notna().any())
+
+    @property
+    def score_columns(self) -> list[str]:
+        """Columns of the scores, in the order of the table."""
+        names = self.subjects.columns
+        return [name for name in names if name.startswith((SCORE, REGION_SCORE)) or name == LATENT_SCORE]
+
+    @property
+    def headline_scores(self) -> tuple[Score, ...]:
+        """One score per channel: regions for local volume, voxels for the others, and the latent distance."""
+        chosen: dict[str, Score] = {}
+        for score in self.scores:
+            preferred = "regions" if score.channel == "deformation" else "voxels"
+            if score.channel not in chosen or score.kind == preferred:
+                chosen[score.channel] = score
+        return tuple(chosen.values())
+
+    @cached_property
+    def clusters(self) -> pd.DataFrame:
+        """A row per cluster of a scan's map."""
+        return CLUSTERS.read_if_there(self.folder)
+
+    @property
+    def cluster_z(self) -> float:
+        """|z| beyond which neighbouring voxels are a cluster."""
+        return float(self.artefact.config.get("cluster_z", 3.1))
+
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """Diagnoses of the evaluated people, the largest first, the null condition last."""
+        counts = self.evaluated["diagnosis"].astype(str).value_counts()
+        return tuple(sorted(counts.index, key=lambda name: (name == NULL, -counts[name], name)))
+
+    def row(self, key: str) -> pd.Series:
+        """A person's row of subjects.tsv, named by its key."""
+        row = self.subjects[self.subjects["key"] == key].iloc[0]
+        return row.rename(key)
+
+    def path(self, key: str, channel: str, kind: str = ZMAP) -> Path:
+        """Where a map of a scan lies."""
+        return map_path(self.folder, key, channel, kind)
+
+    def z(self, key: str, channel: str) -> NDArray[np.float32] | None:
+        """z map [X, Y, Z], or None where the person has none."""
+        path = self.path(key, channel)
+        return read_map(path) if path.is_file() else None
+
+    def significant(self, key: str, channel: str) -> NDArray[np.bool_] | None:
+        """Voxels that survive FDR [X, Y, Z], or None."""
+        path = self.path(key, channel, SIGNIFICANT)
+        return read_map(path) != 0 if path.is_file() else None
+
+    @cached_property
+    def controls(self) -> pd.Series:
+        """Whether each row is a healthy control."""
+        return is_control(self.subjects)
+
+    @cached_property
+    def control_effects(self) -> pd.DataFrame:
+        """Region effects of controls of the calibration and test set, with their `subject`."""
+        people = self.subjects[self.controls & self.subjects["role"].isin(["train", "calibration", "test"])]
+        return self.regions[self.regions["effect"].notna()].merge(people[["key", "subject"]], on="key")
+
+    def control_range(self, subject: str, channel: str, region: str) -> tuple[float, float] | None:
+        """5th and 95th percentile of the effect in controls other than this person; None with fewer than 10."""
+        frame = self.control_effects
+        chosen = (frame["channel"] == channel) & (frame["region"] == region) & (frame["subject"] != subject)
+        values = frame.loc[chosen, "effect"].to_numpy(float)
+        if len(values) < FEWEST_CONTROLS:
+            return None
+        low, high = np.percentile(values, [5, 95])
+        return float(low), float(high)
+
+    @cached_property
+    def reference(self) -> pd.DataFrame:
+        """Controls that neither model nor calibration saw (role test)."""
+        frame = self.subjects
+        return frame[(frame["role"] == "test") & self.controls]
+
+    @property
+    def evaluated(self) -> pd.DataFrame:
+        """Everyone who is not a control used for training, calibration or test."""
+        return self.subjects[self.subjects["role"] == "evaluation"]

@@ -1,0 +1,70 @@
+"""What `gen3d evaluate` writes: metrics.json with the headline and every table but the longest, and all tables as files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gen3d.cohort.manifest import HEALTHY, NULL
+from gen3d.core.result_folder import ResultFolder, write_result
+from gen3d.core.tables import Row
+
+BY_SCAN = "voxels_by_scan"
+SHARE_P_CONFORMAL = "share_p_conformal_5_percent"
+"""Column of the regions table: people whose conformal p is at most 5 %."""
+
+
+def write_evaluation(
+    folder: Path,
+    truth: Path,
+    maps: Mapping[str, Row],
+    conditions: Mapping[str, int],
+    headline: list[Row],
+    tables: Mapping[str, pd.DataFrame],
+) -> None:
+    """Write the folder.
+
+    Args:
+        folder: where.
+        truth: the cohort with the planted truth.
+        maps: name -> folder, key and numbers of scans of each maps folder.
+        conditions: scans per planted condition.
+        headline: rows that a reader wants first.
+        tables: calibration, voxels, voxels_by_scan, differences, detection, regions, region_differences, profiles.
+    """
+    metrics = {"truth": str(truth), "maps": dict(maps), "conditions": dict(conditions), "headline": headline}
+    write_result(folder, metrics, tables, files_only=(BY_SCAN,))
+
+
+@dataclass(frozen=True)
+class EvaluationFolder(ResultFolder):
+    """Maps measured against planted truth."""
+
+    @property
+    def conditions(self) -> dict[str, int]:
+        """Scans per planted condition."""
+        return {str(name): int(num) for name, num in (self.metrics.get("conditions") or {}).items()}
+
+    @property
+    def planted(self) -> tuple[str, ...]:
+        """Conditions in which something is planted."""
+        return tuple(name for name in self.conditions if name not in (NULL, HEALTHY))
+
+    @property
+    def headline(self) -> list[Row]:
+        """The figures that a reader wants first: maps, channel, condition, measure, value, low, high, num."""
+        return list(self.metrics.get("headline") or [])
+
+    @property
+    def maps(self) -> dict[str, str]:
+        """Name of each maps folder in the tables -> its key."""
+        described: dict[str, dict[str, Any]] = self.metrics.get("maps") or {}
+        return {str(name): str(record.get("key")) for name, record in described.items()}
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One of the tables of metrics.json, empty where it has none."""
+        return pd.DataFrame((self.metrics.get("tables") or {}).get(name) or [])

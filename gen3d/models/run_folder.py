@@ -1,0 +1,161 @@
+"""What `gen3d train` and `gen3d import-weights` write: settings, whom each member saw, the design, the log and the weights.
+
+Nothing here loads a network, so that a report, or a reader of maps, opens a run without torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+import yaml
+
+from gen3d.core.artefact import write_atomic, write_json
+from gen3d.core.errors import UserError
+from gen3d.core.result_folder import ResultFolder
+from gen3d.core.tables import read_record
+from gen3d.imaging.plan import GridPlan, write_plan
+from gen3d.maths.design import Design
+
+TRAIN = "train"
+RUN_VERBS = (TRAIN, "import-weights")
+SETTINGS, PLAN, SUBJECTS, DESIGN, LOG = "config.yaml", "plan.json", "subjects.json", "design.json", "log.jsonl"
+MEMBERS, WEIGHTS = "members", "model.safetensors"
+AGAIN = "copy the run folder again"
+
+KINDS = {"vae": "VAE", "latent_diffusion": "Latent diffusion", "pca": "PCA", "voxelwise": "Voxelwise regression"}
+AND = " and "
+"""Between the models of maps that several runs made together."""
+
+BASELINES = ("pca", "voxelwise")
+"""Kinds of model that a network is measured against; every other kind is a network."""
+
+
+def weights_path(folder: Path, member: int) -> Path:
+    """Where the weights of a member lie."""
+    return folder / MEMBERS / str(member) / WEIGHTS
+
+
+def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write what the model is built from: at least `model` and `channels`."""
+    write_atomic(folder / SETTINGS, yaml.safe_dump(dict(settings), sort_keys=False))
+
+
+def write_people_and_plan(folder: Path, plan: GridPlan, seen: Mapping[Any, Mapping[str, str]], design: Design) -> None:
+    """Write the grid, whom each member saw (hash of a subject -> role), and the design of covariates."""
+    write_plan(folder / PLAN, plan)
+    write_json(folder / SUBJECTS, seen)
+    write_json(folder / DESIGN, design.to_dict())
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings of a run.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    path = folder / SETTINGS
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: missing or damaged ({str(error).splitlines()[0]}); {AGAIN}.") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: missing or damaged (no settings); {AGAIN}.")
+    return tree
+
+
+def read_seen(folder: Path) -> dict[int, dict[str, str]]:
+    """Per member, whom it saw: hash of a subject -> role.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    return {int(member): dict(people) for member, people in _json(folder / SUBJECTS).items()}
+
+
+def read_design(folder: Path) -> Design:
+    """The design that turns age, sex and site into covariates.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    return Design.from_dict(_json(folder / DESIGN))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: missing or damaged ({error}); {AGAIN}.") from None
+    return value
+
+
+def _settings_if_there(folder: Path) -> dict[str, Any]:
+    path = folder / SETTINGS
+    tree = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def learned_channels(folder: Path) -> tuple[str, ...] | None:
+    """Channels of the volumes that a run learned, None where it cannot be read."""
+    channels = _settings_if_there(folder).get("channels")
+    return tuple(str(name) for name in channels) if isinstance(channels, list) else None
+
+
+def model_kind(folder: Path) -> str:
+    """The kind of model of a run, "" where it cannot be read."""
+    settings = _settings_if_there(folder)
+    model = settings.get("model", settings)
+    return str(model.get("kind", "")) if isinstance(model, dict) else ""
+
+
+def kind_name(kind: str) -> str:
+    """A kind of model in words."""
+    return KINDS.get(kind, kind[:1].upper() + kind[1:].replace("_", " "))
+
+
+def is_baseline(name: str) -> bool:
+    """Whether a model of this name (its kind in words, a folder's name after a comma) is a baseline, or all of several are."""
+    kinds = name.split(",")[0].split(AND)
+    return all(kind.lower() in BASELINES or kind in {KINDS[baseline] for baseline in BASELINES} for kind in kinds)
+
+
+@dataclass(frozen=True)
+class RunFolder(ResultFolder):
+    """A trained model: its settings, log and the record of whom it saw."""
+
+    named_by: ClassVar = "model"
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What it was trained with; those of the record where the folder has no settings."""
+        if not (self.folder / SETTINGS).is_file():
+            return self.artefact.config
+        return _settings_if_there(self.folder)
+
+    @cached_property
+    def seen(self) -> dict[str, Any]:
+        """Per member, whom it saw; {} where that is not known."""
+        return read_record(self.folder / SUBJECTS)
+
+    @property
+    def first_weights(self) -> Path | None:
+        """The weights of the first member, None where there are none."""
+        return next(iter(sorted((self.folder / MEMBERS).glob(f"*/{WEIGHTS}"))), None)
+
+    @cached_property
+    def log(self) -> pd.DataFrame:
+        """One row per logged step; a last line cut short by an interruption is left out."""
+        path = self.folder / LOG
+        rows = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return pd.DataFrame(rows)
