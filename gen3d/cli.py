@@ -145,7 +145,7 @@ def _print_overview() -> None:
     print(
         f"gen3d {__version__}: generative models of 3D structural brain MRI\n\n  {USAGE}\n\nVerbs, in the order of the data:"
     )
-    for name, (_, summary) in VERBS.items():
+    for name, (_, _, summary) in VERBS.items():
         print(f"  {name:12s} {summary}")
     print(
         "\n  gen3d <verb> --help      every key with its type, unit and default"
@@ -164,7 +164,7 @@ def _print_verb_help(name: str, verb_type: type) -> None:
     from gen3d.verbs import VERBS
 
     width = min(shutil.get_terminal_size((110, 40)).columns, 130)
-    print(f"gen3d {name}: {VERBS[name][1]}\n")
+    print(f"gen3d {name}: {VERBS[name].line}\n")
     print(inspect.cleandoc(verb_type.__doc__ or "") + "\n")
     print("Keys (key=value on the command line, or in a YAML file):")
     for key, kind, default, description in describe(verb_type):

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field
 
 from gen3d.anomaly.anomaly import Anomaly
 from gen3d.classify.classify import Classify
+from gen3d.classify.folder import HeadFolder
 from gen3d.classify.predict import Predict
 from gen3d.cohort.channels import CHANNELS, Channel
 from gen3d.cohort.manifest import Split
+from gen3d.core.artefact import read
 from gen3d.core.config import Verb, execution
 from gen3d.core.progress import duration, say
+from gen3d.core.result_folder import ResultFolder
 from gen3d.evaluate.evaluate import Evaluate
+from gen3d.evaluate.folder import EvaluationFolder
 from gen3d.harmonise.harmonise import Harmonise
 from gen3d.latents.encode import Encode
 from gen3d.latents.reconstruct import Reconstruct
+from gen3d.quality.folder import QualityFolder
 from gen3d.quality.quality import Quality
 from gen3d.report.report import Report
 from gen3d.simulate.simulate import Simulate
+from gen3d.stratify.folder import StrataFolder
 from gen3d.stratify.stratify import Stratify
+from gen3d.synthesis.folder import SyntheticFolder
 from gen3d.synthesis.sample import Sample
 from gen3d.train.train import Train
 
@@ -177,9 +183,17 @@ class Demo(Verb):
         }
 
 
+Reader = TypeVar("Reader", bound=ResultFolder)
+
+
+def opened(folder: Path, kind: type[Reader]) -> Reader:
+    """A finished folder, by its own reader."""
+    return kind(read(folder), folder.name)
+
+
 def headline(evaluation: Path) -> list[str]:
     """What was found and what was not, from the evaluation's own figures."""
-    rows = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))["headline"]
+    rows = opened(evaluation, EvaluationFolder).headline
     lines = ["Planted atrophy and lesions, value [95 % interval over people]:"]
     for row in rows:
         atrophy = row["measure"].startswith("AUC of") and row["condition"] != "null"
@@ -192,14 +206,14 @@ def headline(evaluation: Path) -> list[str]:
 
 def latents_in_words(head: Path, strata: Path) -> list[str]:
     """The verdicts of the head and of the search for sub-groups."""
-    told, found = (json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in (head, strata))
-    return ["What the latents tell:", f"  {told['summary'][0]}", f"  {found['summary'][0]}"]
+    verdicts = (opened(head, HeadFolder).summary[0], opened(strata, StrataFolder).summary[0])
+    return ["What the latents tell:", *(f"  {verdict}" for verdict in verdicts)]
 
 
 def synthesis(synthetic: Path, quality: Path) -> list[str]:
     """How synthetic scans compare with real ones, and how many of them are copies."""
-    found = json.loads((quality / "metrics.json").read_text(encoding="utf-8"))["summary"]
-    audit = json.loads((synthetic / "audit.json").read_text(encoding="utf-8"))
+    found = opened(quality, QualityFolder).summary
+    audit = opened(synthetic, SyntheticFolder).audit
     copies = audit["copies"]
     lines = ["Synthetic scans:", f"  {found[0]}"]
     share = f"{100 * copies['value']:.0f} % [{100 * copies['low']:.0f}, {100 * copies['high']:.0f}]"

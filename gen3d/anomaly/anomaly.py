@@ -14,10 +14,10 @@ from gen3d.anomaly.calibration.panel import LEAST_ALLOWED, MIN_SITE_CONTROLS, Fe
 from gen3d.anomaly.channels import available
 from gen3d.anomaly.compare import compare
 from gen3d.anomaly.expectation import Ensemble, load_runs
+from gen3d.anomaly.folder import CLUSTERS, map_path, write_map, write_maps_tables
 from gen3d.anomaly.native import read_native_space, write_native
 from gen3d.anomaly.region_channels import contrast_values, size_names, size_values
 from gen3d.anomaly.tables import (
-    CLUSTER_COLUMNS,
     cluster_rows,
     heaviest_clusters,
     latent_scores,
@@ -28,12 +28,10 @@ from gen3d.anomaly.tables import (
 from gen3d.cohort.channels import CHANNELS, CONTRAST, LOG_JACOBIAN, ON_TEMPLATE, SIZE, T1W, Channel
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import is_twin
-from gen3d.core.artefact import begin, write_json
+from gen3d.core.artefact import begin
 from gen3d.core.config import Folders, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track, warn
-from gen3d.core.tables import write_table
-from gen3d.imaging.volume import write_nifti
 from gen3d.maths.significance import fdr, p_values
 from gen3d.models.run import Run
 
@@ -126,10 +124,9 @@ class Anomaly(Verb):
         calibrations |= {name: record for name, (_, record) in measured.items()}
         region_frame = pd.concat(regions, ignore_index=True)
         latent = latent_scores(panel, values.latents)
-        write_table(self.out / "regions.tsv", region_frame)
-        write_table(self.out / "subjects.tsv", subject_table(panel, voxelwise, region_frame, latent, self.q))
-        write_table(self.out / "clusters.tsv", self._write_maps(prepared, panel, voxelwise))
-        write_json(self.out / "calibration.json", calibrations)
+        subjects = subject_table(panel, voxelwise, region_frame, latent, self.q)
+        clusters = self._write_maps(prepared, panel, voxelwise)
+        write_maps_tables(self.out, subjects, region_frame, clusters, calibrations)
         values.discard()
         work.finish(_summary(panel, {channel: calibrations[channel] for channel in channels}))
         return self.out
@@ -192,14 +189,12 @@ class Anomaly(Verb):
             for channel, calibrated in voxelwise.items():
                 z = unmask(calibrated.z[i], mask)
                 significant = unmask(fdr(p_values(calibrated.z[i]), self.q), mask)
-                stem = f"{key}_desc-{channel}"
-                write_nifti(self.out / "maps" / f"{stem}_zmap.nii.gz", z, affine)
-                write_nifti(self.out / "maps" / f"{stem}_significant.nii.gz", significant.astype(np.uint8), affine)
+                write_map(self.out, key, channel, z, significant, affine)
                 if native is not None and channel not in ON_TEMPLATE:
-                    write_native(self.out / "native" / f"{stem}_zmap.nii.gz", native, z, affine)
+                    write_native(map_path(self.out, key, channel, native=True), native, z, affine)
                 reference = heaviest[channel][panel.reference(i)]
                 rows += cluster_rows(key, channel, z, self.cluster_z, min_voxels, reference, prepared)
-        return pd.DataFrame(rows, columns=list(CLUSTER_COLUMNS))
+        return pd.DataFrame(rows, columns=list(CLUSTERS.columns))
 
 
 def _joined(run: Run | Ensemble) -> str:

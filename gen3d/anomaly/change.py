@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from gen3d.anomaly.calibration.retest import MIN_YEARS, RetestNoise, fit_retest, icc, reliable_change, within_person_sd
+from gen3d.anomaly.change_folder import CHANGE, RETEST, write_change
+from gen3d.anomaly.folder import REGIONS, SUBJECTS
 from gen3d.anomaly.picture import draw_change
 from gen3d.cohort.channels import LOG_VOLUMES
 from gen3d.cohort.manifest import FILE, is_twin, read_manifest
@@ -20,19 +22,12 @@ from gen3d.core.artefact import begin, read
 from gen3d.core.config import Folder, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track, warn
-from gen3d.core.tables import write_table
+from gen3d.core.result_folder import write_picture
+from gen3d.core.tables import read_table
 from gen3d.maths.significance import fdr_adjust, p_values
 
 CONTROL_ROLES = ("train", "calibration", "test")
 MIN_AGREEMENT = 3  # pairs; fewer give no intraclass correlation
-COLUMNS = (
-    "subject", "session_1", "session_2", "years", "channel", "region", "effect_1", "effect_2", "change", "change_percent",
-    "change_per_year", "expected", "z_change", "p", "q",
-)  # fmt: skip
-RETEST_COLUMNS = (
-    "channel", "region", "num_pairs", "median_years", "sd_within", "sd_within_percent", "sd_between", "icc", "icc_low",
-    "icc_high", "smallest_reliable_change",
-)  # fmt: skip
 
 Floats = NDArray[np.float64]
 
@@ -77,15 +72,12 @@ class Change(Verb):
         say(source)
         _warn_of_long_intervals(pairs, stated is None or pairs.num_controls >= self.min_controls)
         changes = compare_sessions(pairs, stated, self.min_controls)
-        write_table(self.out / "change.tsv", changes)
         agreement = retest_table(pairs)
-        write_table(self.out / "retest.tsv", agreement)
+        write_change(self.out, changes, agreement)
         by_pair = changes.groupby(["subject", "session_1", "session_2"], sort=False)
         for name, of_pair in track(by_pair, "drawing", total=len(pairs.table)) if self.figures else ():
             stem = "_".join(re.sub(r"[^0-9A-Za-z]", "", str(part)) for part in name)
-            path = self.out / "figures" / f"{stem}.png"
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(draw_change(of_pair, self.q, self.regions_shown))
+            write_picture(self.out, stem, draw_change(of_pair, self.q, self.regions_shown))
         work.finish(_summary(pairs, changes, agreement, self.q))
         return self.out
 
@@ -115,8 +107,8 @@ class Pairs:
 
 def _open(folder: Path) -> Pairs:
     artefact = read(folder, ("anomaly",))
-    subjects = _read(folder / "subjects.tsv", ("key", "subject", "session", "role", "age_years"))
-    regions = _read(folder / "regions.tsv", ("key", "channel", "region", "effect"))
+    subjects = SUBJECTS.read(folder, "session", "age_years")
+    regions = REGIONS.read(folder)
     if "base" not in subjects:
         subjects["base"] = _bases(artefact.inputs, subjects)
     ordinary = subjects[~is_twin(subjects)]
@@ -131,20 +123,6 @@ def _open(folder: Path) -> Pairs:
     first, second = (wide.loc[table[f"key_{place}"]].to_numpy(np.float64) for place in (1, 2))
     control = table["role"].isin(CONTROL_ROLES) & ~table["subject"].duplicated()
     return Pairs(table, first, second, wide.columns.to_frame(index=False), np.flatnonzero(control.to_numpy()))
-
-
-def _read(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
-    text = dict.fromkeys(("key", "subject", "session", "role", "channel", "region", "base"), str)
-    try:
-        frame = pd.read_csv(path, sep="\t", dtype=text, na_values=["n/a", ""], keep_default_na=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such table; run the verb that wrote this folder again.") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"{path}: not a readable table ({str(error).splitlines()[0]}).") from None
-    missing = [column for column in required if column not in frame.columns]
-    if missing:
-        raise UserError(f"{path}: lacks the column {', '.join(missing)}.")
-    return frame
 
 
 def _bases(inputs: dict[str, Any], subjects: pd.DataFrame) -> pd.Series:
@@ -205,7 +183,9 @@ def _describe_source(pairs: Pairs, min_controls: int, retest: Path | None) -> st
 
 def _read_retest(path: Path, pairs: Pairs) -> dict[str, RetestNoise]:
     """Per channel the stated standard deviation of a difference, in the order of the pairs' regions."""
-    frame = _read(path, ("channel", "region", "sd_within")).set_index(["channel", "region"])
+    frame = read_table(path, ("channel", "region", "sd_within"), "give a table of gen3d change").set_index(
+        ["channel", "region"]
+    )
     stated: dict[str, RetestNoise] = {}
     for channel, names in pairs.names.groupby("channel", sort=False):
         index = pd.MultiIndex.from_frame(names[["channel", "region"]])
@@ -267,7 +247,7 @@ def compare_sessions(pairs: Pairs, stated: dict[str, RetestNoise] | None, min_co
             block["subject"], block["years"] = row["subject"], years
             block["session_1"], block["session_2"] = row["session_1"], row["session_2"]
             frames.append(block)
-    return pd.concat(frames, ignore_index=True)[list(COLUMNS)]
+    return pd.concat(frames, ignore_index=True)[list(CHANGE.columns)]
 
 
 def retest_table(pairs: Pairs) -> pd.DataFrame:
@@ -277,7 +257,7 @@ def retest_table(pairs: Pairs) -> pd.DataFrame:
     between people, `icc` ICC(2,1); `smallest_reliable_change` is 1.96 sqrt(2) sd_within, in percent for local volume.
     """
     if pairs.num_controls < MIN_AGREEMENT:
-        return pd.DataFrame(columns=list(RETEST_COLUMNS))
+        return pd.DataFrame(columns=list(RETEST.columns))
     first, second = pairs.first[pairs.retest], pairs.second[pairs.retest]
     within, agreement = within_person_sd(first, second), icc(np.stack([first, second], axis=1))
     frame = pairs.names.copy()
@@ -290,7 +270,7 @@ def retest_table(pairs: Pairs) -> pd.DataFrame:
     frame["sd_between"] = ((first + second) / 2.0).std(axis=0, ddof=1)
     frame["icc"], frame["icc_low"], frame["icc_high"] = agreement.value, agreement.low, agreement.high
     frame["smallest_reliable_change"] = np.where(percent, 100.0 * np.expm1(reliable), reliable)
-    return frame[list(RETEST_COLUMNS)]
+    return frame[list(RETEST.columns)]
 
 
 def _summary(pairs: Pairs, changes: pd.DataFrame, agreement: pd.DataFrame, q: float) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gen3d.anomaly.calibration.calibrate import Calibrated
 from gen3d.anomaly.calibration.panel import Panel
+from gen3d.anomaly.folder import IDENTITY, LATENT_SCORE, P_CONFORMAL, P_MAX, REGION_SCORE, SCORE
 from gen3d.cohort.channels import LOG_VOLUMES, Channel
 from gen3d.cohort.folder import Prepared
 from gen3d.maths.deviation import deviation, fit_deviation, held_out_deviation
@@ -26,8 +27,6 @@ from gen3d.maths.significance import (
     percentile,
 )
 
-IDENTITY = ("key", "subject", "session", "role", "diagnosis", "age_years", "sex", "site")
-CLUSTER_COLUMNS = ("key", "channel", "region", "peak_z", "volume_ml", "x_mm", "y_mm", "z_mm", "p_cluster")
 MAX_CLUSTERS = 20
 
 
@@ -62,9 +61,9 @@ def region_table(
                     "effect_percent": percent[i],
                     "z": z,
                     "p": p,
-                    "p_conformal": conformal_p_columns(reference, np.abs(z)),
+                    P_CONFORMAL: conformal_p_columns(reference, np.abs(z)),
                     "q": fdr_adjust(p) if known else p,
-                    "p_max": conformal_p(reference.max(axis=1), np.abs(z)),
+                    P_MAX: conformal_p(reference.max(axis=1), np.abs(z)),
                 }
             )
         )
@@ -114,16 +113,16 @@ def subject_table(
     for channel, calibrated in voxelwise.items():
         known = np.isfinite(calibrated.z[:, 0])
         score = np.array([burden(z) if ok else np.nan for z, ok in zip(calibrated.z, known, strict=True)])
-        frame[f"score_{channel}"] = score
+        frame[f"{SCORE}{channel}"] = score
         frame[f"percentile_{channel}"] = _percentiles(panel, score)
         found = [int(fdr(p_values(z), q).sum()) if ok else np.nan for z, ok in zip(calibrated.z, known, strict=True)]
         frame[f"voxels_fdr_{channel}"] = found
         largest = regions[regions["channel"] == channel].groupby("key", sort=False)["z"].agg(_largest)
         region_score = largest.reindex(frame["key"]).to_numpy(dtype=np.float64)
-        frame[f"region_score_{channel}"] = region_score
+        frame[f"{REGION_SCORE}{channel}"] = region_score
         frame[f"region_percentile_{channel}"] = _percentiles(panel, region_score)
     if latent is not None:
-        frame["latent_d"] = latent.distance
+        frame[LATENT_SCORE] = latent.distance
         frame["percentile_latent"] = latent.percentile
     return frame
 
@@ -171,6 +170,13 @@ def cluster_rows(
         i, j, k = np.rint((to_voxel @ [*cluster.peak_mm, 1.0])[:3]).astype(int)
         region = names.get(int(prepared.regions[i, j, k]), "unlabelled")
         p_cluster = float(conformal_p(reference, [cluster.mass(threshold)])[0])
-        numbers = (cluster.peak_z, cluster.volume_ml, *cluster.peak_mm, p_cluster)
-        rows.append(dict(zip(CLUSTER_COLUMNS, (key, channel, region, *numbers), strict=True)))
+        x, y, z_mm = cluster.peak_mm
+        row = {
+            "key": key,
+            "channel": channel,
+            "region": region,
+            "peak_z": cluster.peak_z,
+            "volume_ml": cluster.volume_ml,
+        }
+        rows.append(row | {"x_mm": x, "y_mm": y, "z_mm": z_mm, "p_cluster": p_cluster})
     return rows

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from gen3d.classify.head_folder import open_head
+from gen3d.classify.folder import ANSWERS, MODEL_WORDS, write_study
+from gen3d.classify.head_folder import open_head, save_head
 from gen3d.classify.heads.residual_recipe import ResidualRecipe
 from gen3d.classify.heads.settings import ResidualSettings, Threshold
 from gen3d.classify.picture import draw_performance
@@ -20,7 +21,7 @@ from gen3d.classify.scores.checklist import checklist
 from gen3d.classify.scores.scorecard import ScoreSettings, permutation_row, score
 from gen3d.classify.scores.verdict import summary
 from gen3d.classify.settings import StudySettings
-from gen3d.classify.study.contestants import SITE, ResidualMaker, contestants, kept_head
+from gen3d.classify.study.contestants import SITE, ResidualMaker, contestants
 from gen3d.classify.study.crossvalidation import Model, Study, chosen_settings, cross_validated, fit, prediction_rows
 from gen3d.classify.study.permutation import null_values, observed, prepare, statistic_name
 from gen3d.classify.study.question import Question, class_counts, open_external, open_question
@@ -30,7 +31,8 @@ from gen3d.cohort.target import Target, as_label
 from gen3d.core.artefact import RECORD, begin, write_json
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track, warn
-from gen3d.core.tables import records, write_table
+from gen3d.core.result_folder import METRICS
+from gen3d.core.tables import Row, records, write_table
 
 
 class Classify(StudySettings):
@@ -66,7 +68,7 @@ class Classify(StudySettings):
                 work.finish(external_test(question, residual_recipe, policy))
         finally:
             work.release()
-        say(f"{self.out / 'metrics.json'}")
+        say(f"{self.out / METRICS}")
         return self.out
 
 
@@ -80,8 +82,6 @@ UNEVEN_GAPS = 0.1
 """Difference between classes in the share of people without a value that a reader must know of."""
 
 RESIDUAL = "residual"
-PREDICTIONS, METRICS = "predictions.tsv", "metrics.json"
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -169,8 +169,8 @@ def _of_model(model: Model, study: Study, path: Path) -> tuple[pd.DataFrame, lis
 
 
 def _read_part(path: Path, target: Target) -> pd.DataFrame:
-    words = ["key", "subject", "session", "site", "sex", "model", "kind", "split"]
-    words += [] if target.task == "number" else ["y_true", "y_pred"]  # a class called 0.5 is no number
+    words = ["key", "subject", "session", "site", "sex", *MODEL_WORDS]
+    words += [] if target.task == "number" else ANSWERS  # a class called 0.5 is no number
     return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=dict.fromkeys(words, str))
 
 
@@ -256,13 +256,10 @@ def _write(
         "guard": guard,
         "models": described,
         "head": head_note,
-        "tables": {name: records(table) for name, table in tables.items()},
     }
-    write_table(asked.out / PREDICTIONS, found.predictions)
-    for name, table in tables.items():
-        write_table(asked.out / f"{name}.tsv", table)
-    write_table(asked.out / "checklist.tsv", checklist(metrics, asked.settings()))
-    write_json(asked.out / METRICS, metrics)
+    rows = {name: records(table) for name, table in tables.items()}
+    items = checklist({**metrics, "tables": rows}, asked.settings())
+    write_study(asked.out, found.predictions, metrics, tables, items)
     draw_performance(asked.out / "figures", tables, question.target)
     for sentence in sentences:
         say(sentence)
@@ -311,3 +308,27 @@ def _gaps(question: Question) -> list[str]:
             words = ", ".join(f"{100 * share:.0f} % of {label}" for label, share in shares.items())
             lines.append(f"{name} is missing in {words}: baselines with it tell the classes by its gaps.")
     return lines
+
+
+def kept_head(question: Question, model: Model, study: Study) -> str:
+    """Fit the first head on everybody and keep it; says what was kept, or why nothing."""
+    if question.features.num_members > 1:
+        return (
+            "no head was kept: the members of a cross-fitted family have spaces of their own; train with cross_fit=1 and fit again "
+            "for a head to use on new people"
+        )
+    everybody = np.arange(len(question.features))
+    fitted = fit(model, study, 0, everybody)
+    rows, codes, groups = study.training(model, 0, everybody)
+    save_head(
+        question.settings.out / "head",
+        model.recipe,
+        fitted.learned,
+        rows,
+        codes,
+        groups,
+        study.target,
+        study.seed,
+        question.features,
+    )
+    return f"the {model.name} head, fitted on all {len(np.unique(groups))} people, is in head/"

@@ -10,14 +10,15 @@ import pandas as pd
 from pydantic import Field
 from threadpoolctl import threadpool_limits
 
+from gen3d.classify.folder import PREDICTIONS, write_predictions
+from gen3d.classify.heads.residual_recipe import ResidualRecipe
 from gen3d.classify.prediction.people import Asked, Learned, open_asked
 from gen3d.classify.prediction.sentences import sentences, show
 from gen3d.classify.prediction.tables import judge_typicality, neighbour_table, prediction_table, training_summary
-from gen3d.core.artefact import begin, write_json
+from gen3d.core.artefact import begin
 from gen3d.core.config import Folder, Folders, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, warn
-from gen3d.core.tables import records, write_table
 from gen3d.stratify.folder import PeopleMap, open_map
 
 
@@ -39,7 +40,7 @@ class Predict(Verb):
 
     def plan(self) -> list[str]:
         """Who would be predicted by what."""
-        asked = open_asked(self.head, self.latents, self.seen)
+        asked = open_asked(self.head, self.latents, self.seen, ResidualRecipe)
         if self.strata is not None:
             self._map(asked)
         learned = training_summary(asked)
@@ -57,7 +58,7 @@ class Predict(Verb):
             inputs["strata"] = self.strata
         with threadpool_limits(1):  # small problems, in which threads would wait for each other
             # Before the folder: what is refused leaves nothing behind.
-            asked = open_asked(self.head, self.latents, self.seen)
+            asked = open_asked(self.head, self.latents, self.seen, ResidualRecipe)
         people_map = self._map(asked) if self.strata is not None else None
         work = begin(self, "predict", inputs)
         if work.finished:
@@ -68,7 +69,7 @@ class Predict(Verb):
                 work.finish(self._predict(asked, people_map))
         finally:
             work.release()
-        say(f"{self.out / 'predictions.tsv'}")
+        say(f"{self.out / PREDICTIONS.file}")
         return self.out
 
     def _map(self, asked: Asked) -> PeopleMap:
@@ -88,8 +89,6 @@ class Predict(Verb):
         if people_map is not None:
             predictions = _placed(predictions, asked, people_map)
         said = sentences(asked, predictions, model)
-        write_table(self.out / "predictions.tsv", predictions)
-        write_table(self.out / "neighbours.tsv", neighbours)
         head = asked.head
         record = {
             "summary": said,
@@ -105,13 +104,8 @@ class Predict(Verb):
             },
             "typicality": {"num_people": model.num_people, "smallest_p": model.smallest_tail},
             "notes": list(asked.notes),
-            "tables": {
-                "predictions": records(predictions),
-                "neighbours": records(neighbours),
-                "reliability": asked.rows_of("reliability"),
-            },
         }
-        write_json(self.out / "metrics.json", record)
+        write_predictions(self.out, predictions, neighbours, record, asked.rows_of("reliability"))
         show(asked, predictions, neighbours)
         for sentence in said:
             say(sentence)

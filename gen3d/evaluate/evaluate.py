@@ -11,23 +11,22 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from gen3d.core.artefact import begin, write_json
+from gen3d.core.artefact import begin
 from gen3d.core.config import Folder, Folders, Verb
 from gen3d.core.progress import console, say, warn
-from gen3d.core.tables import records as plain_records
-from gen3d.core.tables import write_table
+from gen3d.core.result_folder import METRICS
+from gen3d.core.tables import Row, rows_of
+from gen3d.evaluate.folder import BY_SCAN, SHARE_P_CONFORMAL, write_evaluation
 from gen3d.evaluate.regions import BOTH, region_difference_rows, region_rows
-from gen3d.evaluate.truth import MIN_CONTROLS, NULL, Maps, Truth, open_maps, open_truth
+from gen3d.evaluate.truth import MIN_CONTROLS, NULL, JudgedMaps, Truth, open_maps, open_truth
 from gen3d.evaluate.voxels_and_people import (
     ALL,
-    Row,
     Settings,
     detection_limit,
     detection_rows,
     difference_rows,
     null_rows,
     profile_rows,
-    records,
     voxel_rows,
     voxel_scores,
 )
@@ -82,26 +81,18 @@ class Evaluate(Verb):
             opened = open_maps(self.maps, truth)
             _warn_of_few_controls(opened)
             tables = measure(opened, truth, Settings(self.q, self.bootstrap, self.seed, self.changed_log_jacobian))
-            for name, table in tables.items():
-                write_table(self.out / f"{name}.tsv", table)
             headline = headlines(tables)
-            metrics = {
-                "truth": str(self.truth),
-                "maps": {maps.name: _describe(maps) for maps in opened},
-                "conditions": _counts(truth),
-                "headline": headline,
-                "tables": {name: plain_records(table) for name, table in tables.items() if name != "voxels_by_scan"},
-            }
-            write_json(self.out / "metrics.json", metrics)
+            described = {maps.name: _describe(maps) for maps in opened}
+            write_evaluation(self.out, self.truth, described, _counts(truth), headline, tables)
             _print(tables, headline)
             work.finish({"headline": headline, "maps": [maps.name for maps in opened]})
         finally:
             work.release()
-        say(f"{self.out / 'metrics.json'}")
+        say(f"{self.out / METRICS}")
         return self.out
 
 
-def _warn_of_few_controls(opened: list[Maps]) -> None:
+def _warn_of_few_controls(opened: list[JudgedMaps]) -> None:
     for maps in opened:
         if len(maps.held_out) < MIN_CONTROLS:
             warn(
@@ -110,7 +101,7 @@ def _warn_of_few_controls(opened: list[Maps]) -> None:
             )
 
 
-def measure(opened: list[Maps], truth: Truth, settings: Settings) -> dict[str, pd.DataFrame]:
+def measure(opened: list[JudgedMaps], truth: Truth, settings: Settings) -> dict[str, pd.DataFrame]:
     """All tables, by name: calibration, voxels, voxels_by_scan, differences, detection, regions, region_differences, profiles."""
     rows: dict[str, list[Row]] = {name: [] for name in ("calibration", "detection", "regions", "profiles")}
     by_scan: list[Row] = []
@@ -125,7 +116,7 @@ def measure(opened: list[Maps], truth: Truth, settings: Settings) -> dict[str, p
     scans = pd.DataFrame(by_scan)
     tables = {name: pd.DataFrame(found) for name, found in rows.items()}
     tables["voxels"] = pd.DataFrame(voxel_rows(scans, settings))
-    tables["voxels_by_scan"] = scans
+    tables[BY_SCAN] = scans
     tables["region_differences"] = pd.DataFrame(region_difference_rows(opened, truth, settings))
     tables["differences"] = pd.DataFrame(difference_rows(scans, [maps.name for maps in opened], settings))
     return tables
@@ -139,12 +130,12 @@ def headlines(tables: dict[str, pd.DataFrame]) -> list[Row]:
     """
     found: list[Row] = []
     voxels, regions, null = tables["voxels"], tables["regions"], tables["calibration"]
-    for row in records(voxels[voxels["severity"] == ALL]) if len(voxels) else ():
+    for row in rows_of(voxels[voxels["severity"] == ALL]) if len(voxels) else ():
         found += [_headline(row, "voxel " + name.upper(), name) for name in ("auroc", "auprc")]
         found.append(_headline(row, "Dice at the control threshold", "dice_at_threshold"))
     changed = regions[regions["changed"] & (regions["channel"] == "deformation")] if len(regions) else regions
     for _, group in changed.groupby(["maps", "condition"], sort=False) if len(changed) else ():
-        ordered = records(group.sort_values("true_percent"))
+        ordered = rows_of(group.sort_values("true_percent"))
         # The most shrunken and the most enlarged region: one alone would hide that the other is not seen.
         single = [row for row in ordered if not row["region"].endswith(BOTH)]
         least = SMALLEST_SHARE * max(abs(row["true_percent"]) for row in single)
@@ -152,12 +143,12 @@ def headlines(tables: dict[str, pd.DataFrame]) -> list[Row]:
         for top in extremes:
             name = f"{top['region']} ({top['true_percent']:+.1f} % planted)"
             found.append(_headline(top, f"AUC of {name}", "auc"))
-            found.append(_headline(top, f"share with conformal p <= 5 % in {name}", "share_p_conformal_5_percent"))
+            found.append(_headline(top, f"share with conformal p <= 5 % in {name}", SHARE_P_CONFORMAL))
             both = top["region"].removeprefix("left ").removeprefix("right ") + BOTH
             for row in (row for row in ordered if row["region"] in (top["region"], both)):
                 what = f"{row['region']} ({row['true_percent']:+.1f} % planted)"
                 found.append(_headline(row, f"detected at 5 % false positives by {what}", "sensitivity"))
-    for row in records(null[null["num"] > 0]):
+    for row in rows_of(null[null["num"] > 0]):
         labelled = row | {"condition": row["group"]}
         found.append(_headline(labelled, "share of |z| > 1.96", "share_beyond_1_96"))
         found.append(_headline(labelled, "people with any FDR-positive voxel", "share_people_fdr_positive"))
@@ -187,10 +178,10 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _describe(maps: Maps) -> Row:
+def _describe(maps: JudgedMaps) -> Row:
     return {
-        "folder": str(maps.artefact.folder),
-        "key": maps.artefact.key,
+        "folder": str(maps.folder.folder),
+        "key": maps.folder.artefact.key,
         "channels": list(maps.channels),
         "num_scans": len(maps.subjects),
         "num_test_controls": len(maps.test_controls),
@@ -211,7 +202,7 @@ def _print(tables: dict[str, pd.DataFrame], headline: list[Row]) -> None:
             *(_shown(row, name) for name in ("auroc", "auprc", "dice_at_threshold", "dice_oracle", "correlation")),
             f"{row['prevalence']:.3g}",
         )
-        for row in (records(voxels[voxels["severity"] == ALL]) if len(voxels) else ())
+        for row in (rows_of(voxels[voxels["severity"] == ALL]) if len(voxels) else ())
     ]
     _table(
         "Voxels of planted changes", "channel condition n AUROC AUPRC Dice oracle_Dice correlation prevalence", where
@@ -227,7 +218,7 @@ def _print(tables: dict[str, pd.DataFrame], headline: list[Row]) -> None:
             *_labels(row, "channel", "group", "num"),
             *(_shown(row, name) for name in ("sd_z", "share_beyond_1_96", "share_people_fdr_positive")),
         )
-        for row in records(null[null["num"] > 0])
+        for row in rows_of(null[null["num"] > 0])
     ]
     _table("Where nothing is planted", "channel people n SD_of_z |z|>1.96 any_FDR-positive_voxel", nothing)
 

@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.evaluate.truth import SIGNED_CHANNELS, Maps, Truth
+from gen3d.anomaly.folder import P_CONFORMAL
+from gen3d.evaluate.folder import SHARE_P_CONFORMAL
+from gen3d.evaluate.truth import SIGNED_CHANNELS, JudgedMaps, Truth
 from gen3d.evaluate.voxels_and_people import FALSE_POSITIVE_PEOPLE, Row, Settings, columns
 from gen3d.maths.significance import conformal_p, conformal_resolution
 from gen3d.maths.stats import Interval, correlation, delong_interval, wilson_interval
@@ -37,13 +39,9 @@ class Regional(NamedTuple):
     p: pd.DataFrame
 
 
-def regional(maps: Maps, channel: str) -> Regional:
+def regional(maps: JudgedMaps, channel: str) -> Regional:
     """The region table of a channel as wide tables; z and effect also hold the means of left and right."""
-    table = maps.regions[maps.regions["channel"] == channel]
-    z, effect, p = (
-        table.pivot_table(index="key", columns="region", values=value, aggfunc="first", sort=False)
-        for value in ("z", "effect_percent", "p_conformal")
-    )
+    z, effect, p = (maps.folder.by_region(channel, value) for value in ("z", "effect_percent", P_CONFORMAL))
     return Regional(with_both(z), with_both(effect), p)
 
 
@@ -55,7 +53,7 @@ def with_both(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table, pd.DataFrame(means, index=table.index)], axis=1)
 
 
-def region_rows(maps: Maps, truth: Truth, settings: Settings) -> list[Row]:
+def region_rows(maps: JudgedMaps, truth: Truth, settings: Settings) -> list[Row]:
     """Per channel, condition and region: is the region told from controls, and is its volume change right?
 
     AUC and sensitivity are of z in the direction of the true change (deformation channel, changed regions), of |z|
@@ -114,7 +112,7 @@ def _sensitivity(values: NDArray[np.float64], controls: NDArray[np.float64]) -> 
 
 def _significant(p: pd.DataFrame, keys: list[str], region: str) -> Row:
     values = p[region].reindex(keys).dropna() if region in p else pd.Series(dtype=float)
-    return columns("share_p_conformal_5_percent", wilson_interval(int((values <= 0.05 + 1e-12).sum()), len(values)))
+    return columns(SHARE_P_CONFORMAL, wilson_interval(int((values <= 0.05 + 1e-12).sum()), len(values)))
 
 
 def _bias(effect: pd.Series | None, true: pd.Series, settings: Settings) -> Row:
@@ -126,7 +124,7 @@ def _bias(effect: pd.Series | None, true: pd.Series, settings: Settings) -> Row:
     return row | {"recovered": float(effect.mean()) / mean_true if effect is not None and usable else math.nan}
 
 
-def region_difference_rows(opened: Sequence[Maps], truth: Truth, settings: Settings) -> list[Row]:
+def region_difference_rows(opened: Sequence[JudgedMaps], truth: Truth, settings: Settings) -> list[Row]:
     """AUC of each further maps folder minus that of the first, in every changed region of the deformation channel.
 
     Both are measured on the same scans. Intervals are percentiles over resampled people: a person's twin and the same

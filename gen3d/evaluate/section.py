@@ -7,15 +7,18 @@ from typing import Any
 
 import pandas as pd
 
+from gen3d.anomaly.folder import REGISTRATION_ALONE, MapsFolder
+from gen3d.cohort.manifest import NULL
+from gen3d.core.tables import Row, rows_of
+from gen3d.evaluate.folder import SHARE_P_CONFORMAL, EvaluationFolder
 from gen3d.evaluate.regions import BOTH
 from gen3d.figures import charts
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Details, Figure, Heading, Section, Table, Text
+from gen3d.figures.context import Context, page_section
 from gen3d.maths.stats import Interval
-from gen3d.report.context import Context
-from gen3d.report.folders import NULL, REGISTRATION_ALONE, Evaluation, Row, records
 
-ALL, HEALTHY = "all", "none"
+ALL = "all"
 ALIKE = 0.8  # both sides are judged as one where their mean change is at least this share of the more changed side's
 NUM_SHRUNK, NUM_ENLARGED = 7, 3
 WITHOUT_MODEL = "Registration alone: no model expects anything here; volume is judged by age, sex and site."
@@ -25,27 +28,27 @@ SEVERITY_SCORES = {
 }
 
 
+@page_section("Against planted truth", "`gen3d evaluate` on a simulated cohort", place=160, reads=EvaluationFolder)
 def section(context: Context) -> Section | None:
     """Tables and severity curves of every evaluation folder."""
-    if not context.sources.evaluations:
+    if not context.all(EvaluationFolder):
         return None
     blocks: list[Any] = []
     numbers: dict[str, Any] = {}
-    for evaluation in context.sources.evaluations:
-        if len(context.sources.evaluations) > 1:
+    for evaluation in context.all(EvaluationFolder):
+        if len(context.all(EvaluationFolder)) > 1:
             blocks.append(Heading(evaluation.name))
         blocks += _of_one(context, evaluation)
         numbers[evaluation.name] = {"best": best_by_condition(context, evaluation)} | {
-            name: records(table(evaluation, name))
+            name: rows_of(evaluation.table(name))
             for name in ("voxels", "differences", "regions", "region_differences", "detection", "calibration")
         }
     return Section("truth", "Against planted truth", blocks, numbers)
 
 
-def _of_one(context: Context, evaluation: Evaluation) -> list[Any]:
+def _of_one(context: Context, evaluation: EvaluationFolder) -> list[Any]:
     names = model_names(context, evaluation)
-    conditions = {str(name): int(n) for name, n in (evaluation.metrics.get("conditions") or {}).items()}
-    planted = [f"{wording.condition(name)} ({n})" for name, n in conditions.items()]
+    planted = [f"{wording.condition(name)} ({n})" for name, n in evaluation.conditions.items()]
     blocks: list[Any] = [
         Text(
             "The cohort was simulated, so what differs from a healthy twin is known voxel by voxel. Scans by "
@@ -54,8 +57,8 @@ def _of_one(context: Context, evaluation: Evaluation) -> list[Any]:
             "Where the best of several models and channels is named, its figure is flattered by that choice."
         )
     ]
-    voxels, differences = table(evaluation, "voxels"), table(evaluation, "differences")
-    regions, detection = table(evaluation, "regions"), table(evaluation, "detection")
+    voxels, differences = evaluation.table("voxels"), evaluation.table("differences")
+    regions, detection = evaluation.table("regions"), evaluation.table("detection")
     if len(voxels):
         blocks += [Heading("Where: voxels"), _voxel_table(voxels, names)]
     if len(differences):
@@ -67,27 +70,21 @@ def _of_one(context: Context, evaluation: Evaluation) -> list[Any]:
             blocks.append(Text(WITHOUT_MODEL))
     if len(detection):
         blocks += [Heading("Who: people told from controls"), *_detection(context, detection, names)]
-    null = table(evaluation, "calibration")
+    null = evaluation.table("calibration")
     if len(null):
         blocks += [Heading("Where nothing is planted"), _null_table(null, names)]
     return blocks
 
 
-def table(evaluation: Evaluation, name: str) -> pd.DataFrame:
-    """One of the evaluation's tables, empty where it has none."""
-    return pd.DataFrame((evaluation.metrics.get("tables") or {}).get(name) or [])
-
-
-def model_names(context: Context, evaluation: Evaluation) -> dict[str, str]:
+def model_names(context: Context, evaluation: EvaluationFolder) -> dict[str, str]:
     """The evaluation's names of the maps folders -> the names of their models in this report."""
-    by_key = {maps.artefact.key: maps.name for maps in context.sources.maps}
-    described = evaluation.metrics.get("maps") or {}
-    return {str(name): by_key.get(str(record.get("key")), str(name)) for name, record in described.items()}
+    by_key = {maps.artefact.key: maps.name for maps in context.all(MapsFolder)}
+    return {name: by_key.get(key, name) for name, key in evaluation.maps.items()}
 
 
-def titles(context: Context, evaluation: Evaluation, channel: str) -> dict[str, str]:
+def titles(context: Context, evaluation: EvaluationFolder, channel: str) -> dict[str, str]:
     """`model_names` as they stand in one channel: those of maps that no model made say so."""
-    by_name = {maps.name: maps for maps in context.sources.maps}
+    by_name = {maps.name: maps for maps in context.all(MapsFolder)}
     names = model_names(context, evaluation)
     return {key: by_name[name].title(channel) if name in by_name else name for key, name in names.items()}
 
@@ -103,15 +100,15 @@ def interval(row: Row, name: str) -> Interval:
     return Interval(finite(row.get(name)), finite(row.get(f"{name}_low")), finite(row.get(f"{name}_high")), people)
 
 
-def best_by_condition(context: Context, evaluation: Evaluation) -> list[Row]:
+def best_by_condition(context: Context, evaluation: EvaluationFolder) -> list[Row]:
     """Per condition the model and channel that did best, and how every other model did in that channel.
 
     Conditions that change regional volumes are judged twice, by the AUC of the most shrunk region (`direction` loss)
     and of the most enlarged one (gain); the others, such as focal lesions, by voxel AUPRC (`direction` "").
     """
-    differences = {"auprc": table(evaluation, "differences"), "auc": table(evaluation, "region_differences")}
+    differences = {"auprc": evaluation.table("differences"), "auc": evaluation.table("region_differences")}
     found = []
-    for condition in (str(name) for name in evaluation.metrics.get("conditions") or {} if name not in (NULL, HEALTHY)):
+    for condition in evaluation.planted:
         for direction, measure, words, candidates in _candidates(evaluation, condition):
             rows = [row for row in candidates if math.isfinite(interval(row, measure).value)]
             if rows:
@@ -126,7 +123,7 @@ def paired(differences: pd.DataFrame, first: Row, second: Row, measure: str) -> 
     """`first` minus `second`, rows of one condition and channel, over the same people; None where it was not measured."""
     if measure not in differences.columns:
         return None
-    for row in records(differences):
+    for row in rows_of(differences):
         if any(row.get(name) != first.get(name) for name in ("condition", "channel", "region")):
             continue
         gap = interval(row, measure)
@@ -158,20 +155,20 @@ def _standing(best: Row, rows: list[Row], measure: str, names: dict[str, str], d
     }
 
 
-def _candidates(evaluation: Evaluation, condition: str) -> list[tuple[str, str, str, list[Row]]]:
+def _candidates(evaluation: EvaluationFolder, condition: str) -> list[tuple[str, str, str, list[Row]]]:
     """What a condition is judged by: direction, column compared, words, and one row per model and channel."""
-    voxels, regions = table(evaluation, "voxels"), table(evaluation, "regions")
+    voxels, regions = evaluation.table("voxels"), evaluation.table("regions")
     changed = regions[(regions["condition"] == condition) & regions["changed"]] if len(regions) else regions
     if not len(changed):
         chosen = voxels[(voxels["condition"] == condition) & (voxels["severity"] == ALL)] if len(voxels) else voxels
-        return [("", "auprc", "voxels", records(chosen))]
+        return [("", "auprc", "voxels", rows_of(chosen))]
     found = []
     true = changed.groupby("region")["true_percent"].mean()
     for direction, region in (("loss", _judged(true, str(true.idxmin()))), ("gain", _judged(true, str(true.idxmax())))):
         planted = float(true[region])
         if (planted < 0) == (direction == "loss"):
             words = f"{wording.region(region)} ({wording.number(planted, 1, signed=True)} % planted)"
-            found.append((direction, "auc", words, records(changed[changed["region"] == region])))
+            found.append((direction, "auc", words, rows_of(changed[changed["region"] == region])))
     return found
 
 
@@ -180,7 +177,7 @@ def _voxel_table(voxels: pd.DataFrame, names: dict[str, str]) -> Table:
     cells: list[list[str]] = []
     for condition, part in overall.groupby("condition", sort=False):
         cells.append([wording.group(str(condition))])
-        for row in records(part.sort_values("channel", kind="stable")):
+        for row in rows_of(part.sort_values("channel", kind="stable")):
             cells.append(
                 [
                     wording.channel(str(row["channel"])),
@@ -215,7 +212,7 @@ def _difference_table(differences: pd.DataFrame, names: dict[str, str]) -> Table
             wording.with_interval(interval(row, "auprc"), 3),
             wording.with_interval(interval(row, "dice_at_threshold"), 3),
         ]
-        for row in records(differences)
+        for row in rows_of(differences)
     ]
     caption = (
         "Differences on the same scans, with 95 % interval over people. An interval that holds 0 means that the "
@@ -234,7 +231,7 @@ def _region_tables(regions: pd.DataFrame, names: dict[str, str]) -> list[Any]:
         models = list(dict.fromkeys(part["maps"]))
         areas, details = [], []
         for region in chosen:
-            rows = {str(row["maps"]): row for row in records(part[part["region"] == region])}
+            rows = {str(row["maps"]): row for row in rows_of(part[part["region"] == region])}
             planted = f"{wording.number(float(next(iter(rows.values()))['true_percent']), 1, signed=True)} %"
             found = [wording.with_interval(interval(rows[m], "auc")) if m in rows else wording.NONE for m in models]
             areas.append([wording.region(region), planted, *found])
@@ -275,14 +272,14 @@ def _most_changed(part: pd.DataFrame) -> list[str]:
 def _region_row(row: Row, names: dict[str, str]) -> list[str]:
     return [
         names.get(str(row["maps"]), str(row["maps"])),
-        wording.with_interval(interval(row, "share_p_conformal_5_percent"), 0, 100),
+        wording.with_interval(interval(row, SHARE_P_CONFORMAL), 0, 100),
         wording.with_interval(interval(row, "bias_percent"), 1),
         wording.percent(interval(row, "recovered").value, 0),
     ]
 
 
 def _detection(context: Context, detection: pd.DataFrame, names: dict[str, str]) -> list[Any]:
-    overall = records(detection[detection["severity"] == ALL].sort_values(["condition", "score"], kind="stable"))
+    overall = rows_of(detection[detection["severity"] == ALL].sort_values(["condition", "score"], kind="stable"))
     cells = [
         [
             wording.group(str(row["condition"])),
@@ -316,7 +313,7 @@ def _severity(context: Context, detection: pd.DataFrame, names: dict[str, str]) 
             lines = []
             for folder, rows in part.groupby("maps", sort=False):
                 name = names.get(str(folder), str(folder))
-                ordered = records(rows.sort_values("mean_severity"))
+                ordered = rows_of(rows.sort_values("mean_severity"))
                 points = [float(row["mean_severity"]) for row in ordered]
                 lines.append(
                     charts.Severity(name, context.model_colour(name), points, [interval(row, "auc") for row in ordered])
@@ -334,7 +331,7 @@ def _severity(context: Context, detection: pd.DataFrame, names: dict[str, str]) 
 
 
 def _null_table(null: pd.DataFrame, names: dict[str, str]) -> Table:
-    rows = [row for row in records(null) if row.get("num")]
+    rows = [row for row in rows_of(null) if row.get("num")]
     cells: list[list[str]] = []
     for group in dict.fromkeys(str(row["group"]) for row in rows):
         cells.append([wording.capital(group)])

@@ -16,11 +16,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.anomaly.folder import REGIONS, MapsFolder
+from gen3d.cohort.channels import CHANNELS
+from gen3d.cohort.folder import read_mask
+from gen3d.cohort.manifest import HEALTHY, NULL
 from gen3d.core.artefact import Artefact, read
 from gen3d.core.errors import UserError
 from gen3d.imaging.volume import read_map
-
-HEALTHY, NULL = "none", "null"
+from gen3d.simulate.folder import PERCENT_CHANGE, changed_path, log_jacobian_path, read_truth
 
 MIN_CONTROLS = 19
 """Fewer people than this give no conformal p of 5 %."""
@@ -28,28 +31,8 @@ MIN_CONTROLS = 19
 CONTROL_ROLES = ("train", "calibration", "test")
 """Roles of healthy controls; what has another role and no truth says nothing."""
 
-CHANNELS = ("residual", "structural", "deformation")
 SIGNED_CHANNELS = ("structural",)
 """Channels in which only large positive values are abnormal: a reconstruction cannot be suspiciously good."""
-
-
-NOT_A_NUMBER = ["n/a", "", "nan", "NaN"]
-"""Not pandas' own list, which would read the condition `null` as a missing value."""
-
-
-def read_table(path: Path, verb: str, required: Sequence[str]) -> pd.DataFrame:
-    """A table of a finished folder, ids as text; UserError when it is missing, damaged or lacks a column."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such table; run `gen3d {verb}` again.")
-    text = dict.fromkeys(("key", "subject", "session", "site", "sex", "role", "condition", "region", "channel"), str)
-    try:
-        frame = pd.read_csv(path, sep="\t", dtype=text, na_values=NOT_A_NUMBER, keep_default_na=False)
-    except (UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({str(error).splitlines()[0]}); run `gen3d {verb}` again.") from None
-    missing = [column for column in required if column not in frame.columns]
-    if missing:
-        raise UserError(f"{path}: lacks the column {', '.join(missing)}; run `gen3d {verb}` again.")
-    return frame
 
 
 @dataclass(frozen=True)
@@ -69,7 +52,7 @@ class Truth:
 
     def log_jacobian(self, key: str) -> NDArray[np.float32] | None:
         """The condition's true log-Jacobian in template coordinates [V], or None where there is no truth volume."""
-        path = self.artefact.folder / "truth" / f"{key}_log_jacobian.nii.gz"
+        path = log_jacobian_path(self.artefact.folder, key)
         return _masked(path, self.mask) if path.is_file() else None
 
     def changed(self, key: str, channel: str, changed_log_jacobian: float) -> NDArray[np.bool_]:
@@ -81,7 +64,7 @@ class Truth:
         if channel == "deformation":
             truth = self.log_jacobian(key)
             return self._nothing if truth is None else np.abs(truth) > changed_log_jacobian
-        path = self.artefact.folder / "truth" / f"{key}_changed.nii.gz"
+        path = changed_path(self.artefact.folder, key)
         return _masked(path, self.mask) > 0.5 if path.is_file() else self._nothing
 
     @property
@@ -90,7 +73,7 @@ class Truth:
 
     def percent_change(self, keys: Sequence[str], regions: Sequence[str]) -> pd.DataFrame:
         """True volume change in percent, one row per key and one column per region; 0 where nothing was planted."""
-        wide = self.regions.pivot_table(index="key", columns="region", values="percent_change", aggfunc="mean")
+        wide = self.regions.pivot_table(index="key", columns="region", values=PERCENT_CHANGE, aggfunc="mean")
         return wide.reindex(index=list(keys), columns=list(regions)).fillna(0.0)
 
 
@@ -101,27 +84,29 @@ def open_truth(folder: Path) -> Truth:
         UserError: another verb's folder, or one whose truth is missing or damaged.
     """
     artefact = read(folder, ("simulate",))
-    columns = ("subject", "session", "key", "condition", "severity")
-    table = read_table(folder / "truth" / "truth.tsv", "simulate", columns)
+    table, regions = read_truth(folder)
     table["severity"] = pd.to_numeric(table["severity"], errors="coerce").fillna(0.0)
-    regions = read_table(folder / "truth" / "truth_regions.tsv", "simulate", ("key", "region", "percent_change"))
-    return Truth(artefact, read_map(folder / "mask.nii") > 0.5, table, regions)
+    return Truth(artefact, read_mask(folder), table, regions)
 
 
 @dataclass(frozen=True)
-class Maps:
-    """One maps folder: `subjects` has one row per scan with the planted condition joined, `regions` the region table."""
+class JudgedMaps:
+    """One maps folder against the truth: `subjects` has one row per scan with the planted condition joined."""
 
     name: str
-    artefact: Artefact
+    folder: MapsFolder
     mask: NDArray[np.bool_]
     subjects: pd.DataFrame
-    regions: pd.DataFrame
     channels: tuple[str, ...]
+
+    @property
+    def regions(self) -> pd.DataFrame:
+        """A row per scan, channel and region."""
+        return self.folder.regions
 
     def z(self, key: str, channel: str) -> NDArray[np.float32] | None:
         """The z map in the mask [V], or None where the scan has no map in this channel."""
-        path = self.artefact.folder / "maps" / f"{key}_desc-{channel}_zmap.nii.gz"
+        path = self.folder.path(key, channel)
         if not path.is_file():
             return None
         values = _masked(path, self.mask)
@@ -156,7 +141,7 @@ def anomaly_score(z: NDArray[np.float32], channel: str) -> NDArray[np.float32]:
     return z if channel in SIGNED_CHANNELS else np.abs(z)
 
 
-def open_maps(folders: Sequence[Path], truth: Truth) -> list[Maps]:
+def open_maps(folders: Sequence[Path], truth: Truth) -> list[JudgedMaps]:
     """Open finished folders of `gen3d anomaly` that were made from the simulated cohort, or from a bench and its bases.
 
     Raises:
@@ -169,7 +154,7 @@ def open_maps(folders: Sequence[Path], truth: Truth) -> list[Maps]:
     return [_open_maps(folder, name, truth) for folder, name in zip(folders, _names(folders), strict=True)]
 
 
-def _open_maps(folder: Path, name: str, truth: Truth) -> Maps:
+def _open_maps(folder: Path, name: str, truth: Truth) -> JudgedMaps:
     artefact = read(folder, ("anomaly",))
     sources = [source for given in artefact.inputs.values() for source in given]
     if truth.artefact.key not in [source.get("key") for source in sources]:
@@ -178,7 +163,8 @@ def _open_maps(folder: Path, name: str, truth: Truth) -> Maps:
             f"{folder}: these maps are of another cohort ({cohorts or 'unknown'}), not of {truth.artefact.folder}; "
             "give the simulated cohort that they were made from as truth=."
         )
-    subjects = read_table(folder / "subjects.tsv", "anomaly", ("key", "subject", "role"))
+    maps = MapsFolder(artefact, name)
+    subjects = maps.subjects
     planted = truth.table[["key", "condition", "severity"]]
     if not subjects["key"].isin(planted["key"]).any():
         raise UserError(
@@ -187,10 +173,8 @@ def _open_maps(folder: Path, name: str, truth: Truth) -> Maps:
             "run `gen3d anomaly` on the simulated cohort."
         )
     joined = with_truth(subjects, truth)
-    required = ("key", "channel", "region", "effect_percent", "z", "p_conformal")
-    regions = read_table(folder / "regions.tsv", "anomaly", required)
-    found = {path.name.split("_desc-")[1].split("_")[0] for path in (folder / "maps").glob("*_desc-*_zmap.nii.gz")}
-    channels = tuple(channel for channel in CHANNELS if channel in found)
+    regions = REGIONS.read(folder)
+    channels = tuple(channel for channel in CHANNELS if channel in maps.mapped_channels)
     if len(truth.regions) and not set(truth.regions["region"]) & set(regions["region"]):
         raise UserError(
             f"{folder}: its regions ({', '.join(regions['region'].unique()[:2])}) are not those of the truth "
@@ -198,7 +182,7 @@ def _open_maps(folder: Path, name: str, truth: Truth) -> Maps:
         )
     if not channels:
         raise UserError(f"{folder}: holds no z maps; run `gen3d anomaly` again.")
-    return Maps(name, artefact, truth.mask, joined, regions, channels)
+    return JudgedMaps(name, maps, truth.mask, joined, channels)
 
 
 def with_truth(subjects: pd.DataFrame, truth: Truth) -> pd.DataFrame:

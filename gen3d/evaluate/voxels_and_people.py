@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.core.progress import track
-from gen3d.evaluate.truth import NULL, SIGNED_CHANNELS, Maps, Truth, anomaly_score
+from gen3d.core.tables import Row, rows_of
+from gen3d.evaluate.truth import NULL, SIGNED_CHANNELS, JudgedMaps, Truth, anomaly_score
 from gen3d.maths.significance import conformal_p, conformal_resolution, fdr, p_values
 from gen3d.maths.stats import (
     Interval,
@@ -36,7 +36,6 @@ MAX_SEVERITIES = 6
 
 ALL = "all"
 ACROSS = "(across regions)"
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,6 @@ class Settings:
 def columns(name: str, interval: Interval) -> Row:
     """A value and its interval as table columns."""
     return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-
-
-def records(table: pd.DataFrame) -> list[Row]:
-    """The rows of a table as dictionaries."""
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 class ScoreHistogram:
@@ -104,7 +98,7 @@ def severity_groups(people: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataF
         yield f"{low:.3g} to {high:.3g}", float(group["severity"].mean()), group
 
 
-def null_rows(maps: Maps, channel: str, settings: Settings) -> tuple[list[Row], float]:
+def null_rows(maps: JudgedMaps, channel: str, settings: Settings) -> tuple[list[Row], float]:
     """How z behaves where nothing is planted, and the score that 0.1 % of held-out controls' voxels exceed.
 
     Groups: test controls, calibration controls (whose z is leave-one-out), and the null condition.
@@ -150,7 +144,7 @@ VOXEL_MEASURES = (
 )
 
 
-def voxel_scores(maps: Maps, truth: Truth, channel: str, threshold: float, settings: Settings) -> list[Row]:
+def voxel_scores(maps: JudgedMaps, truth: Truth, channel: str, threshold: float, settings: Settings) -> list[Row]:
     """One row per scan with a planted change in this channel: how well the map shows where.
 
     `correlation` is that of z with the true log-Jacobian over voxels (deformation channel only).
@@ -232,7 +226,7 @@ def difference_rows(scores: pd.DataFrame, names: Sequence[str], settings: Settin
     return rows
 
 
-def person_scores(maps: Maps) -> pd.DataFrame:
+def person_scores(maps: JudgedMaps) -> pd.DataFrame:
     """Scores that may tell a patient from a control, one column each, indexed by key: the burden of each channel's map,
     the most unusual region of each channel, and the latent deviation."""
     table = maps.subjects.set_index("key")
@@ -248,7 +242,7 @@ def person_scores(maps: Maps) -> pd.DataFrame:
     return scores
 
 
-def detection_rows(maps: Maps, truth: Truth) -> list[Row]:
+def detection_rows(maps: JudgedMaps, truth: Truth) -> list[Row]:
     """Are people with a condition told from controls by one score, at each severity?
 
     Detected means a conformal p of at most 5 % against held-out controls, which lets at most 5 % of controls through
@@ -274,7 +268,7 @@ def detection_rows(maps: Maps, truth: Truth) -> list[Row]:
     return rows
 
 
-def profile_rows(maps: Maps, truth: Truth, settings: Settings) -> list[Row]:
+def profile_rows(maps: JudgedMaps, truth: Truth, settings: Settings) -> list[Row]:
     """Does a person's region table rank the regions as the truth does? Spearman over regions, mean over people."""
     rows = []
     for channel in maps.channels:
@@ -300,7 +294,7 @@ def detection_limit(rows: pd.DataFrame) -> float | None:
     5 % false positives, there and at every greater severity. Rows of one score and condition; None if never."""
     graded = rows[rows["severity"] != ALL] if (rows["severity"] != ALL).any() else rows
     limit = None
-    for row in records(graded.sort_values("mean_severity", ascending=False)):
+    for row in rows_of(graded.sort_values("mean_severity", ascending=False)):
         if not (row["auc_low"] > 0.5 and row["sensitivity"] >= 0.8):
             break
         limit = float(row["mean_severity"])

@@ -18,9 +18,11 @@ from gen3d.maths.stats import Interval
 Floats = NDArray[np.float64]
 Chart = tuple[bytes, bytes]
 UNNAMED = "none given"
+DASHES = (0, (3, 2))
 
 
-def _finished(figure: Canvas) -> Chart:
+def finished(figure: Canvas) -> Chart:
+    """A drawn figure as PNG and SVG."""
     return style.png_bytes(figure), style.svg_bytes(figure)
 
 
@@ -46,7 +48,7 @@ def ages(by_group: Mapping[str, Floats], colours: Mapping[str, str], bin_years: 
             axes.tick_params(axis="x", length=0)
         rows[-1].tick_params(axis="x", length=3)
         rows[-1].set_xlabel("Age (years)")
-        return _finished(figure)
+        return finished(figure)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def curves(panels: Mapping[str, Sequence[Curve]], x_label: str, logarithmic: Seq
             axes.set_xlabel(x_label)
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             style.light_grid(axes)
-        return _finished(figure)
+        return finished(figure)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def strips(panels: Sequence[Dots], colours: Mapping[str, str], y_label: str, see
             _strip_panel(axes, panel, colours, generator)
         for axes in grid[:, 0]:
             axes.set_ylabel(y_label)
-        return _finished(figure)
+        return finished(figure)
 
 
 def _strip_panel(axes: Axes, panel: Dots, colours: Mapping[str, str], generator: np.random.Generator) -> None:
@@ -169,7 +171,7 @@ def quantile_plots(panels: Sequence[Quantiles], colour: str, columns: int = 3) -
             style.light_grid(axes)
         for axes in grid[:, 0]:
             axes.set_ylabel("Observed z")
-        return _finished(figure)
+        return finished(figure)
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ def severity_lines(panels: Mapping[str, Sequence[Severity]], x_label: str, y_lab
             axes.set_ylabel(y_label)
         handles = [axes.plot([], [], color=colour, marker="o", markersize=4)[0] for colour in names.values()]
         figure.legend(handles, list(names), loc="lower center", ncols=min(5, len(names)), bbox_to_anchor=(0.5, 0.0))
-        return _finished(figure)
+        return finished(figure)
 
 
 def _severity_panel(axes: Axes, lines: Sequence[Severity], chance: float | None) -> None:
@@ -222,3 +224,38 @@ def _severity_panel(axes: Axes, lines: Sequence[Severity], chance: float | None)
     axes.set_xticks(xs, [f"{x:.3g}" for x in xs])
     axes.set_ylim(min(0.4, float(np.nanmin([i.low for line in lines for i in line.values] + [0.4]))) - 0.03, 1.03)
     style.light_grid(axes)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart of intervals: its name, the value, a colour; baselines are hollow."""
+
+    name: str
+    value: Interval
+    colour: str
+    hollow: bool = False
+
+
+def intervals(lines: Sequence[Line], x_label: str, reference: float | None, words: str = "") -> Chart:
+    """Values with their 95 % intervals, one under the other; a dashed line at `reference` with `words` at its top."""
+    height = 0.62 + 0.2 * len(lines)
+    longest = max(len(line.name) for line in lines)
+    with style.canvas(height, 7.2) as figure:
+        axes = figure.subplots()
+        left = min(0.45, 0.03 + 0.0095 * longest)
+        figure.subplots_adjust(left=left, right=0.98, top=1 - 0.2 / height, bottom=0.4 / height)
+        if reference is not None:
+            axes.axvline(reference, color=style.INK, linewidth=0.8, linestyle=DASHES)
+            axes.text(reference, -0.75, words, ha="center", va="bottom", fontsize=7, color=style.GREY)
+        for place, line in enumerate(lines):
+            if math.isfinite(line.value.low) and math.isfinite(line.value.high):
+                axes.plot([line.value.low, line.value.high], [place] * 2, color=line.colour, linewidth=1.6)
+            face = "white" if line.hollow else line.colour
+            axes.plot(line.value.value, place, "o", color=line.colour, markerfacecolor=face, markersize=5)
+        axes.set_yticks(range(len(lines)), [line.name for line in lines])
+        axes.set_ylim(len(lines) - 0.5, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(x_label)
+        style.light_grid(axes, "x")
+        return finished(figure)

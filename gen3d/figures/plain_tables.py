@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from gen3d.core.result_folder import ResultFolder
+from gen3d.core.tables import Row
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Table
 from gen3d.maths.stats import Interval
-from gen3d.report.folders import Row
 
 P_VALUES = ("p", "q")
 WORDS = {
@@ -91,3 +92,16 @@ def _interval(row: Row, name: str, pair: tuple[str, str] | None) -> Interval | N
     if pair is None or not all(_is_number(row.get(key)) for key in (name, *pair)):
         return None
     return Interval(float(row[name]), float(row[pair[0]]), float(row[pair[1]]), 0)
+
+
+def interval_of(
+    folder: ResultFolder, row: Row, table: str, names: tuple[str, str, str] = ("value", "low", "high")
+) -> Interval:
+    """A value with its interval, read from three columns of a row, and the number of people behind it.
+
+    Raises:
+        UserError: a cell of the table holds words.
+    """
+    value, low, high = (folder.number(row, name, table) for name in names)
+    num = folder.number(row, "num_people", table)
+    return Interval(value, low, high, int(num) if math.isfinite(num) else 0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +19,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from gen3d.cohort.target import FEWEST_DISTINCT, Rows, Target, Values, as_label, make_target
 from gen3d.core.errors import UserError
+from gen3d.core.tables import Row
 from gen3d.harmonise.recipe import Harmonisation, speakers
 from gen3d.maths.cross_validated import Bootstrap, WithinModels, codes_of, percentiles, resampled_weights
 
@@ -30,8 +30,6 @@ NUM_RESAMPLES = 1000
 BEFORE, AFTER, DIFFERENCE = "before", "after", "after minus before"
 LINEAR, SQUARES = "linear", "with squares"
 """The logistic regression sees the components, or also their squares, which tell sites that differ in scatter only."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

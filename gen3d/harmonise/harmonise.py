@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
-from gen3d.cohort.latents_folder import ARRAY, SEEN, SHAPE, TABLE, Latents, Seen, open_latents_folder
+from gen3d.cohort.latents_folder import Latents, Seen, open_latents_folder, write_latents
 from gen3d.cohort.manifest import TEXT, is_control, subject_hash
 from gen3d.cohort.target import Rows
-from gen3d.core.artefact import begin, write_json
+from gen3d.core.artefact import begin
 from gen3d.core.config import Folders, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, warn
-from gen3d.core.tables import records, write_table
+from gen3d.core.tables import Row
 from gen3d.harmonise.assessment import (
     AFTER,
     BEFORE,
@@ -32,10 +31,10 @@ from gen3d.harmonise.assessment import (
     kept_effects,
     site_predictability,
 )
+from gen3d.harmonise.folder import write_harmonised
 from gen3d.harmonise.picture import draw_before_after
 from gen3d.harmonise.recipe import FittedHarmonisation, Harmonisation, speakers
 
-Row = dict[str, Any]
 NUMBERS = ["value", "low", "high", "chance", "num_people"]
 SITES = ["stage", "classifier", "measure", *NUMBERS, "num_sites"]
 KEPT = ["stage", "column", "task", "measure", *NUMBERS]
@@ -93,21 +92,13 @@ class Harmonise(Verb, Harmonisation):
             after = fitted.apply(rows)
             used = self._used(rows.table, allowed)
             found = self._measure(rows, allowed, fitted, len(used))
-            np.save(self.out / ARRAY, after.astype(np.float32))
-            arrays: dict[str, Any] = dict(fitted.to_arrays())
-            np.savez(self.out / "harmonisation.npz", **arrays)
-            write_table(self.out / TABLE, rows.table)
-            write_json(self.out / SHAPE, cohort.record | {"harmonised": self._harmonisation.settings()})
-            write_json(self.out / SEEN, {"0": _with_roles(cohort.seen, used, f"harmonised by {self.by}")})
-            tables = found.tables | {"people": self._people(rows.table, allowed, fitted)}
-            for name, table in tables.items():
-                write_table(self.out / f"{name}.tsv", table)
-            _write_bytes(
-                self.out / "figures" / "before_after.png",
-                draw_before_after(rows.values, after, self.sites_of(rows.table), self.by, _under(tables["sites"])),
+            record = cohort.record | {"harmonised": self._harmonisation.settings()}
+            write_latents(
+                self.out, after, rows.table, record, [_with_roles(cohort.seen, used, f"harmonised by {self.by}")]
             )
-            rows_of = {name: records(table) for name, table in tables.items()}
-            write_json(self.out / "metrics.json", {"summary": found.summary, "tables": rows_of})
+            tables = found.tables | {"people": self._people(rows.table, allowed, fitted)}
+            picture = draw_before_after(rows.values, after, self.sites_of(rows.table), self.by, _under(tables["sites"]))
+            write_harmonised(self.out, fitted.to_arrays(), tables, found.summary, picture)
             work.finish({"num_scans": len(rows), "num_dimensions": after.shape[1], "summary": found.summary})
         finally:
             work.release()
@@ -221,7 +212,7 @@ def gather(folders: Sequence[Path]) -> Cohort:
         raise UserError(f"{', '.join(bad[:5])}: the latent is NaN or infinite; encode again.")
     return Cohort(
         Rows(values, table, (values.shape[1],), first.shape),
-        json.loads((first.folder / SHAPE).read_text(encoding="utf-8")),
+        first.record,
         _union(opened),
     )
 
@@ -318,8 +309,3 @@ def _under(sites: pd.DataFrame) -> tuple[str, str]:
     chance = f"chance {at[BEFORE]['chance']:.2f}"
     found = [_interval(at[stage]) for stage in (BEFORE, AFTER)]
     return f"told with balanced accuracy {found[0]}, {chance}", f"{found[1]} where fitted on other people, {chance}"
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)

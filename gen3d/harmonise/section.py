@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gen3d.classify.sections import charts as heads_charts
+from gen3d.core.tables import Row
+from gen3d.figures import charts, style
 from gen3d.figures import names as wording
-from gen3d.figures import style
 from gen3d.figures.blocks import Details, Figure, Heading, Points, Section, Table, Text
-from gen3d.figures.plain_tables import plain_table, words
+from gen3d.figures.context import Context, page_section
+from gen3d.figures.plain_tables import interval_of, plain_table, words
 from gen3d.harmonise.assessment import AFTER, BEFORE, DIFFERENCE
-from gen3d.report.context import Context
-from gen3d.report.folders import Row
-from gen3d.report.results import Harmonised
+from gen3d.harmonise.folder import HarmonisedFolder
 
 STAGES = (BEFORE, AFTER, DIFFERENCE)
 MEASURES = {
@@ -26,9 +25,10 @@ MEASURES = {
 PEOPLE_COLUMNS = {"num_fitted": "Estimated from, people", "shift_sd": "Shift, SD", "scale": "Scale"}
 
 
+@page_section("Harmonisation", "`gen3d harmonise`", place=90, reads=HarmonisedFolder)
 def section(context: Context) -> Section | None:
     """Per folder: what it did in sentences, before and after in numbers and as a picture."""
-    given = context.sources.harmonised
+    given = context.all(HarmonisedFolder)
     if not given:
         return None
     blocks: list[Any] = []
@@ -40,7 +40,7 @@ def section(context: Context) -> Section | None:
     return Section("harmonisation", "Harmonisation", blocks, numbers)
 
 
-def _of_folder(harmonised: Harmonised) -> list[Any]:
+def _of_folder(harmonised: HarmonisedFolder) -> list[Any]:
     blocks: list[Any] = []
     if harmonised.summary:
         blocks += [Text(wording.capital(harmonised.summary[0]), "verdict"), Points(harmonised.summary[1:])]
@@ -61,11 +61,11 @@ def _of_folder(harmonised: Harmonised) -> list[Any]:
     return blocks
 
 
-def _name(harmonised: Harmonised, figure: str) -> str:
+def _name(harmonised: HarmonisedFolder, figure: str) -> str:
     return f"harmonisation_{harmonised.name.replace('/', '_')}_{figure}"
 
 
-def _compared(harmonised: Harmonised, table: str, title: str, by: tuple[str, str], site: str) -> list[Any]:
+def _compared(harmonised: HarmonisedFolder, table: str, title: str, by: tuple[str, str], site: str) -> list[Any]:
     """A chart and a table of what can be told before and after, a line per classifier or column and measure."""
     rows = harmonised.rows(table, "stage", "measure", "value", "low", "high")
     found: dict[tuple[str, str], dict[str, Row]] = {}
@@ -87,7 +87,7 @@ def _compared(harmonised: Harmonised, table: str, title: str, by: tuple[str, str
                 _measure(measure),
                 f"{num:.0f}" if math.isfinite(num) else wording.NONE,
                 *(
-                    wording.with_interval(harmonised.interval(stages[stage], table))
+                    wording.with_interval(interval_of(harmonised, stages[stage], table))
                     if stage in stages
                     else wording.NONE
                     for stage in present
@@ -110,14 +110,14 @@ def _measure(name: str) -> str:
     return MEASURES.get(name, name.replace("_", " "))
 
 
-def _chart(harmonised: Harmonised, table: str, found: dict[tuple[str, str], dict[str, Row]]) -> Figure:
+def _chart(harmonised: HarmonisedFolder, table: str, found: dict[tuple[str, str], dict[str, Row]]) -> Figure:
     lines = []
     for (name, measure), stages in found.items():
         for stage, colour in ((BEFORE, style.GREY), (AFTER, style.GROUP_COLOURS[0])):
             if stage in stages:
-                value = harmonised.interval(stages[stage], table)
+                value = interval_of(harmonised, stages[stage], table)
                 label = f"{name.replace('_', ' ')}, {_measure(measure)}, {stage}"
-                lines.append(heads_charts.Line(label, value, colour, hollow=stage == BEFORE))
-    png, svg = heads_charts.intervals(lines, "Value", None)
+                lines.append(charts.Line(label, value, colour, hollow=stage == BEFORE))
+    png, svg = charts.intervals(lines, "Value", None)
     caption = "Before (hollow, grey) and after (filled, blue), with 95 % intervals; chance is in the table."
     return Figure(_name(harmonised, table), "Intervals before and after.", caption, png, svg=svg, width_percent=80)

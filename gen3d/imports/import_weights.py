@@ -7,22 +7,22 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import yaml
 from pydantic import Field, model_validator
 from torch import nn
 
 from gen3d.cohort.folder import open_prepared
-from gen3d.core.artefact import begin, write_atomic, write_json
+from gen3d.core.artefact import begin
 from gen3d.core.config import Folder, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say
-from gen3d.imaging.plan import FIELD_OF_VIEW_MM, Grid, GridPlan, write_plan
+from gen3d.imaging.plan import FIELD_OF_VIEW_MM, Grid, GridPlan
 from gen3d.imports.checkpoint_file import CheckpointFile, read_checkpoint
 from gen3d.imports.options import AutoencoderOptions, DiffusionOptions
 from gen3d.maths.design import Design
 from gen3d.models.base import Model, Statistics
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from gen3d.models.normative.monai_autoencoder import AutoencoderKLConfig
+from gen3d.models.run_folder import weights_path, write_people_and_plan, write_settings
 from gen3d.models.weights import save_weights
 from gen3d.nets.imported.denoiser import check_conditions
 from gen3d.nets.imported.monai_networks import UNetArguments
@@ -212,11 +212,9 @@ class ImportWeights(Verb):
 
     def _write(self, plan: GridPlan, model: Any) -> None:
         """The files of a run folder."""
-        write_atomic(self.out / "config.yaml", yaml.safe_dump(self._described(model), sort_keys=False))
-        write_plan(self.out / "plan.json", plan)
-        write_json(self.out / "subjects.json", {"0": {}})
-        write_json(self.out / "design.json", _intercept_only().to_dict())
-        save_weights(self.out / "members" / "0" / "model.safetensors", model.state_dict(), plan.key, model.config.kind)
+        write_settings(self.out, self._described(model))
+        write_people_and_plan(self.out, plan, {0: {}}, _intercept_only())
+        save_weights(weights_path(self.out, 0), model.state_dict(), plan.key, model.config.kind)
 
 
 def _origin(saved: Saved) -> str:

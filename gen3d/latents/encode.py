@@ -9,13 +9,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from gen3d.cohort.folder import Prepared, generator_subjects, open_prepared
-from gen3d.cohort.latents_folder import ARRAY, MIRRORED, SEEN, SHAPE, TABLE, Seen
+from gen3d.cohort.latents_folder import Seen, write_latents
 from gen3d.cohort.structures import with_structures
-from gen3d.core.artefact import begin, write_json
+from gen3d.core.artefact import begin
 from gen3d.core.config import Folders, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track
-from gen3d.core.tables import write_table
 from gen3d.core.work_arrays import WorkingArrays
 from gen3d.models.run import OneRun, Run, covariates_of, load_run
 
@@ -68,13 +67,10 @@ class Encode(Verb):
                     mirrored[i, member] = run.encode(volume[:, ::-1], *known)
             arrays.mark(i)
         _refuse_non_finite(latents, list(table["key"]))
-        np.save(self.out / ARRAY, _by_member(latents))
-        if mirrored is not None:
-            np.save(self.out / MIRRORED, _by_member(mirrored))
-        write_table(self.out / TABLE, with_structures(prepared, table).drop(columns=["folder"]))
         made_by = {"shape": run.latent_shape, "kind": run.kind, "run_key": run.artefact.key, "channels": run.channels}
-        write_json(self.out / SHAPE, made_by)
-        write_json(self.out / SEEN, {str(member): seen for member, seen in enumerate(_seen(run, prepared))})
+        scans = with_structures(prepared, table).drop(columns=["folder"])
+        both = (_by_member(latents), None if mirrored is None else _by_member(mirrored))
+        write_latents(self.out, both[0], scans, made_by, _seen(run, prepared), both[1])
         arrays.discard()
         num_dimensions = sides[1]
         work.finish({"num_scans": len(table), "num_dimensions": num_dimensions})

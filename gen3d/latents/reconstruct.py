@@ -14,9 +14,9 @@ from gen3d.cohort.manifest import ROLES
 from gen3d.core.artefact import begin
 from gen3d.core.config import Folders, Verb
 from gen3d.core.progress import say, track
-from gen3d.core.tables import write_table
 from gen3d.imaging.similarity import mse, psnr, ssim
 from gen3d.imaging.volume import read_stored, store
+from gen3d.latents.folder import METRICS, volume_path
 from gen3d.models.run import OneRun, covariates_of, load_run, scan_seed
 
 LOG_JACOBIAN_RANGE = 2.0
@@ -53,7 +53,7 @@ class Reconstruct(Verb):
         rows: list[dict[str, Any]] = []
         for i in track(range(len(table)), "reconstructing"):
             row = table.iloc[i]
-            paths = {channel: self.out / "volumes" / f"{row['key']}_{channel}.nii" for channel in run.channels}
+            paths = {channel: volume_path(self.out, row["key"], channel) for channel in run.channels}
             if not all(path.is_file() for path in paths.values()):
                 volume = prepared.load([row["key"]], run.channels)[0]
                 seed, covariates = scan_seed(self.seed, row["key"]), covariates_of(run, row)
@@ -64,7 +64,7 @@ class Reconstruct(Verb):
             seen = not run.blind_members(row["subject"])
             rows += [_measure(prepared, row, channel, path, seen) for channel, path in paths.items()]
         metrics = pd.DataFrame(rows)
-        write_table(self.out / "metrics.tsv", metrics)
+        METRICS.write(self.out, metrics)
         work.finish({"num_scans": len(table)} | _by_role(metrics))
         return self.out
 

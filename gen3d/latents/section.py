@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gen3d.cohort.latents_folder import LatentsFolder
 from gen3d.figures import charts, scatter, style
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Figure, Heading, Section, Text
+from gen3d.figures.context import Context, page_section
 from gen3d.latents.embedding import principal_components, umap_coordinates
-from gen3d.report.context import Context
-from gen3d.report.folders import Latents
 
 
+@page_section("Latent space", "`gen3d encode`", place=80, reads=LatentsFolder)
 def section(context: Context) -> Section | None:
     """PCA and UMAP of every latents folder, coloured by diagnosis, age and site."""
-    usable = [latents for latents in context.sources.latents if len(latents.table) >= 3]
+    usable = [latents for latents in context.all(LatentsFolder) if len(latents.scan_table) >= 3]
     if not usable:
         return None
     blocks: list[Any] = [
@@ -38,8 +39,8 @@ def section(context: Context) -> Section | None:
     return Section("latent", "Latent space", blocks, numbers)
 
 
-def _figure(context: Context, latents: Latents) -> tuple[Figure, dict[str, Any]]:
-    table, values = latents.table, latents.values
+def _figure(context: Context, latents: LatentsFolder) -> tuple[Figure, dict[str, Any]]:
+    table, values = latents.scan_table, latents.values
     components = principal_components(values)
     neighbours = umap_coordinates(values, context.seed)
     keys = [str(key) for key in table["key"]]
@@ -57,14 +58,14 @@ def _figure(context: Context, latents: Latents) -> tuple[Figure, dict[str, Any]]
     ]
     shares = components.share_of_variance
     caption = (
-        f"Latent vectors of {wording.people(table['subject'].nunique())} ({latents.words}, "
+        f"Latent vectors of {wording.people(table['subject'].nunique())} ({latents.description}, "
         f"{latents.name}). The two principal components hold "
         f"{wording.percent(float(shares[0]))} and {wording.percent(float(shares[1]))} of the variance. "
         + ("" if neighbours is not None else "There are too few people for a UMAP (12 are needed). ")
         + "Point at a dot to see who it is."
     )
     figure = Figure(
-        f"latent_{latents.artefact.folder.name}",
+        f"latent_{latents.folder.name}",
         "Scatter of people in latent space.",
         caption,
         scatter.as_png(planes, colourings),
@@ -97,9 +98,7 @@ def _titled(name: str, colourings: list[scatter.Colouring]) -> list[scatter.Colo
 
 def _colourings(context: Context, table: pd.DataFrame) -> list[scatter.Colouring]:
     diagnoses = table["diagnosis"].astype(str)
-    colours = style.group_colours(
-        [*context.sources.groups, *sorted(set(diagnoses) - set(context.sources.groups))], context.sources.controls
-    )
+    colours = style.group_colours([*context.groups, *sorted(set(diagnoses) - set(context.groups))], context.controls)
     present = [group for group in colours if (diagnoses == group).any()]
     found = [
         scatter.Colouring(

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from gen3d.figures import brain
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Details, Figure, Section, Table, Text
+from gen3d.figures.context import Context, page_section
+from gen3d.latents.folder import ReconstructedFolder
 from gen3d.maths.stats import bootstrap_interval
-from gen3d.report.context import Context
-from gen3d.report.folders import Reconstructed
 
 MAX_MODELS = 3
 CUT_MM = (-24.0, -18.0, 12.0)  # through the left hippocampus (coronal, sagittal) and the basal ganglia (axial)
@@ -23,9 +23,10 @@ SHOWN = {
 }
 
 
+@page_section("Reconstructions", "`gen3d reconstruct`", place=30, reads=ReconstructedFolder)
 def section(context: Context) -> Section | None:
     """Scan, expectation and residual of a test control, and PSNR and SSIM by role."""
-    given = context.sources.reconstructed
+    given = context.all(ReconstructedFolder)
     if not given:
         return None
     blocks: list[Any] = [
@@ -36,8 +37,8 @@ def section(context: Context) -> Section | None:
             "not find it."
         )
     ]
-    key = typical_control(given[0].metrics)
-    channels = list(dict.fromkeys(str(name) for name in given[0].metrics.get("channel", [])))
+    key = typical_control(given[0].errors)
+    channels = list(dict.fromkeys(str(name) for name in given[0].errors.get("channel", [])))
     for channel in channels or ["t1w"]:
         figure = _figure(context, key, channel) if key else None
         if figure is not None:
@@ -63,12 +64,12 @@ def typical_control(metrics: pd.DataFrame) -> str:
 
 
 def _figure(context: Context, key: str, channel: str) -> Figure | None:
-    prepared = context.sources.prepared
+    prepared = context.prepared
     if prepared is None or channel not in prepared.plan.channels or key not in set(prepared.manifest["key"]):
         return None
     shown = [
         (item.name, found)
-        for item in context.sources.reconstructed[:MAX_MODELS]
+        for item in context.all(ReconstructedFolder)[:MAX_MODELS]
         if (found := item.volume(key, channel)) is not None
     ]
     if not shown:
@@ -76,7 +77,7 @@ def _figure(context: Context, key: str, channel: str) -> Figure | None:
     scan, signed = prepared.volume(key, channel), channel != "t1w"
     title, units, limit, threshold = SHOWN.get(channel, (channel, channel, 0.5, 0.1))
     words = "scan minus expected"
-    grey = context.sources.anatomy(key)[0]
+    grey = context.anatomy(key)[0]
     cuts = brain.three_planes((CUT_MM[0], CUT_MM[1], CUT_MM[2]))
 
     def tiles(volume: NDArray[np.floating], as_map: bool) -> list[brain.Tile]:
@@ -91,7 +92,7 @@ def _figure(context: Context, key: str, channel: str) -> Figure | None:
             )
         )
     bar = brain.Overlay(scan, limit, threshold)
-    png = brain.draw(strips, context.sources.space, (bar, units))
+    png = brain.draw(strips, context.space, (bar, units))
     caption = (
         f"{title} of {key}, a held-out control with the median error: the scan, what each model expects, and scan "
         f"minus expectation. {brain.CONVENTION}"
@@ -100,9 +101,9 @@ def _figure(context: Context, key: str, channel: str) -> Figure | None:
     return Figure(f"reconstruction_{channel}", alt, caption, png)
 
 
-def fidelity(reconstructed: Reconstructed) -> list[dict[str, Any]]:
+def fidelity(reconstructed: ReconstructedFolder) -> list[dict[str, Any]]:
     """Mean PSNR and SSIM per channel and role with intervals over people; people that the model saw stand apart."""
-    metrics = reconstructed.metrics
+    metrics = reconstructed.errors
     if "psnr" not in metrics.columns or "ssim" not in metrics.columns:
         return []
     if "channel" not in metrics.columns:

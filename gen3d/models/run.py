@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
@@ -24,11 +22,19 @@ from gen3d.imaging.plan import GridPlan, read_plan
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Model
 from gen3d.models.registry import ModelConfig
+from gen3d.models.run_folder import (
+    AGAIN,
+    PLAN,
+    RUN_VERBS,
+    SETTINGS,
+    read_design,
+    read_seen,
+    read_settings,
+    weights_path,
+)
 from gen3d.models.weights import fill, read_weights, statistics_in
 
 Float = NDArray[np.float32]
-VERBS = ("train", "import-weights")
-"""What writes run folders."""
 
 
 def _single(value: Any) -> Any:
@@ -255,7 +261,7 @@ class Run:
         return volumes, rows
 
     def _load(self, index: int) -> Model:
-        path = self.folder / "members" / str(index) / "model.safetensors"
+        path = weights_path(self.folder, index)
         tensors = read_weights(path, self.plan.key, self.kind)
         statistics = statistics_in(path, tensors)
         if statistics.mask.shape != self.plan.shape or len(statistics.channel_mean) != len(self.channels):
@@ -271,37 +277,26 @@ def load_run(folder: Path, device: str = "cpu") -> Run:
     Raises:
         UserError: not a finished run, a damaged or missing file, or (when a member is loaded) weights that do not fit.
     """
-    artefact = read(folder, VERBS)
+    artefact = read(folder, RUN_VERBS)
     config = _config(folder)
-    plan = read_plan(folder / "plan.json")
-    seen = _json(folder / "subjects.json")
-    design = Design.from_dict(_json(folder / "design.json"))
-    subjects = {int(index): dict(people) for index, people in seen.items()}
+    plan = read_plan(folder / PLAN)
+    subjects, design = read_seen(folder), read_design(folder)
     model_config: BaseModelConfig = config[0]
     for index in subjects:
-        path = folder / "members" / str(index) / "model.safetensors"
+        path = weights_path(folder, index)
         if not path.is_file():
             raise UserError(f"{path}: the weights of member {index} are missing; copy the run folder again.")
     return Run(folder, artefact, plan, config[1], model_config, design, subjects, torch.device(device))
 
 
 def _config(folder: Path) -> tuple[BaseModelConfig, tuple[str, ...]]:
-    path = folder / "config.yaml"
+    tree = read_settings(folder)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         model: BaseModelConfig = TypeAdapter[Any](ModelConfig).validate_python(tree["model"])
         return model, tuple(tree["channels"])
-    except (OSError, yaml.YAMLError, ValidationError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (ValidationError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: missing or damaged ({reason}); copy the run folder again.") from None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: missing or damaged ({error}); copy the run folder again.") from None
-    return value
+        raise UserError(f"{folder / SETTINGS}: missing or damaged ({reason}); {AGAIN}.") from None
 
 
 class Conditioned(Protocol):

@@ -19,6 +19,7 @@ from gen3d.core.artefact import digest, file_digest, write_json
 from gen3d.core.errors import UserError
 from gen3d.core.pool import as_done
 from gen3d.core.progress import track
+from gen3d.core.tables import Row
 from gen3d.imaging.brainmask import MaskMethod
 from gen3d.imaging.conform import Conformed, conform
 from gen3d.imaging.plan import GridPlan
@@ -27,8 +28,6 @@ from gen3d.imaging.volume import store
 
 CACHE = ".scans"
 MASK_SUFFIXES = ("_desc-brain_mask", "_mask", "_brainmask")
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

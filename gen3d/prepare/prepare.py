@@ -10,19 +10,19 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import Field
 
-from gen3d.cohort.manifest import Split, assign_roles, write_manifest
+from gen3d.cohort.folder import UNMATCHED, VERDICTS, write_cohort
+from gen3d.cohort.manifest import Split, assign_roles
 from gen3d.cohort.regions import region_table, regions_on
 from gen3d.cohort.screening import judge
-from gen3d.core.artefact import begin, digest, write_atomic
+from gen3d.core.artefact import begin, digest
 from gen3d.core.config import Folders, Verb, execution
 from gen3d.core.errors import Unfinished
 from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track
 from gen3d.imaging.brainmask import MaskMethod, check_tool
-from gen3d.imaging.plan import GridPlan, plan_grid, write_plan
+from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.registration import DeformationSettings
 from gen3d.imaging.template import template_on
-from gen3d.imaging.volume import write_nifti
 from gen3d.prepare.one_scan import make_tasks, prepare_all
 from gen3d.prepare.sources import Columns, Source, read_sources
 
@@ -129,15 +129,10 @@ class Prepare(Verb):
         verdicts = rows.join(judge(rows))
         excluded = verdicts.loc[verdicts["verdict"] == "exclude", "key"].tolist()
         manifest = assign_roles(found.frame, self.split, self.controls, excluded)
-        write_plan(self.out / "plan.json", plan)
-        template = template_on(plan)
-        write_nifti(self.out / "mask.nii", template.mask, plan.matrix)
-        write_nifti(self.out / "regions.nii", regions_on(plan), plan.matrix)
-        _write_table(self.out / "regions.tsv", region_table())
+        write_cohort(self.out, plan, template_on(plan).mask, regions_on(plan), region_table(), manifest)
         ordered = [*FIRST_COLUMNS, *(c for c in verdicts.columns if c not in (*FIRST_COLUMNS, "failure"))]
-        _write_table(self.out / "verdicts.tsv", verdicts[ordered])
-        _write_table(self.out / "unmatched.tsv", pd.DataFrame(found.unmatched, columns=["entry", "remark"]))
-        write_manifest(self.out, manifest)
+        VERDICTS.write(self.out, verdicts[ordered])
+        UNMATCHED.write(self.out, pd.DataFrame(found.unmatched, columns=list(UNMATCHED.columns)))
         return {
             "num_scans": len(rows),
             "verdicts": {name: int((verdicts["verdict"] == name).sum()) for name in ("keep", "warn", "exclude")},
@@ -163,7 +158,3 @@ class Prepare(Verb):
                 f"{len(unusable)} of {summary['num_scans']} scans could not be used, the others are done:\n{shown}"
             )
         return self.out
-
-
-def _write_table(path: Path, table: pd.DataFrame) -> None:
-    write_atomic(path, table.to_csv(sep="\t", index=False, float_format="%.6g"))

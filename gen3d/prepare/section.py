@@ -10,21 +10,22 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from gen3d.cohort.folder import UNMATCHED, VERDICTS
 from gen3d.figures import charts
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Details, Figure, Heading, Section, Table, Text
-from gen3d.report.context import Context
-from gen3d.report.folders import read_table
+from gen3d.figures.context import Context, page_section
 
 MAX_PICTURES = 8
 PICTURE_WIDTH = 640
 
 
+@page_section("Cohort", "`gen3d prepare` or `gen3d simulate`", place=10)
 def section(context: Context) -> Section | None:
     """Tables by role, diagnosis and site, ages, and the flow of exclusions with their pictures."""
-    if context.sources.prepared is None:
+    if context.prepared is None:
         return None
-    frame = context.sources.cohort
+    frame = context.cohort
     used = frame[frame["role"] != "excluded"]
     overview = _table(used, ["role", "diagnosis"])
     by_site = _table(used, ["role", "diagnosis", "site"])
@@ -122,7 +123,7 @@ def _as_block(rows: list[dict[str, Any]], caption: str) -> Table:
 def _ages(context: Context, used: pd.DataFrame) -> list[Any]:
     groups = {
         group: used.loc[used["diagnosis"] == group].drop_duplicates("subject")["age_years"].to_numpy(float)
-        for group in context.sources.groups
+        for group in context.groups
     }
     if not any(np.isfinite(values).any() for values in groups.values()):
         return []
@@ -135,21 +136,20 @@ def _ages(context: Context, used: pd.DataFrame) -> list[Any]:
 
 
 def _verdicts(context: Context) -> pd.DataFrame:
-    prepared = context.sources.prepared
-    frames = []
-    for folder in prepared.folders if prepared else ():
-        path = folder / "verdicts.tsv"
-        if path.is_file():
-            frames.append(read_table(path).assign(folder=str(folder)))
+    prepared = context.prepared
+    frames = (
+        [VERDICTS.read_if_there(folder).assign(folder=str(folder)) for folder in prepared.folders] if prepared else []
+    )
+    frames = [frame for frame in frames if len(frame)]
     return (
         pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["key", "verdict", "reason", "folder"])
     )
 
 
 def _unmatched(context: Context) -> pd.DataFrame:
-    prepared = context.sources.prepared
-    paths = [folder / "unmatched.tsv" for folder in prepared.folders] if prepared else []
-    frames = [read_table(path) for path in paths if path.is_file()]
+    prepared = context.prepared
+    frames = [UNMATCHED.read_if_there(folder) for folder in prepared.folders] if prepared else []
+    frames = [frame for frame in frames if len(frame)]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["entry", "remark"])
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from gen3d.core.tables import Row
 from gen3d.maths.stats import Interval
 from gen3d.quality.features import FeatureMaker, Scans, metric_name
 
-Row = dict[str, Any]
 NUM_PERMUTATIONS = 999
 
 

@@ -14,13 +14,13 @@ from scipy import ndimage
 
 from gen3d.cohort.channels import DATA_RANGE
 from gen3d.core.progress import track
+from gen3d.core.tables import Row
 from gen3d.maths.stats import Interval
 from gen3d.quality.features import Scans, whole_file
 
 KEPT_BYTES = 1_500_000_000
 """Prepared scans that are kept in memory while pairs are measured."""
 
-Row = dict[str, Any]
 Moments = TypeVar("Moments")
 
 

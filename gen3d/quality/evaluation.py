@@ -17,7 +17,7 @@ from gen3d.cohort.folder import Prepared
 from gen3d.cohort.structures import SUFFIX, with_structures
 from gen3d.core.errors import UserError
 from gen3d.core.progress import track, warn
-from gen3d.core.tables import write_table
+from gen3d.core.result_folder import write_picture
 from gen3d.imaging.similarity import smooth_inside
 from gen3d.imaging.volume import read_stored, store
 from gen3d.models.base import Model
@@ -26,6 +26,7 @@ from gen3d.quality.distances import distance_rows
 from gen3d.quality.diversity import diversity_rows
 from gen3d.quality.features import ExtractorConfig, FeatureMaker, Scans
 from gen3d.quality.fidelity import Fidelity, Material, fidelity
+from gen3d.quality.folder import SHUFFLED_KEY
 from gen3d.quality.people import PROVENANCE, People, generator_run
 from gen3d.quality.picture import draw_fidelity, draw_scans, draw_structures
 from gen3d.quality.predictors import read_all
@@ -200,8 +201,7 @@ class Evaluation:
 
     def write_pictures(self) -> None:
         """Grids of scans, structures and fidelity."""
-        folder = self.asked.out / FIGURES
-        folder.mkdir(parents=True, exist_ok=True)
+        out = self.asked.out
         generator = np.random.default_rng(self.asked.seed)
         shown = [
             (scans, str(key))
@@ -212,22 +212,22 @@ class Evaluation:
         plan = self.cohort.plan
         volumes = [scans.read(key) for scans, key in shown]
         names = [f"{scans.name}  {key}" for scans, key in shown]
-        (folder / "labelled.png").write_bytes(draw_scans(volumes, names, "Real and synthetic scans", plan))
+        write_picture(out, "labelled", draw_scans(volumes, names, "Real and synthetic scans", plan))
         mixed = [volumes[i] for i in order]
         numbers = [str(number) for number in range(1, len(order) + 1)]
         title = "Which of these scans are real? The answer is in shuffled_key.tsv."
-        (folder / "shuffled.png").write_bytes(draw_scans(mixed, numbers, title, plan))
+        write_picture(out, "shuffled", draw_scans(mixed, numbers, title, plan))
         key_rows = [
             {"number": n, "kind": shown[i][0].name, "key": shown[i][1]} for n, i in zip(numbers, order, strict=True)
         ]
-        write_table(folder / "shuffled_key.tsv", pd.DataFrame(key_rows))
+        SHUFFLED_KEY.write(out / FIGURES, pd.DataFrame(key_rows))
         if len(self.structures):
             real = self._measured["real"].iloc[self._like]
             picture = draw_structures(real, self._measured["synthetic"], self.structures, SUFFIX)
-            (folder / "structures.png").write_bytes(picture)
+            write_picture(out, "structures", picture)
         people = self.conditioning.people
         if len(people):
-            (folder / "fidelity.png").write_bytes(draw_fidelity(people, list(dict.fromkeys(people["covariate"]))))
+            write_picture(out, "fidelity", draw_fidelity(people, list(dict.fromkeys(people["covariate"]))))
 
 
 RECONSTRUCTED, SMOOTHED = "reconstructed", "smoothed"

@@ -21,6 +21,7 @@ from gen3d.core.config import Config
 from gen3d.core.progress import track
 from gen3d.nets.extractors import BrainFeatures, Extractor, Med3D, RadImageNet, check_weights
 from gen3d.quality.contrastive import SelfTrained, take_scale, train_features, untrained
+from gen3d.quality.folder import STANDARD
 
 Floats = NDArray[np.float32]
 
@@ -56,9 +57,6 @@ ExtractorConfig = Annotated[
     BeforeValidator(_by_name),
 ]
 """`self`, or {kind: med3d, weights: file}."""
-
-STANDARD = {"med3d": "Med3D ResNet-50", "radimagenet": "RadImageNet ResNet-50 2.5D"}
-"""Extractors with a name of their own in the literature; distances by any other are called FID-self and the like."""
 
 
 def check_extractors(configs: Sequence[ExtractorConfig]) -> dict[str, str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.cohort.structures import SUFFIX
+from gen3d.core.tables import Row
 from gen3d.maths.stats import Interval, auroc, bootstrap_interval, correlation, wilson_interval
 from gen3d.quality.people import REQUESTED, numbers_of
 from gen3d.quality.predictors import (
@@ -22,7 +22,6 @@ from gen3d.quality.predictors import (
     folds,
 )
 
-Row = dict[str, Any]
 Values = NDArray[np.float64]
 MIN_PAIRS = 4
 

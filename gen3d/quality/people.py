@@ -14,8 +14,9 @@ import pandas as pd
 from gen3d.cohort.folder import GENERATOR_SUBJECTS, Prepared
 from gen3d.cohort.manifest import is_twin, subject_hash
 from gen3d.core.errors import UserError
+from gen3d.models.run_folder import read_seen
+from gen3d.synthesis.folder import PROVENANCE
 
-PROVENANCE = "provenance.json"
 REQUESTED = "requested_"
 HELD_OUT = ("calibration", "test", "evaluation")
 MIN_PEOPLE = 4
@@ -120,8 +121,7 @@ def _generator_subjects(folder: Path) -> dict[str, str]:
         return {str(person): str(role) for person, role in _json(path).items()}
     run, _ = generator_run(folder)
     if run is not None:
-        members = _json(run / "subjects.json")
-        return {person: role for member in members.values() for person, role in member.items()}
+        return {person: role for member in read_seen(run).values() for person, role in member.items()}
     raise UserError(
         f"{path}: missing, and the run that {PROVENANCE} names is not there either, so that nobody knows whom the generator "
         "saw; run `gen3d sample` again."

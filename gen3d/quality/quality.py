@@ -10,15 +10,16 @@ from pydantic import Field, model_validator
 
 from gen3d.cohort.channels import T1W
 from gen3d.cohort.folder import Prepared, open_prepared
-from gen3d.core.artefact import begin, write_json
+from gen3d.core.artefact import begin
 from gen3d.core.config import Folder, Folders, Verb, execution
 from gen3d.core.progress import say
-from gen3d.core.tables import plain_row, records, write_table
+from gen3d.core.tables import plain_row
 from gen3d.models.run import OneRun
 from gen3d.nets.device import device_of
 from gen3d.quality.contrastive import SelfTrained
 from gen3d.quality.evaluation import Asked, Evaluation
 from gen3d.quality.features import ExtractorConfig, RandomFeatures, check_extractors
+from gen3d.quality.folder import write_quality
 from gen3d.quality.people import People, Seen, choose_people
 from gen3d.quality.sentences import sentences
 
@@ -122,11 +123,7 @@ class Quality(Verb):
         )  # fmt: skip
 
     def _write(self, evaluation: Evaluation, tables: dict[str, pd.DataFrame], found: list[str]) -> None:
-        for name, table in tables.items():
-            write_table(self.out / f"{name}.tsv", table)
         people = evaluation.people
-        write_table(self.out / "reference.tsv", people.reference[REFERENCE_COLUMNS])
-        write_table(self.out / "fidelity_people.tsv", evaluation.conditioning.people)
         record = {
             "summary": found,
             "num_synthetic": len(people.synthetic),
@@ -135,6 +132,6 @@ class Quality(Verb):
             "reference": list(people.notes),
             "not_included": evaluation.notes,
             "extractors": {kind: plain_row(row) for kind, row in evaluation.extractors.items()},
-            "tables": {name: records(table) for name, table in tables.items()},
         }
-        write_json(self.out / "metrics.json", record)
+        reference = people.reference[REFERENCE_COLUMNS]
+        write_quality(self.out, record, tables, reference, evaluation.conditioning.people)

@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gen3d.core.tables import Row
 from gen3d.figures import names as wording
 from gen3d.figures import style
 from gen3d.figures.blocks import Details, Figure, Heading, Points, Section, Table, Text
+from gen3d.figures.context import Context, page_section
 from gen3d.maths.stats import Interval
-from gen3d.report.context import Context
-from gen3d.report.folders import Quality, Row
+from gen3d.quality.folder import QualityFolder
 
 SETS = {
     "floor": "Real people, two halves",
@@ -24,9 +25,10 @@ STRUCTURES_SHOWN = 10
 HEAD_INCHES, LINE_INCHES, FOOT_INCHES = 0.3, 0.17, 0.4
 
 
+@page_section("Synthetic against real scans", "`gen3d quality`", place=140, reads=QualityFolder)
 def section(context: Context) -> Section | None:
     """What was found in sentences, scans to try oneself on, and a table per question."""
-    given = context.sources.qualities
+    given = context.all(QualityFolder)
     if not given:
         return None
     blocks: list[Any] = [
@@ -46,10 +48,10 @@ def section(context: Context) -> Section | None:
     return Section("quality", "Synthetic against real scans", blocks, numbers)
 
 
-def _blocks(quality: Quality) -> list[Any]:
-    blocks: list[Any] = [Points(tuple(quality.metrics.get("summary", ())))]
+def _blocks(quality: QualityFolder) -> list[Any]:
+    blocks: list[Any] = [Points(quality.summary)]
     blocks += _scans(quality)
-    parts: tuple[tuple[str, Callable[[Quality, list[Row]], list[Any]]], ...] = (
+    parts: tuple[tuple[str, Callable[[QualityFolder, list[Row]], list[Any]]], ...] = (
         ("distances", _distances),
         ("diversity", _diversity),
         ("structures", _structures),
@@ -66,13 +68,13 @@ def _blocks(quality: Quality) -> list[Any]:
     return blocks
 
 
-def _figure(quality: Quality, name: str, alt: str, caption: str, width_percent: int = 100) -> list[Figure]:
+def _figure(quality: QualityFolder, name: str, alt: str, caption: str, width_percent: int = 100) -> list[Figure]:
     png = quality.picture(name)
-    identifier = f"quality_{quality.artefact.folder.name}_{name}"
+    identifier = f"quality_{quality.folder.name}_{name}"
     return [Figure(identifier, alt, caption, png, width_percent=width_percent)] if png else []
 
 
-def _scans(quality: Quality) -> list[Any]:
+def _scans(quality: QualityFolder) -> list[Any]:
     shuffled = _figure(
         quality,
         "shuffled",
@@ -103,7 +105,7 @@ def _figures(value: Interval) -> str:
     return wording.with_interval(value, digits)
 
 
-def _distances(quality: Quality, rows: list[Row]) -> list[Any]:
+def _distances(quality: QualityFolder, rows: list[Row]) -> list[Any]:
     by_name = {
         name: [row for row in rows if row["name"] == name] for name in dict.fromkeys(row["name"] for row in rows)
     }
@@ -122,7 +124,7 @@ def _distances(quality: Quality, rows: list[Row]) -> list[Any]:
     return [Heading("Distances"), _chart(quality, rows, present), table]
 
 
-def _chart(quality: Quality, rows: list[Row], present: Sequence[str]) -> Figure:
+def _chart(quality: QualityFolder, rows: list[Row], present: Sequence[str]) -> Figure:
     """Lines of MMD with their intervals, a panel per extractor."""
     panels = {row["extractor"]: row["name"] for row in rows if row["metric"] == "mmd"}
     height = HEAD_INCHES + LINE_INCHES * len(present) + FOOT_INCHES
@@ -146,11 +148,11 @@ def _chart(quality: Quality, rows: list[Row], present: Sequence[str]) -> Figure:
         grid[0].set_ylim(len(present) - 0.5, -0.5)
         png, svg = style.png_bytes(figure), style.svg_bytes(figure)
     caption = "MMD to real scans with 95 % of repetitions; the band is what two halves of the real people differ by."
-    name = f"quality_{quality.artefact.folder.name}_distances"
+    name = f"quality_{quality.folder.name}_distances"
     return Figure(name, "Lines of distances to real scans with their intervals.", caption, png, svg=svg)
 
 
-def _diversity(quality: Quality, rows: list[Row]) -> list[Any]:
+def _diversity(quality: QualityFolder, rows: list[Row]) -> list[Any]:
     cells = [
         [
             row["measure"],
@@ -167,7 +169,7 @@ def _diversity(quality: Quality, rows: list[Row]) -> list[Any]:
     return [Heading("Diversity"), Table(caption, header, cells, "llrrrr")]
 
 
-def _structures(quality: Quality, rows: list[Row]) -> list[Any]:
+def _structures(quality: QualityFolder, rows: list[Row]) -> list[Any]:
     order = sorted(rows, key=lambda row: -abs(row["difference_sd"]))
 
     def table(shown: list[Row], caption: str) -> Table:
@@ -201,7 +203,7 @@ def _structures(quality: Quality, rows: list[Row]) -> list[Any]:
     return [Heading("Volumes of structures"), table(order[:STRUCTURES_SHOWN], caption), *folded]
 
 
-def _fidelity(quality: Quality, rows: list[Row]) -> list[Any]:
+def _fidelity(quality: QualityFolder, rows: list[Row]) -> list[Any]:
     cells = [
         [
             str(row["covariate"]).replace("_", " "),
@@ -232,7 +234,7 @@ def _fidelity(quality: Quality, rows: list[Row]) -> list[Any]:
     return [Heading("Conditions"), Table(caption, header, cells, "llrrrrrr"), *picture]
 
 
-def _utility(quality: Quality, rows: list[Row]) -> list[Any]:
+def _utility(quality: QualityFolder, rows: list[Row]) -> list[Any]:
     cells = [
         [
             str(row["target"]),

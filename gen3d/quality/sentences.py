@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
-from gen3d.quality.features import STANDARD
-from gen3d.quality.utility import BOTH, REAL, SAME_N, SYNTHETIC
+from gen3d.core.tables import Row
+from gen3d.quality.folder import BOTH, REAL, SAME_N, STANDARD, SYNTHETIC
 
-Row = dict[str, Any]
 SURE = 0.05
 ANCHORS = (("reconstructed", "real scans through the autoencoder"), ("smoothed", "smoothed real scans"))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,11 +10,11 @@ from numpy.typing import NDArray
 from scipy.stats import ks_2samp, wasserstein_distance
 
 from gen3d.cohort.structures import SUFFIX
+from gen3d.core.tables import Row
 from gen3d.maths.significance import fdr_adjust
 from gen3d.maths.stats import Interval
 from gen3d.quality.distances import half_draws, over_repeats
 
-Row = dict[str, Any]
 Values = NDArray[np.float64]
 
 

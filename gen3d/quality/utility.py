@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.core.tables import Row
 from gen3d.maths.stats import Interval, bootstrap_interval
 from gen3d.quality.fidelity import Material, auc_interval, macro_auc
+from gen3d.quality.folder import BOTH, REAL, SAME_N, SYNTHETIC
 from gen3d.quality.people import REQUESTED, numbers_of
 from gen3d.quality.predictors import MIN_CLASS, MIN_TRAINING, Readings, fit_categorical, folds
 
-Row = dict[str, Any]
 Values = NDArray[np.float64]
 Codes = NDArray[np.object_]
 NUM_REPEATS = 3
 """Splits into folds over which the scores of a person are averaged."""
-
-REAL, SAME_N, SYNTHETIC, BOTH = "real", "real, as many as synthetic", "synthetic", "real and synthetic"
 
 
 def utility_rows(

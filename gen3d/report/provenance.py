@@ -9,10 +9,13 @@ from typing import Any
 import yaml
 
 from gen3d import __version__
+from gen3d.anomaly.sections.limits import limits_of_maps
+from gen3d.classify.folder import HeadFolder
+from gen3d.classify.sections.heads import LIMIT_OF_HEADS
 from gen3d.core.artefact import Artefact
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Code, Details, Heading, Points, Section, Table, Text
-from gen3d.report.context import Context
+from gen3d.figures.context import Context
 
 PACKAGES = (
     "numpy",
@@ -32,7 +35,7 @@ WAIVERS = ("allow", "waive", "ignore", "force")
 
 def section(context: Context) -> Section:
     """Limits in sentences, then inputs with hashes, versions and settings."""
-    artefacts = context.sources.artefacts
+    artefacts = context.artefacts
     packages = _packages()
     blocks: list[Any] = [
         Points(tuple(_limits(context))),
@@ -67,7 +70,6 @@ def section(context: Context) -> Section:
 
 
 def _limits(context: Context) -> list[str]:
-    sources = context.sources
     sentences = [
         "This report is for research. It is not a medical device, has not been validated for clinical use, and must "
         "not guide the care of a person.",
@@ -75,54 +77,16 @@ def _limits(context: Context) -> list[str]:
         "the cause: motion, scanner, medication, "
         "hydration and preparation errors change brains on images too.",
     ]
-    for maps in sources.maps[:1]:
-        record = next((item for item in maps.calibration.values() if isinstance(item, dict)), {})
-        low, high = (record.get("age_range_years") or [None, None])[:2]
-        if low is not None and high is not None:
-            flagged = int((maps.subjects["flags"].astype(str) != "").sum()) if "flags" in maps.subjects else 0
-            text = (
-                f"Calibration covers ages {low:.0f} to {high:.0f} and the sites "
-                f"{wording.listed([str(name) or 'without a name' for name in record.get('sites') or {}])}"
-            )
-            sentences.append(
-                f"{text}; {wording.people(flagged)} outside of that or with missing covariates "
-                f"{'is' if flagged == 1 else 'are'} flagged."
-            )
-        without = int(
-            maps.subjects[[score.column for score in maps.scores if score.kind == "voxels"]].isna().all(axis=1).sum()
-        )
-        if without:
-            sentences.append(
-                f"{wording.people(without).capitalize()} got no z map, because no control of their site calibrates; "
-                "prepare at least 8 controls of that site together with them and run `gen3d anomaly` again."
-            )
-    if sources.maps:
-        sentences.append(
-            "Maps show where a model and a scan disagree. A change that the model reproduces, or that is spread "
-            "thinly over the whole brain, is not seen; "
-            "an empty map is no proof of health. Local volume changes are underestimated by registration, more so "
-            "where they are small in extent."
-        )
-        sentences.append(
-            "Intervals and p values describe this cohort; AUCs of several scores and groups are shown without "
-            "correction for looking at all of them."
-        )
-    if sources.heads:
-        sentences.append(
-            "Intervals of heads take the fitted models as given: fitted anew on other people they would differ by more. A "
-            "probability holds for people mixed as those that a head learned from; where a disease is rarer, look at the "
-            "predictive values."
-        )
-        waived = [
-            str(waiver) for head in sources.heads for waiver in head.metrics.get("guard", {}).get("waivers") or ()
-        ]
-        sentences += [f"A safeguard was waived: {waiver}." for waiver in waived]
-    if any(item.verb == "simulate" for item in sources.artefacts):
+    sentences += limits_of_maps(context)
+    if context.all(HeadFolder):
+        sentences.append(LIMIT_OF_HEADS)
+    sentences += [f"A safeguard was waived: {waiver}." for folder in context.opened for waiver in folder.waivers]
+    if any(item.verb == "simulate" for item in context.artefacts):
         sentences.append(
             "At least one cohort here is simulated. Its figures show that the method works as intended; they do not "
             "predict performance in patients."
         )
-    waivers = [text for artefact in sources.artefacts for text in _waivers(artefact)]
+    waivers = [text for artefact in context.artefacts for text in _waivers(artefact)]
     sentences += [f"A safeguard was waived: {text}." for text in waivers]
     return sentences
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,50 +11,19 @@ from markupsafe import Markup, escape
 from pydantic import Field
 
 from gen3d import __version__
-from gen3d.anomaly.sections import calibration, change, groups, people, scores
-from gen3d.classify.sections import heads, predictions
 from gen3d.core.artefact import begin, write_atomic, write_json
 from gen3d.core.config import Folder, Folders, Verb
 from gen3d.core.progress import say, track
-from gen3d.evaluate import section as truth
+from gen3d.core.result_folder import FIGURES, METRICS, write_picture
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Section, figures_in
-from gen3d.harmonise import section as harmonisation
-from gen3d.latents import section as latent
-from gen3d.latents import section_reconstruction as reconstruction
-from gen3d.prepare import section as cohort
-from gen3d.quality import section as quality
+from gen3d.figures.context import Context
 from gen3d.report import provenance, summary
-from gen3d.report.context import Context
-from gen3d.report.sources import open_sources
-from gen3d.stratify import section as strata
-from gen3d.synthesis import section as synthetic
-from gen3d.train import section as training
+from gen3d.report.open import SHOWN, all_sections, open_context
 
 UNBROKEN = re.compile(
     r"(?<=[\d\]]) (?=%|mm\b|dB\b|ml\b)|(?<=\bn) (?== \d)|(?<=\bn =) (?=\d)|(?<=\b[zpq]) (?=[<+\d\N{MINUS SIGN}])"
 )  # spaces at which a number must not part from its unit or its letter
-Builder = Callable[[Context], Section | None]
-
-SECTIONS: tuple[tuple[str, Builder, str], ...] = (
-    ("Summary", summary.section, "`gen3d anomaly` or `gen3d evaluate`"),
-    ("Cohort", cohort.section, "`gen3d prepare` or `gen3d simulate`"),
-    ("How the models were trained", training.section, "`gen3d train`"),
-    ("Reconstructions", reconstruction.section, "`gen3d reconstruct`"),
-    ("Group maps", groups.section, "`gen3d anomaly` on a cohort with people other than controls"),
-    ("Scores by group", scores.section, "`gen3d anomaly`"),
-    ("Individual people", people.section, "`gen3d anomaly`"),
-    ("Change between sessions", change.section, "`gen3d change` on people with several sessions"),
-    ("Latent space", latent.section, "`gen3d encode`"),
-    ("Harmonisation", harmonisation.section, "`gen3d harmonise`"),
-    ("Classification from latents", heads.section, "`gen3d classify`"),
-    ("Strata", strata.section, "`gen3d stratify`"),
-    ("Where people stand", predictions.section, "`gen3d predict`"),
-    ("Synthetic scans", synthetic.section, "`gen3d sample`"),
-    ("Synthetic against real scans", quality.section, "`gen3d quality`"),
-    ("Calibration", calibration.section, "`gen3d anomaly`"),
-    ("Against planted truth", truth.section, "`gen3d evaluate` on a simulated cohort"),
-)
 
 
 class Report(Verb):
@@ -65,10 +33,7 @@ class Report(Verb):
     full, further ones stand beside it in tables and folded parts.
     """
 
-    inputs: Folders = Field(
-        description="finished folders of prepare, simulate, train, encode, reconstruct, anomaly, change, harmonise, "
-        "classify, stratify, predict, sample, quality or evaluate, in any order"
-    )
+    inputs: Folders = Field(description=f"finished folders of {', '.join(SHOWN[:-1])} or {SHOWN[-1]}, in any order")
     out: Folder = Field(Path("report"), description="folder to write")
     title: str = Field("Normative modelling of structural brain MRI", description="title of the page")
     subjects_shown: int = Field(
@@ -78,26 +43,23 @@ class Report(Verb):
 
     def plan(self) -> list[str]:
         """Which sections would be there."""
-        sources = open_sources(self.inputs)
-        found = [f"{artefact.folder}: gen3d {artefact.verb}" for artefact in sources.artefacts]
-        return [*found, f"writes {self.out / 'index.html'}, {self.out / 'figures'}, {self.out / 'metrics.json'}"]
+        context = open_context(self.inputs, self.subjects_shown, self.seed)
+        found = [f"{artefact.folder}: gen3d {artefact.verb}" for artefact in context.artefacts]
+        return [*found, f"writes {self.out / 'index.html'}, {self.out / FIGURES}, {self.out / METRICS}"]
 
     def run(self) -> Path:
         """Write index.html, figures/ and metrics.json."""
-        sources = open_sources(self.inputs)
+        context = open_context(self.inputs, self.subjects_shown, self.seed)
         work = begin(self, "report", {"inputs": list(self.inputs)})
         if work.finished:
             say(f"{self.out}: already done.")
             work.release()
             return self.out
-        context = Context(sources, self.subjects_shown, self.seed)
         sections, missing = build(context)
         for name, png in _pictures(sections).items():
-            path = self.out / "figures" / f"{name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png)
+            write_picture(self.out, name, png)
         metrics = {section.identifier: wording.plain(section.numbers) for section in sections}
-        write_json(self.out / "metrics.json", metrics)
+        write_json(self.out / METRICS, metrics)
         write_atomic(self.out / "index.html", render(self.title, sections, missing))
         work.finish(
             {"sections": [section.identifier for section in sections], "not_included": [name for name, _ in missing]}
@@ -110,10 +72,10 @@ def build(context: Context) -> tuple[list[Section], list[tuple[str, str]]]:
     """The sections that the inputs allow, and (title, verb that would give it) of the others."""
     sections: list[Section] = []
     missing: list[tuple[str, str]] = []
-    for title, builder, verb in track(SECTIONS, "writing the report"):
-        section = builder(context)
+    for page_section in track([summary.section, *all_sections()], "writing the report"):
+        section = page_section(context)
         if section is None:
-            missing.append((title, verb))
+            missing.append((page_section.title, page_section.given_by))
         else:
             sections.append(section)
     return [*sections, provenance.section(context)], missing

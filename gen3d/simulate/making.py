@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -18,14 +17,16 @@ from gen3d.cohort.screening_picture import draw
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
 from gen3d.core.pool import as_done, num_workers
+from gen3d.core.tables import Row
 from gen3d.imaging.intensity import TissueLevels, apply_tissue_rule
 from gen3d.imaging.registration import deformation_channel
 from gen3d.imaging.similarity import measure
 from gen3d.imaging.template import template_on
-from gen3d.imaging.volume import store, write_nifti
+from gen3d.imaging.volume import store
 from gen3d.simulate.anatomy import Space
 from gen3d.simulate.appearance import Site
 from gen3d.simulate.conditions import DOWN_SYNDROME_AFFINE, Condition
+from gen3d.simulate.folder import write_truth_volumes
 from gen3d.simulate.label_maps import template_to_scan
 from gen3d.simulate.lesion_masks import LesionMask
 from gen3d.simulate.people import NONE
@@ -34,8 +35,6 @@ from gen3d.simulate.planting import Base, channels_of, plant
 
 CACHE = ".people"
 INTRACRANIAL_TEMPLATE_ML = 1880.0  # the template is larger than most heads: its brain mask holds this much
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -234,8 +233,7 @@ def _store(cohort: Cohort, key: str, scan: Scan, truth: Truth) -> None:
     store(out / "volumes" / f"{key}_t1w.nii", t1w, plan.matrix)
     if scan.log_jacobian is not None:
         store(out / "volumes" / f"{key}_log_jacobian.nii", scan.log_jacobian, plan.matrix)
-    write_nifti(out / "truth" / f"{key}_log_jacobian.nii.gz", truth.log_jacobian, plan.matrix)
-    write_nifti(out / "truth" / f"{key}_changed.nii.gz", truth.changed, plan.matrix)
+    write_truth_volumes(out, key, truth.log_jacobian, truth.changed, plan.matrix)
     transform = {
         "affine_template_to_scan": scan.affine.tolist(),
         "scan": "",

@@ -10,22 +10,22 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from gen3d.cohort.folder import Prepared, open_prepared
-from gen3d.cohort.manifest import Split, assign_roles, write_manifest
+from gen3d.cohort.folder import VERDICTS, Prepared, open_prepared, write_cohort
+from gen3d.cohort.manifest import Split, assign_roles
 from gen3d.cohort.regions import region_table, regions_on
 from gen3d.cohort.screening import judge
-from gen3d.core.artefact import begin, write_atomic
+from gen3d.core.artefact import begin
 from gen3d.core.config import Folders, Verb, execution
 from gen3d.core.errors import UserError
 from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track, warn
-from gen3d.imaging.plan import GridPlan, plan_grid, write_plan
+from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.registration import DeformationSettings
 from gen3d.imaging.template import template_on
-from gen3d.imaging.volume import write_nifti
 from gen3d.simulate.anatomy import cohort_space
 from gen3d.simulate.appearance import make_sites
 from gen3d.simulate.conditions import Condition, Name, default_conditions
+from gen3d.simulate.folder import PERCENT_CHANGE, VOLUME_ML, write_truth
 from gen3d.simulate.lesion_masks import LesionMask, masks_of_size
 from gen3d.simulate.making import CACHE, Cohort, Row, simulate_all
 from gen3d.simulate.people import NONE, design
@@ -207,18 +207,9 @@ class Simulate(Verb):
         else:
             manifest = assign_roles(scans.drop(columns="index"), self.split)
         template = template_on(plan)
-        write_plan(self.out / "plan.json", plan)
-        write_nifti(self.out / "mask.nii", template.mask, plan.matrix)
-        write_nifti(self.out / "regions.nii", regions_on(plan), plan.matrix)
-        _write_table(self.out / "regions.tsv", region_table())
-        _write_table(
-            self.out / "verdicts.tsv",
-            verdicts[[*FIRST_COLUMNS, *(c for c in verdicts if c not in FIRST_COLUMNS)]],
-        )
-        _write_table(self.out / "truth" / "truth.tsv", truth)
-        _write_table(self.out / "truth" / "truth_regions.tsv", _long(rows, "percent_change"))
-        _write_table(self.out / "truth" / "truth_volumes.tsv", _long(rows, "volume_ml"))
-        write_manifest(self.out, manifest)
+        write_cohort(self.out, plan, template.mask, regions_on(plan), region_table(), manifest)
+        VERDICTS.write(self.out, verdicts[[*FIRST_COLUMNS, *(c for c in verdicts if c not in FIRST_COLUMNS)]])
+        write_truth(self.out, truth, _long(rows, PERCENT_CHANGE), _long(rows, VOLUME_ML))
         return {
             "num_scans": len(rows),
             "conditions": {str(name): int(count) for name, count in scans["condition"].value_counts().items()},
@@ -245,7 +236,3 @@ def _long(rows: list[Row], name: str) -> pd.DataFrame:
         [(row["key"], region, value) for row in rows for region, value in row[name].items()],
         columns=["key", "region", name],
     )
-
-
-def _write_table(path: Path, table: pd.DataFrame) -> None:
-    write_atomic(path, table.to_csv(sep="\t", index=False, float_format="%.6g", na_rep="n/a"))

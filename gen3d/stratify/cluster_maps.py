@@ -9,10 +9,12 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.anomaly.folder import map_path, map_paths
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 from gen3d.core.progress import track
-from gen3d.imaging.volume import read_map, write_nifti
+from gen3d.imaging.volume import read_map
+from gen3d.stratify.folder import write_mean_map
 
 EXPECTED = 1.96
 """Over root n: what the mean z of n healthy people stays within in 95 % of voxels."""
@@ -56,22 +58,17 @@ def cluster_maps(maps: Path, keys: list[str], clusters: list[str], out: Path) ->
         UserError: not such a folder, none of the scans has a map there, or maps on different grids.
     """
     read(maps, ("anomaly",))
-    listed = sorted((maps / "maps").glob("*_desc-*_zmap.nii.gz"))
-    channels = sorted({path.name.split("_desc-")[1].split("_")[0] for path in listed})
-    present = {path.name for path in listed}
     found = []
-    for channel in channels:
+    for channel in sorted(map_paths(maps, "*")):
         for cluster in sorted({name for name in clusters if name}, key=int):
-            names = [
-                f"{key}_desc-{channel}_zmap.nii.gz" for key, own in zip(keys, clusters, strict=True) if own == cluster
-            ]
-            paths = [maps / "maps" / name for name in names if name in present]
+            wanted = [map_path(maps, key, channel) for key, own in zip(keys, clusters, strict=True) if own == cluster]
+            paths = [path for path in wanted if path.is_file()]
             averaged = _average(paths, f"cluster {cluster}, {channel}")
             if averaged is None:
                 continue
             mean, mask, num = averaged
             affine = nib.load(paths[0]).affine  # type: ignore[attr-defined]
-            write_nifti(out / "maps" / f"cluster-{cluster}_desc-{channel}_meanz.nii.gz", mean, affine)
+            write_mean_map(out, cluster, channel, mean, affine)
             found.append(ClusterMap(cluster, channel, num, mean, mask))
     if not found:
         raise UserError(f"{maps}: none of the clustered scans has a z map there; run `gen3d anomaly` on these scans.")

@@ -19,6 +19,7 @@ from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 from gen3d.core.progress import track
 from gen3d.stratify.cluster_maps import EXPECTED, ClusterMap
+from gen3d.stratify.folder import write_thumbnail
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -206,10 +207,9 @@ def write_thumbnails(folder: Path, prepared: Prepared, keys: list[str]) -> int:
     if not wanted:
         return 0
     box = ndimage.find_objects(prepared.mask.astype(np.uint8))[0]
-    (folder / FOLDER).mkdir(exist_ok=True)
     for key in track(wanted, "thumbnails"):
         picture = thumbnail(prepared.volume(key, "t1w"), box)
-        (folder / FOLDER / f"{key}.png").write_bytes(picture)
+        write_thumbnail(folder, key, picture)
     return len(wanted)
 
 

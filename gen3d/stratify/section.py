@@ -13,12 +13,12 @@ from gen3d.figures import brain
 from gen3d.figures import explorer as interactive
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Figure, Heading, Points, Section, Table, Text
+from gen3d.figures.context import Context, page_section
 from gen3d.figures.plain_tables import plain_table
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.template import template_on
-from gen3d.report.context import Context
-from gen3d.report.results import Predicted, Strata, read_mean_map
 from gen3d.stratify import section_map as strata_map
+from gen3d.stratify.folder import PlacedFolder, StrataFolder, read_mean_map
 
 LIMIT, THRESHOLD = 3.0, 1.0
 CAPTIONS = {
@@ -37,9 +37,10 @@ ASSOCIATIONS = "associations"
 Volume = NDArray[np.float32]
 
 
+@page_section("Strata", "`gen3d stratify`", place=110, reads=StrataFolder)
 def section(context: Context) -> Section | None:
     """Per folder: the verdict, the scatter, who is in which cluster, associations, stability and cluster means."""
-    given = context.sources.strata
+    given = context.all(StrataFolder)
     if not given:
         return None
     blocks: list[Any] = []
@@ -53,7 +54,7 @@ def section(context: Context) -> Section | None:
     return Section("strata", "Strata", blocks, numbers)
 
 
-def _of_folder(context: Context, strata: Strata) -> tuple[list[Any], dict[str, Any]]:
+def _of_folder(context: Context, strata: StrataFolder) -> tuple[list[Any], dict[str, Any]]:
     blocks: list[Any] = []
     if strata.summary:
         blocks += [Text(wording.capital(strata.summary[0]), "verdict"), Points(strata.summary[1:])]
@@ -75,9 +76,9 @@ def _words(name: str) -> str:
     return wording.capital(name.replace("_", " "))
 
 
-def newcomers(context: Context, strata: Strata) -> tuple[Predicted, pd.DataFrame] | None:
+def newcomers(context: Context, strata: StrataFolder) -> tuple[PlacedFolder, pd.DataFrame] | None:
     """The first predictions that were put into this map, with coordinates."""
-    for predicted in context.sources.predicted:
+    for predicted in context.all(PlacedFolder):
         frame = predicted.people
         if strata_map.is_there(frame, ("umap1", "umap2")) and predicted.is_made_from(strata.artefact):
             placed = frame[pd.to_numeric(frame["umap1"], errors="coerce").notna()]
@@ -86,7 +87,7 @@ def newcomers(context: Context, strata: Strata) -> tuple[Predicted, pd.DataFrame
     return None
 
 
-def _scatter(context: Context, strata: Strata) -> tuple[list[Any], dict[str, Any]]:
+def _scatter(context: Context, strata: StrataFolder) -> tuple[list[Any], dict[str, Any]]:
     new = newcomers(context, strata)
     found = strata_map.explorer(strata, new[1] if new else None)
     if found is None:
@@ -110,7 +111,7 @@ def _scatter(context: Context, strata: Strata) -> tuple[list[Any], dict[str, Any
     return [figure], {"map": {**columns, "planes": places, "clusters": clusters}}
 
 
-def _clusters(strata: Strata) -> list[Any]:
+def _clusters(strata: StrataFolder) -> list[Any]:
     """Who is in each cluster."""
     frame = strata.people
     if "cluster" not in frame.columns:
@@ -159,7 +160,7 @@ def _counts(frame: pd.DataFrame, column: str, most: int = 4) -> str:
     return ", ".join(named[:most]) + rest if named else wording.NONE
 
 
-def _associations(strata: Strata) -> list[Any]:
+def _associations(strata: StrataFolder) -> list[Any]:
     """Every column of the cohort table against the clusters: confounds first, so that no scanner is sold as a subtype."""
     rows = strata.rows(ASSOCIATIONS, "column", "p")
     if not rows:
@@ -180,7 +181,7 @@ def _associations(strata: Strata) -> list[Any]:
     return [Heading("What the clusters go with"), Table(caption, header, cells, "lrlrrr")]
 
 
-def _association(strata: Strata, row: dict[str, Any]) -> list[str]:
+def _association(strata: StrataFolder, row: dict[str, Any]) -> list[str]:
     num, effect, p, q, adjusted = (
         strata.number(row, name, ASSOCIATIONS) for name in ("num", "effect", "p", "q", "p_adjusted")
     )
@@ -197,7 +198,7 @@ def _is_true(value: Any) -> bool:
     return value is True or str(value).lower() in ("true", "1", "1.0")
 
 
-def _means(context: Context, strata: Strata) -> list[Any]:
+def _means(context: Context, strata: StrataFolder) -> list[Any]:
     """Mean anomaly maps of the clusters, a row of slices each, one figure per channel."""
     table = "cluster_maps"
     people = {
@@ -230,9 +231,8 @@ def _means(context: Context, strata: Strata) -> list[Any]:
 
 def _grid(context: Context, values: Volume, affine: NDArray[np.float64]) -> tuple[brain.Space, Volume]:
     """The grid of the maps with its mask, and the template's T1w on it."""
-    sources = context.sources
-    if sources.prepared is not None and sources.space.mask.shape == values.shape:
-        return sources.space, sources.template_t1w
+    if context.prepared is not None and context.space.mask.shape == values.shape:
+        return context.space, context.template_t1w
     rows = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in affine)
     first, second, third = (int(side) for side in values.shape)
     template = template_on(

@@ -13,7 +13,7 @@ from gen3d.figures import charts, scatter, style
 from gen3d.figures import explorer as interactive
 from gen3d.figures import names as wording
 from gen3d.figures.explorer import Explorer, Person
-from gen3d.report.results import Strata
+from gen3d.stratify.folder import StrataFolder
 
 PLANES = (("UMAP", ("umap1", "umap2")), ("Principal components", ("pc1", "pc2")))
 OTHERS = "#c3c9ce"
@@ -23,7 +23,7 @@ MOST_COLOURS = len(style.GROUP_COLOURS)
 NO_CLUSTER = "in no cluster"
 
 
-def explorer(strata: Strata, new: pd.DataFrame | None = None) -> tuple[Explorer, list[str]] | None:
+def explorer(strata: StrataFolder, new: pd.DataFrame | None = None) -> tuple[Explorer, list[str]] | None:
     """The scatter of everybody of a strata folder, and remarks on it; None where it holds no coordinates.
 
     Args:
@@ -69,7 +69,7 @@ def _coordinates(frame: pd.DataFrame, columns: tuple[str, str]) -> NDArray[np.fl
     return np.stack([pd.to_numeric(frame[name], errors="coerce").to_numpy(float) for name in columns], axis=1)
 
 
-def _remarks(strata: Strata, pictured: NDArray[np.bool_], thumbnails: Sequence[bytes], num_new: int) -> list[str]:
+def _remarks(strata: StrataFolder, pictured: NDArray[np.bool_], thumbnails: Sequence[bytes], num_new: int) -> list[str]:
     remarks = []
     there = [strata.thumbnail(str(key)) for key in strata.people["key"][pictured]]
     shown = sum(bool(picture) for picture in thumbnails)

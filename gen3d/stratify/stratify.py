@@ -12,15 +12,15 @@ from pydantic import Field
 
 from gen3d.cohort.columns import Adjustment, fit_adjustment
 from gen3d.cohort.folder import Prepared, open_prepared
-from gen3d.core.artefact import begin, read, write_json
+from gen3d.core.artefact import begin, read
 from gen3d.core.config import Folder, Folders, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say
-from gen3d.core.tables import records, write_table
+from gen3d.core.result_folder import METRICS, write_picture
 from gen3d.latents.embedding import MINIMUM_PEOPLE_FOR_UMAP, FittedComponents, fit_components, fit_umap
 from gen3d.stratify.associations import ASSOCIATION_COLUMNS, associations, strongest_confound
 from gen3d.stratify.cluster_maps import ClusterMap, cluster_maps
-from gen3d.stratify.folder import PeopleMap, cluster_name, with_versions
+from gen3d.stratify.folder import CLUSTER_MAPS, PeopleMap, cluster_name, with_versions, write_strata
 from gen3d.stratify.neighbourhood import neighbourhood_quality
 from gen3d.stratify.people import People, open_people
 from gen3d.stratify.picture import draw_cluster_maps, draw_map, recorded_prepared, write_thumbnails
@@ -106,14 +106,11 @@ class Stratify(Verb):
             tables = self._tables(cohort, kept, structure, values)
             pictured = self._pictures(strata, kept)
             if pictured:
-                tables["cluster_maps"] = pd.DataFrame([each.row() for each in pictured])
+                tables[CLUSTER_MAPS] = pd.DataFrame([each.row() for each in pictured])
             summary = sentences(
                 structure, tables["associations"], tables["map_quality"], len(strata), list(cohort.left_out)
             )
             follows = strongest_confound(tables["associations"]) if structure.found else None
-            write_table(self.out / "strata.tsv", strata)
-            for name, table in tables.items():
-                write_table(self.out / f"{name}.tsv", table)
             num_clusters = structure.solution.num_clusters if structure.found and structure.solution else 0
             metrics = {
                 "summary": summary,
@@ -122,15 +119,14 @@ class Stratify(Verb):
                 "follows": None if follows is None else str(follows["column"]),
                 "num_people": len(strata),
                 "share_of_variance": [float(share) for share in kept.share_of_variance],
-                "tables": {name: records(table) for name, table in tables.items()},
             }
-            write_json(self.out / "metrics.json", metrics)
+            write_strata(self.out, strata, metrics, tables)
             work.finish({"summary": summary[:1], "num_people": len(strata), "num_clusters": num_clusters})
         finally:
             work.release()
         for sentence in summary:
             say(sentence)
-        say(f"{self.out / 'metrics.json'}")
+        say(f"{self.out / METRICS}")
         return self.out
 
     def _components(self, cohort: People, adjustment: Adjustment | None) -> FittedComponents:
@@ -204,9 +200,7 @@ class Stratify(Verb):
         return tables
 
     def _pictures(self, strata: pd.DataFrame, kept: PeopleMap) -> list[ClusterMap]:
-        figures = self.out / "figures"
-        figures.mkdir(exist_ok=True)
-        (figures / "map.png").write_bytes(draw_map(strata, [float(share) for share in kept.share_of_variance]))
+        write_picture(self.out, "map", draw_map(strata, [float(share) for share in kept.share_of_variance]))
         keys = [str(key) for key in strata["key"]]
         prepared = open_prepared(self.prepared) if self.prepared else recorded_prepared(self.latents)
         if prepared is not None:
@@ -217,7 +211,7 @@ class Stratify(Verb):
             return []
         averaged = cluster_maps(self.maps, keys, [str(name) for name in strata["cluster"]], self.out)
         anatomy = mean_anatomy(prepared, keys, averaged[0].mean_z.shape)
-        (figures / "cluster_maps.png").write_bytes(draw_cluster_maps(averaged, anatomy))
+        write_picture(self.out, "cluster_maps", draw_cluster_maps(averaged, anatomy))
         return averaged
 
 

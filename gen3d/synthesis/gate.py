@@ -20,9 +20,9 @@ from gen3d.core.tables import write_table
 from gen3d.imaging.volume import read_stored
 from gen3d.models.run import Run
 from gen3d.synthesis.audit import Audit, AuditSettings, draw_nearest, known_people, run_audit
-from gen3d.synthesis.folder import Dataset, key_of, writing
+from gen3d.synthesis.folder import AUDIT, Dataset, key_of, writing
 
-REPORT, NEAREST_PICTURE, NEAREST_TABLE = "audit.json", "nearest.png", "nearest.tsv"
+NEAREST_PICTURE, NEAREST_TABLE = "nearest.png", "nearest.tsv"
 ADVICE = "train with more people, augment.flip, fewer steps or a smaller network"
 
 
@@ -87,7 +87,7 @@ class Gate:
 
     def report(self, dataset: Dataset) -> dict[str, Any]:
         """What the audit of a dataset found, as audit.json has it."""
-        figures: dict[str, Any] = json.loads((dataset.out / REPORT).read_text(encoding="utf-8"))
+        figures: dict[str, Any] = json.loads((dataset.out / AUDIT).read_text(encoding="utf-8"))
         return figures
 
     def summary(self, dataset: Dataset) -> str:
@@ -107,7 +107,7 @@ class Gate:
 
     def _report(self, dataset: Dataset, figures: dict[str, Any]) -> None:
         with writing(dataset.out):
-            write_json(dataset.out / REPORT, _without_nan(figures | {"waiver": self.waiver}))
+            write_json(dataset.out / AUDIT, _without_nan(figures | {"waiver": self.waiver}))
 
     def _keep_aside(self, dataset: Dataset, audit: Audit) -> None:
         """Show what was found where the scans are: these files show patients, and never become part of the dataset."""

@@ -24,7 +24,7 @@ from gen3d.models.run import OneRun, load_run
 from gen3d.nets.device import device_of, precision_of
 from gen3d.synthesis.audit import AuditSettings
 from gen3d.synthesis.drawing import PICTURE, Drawing, Job
-from gen3d.synthesis.folder import REGISTRATION_S_PER_MEGAVOXEL, Dataset, Row, measure_all, writing
+from gen3d.synthesis.folder import PROVENANCE, REGISTRATION_S_PER_MEGAVOXEL, Dataset, Row, measure_all, writing
 from gen3d.synthesis.gate import Gate
 from gen3d.synthesis.request import LARGEST_COUNT, Conditions, Request, Unnamed, read_people, read_trained
 from gen3d.synthesis.tables import cohort_table, write_bids, write_image, write_prepared
@@ -33,7 +33,7 @@ from gen3d.train.engine.preflight import meet, report_failure
 from gen3d.train.engine.processes import Processes, launched
 
 NUM_NAMED = 8
-PROVENANCE, TRAINED = "provenance.json", "conditions.tsv"
+TRAINED = "conditions.tsv"
 
 
 class Sample(Verb):

@@ -8,9 +8,9 @@ import pandas as pd
 
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Figure, Heading, Section, Table, Text
+from gen3d.figures.context import Context, page_section
 from gen3d.maths.stats import Interval
-from gen3d.report.context import Context
-from gen3d.report.folders import Synthetic
+from gen3d.synthesis.folder import SyntheticFolder
 
 REQUESTED = "requested_"
 MEASURES = (
@@ -24,29 +24,30 @@ MEASURES = (
 )
 
 
+@page_section("Synthetic scans", "`gen3d sample`", place=130, reads=SyntheticFolder)
 def section(context: Context) -> Section | None:
     """For every synthetic dataset: its picture, what was asked for, and its audit."""
-    if not context.sources.synthetic:
+    if not context.all(SyntheticFolder):
         return None
     blocks: list[Any] = []
     numbers: dict[str, Any] = {}
-    several = len(context.sources.synthetic) > 1
-    for dataset in context.sources.synthetic:
+    several = len(context.all(SyntheticFolder)) > 1
+    for dataset in context.all(SyntheticFolder):
         if several:
             blocks.append(Heading(dataset.name))
         blocks += [Text(_sentence(dataset), "lead"), _picture(dataset)]
-        asked = _asked(dataset.table)
+        asked = _asked(dataset.scan_table)
         if asked is not None:
             blocks.append(asked)
         blocks += _audit(dataset)
-        numbers[dataset.name] = {"num_scans": len(dataset.table), "audit": dataset.audit}
+        numbers[dataset.name] = {"num_scans": len(dataset.scan_table), "audit": dataset.audit}
     return Section("synthetic", "Synthetic scans", blocks, numbers)
 
 
-def _sentence(dataset: Synthetic) -> str:
+def _sentence(dataset: SyntheticFolder) -> str:
     drawing = dataset.provenance.get("drawing", {})
     text = (
-        f"{wording.count(len(dataset.table), 'scan')} of people who do not exist, drawn by {drawing.get('sampler', '')} in "
+        f"{wording.count(len(dataset.scan_table), 'scan')} of people who do not exist, drawn by {drawing.get('sampler', '')} in "
         f"{drawing.get('steps', '')} steps. "
     )
     audit = dataset.audit
@@ -60,9 +61,9 @@ def _sentence(dataset: Synthetic) -> str:
     return text + (f" They were handed over with a waiver: {audit['waiver']}." if audit["failed"] else "")
 
 
-def _picture(dataset: Synthetic) -> Figure:
+def _picture(dataset: SyntheticFolder) -> Figure:
     caption = "The first synthetic scans in three planes, with what was asked for."
-    return Figure(f"synthetic_{dataset.artefact.folder.name}", "Synthetic scans.", caption, dataset.picture)
+    return Figure(f"synthetic_{dataset.folder.name}", "Synthetic scans.", caption, dataset.samples)
 
 
 def _asked(table: pd.DataFrame) -> Table | None:
@@ -83,7 +84,7 @@ def _asked(table: pd.DataFrame) -> Table | None:
     return Table("What was asked for.", ["Condition", "Asked for", "Left open"], rows, "llr")
 
 
-def _audit(dataset: Synthetic) -> list[Any]:
+def _audit(dataset: SyntheticFolder) -> list[Any]:
     embeddings = dataset.audit.get("embeddings", {})
     if not embeddings:
         return []

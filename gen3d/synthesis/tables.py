@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from gen3d import __version__
 from gen3d.cohort.bids_names import BIDS_VERSION, SCAN_COLUMNS
 from gen3d.cohort.channels import T1W
-from gen3d.cohort.manifest import write_manifest
+from gen3d.cohort.folder import write_cohort
 from gen3d.cohort.structures import SUFFIX
 from gen3d.core.artefact import write_atomic, write_json
 from gen3d.core.tables import write_table
-from gen3d.imaging.plan import write_plan
-from gen3d.imaging.volume import read_stored, store, write_nifti
+from gen3d.imaging.volume import read_stored, store
 from gen3d.synthesis.folder import ENTITIES, REGISTERED, SESSION, Atlas, Dataset, Row, key_of, subject_of, writing
 
 SITE, ROLE = "synthetic", "evaluation"
@@ -62,11 +61,7 @@ def write_prepared(dataset: Dataset, atlas: Atlas, table: pd.DataFrame, mask: ND
     """Write what makes the folder one that `open_prepared` reads: plan, mask, regions and the cohort table."""
     plan, out = dataset.plan, dataset.out
     with writing(out):
-        write_plan(out / "plan.json", plan)
-        write_nifti(out / "mask.nii", mask, plan.matrix)
-        write_nifti(out / "regions.nii", atlas.labels, plan.matrix)
-        write_table(out / "regions.tsv", atlas.table)
-        write_manifest(out, table)
+        write_cohort(out, plan, mask, atlas.labels, atlas.table, table)
 
 
 def write_image(dataset: Dataset, sample: int) -> None:

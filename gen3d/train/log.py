@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from gen3d.core.artefact import write_atomic
 from gen3d.core.progress import PLAIN_LINE_EVERY_S, SPEAKS, console, duration, say
+from gen3d.models.run_folder import LOG
 from gen3d.models.task import Losses
 from gen3d.train.engine.interface import Engine
 
-LOG = "log.jsonl"
 Painter = Callable[[nn.Module, Path], None]
 
 

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3d.cohort.folder import Prepared, open_prepared
-from gen3d.core.artefact import Work, write_json
-from gen3d.imaging.plan import GridPlan, write_plan
+from gen3d.core.artefact import Work
+from gen3d.imaging.plan import GridPlan
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Model, Statistics
+from gen3d.models.run_folder import write_people_and_plan
 from gen3d.train.batches import PreparedSource, Source
 from gen3d.train.engine.processes import Processes
 from gen3d.train.learners import People, choose_people, statistics
@@ -87,9 +88,7 @@ class Material(ABC):
 
     def describe(self, work: Work) -> None:
         """Write what belongs to the run besides weights."""
-        write_plan(work.folder / "plan.json", self.plan)
-        write_json(work.folder / "subjects.json", self.seen())
-        write_json(work.folder / "design.json", self.design.to_dict())
+        write_people_and_plan(work.folder, self.plan, self.seen(), self.design)
 
 
 @dataclass(frozen=True)

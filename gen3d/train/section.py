@@ -12,8 +12,8 @@ from gen3d.cohort.manifest import subject_hash
 from gen3d.figures import charts
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Figure, Section, Table, Text
-from gen3d.report.context import Context
-from gen3d.report.folders import Run, read_record
+from gen3d.figures.context import Context, page_section
+from gen3d.models.run_folder import RunFolder
 
 NOT_LOSSES = ("member", "step", "learning_rate", "volumes_per_s", "memory_gib", "seconds", "volumes", "clipped")
 FIRST_TERMS = ("loss", "reconstruction", "kl")
@@ -26,13 +26,14 @@ TERMS = {
 BUFFERS = ("channel_mean", "channel_std", "brain_mask")
 
 
+@page_section("How the models were trained", "`gen3d train`", place=20, reads=RunFolder)
 def section(context: Context) -> Section | None:
     """A table of the models with the people behind each, and loss curves."""
-    if not context.sources.runs:
+    if not context.all(RunFolder):
         return None
-    rows = [_describe(context, run) for run in context.sources.runs]
+    rows = [_describe(context, run) for run in context.all(RunFolder)]
     blocks: list[Any] = [Text(_sentence(rows), "lead"), _table(rows)]
-    for run in context.sources.runs:
+    for run in context.all(RunFolder):
         figure = _curves(context, run)
         if figure is not None:
             blocks.append(figure)
@@ -61,13 +62,13 @@ def _sentence(rows: list[dict[str, Any]]) -> str:
     return text
 
 
-def _describe(context: Context, run: Run) -> dict[str, Any]:
-    config = run.config
+def _describe(context: Context, run: RunFolder) -> dict[str, Any]:
+    config = run.settings
     model = config.get("model") or {}
     optim = config.get("optim") or {}
-    seen = read_record(run.artefact.folder / "subjects.json")
+    seen = run.seen
     hashes = {digest for member in seen.values() if isinstance(member, dict) for digest in member}
-    cohort = context.sources.cohort
+    cohort = context.cohort
     people = cohort[cohort["subject"].map(lambda name: subject_hash(str(name))).isin(hashes)] if len(cohort) else cohort
     ages = people["age_years"].dropna() if len(people) else pd.Series(dtype=float)
     closed_form = str(model.get("kind", "")) in ("pca", "voxelwise")
@@ -108,12 +109,12 @@ def _sides(model: dict[str, Any]) -> str:
     return " x ".join(str(side) for side in model.get("latent_shape") or ())
 
 
-def _num_weights(run: Run) -> int | None:
+def _num_weights(run: RunFolder) -> int | None:
     """Numbers stored per member, without normalisation buffers; None where no weights are found."""
-    paths = sorted((run.artefact.folder / "members").glob("*/model.safetensors"))
-    if not paths:
+    path = run.first_weights
+    if path is None:
         return None
-    with safe_open(paths[0], framework="numpy") as weights:
+    with safe_open(path, framework="numpy") as weights:
         shapes = [weights.get_slice(name).get_shape() for name in weights.keys() if name not in BUFFERS]  # noqa: SIM118
     return int(sum(np.prod(shape, dtype=np.int64) for shape in shapes))
 
@@ -147,7 +148,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     return Table("The models, and whom each saw.", header, cells, "lllrrlrrr")
 
 
-def _curves(context: Context, run: Run) -> Figure | None:
+def _curves(context: Context, run: RunFolder) -> Figure | None:
     log = run.log
     if "step" not in log.columns or "loss" not in log.columns or log["step"].nunique() < 2:
         return None
@@ -182,4 +183,4 @@ def _curves(context: Context, run: Run) -> Figure | None:
             "The error is that of the predicted noise or velocity, averaged over all noise levels; most of it cannot be "
             "predicted, so that it levels off far above zero. What the model draws is judged by `gen3d quality`."
         )
-    return Figure(f"training_{run.artefact.folder.name}", f"Loss curves of {run.name}.", caption, png, svg=svg)
+    return Figure(f"training_{run.folder.name}", f"Loss curves of {run.name}.", caption, png, svg=svg)

@@ -9,18 +9,18 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from gen3d.core.artefact import RECORD, Work, begin, digest, write_atomic
+from gen3d.core.artefact import RECORD, Work, begin, digest
 from gen3d.core.config import Folder, Folders, Verb, execution
 from gen3d.core.errors import UserError
 from gen3d.core.progress import duration, say
 from gen3d.models.base import ClosedFormModel, Model, VolumeSet
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from gen3d.models.registry import ModelConfig, task_of
+from gen3d.models.run_folder import weights_path, write_settings
 from gen3d.models.weights import save_weights
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import Batches, Source
@@ -273,12 +273,12 @@ class Train(Verb):
             "model": material.completed(self.model).model_dump(mode="json"),
             "channels": list(material.channels),
         }
-        write_atomic(work.folder / "config.yaml", yaml.safe_dump(tree, sort_keys=False))
+        write_settings(work.folder, tree)
         material.describe(work)
 
     def _member(self, material: Material, member: int, processes: Processes) -> None:
         """Train or fit one member and write its weights; a member whose weights are there is finished."""
-        weights = self.out / "members" / str(member) / "model.safetensors"
+        weights = weights_path(self.out, member)
         if processes.from_first(weights.is_file()):
             return
         rows, covariates = material.people.members[member], material.covariates

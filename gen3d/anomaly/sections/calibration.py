@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from gen3d.anomaly.folder import P_CONFORMAL, MapsFolder
 from gen3d.figures import charts, style
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Details, Figure, Section, Table, Text
+from gen3d.figures.context import Context, page_section
 from gen3d.maths.stats import Interval, bootstrap_interval, wilson_interval
-from gen3d.report.context import Context
-from gen3d.report.folders import Maps
 
 QUANTILES = np.concatenate([[0.001, 0.0025, 0.005], np.linspace(0.01, 0.99, 99), [0.995, 0.9975, 0.999]])
 FEW = 19
@@ -22,11 +22,12 @@ SHARES = np.linspace(0.0, 1.0, 101)
 LEVEL = 0.05
 
 
+@page_section("Calibration", "`gen3d anomaly`", place=150, reads=MapsFolder)
 def section(context: Context) -> Section | None:
     """Table and quantile plots of z, and shares of conformal p, in controls used for nothing, per model and channel."""
-    if not context.sources.maps:
+    if not context.all(MapsFolder):
         return None
-    rows = [row for maps in context.sources.maps for row in null_figures(maps)]
+    rows = [row for maps in context.all(MapsFolder) for row in null_figures(maps)]
     blocks: list[Any] = [
         Text(
             "A z of 2 should mean the same everywhere. In controls that neither the model nor the calibration saw, z "
@@ -40,17 +41,17 @@ def section(context: Context) -> Section | None:
     figure = _figure(context)
     if figure is not None:
         blocks.append(figure)
-    ranks = [row for maps in context.sources.maps for row in conformal_figures(maps)]
+    ranks = [row for maps in context.all(MapsFolder) for row in conformal_figures(maps)]
     if ranks:
         blocks.append(_rank_figure(ranks))
-    described = [_description(maps) for maps in context.sources.maps if maps.calibration]
+    described = [_description(maps) for maps in context.all(MapsFolder) if maps.calibration]
     if described:
         blocks.append(Details("Who calibrated, and which terms were in the model", [Text(text) for text in described]))
     numbers = [{name: row[name] for name in row if name != "by_person"} for row in ranks]
     return Section("calibration", "Calibration", blocks, {"held_out_controls": rows, "conformal": numbers})
 
 
-def null_figures(maps: Maps) -> list[dict[str, Any]]:
+def null_figures(maps: MapsFolder) -> list[dict[str, Any]]:
     """Per channel: mean, SD, share beyond 1.96 over voxels, and share of people with an FDR-positive voxel.
 
     Intervals are over people. The figures are those of calibration.json.
@@ -82,17 +83,17 @@ def null_figures(maps: Maps) -> list[dict[str, Any]]:
     return rows
 
 
-def conformal_figures(maps: Maps) -> list[dict[str, Any]]:
+def conformal_figures(maps: MapsFolder) -> list[dict[str, Any]]:
     """Per channel: the share of a test control's regions with conformal p at most 0, 1, ... 100 %, [people, 101].
 
     `share_5_percent` is the mean at 5 % over people, with its interval; `expected_5_percent` what n controls allow, the
     largest k / (n + 1) that is at most 5 %.
     """
     rows: list[dict[str, Any]] = []
-    regions = maps.regions[maps.regions["key"].isin(set(maps.reference["key"])) & maps.regions["p_conformal"].notna()]
+    regions = maps.regions[maps.regions["key"].isin(set(maps.reference["key"])) & maps.regions[P_CONFORMAL].notna()]
     for channel in maps.channels:
         part = regions[regions["channel"] == channel]
-        people = [np.asarray(p, dtype=np.float64) for _, p in part.groupby("key", sort=True)["p_conformal"]]
+        people = [np.asarray(p, dtype=np.float64) for _, p in part.groupby("key", sort=True)[P_CONFORMAL]]
         if not people:
             continue
         by_person = np.array([(p[:, None] <= SHARES + 1e-12).mean(axis=0) for p in people])
@@ -147,9 +148,9 @@ def _table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _figure(context: Context) -> Figure | None:
-    mask = context.sources.space.mask
+    mask = context.space.mask
     panels = []
-    for maps in context.sources.maps:
+    for maps in context.all(MapsFolder):
         for channel in maps.channels:
             found = [_inside(maps, str(key), channel, mask) for key in maps.reference["key"]]
             observed = [np.quantile(values, QUANTILES) for values in found if values.size]
@@ -159,7 +160,7 @@ def _figure(context: Context) -> Figure | None:
                 )
     if not panels:
         return None
-    columns = max(len(maps.channels) for maps in context.sources.maps)
+    columns = max(len(maps.channels) for maps in context.all(MapsFolder))
     png, svg = charts.quantile_plots(panels, style.GROUP_COLOURS[0], columns)
     caption = (
         "Quantiles of voxel z in test controls, whom neither the model nor the calibration used, against those of the "
@@ -203,7 +204,7 @@ def _rank_figure(rows: list[dict[str, Any]]) -> Figure:
     return Figure("conformal", "Cumulative shares of conformal p in test controls.", caption, png, svg=svg)
 
 
-def _inside(maps: Maps, key: str, channel: str, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _inside(maps: MapsFolder, key: str, channel: str, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     z = maps.z(key, channel)
     if z is None:
         return np.empty(0, dtype=np.float32)
@@ -211,7 +212,7 @@ def _inside(maps: Maps, key: str, channel: str, mask: NDArray[np.bool_]) -> NDAr
     return inside[np.isfinite(inside)]
 
 
-def _description(maps: Maps) -> str:
+def _description(maps: MapsFolder) -> str:
     channel, record = next(iter(maps.calibration.items()))
     if not isinstance(record, dict):
         return maps.name

@@ -6,20 +6,23 @@ from typing import Any
 
 import numpy as np
 
+from gen3d.anomaly.change_folder import ChangeFolder
+from gen3d.anomaly.folder import CHANNEL_ORDER
 from gen3d.anomaly.picture import draw_change
+from gen3d.core.tables import Row, rows_of
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Details, Figure, Heading, Section, Table, Text
-from gen3d.report.context import Context
-from gen3d.report.folders import CHANNEL_ORDER, Change, Row, records
+from gen3d.figures.context import Context, page_section
 
 Pair = tuple[str, str, str]
 PAIR = ["subject", "session_1", "session_2"]
 REGIONS_SHOWN = 12
 
 
+@page_section("Change between sessions", "`gen3d change` on people with several sessions", place=70, reads=ChangeFolder)
 def section(context: Context) -> Section | None:
     """Agreement of repeated scans, a row per pair of scans, and pictures of those that changed most."""
-    if not context.sources.changes:
+    if not context.all(ChangeFolder):
         return None
     blocks: list[Any] = [
         Text(
@@ -30,8 +33,8 @@ def section(context: Context) -> Section | None:
         )
     ]
     numbers: dict[str, Any] = {}
-    for change in context.sources.changes:
-        if len(context.sources.changes) > 1:
+    for change in context.all(ChangeFolder):
+        if len(context.all(ChangeFolder)) > 1:
             blocks.append(Heading(change.name))
         agreement, pairs = agreement_of(change), changed_pairs(change)
         numbers[change.name] = {"agreement": agreement, "pairs": pairs}
@@ -46,7 +49,7 @@ def section(context: Context) -> Section | None:
     return Section("change", "Change between sessions", blocks, numbers)
 
 
-def agreement_of(change: Change) -> list[Row]:
+def agreement_of(change: ChangeFolder) -> list[Row]:
     """Per channel the quartiles over regions of ICC and within-person SD of controls scanned twice."""
     found = []
     for channel, part in sorted(change.retest.groupby("channel"), key=lambda item: _rank(str(item[0]))):
@@ -94,11 +97,11 @@ def _agreement_table(agreement: list[Row]) -> Table:
     return Table(caption, header, cells, "lrrrr")
 
 
-def changed_pairs(change: Change) -> list[Row]:
+def changed_pairs(change: ChangeFolder) -> list[Row]:
     """Per pair of scans and channel: how many regions changed, and the strongest change."""
     found = []
-    for (subject, first, second, channel), part in change.table.groupby([*PAIR, "channel"], sort=False):
-        strongest = records(part.loc[[part["z_change"].abs().idxmax()]])[0]
+    for (subject, first, second, channel), part in change.changes.groupby([*PAIR, "channel"], sort=False):
+        strongest = rows_of(part.loc[[part["z_change"].abs().idxmax()]])[0]
         found.append(
             {
                 "subject": str(subject),
@@ -153,10 +156,10 @@ def _pair_table(pairs: list[Row], shown: list[Pair], q: float) -> Table:
     return Table(caption, header, cells, "lrlrrr")
 
 
-def _figures(change: Change, shown: list[Pair]) -> list[Any]:
+def _figures(change: ChangeFolder, shown: list[Pair]) -> list[Any]:
     """A picture per pair of scans: the first in full, the others folded away."""
     figures = []
-    table = change.table
+    table = change.changes
     for subject, first, second in shown:
         part = table[(table["subject"] == subject) & (table["session_1"] == first) & (table["session_2"] == second)]
         who = f"{subject}, session {first} to {second}"
@@ -165,7 +168,7 @@ def _figures(change: Change, shown: list[Pair]) -> list[Any]:
             f"q < {change.q:g} over the person's regions."
         )
         png = draw_change(part, change.q, REGIONS_SHOWN)
-        name = f"change_{change.artefact.folder.name}_{subject}_{first}_{second}"
+        name = f"change_{change.folder.name}_{subject}_{first}_{second}"
         figures.append(Figure(name, f"Bars of the change of regions of {who}.", caption, png))
     if len(figures) < 2:
         return figures

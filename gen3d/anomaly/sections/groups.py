@@ -10,12 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats as distributions
 
+from gen3d.anomaly.folder import MapsFolder
 from gen3d.figures import brain, charts, style
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Details, Figure, Heading, Section, Table, Text
+from gen3d.figures.context import Context, page_section
 from gen3d.maths.stats import Interval
-from gen3d.report.context import Context
-from gen3d.report.folders import Maps
 
 LIMIT, THRESHOLD = 3.0, 1.0
 FALSE_DISCOVERY_RATE = 0.05
@@ -35,9 +35,10 @@ class Moments:
     num_people: int
 
 
+@page_section("Group maps", "`gen3d anomaly` on a cohort with people other than controls", place=40, reads=MapsFolder)
 def section(context: Context) -> Section | None:
     """Mean z maps per diagnosis beside the held-out controls, and the regions that differ."""
-    lead = context.lead
+    lead = context.first(MapsFolder)
     if lead is None or not len(lead.evaluated):
         return None
     numbers: dict[str, Any] = {}
@@ -49,13 +50,13 @@ def section(context: Context) -> Section | None:
             "of controls."
         )
     ]
-    for maps in context.sources.maps:
+    for maps in context.all(MapsFolder):
         inside = _of_model(context, maps, numbers)
         blocks += inside if maps is lead else [Details(f"The same with {maps.name}", inside)]
     return Section("groups", "Group maps", blocks, numbers)
 
 
-def _of_model(context: Context, maps: Maps, numbers: dict[str, Any]) -> list[Any]:
+def _of_model(context: Context, maps: MapsFolder, numbers: dict[str, Any]) -> list[Any]:
     blocks: list[Any] = []
     numbers[maps.name] = {}
     for channel in maps.channels:
@@ -77,15 +78,15 @@ def _of_model(context: Context, maps: Maps, numbers: dict[str, Any]) -> list[Any
     return blocks
 
 
-def _groups(maps: Maps) -> dict[str, pd.DataFrame]:
+def _groups(maps: MapsFolder) -> dict[str, pd.DataFrame]:
     """People by row of the figure: held-out controls, then every diagnosis of the evaluation set."""
     evaluated = maps.evaluated
     found = {"Controls (held out)": maps.reference} if len(maps.reference) else {}
     return found | {str(name): evaluated[evaluated["diagnosis"] == name] for name in maps.groups}
 
 
-def _figure(context: Context, maps: Maps, channel: str) -> tuple[Figure | None, list[dict[str, Any]]]:
-    space, template = context.sources.space, context.sources.template_t1w
+def _figure(context: Context, maps: MapsFolder, channel: str) -> tuple[Figure | None, list[dict[str, Any]]]:
+    space, template = context.space, context.template_t1w
     moments = {name: moments_of(maps, list(part["key"]), channel) for name, part in _groups(maps).items()}
     present = {name: found for name, found in moments.items() if found is not None}
     if not present:
@@ -101,7 +102,7 @@ def _figure(context: Context, maps: Maps, channel: str) -> tuple[Figure | None, 
         tiles = [brain.Tile(cut, template, overlay) for cut in brain.lightbox(space)]
         rows.append(brain.Strip(f"{name or charts.UNNAMED}, n = {found.num_people}", tiles))
         records.append(_record(name, found, outlined, space.mask))
-    dpi = style.DPI if maps is context.lead else FOLDED_DPI
+    dpi = style.DPI if maps is context.first(MapsFolder) else FOLDED_DPI
     png = brain.draw(rows, space, (overlay, "mean z"), dpi=dpi)
     up, down = wording.directions(channel)
     caption = (
@@ -109,7 +110,7 @@ def _figure(context: Context, maps: Maps, channel: str) -> tuple[Figure | None, 
         f"Colour fades out below |mean z| = {THRESHOLD:g}. {_outline_sentence(reference)} {brain.CONVENTION}"
     )
     alt = f"Brain slices with the mean z of {wording.listed(list(present))} in the channel {wording.channel(channel)}."
-    return Figure(f"group_{maps.artefact.folder.name}_{channel}", alt, caption, png), records
+    return Figure(f"group_{maps.folder.name}_{channel}", alt, caption, png), records
 
 
 def _outline_sentence(reference: Moments | None) -> str:
@@ -130,7 +131,7 @@ def _record(name: str, found: Moments, outlined: NDArray[np.bool_] | None, mask:
     }
 
 
-def moments_of(maps: Maps, keys: list[str], channel: str) -> Moments | None:
+def moments_of(maps: MapsFolder, keys: list[str], channel: str) -> Moments | None:
     """Mean and variance of z over people, voxel by voxel, one map in memory at a time; NaN is left out."""
     num = total = squares = None
     num_people = 0
@@ -169,7 +170,7 @@ def significant_difference(group: Moments, reference: Moments, mask: NDArray[np.
     return found
 
 
-def regions_that_differ(maps: Maps, channel: str) -> list[dict[str, Any]]:
+def regions_that_differ(maps: MapsFolder, channel: str) -> list[dict[str, Any]]:
     """Per diagnosis the regions whose z differs most from the held-out controls (Welch's t, BH over regions)."""
     table = maps.regions[maps.regions["channel"] == channel]
     reference = table[table["key"].isin(maps.reference["key"])].pivot_table(index="key", columns="region", values="z")

@@ -8,22 +8,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gen3d.anomaly.folder import P_CONFORMAL, MapsFolder
 from gen3d.cohort.channels import ON_TEMPLATE
+from gen3d.core.tables import rows_of
 from gen3d.figures import brain
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Card, Cell, Details, Figure, Section, Table, Text
+from gen3d.figures.context import Context, page_section
 from gen3d.figures.scatter import range_strip
-from gen3d.report.context import Context
-from gen3d.report.folders import Maps, records
 
 LIMIT, THRESHOLD = 6.0, 2.5
 REGIONS_SHOWN = {"deformation": 6, "residual": 3, "structural": 2}
 WIDTH_INCHES, DOTS_PER_INCH, LIGHTBOX_DOTS_PER_INCH = 4.1, 200, 100
 
 
+@page_section("Individual people", "`gen3d anomaly`", place=60, reads=MapsFolder)
 def section(context: Context) -> Section | None:
     """The most deviating person of each diagnosis in turn, then typical held-out controls."""
-    lead = context.lead
+    lead = context.first(MapsFolder)
     if lead is None or context.subjects_shown == 0 or not len(lead.subjects):
         return None
     chosen = choose(lead, context.subjects_shown)
@@ -48,7 +50,7 @@ def section(context: Context) -> Section | None:
     return Section("people", "Individual people", [Text(text), Text(reading, "note"), *cards], {"shown": numbers})
 
 
-def choose(maps: Maps, num_shown: int) -> list[str]:
+def choose(maps: MapsFolder, num_shown: int) -> list[str]:
     """Keys of the people to show: two thirds the most deviating, diagnosis by diagnosis, one third typical controls.
 
     A person's deviation is the largest of the scores, each in robust SDs (median, MAD) of the reference controls.
@@ -76,7 +78,7 @@ def choose(maps: Maps, num_shown: int) -> list[str]:
     return in_turn[: num_shown - num_typical] + typical[:num_typical]
 
 
-def _card(context: Context, maps: Maps, key: str) -> tuple[Card, dict[str, Any]]:
+def _card(context: Context, maps: MapsFolder, key: str) -> tuple[Card, dict[str, Any]]:
     row = maps.row(key)
     regions = maps.regions[maps.regions["key"] == key]
     clusters = maps.clusters[maps.clusters["key"] == key]
@@ -114,7 +116,7 @@ def _subtitle(row: pd.Series) -> str:
     return " \N{MIDDLE DOT} ".join(words)
 
 
-def _standing(maps: Maps, row: pd.Series) -> list[dict[str, Any]]:
+def _standing(maps: MapsFolder, row: pd.Series) -> list[dict[str, Any]]:
     """Per score: value, percentile among calibration controls, how many of the held-out controls score lower."""
     found = []
     for score in maps.headline_scores:
@@ -203,10 +205,10 @@ def _cluster_sentence(clusters: pd.DataFrame) -> str:
     )
 
 
-def _figures(context: Context, maps: Maps, key: str) -> list[Any]:
+def _figures(context: Context, maps: MapsFolder, key: str) -> list[Any]:
     """Three planes through the strongest finding of each channel and, folded away, a lightbox of every channel."""
-    space = context.sources.space
-    own_anatomy, own = context.sources.anatomy(key)
+    space = context.space
+    own_anatomy, own = context.anatomy(key)
     planes: list[brain.Strip] = []
     boxes: list[brain.Strip] = []
     overlay = None
@@ -217,7 +219,7 @@ def _figures(context: Context, maps: Maps, key: str) -> list[Any]:
         significant = maps.significant(key, channel)
         overlay = brain.Overlay(np.where(space.mask, z, 0.0), LIMIT, THRESHOLD, significant)
         within = space.mask & significant if significant is not None and significant[space.mask].any() else space.mask
-        anatomy = context.sources.template_t1w if channel in ON_TEMPLATE else own_anatomy
+        anatomy = context.template_t1w if channel in ON_TEMPLATE else own_anatomy
         for strips, cuts in (
             (planes, brain.three_planes(brain.peak(z, within, space))),
             (boxes, brain.lightbox(space)),
@@ -235,13 +237,13 @@ def _figures(context: Context, maps: Maps, key: str) -> list[Any]:
     return [Figure(f"person_{key}", alt, caption, png), Details("Lightbox", [lightbox], printed=False)]
 
 
-def _strongest(maps: Maps, regions: pd.DataFrame, subject: str) -> list[dict[str, Any]]:
+def _strongest(maps: MapsFolder, regions: pd.DataFrame, subject: str) -> list[dict[str, Any]]:
     """The regions with the largest |z| of each channel, with the range of the controls."""
     found = []
     for channel in maps.channels:
         part = regions[(regions["channel"] == channel) & regions["z"].notna()]
         order = part["z"].abs().sort_values(ascending=False, kind="stable").index[: REGIONS_SHOWN.get(channel, 3)]
-        for row in records(part.loc[order].drop(columns=["key"])):
+        for row in rows_of(part.loc[order].drop(columns=["key"])):
             found.append(row | {"controls_5_95": maps.control_range(subject, channel, str(row["region"]))})
     return found
 
@@ -276,7 +278,7 @@ def _region_cells(row: dict[str, Any], channel: str, reach: float) -> list[Cell]
         wording.effect(channel, float(row["effect"]), float(row["effect_percent"])),
         range_strip(value, (band[0], band[1]) if band else None, reach, z, bool(row["q"] < 0.05), words),
         wording.number(z, 1, signed=True),
-        wording.probability(float(row["p_conformal"])),
+        wording.probability(float(row[P_CONFORMAL])),
         wording.probability(float(row["q"])),
     ]
 

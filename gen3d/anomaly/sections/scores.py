@@ -6,22 +6,23 @@ from typing import Any
 
 import numpy as np
 
+from gen3d.anomaly.folder import MapsFolder
 from gen3d.figures import charts, style
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Details, Figure, Section, Table, Text
+from gen3d.figures.context import Context, page_section
 from gen3d.maths.stats import delong_interval
-from gen3d.report.context import Context
-from gen3d.report.folders import Maps
 
 HELD_OUT = "Controls"
 FEW = 10
 
 
+@page_section("Scores by group", "`gen3d anomaly`", place=50, reads=MapsFolder)
 def section(context: Context) -> Section | None:
     """Dots per group and AUC against held-out controls, every model side by side."""
-    if not context.sources.maps:
+    if not context.all(MapsFolder):
         return None
-    rows = [row for maps in context.sources.maps for row in separation(maps)]
+    rows = [row for maps in context.all(MapsFolder) for row in separation(maps)]
     blocks: list[Any] = [
         Text(
             "Each person gets two scores per channel: the largest |z| of any region, which is made for atrophy, and "
@@ -31,16 +32,18 @@ def section(context: Context) -> Section | None:
             "held-out control: 0.5 is chance, 1 is complete separation."
         )
     ]
-    for maps in context.sources.maps:
+    for maps in context.all(MapsFolder):
         figure = _figure(context, maps)
         if figure is not None:
-            blocks += [figure] if maps is context.lead else [Details(f"The same with {maps.name}", [figure])]
+            blocks += (
+                [figure] if maps is context.first(MapsFolder) else [Details(f"The same with {maps.name}", [figure])]
+            )
     if rows:
         blocks.append(_table(rows))
     return Section("scores", "Scores by group", blocks, {"auc": rows})
 
 
-def separation(maps: Maps, headline_only: bool = False) -> list[dict[str, Any]]:
+def separation(maps: MapsFolder, headline_only: bool = False) -> list[dict[str, Any]]:
     """Per diagnosis and score: n, quartiles, and AUC against held-out controls with DeLong's interval."""
     rows = []
     reference, evaluated = maps.reference, maps.evaluated
@@ -65,7 +68,7 @@ def separation(maps: Maps, headline_only: bool = False) -> list[dict[str, Any]]:
     return rows
 
 
-def _figure(context: Context, maps: Maps) -> Figure | None:
+def _figure(context: Context, maps: MapsFolder) -> Figure | None:
     panels = []
     for score in maps.headline_scores:
         by_group = {HELD_OUT: maps.reference[score.column].to_numpy(float)} if len(maps.reference) else {}
@@ -86,7 +89,7 @@ def _figure(context: Context, maps: Maps) -> Figure | None:
         "mark is the median. "
         "Controls are those that neither the model nor its calibration saw; the band spans 95 % of them."
     )
-    return Figure(f"scores_{maps.artefact.folder.name}", f"Scores by group for {maps.name}.", caption, png, svg=svg)
+    return Figure(f"scores_{maps.folder.name}", f"Scores by group for {maps.name}.", caption, png, svg=svg)
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

@@ -12,17 +12,17 @@ import safetensors.torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from gen3d.classify.heads.residual_head import Question, TrainedHead, restore_head, train_heads
-from gen3d.classify.heads.settings import ResidualSettings, Threshold
-from gen3d.classify.study.folds import inner_folds
-from gen3d.classify.study.learning import (
+from gen3d.classify.heads.inner_folds import inner_folds
+from gen3d.classify.heads.learning import (
     calibration_state,
     kept_calibration,
     probabilities,
     scalings_of,
     threshold_of,
 )
-from gen3d.classify.study.probability_calibration import Scaling
+from gen3d.classify.heads.probability_calibration import Scaling
+from gen3d.classify.heads.residual_head import Question, TrainedHead, restore_head, train_heads
+from gen3d.classify.heads.settings import ResidualSettings, Threshold
 from gen3d.cohort.target import Rows, Target, Values
 from gen3d.core.errors import UserError
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.classify.folder import HEAD, PREDICTIONS, read_metrics
 from gen3d.classify.head_folder import Head, open_head
-from gen3d.classify.heads.residual_recipe import ResidualRecipe
+from gen3d.classify.study.contestants import ResidualMaker
 from gen3d.classify.study.features import Features, open_features
 from gen3d.cohort.manifest import subject_hash
 from gen3d.cohort.seen import named
@@ -22,7 +22,6 @@ from gen3d.core.artefact import Artefact, read
 from gen3d.core.errors import UserError
 
 Learned = Literal["refuse", "leave_out"]
-HEAD, METRICS = "head", "metrics.json"
 HARMONISE = "harmonise"
 
 
@@ -64,7 +63,7 @@ class Asked:
         return [row for row in rows if row.get("model") == self.head.settings.kind]
 
 
-def open_asked(folder: Path, latents: Sequence[Path], learned: Learned) -> Asked:
+def open_asked(folder: Path, latents: Sequence[Path], learned: Learned, residual: ResidualMaker) -> Asked:
     """Open a head and new latents, and leave out whom the head learned from.
 
     Raises:
@@ -72,8 +71,8 @@ def open_asked(folder: Path, latents: Sequence[Path], learned: Learned) -> Asked
             (with refuse), or nobody else.
     """
     made = read(folder, ("classify",))
-    found = _metrics(folder / METRICS)
-    head = open_head(folder / HEAD, ResidualRecipe)
+    found = read_metrics(folder)
+    head = open_head(folder / HEAD, residual)
     people = open_features(latents)
     _check_space(folder, latents[0], head, people)
     if not len(people):
@@ -93,7 +92,7 @@ def open_asked(folder: Path, latents: Sequence[Path], learned: Learned) -> Asked
         more = "nobody else is there to predict" if met.all() else "set seen=leave_out to predict the others"
         raise UserError(
             f"{what}, and a prediction of them would look better than it is; {more} (the head's own cross-validation, "
-            f"{folder / 'predictions.tsv'}, predicts them fairly)."
+            f"{folder / PREDICTIONS.file}, predicts them fairly)."
         )
     note = f"{what}, and are left out"
     return Asked(folder, head, found, people.take(np.flatnonzero(~met)), (*notes, note))
@@ -163,12 +162,3 @@ def _check_finite(latents: Path, people: Features) -> None:
         raise UserError(
             f"{latents}: the latents of {named(people.table['key'].to_numpy()[bad].tolist())} are NaN or infinite; encode again."
         )
-
-
-def _metrics(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found["tables"] = dict(found.get("tables") or {})
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: missing or damaged ({error}); run `gen3d classify` again.") from None
-    return found

@@ -30,6 +30,7 @@ from gen3d.classify.scores.measures import (
     slope_of_truth,
 )
 from gen3d.cohort.target import Target
+from gen3d.core.tables import Row
 from gen3d.maths.cross_validated import (
     Bootstrap,
     Codes,
@@ -42,7 +43,6 @@ from gen3d.maths.cross_validated import (
 from gen3d.maths.probability import brier, calibration_intercept, calibration_slope, expected_calibration_error, ratio
 from gen3d.maths.stats import Interval, auroc
 
-Row = dict[str, Any]
 NOTHING = Interval(math.nan, math.nan, math.nan, 0)
 
 BINARY_MEASURES = (

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
 from gen3d.cohort.target import Target
+from gen3d.core.tables import Row
 
-Row = dict[str, Any]
 Tables = dict[str, pd.DataFrame]
 
 MEASURES = {"auc": "AUC", "macro_auc": "macro AUC", "mae": "mean absolute error"}

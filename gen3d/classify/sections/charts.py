@@ -12,52 +12,12 @@ from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
 from gen3d.figures import style
-from gen3d.figures.charts import Chart, Curve, Floats
+from gen3d.figures.charts import DASHES, Chart, Curve, Floats, finished
 from gen3d.maths.stats import Interval
 
 HALF_INCHES = 4.6
-DASHES = (0, (3, 2))
 SHARE_TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 HUNDRED = 10  # people per row and column of a field of a hundred
-
-
-def _finished(figure: Canvas) -> Chart:
-    return style.png_bytes(figure), style.svg_bytes(figure)
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a chart of intervals: its name, the value, a colour; baselines are hollow."""
-
-    name: str
-    value: Interval
-    colour: str
-    hollow: bool = False
-
-
-def intervals(lines: Sequence[Line], x_label: str, reference: float | None, words: str = "") -> Chart:
-    """Values with their 95 % intervals, one under the other; a dashed line at `reference` with `words` at its top."""
-    height = 0.62 + 0.2 * len(lines)
-    longest = max(len(line.name) for line in lines)
-    with style.canvas(height, 7.2) as figure:
-        axes = figure.subplots()
-        left = min(0.45, 0.03 + 0.0095 * longest)
-        figure.subplots_adjust(left=left, right=0.98, top=1 - 0.2 / height, bottom=0.4 / height)
-        if reference is not None:
-            axes.axvline(reference, color=style.INK, linewidth=0.8, linestyle=DASHES)
-            axes.text(reference, -0.75, words, ha="center", va="bottom", fontsize=7, color=style.GREY)
-        for place, line in enumerate(lines):
-            if math.isfinite(line.value.low) and math.isfinite(line.value.high):
-                axes.plot([line.value.low, line.value.high], [place] * 2, color=line.colour, linewidth=1.6)
-            face = "white" if line.hollow else line.colour
-            axes.plot(line.value.value, place, "o", color=line.colour, markerfacecolor=face, markersize=5)
-        axes.set_yticks(range(len(lines)), [line.name for line in lines])
-        axes.set_ylim(len(lines) - 0.5, -0.6)
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        axes.set_xlabel(x_label)
-        style.light_grid(axes, "x")
-        return _finished(figure)
 
 
 def square(lines: Sequence[Curve], x_label: str, y_label: str) -> Chart:
@@ -75,7 +35,7 @@ def square(lines: Sequence[Curve], x_label: str, y_label: str) -> Chart:
         axes.set_yticks(SHARE_TICKS)
         style.light_grid(axes, "both")
         _legend(figure, axes)
-        return _finished(figure)
+        return finished(figure)
 
 
 def net_benefit(lines: Sequence[Curve], treat_all: Curve, x_label: str) -> Chart:
@@ -90,7 +50,7 @@ def net_benefit(lines: Sequence[Curve], treat_all: Curve, x_label: str) -> Chart
         axes.set(xlim=(0, 1), ylim=(-0.25 * top - 0.01, 1.1 * top + 0.01), xlabel=x_label, ylabel="Net benefit")
         style.light_grid(axes)
         _legend(figure, axes)
-        return _finished(figure)
+        return finished(figure)
 
 
 def _draw(axes: Axes, lines: Sequence[Curve]) -> None:
@@ -144,7 +104,7 @@ def reliability(panels: Sequence[Bins], x_label: str, y_label: str) -> Chart:
             style.light_grid(axes, "both")
         for axes in grid[:, 0]:
             axes.set_ylabel(y_label)
-        return _finished(figure)
+        return finished(figure)
 
 
 @dataclass(frozen=True)
@@ -169,7 +129,7 @@ def in_a_hundred(panels: Sequence[Hundred], colour: str) -> Chart:
             axes.scatter(x[~filled], y[~filled], s=44, facecolors="white", edgecolors="#a7b0b8", linewidths=0.7)
             axes.set(xlim=(-0.7, 9.7), ylim=(9.7, -0.7), aspect="equal", title=panel.title)
             axes.set_axis_off()
-        return _finished(figure)
+        return finished(figure)
 
 
 @dataclass(frozen=True)
@@ -205,7 +165,7 @@ def null_bands(lines: Sequence[Null], x_label: str) -> Chart:
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(x_label)
-        return _finished(figure)
+        return finished(figure)
 
 
 def confusion(counts: NDArray[np.float64], classes: Sequence[str]) -> Chart:
@@ -228,7 +188,7 @@ def confusion(counts: NDArray[np.float64], classes: Sequence[str]) -> Chart:
         axes.xaxis.set_label_position("top")
         axes.set(xlabel="Given", ylabel="True")
         axes.spines[:].set_visible(False)
-        return _finished(figure)
+        return finished(figure)
 
 
 def predicted_against_true(true: Floats, predicted: Floats, name: str, colour: str) -> Chart:
@@ -245,7 +205,7 @@ def predicted_against_true(true: Floats, predicted: Floats, name: str, colour: s
             axes.plot(within, slope * within + intercept, color=colour, linewidth=1.6)
         axes.set(xlabel=f"True {name}", ylabel=f"Predicted {name}")
         style.light_grid(axes, "both")
-        return _finished(figure)
+        return finished(figure)
 
 
 def position(everybody: Floats, colours: Sequence[str], place: Floats) -> bytes:
@@ -276,4 +236,4 @@ def places(values: Floats, groups: Sequence[str], colours: Sequence[str], thresh
         axes.set(xlim=(-0.02, 1.02), ylim=(len(values) - 0.4, -0.6), xlabel=x_label)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        return _finished(figure)
+        return finished(figure)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from gen3d.classify.folder import HeadFolder
 from gen3d.classify.sections import charts as heads_charts
 from gen3d.classify.sections import heads as heads_checks
 from gen3d.classify.sections import people as heads_people
 from gen3d.classify.sections import tables as heads_blocks
 from gen3d.classify.sections.models import MEASURES, Models
 from gen3d.classify.sections.tables import figures, measure_words
+from gen3d.core.tables import Row
+from gen3d.figures import charts
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Details, Figure, Heading, Points, Section, Table, Text
-from gen3d.report.context import Context
-from gen3d.report.folders import Row
-from gen3d.report.results import Head
+from gen3d.figures.context import Context, page_section
+from gen3d.figures.plain_tables import interval_of
 
 POLICIES = {
     "refuse": "Nobody may be tested whom a model behind the latents had seen: the verb would have stopped.",
@@ -24,10 +26,18 @@ POLICIES = {
     "waive": "People whom a model behind the latents had seen were tested all the same.",
 }
 
+LIMIT_OF_HEADS = (
+    "Intervals of heads take the fitted models as given: fitted anew on other people they would differ by more. A "
+    "probability holds for people mixed as those that a head learned from; where a disease is rarer, look at the "
+    "predictive values."
+)
+"""For the last section of the page."""
 
+
+@page_section("Classification from latents", "`gen3d classify`", place=100, reads=HeadFolder)
 def section(context: Context) -> Section | None:
     """Per folder: the verdict, who was tested and what guarded against leaks, performance, and everything behind it."""
-    given = context.sources.heads
+    given = context.all(HeadFolder)
     if not given:
         return None
     blocks: list[Any] = [
@@ -47,7 +57,7 @@ def section(context: Context) -> Section | None:
     return Section("heads", "Classification from latents", blocks, numbers)
 
 
-def target_words(head: Head) -> str:
+def target_words(head: HeadFolder) -> str:
     """What is told from what, with a capital: Diagnosis, AD against CN."""
     name = wording.capital(str(head.target.get("name", head.name)).replace("_", " "))
     if head.task == "number" or not head.classes:
@@ -57,7 +67,7 @@ def target_words(head: Head) -> str:
     return f"{name}: {wording.listed(head.classes)}"
 
 
-def _of_folder(head: Head) -> tuple[list[Any], dict[str, Any]]:
+def _of_folder(head: HeadFolder) -> tuple[list[Any], dict[str, Any]]:
     models = Models(head)
     blocks: list[Any] = []
     if head.summary:
@@ -84,12 +94,12 @@ def sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def _guard(head: Head) -> dict[str, Any]:
+def _guard(head: HeadFolder) -> dict[str, Any]:
     found = head.metrics.get("guard", {})
     return found if isinstance(found, dict) else {}
 
 
-def _warnings(head: Head) -> list[Text]:
+def _warnings(head: HeadFolder) -> list[Text]:
     """Waivers and likely duplicates: what a reader must know before any number."""
     guard = _guard(head)
     texts = [sentence(f"Waived: {waiver}") for waiver in guard.get("waivers") or ()]
@@ -112,7 +122,7 @@ def _warnings(head: Head) -> list[Text]:
     return [Text(text, "warning") for text in texts]
 
 
-def _external(head: Head) -> list[Any]:
+def _external(head: HeadFolder) -> list[Any]:
     """What people of other data can tell, and what they cannot."""
     if not head.is_external:
         return []
@@ -136,12 +146,12 @@ def _external(head: Head) -> list[Any]:
     return [Text(text)]
 
 
-def _by_class(head: Head) -> dict[str, int]:
+def _by_class(head: HeadFolder) -> dict[str, int]:
     found = (head.metrics.get("people") or {}).get("by_class") or {}
     return {str(name): int(num) for name, num in found.items()} if isinstance(found, dict) else {}
 
 
-def _people(head: Head) -> list[Any]:
+def _people(head: HeadFolder) -> list[Any]:
     """Who was tested, who was left out, and what was checked for leaks."""
     people, guard = head.metrics.get("people") or {}, _guard(head)
     blocks: list[Any] = []
@@ -209,7 +219,7 @@ def _settings(value: Any) -> str:
     return str(value)
 
 
-def _checklist(head: Head) -> list[Any]:
+def _checklist(head: HeadFolder) -> list[Any]:
     frame = head.table("checklist")
     if frame.empty:
         return []
@@ -235,13 +245,13 @@ def subgroups(models: Models) -> list[Any]:
     if not lead:
         return []
     lines = [
-        heads_charts.Line(_subgroup(models, row), models.head.interval(row, table), models.colour(models.lead))
+        charts.Line(_subgroup(models, row), interval_of(models.head, row, table), models.colour(models.lead))
         for row in lead
     ]
     words = MEASURES[measure]
     whole = models.value(models.lead, measure)
     reference = whole.value if whole is not None else None
-    png, svg = heads_charts.intervals(lines, f"{words} of {models.words(models.lead)}", reference, "everybody")
+    png, svg = charts.intervals(lines, f"{words} of {models.words(models.lead)}", reference, "everybody")
     figure = Figure(
         models.identifier("subgroups"),
         f"{words} in subgroups.",
@@ -256,7 +266,7 @@ def subgroups(models: Models) -> list[Any]:
             column_words(row["column"]),
             str(row["group"]),
             measure_words(str(row["measure"])),
-            figures(models.head.interval(row, table), str(row["measure"])),
+            figures(interval_of(models.head, row, table), str(row["measure"])),
             _whole(models.head.number(row, "num_people", table)),
             _whole(models.head.number(row, "num_positive", table)),
         ]

@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+from gen3d.classify.folder import HeadFolder
 from gen3d.cohort.target import as_label
+from gen3d.core.tables import Row
 from gen3d.figures import names as wording
 from gen3d.figures import style
+from gen3d.figures.plain_tables import interval_of
 from gen3d.maths.stats import Interval
-from gen3d.report.folders import Row
-from gen3d.report.results import Head
 
 MEASURES = {
     "auc": "AUC",
@@ -46,7 +47,7 @@ BASELINE_COLOURS = ("#4a545e", "#7d8790", "#a7b0b8")
 class Models:
     """Heads and baselines of one folder."""
 
-    head: Head
+    head: HeadFolder
 
     @cached_property
     def performance(self) -> list[Row]:
@@ -68,7 +69,7 @@ class Models:
         """A figure of a model over all classes, None where there is none."""
         for row in self.performance:
             if row["model"] == model and row["measure"] == measure and not self.class_of(row):
-                return self.head.interval(row, "performance")
+                return interval_of(self.head, row, "performance")
         return None
 
     @cached_property

@@ -11,10 +11,11 @@ import pandas as pd
 from gen3d.classify.sections import charts as heads_charts
 from gen3d.classify.sections.models import Models
 from gen3d.cohort.target import as_label
+from gen3d.core.tables import Row
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Details, Figure, Heading, Points, Table
+from gen3d.figures.plain_tables import interval_of
 from gen3d.maths.stats import Interval
-from gen3d.report.folders import Row
 
 MOST_FIELDS = 4
 FEWEST_DOTS = 3
@@ -129,7 +130,7 @@ def predictive_values(models: Models) -> list[Any]:
 
 def _share(models: Models, row: Row, name: str) -> Interval:
     table = "predictive_values"
-    return models.head.interval(row, table, (name, f"{name}_low", f"{name}_high"))
+    return interval_of(models.head, row, table, (name, f"{name}_low", f"{name}_high"))
 
 
 def _all_predictive_values(models: Models, rows: list[Row]) -> Details:

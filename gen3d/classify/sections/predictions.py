@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gen3d.classify.folder import HeadFolder, PredictedFolder
 from gen3d.classify.sections import charts as heads_charts
 from gen3d.classify.sections.models import Models
 from gen3d.cohort.target import as_label
 from gen3d.figures import names as wording
 from gen3d.figures import style
 from gen3d.figures.blocks import Card, Details, Figure, Heading, Points, Section, Table, Text
+from gen3d.figures.context import Context, page_section
 from gen3d.maths.stats import Interval
-from gen3d.report.context import Context
-from gen3d.report.results import Head, Predicted, Strata
 from gen3d.stratify import section_map as strata_map
+from gen3d.stratify.folder import StrataFolder
 
 ROWS_SHOWN = 30
 NEIGHBOURS_SHOWN = 5
@@ -27,9 +28,10 @@ PAGE_NOTE = (
 )
 
 
+@page_section("Where people stand", "`gen3d predict`", place=120, reads=PredictedFolder)
 def section(context: Context) -> Section | None:
     """Per folder: the verdict, everybody from the most probable on, and the first people with a card of their own."""
-    given = context.sources.predicted
+    given = context.all(PredictedFolder)
     if not given:
         return None
     blocks: list[Any] = [Text(PAGE_NOTE)]
@@ -43,7 +45,7 @@ def section(context: Context) -> Section | None:
     return Section("predictions", "Where people stand", blocks, numbers)
 
 
-def _title(predicted: Predicted) -> str:
+def _title(predicted: PredictedFolder) -> str:
     """What was predicted, and the folder."""
     head = predicted.metrics.get("head")
     target = head.get("target", {}) if isinstance(head, dict) else {}
@@ -51,12 +53,12 @@ def _title(predicted: Predicted) -> str:
     return f"{name} ({predicted.name})" if name else predicted.name
 
 
-def head_of(context: Context, predicted: Predicted) -> Head | None:
+def head_of(context: Context, predicted: PredictedFolder) -> HeadFolder | None:
     """The classify folder whose head was applied, where it is among the inputs."""
-    return next((head for head in context.sources.heads if predicted.is_made_from(head.artefact)), None)
+    return next((head for head in context.all(HeadFolder) if predicted.is_made_from(head.artefact)), None)
 
 
-def _of_folder(context: Context, predicted: Predicted) -> list[Any]:
+def _of_folder(context: Context, predicted: PredictedFolder) -> list[Any]:
     head = head_of(context, predicted)
     frame = ordered(predicted.people)
     blocks: list[Any] = []
@@ -82,7 +84,7 @@ def _of_folder(context: Context, predicted: Predicted) -> list[Any]:
         rest = frame.iloc[ROWS_SHOWN:]
         folded = _table(predicted, rest, "The others, in the same order.")
         blocks.append(Details(f"The other {wording.count(len(rest), 'scan')}", [folded], False))
-    strata = next((each for each in context.sources.strata if predicted.is_made_from(each.artefact)), None)
+    strata = next((each for each in context.all(StrataFolder) if predicted.is_made_from(each.artefact)), None)
     return blocks + [_card(predicted, head, strata, row) for _, row in frame.head(context.subjects_shown).iterrows()]
 
 
@@ -122,7 +124,7 @@ def _text(value: object) -> str:
     return "" if value is None or value != value or value is False else str(value).strip()
 
 
-def _chart(predicted: Predicted, frame: pd.DataFrame) -> Figure:
+def _chart(predicted: PredictedFolder, frame: pd.DataFrame) -> Figure:
     scores = pd.to_numeric(frame["y_score"], errors="coerce").to_numpy(float)
     empty = pd.Series(np.nan, index=frame.index)
     thresholds = pd.to_numeric(frame.get("threshold", empty), errors="coerce").to_numpy(float)
@@ -140,7 +142,7 @@ def _chart(predicted: Predicted, frame: pd.DataFrame) -> Figure:
     return Figure(name, f"Dots of the probability of {sought}.", caption, png, svg=svg, width_percent=80)
 
 
-def _table(predicted: Predicted, frame: pd.DataFrame, caption: str) -> Table:
+def _table(predicted: PredictedFolder, frame: pd.DataFrame, caption: str) -> Table:
     classes = [name.removeprefix("p_") for name in outputs(frame)]
     shown = classes[-1:] if len(classes) == 2 else classes
     columns = [f"P({name})" for name in shown] or ["Predicted"]
@@ -186,7 +188,7 @@ def _typicality(row: pd.Series) -> str:
     return f"{value:.0f}" if math.isfinite(value) else wording.NONE
 
 
-def _card(predicted: Predicted, head: Head | None, strata: Strata | None, row: pd.Series) -> Card:
+def _card(predicted: PredictedFolder, head: HeadFolder | None, strata: StrataFolder | None, row: pd.Series) -> Card:
     blocks: list[Any] = []
     if warning_of(row):
         blocks.append(Text(f"{wording.capital(warning_of(row))}.", "warning"))
@@ -221,7 +223,7 @@ def _call(row: pd.Series) -> str:
     return f"{text}."
 
 
-def worth(head: Head | None, row: pd.Series) -> str:
+def worth(head: HeadFolder | None, row: pd.Series) -> str:
     """What such a probability was worth in cross-validation, as the folder says or its head; "" where nobody knows."""
     names = ("reliability_observed", "reliability_low", "reliability_high", "reliability_num")
     value, low, high, num = (strata_map.known(row, name) for name in names)
@@ -235,7 +237,7 @@ def worth(head: Head | None, row: pd.Series) -> str:
     return f"When the head was tested, of {wording.people(int(num))} with about such a probability {share} % {came}."
 
 
-def _of_head(head: Head, row: pd.Series) -> tuple[float, float, float, float]:
+def _of_head(head: HeadFolder, row: pd.Series) -> tuple[float, float, float, float]:
     """Observed share, its interval and people of the bin whose mean prediction is nearest; NaN without bins."""
     table = "reliability"
     rows = head.rows(table, "model", "predicted", "observed", "low", "high", "num")
@@ -263,7 +265,7 @@ def _standing(row: pd.Series) -> str:
     return wording.capital("; ".join(parts)) + "." if parts else ""
 
 
-def _position(predicted: Predicted, strata: Strata | None, row: pd.Series) -> list[Figure]:
+def _position(predicted: PredictedFolder, strata: StrataFolder | None, row: pd.Series) -> list[Figure]:
     """The person as a diamond on the map of the cohort."""
     place = np.array([strata_map.known(row, "umap1"), strata_map.known(row, "umap2")])
     if strata is None or not np.isfinite(place).all() or not strata_map.is_there(strata.people, ("umap1", "umap2")):
@@ -277,7 +279,7 @@ def _position(predicted: Predicted, strata: Strata | None, row: pd.Series) -> li
     return [Figure(name, f"Place of {row['key']} in the map.", caption, png)]
 
 
-def _neighbours(predicted: Predicted, key: str) -> list[Table]:
+def _neighbours(predicted: PredictedFolder, key: str) -> list[Table]:
     """The most alike people among those that the head learned from."""
     frame = predicted.neighbours
     if frame.empty or "key" not in frame.columns:

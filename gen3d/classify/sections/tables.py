@@ -10,12 +10,13 @@ import numpy as np
 
 from gen3d.classify.sections import charts as heads_charts
 from gen3d.classify.sections.models import CHANCE, LOWER_IS_BETTER, MEASURES, Models
+from gen3d.core.tables import Row
+from gen3d.figures import charts, style
 from gen3d.figures import names as wording
-from gen3d.figures import style
 from gen3d.figures.blocks import Details, Figure, Heading, Table
 from gen3d.figures.charts import Curve
+from gen3d.figures.plain_tables import interval_of
 from gen3d.maths.stats import Interval
-from gen3d.report.folders import Row
 
 SHOWN_FIRST = (
     *("auc", "macro_auc", "kappa", "mean_absolute_grade_error", "auprc", "balanced_accuracy"),
@@ -52,7 +53,7 @@ def performance(models: Models) -> list[Any]:
     first = [column for column in columns if column[0] in SHOWN_FIRST and not column[1]]
     by_class = [column for column in columns if column[1]]
     rest = [column for column in columns if column not in first and not column[1]]
-    num = max(int(models.head.interval(row, "performance").num) for row in models.performance)
+    num = max(int(interval_of(models.head, row, "performance").num) for row in models.performance)
     size = f", n = {num} people" if num else ""
     blocks.append(_performance_table(models, first or rest, _performance_caption(models, size)))
     folded = [
@@ -75,7 +76,7 @@ def _performance_caption(models: Models, size: str) -> str:
 
 def _performance_table(models: Models, columns: Sequence[tuple[str, str]], caption: str) -> Table:
     cells = {
-        (str(row["model"]), str(row["measure"]), models.class_of(row)): models.head.interval(row, "performance")
+        (str(row["model"]), str(row["measure"]), models.class_of(row)): interval_of(models.head, row, "performance")
         for row in models.performance
     }
     rows: list[list[str]] = []
@@ -101,7 +102,7 @@ def _forest(models: Models) -> Figure:
     measure = models.ranking
     found = [(name, models.value(name, measure)) for name in models.names]
     lines = [
-        heads_charts.Line(
+        charts.Line(
             models.words(name),
             value,
             style.GREY if models.is_baseline(name) else models.colour(name),
@@ -112,7 +113,7 @@ def _forest(models: Models) -> Figure:
     ]
     chance = CHANCE.get(measure)
     words = MEASURES[measure]
-    png, svg = heads_charts.intervals(lines, words, chance, "chance")
+    png, svg = charts.intervals(lines, words, chance, "chance")
     caption = (
         f"{words} with 95 % intervals; filled: heads, hollow: baselines"
         + (", dashed: chance" if chance is not None else "")
@@ -157,7 +158,7 @@ def _differences_table(models: Models, rows: Sequence[Row], caption: str) -> Tab
         [
             models.words(str(row["model"])),
             models.words(str(row["against"])) + (" (baseline)" if models.is_baseline(str(row["against"])) else ""),
-            wording.with_interval(models.head.interval(row, "differences", names), 3),
+            wording.with_interval(interval_of(models.head, row, "differences", names), 3),
             *(wording.probability(models.head.number(row, column, "differences")) for column, _ in tests),
         ]
         for row in rows

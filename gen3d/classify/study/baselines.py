@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.classify.heads.learning import Fitted, Learner
 from gen3d.classify.heads.settings import LinearSettings, Threshold
-from gen3d.classify.study.learning import Fitted, Learner
 from gen3d.cohort.channels import LOG_JACOBIAN, T1W
 from gen3d.cohort.columns import TableColumns, fit_columns
 from gen3d.cohort.folder import Prepared

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from gen3d.classify.head_folder import save_head
 from gen3d.classify.heads.settings import ResidualSettings, Threshold
 from gen3d.classify.study.baselines import ChanceNumber, TableRecipe, Voxels, default_volumes
-from gen3d.classify.study.crossvalidation import Index, Model, Study, fit
+from gen3d.classify.study.crossvalidation import Index, Model
 from gen3d.classify.study.features import Features
 from gen3d.classify.study.question import Question
 from gen3d.classify.study.recipe import Recipe
@@ -98,27 +97,3 @@ def _of_voxels(voxels: Voxels, threshold: Threshold) -> Model:
 
     words = f"{voxels.num_voxels} voxels of the brain"
     return Model(voxels.name, "baseline", voxel_recipe(voxels.name, threshold), rows, words, elsewhere=False)
-
-
-def kept_head(question: Question, model: Model, study: Study) -> str:
-    """Fit the first head on everybody and keep it; says what was kept, or why nothing."""
-    if question.features.num_members > 1:
-        return (
-            "no head was kept: the members of a cross-fitted family have spaces of their own; train with cross_fit=1 and fit again "
-            "for a head to use on new people"
-        )
-    everybody = np.arange(len(question.features))
-    fitted = fit(model, study, 0, everybody)
-    rows, codes, groups = study.training(model, 0, everybody)
-    save_head(
-        question.settings.out / "head",
-        model.recipe,
-        fitted.learned,
-        rows,
-        codes,
-        groups,
-        study.target,
-        study.seed,
-        question.features,
-    )
-    return f"the {model.name} head, fitted on all {len(np.unique(groups))} people, is in head/"

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.anomaly.folder import MapsFolder
 from gen3d.cohort.latents_folder import VERBS, Latents, open_latents_folder
 from gen3d.cohort.manifest import is_synthetic, is_twin, read_manifest, subject_hash
 from gen3d.cohort.target import Rows
@@ -123,21 +124,13 @@ def _of_maps(folder: Path) -> Features:
     of outsiders of the same kind, so that a head on burden scores tells who was a control of the calibration (AUC about .65).
     """
     artefact = read(folder, (MAPS,))
+    maps = MapsFolder(artefact, folder.name)
+    people, regions, scores = maps.subjects, maps.regions, maps.score_columns
+    names = regions["channel"] + " " + regions["region"]
     try:
-        people = pd.read_csv(
-            folder / "subjects.tsv",
-            sep="\t",
-            na_values=["n/a"],
-            keep_default_na=False,
-            dtype={"subject": str, "session": str},
-        )
-        regions = pd.read_csv(folder / "regions.tsv", sep="\t", na_values=["n/a"], keep_default_na=False)
-        z = regions.assign(name=regions["channel"] + " " + regions["region"]).pivot(
-            index="key", columns="name", values="z"
-        )
-    except (OSError, ValueError, KeyError) as error:
+        z = regions.assign(name=names).pivot(index="key", columns="name", values="z")
+    except ValueError as error:
         raise UserError(f"{folder}: damaged maps ({error}); run `gen3d anomaly` again.") from None
-    scores = [name for name in people.columns if name.startswith(("score_", "region_score_")) or name == "latent_d"]
     values = people[["key", *scores]].join(z, on="key").drop(columns="key").to_numpy(dtype=np.float64)
     judged = np.isfinite(values).all(axis=1)
     table = _full_table(artefact.inputs.get("prepared", []), people)

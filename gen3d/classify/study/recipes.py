@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.classify.heads.learning import Fitted, Learner
 from gen3d.classify.heads.settings import HeadSettings, ResidualSettings, SvmSettings, Threshold
-from gen3d.classify.study.learning import Fitted, Learner
 from gen3d.classify.study.reducing import FeatureReducer, Reduction
 from gen3d.cohort.target import Rows, Target, Values
 from gen3d.harmonise.recipe import Harmonisation

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3d.classify.heads.estimators import Scorer, estimator_of
+from gen3d.classify.heads.inner_folds import inner_folds
+from gen3d.classify.heads.probability_calibration import Scaling, fit_scaling, two_columns
 from gen3d.classify.heads.settings import TableHead, Threshold
-from gen3d.classify.study.folds import inner_folds
-from gen3d.classify.study.probability_calibration import Scaling, fit_scaling, two_columns
 from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
 

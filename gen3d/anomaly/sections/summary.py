@@ -1,0 +1,107 @@
+"""What maps say of groups and of held-out controls, for the first section of the page."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gen3d.anomaly.folder import MapsFolder
+from gen3d.anomaly.sections import groups
+from gen3d.cohort.manifest import NULL
+from gen3d.core.tables import Row
+from gen3d.figures import names as wording
+from gen3d.figures.blocks import Table
+from gen3d.figures.context import Context
+
+FEWEST = 3
+"""People of a group, and held-out controls, below which groups are not compared."""
+
+FALSE_POSITIVE_PEOPLE = 0.05
+
+
+def group_sentences(rows: list[Row]) -> list[str]:
+    """One sentence per group: which scores tell it from held-out controls; rows are its scores."""
+    sentences = []
+    for group in dict.fromkeys(row["group"] for row in rows):
+        mine = [row for row in rows if row["group"] == group]
+        sentences.append(f"{wording.capital(wording.group(group))}, {_group_sentence(mine, group == NULL)}")
+    return sentences
+
+
+def _group_sentence(rows: list[Row], null: bool) -> str:
+    """By which scores one group differs from held-out controls; rows are its scores."""
+    num_people, num_controls = (max(row[name] for row in rows) for name in ("num_people", "num_controls"))
+    size = f"n = {num_people} against {wording.count(num_controls, 'held-out control')}"
+    if min(num_people, num_controls) < FEWEST:
+        return f"{size}: too few for a comparison."
+    apart = [row for row in rows if row["auc"].low > 0.5]
+    if not apart:
+        top = max(rows, key=lambda row: np.nan_to_num(row["auc"].value))
+        text = f"{size}: not told from controls by any score; the largest AUC is "
+        text += f"{wording.with_interval(top['auc'])}, {wording.in_text(top['channel'])}."
+        return text + (" That is as it should be: nothing was planted." if null else "")
+    parts = [f"{wording.in_text(row['channel'])} (AUC {wording.with_interval(row['auc'])})" for row in apart]
+    text = f"{size}: told from controls by {wording.listed(parts)}."
+    doubt = (
+        " Nothing was planted in these people: this is a false alarm, and the other findings deserve the same doubt."
+    )
+    return text + (doubt if null else "")
+
+
+def region_sentences(context: Context) -> list[str]:
+    """Per group, the regions whose volume differs most."""
+    lead = context.first(MapsFolder)
+    if lead is None or "deformation" not in lead.channels:
+        return []
+    sentences = []
+    found = groups.regions_that_differ(lead, "deformation")
+    for group in dict.fromkeys(row["group"] for row in found):
+        top = [row for row in found if row["group"] == group and row["q"] < groups.FALSE_DISCOVERY_RATE][:3]
+        if top:
+            parts = [
+                f"{wording.region(row['region'])} ({wording.number(row['effect_percent'], 1, signed=True)} %, z "
+                f"{wording.number(row['difference'].value, 1, signed=True)})"
+                for row in top
+            ]
+            sentences.append(
+                f"Regions whose volume differs most in {wording.group(group)}: {wording.listed(parts)}; q < 0.05 over "
+                "regions."
+            )
+    return sentences
+
+
+def calibration_sentences(rows: list[Row]) -> list[str]:
+    """What z is in people in whom nothing is known to be wrong; it should have mean 0 and SD 1."""
+    sentences = []
+    for row in rows:
+        text = (
+            f"{wording.channel(row['channel'])}: mean {wording.number(row['mean'])} and SD {wording.number(row['sd'])} "
+            f"(expected 0 and 1), {wording.percent(row['share_beyond'].value)} of voxels beyond 1.96 (expected 5 %); "
+            f"{row['num_positive']} of {wording.people(row['num_people'])} with a voxel that survives the false discovery rate."
+        )
+        if row["share_positive"].low > FALSE_POSITIVE_PEOPLE:
+            text += " That is more than the expected 5 %, so single voxels found in this channel deserve doubt."
+        sentences.append(text)
+    return sentences
+
+
+def key_table(rows: list[Row], model: str) -> Table:
+    """AUC of every group and score."""
+    columns = list(dict.fromkeys((row["channel"], row["kind"]) for row in rows))
+    cells = []
+    for group in dict.fromkeys(row["group"] for row in rows):
+        by_column = {(row["channel"], row["kind"]): row for row in rows if row["group"] == group}
+        num = max(row["num_people"] for row in by_column.values())
+        cells.append(
+            [
+                wording.group(group),
+                str(num),
+                *[wording.with_interval(by_column[c]["auc"]) if c in by_column else wording.NONE for c in columns],
+            ]
+        )
+    num_controls = max(row["num_controls"] for row in rows)
+    caption = (
+        f"AUC [95 %] of each group against {wording.count(num_controls, 'held-out control')}, {model}. 0.5 is chance."
+    )
+    return Table(
+        caption, ["Group", "n", *[wording.channel(channel) for channel, _ in columns]], cells, "lr" + "r" * len(columns)
+    )

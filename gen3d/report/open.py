@@ -1,0 +1,80 @@
+"""Finished folders, recognised by the verb that wrote them, opened by the reader that the verb's section names, and named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gen3d.cohort.folder import open_prepared
+from gen3d.core.artefact import Artefact, read
+from gen3d.core.result_folder import ResultFolder, inputs_of
+from gen3d.figures.context import Context, PageSection
+from gen3d.models.run_folder import AND, TRAIN, kind_name, model_kind
+from gen3d.verbs import VERBS, named_object
+
+SHOWN = tuple(verb for verb, entry in VERBS.items() if entry.sections)
+"""Verbs whose folders have a section."""
+
+
+def sections_of(verb: str) -> tuple[PageSection, ...]:
+    """The sections that a verb's folders fill."""
+    return tuple(named_object(place) for place in VERBS[verb].sections)
+
+
+def all_sections() -> list[PageSection]:
+    """Every section once, in the order of the page."""
+    sections = {id(section): section for verb in SHOWN for section in sections_of(verb)}
+    return sorted(sections.values(), key=lambda section: section.place)
+
+
+def open_context(folders: Sequence[Path], subjects_shown: int = 6, seed: int = 0) -> Context:
+    """Open finished folders, in any order.
+
+    Raises:
+        UserError: a folder that no verb of gen3d finished, or of a verb that no section shows.
+    """
+    artefacts = tuple(read(folder, SHOWN) for folder in folders)
+    reads = {artefact.verb: sections_of(artefact.verb)[0].reads for artefact in artefacts}
+    readers = {verb: reader for verb, reader in reads.items() if reader is not None}
+    names = _names(artefacts, readers)
+    opened = [
+        readers[artefact.verb](artefact, names[artefact.folder], artefacts)
+        for artefact in artefacts
+        if artefact.verb in readers
+    ]
+    prepared = [artefact.folder for artefact in artefacts if artefact.verb not in readers]
+    return Context(artefacts, tuple(opened), open_prepared(prepared) if prepared else None, subjects_shown, seed)
+
+
+def _names(artefacts: Sequence[Artefact], readers: Mapping[str, type[ResultFolder]]) -> dict[Path, str]:
+    """What the page calls each folder, told apart within its verb."""
+    names: dict[Path, str] = {}
+    kinds = {item.key: model_kind(item.folder) for item in artefacts if item.verb == TRAIN}
+    for verb, reader in readers.items():
+        mine = [item for item in artefacts if item.verb == verb]
+        if reader.named_by == "model":
+            models = [_model_name(item, kinds) for item in mine]
+            names |= {
+                item.folder: name if models.count(name) == 1 else f"{name}, {item.folder.name}"
+                for item, name in zip(mine, models, strict=True)
+            }
+        else:
+            own = [item.folder.name for item in mine]
+            names |= {
+                item.folder: name if own.count(name) == 1 else f"{item.folder.parent.name}/{name}"
+                for item, name in zip(mine, own, strict=True)
+            }
+    by_key = {item.key: names[item.folder] for item in artefacts if item.folder in names}
+    for item in artefacts:
+        if item.verb in readers and readers[item.verb].named_by == "input":
+            given = [by_key[key] for key in (str(source["key"]) for source in inputs_of(item)) if key in by_key]
+            names[item.folder] = given[0] if given else item.folder.name
+    return names
+
+
+def _model_name(artefact: Artefact, kinds: Mapping[str, str]) -> str:
+    """The kinds of the models behind a folder in words; the folder's name where they cannot be read."""
+    if artefact.verb == TRAIN:
+        return kind_name(kinds[artefact.key]) or artefact.folder.name
+    behind = [kinds.get(item["key"], "") or model_kind(Path(item["path"])) for item in inputs_of(artefact, (TRAIN,))]
+    return AND.join(kind_name(kind) for kind in behind) if behind and all(behind) else artefact.folder.name
