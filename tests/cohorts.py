@@ -9,11 +9,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gen3d.cohort.manifest import Split, assign_roles, scan_key, write_manifest
+from gen3d.cohort.folder import write_cohort as write_prepared
+from gen3d.cohort.manifest import Split, assign_roles, scan_key
 from gen3d.core.artefact import write_json
-from gen3d.imaging.plan import plan_grid, write_plan
+from gen3d.imaging.plan import plan_grid
 from gen3d.imaging.template import template_on
-from gen3d.imaging.volume import store, write_nifti
+from gen3d.imaging.volume import store
 
 SPACING_MM = 4.0
 PLANTED = "left block"
@@ -70,14 +71,11 @@ def write_cohort(
             )
     columns = ["subject", "session", "site", "age_years", "sex", "diagnosis", "cdr", "mmse", "role", "key"]
     split = split or Split(train=0.3, calibration=0.45, test=0.25)
-    write_manifest(folder, assign_roles(pd.DataFrame(rows, columns=columns), split))
-    write_plan(folder / "plan.json", plan)
-    write_nifti(folder / "mask.nii", template.mask, plan.matrix)
-    write_nifti(folder / "regions.nii", labels, plan.matrix)
     names = pd.DataFrame(
         {"label": [1, 2], "name": [PLANTED, "right block"], "hemisphere": ["left", "right"], "tissue": ["gm", "gm"]}
     )
-    names.to_csv(folder / "regions.tsv", sep="\t", index=False)
+    table = assign_roles(pd.DataFrame(rows, columns=columns), split)
+    write_prepared(folder, plan, template.mask, labels, names, table)
     record = {
         "gen3d": "0",
         "verb": "prepare",

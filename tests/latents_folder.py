@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.cohort.latents_folder import ARRAY, SEEN, SHAPE, TABLE, Seen
+from gen3d.cohort.latents_folder import Seen
+from gen3d.cohort.latents_folder import write_latents as write
 from gen3d.cohort.manifest import REQUIRED, scan_key
-from gen3d.core.artefact import begin, digest, write_json
+from gen3d.core.artefact import begin, digest
 from gen3d.core.config import Verb
 
 
@@ -64,10 +65,7 @@ def write_latents(
     members = [seen or {}] * (array.shape[0] if array.ndim == 3 else 1) if isinstance(seen, dict | None) else list(seen)
     identity = {"values": digest(array.tolist()), "table": table.to_csv(), "run": run_key, "kind": kind}
     work = begin(Encoded(out=folder), "encode", {}, identity)
-    np.save(folder / ARRAY, array)
-    table.to_csv(folder / TABLE, sep="\t", index=False, na_rep="n/a")
     record = {"shape": list(shape or array.shape[-1:]), "kind": kind, "run_key": run_key, "channels": ["t1w"]}
-    write_json(folder / SHAPE, record)
-    write_json(folder / SEEN, {str(number): dict(people) for number, people in enumerate(members)})
+    write(folder, array, table, record, [dict(people) for people in members])
     work.finish({"num_scans": len(table), "num_dimensions": array.shape[-1]})
     return folder

@@ -10,19 +10,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cohort.folder import GENERATOR_SUBJECTS, REGION_TABLE, REGIONS
 from gen3d.cohort.manifest import read_manifest, subject_hash, write_manifest
 from gen3d.cohort.regions import region_table, regions_on
 from gen3d.core.artefact import write_json
+from gen3d.core.tables import write_table
 from gen3d.imaging.plan import read_plan
 from gen3d.imaging.volume import read_stored, store, write_nifti
+from gen3d.synthesis.folder import PROVENANCE
 from tests.cohorts import write_cohort
 
 
 def named_regions(folder: Path) -> Path:
     """Replace a cohort's two blocks by the named regions that structure volumes need."""
     plan = read_plan(folder / "plan.json")
-    write_nifti(folder / "regions.nii", regions_on(plan), plan.matrix)
-    region_table().to_csv(folder / "regions.tsv", sep="\t", index=False)
+    write_nifti(folder / REGIONS, regions_on(plan), plan.matrix)
+    write_table(folder / REGION_TABLE, region_table())
     return folder
 
 
@@ -60,8 +63,8 @@ def write_synthetic(
     made_by = {"folder": str(run or folder / "gone"), "key": "run-key"}
     if run is not None:
         made_by["key"] = json.loads((run / "artefact.json").read_text())["key"]
-    write_json(folder / "provenance.json", {"run": made_by})
-    write_json(folder / "generator_subjects.json", {subject_hash(subject): "train" for subject in known})
+    write_json(folder / PROVENANCE, {"run": made_by})
+    write_json(folder / GENERATOR_SUBJECTS, {subject_hash(subject): "train" for subject in known})
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +10,28 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import save_file
 from scipy import ndimage
 
-from gen3d.cohort.manifest import scan_key, subject_hash, write_manifest
+from gen3d.anomaly.change_folder import CHANGE, RETEST, write_change
+from gen3d.anomaly.folder import CLUSTERS, write_map, write_maps_tables
+from gen3d.anomaly.folder import REGIONS as REGION_TABLE
+from gen3d.cohort.folder import UNMATCHED, VERDICTS, write_cohort
+from gen3d.cohort.latents_folder import write_latents
+from gen3d.cohort.manifest import scan_key, subject_hash
 from gen3d.core.artefact import write_json
-from gen3d.imaging.plan import GridPlan, plan_grid, write_plan
+from gen3d.core.result_folder import FIGURES, write_picture
+from gen3d.core.tables import write_table
+from gen3d.evaluate.folder import write_evaluation
+from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.template import template_on
-from gen3d.imaging.volume import store, write_nifti
+from gen3d.imaging.volume import store
+from gen3d.latents.folder import METRICS, volume_path
+from gen3d.models.run_folder import LOG, weights_path, write_settings
+from gen3d.quality.folder import SHUFFLED_KEY, write_quality
+from gen3d.synthesis.folder import AUDIT, MANIFEST, PICTURE, PROVENANCE
 
 CHANNELS = ("residual", "structural", "deformation")
 REGIONS = ("left hippocampus", "right hippocampus", "left lateral ventricle", "left thalamus", "brain stem")
@@ -112,6 +124,16 @@ def _blob(plan: GridPlan, centre_mm: tuple[float, ...], radius_mm: float) -> NDA
     return np.exp(-squared / (2 * radius_mm**2)).astype(np.float32)
 
 
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _noise_png(generator: np.random.Generator) -> bytes:
+    return _png(generator.integers(0, 255, (60, 120, 3), dtype=np.uint8))
+
+
 def _prepared(world: World, generator: np.random.Generator) -> None:
     folder, plan = world["prepared"], world.plan
     template = template_on(plan)
@@ -126,27 +148,17 @@ def _prepared(world: World, generator: np.random.Generator) -> None:
     labels = np.zeros(plan.shape, dtype=np.int16)
     for number, centre in enumerate(CENTRES_MM, start=1):
         labels[_blob(plan, centre, 6) > 0.5] = number
-    write_nifti(folder / "mask.nii", template.mask, plan.matrix)
-    write_nifti(folder / "regions.nii", labels, plan.matrix)
-    pd.DataFrame({"label": range(1, 6), "name": REGIONS, "hemisphere": "", "tissue": "gm"}).to_csv(
-        folder / "regions.tsv", sep="\t", index=False
-    )
-    write_plan(folder / "plan.json", plan)
-    write_manifest(folder, world.manifest)
+    names = pd.DataFrame({"label": range(1, 6), "name": REGIONS, "hemisphere": "", "tissue": "gm"})
+    write_cohort(folder, plan, template.mask, labels, names, world.manifest)
     excluded = world.manifest["role"] == "excluded"
     verdicts = pd.DataFrame({"key": world.manifest["key"], "source": "scan.nii.gz"})
     verdicts["verdict"] = np.where(excluded, "exclude", "keep")
     verdicts["reason"] = np.where(excluded, "mutual information with the template is -0.05", "")
     verdicts.loc[0, ["verdict", "reason"]] = ["warn", "head tilted by 21 degrees"]
-    verdicts.to_csv(folder / "verdicts.tsv", sep="\t", index=False)
-    _write(
-        folder / "unmatched.tsv", pd.DataFrame({"entry": ["099"], "remark": ["row in participants.tsv without a scan"]})
-    )
-    (folder / "figures").mkdir()
+    VERDICTS.write(folder, verdicts)
+    UNMATCHED.write(folder, pd.DataFrame({"entry": ["099"], "remark": ["row in participants.tsv without a scan"]}))
     for key in [world.manifest["key"][0], *world.manifest.loc[excluded, "key"]]:
-        Image.fromarray(generator.integers(0, 255, (60, 120, 3), dtype=np.uint8)).save(
-            folder / "figures" / f"{key}.png"
-        )
+        write_picture(folder, key, _noise_png(generator))
     write_record(folder, "simulate")
 
 
@@ -159,7 +171,7 @@ def _run(world: World, model: str, generator: np.random.Generator) -> None:
     }
     folder.mkdir(parents=True)
     config = {"model": settings[model], "channels": ["t1w", "log_jacobian"], "optim": {"steps": 300, "batch_size": 8}}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    write_settings(folder, config)
     subjects = world.manifest.loc[world.manifest["role"] == "train", "subject"]
     write_json(folder / "subjects.json", {"0": {subject_hash(subject): "train" for subject in subjects}})
     entries: list[dict[str, Any]] = [{"member": 0, "step": 0, "volumes": 9, "seconds": 1.0}]
@@ -182,13 +194,13 @@ def _run(world: World, model: str, generator: np.random.Generator) -> None:
             }
             for s, r, k in terms
         ]
-    (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries) + '{"member": 0, "st')
-    (folder / "members" / "0").mkdir(parents=True)
+    (folder / LOG).write_text("".join(json.dumps(entry) + "\n" for entry in entries) + '{"member": 0, "st')
+    weights_path(folder, 0).parent.mkdir(parents=True)
     weights = {
         "network.weight": generator.standard_normal((40, 30)).astype(np.float32),
         "brain_mask": np.ones(7, np.float32),
     }
-    save_file(weights, folder / "members" / "0" / "model.safetensors")
+    save_file(weights, weights_path(folder, 0))
     write_record(folder, "train", {"prepared": [world["prepared"]]}, seconds=61.0)
 
 
@@ -217,10 +229,8 @@ def _maps(world: World, model: str, generator: np.random.Generator) -> None:
             if person["role"] != "calibration":
                 z = _planted(world, channel, str(person["diagnosis"]), int(str(i)), generator) * mask
             significant = (np.abs(z) > 4.4) & mask
-            stem = f"{person['key']}_desc-{channel}"
             if person["role"] != "calibration":
-                write_nifti(folder / "maps" / f"{stem}_zmap.nii.gz", z, plan.matrix)
-                write_nifti(folder / "maps" / f"{stem}_significant.nii.gz", significant.astype(np.uint8), plan.matrix)
+                write_map(folder, person["key"], channel, z, significant, plan.matrix)
             if significant.any() and person["role"] == "evaluation":
                 volume_ml = float(significant.sum() * plan.spacing_mm**3 / 1000)
                 clusters.append(
@@ -246,20 +256,13 @@ def _maps(world: World, model: str, generator: np.random.Generator) -> None:
         rows.append(
             row | {"flags": flags} | scores | {"latent_d": float(generator.chisquare(8)), "percentile_latent": 50.0}
         )
-    _write(folder / "subjects.tsv", pd.DataFrame(rows))
-    _write(
-        folder / "regions.tsv",
-        pd.DataFrame(
-            regions, columns=["key", "channel", "region", "effect", "effect_percent", "z", "p", "p_conformal", "q"]
-        ),
+    write_maps_tables(
+        folder,
+        pd.DataFrame(rows),
+        pd.DataFrame(regions, columns=list(REGION_TABLE.columns)),
+        pd.DataFrame(clusters, columns=list(CLUSTERS.columns)),
+        {channel: _calibration(world) for channel in channels},
     )
-    _write(
-        folder / "clusters.tsv",
-        pd.DataFrame(
-            clusters, columns=["key", "channel", "region", "peak_z", "volume_ml", "x_mm", "y_mm", "z_mm", "p_cluster"]
-        ),
-    )
-    write_json(folder / "calibration.json", {channel: _calibration(world) for channel in channels})
     write_record(folder, "anomaly", {"prepared": [world["prepared"]], "run": [world[f"runs/{model}"]]})
 
 
@@ -284,11 +287,6 @@ def _calibration(world: World) -> dict[str, Any]:
             "per_person": {"mean": [0.0] * len(test), "sd": [1.0] * len(test), "share_beyond_1.96": beyond.tolist()},
         },
     }
-
-
-def _write(path: Path, frame: pd.DataFrame) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(path, sep="\t", index=False, na_rep="n/a")
 
 
 def _change(world: World, model: str, generator: np.random.Generator) -> None:
@@ -317,17 +315,10 @@ def _change(world: World, model: str, generator: np.random.Generator) -> None:
                     0.0,
                 )
                 rows.append((*row, z, p, q))
-    columns = (
-        "subject session_1 session_2 years channel region effect_1 effect_2 change change_percent change_per_year expected "
-        "z_change p q"
-    )
-    _write(folder / "change.tsv", pd.DataFrame(rows, columns=columns.split()))
     retest = [(c, r, 12, 0.1, 0.012, 1.2, 0.06, 0.95, 0.9, 0.98, 3.4) for c in CHANNELS for r in REGIONS]
-    columns = (
-        "channel region num_pairs median_years sd_within sd_within_percent sd_between icc icc_low icc_high "
-        "smallest_reliable_change"
+    write_change(
+        folder, pd.DataFrame(rows, columns=list(CHANGE.columns)), pd.DataFrame(retest, columns=list(RETEST.columns))
     )
-    _write(folder / "retest.tsv", pd.DataFrame(retest, columns=columns.split()))
     write_record(folder, "change", {"maps": [world[f"maps/{model}"]]})
 
 
@@ -336,8 +327,9 @@ def _latents(world: World, model: str, generator: np.random.Generator) -> None:
     table = world.manifest[world.manifest["role"] != "excluded"].reset_index(drop=True)
     values = generator.standard_normal((len(table), 16)).astype(np.float32)
     values[:, 0] += 4 * (table["diagnosis"] == "AD").to_numpy()
-    _write(folder / "latents.tsv", table)
-    np.save(folder / "latents.npy", values)
+    folder.mkdir()
+    record = {"shape": [16], "kind": model, "run_key": f"train-{model}", "channels": ["t1w", "log_jacobian"]}
+    write_latents(folder, values, table, record, [{}])
     write_record(folder, "encode", {"prepared": [world["prepared"]], "run": [world[f"runs/{model}"]]})
 
 
@@ -346,9 +338,9 @@ def _reconstructed(world: World, model: str, generator: np.random.Generator) -> 
     template = template_on(plan)
     rows = []
     for _, person in world.manifest[world.manifest["role"].isin(["train", "test"])].iterrows():
-        store(folder / "volumes" / f"{person['key']}_t1w.nii", template.t1w, plan.matrix)
+        store(volume_path(folder, person["key"], "t1w"), template.t1w, plan.matrix)
         store(
-            folder / "volumes" / f"{person['key']}_log_jacobian.nii",
+            volume_path(folder, person["key"], "log_jacobian"),
             0.02 * _noise(generator, plan.shape) * template.mask,
             plan.matrix,
         )
@@ -367,10 +359,7 @@ def _reconstructed(world: World, model: str, generator: np.random.Generator) -> 
                     0.7 + 0.1 * seen,
                 )
             )
-    _write(
-        folder / "metrics.tsv",
-        pd.DataFrame(rows, columns=["key", "role", "diagnosis", "channel", "seen", "mse", "psnr", "ssim"]),
-    )
+    METRICS.write(folder, pd.DataFrame(rows, columns=list(METRICS.columns)))
     write_record(folder, "reconstruct", {"prepared": [world["prepared"]], "run": [world[f"runs/{model}"]]})
 
 
@@ -413,24 +402,26 @@ def _quality(world: World, generator: np.random.Generator) -> None:
         {"target": "sex", "trained_on": name, "n_train": 20, "n_test": 18, **_with_limits("auc", 0.66, 0.1)}
         for name in ("real", "real, as many as synthetic", "synthetic", "real and synthetic")
     ]
-    write_json(
-        folder / "metrics.json",
-        {
-            "summary": ["20 synthetic scans can be told from 18 real ones."],
-            "reference": ["narrowed to sex F"],
-            "not_included": ["fidelity of mmse: fewer than 12 real people whose value is known"],
-            "tables": {"distances": distances, "diversity": diversity, "structures": structures, "fidelity": fidelity,
-                       "utility": utility},
-        },
-    )  # fmt: skip
-    (folder / "figures").mkdir()
+    tables = {
+        "distances": distances,
+        "diversity": diversity,
+        "structures": structures,
+        "fidelity": fidelity,
+        "utility": utility,
+    }
+    metrics = {
+        "summary": ["20 synthetic scans can be told from 18 real ones."],
+        "reference": ["narrowed to sex F"],
+        "not_included": ["fidelity of mmse: fewer than 12 real people whose value is known"],
+    }
+    people = pd.DataFrame({"key": ["a"], "subject": ["a"]})
+    write_quality(folder, metrics, {name: pd.DataFrame(rows) for name, rows in tables.items()}, people, people)
     for name in ("shuffled", "labelled", "structures", "fidelity"):
-        pixels = generator.integers(0, 255, (60, 120, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "figures" / f"{name}.png")
+        write_picture(folder, name, _noise_png(generator))
     key = pd.DataFrame(
         {"number": [1, 2, 3, 4], "kind": ["real", "synthetic", "synthetic", "real"], "key": list("abcd")}
     )
-    _write(folder / "figures" / "shuffled_key.tsv", key)
+    SHUFFLED_KEY.write(folder / FIGURES, key)
     write_record(folder, "quality")
 
 
@@ -537,10 +528,8 @@ def _evaluation(world: World, models: tuple[str, ...]) -> None:
     }
     described = {model: {"folder": str(world[f"maps/{model}"]), "key": f"anomaly-{model}"} for model in models}
     counts = {"none": 40, "AD": 7, "lesion": 6, "null": 5}
-    write_json(
-        folder / "metrics.json",
-        {"truth": "prepared", "maps": described, "conditions": counts, "headline": [], "tables": tables},
-    )
+    frames = {name: pd.DataFrame(rows) for name, rows in tables.items()}
+    write_evaluation(folder, Path("prepared"), described, counts, [], frames)
     write_record(
         folder, "evaluate", {"maps": [world[f"maps/{model}"] for model in models], "truth": [world["prepared"]]}
     )
@@ -554,11 +543,10 @@ def write_synthetic(out: Path, audit: dict[str, Any]) -> Path:
     out.mkdir()
     table = {"key": [f"sub-syn{k}_ses-1" for k in range(4)], "subject": [f"syn{k}" for k in range(4)]}
     asked = {"requested_age_years": [70.0, 80.0, 75.0, np.nan], "requested_sex": ["F", "F", "M", "n/a"]}
-    pd.DataFrame({**table, **asked}).to_csv(out / "manifest.tsv", sep="\t", index=False, na_rep="n/a")
-    write_json(out / "provenance.json", {"drawing": {"sampler": "dpm_solver", "steps": 25}})
-    write_json(out / "audit.json", audit)
-    (out / "figures").mkdir()
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(out / "figures" / "samples.png")
+    write_table(out / MANIFEST, pd.DataFrame({**table, **asked}))
+    write_json(out / PROVENANCE, {"drawing": {"sampler": "dpm_solver", "steps": 25}})
+    write_json(out / AUDIT, audit)
+    write_picture(out, PICTURE, _png(np.zeros((8, 8), np.uint8)))
     write_record(out, "sample")
     return out
 

@@ -11,11 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from gen3d.classify.folder import PREDICTIONS, write_predictions, write_study
 from gen3d.cohort.manifest import scan_key
-from gen3d.core.artefact import write_json
+from gen3d.harmonise.folder import write_harmonised
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.template import template_on
-from gen3d.imaging.volume import write_nifti
+from gen3d.stratify.folder import write_mean_map, write_strata, write_thumbnail
 from tests.world import write_record
 
 HEADS = {"logistic": 0.84, "linear_svm": 0.81, "mlp": 0.79}
@@ -27,11 +28,17 @@ UNUSUAL = "the scan is more unusual than 99.9 % of 60 training people (distance)
 NUM_BINS = 5
 
 
-def write_tables(folder: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
-    """One TSV per table."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in tables.items():
-        pd.DataFrame(rows).to_csv(folder / f"{name}.tsv", sep="\t", index=False, na_rep="n/a")
+def frames(tables: dict[str, list[dict[str, Any]]]) -> dict[str, pd.DataFrame]:
+    """Rows as tables."""
+    return {name: pd.DataFrame(rows) for name, rows in tables.items()}
+
+
+def write_head(folder: Path, metrics: dict[str, Any], predicted: list[dict[str, Any]]) -> None:
+    """Write a classify folder with `metrics`, its tables among them."""
+    folder.mkdir(parents=True)
+    checklist = [{"item": "TRIPOD+AI 5a", "answer": "Subject-level nested cross-validation", "by": "software"}]
+    described = {name: value for name, value in metrics.items() if name != "tables"}
+    write_study(folder, pd.DataFrame(predicted), described, frames(metrics["tables"]), pd.DataFrame(checklist))
 
 
 def cohort(num: int = 60, seed: int = 0) -> pd.DataFrame:
@@ -173,10 +180,8 @@ def classify(folder: Path, waivers: tuple[str, ...] = (), **replaced: Any) -> Pa
         ],
         "tables": tables,
     } | replaced
-    write_tables(folder, {**tables, "predictions": predictions(table)})
-    checklist = [{"item": "TRIPOD+AI 5a", "answer": "Subject-level nested cross-validation", "by": "software"}]
-    write_tables(folder, {"checklist": checklist})
-    write_json(folder / "metrics.json", metrics)
+    metrics["tables"] = replaced.get("tables", tables)
+    write_head(folder, metrics, predictions(table))
     write_record(folder, "classify")
     return folder
 
@@ -192,10 +197,7 @@ def external(folder: Path) -> Path:
         people={"num_people": 30, "num_scans": 30, "by_class": {"CN": 0, "AD": 30}, "left_out": []},
         tables={"performance": rows},
     )
-    for name in ("roc", "decision", "reliability", "differences", "predictive_values", "subgroups", "permutation"):
-        (folder / f"{name}.tsv").unlink()
-    (folder / "confusion.tsv").unlink()
-    write_tables(folder, {"predictions": predictions(table, "external"), "performance": rows})
+    PREDICTIONS.write(folder, pd.DataFrame(predictions(table, "external")))
     return folder
 
 
@@ -224,14 +226,13 @@ def stages(folder: Path) -> Path:
         for i, a in enumerate(classes)
         for j, b in enumerate(classes)
     ]
-    write_tables(folder, {"predictions": predictions(cohort())})
     metrics = {
         "target": {"name": "cdr", "task": "ordered", "classes": classes},
         "summary": ["Stages are told with a macro AUC of 0.84 [0.78, 0.90]."],
         "people": {"num_people": 60, "num_scans": 60, "by_class": {"0": 27, "0.5": 20, "1": 13}},
         "tables": {"performance": rows, "confusion": confusion},
     }
-    write_json(folder / "metrics.json", metrics)
+    write_head(folder, metrics, predictions(cohort()))
     write_record(folder, "classify")
     return folder
 
@@ -258,14 +259,13 @@ def brain_age(folder: Path) -> Path:
         for model, kind, mae in (("ridge", "head", 4.6), ("covariates", "baseline", 8.1))
         for measure, value in (("mae", mae), ("rmse", mae * 1.2), ("r2", 0.5), ("pearson", 0.7))
     ]
-    write_tables(folder, {"predictions": rows})
     metrics = {
         "target": {"name": "age_years", "task": "number", "classes": []},
         "summary": ["Age is told with a mean absolute error of 4.6 years [4.3, 4.9]."],
         "people": {"num_people": 60, "num_scans": 60, "by_class": {}},
         "tables": {"performance": measures},
     }
-    write_json(folder / "metrics.json", metrics)
+    write_head(folder, metrics, rows)
     write_record(folder, "classify")
     return folder
 
@@ -325,21 +325,17 @@ def stratify(folder: Path, num: int = 60, plan: GridPlan | None = None) -> Path:
         "summary": ["3 stable clusters among 60 people (n 18, 20, 20).", "They do not follow site."],
         "structure": True,
         "num_clusters": 3,
-        "tables": tables,
     }
-    write_tables(folder, tables)
-    table.to_csv(folder / "strata.tsv", sep="\t", index=False, na_rep="n/a")
-    (folder / "thumbnails").mkdir()
+    folder.mkdir(parents=True)
+    write_strata(folder, table, metrics, frames(tables))
     for index, key in enumerate(table["key"]):
-        (folder / "thumbnails" / f"{key}.png").write_bytes(thumbnail(index))
+        write_thumbnail(folder, key, thumbnail(index))
     if plan is not None:
         mask = np.asarray(template_on(plan).mask)
-        (folder / "maps").mkdir()
         for number in range(3):
             values = np.where(mask, generator.normal(0, 0.3, mask.shape), 0.0).astype(np.float32)
             values[mask.shape[0] // 2 :] += np.where(mask[mask.shape[0] // 2 :], number - 1.0, 0.0)
-            write_nifti(folder / "maps" / f"cluster-{number + 1}_desc-deformation_meanz.nii.gz", values, plan.matrix)
-    write_json(folder / "metrics.json", metrics)
+            write_mean_map(folder, str(number + 1), "deformation", values, plan.matrix)
     write_record(folder, "stratify")
     return folder
 
@@ -364,10 +360,8 @@ def harmonise(folder: Path) -> Path:
     ]
     tables: dict[str, list[dict[str, Any]]] = {"sites": sites, "kept": kept, "people": people}
     summary = ["The site is told with an AUC of 0.93 [0.88, 0.97] before, and of 0.52 [0.43, 0.61] after."]
-    write_tables(folder, tables)
-    write_json(folder / "metrics.json", {"summary": summary, "tables": tables})
-    (folder / "figures").mkdir()
-    (folder / "figures" / "before_after.png").write_bytes(thumbnail(7, 200))
+    folder.mkdir(parents=True)
+    write_harmonised(folder, {}, frames(tables), summary, thumbnail(7, 200))
     write_record(folder, "harmonise")
     return folder
 
@@ -396,10 +390,9 @@ def predict(folder: Path, head: Path, strata: Path | None = None, num: int = 8) 
             | {"neighbour_y": "AD" if rank == 3 else "CN", "age_years": 70.0 + rank, "sex": "M", "diagnosis": "CN"}
             for rank in (1, 2, 3)
         ]
-    write_tables(folder, {"predictions": rows, "neighbours": neighbours})
+    folder.mkdir(parents=True)
     summary = [f"{num // 2} of {num} scans are called AD.", "1 scan is unlike the training people."]
-    tables = {"predictions": rows, "neighbours": neighbours}
-    write_json(folder / "metrics.json", {"summary": summary, "tables": tables})
+    write_predictions(folder, pd.DataFrame(rows), pd.DataFrame(neighbours), {"summary": summary}, [])
     inputs = {"head": [head]} | ({"strata": [strata]} if strata is not None else {})
     write_record(folder, "predict", inputs)
     return folder

@@ -12,6 +12,7 @@ from PIL import Image
 from gen3d.anomaly.change import Change, pair_sessions
 from gen3d.core.artefact import read, write_json
 from gen3d.core.errors import UserError
+from tests.maps_folder import write_tables
 
 REGIONS = [f"region {number}" for number in range(40)]
 CHANGED, LOSS = "region 7", -0.2
@@ -50,9 +51,8 @@ def write_maps(
                 effects += [(key, channel, r, scale * v, 0.0) for r, v in zip(REGIONS, value, strict=True)]
     folder.mkdir(parents=True)
     subjects = pd.DataFrame(people, columns=["key", "subject", "session", "role", "age_years", "base"])
-    subjects.to_csv(folder / "subjects.tsv", sep="\t", index=False, na_rep="n/a")
     table = pd.DataFrame(effects, columns=["key", "channel", "region", "effect", "z"])
-    table.to_csv(folder / "regions.tsv", sep="\t", index=False)
+    write_tables(folder, subjects, table)
     record = {"gen3d": "0", "verb": "anomaly", "key": f"maps {folder.name} {seed}", "status": "finished", "inputs": {}}
     write_json(folder / "artefact.json", {**record, "config": {}, "summary": {}, "finished_at": ""})
     return folder

@@ -8,32 +8,31 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.anomaly.folder import P_CONFORMAL, MapsFolder
 from gen3d.anomaly.sections.calibration import SHARES, conformal_figures
-from gen3d.core.artefact import read, write_json
-from gen3d.report.folders import Maps
+from gen3d.core.artefact import read
+from tests.maps_folder import write_tables
 from tests.world import write_record
 
 NUM_REGIONS = 99
 
 
-def maps_of(folder: Path, p_of_test: np.ndarray) -> Maps:
-    """Maps of 3 test controls with these conformal p, and of a calibration control and a patient with p = 0.01."""
+def maps_of(folder: Path, p_of_test: np.ndarray) -> MapsFolder:
+    """MapsFolder of 3 test controls with these conformal p, and of a calibration control and a patient with p = 0.01."""
     folder.mkdir()
     roles = ["test"] * 3 + ["calibration", "evaluation"]
     keys = [f"sub-{i}_ses-1" for i in range(5)]
-    subjects = pd.DataFrame({"key": keys, "role": roles, "diagnosis": "CN", "score_residual": 1.0})
-    subjects.to_csv(folder / "subjects.tsv", sep="\t", index=False)
+    subjects = pd.DataFrame({"key": keys, "subject": keys, "role": roles, "diagnosis": "CN", "score_residual": 1.0})
     rows = [
         (key, channel, f"r{region}", p_of_test[i, region] if role == "test" else 0.01)
         for i, (key, role) in enumerate(zip(keys, roles, strict=True))
         for channel in ("residual", "size")
         for region in range(NUM_REGIONS)
     ]
-    frame = pd.DataFrame(rows, columns=["key", "channel", "region", "p_conformal"])
-    frame.to_csv(folder / "regions.tsv", sep="\t", index=False)
-    write_json(folder / "calibration.json", {"residual": {"num_controls": 35}})
+    regions = pd.DataFrame(rows, columns=["key", "channel", "region", P_CONFORMAL])
+    write_tables(folder, subjects, regions, calibration={"residual": {"num_controls": 35}})
     write_record(folder, "anomaly")
-    return Maps(read(folder, ("anomaly",)), "maps")
+    return MapsFolder(read(folder, ("anomaly",)), "maps")
 
 
 def test_uniform_p_lie_on_the_diagonal_and_only_test_controls_count(tmp_path: Path) -> None:

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
+from gen3d.anomaly.folder import MapsFolder
 from gen3d.anomaly.sections.groups import Moments, moments_of, regions_that_differ, significant_difference
 from gen3d.anomaly.sections.people import choose
-from gen3d.report.folders import Maps
-from gen3d.report.sources import open_sources
+from gen3d.report.open import open_context
 from tests.world import PATIENTS, World
 
 
 @pytest.fixture(scope="module")
-def maps(world: World) -> Maps:
-    return open_sources([world["maps/vae"]]).maps[0]
+def maps(world: World) -> MapsFolder:
+    return open_context([world["maps/vae"]]).all(MapsFolder)[0]
 
 
-def test_moments_are_those_of_the_stack(maps: Maps) -> None:
+def test_moments_are_those_of_the_stack(maps: MapsFolder) -> None:
     keys = [str(key) for key in maps.reference["key"]]
     found = moments_of(maps, keys, "residual")
     assert found is not None
@@ -56,7 +56,7 @@ def test_groups_of_four_are_not_tested() -> None:
     assert significant_difference(many, few, mask) is None
 
 
-def test_planted_regions_differ_and_the_null_group_has_none(maps: Maps) -> None:
+def test_planted_regions_differ_and_the_null_group_has_none(maps: MapsFolder) -> None:
     rows = regions_that_differ(maps, "deformation")
     found = {(row["group"], row["region"]) for row in rows if row["q"] < 0.05}
     assert {("AD", "left hippocampus"), ("AD", "right hippocampus")} <= found
@@ -75,7 +75,7 @@ def test_planted_regions_differ_and_the_null_group_has_none(maps: Maps) -> None:
     assert left["num_people"] == PATIENTS["AD"]
 
 
-def test_the_most_deviating_person_of_each_diagnosis_comes_first(maps: Maps) -> None:
+def test_the_most_deviating_person_of_each_diagnosis_comes_first(maps: MapsFolder) -> None:
     diagnosis = maps.subjects.set_index("key")["diagnosis"]
     role = maps.subjects.set_index("key")["role"]
     chosen = choose(maps, 6)

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from sklearn.svm import SVC
 
+from gen3d.classify.heads.learning import Learner
 from gen3d.classify.heads.settings import SvmSettings
 from gen3d.classify.study.baselines import ChanceNumber, TableRecipe, default_volumes, gram_factor
-from gen3d.classify.study.learning import Learner
 from gen3d.classify.study.recipes import FeatureRecipe, voxel_recipe
 from gen3d.classify.study.reducing import Reduction
 from gen3d.cohort.target import Rows, Target

@@ -12,6 +12,7 @@ from gen3d.cohort.manifest import subject_hash
 from gen3d.core.artefact import begin
 from gen3d.core.errors import UserError
 from tests.latents_folder import Encoded, cohort_table, write_latents
+from tests.maps_folder import write_tables
 
 GENERATOR = np.random.default_rng(0)
 
@@ -20,13 +21,12 @@ def write_maps(folder: Path, table: pd.DataFrame, judged: np.ndarray) -> Path:
     """Maps as `gen3d anomaly` leaves them: scores and regions, NaN where nobody could judge."""
     work = begin(Encoded(out=folder), "anomaly", {})
     score = np.where(judged, np.arange(len(table), dtype=float), np.nan)
-    table.assign(score_deformation=score).to_csv(folder / "subjects.tsv", sep="\t", index=False, na_rep="n/a")
     rows = [
         {"key": key, "channel": "deformation", "region": region, "z": value + shift}
         for key, value in zip(table["key"], score, strict=True)
         for region, shift in (("left hippocampus", 0.5), ("right hippocampus", -0.5))
     ]
-    pd.DataFrame(rows).to_csv(folder / "regions.tsv", sep="\t", index=False, na_rep="n/a")
+    write_tables(folder, table.assign(score_deformation=score), pd.DataFrame(rows))
     work.finish({})
     return folder
 

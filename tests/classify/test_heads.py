@@ -13,6 +13,8 @@ from scipy.special import logit, ndtr
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
+from gen3d.classify.heads.inner_folds import inner_folds
+from gen3d.classify.heads.learning import Learner
 from gen3d.classify.heads.settings import (
     BoostingSettings,
     HeadSettings,
@@ -22,8 +24,6 @@ from gen3d.classify.heads.settings import (
     SvmSettings,
     TableHead,
 )
-from gen3d.classify.study.folds import inner_folds
-from gen3d.classify.study.learning import Learner
 from gen3d.classify.study.recipes import recipe_of
 from gen3d.classify.study.reducing import WHITENING, Reduction
 from gen3d.cohort.target import Rows, Target

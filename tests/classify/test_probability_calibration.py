@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gen3d.classify.study.probability_calibration import LEAST_SLOPE, fit_scaling, two_columns
+from gen3d.classify.heads.probability_calibration import LEAST_SLOPE, fit_scaling, two_columns
 
 
 def test_a_planted_slope_and_offset_come_back() -> None:

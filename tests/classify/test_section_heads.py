@@ -15,9 +15,8 @@ from gen3d.classify.sections import heads
 from gen3d.core.errors import UserError
 from gen3d.figures import style
 from gen3d.figures.blocks import Card, Details, Points, Section, Table, Text, figures_in
-from gen3d.report.context import Context
+from gen3d.report.open import open_context
 from gen3d.report.report import Report
-from gen3d.report.sources import open_sources
 from tests.world_heads import (
     BASELINES,
     HEADS,
@@ -27,12 +26,11 @@ from tests.world_heads import (
     classify,
     external,
     stages,
-    write_tables,
 )
 
 
 def section_of(*folders: Path) -> Section:
-    found = heads.section(Context(open_sources(folders), 2, 0))
+    found = heads.section(open_context(folders, 2))
     assert found is not None
     return found
 
@@ -240,7 +238,7 @@ def test_a_number_is_drawn_against_the_truth_as_means_over_repeats(tmp_path: Pat
 def test_stages_are_named_alike_where_only_the_files_hold_them(tmp_path: Path) -> None:
     folder = stages(tmp_path / "stages")
     metrics = json.loads((folder / "metrics.json").read_text())
-    write_tables(folder, metrics.pop("tables"))
+    assert metrics.pop("tables")
     (folder / "metrics.json").write_text(json.dumps(metrics))
     found = section_of(folder)
     assert names(found, "stages") == ["performance", "confusion"]

@@ -13,15 +13,14 @@ from gen3d.classify.sections import predictions
 from gen3d.core.errors import UserError
 from gen3d.figures import style
 from gen3d.figures.blocks import Card, Details, Heading, Section, Table, Text, figures_in
-from gen3d.report.context import Context
-from gen3d.report.sources import open_sources
+from gen3d.report.open import open_context
 from tests.world_heads import UNUSUAL, classify, predict, stratify
 
 SUBJECTS_SHOWN = 2
 
 
 def section_of(*folders: Path) -> Section:
-    found = predictions.section(Context(open_sources(folders), SUBJECTS_SHOWN, 0))
+    found = predictions.section(open_context(folders, SUBJECTS_SHOWN))
     assert found is not None
     return found
 

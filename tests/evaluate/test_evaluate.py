@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.stats import norm
 
+from gen3d.anomaly.folder import P_CONFORMAL, map_path
 from gen3d.core.artefact import begin
 from gen3d.core.config import Folders, Verb
 from gen3d.core.errors import UserError
@@ -22,6 +23,8 @@ from gen3d.evaluate.truth import open_maps, open_truth
 from gen3d.evaluate.voxels_and_people import ScoreHistogram, Settings, detection_limit, severity_groups
 from gen3d.imaging.volume import write_nifti
 from gen3d.maths.significance import burden
+from gen3d.simulate.folder import TRUTH_REGIONS, TRUTH_VOLUMES, changed_path, log_jacobian_path, write_truth
+from tests.maps_folder import write_tables
 
 SHAPE = (16, 14, 12)
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
@@ -77,17 +80,17 @@ def write_cohort(folder: Path, seed: int = 0) -> Path:
     (folder / "truth").mkdir()
     write_nifti(folder / "mask.nii", brain_mask().astype(np.uint8), AFFINE)
     table = people()
-    table.drop(columns="role").to_csv(folder / "truth" / "truth.tsv", sep="\t", index=False)
     changes = []
     for row in table.itertuples():
         if row.condition == "lesion":
-            write_nifti(folder / "truth" / f"{row.key}_changed.nii.gz", lesion_mask().astype(np.uint8), AFFINE)
+            write_nifti(changed_path(folder, row.key), lesion_mask().astype(np.uint8), AFFINE)
         if row.condition == "ad":
             log_jacobian = np.where(lesion_mask(), math.log(1 - 0.2 * row.severity), 0.01)
-            write_nifti(folder / "truth" / f"{row.key}_log_jacobian.nii.gz", log_jacobian, AFFINE)
+            write_nifti(log_jacobian_path(folder, row.key), log_jacobian, AFFINE)
             changes += [(row.key, region, -20 * row.severity) for region in REGIONS[:2]]
-    frame = pd.DataFrame(changes, columns=["key", "region", "percent_change"])
-    frame.to_csv(folder / "truth" / "truth_regions.tsv", sep="\t", index=False)
+    frame = pd.DataFrame(changes, columns=list(TRUTH_REGIONS.columns))
+    volumes = pd.DataFrame(columns=list(TRUTH_VOLUMES.columns))
+    write_truth(folder, table.drop(columns="role"), frame, volumes)
     work.finish()
     return folder
 
@@ -103,16 +106,15 @@ def write_maps(folder: Path, cohort: Path, sees: bool, seed: int = 1) -> Path:
             z = rng.standard_normal(SHAPE) * mask
             hit = sees and row.condition == condition
             z[lesion] += LESION_SHIFT * row.severity * hit
-            write_nifti(folder / "maps" / f"{row.key}_desc-{channel}_zmap.nii.gz", z, AFFINE)
+            write_nifti(map_path(folder, row.key, channel), z, AFFINE)
             table.loc[row.Index, f"score_{channel}"] = burden(z[mask])
             for region in REGIONS:
                 change = -20 * row.severity * (hit and channel == "deformation" and region != "cuneus")
                 z_region = change / 5 + rng.standard_normal()
                 effect = change + BIAS_PERCENT + rng.normal(0, 1)
                 regions.append((row.key, channel, region, effect / 100, effect, z_region, 2 * norm.sf(abs(z_region))))
-    table.drop(columns=["condition", "severity"]).to_csv(folder / "subjects.tsv", sep="\t", index=False, na_rep="n/a")
-    names = ["key", "channel", "region", "effect", "effect_percent", "z", "p_conformal"]
-    pd.DataFrame(regions, columns=names).to_csv(folder / "regions.tsv", sep="\t", index=False, na_rep="n/a")
+    names = ["key", "channel", "region", "effect", "effect_percent", "z", P_CONFORMAL]
+    write_tables(folder, table.drop(columns=["condition", "severity"]), pd.DataFrame(regions, columns=names))
     work.finish()
     return folder
 

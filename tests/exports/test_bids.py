@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gen3d.anomaly.tables import CLUSTER_COLUMNS
-from gen3d.cohort import bids_names as derivatives
-from gen3d.cohort.bids_names import resolution, score_column, stem
+from gen3d.anomaly.folder import REGIONS, score_meaning, write_map
+from gen3d.cohort.bids_names import resolution, stem
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
 from gen3d.exports.bids import Export
 from gen3d.imaging.deformation import exponential, identity_grid, invert, random_velocity, warp
 from gen3d.imaging.plan import plan_grid, write_plan
 from gen3d.imaging.template import full_template, template_on
-from gen3d.imaging.volume import store, write_nifti
+from gen3d.imaging.volume import store
+from tests.maps_folder import write_tables as write_maps_tables
 
 PLAN = plan_grid(4)
 SPACE = "MNI152NLin2009aSym"
@@ -63,16 +63,30 @@ def world(tmp_path_factory: pytest.TempPathFactory, displacement: np.ndarray) ->
         transform |= {"scan_affine": SCAN_AFFINE.tolist(), "scan_shape": [70, 80, 64]}
         write_json(prepared / "transforms" / f"{key}.json", transform)
         for channel in CHANNELS:
-            write_nifti(maps / "maps" / f"{key}_desc-{channel}_zmap.nii.gz", blob(), PLAN.matrix)
-            write_nifti(maps / "maps" / f"{key}_desc-{channel}_significant.nii.gz", blob() > 4, PLAN.matrix)
+            write_map(maps, key, channel, blob(), blob() > 4, PLAN.matrix)
             regions += [(key, channel, name, 0.01, np.nan, 1.0, 0.3, 0.4, 0.5) for name in ("left hippocampus", "pons")]
         clusters.append((key, "residual", "pons", 5.0, 1.2, 1.0, 2.0, 3.0))
         rows.append((key, subject, session, "test", "CN", age, "F", "s1", "", 1.5, 40.0))
-    write_table(
-        maps / "subjects.tsv", rows, "key subject session role diagnosis age_years sex site flags score_residual x"
+    names = [
+        "key",
+        "subject",
+        "session",
+        "role",
+        "diagnosis",
+        "age_years",
+        "sex",
+        "site",
+        "flags",
+        "score_residual",
+        "x",
+    ]
+    cluster_names = ["key", "channel", "region", "peak_z", "volume_ml", "x_mm", "y_mm", "z_mm"]
+    write_maps_tables(
+        maps,
+        pd.DataFrame(rows, columns=names),
+        pd.DataFrame(regions, columns=list(REGIONS.columns)),
+        pd.DataFrame(clusters, columns=cluster_names),
     )
-    write_table(maps / "regions.tsv", regions, "key channel region effect effect_percent z p p_conformal q")
-    write_table(maps / "clusters.tsv", clusters, "key channel region peak_z volume_ml x_mm y_mm z_mm")
     people = pd.read_csv(maps / "subjects.tsv", sep="\t", dtype=str, keep_default_na=False)
     people = people.assign(cdr="n/a", mmse="n/a")
     people.to_csv(prepared / "manifest.tsv", sep="\t", index=False)
@@ -80,11 +94,6 @@ def world(tmp_path_factory: pytest.TempPathFactory, displacement: np.ndarray) ->
     record(prepared, "prepare")
     record(maps, "anomaly", prepared=[{"path": str(prepared), "verb": "prepare", "key": "prepare prepared"}], run=[])
     return root
-
-
-def write_table(path: Path, rows: list[tuple[object, ...]], columns: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows, columns=columns.split()).to_csv(path, sep="\t", index=False, na_rep="n/a")
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +160,9 @@ def test_tables_hold_every_scan_and_missing_values_as_bids_writes_them(dataset: 
     assert set(group["effect_percent"]) == {"n/a"}
     people = pd.read_csv(dataset / "participants.tsv", sep="\t", dtype=str, keep_default_na=False)
     assert people["participant_id"].tolist() == ["sub-a1", "sub-b2"]
-    assert people["age"].tolist() == ["61.0", "70.0"]
+    assert people["age"].tolist() == ["61", "70"]
     sessions = pd.read_csv(dataset / "sub-a1" / "sub-a1_sessions.tsv", sep="\t", dtype=str)
-    assert sessions["age"].tolist() == ["61.0", "63.0"]
+    assert sessions["age"].tolist() == ["61", "63"]
     for path in dataset.rglob("*.tsv"):
         assert not any("" in line.split("\t") for line in path.read_text().splitlines()), path
 
@@ -219,9 +228,8 @@ def test_ids_that_are_one_as_labels_are_refused(world: Path, tmp_path: Path) -> 
 
 
 def test_columns_of_the_maps_folder_have_words_of_their_own() -> None:
-    assert set(CLUSTER_COLUMNS) - {"key"} <= set(derivatives.CLUSTER_COLUMNS)
-    assert score_column("region_score_deformation")["Units"] == "standard deviations"
-    assert "channel residual" in score_column("voxels_fdr_residual")["Description"]
+    assert score_meaning("region_score_deformation")["Units"] == "standard deviations"
+    assert "channel residual" in score_meaning("voxels_fdr_residual")["Description"]
 
 
 def test_labels() -> None:

@@ -17,14 +17,13 @@ from gen3d.cohort.manifest import subject_hash
 from gen3d.cohort.target import Rows
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
+from gen3d.core.tables import Row
 from gen3d.harmonise.assessment import AFTER, BEFORE, DIFFERENCE, LINEAR, SQUARES, assess
 from gen3d.harmonise.assessment import kept_effects as effects_of
 from gen3d.harmonise.assessment import site_predictability as sites_of
 from gen3d.harmonise.harmonise import Harmonise
 from gen3d.harmonise.recipe import FittedHarmonisation, Harmonisation
 from tests.latents_folder import cohort_table, write_latents
-
-Row = dict[str, Any]
 
 
 def cohort(

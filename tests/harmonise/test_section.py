@@ -10,15 +10,14 @@ import pytest
 from gen3d.core.errors import UserError
 from gen3d.figures.blocks import Section, Table, Text, figures_in
 from gen3d.harmonise import section as harmonisation
-from gen3d.report.context import Context
-from gen3d.report.sources import open_sources
+from gen3d.report.open import open_context
 from tests.world_heads import harmonise
 
 MINUS = "\N{MINUS SIGN}"
 
 
 def section_of(*folders: Path) -> Section:
-    found = harmonisation.section(Context(open_sources(folders), 2, 0))
+    found = harmonisation.section(open_context(folders, 2))
     assert found is not None
     return found
 

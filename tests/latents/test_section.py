@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gen3d.report.sources import open_sources
+from gen3d.cohort.latents_folder import LatentsFolder
+from gen3d.report.open import open_context
 from tests.world import World
 
 
@@ -16,6 +17,6 @@ def test_latents_of_a_family_are_those_of_its_first_member(world: World, tmp_pat
     shutil.copytree(world["latents"], folder)
     values = np.load(folder / "latents.npy")
     np.save(folder / "latents.npy", np.stack([values, values + 100.0]))
-    found = open_sources([folder]).latents[0]
+    found = open_context([folder]).all(LatentsFolder)[0]
     np.testing.assert_array_equal(found.values, values.reshape(len(values), -1))
-    assert len(found.values) == len(found.table)
+    assert len(found.values) == len(found.scan_table)

@@ -10,14 +10,13 @@ import pytest
 from gen3d.figures.blocks import Details, Table, Text, figures_in
 from gen3d.quality import section as quality
 from gen3d.quality.section import interval
-from gen3d.report.context import Context
-from gen3d.report.sources import open_sources
+from gen3d.report.open import open_context
 from tests.world import World
 
 
 @pytest.fixture(scope="module")
 def section(world: World) -> quality.Section:
-    found = quality.section(Context(open_sources([world["quality"]]), 2, 0))
+    found = quality.section(open_context([world["quality"]], 2))
     assert found is not None
     return found
 
@@ -73,12 +72,12 @@ def test_a_missing_value_is_not_a_number() -> None:
 
 
 def test_no_section_without_a_folder(world: World) -> None:
-    assert quality.section(Context(open_sources([world["change"]]), 2, 0)) is None
+    assert quality.section(open_context([world["change"]], 2)) is None
 
 
 def test_a_folder_without_pictures_has_a_section_all_the_same(world: World, tmp_path: Path) -> None:
     for name in ("artefact.json", "metrics.json"):
         (tmp_path / name).write_bytes((world["quality"] / name).read_bytes())
-    found = quality.section(Context(open_sources([tmp_path]), 2, 0))
+    found = quality.section(open_context([tmp_path], 2))
     assert found is not None
     assert len(figures_in(found.blocks)) == 1

@@ -13,13 +13,14 @@ import pandas as pd
 import pytest
 import yaml
 
+from gen3d.anomaly.folder import MapsFolder
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
 from gen3d.figures import names as wording
+from gen3d.models.run_folder import is_baseline
 from gen3d.report import provenance, summary
-from gen3d.report.context import Context
-from gen3d.report.report import SECTIONS, Report
-from gen3d.report.sources import is_baseline, open_sources
+from gen3d.report.open import all_sections, open_context
+from gen3d.report.report import Report
 from tests.world import PATIENTS, ROLES, World
 
 KINDS = ("restorer", "pca")
@@ -69,7 +70,7 @@ def metrics(report: Path) -> dict[str, Any]:
 
 
 def test_all_sections_are_there_and_none_is_missing(page: Page) -> None:
-    wanted = [title for title, _, _ in SECTIONS]
+    wanted = [page_section.title for page_section in (summary.section, *all_sections())]
     assert [title for title in page.titles if title in wanted] == wanted
     assert "Limits and provenance" in page.titles
     assert "Not included" not in page.titles
@@ -201,8 +202,8 @@ def test_every_model_that_is_no_baseline_is_a_network(world: World, tmp_path: Pa
     run, maps, evaluation = tmp_path / "restorer", world["maps/vae"], world["evaluation"]
     shutil.copytree(world["runs/vae"], run)
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("kind: vae", "kind: restorer"))
-    sources = open_sources((run, maps, world["runs/pca"], world["maps/pca"], evaluation))
-    found = summary.section(Context(sources, subjects_shown=0, seed=0))
+    context = open_context((run, maps, world["runs/pca"], world["maps/pca"], evaluation))
+    found = summary.section(context)
     assert found is not None
     assert "on lesion, Restorer is behind PCA" in found.blocks[0].text
 
@@ -230,20 +231,21 @@ def pair(world: World, tmp_path: Path) -> tuple[Path, ...]:
 
 def test_two_models_that_judged_together_are_named_and_traced(pair: tuple[Path, ...]) -> None:
     for given in (pair, pair[2:]):  # the runs are found in the record of the maps where they are not given
-        sources = open_sources(given)
-        assert [maps.name for maps in sources.maps] == ["Restorer and PCA", "PCA"]
-        assert sources.maps[0].title("residual") == "Restorer and PCA"
-        assert sources.maps[0].title("deformation") == "Restorer and PCA (registration alone)"
-        assert sources.maps[1].title("deformation") == "PCA"
-        assert sources.maps[1].title("contrast") == "PCA (registration alone)"
-    text = str(provenance.section(Context(sources, subjects_shown=0, seed=0)).blocks)
+        context = open_context(given)
+        opened = context.all(MapsFolder)
+        assert [maps.name for maps in opened] == ["Restorer and PCA", "PCA"]
+        assert opened[0].title("residual") == "Restorer and PCA"
+        assert opened[0].title("deformation") == "Restorer and PCA (registration alone)"
+        assert opened[1].title("deformation") == "PCA"
+        assert opened[1].title("contrast") == "PCA (registration alone)"
+    text = str(provenance.section(context).blocks)
     assert all(f"{kind} of T1w" in text for kind in KINDS)
     assert not is_baseline("Restorer and PCA")
     assert is_baseline("PCA and Voxelwise regression, maps2")
 
 
 def test_volume_that_no_model_made_is_said_to_be_the_registrations(pair: tuple[Path, ...]) -> None:
-    found = summary.section(Context(open_sources(pair), subjects_shown=0, seed=0))
+    found = summary.section(open_context(pair, 0))
     assert found is not None
     lead = found.blocks[0].text
     assert "on lesion, Restorer and PCA is behind PCA" in lead
@@ -294,7 +296,7 @@ def test_missing_inputs_are_listed_with_their_verb(world: World, tmp_path: Path)
     out = Report(inputs=(world["prepared"],), out=tmp_path / "report", title="Only <scans> & co").run()
     page = Page((out / "index.html").read_text(encoding="utf-8"))
     assert "Not included" in page.titles
-    for title, _, verb in SECTIONS:
+    for title, verb in [(each.title, each.given_by) for each in (summary.section, *all_sections())]:
         if title != "Cohort":
             assert f"{title}: needs a folder of {verb}".replace("`", "").replace("  ", " ") in page.text.replace(
                 " :", ":"

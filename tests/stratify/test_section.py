@@ -21,15 +21,14 @@ from gen3d.figures.blocks import Figure, Section, Table, Text
 from gen3d.figures.explorer import MOST_BYTES, MOST_THUMBNAILS, Explorer, Person
 from gen3d.imaging.plan import plan_grid
 from gen3d.imaging.volume import write_nifti
-from gen3d.report.context import Context
-from gen3d.report.sources import open_sources
+from gen3d.report.open import open_context
 from gen3d.stratify import section as strata
 from gen3d.stratify import section_map as strata_map
 from tests.world_heads import classify, cohort, predict, stratify, thumbnail
 
 
 def section_of(*folders: Path) -> Section:
-    found = strata.section(Context(open_sources(folders), 2, 0))
+    found = strata.section(open_context(folders, 2))
     assert found is not None
     return found
 
@@ -195,7 +194,7 @@ def test_a_damaged_table_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"strata\.tsv: damaged"):
         section_of(folder)
     (folder / "strata.tsv").unlink()
-    with pytest.raises(UserError, match=r"strata\.tsv: missing"):
+    with pytest.raises(UserError, match=r"strata\.tsv: no such table"):
         section_of(folder)
 
 

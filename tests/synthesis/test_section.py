@@ -11,14 +11,13 @@ from PIL import Image
 
 from gen3d.core.errors import UserError
 from gen3d.figures.blocks import Table, Text
-from gen3d.report.context import Context
-from gen3d.report.sources import open_sources
+from gen3d.report.open import open_context
 from gen3d.synthesis import section as synthetic
 from tests.world import audit_of, write_synthetic
 
 
 def section_of(*folders: Path) -> Any:
-    found = synthetic.section(Context(open_sources(folders), 0, 0))
+    found = synthetic.section(open_context(folders, 0))
     assert found is not None
     return found
 
@@ -50,7 +49,7 @@ def test_copies_and_waivers_are_said_first(tmp_path: Path) -> None:
 
 
 def test_without_a_dataset_there_is_no_section(world: Any) -> None:
-    assert synthetic.section(Context(open_sources([world["prepared"]]), 0, 0)) is None
+    assert synthetic.section(open_context([world["prepared"]], 0)) is None
 
 
 def test_a_missing_picture_is_a_sentence(tmp_path: Path) -> None:

@@ -1,0 +1,57 @@
+"""The index names things as text, so what it names is checked here: verbs, sections, readers, models and their tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from gen3d.core.config import Verb
+from gen3d.core.errors import UserError
+from gen3d.core.result_folder import ResultFolder
+from gen3d.figures.context import PageSection
+from gen3d.models.base import BaseModelConfig
+from gen3d.models.registry import TASKS, ModelConfig
+from gen3d.report import summary
+from gen3d.report.open import SHOWN, all_sections, open_context, sections_of
+from gen3d.verbs import VERBS, verb_class
+from tests.world import write_record
+
+MODELS: tuple[type[BaseModelConfig], ...] = get_args(get_args(ModelConfig)[0])
+NOT_TRAINED = {"autoencoder_kl"}
+TITLES = (
+    "Summary", "Cohort", "How the models were trained", "Reconstructions", "Group maps", "Scores by group", "Individual people",
+    "Change between sessions", "Latent space", "Harmonisation", "Classification from latents", "Strata", "Where people stand",
+    "Synthetic scans", "Synthetic against real scans", "Calibration", "Against planted truth",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_is_where_the_index_says(verb: str) -> None:
+    assert issubclass(verb_class(verb), Verb)
+    sections = sections_of(verb)
+    assert all(isinstance(section, PageSection) for section in sections)
+    readers = {section.reads for section in sections}
+    assert len(readers) <= 1, "one reader per verb's folder"
+    assert all(reader is None or issubclass(reader, ResultFolder) for reader in readers)
+
+
+def test_the_page_has_its_sections_in_their_order() -> None:
+    sections = [summary.section, *all_sections()]
+    assert tuple(section.title for section in sections) == TITLES
+    assert len({section.place for section in sections}) == len(sections)
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in SHOWN])
+def test_a_folder_that_no_section_shows_is_refused(tmp_path: Path, verb: str) -> None:
+    write_record(tmp_path, verb)
+    with pytest.raises(UserError, match=f"was written by `gen3d {verb}`; an output folder of `gen3d prepare` or"):
+        open_context([tmp_path])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_is_fitted_or_has_a_task(model: type[BaseModelConfig]) -> None:
+    config = model.model_construct()
+    kind = str(model.model_fields["kind"].default)
+    assert (model in TASKS) + config.closed_form + (kind in NOT_TRAINED) == 1
