@@ -203,7 +203,7 @@ def one_row(name: str, shape: tuple[int, int, int], steps: int, batch_size: int)
 
         autoencoder.convolution_of_doubling = lambda block: None
     if settings.get("give_back"):
-        from gen3d.train.engine.interface import interface as engine
+        from gen3d.train.engine import interface as engine
 
         engine.keep_freed_memory = lambda: False
     if name == "tutorial":
