@@ -1,11 +1,12 @@
-"""Which normative model finds what is planted in real brains, and stays silent where nothing is?
+"""Which normative model detects what is planted in real brains, without false positives where nothing is?
 
-Inputs: a prepared cohort with controls (`gen3d prepare`) and, for lesions of real shape, a folder of masks in MNI space.
-Makes the truth bench (`gen3d simulate base=...`: seven twins of every control), trains every candidate with the same
-steps and seeds, maps cohort and bench, and compares on the SAME people: those no candidate learned from, unless every
-candidate is cross-fitted. Thresholds come from the cohort's controls. Prints one markdown table per question and writes
-them as TSV: lesions by size (voxels, people; paired differences in AUPRC to the residual of `--baseline`), hippocampal
-loss by severity, null twins. A second run with other candidates or another baseline uses what is there.
+Inputs: a prepared cohort with controls (`gen3d prepare`) and, for lesions of real shape, a folder of masks in MNI
+space. Makes the truth bench (`gen3d simulate base=...`: seven twins of every control), trains every candidate with the
+same steps and seeds, maps cohort and bench, and compares on the SAME people: those on whom no candidate was trained, or
+all people if every candidate is cross-fitted. Thresholds come from the cohort's controls. Prints one markdown table per
+question and writes them as TSV: lesions by size (voxels, people; paired differences in AUPRC to the residual of
+`--baseline`), hippocampal loss by severity, null twins. A second run with other candidates or another baseline reuses
+what is finished.
 
     python analysis/04_which_model.py --prepared real/prepared --masks masks --out bench
     python analysis/04_which_model.py --prepared P --masks M --out CROSSED --cross-fit 5 --models pca restorer "restorer and pca"
@@ -24,6 +25,7 @@ import pandas as pd
 import yaml
 
 from gen3d.anomaly.anomaly import Anomaly
+from gen3d.cli import run_script
 from gen3d.evaluate.truth import Maps, Truth, open_maps, open_truth
 from gen3d.evaluate.voxels_and_people import Settings, null_rows, voxel_scores
 from gen3d.maths.significance import conformal_p
@@ -44,7 +46,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "restorer joint": {"model": {"kind": "restorer"}, **FLIP},
 }
 TOGETHER = {"restorer and pca": ("restorer", "pca")}
-"""Maps that compare with the mean of what several of the candidates above expect."""
+"""Maps whose prediction is the mean of the predictions of several candidates above."""
 FEWEST_CONTROLS = 19
 BENCH = Path(__file__).parents[1] / "configs" / "simulate" / "truth_bench.yaml"
 LESIONS = ("lesion_small", "lesion_medium", "lesion_large")
@@ -53,7 +55,7 @@ SETTINGS = Settings(q=0.05, bootstrap=2000, seed=0, changed_log_jacobian=0.1)
 
 
 def main() -> None:
-    """Make what is not there yet, and print the tables."""
+    """Make what is not finished, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepared", type=Path, required=True, help="prepared cohort with controls")
     parser.add_argument("--masks", type=Path, help="folder of lesion masks in MNI space; none: irregular blobs")
@@ -65,7 +67,7 @@ def main() -> None:
     parser.add_argument("--cross-fit", type=int, help="members of every network; default 1")
     parser.add_argument("--batch", type=int, default=4, help="volumes per step")
     given = parser.parse_args()
-    if given.baseline in given.models:  # differences are to those before
+    if given.baseline in given.models:  # differences are to candidates earlier in the list
         given.models = [given.baseline, *(name for name in given.models if name != given.baseline)]
     bench = make_bench(given.prepared, given.out / "bench", given.masks)
     folders = [make_maps(given, name, bench) for name in given.models]
@@ -92,7 +94,7 @@ def make_bench(prepared: Path, out: Path, masks: Path | None) -> Path:
 
 
 def make_maps(given: argparse.Namespace, name: str, bench: Path) -> Path:
-    """Train one candidate, or each of those that judge together, and map cohort and bench."""
+    """Train one candidate, or each member of a combination, and make maps of cohort and bench."""
     runs = [train(given, part) for part in TOGETHER.get(name, (name,))]
     prepared, out = [given.prepared, bench], given.out / "maps" / name.replace(" ", "_")
     keys = {"prepared": prepared, "run": runs, "out": out, "native": False, "samples": 0}
@@ -100,7 +102,7 @@ def make_maps(given: argparse.Namespace, name: str, bench: Path) -> Path:
 
 
 def train(given: argparse.Namespace, name: str) -> Path:
-    """The run of one candidate; nothing is done where it is finished."""
+    """The run folder of one candidate; a finished one is left alone."""
     settings = dict(CANDIDATES[name])
     if "cross_fit" not in settings:
         settings["optim"] = {"steps": given.steps, "batch_size": given.batch}
@@ -110,7 +112,7 @@ def train(given: argparse.Namespace, name: str) -> Path:
 
 
 def tables(maps: Sequence[Maps], truth: Truth, baseline: str) -> dict[str, pd.DataFrame]:
-    """Every table by its title; the twins are those that all maps have."""
+    """Every table by its title, over the twins that are in all maps."""
     common = set.intersection(*(set(m.subjects["key"]) for m in maps))
     twins = truth.table[truth.table["key"].isin(common)]
     lesions, losses, nothing = [], [], []
@@ -227,4 +229,4 @@ def _text(interval: Interval, digits: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

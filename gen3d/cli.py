@@ -7,9 +7,10 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from gen3d import __version__
 from gen3d.core.errors import Interrupted, UserError
@@ -35,11 +36,35 @@ def main(arguments: list[str] | None = None) -> int:
     if not words:
         _print_overview()
         return 0 if flags & {"--help", "-h"} or not given else 2
-    try:
+
+    def work() -> int:
         _check_flags(flags)
         return _run(words[0], words[1:], flags)
+
+    return _ending_in_a_sentence(work, "--traceback" in flags)
+
+
+def run_script(main: Callable[[], None]) -> NoReturn:
+    """Run the main function of a script of `analysis/`: its errors end as those of a verb do, in one sentence."""
+    import subprocess
+
+    def work() -> int:
+        main()
+        return 0
+
+    try:
+        sys.exit(_ending_in_a_sentence(work))
+    except subprocess.CalledProcessError as error:  # the command that failed has printed its own sentence
+        print(error.stderr or "", end="", file=sys.stderr)
+        sys.exit(error.returncode)
+
+
+def _ending_in_a_sentence(work: Callable[[], int], traceback: bool = False) -> int:
+    """Exit code of ``work``; an error that the user can mend becomes one sentence, unless tracebacks are wanted."""
+    try:
+        return work()
     except UserError as error:
-        if "--traceback" in flags:
+        if traceback:
             raise
         _complain(error)
         return error.exit_code
@@ -49,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads has seen enough; see entry()
         raise
     except OSError as error:
-        if "--traceback" in flags:
+        if traceback:
             raise
         place = f"{error.filename}: " if error.filename else ""
         reason = f"{place}{_reason(error)} What was finished is kept; the same command goes on from there."

@@ -26,6 +26,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gen3d.cli import run_script
+
 STEPS = 10
 WIDTH = {"base_channels": 16}
 FULL = {**WIDTH, "stem": 1}
@@ -186,4 +188,4 @@ def measured(name: str, measure: str, shape: list[int], device: str) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,4 +1,4 @@
-"""What do more processes bring on this machine, and what does it cost to let them talk?
+"""How much faster are more processes on this machine, and what does their communication cost?
 
     python analysis/benchmarks/scaling.py [--processes 1 2 4] [--shape 48 64 48] [--steps 12] [--zero 0]
 
@@ -24,6 +24,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from gen3d.cli import run_script
 
 
 def worker(arguments: argparse.Namespace) -> None:
@@ -130,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 import yaml
 
+from gen3d.cli import run_script
 from gen3d.train.plan.roofline import BANDWIDTH_SHARE, GPUS, PEAK_SHARE, SECONDS_PER_PART, TOUCHES, Gpu, work_of
 
 CONFIG = Path(__file__).parents[2] / "configs" / "train" / "vae_normative.yaml"
@@ -40,7 +41,7 @@ CHANNELS = ("t1w", "log_jacobian")
 
 @dataclass(frozen=True)
 class Machine:
-    """What a cluster's makers say of it; nothing of it was measured here. GB/s in one direction."""
+    """A cluster by its makers' data sheets; nothing was measured here. GB/s in one direction."""
 
     name: str
     parts: str
@@ -71,7 +72,7 @@ PUBLISHED = (
 
 @dataclass(frozen=True)
 class Assumed:
-    """The model's numbers that are not counted."""
+    """Numbers of the model that are assumed and not counted."""
 
     seconds_per_volume: float
     seconds_per_part: float
@@ -107,7 +108,7 @@ def communication_s(sent_bytes: int, num_gpus: int, machine: Machine, assumed: A
 
 @dataclass(frozen=True)
 class Step:
-    """A predicted step: seconds, volumes/s of all GPUs, and the shares that communication and loading have."""
+    """A predicted step: seconds, volumes/s of all GPUs, and the shares of communication and loading."""
 
     seconds: float
     speed: float
@@ -161,7 +162,7 @@ def print_table(
 
 
 def say_assumptions(machine: Machine, assumed: Assumed, source: str, zero: int) -> None:
-    """Every number that went in and was not counted."""
+    """Print every assumed number."""
     print(
         f"  assumed: {assumed.seconds_per_volume:.3f} s per volume\n  ({source});\n"
         f"  {assumed.seconds_per_part:g} s per part and {assumed.update_s:g} s per update; {machine.inside_gb_s:g} GB/s "
@@ -228,4 +229,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

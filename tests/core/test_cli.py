@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from gen3d.cli import main
+from gen3d.cli import main, run_script
+from gen3d.core.errors import UserError
 from gen3d.verbs import VERBS, verb_class
 
 
@@ -54,3 +57,37 @@ def test_mistakes_are_one_sentence_and_a_code(
 def test_show_prints_the_resolved_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "out=x", "subjects=7", "--show"]) == 0
     assert "subjects: 7" in capsys.readouterr().out
+
+
+def mistake() -> None:
+    raise UserError("FOLDER: no such folder; name one that exists.")
+
+
+def missing_file() -> None:
+    Path("gone.csv").read_text()
+
+
+def failed_command() -> None:
+    subprocess.run(
+        [sys.executable, "-c", "import sys; sys.exit('it said why')"], check=True, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "sentence"),
+    [
+        (mistake, 2, "gen3d: FOLDER: no such folder; name one that exists."),
+        (missing_file, 2, "gen3d: gone.csv: No such file or directory."),
+        (failed_command, 1, "it said why"),
+        (lambda: None, 0, ""),
+    ],
+)
+def test_a_script_ends_in_a_sentence(
+    script: Callable[[], None], code: int, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        run_script(script)
+    shown = capsys.readouterr().err
+    assert end.value.code == code
+    assert shown.startswith(sentence)
+    assert "Traceback" not in shown
