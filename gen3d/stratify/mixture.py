@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from gen3d.stratify.neighbourhood import squared_distances
+from scipy.spatial.distance import cdist
 
 Floats = NDArray[np.float64]
 TINY = 1e-12
@@ -80,7 +79,7 @@ def fit_mixtures(values: Floats, weights: Floats, starts: Floats, num_steps: int
     variance = np.maximum(second - centre**2, TINY)
     penalty = (num_groups - 1) * np.log(total)[:, None]
     spread = np.maximum(values.std(axis=0), TINY)
-    distance = np.stack([squared_distances(each / spread, values / spread) for each in starts])
+    distance = np.stack([cdist(each / spread, values / spread, "sqeuclidean") for each in starts])
     probabilities = (distance == distance.min(axis=1, keepdims=True)).astype(np.float64)
     for _ in range(num_steps + 1):
         counted = probabilities * weights[:, None]
@@ -121,11 +120,11 @@ def starting_centres(values: Floats, num_groups: int, num_random: int, generator
     for turn in range(num_random):
         scaled = values if turn % 2 else values / np.maximum(values.std(axis=0), TINY)
         chosen = [int(generator.integers(num))]
-        nearest = squared_distances(scaled, scaled[chosen])[:, 0]
+        nearest = cdist(scaled, scaled[chosen], "sqeuclidean")[:, 0]
         for _ in range(num_groups - 1):
             total = nearest.sum()
             person = int(generator.choice(num, p=nearest / total)) if total > 0 else int(generator.integers(num))
             chosen.append(person)
-            nearest = np.minimum(nearest, squared_distances(scaled, scaled[[person]])[:, 0])
+            nearest = np.minimum(nearest, cdist(scaled, scaled[[person]], "sqeuclidean")[:, 0])
         starts.append(values[chosen])
     return np.stack(starts)
