@@ -4,6 +4,11 @@ Groups share one variance per dimension, and in dimensions where BIC does not pa
 mean too (the idea of Raftery and Dean 2006, by hard thresholding). Separate variances would let a second component
 round the same centre describe heavy tails, which is no second group; free means in every dimension would let small
 samples split along noise. Meant for principal components, whose axes are where groups that matter differ.
+
+scikit-learn's `GaussianMixture` has no such constraints. On planted and on single groups of 120 people in 8 dimensions its
+verdicts are the same where groups are 5 SD apart; with groups 3 to 4 SD apart it finds 6 of 15 cohorts (`diag`), 4 (`tied`)
+or 1 (`spherical`) instead of 7, and the search takes nine times as long, as it fits one start at a time and knows no
+weights of people.
 """
 
 from __future__ import annotations
