@@ -256,6 +256,7 @@ def _write(
         "guard": guard,
         "models": described,
         "head": head_note,
+        "head_kept": (asked.out / "head").is_dir(),
         "tables": {name: records(table) for name, table in tables.items()},
     }
     write_table(asked.out / PREDICTIONS, found.predictions)
