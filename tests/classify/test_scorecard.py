@@ -13,7 +13,6 @@ from scipy.special import expit
 from scipy.stats import norm
 from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, mean_absolute_error, roc_auc_score
 
-from gen3d.classify.scores.rows import headline_of, read_predictions
 from gen3d.classify.scores.scorecard import COLUMNS, ScoreSettings, permutation_row, score
 from gen3d.classify.scores.sentences import figure, p_words
 from gen3d.classify.scores.summary import summary
@@ -31,7 +30,10 @@ Array = NDArray[Any]
 
 
 def headline(predictions: pd.DataFrame, target: Target) -> float:
-    return headline_of(read_predictions(predictions, target)[0])
+    """The measure that the verdict on the first model is about."""
+    verdict = judge(score(predictions, target, QUICK), target, str(predictions["model"].iloc[0]))
+    assert verdict.row is not None
+    return float(verdict.row["value"])
 
 
 def frame(num: int, model: str, kind: str, repeat: int, fold: Array, **columns: Any) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from gen3d.classify.scores.rows import headline_measure
 from gen3d.classify.scores.sentences import Row, Tables, measured, rows_where
 from gen3d.cohort.target import Target
 from gen3d.maths.stats import Interval
@@ -55,14 +56,9 @@ class Verdict:
     """All of them."""
 
 
-def main_measure(target: Target) -> str:
-    """The measure that the verdict is about."""
-    return "mae" if target.task == "number" else "auc" if target.is_binary else "macro_auc"
-
-
 def judge(tables: Tables, target: Target, model: str) -> Verdict:
     """The verdict on one model beside the baselines of the same tables."""
-    measure = main_measure(target)
+    measure = headline_measure(target)
     row, p = measured(tables, model, measure), _permutation_p(tables, model)
     exists = row is not None and math.isfinite(row["value"])
     doubts = _doubts(tables, target, model, row, p) if row is not None and exists else ()
