@@ -76,6 +76,7 @@ def begin(
     inputs: Mapping[str, Path | Sequence[Path]],
     extra: Mapping[str, Any] | None = None,
     code_version: str = __version__,
+    extendable: bool = False,
 ) -> Work:
     """Open `verb.out` for writing.
 
@@ -85,6 +86,7 @@ def begin(
         inputs: fields of `verb` that are paths it reads, by name; each enters the key by its content, not its place.
         extra: anything else that determines the result (for instance hashes of source files).
         code_version: version of the code that determines the result.
+        extendable: whether more may be added to a finished folder, which then stays locked until it is finished again.
 
     Raises:
         UserError: the folder belongs to other settings or inputs, is not gen3d's, cannot be written, or is in use.
@@ -110,7 +112,7 @@ def begin(
     lock = _lock_folder(folder)
     if existing is not None:
         work = Work(folder, existing, existing.get("status") == "finished", True, lock)
-        if work.finished:
+        if work.finished and not extendable:
             work.release()
         return work
     record = {
