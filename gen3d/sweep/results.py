@@ -18,8 +18,7 @@ from gen3d.core import tables
 from gen3d.core.artefact import write_atomic
 from gen3d.core.errors import UserError
 from gen3d.core.progress import duration
-from gen3d.sweep.settings import Command, Objective, described, label
-from gen3d.sweep.trial import FAILED, Trial
+from gen3d.sweep.settings import FAILED, Command, Objective, Trial, described, label
 
 READABLE = (".tsv", ".json", ".jsonl")
 MOST_LISTED = 24

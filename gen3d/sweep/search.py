@@ -14,12 +14,10 @@ from typing import Any
 
 from gen3d.core.errors import UserError
 from gen3d.sweep.results import read_curve
-from gen3d.sweep.settings import Range, SweepSettings, Values, label
-from gen3d.sweep.trial import DONE, FAILED, PRUNED, STOPPED, Trial
+from gen3d.sweep.settings import DONE, FAILED, PRUNED, STOPPED, Range, SweepSettings, Trial, Values, label
 
 try:
     import optuna
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
     from optuna.storages.journal import JournalFileBackend, JournalStorage
     from optuna.trial import FrozenTrial, TrialState
 except ImportError:
@@ -48,7 +46,6 @@ class Study:
 
     def __init__(self, sweep: SweepSettings) -> None:
         self.sweep = sweep
-        self._space = {key: _distribution(values) for key, values in sweep.vary.items()}
         self._storage = JournalStorage(JournalFileBackend(str(sweep.out / JOURNAL)))
         self._name = next(reversed(self._complete_studies()), "")
 
@@ -87,7 +84,7 @@ class Study:
 
     def trials(self) -> list[Trial]:
         """The trials that were begun, in order; one that has not ended counts as stopped."""
-        trials = self._open().get_trials(deepcopy=False)
+        trials = self._open().get_trials(deepcopy=False) if self._name else []
         return [self._row(trial) for trial in trials if trial.state != TrialState.WAITING]
 
     def begin(self, number: int) -> Attempt | None:
@@ -117,7 +114,7 @@ class Study:
         difference between them, leave nothing to say.
         """
         objectives = [trial.objective for trial in self.trials() if trial.objective is not None]
-        if len(self._space) < 2 or len(objectives) < FEWEST_FOR_IMPORTANCE or len(set(objectives)) < 2:
+        if len(self.sweep.vary) < 2 or len(objectives) < FEWEST_FOR_IMPORTANCE or len(set(objectives)) < 2:
             return {}
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         with _experimental():
@@ -132,7 +129,7 @@ class Study:
         with _experimental(), plt.rc_context():  # Optuna sets a style for all later pictures
             plot_slice(
                 self._open(),
-                params=list(self._space),
+                params=list(self.sweep.vary),
                 target=lambda trial: sign * (trial.value or 0.0),
                 target_name=self.sweep.objective.title,
             )
@@ -163,11 +160,11 @@ class Study:
         """
         sweep = self.sweep
         if sweep.search == "grid":
-            choices = [list(space.choices) for space in self._space.values()]
-            return [dict(zip(self._space, point, strict=True)) for point in itertools.product(*choices)]
+            lists = [map(_choice, values) for values in sweep.vary.values() if not isinstance(values, Range)]
+            return [dict(zip(sweep.vary, point, strict=True)) for point in itertools.product(*lists)]
         if sweep.search == "random":
             return list(self._spread(sweep.trials))
-        num_spread = min(sweep.trials, max(3, min(10, 2 * len(self._space))))
+        num_spread = min(sweep.trials, max(3, min(10, 2 * len(self.sweep.vary))))
         return [*self._spread(num_spread), *({} for _ in range(sweep.trials - num_spread))]
 
     def _spread(self, count: int) -> Iterator[dict[str, Any]]:
@@ -177,9 +174,12 @@ class Study:
                 qmc_type="sobol", scramble=True, seed=self.sweep.seed, warn_independent_sampling=False
             )
         scratch = optuna.create_study(sampler=sampler)
-        scratch.ask(self._space)  # this sampler draws the very first trial at random
-        for _ in range(count):
-            yield scratch.ask(self._space).params
+        for number in range(count + 1):
+            trial = scratch.ask()
+            for key, values in self.sweep.vary.items():
+                _suggest(trial, key, values)
+            if number:  # this sampler draws the very first trial at random
+                yield trial.params
 
     def _is_repeated(self, trial: FrozenTrial, changed: bool) -> bool:
         if trial.state == TrialState.FAIL:
@@ -187,13 +187,15 @@ class Study:
         return changed and trial.state == TrialState.COMPLETE
 
     def _row(self, trial: FrozenTrial) -> Trial:
-        complete = trial.state == TrialState.COMPLETE and trial.value is not None
+        objective = None  # Optuna's value of a pruned trial is one of its curve
+        if trial.state == TrialState.COMPLETE and trial.value is not None:
+            objective = self.sweep.objective.sign * trial.value
         return Trial(
             number=trial.number,
             folder=self.sweep.folder_of(trial.number),
             values=settings_of(trial.params, self.sweep.vary),
             status=STATUS[trial.state],
-            objective=self.sweep.objective.sign * trial.value if complete and trial.value is not None else None,
+            objective=objective,
             seconds=trial.user_attrs.get(SECONDS, 0.0),
             error=trial.user_attrs.get(ERROR, ""),
         )
@@ -253,14 +255,6 @@ def _setting(values: Values, parameter: Any) -> Any:
 def _choice(value: Any) -> Any:
     """A value as Optuna can hold it: numbers and words as they are, lists and groups as text."""
     return value if value is None or isinstance(value, (bool, int, float, str)) else label(value)
-
-
-def _distribution(values: Values) -> Any:
-    if not isinstance(values, Range):
-        return CategoricalDistribution([_choice(value) for value in values])
-    if values.whole:
-        return IntDistribution(int(values.low), int(values.high), log=values.log)
-    return FloatDistribution(float(values.low), float(values.high), log=values.log)
 
 
 def _suggest(trial: optuna.Trial, key: str, values: Values) -> None:

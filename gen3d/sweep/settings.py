@@ -21,6 +21,7 @@ RANGE_KEYS = {"low", "high", "log"}
 NOT_FROM_A_FILE = ("out", "prepared", "run", "maps")
 REFERENCE = re.compile(r"\{([^{}]*)\}")
 PREPARED = "prepared"
+DONE, FAILED, PRUNED, STOPPED = "done", "failed", "pruned", "stopped"
 
 
 class Step(Config):
@@ -268,6 +269,19 @@ class Command:
     name: str
     verb: str
     settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A row of the table."""
+
+    number: int
+    folder: Path
+    values: Mapping[str, Any]
+    status: str
+    objective: float | None
+    seconds: float
+    error: str
 
 
 def label(value: Any) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -17,27 +16,13 @@ from gen3d.core.artefact import RECORD, begin, write_atomic
 from gen3d.core.errors import Interrupted, UserError
 from gen3d.core.progress import duration, say, warn
 from gen3d.sweep import results
-from gen3d.sweep.settings import Command, Range, SweepSettings, described, label
-from gen3d.sweep.trial import (
-    DONE,
-    FAILED,
-    PRUNED,
-    STOPPED,
-    Halt,
-    Trial,
-    TrialEnded,
-    child_environment,
-    interrupted,
-    locked,
-    run_steps,
-    work_off,
-)
+from gen3d.sweep.settings import STOPPED, Command, Range, SweepSettings, Trial, described, label
+from gen3d.sweep.trial import interrupted, work_off, work_on
 
 if TYPE_CHECKING:  # imported where it is used: a sweep's settings and its plan need no Optuna
-    from gen3d.sweep.search import Attempt, Study
+    from gen3d.sweep.search import Study
 
 SETTINGS = "sweep.yaml"
-LOG = "log.jsonl"
 
 
 class Sweep(SweepSettings):
@@ -82,7 +67,7 @@ class Sweep(SweepSettings):
                 self._submit(study, pending)
                 return self.out
             self._run_here(study, pending)
-            work.finish(self._conclude(study))
+            work.finish(self._conclude(study, pending))
         finally:
             work.release()
         return self.out
@@ -124,7 +109,7 @@ class Sweep(SweepSettings):
             )
         study = Study(self)
         ended: list[Trial] = []
-        work_off([number], lambda n, slot, halt: self._work(study, n, slot, halt), ended.append, 1)
+        work_off([number], partial(work_on, self, study), ended.append, 1)
         for trial in ended:
             say(results.line(trial, study.best(), self.objective))
             if trial.status == STOPPED:
@@ -145,69 +130,10 @@ class Sweep(SweepSettings):
                 say(f"  about {duration(usual * left / min(self.parallel, left))} left")
 
         try:
-            work_off(pending, lambda number, slot, halt: self._work(study, number, slot, halt), over, self.parallel)
+            work_off(pending, partial(work_on, self, study), over, self.parallel)
         except UserError:
             self._write(study)
             raise
-
-    def _work(self, study: Study, number: int, slot: int, halt: Halt) -> Trial | None:
-        """Work on a trial unless it has ended; what became of it, or None if it was not begun."""
-        folder = self.folder_of(number)
-        environment = child_environment(1 if self.task is not None else self.parallel, slot, self.gpus)
-        try:
-            with locked(folder, halt) as lock:
-                attempt = study.begin(number)  # read under the lock: another process may have been at it
-                if attempt is not None:
-                    commands = self.commands(attempt.values, folder)
-                    watch = self._watch(attempt, folder, halt)
-                    self._attempt(study, attempt, folder, lambda: run_steps(folder, commands, environment, lock, watch))
-        except TrialEnded:  # stopped while it waited for the lock
-            pass
-        return next((trial for trial in study.trials() if trial.number == number), None)
-
-    def _attempt(self, study: Study, attempt: Attempt, folder: Path, steps: Callable[[], None]) -> None:
-        """Run the steps of a trial, measure it and record what became of it.
-
-        Raises:
-            UserError: no trial's objective can be read, so the sweep asks for a figure that its verbs do not write.
-        """
-        began = time.monotonic()
-        status, objective, sentence = STOPPED, None, ""
-        try:
-            steps()
-            objective, sentence = self._measure(study, folder)
-            status = FAILED if objective is None else DONE
-        except TrialEnded as end:
-            status, sentence = end.status, end.sentence
-        finally:
-            attempt.end(status, time.monotonic() - began, objective, sentence)
-        if status in (DONE, PRUNED):
-            for path in self.discard:
-                shutil.rmtree(folder / path, ignore_errors=True)
-
-    def _measure(self, study: Study, folder: Path) -> tuple[float | None, str]:
-        """The objective of a trial whose steps are finished, or why there is none."""
-        try:
-            return results.measure(self.objective, folder / self.judged_step), ""
-        except UserError as error:
-            if self.task is not None or study.best() is not None:
-                return None, str(error)
-            raise UserError(
-                f"{error} What was trained is kept: mend `objective` and run the same command again."
-            ) from None
-
-    def _watch(self, attempt: Attempt, folder: Path, halt: Halt) -> Callable[[], str]:
-        """What is looked at while a trial's processes work: whether to stop, and whether the trial is hopeless."""
-
-        def watch() -> str:
-            if halt.kill:
-                raise KeyboardInterrupt
-            if halt.received is not None:
-                return STOPPED
-            prune = self.prune
-            return PRUNED if prune is not None and attempt.is_hopeless(folder / prune.step / LOG) else ""
-
-        return watch
 
     def _write_table(self, study: Study) -> list[Trial]:
         trials = study.trials()
@@ -226,8 +152,8 @@ class Sweep(SweepSettings):
         commands = self.commands(best.values, best.folder)
         return next((command for command in commands if command.verb == "train"), commands[0])
 
-    def _conclude(self, study: Study) -> dict[str, Any]:
-        """Write everything and say what was found; the summary of the folder.
+    def _conclude(self, study: Study, numbers: Sequence[int]) -> dict[str, Any]:
+        """Write everything and say what was found, after work on the trials `numbers`; the summary of the folder.
 
         Raises:
             Interrupted: a trial was stopped from outside.
@@ -235,7 +161,7 @@ class Sweep(SweepSettings):
         """
         self._write(study)
         trials, best = study.trials(), study.best()
-        if stopped := [str(trial.number) for trial in trials if trial.status == STOPPED]:
+        if stopped := [str(trial.number) for trial in trials if trial.status == STOPPED and trial.number in numbers]:
             raise Interrupted(f"trial {', '.join(stopped)} was stopped by somebody else; the same command goes on.")
         if best is None:
             first = next((trial.error for trial in trials if trial.error), "all were pruned")

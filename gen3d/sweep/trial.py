@@ -4,45 +4,36 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from gen3d.core.artefact import LOCK, read, write_atomic
 from gen3d.core.errors import Interrupted, Unfinished, UserError
 from gen3d.core.progress import say
-from gen3d.sweep.settings import Command
+from gen3d.sweep.results import measure
+from gen3d.sweep.settings import DONE, FAILED, PRUNED, STOPPED, Command, SweepSettings, Trial
 from gen3d.train.stopping import StopSignal
 
-DONE, FAILED, PRUNED, STOPPED = "done", "failed", "pruned", "stopped"
+if TYPE_CHECKING:  # search.py loads Optuna
+    from gen3d.sweep.search import Attempt, Study
+
+LOG = "log.jsonl"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 STOP_CODES = {code for number in STOP_SIGNALS for code in (-number, 128 + number)}
 OF_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GEN3D_EXIT_FILE")
 TAIL_BYTES = 20_000
 POLL_S = 0.2
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A row of the table."""
-
-    number: int
-    folder: Path
-    values: Mapping[str, Any]
-    status: str
-    objective: float | None
-    seconds: float
-    error: str
 
 
 class TrialEnded(Exception):
@@ -100,6 +91,67 @@ def work_off(
             raise
     if halt.received is not None:
         raise interrupted(halt.received)
+
+
+def work_on(sweep: SweepSettings, study: Study, number: int, slot: int, halt: Halt) -> Trial | None:
+    """Work on a trial unless it has ended; what became of it, or None if it was not begun.
+
+    Raises:
+        UserError: no trial's objective can be read, so the sweep asks for a figure that its verbs do not write.
+    """
+    folder = sweep.folder_of(number)
+    environment = child_environment(1 if sweep.task is not None else sweep.parallel, slot, sweep.gpus)
+    try:
+        with locked(folder, halt) as lock:
+            attempt = study.begin(number)  # under the lock: another process may have been at it
+            if attempt is not None:
+                _attempt(sweep, study, attempt, folder, environment, lock, halt)
+    except TrialEnded:  # stopped while it waited for the lock
+        pass
+    return next((trial for trial in study.trials() if trial.number == number), None)
+
+
+def _attempt(
+    sweep: SweepSettings,
+    study: Study,
+    attempt: Attempt,
+    folder: Path,
+    environment: dict[str, str],
+    lock: int,
+    halt: Halt,
+) -> None:
+    """Run the steps of a trial, measure it and record what became of it."""
+
+    def watch() -> str:
+        if halt.kill:
+            raise KeyboardInterrupt
+        if halt.received is not None:
+            return STOPPED
+        return PRUNED if sweep.prune is not None and attempt.is_hopeless(folder / sweep.prune.step / LOG) else ""
+
+    began = time.monotonic()
+    status, objective, sentence = STOPPED, None, ""
+    try:
+        run_steps(folder, sweep.commands(attempt.values, folder), environment, lock, watch)
+        objective, sentence = _measured(sweep, study, folder)
+        status = FAILED if objective is None else DONE
+    except TrialEnded as end:
+        status, sentence = end.status, end.sentence
+    finally:
+        attempt.end(status, time.monotonic() - began, objective, sentence)
+    if status in (DONE, PRUNED):
+        for path in sweep.discard:
+            shutil.rmtree(folder / path, ignore_errors=True)
+
+
+def _measured(sweep: SweepSettings, study: Study, folder: Path) -> tuple[float | None, str]:
+    """The objective of a trial whose steps are finished, or why there is none."""
+    try:
+        return measure(sweep.objective, folder / sweep.judged_step), ""
+    except UserError as error:
+        if sweep.task is not None or study.best() is not None:
+            return None, str(error)
+        raise UserError(f"{error} What was trained is kept: mend `objective` and run the same command again.") from None
 
 
 def interrupted(number: int) -> Interrupted:

@@ -13,8 +13,7 @@ import pytest
 
 from gen3d.core.errors import UserError
 from gen3d.sweep.search import Study
-from gen3d.sweep.settings import SweepSettings
-from gen3d.sweep.trial import DONE, FAILED, PRUNED, STOPPED
+from gen3d.sweep.settings import DONE, FAILED, PRUNED, STOPPED, SweepSettings
 
 SPACE = {
     "train.model.beta": {"low": 0.01, "high": 100.0, "log": True},
@@ -129,9 +128,9 @@ def test_another_objective_is_measured_for_all_trials_that_were_done(tmp_path: P
 
 
 def test_trials_without_their_journal_are_not_taken_for_those_of_this_sweep(tmp_path: Path) -> None:
-    sweep = settings(tmp_path)
+    sweep = settings(tmp_path, vary=SQUARES)
     sweep.folder_of(0).mkdir(parents=True)
-    with pytest.raises(UserError, match="holds trials but no study.journal; give another out="):
+    with pytest.raises(UserError, match=r"holds trials but no study\.journal; give another out="):
         Study(sweep).prepare()
 
 

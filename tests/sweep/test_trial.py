@@ -12,20 +12,8 @@ from pathlib import Path
 import pytest
 
 from gen3d.core.errors import Interrupted, UserError
-from gen3d.sweep.settings import Command
-from gen3d.sweep.trial import (
-    DONE,
-    FAILED,
-    PRUNED,
-    STOPPED,
-    Halt,
-    Trial,
-    TrialEnded,
-    child_environment,
-    locked,
-    run_steps,
-    work_off,
-)
+from gen3d.sweep.settings import DONE, FAILED, PRUNED, STOPPED, Command, Trial
+from gen3d.sweep.trial import Halt, TrialEnded, child_environment, locked, run_steps, work_off
 
 pytestmark = pytest.mark.multi
 
