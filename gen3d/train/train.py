@@ -28,7 +28,7 @@ from gen3d.train.engine.config import EngineConfig
 from gen3d.train.engine.preflight import meet, report_failure
 from gen3d.train.engine.processes import Processes, launched
 from gen3d.train.log import LOG, TrainLog, append, keep_until, memory_gib
-from gen3d.train.loop import newest, run_loop
+from gen3d.train.loop import Checkpoints, run_loop
 from gen3d.train.material import Material, Scans
 from gen3d.train.optim import OptimConfig
 from gen3d.train.pictures import draw_reconstructions
@@ -324,8 +324,9 @@ class Train(Verb):
         self, model: Model, material: Material, rows: NDArray[np.int64], member: int, processes: Processes
     ) -> Tensors | None:
         source = material.source
-        optim, checkpoints = self.optim, self._checkpoints(member)
-        first_step, state = newest(checkpoints, processes)
+        optim = self.optim
+        checkpoints = Checkpoints(self._checkpoints(member), self.engine.checkpoint_every)
+        first_step, state = checkpoints.newest(processes)
         task = self.model.task(model, optim.steps)
         engine = self.engine.build(task, optim, processes, state)
         batches = Batches(
@@ -350,10 +351,9 @@ class Train(Verb):
             paint=self._paint(model, material, rows),
             tensorboard=self.tensorboard,
         )
-        every = self.engine.checkpoint_every
         try:
             with log:
-                run_loop(engine, batches, first_step, optim.steps, every, optim.skip_limit, checkpoints, log)
+                run_loop(engine, batches, first_step, optim.steps, optim.skip_limit, log, checkpoints)
             exported = engine.export()
             return None if exported is None else task.complete(exported)
         finally:
