@@ -104,23 +104,18 @@ def study(values: NDArray[np.float32], codes: Codes, table: pd.DataFrame, shape:
 
 def head(name: str) -> Any:
     """A head with its default settings."""
-    from gen3d.classify.heads.settings import (
-        BoostingSettings,
-        LinearSettings,
-        MlpSettings,
-        ResidualSettings,
-        SvmSettings,
-    )
+    from gen3d.classify.heads import settings
     from gen3d.classify.study.crossvalidation import Model
-    from gen3d.classify.study.recipes import recipe_of
+    from gen3d.classify.study.recipes import head_recipe
 
-    if name == "residual":
-        from gen3d.classify.heads.residual_recipe import ResidualRecipe
-
-        recipe: Any = ResidualRecipe(ResidualSettings())
-    else:
-        settings = {"linear": LinearSettings, "svm": SvmSettings, "boosting": BoostingSettings, "mlp": MlpSettings}
-        recipe = recipe_of(settings[name](), COMPONENTS, (), None, "prevalence")
+    kinds = {
+        "linear": settings.LinearSettings,
+        "svm": settings.SvmSettings,
+        "boosting": settings.BoostingSettings,
+        "mlp": settings.MlpSettings,
+        "residual": settings.ResidualSettings,
+    }
+    recipe = head_recipe(kinds[name](), COMPONENTS, (), None, "prevalence")
     return Model(name, "head", recipe, lambda features, member, chosen: features.rows(member, chosen), "latents")
 
 

@@ -13,18 +13,15 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from gen3d.classify.head_folder import open_head
-from gen3d.classify.heads.residual_recipe import ResidualRecipe
-from gen3d.classify.heads.settings import ResidualSettings, Threshold
 from gen3d.classify.picture import draw_performance
 from gen3d.classify.scores.checklist import checklist
 from gen3d.classify.scores.scorecard import ScoreSettings, permutation_row, score
 from gen3d.classify.scores.summary import summary
 from gen3d.classify.settings import StudySettings
-from gen3d.classify.study.contestants import SITE, ResidualMaker, contestants, kept_head
+from gen3d.classify.study.contestants import SITE, contestants, kept_head
 from gen3d.classify.study.crossvalidation import Model, Study, chosen_settings, cross_validated, fit, prediction_rows
 from gen3d.classify.study.permutation import null_values, observed, prepare, statistic_name
 from gen3d.classify.study.question import Question, class_counts, open_external, open_question
-from gen3d.classify.study.recipe import Recipe
 from gen3d.cohort.seen import Seen
 from gen3d.cohort.target import Target, as_label
 from gen3d.core.artefact import RECORD, begin, write_json
@@ -60,19 +57,14 @@ class Classify(StudySettings):
         try:
             question = opened or open_question(self)
             if self.fit is None:
-                work.finish(cross_validate(question, residual_recipe))
+                work.finish(cross_validate(question))
             else:  # the people to be tested are others than those of the study that the head comes from, whatever was said there
                 policy = self.seen if "seen" in self.model_fields_set else "refuse"
-                work.finish(external_test(question, residual_recipe, policy))
+                work.finish(external_test(question, policy))
         finally:
             work.release()
         say(f"{self.out / 'metrics.json'}")
         return self.out
-
-
-def residual_recipe(settings: ResidualSettings, threshold: Threshold) -> Recipe:
-    """The torch head, which the layers below know by its settings only."""
-    return ResidualRecipe(settings, threshold)
 
 
 PARTS = ".parts"
@@ -93,9 +85,9 @@ class Found:
     permutation: Row | None
 
 
-def cross_validate(question: Question, residual: ResidualMaker) -> Row:
+def cross_validate(question: Question) -> Row:
     """Run every model through the folds, score, keep the first head; returns the artefact's summary."""
-    models = contestants(question, residual)
+    models = contestants(question)
     study = Study(
         question.features,
         question.codes,
@@ -122,14 +114,14 @@ def cross_validate(question: Question, residual: ResidualMaker) -> Row:
     return written
 
 
-def external_test(question: Question, residual: ResidualMaker, policy: Seen) -> Row:
+def external_test(question: Question, policy: Seen) -> Row:
     """Test a finished head, and baselines fitted on the people it learned from, on other people."""
     asked = question.settings
     assert asked.fit is not None
     features, codes, notes = open_external(question, policy)
-    head = open_head(asked.fit / "head", residual)
+    head = open_head(asked.fit / "head")
     _same_study(question, head, asked.fit)
-    models = [model for model in contestants(question, residual) if model.elsewhere]
+    models = [model for model in contestants(question) if model.elsewhere]
     everybody, tested = np.arange(len(question.features)), np.arange(len(codes))
     shared = (question.target, (), asked.seed, _controls_known(question))
     study = Study(question.features, question.codes, question.groups, *shared)

@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as functional
 from numpy.typing import NDArray
 from scipy.special import expit
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
-from gen3d.classify.heads.residual_head import (
-    Question,
-    class_weights,
-    focal_loss,
-    ordered_focal_loss,
-    restore_head,
-    train_heads,
-)
+from gen3d.classify.heads.residual import TrainedHead, restore_head, train_heads
+from gen3d.classify.heads.settings import ResidualSettings
+from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
 from gen3d.maths.stats import auroc, correlation
 
 SHAPE = (2, 5, 4, 4)
-BINARY = Question("categories", 2)
+BINARY = Target("y", "categories", ("a", "b"))
+CLASSES = Target("y", "categories", ("a", "b", "c"))
+GRADES = Target("y", "ordered", ("a", "b", "c"))
+NUMBER = Target("y", "number")
 
 
-@dataclass(frozen=True)
-class Settings:
-    channels: int = 8
-    blocks: int = 1
-    steps: int = 100
-    batch_size: int = 16
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.3
-    focal_gamma: float = 2.0
-    dropout: float = 0.3
+def settings_of(**changes: Any) -> ResidualSettings:
+    small = {"channels": 8, "blocks": 1, "steps": 100, "batch_size": 16, "weight_decay": 0.3, "dropout": 0.3}
+    return ResidualSettings.model_validate({**small, **changes})
 
 
 def folds(num: int, count: int = 2) -> NDArray[np.int64]:
@@ -61,10 +51,10 @@ def classes(num: int, seed: int) -> NDArray[np.float64]:
 @pytest.fixture(scope="module")
 def learned():
     codes = classes(160, 1)
-    return train_heads(contrast(codes, 2), codes, folds(160), BINARY, Settings(), seed=0)
+    return train_heads(contrast(codes, 2), codes, folds(160), BINARY, settings_of(), seed=0)
 
 
-def told(head, latents: NDArray[np.float64], codes: NDArray[np.float64]) -> float:
+def area(head: TrainedHead, latents: NDArray[np.float64], codes: NDArray[np.float64]) -> float:
     scores = head.scores(latents)
     return auroc(scores[:, 1] - scores[:, 0], codes == 1)
 
@@ -76,29 +66,29 @@ def test_a_local_pattern_of_either_sign_is_learned_where_a_linear_head_is_blind(
     linear.fit(components.transform(contrast(train, 2).reshape(160, -1)), train)
     scores = linear.decision_function(components.transform(contrast(fresh, 4).reshape(300, -1)))
     assert abs(auroc(scores, fresh == 1) - 0.5) < 0.1
-    assert told(learned, contrast(fresh, 4), fresh) > 0.9
+    assert area(learned, contrast(fresh, 4), fresh) > 0.9
 
 
 def test_held_out_scores_are_as_good_as_those_of_fresh_people(learned) -> None:
     codes, fresh = classes(160, 1), classes(300, 3)
     own = auroc(learned.held_out[:, 1] - learned.held_out[:, 0], codes == 1)
-    assert own == pytest.approx(told(learned, contrast(fresh, 4), fresh), abs=0.12)
+    assert own == pytest.approx(area(learned, contrast(fresh, 4), fresh), abs=0.12)
 
 
 def test_networks_are_put_on_one_zero_and_grades_stay_in_order(learned) -> None:
     for fold in (0, 1):
         assert learned.held_out[folds(160) == fold].mean(axis=0) == pytest.approx([0, 0], abs=1e-6)
     codes = np.random.default_rng(30).integers(0, 3, 40).astype(float)
-    head = train_heads(contrast(codes, 31), codes, folds(40), Question("ordered", 3), Settings(steps=4), seed=0)
+    head = train_heads(contrast(codes, 31), codes, folds(40), GRADES, settings_of(steps=4), seed=0)
     assert (head.held_out[:, 0] > head.held_out[:, 1]).all()
     assert head.held_out.mean() == pytest.approx(0, abs=1e-6)
 
 
 def test_noise_teaches_nothing() -> None:
     codes, fresh = classes(100, 5), classes(400, 6)
-    settings = Settings(steps=60)
+    settings = settings_of(steps=60)
     head = train_heads(contrast(codes, 7, 0.0), codes, folds(100), BINARY, settings, seed=0)
-    assert abs(told(head, contrast(fresh, 8, 0.0), fresh) - 0.5) < 0.09  # 3 SD of an AUC of 400 people
+    assert abs(area(head, contrast(fresh, 8, 0.0), fresh) - 0.5) < 0.09  # 3 SD of an AUC of 400 people
     assert abs(auroc(head.held_out[:, 1] - head.held_out[:, 0], codes == 1) - 0.5) < 0.18
 
 
@@ -109,7 +99,7 @@ def test_the_same_seed_gives_the_same_head_and_leaves_other_random_numbers_alone
     expected = torch.rand(3)
     torch.manual_seed(5)
     first, again, other = (
-        train_heads(latents, codes, folds(40), BINARY, Settings(steps=8), seed=seed) for seed in (3, 3, 4)
+        train_heads(latents, codes, folds(40), BINARY, settings_of(steps=8), seed=seed) for seed in (3, 3, 4)
     )
     assert torch.equal(torch.rand(3), expected)
     assert np.array_equal(first.scores(latents), again.scores(latents))
@@ -119,7 +109,7 @@ def test_the_same_seed_gives_the_same_head_and_leaves_other_random_numbers_alone
 
 def test_grades_share_one_score_and_rise_with_it() -> None:
     codes = np.random.default_rng(11).integers(0, 3, 150).astype(float)
-    head = train_heads(contrast(codes, 12, 2.5), codes, folds(150), Question("ordered", 3), Settings(), seed=0)
+    head = train_heads(contrast(codes, 12, 2.5), codes, folds(150), GRADES, settings_of(), seed=0)
     fresh = np.random.default_rng(13).integers(0, 3, 200).astype(float)
     scores = head.scores(contrast(fresh, 14, 2.5))
     assert scores.shape == (200, 2)
@@ -131,80 +121,47 @@ def test_numbers_are_told_in_their_own_units() -> None:
     generator = np.random.default_rng(15)
     ages = generator.normal(70, 8, 160)
     size = np.abs((ages - 70) / 8)
-    head = train_heads(contrast(size, 16), ages, folds(160), Question("number"), Settings(steps=60), seed=0)
+    head = train_heads(contrast(size, 16), ages, folds(160), NUMBER, settings_of(steps=60), seed=0)
     assert head.scores(contrast(size, 17)).mean() == pytest.approx(70, abs=4)
     signal = contrast(np.zeros(160), 18) + ((ages - 70) / 8)[:, None, None, None, None]
-    head = train_heads(signal, ages, folds(160), Question("number"), Settings(steps=60), seed=0)
+    head = train_heads(signal, ages, folds(160), NUMBER, settings_of(steps=60), seed=0)
     fresh = generator.normal(70, 8, 100)
     latents = contrast(np.zeros(100), 19) + ((fresh - 70) / 8)[:, None, None, None, None]
     assert np.abs(head.scores(latents)[:, 0] - fresh).mean() < 3.5  # 6.4 for the mean of everybody
 
 
-def test_focal_loss_without_focus_is_weighted_cross_entropy() -> None:
-    torch.manual_seed(0)
-    logits, codes, weights = torch.randn(30, 4), torch.randint(0, 4, (30,)), torch.rand(4)
-    expected = functional.cross_entropy(logits, codes, weights, reduction="none").mean()
-    torch.testing.assert_close(focal_loss(logits, codes, weights, 0.0), expected)
-    p = torch.softmax(logits, 1)[torch.arange(30), codes]
-    by_hand = (weights[codes] * (1 - p) ** 2 * -p.log()).mean()
-    torch.testing.assert_close(focal_loss(logits, codes, weights, 2.0), by_hand)
-
-
-def test_ordered_focal_loss_without_focus_is_the_sum_of_the_questions() -> None:
-    torch.manual_seed(1)
-    logits, codes, weights = torch.randn(30, 2), torch.randint(0, 3, (30,)), torch.rand(3)
-    above = (codes[:, None] > torch.tensor([0, 1])).float()
-    each = functional.binary_cross_entropy_with_logits(logits, above, reduction="none").sum(1)
-    torch.testing.assert_close(ordered_focal_loss(logits, codes, weights, 0.0), (weights[codes] * each).mean())
-
-
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_losses_of_what_is_told_perfectly_or_wholly_wrong_have_finite_gradients(gamma: float) -> None:
-    logits = torch.tensor([[80.0, -80.0], [-80.0, 80.0], [0.0, 0.0]], requires_grad=True)
-    loss = focal_loss(logits, torch.zeros(3, dtype=torch.int64), torch.ones(2), gamma)
-    graded = ordered_focal_loss(logits, torch.tensor([0, 1, 2]), torch.ones(3), gamma)
-    (loss + graded).backward()
-    assert torch.isfinite(logits.grad).all()
-
-
-def test_classes_weigh_the_same_and_a_class_of_nobody_nothing() -> None:
-    weights = class_weights(np.array([0, 0, 0, 2.0]), 3)
-    assert weights == pytest.approx([2 / 3, 0, 2])
-    assert weights @ [3, 0, 1] == pytest.approx(4)
-
-
-@pytest.mark.parametrize("question", [Question("categories", 3), Question("ordered", 3)])
-def test_a_class_of_two_people_gives_finite_weights(question: Question) -> None:
+@pytest.mark.parametrize("target", [CLASSES, GRADES])
+def test_a_class_of_two_people_gives_finite_weights(target: Target) -> None:
     codes = np.array([0.0] * 14 + [1.0] * 14 + [2.0] * 2)
-    head = train_heads(contrast(codes, 20), codes, folds(30), question, Settings(steps=10), seed=0)
-    assert all(torch.isfinite(tensor).all() for tensor in head.tensors().values())
+    head = train_heads(contrast(codes, 20), codes, folds(30), target, settings_of(steps=10), seed=0)
+    assert all(np.isfinite(array).all() for array in head.weights().values())
     assert np.isfinite(head.held_out).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 2, 2), (3, 7, 5, 3), (4, 2, 9, 2)])
 def test_odd_shapes(shape: tuple[int, ...]) -> None:
     latents = np.random.default_rng(21).standard_normal((12, *shape))
-    head = train_heads(latents, folds(12).astype(float), np.arange(12) // 6, BINARY, Settings(steps=3), seed=0)
+    head = train_heads(latents, folds(12).astype(float), np.arange(12) // 6, BINARY, settings_of(steps=3), seed=0)
     assert head.scores(latents[:5]).shape == (5, 2)
 
 
-@pytest.mark.parametrize("question", [BINARY, Question("ordered", 3), Question("number")])
-def test_weights_bring_the_head_back(question: Question) -> None:
-    codes = np.random.default_rng(22).integers(0, max(2, question.num_classes), 24).astype(float)
-    latents, settings = contrast(codes, 23), Settings(steps=4)
-    head = train_heads(latents, codes, folds(24), question, settings, seed=0)
+@pytest.mark.parametrize("target", [BINARY, GRADES, NUMBER])
+def test_weights_bring_the_head_back(target: Target) -> None:
+    codes = np.random.default_rng(22).integers(0, max(2, len(target.classes)), 24).astype(float)
+    latents, settings = contrast(codes, 23), settings_of(steps=4)
+    head = train_heads(latents, codes, folds(24), target, settings, seed=0)
     numbers = (SHAPE, head.steps, head.offsets, head.centre, head.spread)
-    back = restore_head(head.tensors(), question, settings, *numbers)
+    back = restore_head(head.weights(), target, settings, *numbers)
     assert np.array_equal(back.scores(latents), head.scores(latents))
     with pytest.raises(UserError, match="not those of its settings"):
-        restore_head(head.tensors(), question, replace(settings, channels=4), *numbers)
+        restore_head(head.weights(), target, settings.model_copy(update={"channels": 4}), *numbers)
 
 
 def test_what_cannot_be_learned_is_said() -> None:
     codes = classes(20, 24)
     with pytest.raises(UserError, match="at least two inner folds"):
-        train_heads(contrast(codes, 25), codes, np.zeros(20, dtype=np.int64), BINARY, Settings(), seed=0)
+        train_heads(contrast(codes, 25), codes, np.zeros(20, dtype=np.int64), BINARY, settings_of(), seed=0)
     broken = contrast(codes, 25)
     broken[3] = np.nan
     with pytest.raises(UserError, match="not finite"):
-        train_heads(broken, codes, folds(20), BINARY, Settings(steps=3), seed=0)
+        train_heads(broken, codes, folds(20), BINARY, settings_of(steps=3), seed=0)

@@ -13,7 +13,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.classify.head_folder import Head, open_head
-from gen3d.classify.heads.residual_recipe import ResidualRecipe
 from gen3d.classify.study.features import Features, open_features
 from gen3d.classify.study.recipe import Rows
 from gen3d.cohort.manifest import subject_hash
@@ -73,7 +72,7 @@ def open_asked(folder: Path, latents: Sequence[Path], learned: Learned) -> Asked
     """
     made = read(folder, ("classify",))
     found = _metrics(folder / METRICS)
-    head = open_head(folder / HEAD, ResidualRecipe)
+    head = open_head(folder / HEAD)
     people = open_features(latents)
     _check_space(folder, latents[0], head, people)
     if not len(people):
