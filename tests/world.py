@@ -20,6 +20,7 @@ from gen3d.core.artefact import write_json
 from gen3d.imaging.plan import GridPlan, plan_grid, write_plan
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import store, write_nifti
+from gen3d.models.registry import read_config
 
 CHANNELS = ("residual", "structural", "deformation")
 REGIONS = ("left hippocampus", "right hippocampus", "left lateral ventricle", "left thalamus", "brain stem")
@@ -154,7 +155,7 @@ def _run(world: World, model: str, generator: np.random.Generator) -> None:
     folder = world[f"runs/{model}"]
     settings = {
         "vae": {"kind": "vae", "latent": "dense", "latent_size": 64},
-        "pca": {"kind": "pca", "components": 20},
+        "pca": {"kind": "pca", "num_components": 20},
         "voxelwise": {"kind": "voxelwise"},
     }
     folder.mkdir(parents=True)
@@ -189,7 +190,8 @@ def _run(world: World, model: str, generator: np.random.Generator) -> None:
         "brain_mask": np.ones(7, np.float32),
     }
     save_file(weights, folder / "members" / "0" / "model.safetensors")
-    write_record(folder, "train", {"prepared": [world["prepared"]]}, seconds=61.0)
+    form = read_config(settings[model]).form
+    write_record(folder, "train", {"prepared": [world["prepared"]]}, seconds=61.0, form=form)
 
 
 def _planted(

@@ -137,7 +137,7 @@ class Anomaly(Verb):
         prepared, run = open_prepared(self.prepared), load_runs(self.run_folders)
         run.require(prepared)
         for each in run.runs if isinstance(run, Ensemble) else (run,):
-            if each.learned_patients and each.kind != "latent_diffusion":
+            if each.learned_patients and not each.model_config.asks_for_healthy:
                 raise UserError(
                     f"{each.folder}: learned from patients too (patients= of train), so what it expects is not healthy; judge "
                     "with a run that learned from controls alone."

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import BeforeValidator
 
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.manifest import subject_hash
@@ -22,7 +22,7 @@ from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan, read_plan
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Model
-from gen3d.models.registry import ModelConfig
+from gen3d.models.registry import read_config
 from gen3d.models.weights import fill, read_weights, statistics_in
 
 Float = NDArray[np.float32]
@@ -288,9 +288,9 @@ def _config(folder: Path) -> tuple[BaseModelConfig, tuple[str, ...]]:
     path = folder / "config.yaml"
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        model: BaseModelConfig = TypeAdapter[Any](ModelConfig).validate_python(tree["model"])
+        model: BaseModelConfig = read_config(dict(tree["model"]))
         return model, tuple(tree["channels"])
-    except (OSError, yaml.YAMLError, ValidationError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: missing or damaged ({reason}); copy the run folder again.") from None
 

@@ -21,6 +21,7 @@ from gen3d.core.errors import UserError
 from gen3d.figures.brain import Space
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.template import template_on
+from gen3d.models import registry
 from gen3d.report.folders import NULL, Change, Evaluation, Latents, Maps, Quality, Reconstructed, Run, Synthetic
 from gen3d.report.results import Harmonised, Head, Predicted, Strata
 
@@ -28,12 +29,8 @@ VERBS = (
     *("prepare", "simulate", "train", "encode", "reconstruct", "anomaly", "change", "sample", "quality", "evaluate"),
     *("classify", "stratify", "harmonise", "predict"),
 )
-KINDS = {"vae": "VAE", "latent_diffusion": "Latent diffusion", "pca": "PCA", "voxelwise": "Voxelwise regression"}
 AND = " and "
 """Between the models of maps that several runs made together."""
-
-BASELINES = ("pca", "voxelwise")
-"""Kinds of model that a network is measured against; every other kind is a network."""
 
 
 @dataclass(frozen=True)
@@ -201,16 +198,14 @@ def _model_name(artefact: Artefact, kinds: dict[str, str]) -> str:
         found = [
             kinds.get(item["key"], "") or model_kind(run_config(Path(item["path"]))) for item in _runs_behind(artefact)
         ]
-        return AND.join(kind_name(kind) for kind in found) if found and all(found) else artefact.folder.name
-    return kind_name(kind) or artefact.folder.name
-
-
-def kind_name(kind: str) -> str:
-    """A kind of model in words."""
-    return KINDS.get(kind, kind[:1].upper() + kind[1:].replace("_", " "))
+        return AND.join(registry.title(kind) for kind in found) if found and all(found) else artefact.folder.name
+    return registry.title(kind) or artefact.folder.name
 
 
 def is_baseline(name: str) -> bool:
     """Whether a model of this name (its kind in words, a folder's name after a comma) is a baseline, or all of several are."""
     kinds = name.split(",")[0].split(AND)
-    return all(kind.lower() in BASELINES or kind in {KINDS[baseline] for baseline in BASELINES} for kind in kinds)
+    baselines = {
+        name for kind, entry in registry.KINDS.items() if entry.baseline for name in (kind, entry.title.lower())
+    }
+    return all(kind.lower() in baselines for kind in kinds)

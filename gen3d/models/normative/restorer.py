@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -72,10 +72,6 @@ class RestorerConfig(BaseModelConfig):
         """The untrained network for this grid and these channels."""
         return Restorer(self, plan, channels, statistics)
 
-    def task(self, model: Model, num_steps: int) -> Task:
-        """Restoring corrupted volumes."""
-        return RestorerTask(cast(Restorer, model), self)
-
 
 class Restorer(Model):
     """expectation = x + network(x, mean volume): what the network would change.
@@ -118,7 +114,7 @@ class Restorer(Model):
 class RestorerTask(Task):
     """loss = error of the restored volume over the brain + weight x the same inside the anomalies."""
 
-    def __init__(self, model: Restorer, config: RestorerConfig) -> None:
+    def __init__(self, model: Restorer, config: RestorerConfig, num_steps: int) -> None:
         super().__init__()
         self.model = model
         self.config = config

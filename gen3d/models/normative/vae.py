@@ -11,9 +11,8 @@ from torch import Tensor
 
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan
-from gen3d.models.base import BaseModelConfig, Model, Statistics
+from gen3d.models.base import BaseModelConfig, Statistics
 from gen3d.models.normative.variational import VariationalModel
-from gen3d.models.task import Task
 from gen3d.nets.autoencoder import (
     LOG_VARIANCE_RANGE,
     Architecture,
@@ -77,6 +76,12 @@ class VAEConfig(BaseModelConfig):
         return self
 
     @property
+    def form(self) -> str:
+        if self.latent == "dense":
+            return f"dense latent, {self.latent_size} numbers"
+        return f"spatial latent, {self.latent_channels} latent channels"
+
+    @property
     def widths(self) -> tuple[int, ...]:
         """Channels of each level."""
         return tuple(min(self.base_channels * 2**level, self.max_channels) for level in range(self.levels))
@@ -111,12 +116,6 @@ class VAEConfig(BaseModelConfig):
     def build(self, plan: GridPlan, channels: tuple[str, ...], statistics: Statistics, num_covariates: int) -> VAE:
         """The untrained VAE for this grid and these channels."""
         return VAE(self, plan.shape, len(channels), statistics)
-
-    def task(self, model: Model, num_steps: int) -> Task:
-        """The VAE's losses, with a critic as second player when the adversarial weight is positive."""
-        from gen3d.models.normative.vae_task import VAETask
-
-        return VAETask(cast(VAE, model), self, num_steps)
 
 
 class VAE(VariationalModel):
