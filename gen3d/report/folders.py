@@ -39,6 +39,8 @@ def read_table(path: Path) -> pd.DataFrame:
     """A tab-separated table with text ids; an empty cell of a text column is ""."""
     if not path.is_file():
         raise UserError(f"{path}: missing; run the verb that wrote this folder again.")
+    if path.stat().st_size == len("\n"):  # a table without rows whose columns depend on its rows, see `write_table`
+        return pd.DataFrame()
     try:
         frame = pd.read_csv(path, sep="\t", dtype=TEXT, na_values=["n/a", ""], keep_default_na=False)
     except (ValueError, UnicodeDecodeError) as error:
