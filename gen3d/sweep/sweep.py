@@ -6,15 +6,17 @@ import shutil
 import signal
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from gen3d.core.artefact import RECORD, begin, write_atomic, write_json
-from gen3d.core.config import Folders, Verb, execution
+from gen3d.core import artefact
+from gen3d.core.artefact import RECORD, write_atomic
+from gen3d.core.config import Folders, execution
 from gen3d.core.errors import Interrupted, UserError
 from gen3d.core.progress import duration, say, warn
+from gen3d.core.work import FolderVerb, Inputs
 from gen3d.sweep import results as results
 from gen3d.sweep import search as searching
 from gen3d.sweep.objective import measure
@@ -37,13 +39,15 @@ SETTINGS = "sweep.yaml"
 TASK_PATIENCE_S = 60.0
 
 
-class Sweep(Verb):
+class Sweep(FolderVerb):
     """Run the same verbs many times with other settings, and say which settings were best.
 
     A trial is a list of steps, each a `gen3d` verb in a process and a folder of its own: out/trials/0003/train. What
     fails is a row of the table with its sentence; what was stopped goes on when the same command is run again. More
     trials may be asked for later, and `objective` may be changed: it is read from the finished trials' folders.
     """
+
+    reopens: ClassVar[bool] = True  # for more trials, another objective, failed trials again
 
     steps: dict[str, Step] = Field(description="the verbs of one trial, in order, by name")
     vary: Annotated[Vary, BeforeValidator(flat_vary)] = Field(
@@ -101,29 +105,26 @@ class Sweep(Verb):
 
     def run(self) -> Path:
         """Run, or have SLURM run, every trial that has not ended; then write the table, the picture and the best settings."""
-        if self.task is not None:
-            return self._run_task(self.task)
-        self._check()
-        work = begin(self, "sweep", self._inputs())
-        if work.finished:  # more trials, another objective, failed trials again: the folder is opened once more
-            write_json(self.out / RECORD, work.record | {"status": "running"})
-            work = begin(self, "sweep", self._inputs())
-        try:
-            write_atomic(self.out / SETTINGS, yaml.safe_dump(self._plain(), sort_keys=False))
-            trials = read_trials(self._trials_folder)
-            self._judge(trials)
-            self._discard(trials)
-            pending = self._pending(trials)
-            if self.where == "slurm" and pending:
-                self._write(trials)
-                offer(self.slurm, self.out, self.out / SETTINGS, pending, self.retry_failed)
-                return self.out
-            self._run_here(trials, pending)
-            self._conclude(trials)
-            work.finish(self._summary(trials))
-        finally:
-            work.release()
-        return self.out
+        return super().run() if self.task is None else self._run_task(self.task)
+
+    def open_inputs(self) -> list[Any]:
+        """The trials, all of whose settings are valid."""
+        return self._check()
+
+    def write(self, work: artefact.Work, opened: list[Any]) -> dict[str, Any] | None:
+        """Work off what is left to do and conclude; None while SLURM has it."""
+        write_atomic(self.out / SETTINGS, yaml.safe_dump(self._plain(), sort_keys=False))
+        trials = read_trials(self._trials_folder)
+        self._judge(trials)
+        self._discard(trials)
+        pending = self._pending(trials)
+        if self.where == "slurm" and pending:
+            self._write(trials)
+            offer(self.slurm, self.out, self.out / SETTINGS, pending, self.retry_failed)
+            return None
+        self._run_here(trials, pending)
+        self._conclude(trials)
+        return self._summary(trials)
 
     @property
     def _trials_folder(self) -> Path:
@@ -134,7 +135,8 @@ class Sweep(Verb):
         """Trials in all."""
         return len(searching.grid(self.vary)) if self.search == "grid" else self.trials
 
-    def _inputs(self) -> dict[str, Any]:
+    def reads(self) -> Inputs:
+        """The prepared folders."""
         return {"prepared": list(self.prepared)} if self.prepared else {}
 
     def _judged_step(self) -> str:
