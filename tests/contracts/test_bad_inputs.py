@@ -197,7 +197,9 @@ def test_one_sentence_and_nothing_lost(
     assert "Traceback" not in error
     assert len(error.strip().splitlines()) <= 2
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    assert existed or out.exists() == (name in SEEN_LATE), "what is wrong with the inputs is said before a folder is made"
+    assert existed or out.exists() == (name in SEEN_LATE), (
+        "what is wrong with the inputs is said before a folder is made"
+    )
 
 
 def test_full_disk_is_one_sentence_and_the_rest_stays(sound: Path, tmp_path: Path) -> None:
