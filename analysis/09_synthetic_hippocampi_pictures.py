@@ -169,7 +169,8 @@ def draw_fidelity(axis: Any, folder: Folder, asked: Crops) -> None:
 def draw_quality(axis: Any, folder: Folder) -> None:
     """KID against training steps with the floor of real people and what reconstruction costs."""
     kid = folder.quality[folder.quality["metric"] == "kid"]
-    for colour, (extractor, rows) in zip(("C0", "C1"), kid.groupby("extractor"), strict=True):
+    for place, (extractor, rows) in enumerate(kid.groupby("extractor")):
+        colour = f"C{place}"
         by_set = rows.set_index("set")[["value", "value_low", "value_high"]]
         by_set = by_set / float(by_set.loc["smoothed", "value"])
         mine = by_set.loc[[f"synthetic_{steps}" for steps in folder.steps]]

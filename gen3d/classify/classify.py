@@ -18,7 +18,7 @@ from gen3d.classify.heads.settings import ResidualSettings, Threshold
 from gen3d.classify.picture import draw_performance
 from gen3d.classify.scores.checklist import checklist
 from gen3d.classify.scores.scorecard import ScoreSettings, permutation_row, score
-from gen3d.classify.scores.verdict import summary
+from gen3d.classify.scores.summary import summary
 from gen3d.classify.settings import StudySettings
 from gen3d.classify.study.contestants import SITE, ResidualMaker, contestants, kept_head
 from gen3d.classify.study.crossvalidation import Model, Study, chosen_settings, cross_validated, fit, prediction_rows
@@ -249,6 +249,7 @@ def _write(
         "guard": guard,
         "models": described,
         "head": head_note,
+        "head_kept": (asked.out / "head").is_dir(),
         "tables": {name: records(table) for name, table in tables.items()},
     }
     write_table(asked.out / PREDICTIONS, found.predictions)

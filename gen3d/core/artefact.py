@@ -84,7 +84,7 @@ def begin(
     inputs: Mapping[str, Path | Sequence[Path]],
     extra: Mapping[str, Any] | None = None,
     code_version: str = __version__,
-    reopen: bool = False,
+    extendable: bool = False,
 ) -> Work:
     """Open `verb.out` for writing.
 
@@ -94,7 +94,7 @@ def begin(
         inputs: fields of `verb` that are paths it reads, by name; each enters the key by its content, not its place.
         extra: anything else that determines the result (for instance hashes of source files).
         code_version: version of the code that determines the result.
-        reopen: go on with a folder that was finished before, as if it had not been.
+        extendable: whether more may be added to a finished folder, which then stays locked until it is finished again.
 
     Raises:
         UserError: the folder belongs to other settings or inputs, is not gen3d's, cannot be written, or is in use.
@@ -134,13 +134,11 @@ def begin(
             }
             write_json(folder / RECORD, record | latest)
             return Work(folder, record | latest, False, False, lock)
-        if existing.get("status") == "finished" and not reopen:
+        finished = existing.get("status") == "finished"
+        if finished and not extendable:
             lock.close()
             return Work(folder, existing, True, True)
-        if existing.get("status") == "finished":
-            existing["status"] = "running"
-            write_json(folder / RECORD, existing)
-        return Work(folder, existing | latest, False, True, lock)
+        return Work(folder, existing | latest, finished, True, lock)
     except BaseException:
         lock.close()
         raise

@@ -35,7 +35,7 @@ class FolderVerb(Verb):
     """
 
     reopens: ClassVar[bool] = False
-    """Whether a folder that was finished before is worked on again."""
+    """Whether more may be added to a folder that was finished before; `write` is called again then."""
 
     def open_inputs(self) -> Any:
         """Read and check the inputs; nothing is written. What is returned is handed to `write`."""
@@ -67,8 +67,8 @@ class FolderVerb(Verb):
             opened()
         # A folder that was begun before is asked first: its inputs were right then, and may be gone if it is finished.
         identity = self.identity(opened)
-        with begin(self, self.verb_name(), identity.inputs, identity.extra, reopen=self.reopens) as work:
-            if work.finished:
+        with begin(self, self.verb_name(), identity.inputs, identity.extra, extendable=self.reopens) as work:
+            if work.finished and not self.reopens:
                 say(f"{self.out}: {FINISHED_BEFORE}")
             else:
                 summary = self.write(work, opened())

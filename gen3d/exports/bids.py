@@ -25,6 +25,7 @@ from gen3d.core.pool import as_done, num_workers
 from gen3d.core.progress import say, track
 from gen3d.core.tables import write_table
 from gen3d.core.work import FolderVerb, Identity
+from gen3d.exports import sidecars
 from gen3d.imaging.plan import GridPlan, read_plan
 from gen3d.imaging.registration import deform
 from gen3d.imaging.volume import read_map, read_stored
@@ -188,7 +189,7 @@ def _native_scans(out: Path, scans: list[Scan], prepared: Prepared) -> list[Nati
                 f"{prepared.folders[0]}: holds no scan {scan.key}; give the prepared folders of these maps."
             )
         if scan.maps and read_native_space(Path(folder), scan.key) is not None:
-            names = {channel: bids.statmap(scan.name, channel, bids.NATIVE_SPACE) for channel in scan.maps}
+            names = {channel: sidecars.statmap(scan.name, channel, sidecars.NATIVE_SPACE) for channel in scan.maps}
             targets = {channel: out / scan.folder / f"{name}.nii.gz" for channel, name in names.items()}
             found.append(NativeScan(Path(folder), scan.key, scan.maps, targets))
     return found
@@ -211,10 +212,12 @@ def _forget_places(work: Work) -> None:
 def _export_scan(out: Path, found: Found, scan: Scan) -> None:
     """Link or copy the maps of one scan, and write its region table."""
     for channel, path in scan.maps.items():
-        place(path, out / scan.folder / f"{bids.statmap(scan.name, channel, bids.TEMPLATE_SPACE, found.res)}.nii.gz")
+        place(
+            path, out / scan.folder / f"{sidecars.statmap(scan.name, channel, bids.TEMPLATE_SPACE, found.res)}.nii.gz"
+        )
         significant = path.with_name(path.name.replace("_zmap", "_significant"))
         if significant.is_file():
-            place(significant, out / scan.folder / f"{bids.mask(scan.name, channel, found.res)}.nii.gz")
+            place(significant, out / scan.folder / f"{sidecars.mask(scan.name, channel, found.res)}.nii.gz")
 
 
 def place(source: Path, target: Path) -> None:
@@ -240,15 +243,15 @@ def _write_tables(out: Path, found: Found) -> None:
             own = by_key[scan.key].drop(columns="key").replace("", "n/a")
             write_table(out / scan.folder / f"{scan.name}_desc-regions_stats.tsv", own)
     scans = subjects.rename(columns=IDENTITY).drop(columns=["subject", "session"])
-    tables = {"regions": (regions, bids.REGION_COLUMNS), "scans": (scans, bids.SCAN_COLUMNS)}
+    tables = {"regions": regions, "scans": scans}
     if (folder / "clusters.tsv").is_file():
-        tables["clusters"] = (read_text_table(folder / "clusters.tsv"), bids.CLUSTER_COLUMNS)
-    for name, (table, known) in tables.items():
+        tables["clusters"] = read_text_table(folder / "clusters.tsv")
+    for name, table in tables.items():
         table = ids.merge(table, on="key", how="right" if name != "scans" else "left").drop(columns="key")
         table = table.replace("", "n/a")
         write_table(out / f"group_desc-{name}_stats.tsv", table)
-        write_json(out / f"group_desc-{name}_stats.json", bids.describe_columns(list(table.columns), known))
-    write_json(out / "desc-regions_stats.json", bids.describe_columns(list(regions.columns[1:]), bids.REGION_COLUMNS))
+        write_json(out / f"group_desc-{name}_stats.json", sidecars.describe_columns(list(table.columns), name))
+    write_json(out / "desc-regions_stats.json", sidecars.describe_columns(list(regions.columns[1:]), "regions"))
     people = pd.concat([ids, subjects[list(IDENTITY)].rename(columns=IDENTITY)], axis=1).drop(columns="key")
     people = people.replace("", "n/a")
     for person, sessions in people.groupby("participant_id", sort=False):
@@ -256,32 +259,32 @@ def _write_tables(out: Path, found: Found) -> None:
             write_table(out / str(person) / f"{person}_sessions.tsv", sessions[["session_id", "age", "group", "site"]])
     once = people.drop_duplicates("participant_id").drop(columns="session_id")
     write_table(out / "participants.tsv", once)
-    write_json(out / "participants.json", bids.describe_columns(list(once.columns), bids.SCAN_COLUMNS))
-    write_json(out / "sessions.json", bids.describe_columns(["session_id", "age", "group", "site"], bids.SCAN_COLUMNS))
+    write_json(out / "participants.json", sidecars.describe_columns(list(once.columns), "scans"))
+    write_json(out / "sessions.json", sidecars.describe_columns(["session_id", "age", "group", "site"], "scans"))
 
 
 def _write_descriptions(verb: Export, found: Found) -> None:
     """dataset_description.json, README, .bidsignore and the sidecars that hold for all maps of a channel."""
     q = float(found.artefact.config.get("q", 0.05))
     for channel in found.channels:
-        sidecar = bids.statmap_sidecar(channel, found.res, found.spacing_mm)
-        write_json(verb.out / f"{bids.statmap('', channel, bids.TEMPLATE_SPACE, found.res)}.json", sidecar)
+        sidecar = sidecars.statmap_sidecar(channel, found.res, found.spacing_mm)
+        write_json(verb.out / f"{sidecars.statmap('', channel, bids.TEMPLATE_SPACE, found.res)}.json", sidecar)
         surviving = f"voxels of the z map with q < {q:g} within this map (Benjamini and Hochberg 1995)"
         described = {"Description": surviving, "Type": "ROI", "Resolution": sidecar["Resolution"]}
-        write_json(verb.out / f"{bids.mask('', channel, found.res)}.json", described)
+        write_json(verb.out / f"{sidecars.mask('', channel, found.res)}.json", described)
         if found.native:
-            own = bids.statmap_sidecar(channel, "", found.spacing_mm)
-            write_json(verb.out / f"{bids.statmap('', channel, bids.NATIVE_SPACE)}.json", own)
+            own = sidecars.statmap_sidecar(channel, "", found.spacing_mm)
+            write_json(verb.out / f"{sidecars.statmap('', channel, sidecars.NATIVE_SPACE)}.json", own)
     given = [{"DOI": text} if text.lower().startswith("doi:") else {"URL": text} for text in verb.source]
     prepared = [
         {"Version": f"gen3d {item['verb']} {item['key']}"} for item in found.artefact.inputs.get("prepared", [])
     ]
     write_json(
-        verb.out / "dataset_description.json", bids.dataset_description(verb.name, found.model, given or prepared)
+        verb.out / "dataset_description.json", sidecars.dataset_description(verb.name, found.model, given or prepared)
     )
     words = {"version": __version__, "model": found.model, "space": bids.TEMPLATE_SPACE, "res": found.res, "q": q}
-    write_atomic(verb.out / "README", bids.README.format(**words, channels=", ".join(found.channels)))
-    write_atomic(verb.out / ".bidsignore", bids.BIDS_IGNORE)
+    write_atomic(verb.out / "README", sidecars.README.format(**words, channels=", ".join(found.channels)))
+    write_atomic(verb.out / ".bidsignore", sidecars.BIDS_IGNORE)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from gen3d.core.progress import say
 from gen3d.core.tables import plain_row, records, write_table
 from gen3d.core.work import FolderVerb, Identity, Inputs
 from gen3d.models.run import OneRun
-from gen3d.quality.contrastive import SelfTrained
 from gen3d.quality.evaluation import Asked, Evaluation
 from gen3d.quality.features import ExtractorConfig, RandomFeatures, check_extractors
 from gen3d.quality.people import People, Seen, choose_people
@@ -38,9 +37,9 @@ class Quality(FolderVerb):
     synthetic: Folder = Field(description="synthetic dataset (sample)")
     reference: Folders = Field(description="prepared folders (prepare or simulate) of real people")
     extractors: tuple[ExtractorConfig, ...] = Field(
-        (SelfTrained(), RandomFeatures()),
+        (RandomFeatures(),),
         min_length=1,
-        description="what features distances are taken in: self, random, {kind: med3d, weights: FILE}, "
+        description="what features distances are taken in: random, {kind: med3d, weights: FILE}, "
         "{kind: radimagenet, weights: FILE}",
     )
     match: tuple[str, ...] = Field(
@@ -75,7 +74,7 @@ class Quality(FolderVerb):
         """Who would be compared with whom."""
         check_extractors(self.extractors)
         people = self.open_inputs()[2]
-        learned = f"{len(people.learned)} real people with role train for extractors and predictors"
+        learned = f"{len(people.learned)} real people with role train for predictors"
         return [
             f"compares {len(people.synthetic)} synthetic scans with {len(people.reference)} real people; {learned}",
             *people.notes,

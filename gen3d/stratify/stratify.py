@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
+from sklearn.manifold import trustworthiness
 
 from gen3d.cohort.columns import Adjustment, fit_adjustment
 from gen3d.cohort.folder import Prepared, open_prepared
@@ -21,7 +22,6 @@ from gen3d.latents.embedding import MINIMUM_PEOPLE_FOR_UMAP, FittedComponents, f
 from gen3d.stratify.associations import ASSOCIATION_COLUMNS, associations, strongest_confound
 from gen3d.stratify.cluster_maps import ClusterMap, cluster_maps
 from gen3d.stratify.folder import PeopleMap, cluster_name, with_versions
-from gen3d.stratify.neighbourhood import neighbourhood_quality
 from gen3d.stratify.people import People, open_people
 from gen3d.stratify.picture import draw_cluster_maps, draw_map, recorded_prepared, write_thumbnails
 from gen3d.stratify.sentences import sentences
@@ -188,7 +188,9 @@ class Stratify(FolderVerb):
             "solutions": structure.solutions,
             "clusters": clusters_table(cohort.table, structure),
             "associations": found,
-            "map_quality": quality_table(values, kept, self.neighbours, self.seed),
+            "map_quality": quality_table(
+                values, {"umap": kept.umap, "pc1_pc2": kept.scores[:, :2]}, self.neighbours, self.seed
+            ),
         }
         if not structure.found and structure.solution is not None and structure.stability is not None:
             tables["exploratory"] = pd.DataFrame(
@@ -269,17 +271,23 @@ def clusters_table(table: pd.DataFrame, structure: Structure) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def quality_table(values: NDArray[np.float64], kept: PeopleMap, neighbours: int, seed: int) -> pd.DataFrame:
-    """Trustworthiness and continuity of UMAP, of the first two components, and of random places, against the latents."""
+def quality_table(
+    values: NDArray[np.float64], maps: dict[str, NDArray[np.float64]], neighbours: int, seed: int
+) -> pd.DataFrame:
+    """Trustworthiness and continuity of maps of people [n, 2], and of random places, against their latents [n, d].
+
+    Both by Venna and Kaski 2001. Trustworthiness falls where a map shows neighbours that are none; continuity, which is
+    the same with the two spaces exchanged, where it tears neighbours apart.
+    """
     num = len(values)
     size = max(1, min(neighbours, (num - 1) // 2))
-    candidates = {"umap": kept.umap, "pc1_pc2": kept.scores[:, :2]}
-    candidates["random"] = np.random.default_rng(seed).standard_normal((num, 2))
+    chance = np.random.default_rng(seed).standard_normal((num, 2))
     rows = []
-    for name, coordinates in candidates.items():
+    for name, coordinates in (maps | {"random": chance}).items():
         if np.isfinite(coordinates).all():
-            found = neighbourhood_quality(values, coordinates, size)
-            rows.append((name, found.trustworthiness, found.continuity, size, num))
+            trusted = float(trustworthiness(values, coordinates, n_neighbors=size))
+            continuity = float(trustworthiness(coordinates, values, n_neighbors=size))
+            rows.append((name, trusted, continuity, size, num))
     return pd.DataFrame(rows, columns=["map", "trustworthiness", "continuity", "neighbours", "num_people"])
 
 

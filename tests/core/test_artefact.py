@@ -61,15 +61,14 @@ def test_finished_is_not_done_again(tmp_path: Path) -> None:
     assert start(make(tmp_path)).finished
 
 
-def test_a_finished_folder_is_opened_again_on_request(tmp_path: Path) -> None:
+def test_a_finished_folder_that_may_grow_stays_locked_and_readable(tmp_path: Path) -> None:
     start(make(tmp_path)).finish({"n": 1})
     verb = make(tmp_path)
-    with begin(verb, "copy", {"source": verb.source}, reopen=True) as work:
-        assert (work.finished, work.resumed) == (False, True)
-        with pytest.raises(UserError, match="never finished"):
-            read(tmp_path / "out")
+    with begin(verb, "copy", {"source": verb.source}, extendable=True) as work:
+        assert (work.finished, work.resumed) == (True, True)
+        assert read(tmp_path / "out").summary == {"n": 1}
         with pytest.raises(UserError, match="another gen3d process"):
-            start(verb)
+            begin(verb, "copy", {"source": verb.source}, extendable=True)
         work.finish({"n": 2})
     assert read(tmp_path / "out").summary == {"n": 2}
 
@@ -88,7 +87,7 @@ def test_a_record_that_cannot_be_written_leaves_no_lock(tmp_path: Path, monkeypa
 def test_what_is_waived_is_recorded_of_the_latest_start(tmp_path: Path) -> None:
     def record(**changes: object) -> tuple[str, ...]:
         verb = Guarded.model_validate({"out": tmp_path / "guarded", **changes})
-        begin(verb, "guarded", {}, reopen=True).finish()
+        begin(verb, "guarded", {}, extendable=True).finish()
         return read(tmp_path / "guarded").waivers
 
     assert record() == ()

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 
 from gen3d.anomaly.tables import CLUSTER_COLUMNS
-from gen3d.cohort import bids_names as derivatives
-from gen3d.cohort.bids_names import resolution, score_column, stem
+from gen3d.cohort.bids_names import resolution, stem
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
 from gen3d.exports.bids import Export
+from gen3d.exports.sidecars import COLUMNS, describe_column
 from gen3d.imaging.deformation import exponential, identity_grid, invert, random_velocity, warp
 from gen3d.imaging.plan import plan_grid, write_plan
 from gen3d.imaging.template import full_template, template_on
@@ -219,9 +219,9 @@ def test_ids_that_are_one_as_labels_are_refused(world: Path, tmp_path: Path) -> 
 
 
 def test_columns_of_the_maps_folder_have_words_of_their_own() -> None:
-    assert set(CLUSTER_COLUMNS) - {"key"} <= set(derivatives.CLUSTER_COLUMNS)
-    assert score_column("region_score_deformation")["Units"] == "standard deviations"
-    assert "channel residual" in score_column("voxels_fdr_residual")["Description"]
+    assert set(CLUSTER_COLUMNS) - {"key"} <= set(COLUMNS["clusters"])
+    assert describe_column("region_score_deformation", "scans")["Units"] == "standard deviations"
+    assert "channel residual" in describe_column("voxels_fdr_residual", "scans")["Description"]
 
 
 def test_labels() -> None:

@@ -36,6 +36,12 @@ def test_benjamini_hochberg_equals_scipy(num_effects: int) -> None:
     assert fdr(p, 0.05).any() == (num_effects > 0)
 
 
+def test_a_missing_p_is_no_test_and_stays_missing() -> None:
+    adjusted = fdr_adjust([0.01, np.nan, 0.04])
+    np.testing.assert_allclose(adjusted, [0.02, np.nan, 0.04])
+    assert fdr(np.array([0.01, 0.04])).tolist() == [True, True]
+
+
 def test_empty_tables_are_fine() -> None:
     assert fdr_adjust([]).shape == (0,)
     assert fdr(np.array([])).shape == (0,)

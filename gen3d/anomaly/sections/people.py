@@ -11,7 +11,7 @@ import pandas as pd
 from gen3d.figures import brain
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Card, Cell, Details, Figure, Section, Table, Text
-from gen3d.figures.scatter import range_strip
+from gen3d.figures.charts import range_strip
 from gen3d.report.context import Context
 from gen3d.report.folders import Maps, records
 

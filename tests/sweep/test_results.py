@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gen3d.core.errors import UserError
-from gen3d.sweep.objective import measure
+from gen3d.sweep.results import measure
 from gen3d.sweep.settings import Objective
 
 
@@ -52,15 +52,15 @@ def test_the_mean_over_the_rows_that_count(folder: Path, keys: dict[str, Any], v
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        ({"key": "pnsr"}, "has no `pnsr`; there are key, role, channel, psnr"),
-        ({"where": {"role": "calibrations"}}, "has role = calibrations; there it is train, calibration, test"),
-        ({"where": {"rolle": "train"}}, "has rolle = train"),
+        ({"key": "pnsr"}, "has no `pnsr`; there are psnr, key, role, channel"),
+        ({"where": {"role": "calibrations"}}, "has role = calibrations; there role is train, calibration, test"),
+        ({"where": {"rolle": "train"}}, "has rolle = train; there rolle is not a column"),
         ({"where": {"role": "test"}}, "is 'n/a', not a number"),
         ({"file": "metric.tsv"}, "holds log.jsonl, metrics.json, metrics.tsv"),
         ({"file": "maps.nii"}, "is none of .tsv, .json, .jsonl"),
         (
             {"file": "metrics.json", "key": "summary.ssim"},
-            "has no `summary.ssim`; there are summary.with.dot, summary.t1w calibration.ssim",
+            "summary.t1w calibration.ssim, headline.maps",
         ),
         ({"file": "metrics.json", "key": "headline.value"}, "no row of `headline.value`"),
         ({"file": "metrics.json", "key": "summary.broken"}, "is None, not a number"),
