@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.artefact import Work, write_json
+from gen3d.core.work import Inputs
 from gen3d.imaging.plan import GridPlan, write_plan
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Model, Statistics
 from gen3d.train.batches import PreparedSource, Source
 from gen3d.train.engine.processes import Processes
 from gen3d.train.learners import People, choose_people, statistics
-
-Inputs = dict[str, Path | Sequence[Path]]
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,13 @@ from gen3d.cohort.structures import with_structures
 from gen3d.core.artefact import Work, digest, file_digest, read, write_atomic
 from gen3d.core.errors import UserError
 from gen3d.core.progress import track
+from gen3d.core.work import Inputs
 from gen3d.models.base import BaseModelConfig, Model, Statistics
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, no_noise
 from gen3d.models.run import Run, load_run
 from gen3d.train.engine.processes import Processes
 from gen3d.train.learners import People, learners
-from gen3d.train.material import Inputs, Material, design_of
+from gen3d.train.material import Material, design_of
 from gen3d.train.pictures import draw_samples
 
 CONDITIONS = "conditions.tsv"
@@ -132,7 +133,7 @@ class Latents(Material):
 
     @property
     def inputs(self) -> Inputs:
-        named: Inputs = {}
+        named: dict[str, Path | Sequence[Path]] = {}
         if self.folder is not None:
             named["latents"] = self.folder
         if self.prepared is not None:

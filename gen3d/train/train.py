@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from gen3d.core.artefact import RECORD, Work, begin, digest, write_atomic
-from gen3d.core.config import Folder, Folders, Verb, execution
+from gen3d.core.artefact import Work, write_atomic
+from gen3d.core.config import Folder, Folders, execution
 from gen3d.core.errors import UserError
 from gen3d.core.progress import duration, say
+from gen3d.core.work import Identity
 from gen3d.models.base import ClosedFormModel, Model, VolumeSet
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from gen3d.models.registry import ModelConfig
@@ -25,8 +27,8 @@ from gen3d.models.weights import save_weights
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import Batches, Source
 from gen3d.train.engine.config import EngineConfig
-from gen3d.train.engine.preflight import meet, report_failure
 from gen3d.train.engine.processes import Processes, launched
+from gen3d.train.engine.shared_work import SharedVerb
 from gen3d.train.log import LOG, TrainLog, append, keep_until, memory_gib
 from gen3d.train.loop import newest, run_loop
 from gen3d.train.material import Material, Scans
@@ -38,7 +40,7 @@ Tensors = dict[str, torch.Tensor]
 NUM_PICTURED = 2
 
 
-class Train(Verb):
+class Train(SharedVerb):
     """Fit a normative model to healthy people, or a generative model to their latents.
 
     Learns from rows with the role `train` only; with cross_fit > 1 also from `calibration`, as cross_fit members each
@@ -127,29 +129,23 @@ class Train(Verb):
     def _diffusion(self) -> bool:
         return isinstance(self.model, LatentDiffusionConfig)
 
-    @classmethod
-    def check_processes(cls, num_processes: int) -> None:
-        """Any number of processes can share a training."""
+    @property
+    def longest_wait_s(self) -> float:
+        """Seconds that a process waits for the others."""
+        return self.engine.timeout_s
 
-    @classmethod
-    def cannot_begin(cls, error: UserError, num_processes: int) -> UserError:
-        """The other processes wait for this one: tell them."""
-        return report_failure(str(error)) if num_processes > 1 else error
+    def open_inputs(self) -> Material:
+        """What is learned from, once it is clear that so many processes can learn."""
+        self._check_launch(launched())
+        return self._open()
 
-    def run(self) -> Path:
-        """Train every member that is not finished yet; returns the run folder."""
-        place = launched()
-        opened: list[Material] = []
+    def notes(self, opened: Material) -> dict[str, str]:
+        """The data, and how gradients are exchanged."""
+        return {"data": opened.fingerprint(), "backend": self._check_launch(launched())}
 
-        def inspect() -> dict[str, str]:
-            backend = self._check_launch(place)
-            opened.append(self._open())
-            return {"settings": digest(self.settings()), "data": opened[0].fingerprint(), "backend": backend}
-
-        processes = meet(place, inspect, self.engine.timeout_s)
-        self._train(opened[0], processes)
-        processes.part()
-        return self.out
+    def identity(self, opened: Callable[[], Material]) -> Identity:
+        """The folders that the material names."""
+        return Identity(opened().inputs)
 
     def _check_launch(self, place: Processes) -> str:
         """Refuse what cannot work with so many processes or without a device; returns how they exchange gradients."""
@@ -165,42 +161,17 @@ class Train(Verb):
         self.engine.parts(self.optim.batch_size, place.num)
         return self.engine.chosen_backend(self.engine.chosen_device(place.local_rank))
 
-    def _train(self, material: Material, processes: Processes) -> None:
-        work: Work | None = None
-
-        def open_folder() -> bool:
-            nonlocal work
-            work = begin(self, "train", material.inputs)
-            if not work.finished:
-                self._describe(work, material)
-            return work.finished
-
-        if processes.on_first(open_folder):
-            say(f"{self.out}: finished before, nothing to do.")
-            return
+    def share(self, opened: Material, processes: Processes) -> dict[str, Any]:
+        """Train every member that is not finished yet."""
         began = time.monotonic()
         if self.engine.threads:
             torch.set_num_threads(self.engine.threads)
-        try:
-            processes.together(self._see_folder)
-            material.prepare(processes)
-            for member in range(self.cross_fit):
-                self._member(material, member, processes)
-        except BaseException:
-            if work is not None:
-                work.release()
-            raise
-        if work is not None:
-            work.finish(self._summary(material, time.monotonic() - began) | {"processes": processes.num})
-        say(f"{self.out}: {self.model.kind} with {self.cross_fit} member(s) in {duration(time.monotonic() - began)}.")
-
-    def _see_folder(self) -> None:
-        """Every process must see the folder that the first one writes: checkpoints are read from it."""
-        if not (self.out / RECORD).is_file():
-            raise UserError(
-                f"{self.out}: not visible from here, though rank 0 writes there; out= must be on a file system that all "
-                "nodes share."
-            )
+        opened.prepare(processes)
+        for member in range(self.cross_fit):
+            self._member(opened, member, processes)
+        seconds = time.monotonic() - began
+        say(f"{self.out}: {self.model.kind} with {self.cross_fit} member(s) in {duration(seconds)}.")
+        return self._summary(opened, seconds) | {"processes": processes.num}
 
     def plan(self) -> list[str]:
         """What would be trained, on whom, and what it takes."""
@@ -251,13 +222,14 @@ class Train(Verb):
             material.completed(self.model).check(material.plan, len(rows))
         return material
 
-    def _describe(self, work: Work, material: Material) -> None:
+    def describe(self, work: Work, opened: Material) -> None:
+        """Write config.yaml and what the material says of itself."""
         tree = self.model_dump(mode="json") | {
-            "model": material.completed(self.model).model_dump(mode="json"),
-            "channels": list(material.channels),
+            "model": opened.completed(self.model).model_dump(mode="json"),
+            "channels": list(opened.channels),
         }
         write_atomic(work.folder / "config.yaml", yaml.safe_dump(tree, sort_keys=False))
-        material.describe(work)
+        opened.describe(work)
 
     def _member(self, material: Material, member: int, processes: Processes) -> None:
         """Train or fit one member and write its weights; a member whose weights are there is finished."""

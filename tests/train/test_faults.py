@@ -146,7 +146,7 @@ def test_a_process_that_never_comes_is_named(monkeypatch: pytest.MonkeyPatch) ->
     import torch.distributed as dist
 
     from gen3d.core.errors import UserError
-    from gen3d.train.engine.interface import preflight
+    from gen3d.train.engine import preflight
     from gen3d.train.engine.processes import Processes
 
     monkeypatch.setattr(preflight, "PATIENCE_S", 0.5)
