@@ -189,31 +189,15 @@ class Train(SharedVerb):
         return [*sentences, f"writes {self.out}"]
 
     def _step_sentences(self, material: Material, num_scans: int) -> list[str]:
-        from gen3d.train.plan.budget import plan_step
-        from gen3d.train.plan.estimate import StepSettings, planned_device, planned_precision
-
-        started = launched().num
-        num_processes = self.engine.num_processes(started)
-        self.engine.parts(self.optim.batch_size, num_processes)
-        # A GPU is planned for without having one, so `chosen_device`, which refuses that, is not asked.
-        device = torch.device(planned_device(self.engine.device, num_processes, started))
-        precision = planned_precision(self.engine.precision, device.type) or self.engine.chosen_precision(device)
+        from gen3d.train.plan.plan import plan_step, step_settings
 
         def build(config: Any) -> Any:
             config = material.completed(config)
             config.check(material.plan, num_scans)
             return config.task(config.build(material.plan, material.channels, material.blank, 1), self.optim.steps)
 
-        settings = StepSettings(
-            device=device.type,
-            precision=precision,
-            channels_last=self.engine.layout(device) is torch.channels_last_3d,
-            zero=self.engine.zero if self.engine.chosen_kind(num_processes) == "deepspeed" else 0,
-            num_processes=num_processes,
-            volumes_at_once=self.engine.volumes_at_once,
-            memory_gib=self.engine.memory_gib,
-        )
-        return plan_step(self.model, build, self.optim, settings, num_scans).sentences()
+        step = step_settings(self.model, self.optim, self.engine, launched().num)
+        return plan_step(step, build, num_scans, self.engine.memory_gib).sentences()
 
     def _open(self) -> Material:
         """What is learned from; everything is checked here."""
