@@ -34,7 +34,6 @@ from gen3d.maths.stats import Interval, bootstrap_interval
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion
 from gen3d.models.diffusion.noising import target
 from gen3d.models.run import Run, load_run
-from gen3d.quality.contrastive import SelfTrained
 from gen3d.quality.distances import distance_rows
 from gen3d.quality.features import FeatureMaker, RandomFeatures, Scans
 from gen3d.synthesis.sample import Sample
@@ -250,7 +249,7 @@ class Experiment:
         sets.append(Scans("reconstructed", keys, in_memory(keys, self.reconstructed), True))
         sets.append(Scans("smoothed", keys, in_memory(keys, blurred), True))
         folder, mask = self.out / "features", self.cohort.mask
-        makers = [FeatureMaker(config, folder, training, mask) for config in (SelfTrained(), RandomFeatures())]
+        makers = [FeatureMaker(config, folder, training, mask) for config in (RandomFeatures(),)]
         table = distance_rows(makers, sets, 200, 0)
         return table[table["metric"].isin(["kid", "mmd"])].reset_index(drop=True)
 

@@ -24,7 +24,7 @@ from gen3d.classify.study.permutation import null_values, observed, prepare, sta
 from gen3d.classify.study.question import Question, class_counts, open_external, open_question
 from gen3d.cohort.seen import Seen
 from gen3d.cohort.target import Target, as_label
-from gen3d.core.artefact import RECORD, begin, write_json
+from gen3d.core.artefact import Work, write_json
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track, warn
 from gen3d.core.tables import records, write_table
@@ -45,26 +45,19 @@ class Classify(StudySettings):
         """Who would be told apart, in which folds, by which heads."""
         return [*open_question(self).plan(), f"writes {self.out}"]
 
-    def run(self) -> Path:
+    def open_inputs(self) -> Question:
+        """Who is told apart, with what, and how it is tested."""
+        return open_question(self)
+
+    def write(self, work: Work, opened: Question) -> dict[str, Any]:
         """Write the folder."""
-        # What is wrong with the input is told before a folder is begun, so that a mended command can use the same out=.
-        opened = None if (self.out / RECORD).is_file() else open_question(self)
-        work = begin(self, "classify", self.inputs())
-        if work.finished:
-            say(f"{self.out}: already done.")
-            work.release()
-            return self.out
-        try:
-            question = opened or open_question(self)
-            if self.fit is None:
-                work.finish(cross_validate(question))
-            else:  # the people to be tested are others than those of the study that the head comes from, whatever was said there
-                policy = self.seen if "seen" in self.model_fields_set else "refuse"
-                work.finish(external_test(question, policy))
-        finally:
-            work.release()
+        if self.fit is None:
+            figures = cross_validate(opened)
+        else:  # the people to be tested are others than those of the study that the head comes from, whatever was said there
+            policy = self.seen if "seen" in self.model_fields_set else "refuse"
+            figures = external_test(opened, policy)
         say(f"{self.out / 'metrics.json'}")
-        return self.out
+        return figures
 
 
 PARTS = ".parts"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,12 +18,13 @@ from gen3d import __version__
 from gen3d.anomaly.native import ON_TEMPLATE, inverse_of, read_native_space, undeformed, write_native
 from gen3d.cohort import bids_names as bids
 from gen3d.cohort.folder import Prepared, open_prepared
-from gen3d.core.artefact import RECORD, Artefact, Work, begin, read, write_atomic, write_json
-from gen3d.core.config import Folder, Folders, Verb, execution
+from gen3d.core.artefact import RECORD, Artefact, Work, read, write_atomic, write_json
+from gen3d.core.config import Folder, Folders, execution
 from gen3d.core.errors import UserError
 from gen3d.core.pool import as_done, num_workers
 from gen3d.core.progress import say, track
 from gen3d.core.tables import write_table
+from gen3d.core.work import FolderVerb, Identity
 from gen3d.exports import sidecars
 from gen3d.imaging.plan import GridPlan, read_plan
 from gen3d.imaging.registration import deform
@@ -35,7 +36,7 @@ IDENTITY = {"age_years": "age", "sex": "sex", "diagnosis": "group", "site": "sit
 Texts = Annotated[tuple[str, ...], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)]
 
 
-class Export(Verb):
+class Export(FolderVerb):
     """Write maps and region tables in the layout that other software and data archives read.
 
     Maps on the template are linked or copied. In the scan's own space they are made anew: local volume lives on the
@@ -58,33 +59,32 @@ class Export(Verb):
         spaces = bids.TEMPLATE_SPACE + (f" and the own space of {len(found.native)} of them" if self.native else "")
         return [f"exports {len(found.scans)} scans ({', '.join(found.channels)}) in {spaces}", f"writes {self.out}"]
 
-    def run(self) -> Path:
+    def open_inputs(self) -> Found:
+        """The maps, and the prepared scans where they are needed."""
+        return _open(self)
+
+    def identity(self, opened: Callable[[], Found]) -> Identity:
+        """The maps, and the prepared folders that they name."""
+        prepared = opened().prepared
+        return Identity({"maps": self.maps} | ({"prepared": prepared.folders} if prepared else {}))
+
+    def write(self, work: Work, opened: Found) -> dict[str, Any]:
         """Write the dataset."""
-        found = _open(self)
-        inputs: dict[str, Any] = {"maps": self.maps}
-        work = begin(self, "export", inputs | ({"prepared": found.prepared.folders} if found.prepared else {}))
-        if work.finished:
-            say(f"{self.out}: already done.")
-            return self.out
+        found = opened
         _forget_places(work)
         for scan in track(found.scans, "exporting"):
             _export_scan(self.out, found, scan)
         _write_tables(self.out, found)
         self._write_native(found)
         _write_descriptions(self, found)
-        work.finish({"num_scans": len(found.scans), "num_in_own_space": len(found.native)})
         say(f"{self.out}: {len(found.scans)} scans, {len(found.native)} of them in their own space too.")
-        return self.out
+        return {"num_scans": len(found.scans), "num_in_own_space": len(found.native)}
 
     def _write_native(self, found: Found) -> None:
         if not found.native:
             return
-        workers, plan = num_workers(self.workers, len(found.native)), str(found.native_plan)
-        if workers == 1:
-            start_worker(plan)
-            done: Iterable[str] = map(write_scan, found.native)
-        else:
-            done = as_done(write_scan, found.native, workers, start_worker, (plan,))
+        workers = num_workers(self.workers, len(found.native))
+        done = as_done(write_scan, read_plan(found.native_plan), found.native, workers)
         for _ in track(done, "own space", total=len(found.native)):
             pass
 
@@ -287,9 +287,6 @@ def _write_descriptions(verb: Export, found: Found) -> None:
     write_atomic(verb.out / ".bidsignore", sidecars.BIDS_IGNORE)
 
 
-_PLAN: list[GridPlan] = []
-
-
 @dataclass(frozen=True)
 class NativeScan:
     """A scan of a prepared folder, its z maps on the template by channel, and where each goes."""
@@ -300,14 +297,8 @@ class NativeScan:
     targets: dict[str, Path]
 
 
-def start_worker(plan: str) -> None:
-    """Read the plan of the grid once per process."""
-    _PLAN[:] = [read_plan(Path(plan))]
-
-
-def write_scan(scan: NativeScan) -> str:
+def write_scan(plan: GridPlan, scan: NativeScan) -> str:
     """Write the missing maps of one scan in its own space; its key."""
-    plan = _PLAN[0]
     missing = [channel for channel in scan.maps if not scan.targets[channel].is_file()]
     native = read_native_space(scan.folder, scan.key)
     assert native is not None

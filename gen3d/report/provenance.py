@@ -27,7 +27,6 @@ PACKAGES = (
     "umap-learn",
     "matplotlib",
 )
-WAIVERS = ("allow", "waive", "ignore", "force")
 
 
 def section(context: Context) -> Section:
@@ -113,26 +112,14 @@ def _limits(context: Context) -> list[str]:
             "probability holds for people mixed as those that a head learned from; where a disease is rarer, look at the "
             "predictive values."
         )
-        waived = [
-            str(waiver) for head in sources.heads for waiver in head.metrics.get("guard", {}).get("waivers") or ()
-        ]
-        sentences += [f"A safeguard was waived: {waiver}." for waiver in waived]
     if any(item.verb == "simulate" for item in sources.artefacts):
         sentences.append(
             "At least one cohort here is simulated. Its figures show that the method works as intended; they do not "
             "predict performance in patients."
         )
-    waivers = [text for artefact in sources.artefacts for text in _waivers(artefact)]
+    waivers = [f"{text} in {artefact.folder}" for artefact in sources.artefacts for text in artefact.waivers]
     sentences += [f"A safeguard was waived: {text}." for text in waivers]
     return sentences
-
-
-def _waivers(artefact: Artefact) -> list[str]:
-    return [
-        f"{name}={value} in {artefact.folder}"
-        for name, value in artefact.config.items()
-        if value and any(str(name).startswith(word) for word in WAIVERS)
-    ]
 
 
 def _inputs(artefacts: tuple[Artefact, ...]) -> Table:

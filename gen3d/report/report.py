@@ -14,9 +14,10 @@ from pydantic import Field
 from gen3d import __version__
 from gen3d.anomaly.sections import calibration, change, groups, people, scores
 from gen3d.classify.sections import heads, predictions
-from gen3d.core.artefact import begin, write_atomic, write_json
-from gen3d.core.config import Folder, Folders, Verb
+from gen3d.core.artefact import Work, write_atomic, write_json
+from gen3d.core.config import Folder, Folders
 from gen3d.core.progress import say, track
+from gen3d.core.work import FolderVerb, Inputs
 from gen3d.evaluate import section as truth
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Section, figures_in
@@ -27,7 +28,7 @@ from gen3d.prepare import section as cohort
 from gen3d.quality import section as quality
 from gen3d.report import provenance, summary
 from gen3d.report.context import Context
-from gen3d.report.sources import open_sources
+from gen3d.report.sources import Sources, open_sources
 from gen3d.stratify import section as strata
 from gen3d.synthesis import section as synthetic
 from gen3d.train import section as training
@@ -58,7 +59,7 @@ SECTIONS: tuple[tuple[str, Builder, str], ...] = (
 )
 
 
-class Report(Verb):
+class Report(FolderVerb):
     """Write one HTML file that needs no network and no other file, with its figures and every number beside it.
 
     Reads finished folders in any order, recognised by the verb that wrote them. The first maps folder is shown in
@@ -82,15 +83,17 @@ class Report(Verb):
         found = [f"{artefact.folder}: gen3d {artefact.verb}" for artefact in sources.artefacts]
         return [*found, f"writes {self.out / 'index.html'}, {self.out / 'figures'}, {self.out / 'metrics.json'}"]
 
-    def run(self) -> Path:
+    def reads(self) -> Inputs:
+        """The folders that are reported on."""
+        return {"inputs": list(self.inputs)}
+
+    def open_inputs(self) -> Sources:
+        """The folders that are reported on."""
+        return open_sources(self.inputs)
+
+    def write(self, work: Work, opened: Sources) -> dict[str, Any]:
         """Write index.html, figures/ and metrics.json."""
-        sources = open_sources(self.inputs)
-        work = begin(self, "report", {"inputs": list(self.inputs)})
-        if work.finished:
-            say(f"{self.out}: already done.")
-            work.release()
-            return self.out
-        context = Context(sources, self.subjects_shown, self.seed)
+        context = Context(opened, self.subjects_shown, self.seed)
         sections, missing = build(context)
         for name, png in _pictures(sections).items():
             path = self.out / "figures" / f"{name}.png"
@@ -99,11 +102,8 @@ class Report(Verb):
         metrics = {section.identifier: wording.plain(section.numbers) for section in sections}
         write_json(self.out / "metrics.json", metrics)
         write_atomic(self.out / "index.html", render(self.title, sections, missing))
-        work.finish(
-            {"sections": [section.identifier for section in sections], "not_included": [name for name, _ in missing]}
-        )
         say(f"{self.out / 'index.html'}: {wording.count(len(sections), 'section')}.")
-        return self.out
+        return {"sections": [section.identifier for section in sections], "not_included": [name for name, _ in missing]}
 
 
 def build(context: Context) -> tuple[list[Section], list[tuple[str, str]]]:

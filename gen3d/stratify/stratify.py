@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,11 +12,12 @@ from sklearn.manifold import trustworthiness
 
 from gen3d.cohort.columns import Adjustment, fit_adjustment
 from gen3d.cohort.folder import Prepared, open_prepared
-from gen3d.core.artefact import begin, read, write_json
-from gen3d.core.config import Folder, Folders, Verb
+from gen3d.core.artefact import Work, read, write_json
+from gen3d.core.config import Folder, Folders
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say
 from gen3d.core.tables import records, write_table
+from gen3d.core.work import FolderVerb, Inputs
 from gen3d.latents.embedding import MINIMUM_PEOPLE_FOR_UMAP, FittedComponents, fit_components, fit_umap
 from gen3d.stratify.associations import ASSOCIATION_COLUMNS, associations, strongest_confound
 from gen3d.stratify.cluster_maps import ClusterMap, cluster_maps
@@ -32,7 +32,10 @@ PEOPLE_PER_COMPONENT = 5
 ANATOMIES = 20
 
 
-class Stratify(Verb):
+Opened = tuple[People, Adjustment | None, FittedComponents]
+
+
+class Stratify(FolderVerb):
     """Map people by their latents, look for groups, and say what they are.
 
     Principal components and a seeded UMAP, kept so that new people can be put into them. Clusters are compared with those
@@ -77,61 +80,56 @@ class Stratify(Verb):
             f"writes {self.out}",
         ]
 
-    def run(self) -> Path:
-        """Write strata.tsv, metrics.json with its tables, map.npz, maps/, thumbnails/ and figures/."""
+    def reads(self) -> Inputs:
+        """The latents, and the maps and scans where they are named."""
         optional = {"maps": self.maps, "prepared": self.prepared}
+        return {"latents": self.latents, **{name: value for name, value in optional.items() if value is not None}}
+
+    def open_inputs(self) -> Opened:
+        """Who is clustered, and in which components of the latents, after which adjustment."""
         if self.maps is not None:  # a mistake is told before the work, not after it
             read(self.maps, ("anomaly",))
         if self.prepared is not None:
             open_prepared(self.prepared)
         cohort = open_people(self.latents, self.people)
         adjustment = fit_adjustment(cohort.values, cohort.table, self.adjust) if self.adjust else None
-        components = self._components(cohort, adjustment)
-        work = begin(
-            self, "stratify", {"latents": self.latents, **{k: v for k, v in optional.items() if v is not None}}
+        return cohort, adjustment, self._components(cohort, adjustment)
+
+    def write(self, work: Work, opened: Opened) -> dict[str, Any]:
+        """Write strata.tsv, metrics.json with its tables, map.npz, maps/, thumbnails/ and figures/."""
+        cohort, adjustment, components = opened
+        scores = components.coordinates
+        structure = find_structure(scores, self.method, self.max_clusters, self.bootstrap, self.null_draws, self.seed)
+        kept = self._map(cohort, components, adjustment, structure)
+        kept.write(self.out)
+        strata = strata_table(cohort, kept, structure)
+        values = cohort.values if adjustment is None else adjustment.apply(cohort.values, cohort.table)
+        tables = self._tables(cohort, kept, structure, values)
+        pictured = self._pictures(strata, kept)
+        if pictured:
+            tables["cluster_maps"] = pd.DataFrame([each.row() for each in pictured])
+        summary = sentences(
+            structure, tables["associations"], tables["map_quality"], len(strata), list(cohort.left_out)
         )
-        if work.finished:
-            say(f"{self.out}: already finished, nothing to do.")
-            work.release()
-            return self.out
-        try:
-            scores = components.coordinates
-            structure = find_structure(
-                scores, self.method, self.max_clusters, self.bootstrap, self.null_draws, self.seed
-            )
-            kept = self._map(cohort, components, adjustment, structure)
-            kept.write(self.out)
-            strata = strata_table(cohort, kept, structure)
-            values = cohort.values if adjustment is None else adjustment.apply(cohort.values, cohort.table)
-            tables = self._tables(cohort, kept, structure, values)
-            pictured = self._pictures(strata, kept)
-            if pictured:
-                tables["cluster_maps"] = pd.DataFrame([each.row() for each in pictured])
-            summary = sentences(
-                structure, tables["associations"], tables["map_quality"], len(strata), list(cohort.left_out)
-            )
-            follows = strongest_confound(tables["associations"]) if structure.found else None
-            write_table(self.out / "strata.tsv", strata)
-            for name, table in tables.items():
-                write_table(self.out / f"{name}.tsv", table)
-            num_clusters = structure.solution.num_clusters if structure.found and structure.solution else 0
-            metrics = {
-                "summary": summary,
-                "structure": structure.found,
-                "num_clusters": num_clusters,
-                "follows": None if follows is None else str(follows["column"]),
-                "num_people": len(strata),
-                "share_of_variance": [float(share) for share in kept.share_of_variance],
-                "tables": {name: records(table) for name, table in tables.items()},
-            }
-            write_json(self.out / "metrics.json", metrics)
-            work.finish({"summary": summary[:1], "num_people": len(strata), "num_clusters": num_clusters})
-        finally:
-            work.release()
+        follows = strongest_confound(tables["associations"]) if structure.found else None
+        write_table(self.out / "strata.tsv", strata)
+        for name, table in tables.items():
+            write_table(self.out / f"{name}.tsv", table)
+        num_clusters = structure.solution.num_clusters if structure.found and structure.solution else 0
+        metrics = {
+            "summary": summary,
+            "structure": structure.found,
+            "num_clusters": num_clusters,
+            "follows": None if follows is None else str(follows["column"]),
+            "num_people": len(strata),
+            "share_of_variance": [float(share) for share in kept.share_of_variance],
+            "tables": {name: records(table) for name, table in tables.items()},
+        }
+        write_json(self.out / "metrics.json", metrics)
         for sentence in summary:
             say(sentence)
         say(f"{self.out / 'metrics.json'}")
-        return self.out
+        return {"summary": summary[:1], "num_people": len(strata), "num_clusters": num_clusters}
 
     def _components(self, cohort: People, adjustment: Adjustment | None) -> FittedComponents:
         values = cohort.values if adjustment is None else adjustment.apply(cohort.values, cohort.table)

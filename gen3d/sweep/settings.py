@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from gen3d.core.config import Config, Folder, Folders, Verb, execution, load, read_yaml
+from gen3d.core.config import Config, Folder, Folders, execution, load, read_yaml
 from gen3d.core.errors import UserError
+from gen3d.core.work import FolderVerb
 from gen3d.verbs import VERBS, verb_class
 
 RANGE_KEYS = {"low", "high", "log"}
@@ -157,7 +158,7 @@ def flat_vary(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-class SweepSettings(Verb):
+class SweepSettings(FolderVerb):
     """The keys of `gen3d sweep`."""
 
     steps: dict[str, Step] = Field(description="the verbs of one trial, in order, by name")

@@ -8,13 +8,14 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
-from gen3d.core.artefact import RECORD, begin, write_atomic
+from gen3d.core.artefact import RECORD, Work, write_atomic
 from gen3d.core.errors import Interrupted, UserError
 from gen3d.core.progress import duration, say, warn
+from gen3d.core.work import Inputs
 from gen3d.sweep import results
 from gen3d.sweep.settings import STOPPED, Command, Range, SweepSettings, Trial, described, label
 from gen3d.sweep.trial import interrupted, work_off, work_on
@@ -33,6 +34,8 @@ class Sweep(SweepSettings):
     trials may be asked for later, and `objective` may be changed: it is read from the finished trials' folders.
     """
 
+    reopens: ClassVar[bool] = True  # for more trials, another objective, failed trials again
+
     def plan(self) -> list[str]:
         """The trials."""
         self._check()
@@ -50,27 +53,31 @@ class Sweep(SweepSettings):
 
     def run(self) -> Path:
         """Run, or have SLURM run, every trial that has not ended; then write the table, the picture and the best settings."""
+        return super().run() if self.task is None else self._run_task(self.task)
+
+    def open_inputs(self) -> None:
+        """Refuse what cannot work before anything is started."""
+        self._check()
+
+    def reads(self) -> Inputs:
+        """The prepared folders."""
+        return {"prepared": list(self.prepared)} if self.prepared else {}
+
+    def write(self, work: Work, opened: None) -> dict[str, Any] | None:
+        """Work off what is left to do and conclude; None while SLURM has it."""
         from gen3d.sweep.search import Study
 
-        if self.task is not None:
-            return self._run_task(self.task)
-        self._check()
-        work = begin(self, "sweep", {"prepared": list(self.prepared)} if self.prepared else {}, extendable=True)
-        try:
-            study = Study(self)
-            if self.where == "slurm" and self._is_queued(study):
-                return self.out
-            plain = self.model_dump(mode="json", by_alias=True, exclude={"task", "retry_failed"})
-            write_atomic(self.out / SETTINGS, yaml.safe_dump(plain, sort_keys=False))
-            pending = study.prepare()
-            if self.where == "slurm" and pending:
-                self._submit(study, pending)
-                return self.out
-            self._run_here(study, pending)
-            work.finish(self._conclude(study, pending))
-        finally:
-            work.release()
-        return self.out
+        study = Study(self)
+        if self.where == "slurm" and self._is_queued(study):
+            return None
+        plain = self.model_dump(mode="json", by_alias=True, exclude={"task", "retry_failed"})
+        write_atomic(self.out / SETTINGS, yaml.safe_dump(plain, sort_keys=False))
+        pending = study.prepare()
+        if self.where == "slurm" and pending:
+            self._submit(study, pending)
+            return None
+        self._run_here(study, pending)
+        return self._conclude(study, pending)
 
     def _check(self) -> None:
         """Refuse what cannot work before anything is started."""

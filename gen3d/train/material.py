@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -15,6 +14,7 @@ from torch import nn
 
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.artefact import Work, write_json
+from gen3d.core.work import Inputs
 from gen3d.imaging.plan import GridPlan, write_plan
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Model, Statistics
@@ -27,7 +27,6 @@ from gen3d.train.log import Painter
 from gen3d.train.pictures import draw_reconstructions
 from gen3d.train.settings import TrainSettings
 
-Inputs = dict[str, Path | Sequence[Path]]
 NUM_PICTURED = 2
 
 

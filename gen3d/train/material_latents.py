@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from gen3d.cohort.structures import with_structures
 from gen3d.core.artefact import Work, digest, file_digest, read, write_atomic
 from gen3d.core.errors import UserError
 from gen3d.core.progress import track
+from gen3d.core.work import Inputs
 from gen3d.models.base import BaseModelConfig, Model, Statistics
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, no_noise
 from gen3d.models.run import Run, load_run
@@ -28,7 +30,7 @@ from gen3d.train.augment import AugmentConfig
 from gen3d.train.engine.processes import Processes
 from gen3d.train.learners import People, learners
 from gen3d.train.log import Painter
-from gen3d.train.material import NUM_PICTURED, Inputs, Material, design_of
+from gen3d.train.material import NUM_PICTURED, Material, design_of
 from gen3d.train.pictures import draw_samples
 from gen3d.train.random_numbers import INITIAL_WEIGHTS, seed_of
 from gen3d.train.settings import TrainSettings
@@ -141,7 +143,7 @@ class Latents(Material):
 
     @property
     def inputs(self) -> Inputs:
-        named: Inputs = {}
+        named: dict[str, Path | Sequence[Path]] = {}
         if self.folder is not None:
             named["latents"] = self.folder
         if self.prepared is not None:

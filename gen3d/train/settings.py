@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
-from gen3d.core.config import Folder, Folders, Verb, execution
+from gen3d.core.config import Folder, Folders, execution
 from gen3d.models.base import BaseModelConfig
 from gen3d.models.registry import any_config, named_kinds
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.engine.config import EngineConfig
+from gen3d.train.engine.shared_work import SharedVerb
 from gen3d.train.optim import OptimConfig
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ else:
     ModelConfig = any_config()
 
 
-class TrainSettings(Verb):
+class TrainSettings(SharedVerb):
     """What is asked of a training; the model's `material` says which of the inputs it learns from."""
 
     prepared: Folders | None = Field(None, description="folder or folders of `gen3d prepare` or `gen3d simulate`")

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import yaml
 from pydantic import model_validator
 
-from gen3d.core.artefact import RECORD, Work, begin, digest, write_atomic
+from gen3d.core.artefact import Work, write_atomic
 from gen3d.core.errors import UserError
 from gen3d.core.progress import duration, say
+from gen3d.core.work import Identity
 from gen3d.figures.names import listed
-from gen3d.train.engine.preflight import meet, report_failure
 from gen3d.train.engine.processes import Processes, launched
 from gen3d.train.material import Material, Scans
 from gen3d.train.material_latents import Latents
@@ -52,29 +52,23 @@ class Train(TrainSettings):
         left_out = unused | {"vae"} | (set() if self.patients else {"patients"})
         return {name: value for name, value in super().settings().items() if name not in left_out}
 
-    @classmethod
-    def check_processes(cls, num_processes: int) -> None:
-        """Any number of processes can share a training."""
+    @property
+    def longest_wait_s(self) -> float:
+        """Seconds that a process waits for the others."""
+        return self.engine.timeout_s
 
-    @classmethod
-    def cannot_begin(cls, error: UserError, num_processes: int) -> UserError:
-        """The other processes wait for this one: tell them."""
-        return report_failure(str(error)) if num_processes > 1 else error
+    def open_inputs(self) -> Material:
+        """What is learned from, once it is clear that so many processes can learn."""
+        self._check_launch(launched())
+        return self._open()
 
-    def run(self) -> Path:
-        """Train every member that is not finished yet; returns the run folder."""
-        place = launched()
-        opened: list[Material] = []
+    def notes(self, opened: Material) -> dict[str, str]:
+        """The data, and how gradients are exchanged."""
+        return {"data": opened.fingerprint(), "backend": self._check_launch(launched())}
 
-        def inspect() -> dict[str, str]:
-            backend = self._check_launch(place)
-            opened.append(self._open())
-            return {"settings": digest(self.settings()), "data": opened[0].fingerprint(), "backend": backend}
-
-        processes = meet(place, inspect, self.engine.timeout_s)
-        self._train(opened[0], processes)
-        processes.part()
-        return self.out
+    def identity(self, opened: Callable[[], Material]) -> Identity:
+        """The folders that the material names."""
+        return Identity(opened().inputs)
 
     def _check_launch(self, place: Processes) -> str:
         """Refuse what cannot work with so many processes or without a device; returns how they exchange gradients."""
@@ -90,42 +84,17 @@ class Train(TrainSettings):
         self.engine.parts(self.optim.batch_size, place.num)
         return self.engine.chosen_backend(self.engine.chosen_device(place.local_rank))
 
-    def _train(self, material: Material, processes: Processes) -> None:
-        work: Work | None = None
-
-        def open_folder() -> bool:
-            nonlocal work
-            work = begin(self, "train", material.inputs)
-            if not work.finished:
-                self._describe(work, material)
-            return work.finished
-
-        if processes.on_first(open_folder):
-            say(f"{self.out}: finished before, nothing to do.")
-            return
+    def share(self, opened: Material, processes: Processes) -> dict[str, Any]:
+        """Train every member that is not finished yet."""
         began = time.monotonic()
         if self.engine.threads:
             torch.set_num_threads(self.engine.threads)
-        try:
-            processes.together(self._see_folder)
-            material.prepare(processes)
-            for member in range(self.cross_fit):
-                Member(self, material, member, processes).train()
-        except BaseException:
-            if work is not None:
-                work.release()
-            raise
-        if work is not None:
-            work.finish(self._summary(material, time.monotonic() - began) | {"processes": processes.num})
-        say(f"{self.out}: {self.model.kind} with {self.cross_fit} member(s) in {duration(time.monotonic() - began)}.")
-
-    def _see_folder(self) -> None:
-        """Every process must see the folder that the first one writes: checkpoints are read from it."""
-        if not (self.out / RECORD).is_file():
-            raise UserError(
-                f"{self.out}: not visible from here, though rank 0 writes there; out= must be on a file system that all "
-                "nodes share."
-            )
+        opened.prepare(processes)
+        for member in range(self.cross_fit):
+            Member(self, opened, member, processes).train()
+        seconds = time.monotonic() - began
+        say(f"{self.out}: {self.model.kind} with {self.cross_fit} member(s) in {duration(seconds)}.")
+        return self._summary(opened, seconds) | {"processes": processes.num}
 
     def plan(self) -> list[str]:
         """What would be trained, on whom, and what it takes."""
@@ -143,31 +112,15 @@ class Train(TrainSettings):
         return [*sentences, f"writes {self.out}"]
 
     def _step_sentences(self, material: Material, num_scans: int) -> list[str]:
-        from gen3d.train.plan.budget import plan_step
-        from gen3d.train.plan.estimate import StepSettings, planned_device, planned_precision
-
-        started = launched().num
-        num_processes = self.engine.num_processes(started)
-        self.engine.parts(self.optim.batch_size, num_processes)
-        # A GPU is planned for without having one, so `chosen_device`, which refuses that, is not asked.
-        device = torch.device(planned_device(self.engine.device, num_processes, started))
-        precision = planned_precision(self.engine.precision, device.type) or self.engine.chosen_precision(device)
+        from gen3d.train.plan.plan import plan_step, step_settings
 
         def build(config: Any) -> Any:
             config = material.completed(config)
             config.check(material.plan, num_scans)
             return config.task(config.build(material.plan, material.channels, material.blank, 1), self.optim.steps)
 
-        settings = StepSettings(
-            device=device.type,
-            precision=precision,
-            channels_last=self.engine.layout(device) is torch.channels_last_3d,
-            zero=self.engine.zero if self.engine.chosen_kind(num_processes) == "deepspeed" else 0,
-            num_processes=num_processes,
-            volumes_at_once=self.engine.volumes_at_once,
-            memory_gib=self.engine.memory_gib,
-        )
-        return plan_step(self.model, build, self.optim, settings, num_scans).sentences()
+        step = step_settings(self.model, self.optim, self.engine, launched().num)
+        return plan_step(step, build, num_scans, self.engine.memory_gib).sentences()
 
     def _open(self) -> Material:
         """What is learned from; everything is checked here."""
@@ -176,13 +129,14 @@ class Train(TrainSettings):
             material.completed(self.model).check(material.plan, len(rows))
         return material
 
-    def _describe(self, work: Work, material: Material) -> None:
+    def describe(self, work: Work, opened: Material) -> None:
+        """Write config.yaml and what the material says of itself."""
         tree = self.model_dump(mode="json") | {
-            "model": material.completed(self.model).model_dump(mode="json"),
-            "channels": list(material.channels),
+            "model": opened.completed(self.model).model_dump(mode="json"),
+            "channels": list(opened.channels),
         }
         write_atomic(work.folder / "config.yaml", yaml.safe_dump(tree, sort_keys=False))
-        material.describe(work)
+        opened.describe(work)
 
     def _summary(self, material: Material, seconds: float) -> dict[str, Any]:
         people = material.people

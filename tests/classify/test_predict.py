@@ -350,4 +350,4 @@ def test_the_command_line_prints_people_and_does_nothing_twice(
     assert "sub-n002_ses-1" in shown
     assert "Of this head its own test says" in shown
     assert main(command) == 0
-    assert "already done" in capsys.readouterr().out
+    assert "finished before" in capsys.readouterr().out

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from gen3d.cli import main
 from gen3d.core.artefact import digest
-from gen3d.core.config import Config, Verb, describe, load, read_yaml
+from gen3d.core.config import Config, Verb, load, read_yaml
+from gen3d.core.help import describe
 from gen3d.verbs import VERBS, verb_class
 from tests.contracts.test_configs import FILES, needed, verb_of
 

@@ -145,7 +145,7 @@ def test_a_finished_folder_is_left_alone_and_other_settings_are_refused(
     good: Path, synthetic: Path, real: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Quality(synthetic=synthetic, reference=(real,), out=good, **QUICK).run()
-    assert "already done" in capsys.readouterr().out
+    assert "finished before" in capsys.readouterr().out
     with pytest.raises(UserError, match="holds a result of other settings"):
         Quality(synthetic=synthetic, reference=(real,), out=good, **(QUICK | {"seed": 1})).run()
 

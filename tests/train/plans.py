@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import BaseModelConfig, Statistics
+from gen3d.models.diffusion.latent_diffusion import LatentDiffusionConfig
 from gen3d.models.normative.restorer import RestorerConfig
 from gen3d.models.normative.vae import VAEConfig
 from gen3d.models.task import Task
@@ -28,5 +30,22 @@ MODELS: dict[str, BaseModelConfig] = {
     "spatial": VAEConfig(base_channels=16, stem=1, latent="spatial"),
     "critic": VAEConfig(base_channels=16, stem=1, latent="spatial", adversarial_weight=0.1, ssim_weight=0.1),
     "restorer": RestorerConfig(base_channels=16, stem=1),
+    "diffusion": LatentDiffusionConfig(
+        conditions=(),
+        base_channels=16,
+        attention_levels=0,
+        autoencoder=VAEConfig(base_channels=16, levels=1, latent="spatial"),
+        latent_shape=(3, 32, 48, 32),
+    ),
 }
 """One of each kind of training, at full resolution, so that a small volume already has large feature maps."""
+
+
+def allocated_peak(profiler: torch.profiler.profile) -> int:
+    """Most bytes that torch's CPU allocator had given out at once, from a profile with `profile_memory=True`."""
+    live = highest = 0
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        highest = max(highest, live)
+    return highest
