@@ -2,7 +2,7 @@
 
 Each labelled scan is aligned affinely to the template, its labels are carried over at 2 mm, and the package's regions are
 compared with them: Dice overlap per region, and volume of the region against the mean labelled volume. Two affinely
-aligned people do not agree with each other either, so the Dice of one person's labels with another's stands beside it.
+aligned people do not agree with each other either, so the baseline is the Dice of one person's labels with another's.
 The coordinates were corrected while looking at the first half of the people (in order of file name); the second half was
 only ever used to check.
 
@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cli import run_script
 from gen3d.cohort.regions import all_regions, find, regions_on
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track
@@ -35,7 +36,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 SPACING_MM = 2.0
-# Our structure -> names of the labels (without side) that make it up.
+# Structure of the package -> names of the labels (without side) that make it up.
 STRUCTURES = {
     "hippocampus": ["Hippocampus"],
     "amygdala": ["Amygdala", "Amygdala Anterior"],
@@ -104,7 +105,7 @@ def main() -> None:
 
 
 def label_numbers(folder: Path) -> dict[str, list[int]]:
-    """Numbers of the labels that make up each of our regions, by its name."""
+    """Label numbers that make up each region of the package, by the name of the region."""
     information = pd.read_csv(folder / "label_information.csv")
     number_of = {}
     for number, text in zip(information["Label Number"], information["Label Name"], strict=True):
@@ -161,7 +162,7 @@ def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
 def draw(
     table: pd.DataFrame, person: NDArray[np.int16], numbers: dict[str, list[int]], plan: GridPlan, path: Path
 ) -> None:
-    """Dice against the agreement of people, volumes, and outlines of our regions beside one person's labels."""
+    """Dice against the agreement between people, volumes, and the package's regions next to one person's labels."""
     figure, axes = plt.subplots(2, 3, figsize=(15, 9))
     axes[0, 0].scatter(table["dice_between_people"], table["dice_checked"], s=14)
     axes[0, 0].plot([0, 1], [0, 1], color="grey", linewidth=0.7)
@@ -190,4 +191,4 @@ def draw(
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,4 +1,4 @@
-"""What is read from a log-Jacobian, and how good it is: measures of a region, covariates, AUC with intervals over people."""
+"""Measures of a region from its log-Jacobian, regression on covariates, and AUC with intervals over people."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Hippocampi:
         return fluid, float(np.median(template.t1w[template.gm > 0.9]))
 
     def weights(self, side: str, kind: str) -> Floats:
-        """As `weights_of`, computed once."""
+        """The result of `weights_of`, computed once."""
         if (side, kind) not in self._kept:
             self._kept[side, kind] = self.weights_of(side, kind)
         return self._kept[side, kind]
@@ -82,7 +82,7 @@ def measures(log_jacobian: Floats, warped: Floats, where: Hippocampi, side: str)
 
     Args:
         log_jacobian: [X, Y, Z] of template -> scan.
-        warped: [X, Y, Z] the scan read where the template's voxels went.
+        warped: [X, Y, Z] the scan, sampled where the deformation puts the template's voxels.
     """
 
     def mean(kind: str, of: Floats = log_jacobian) -> float:
@@ -111,10 +111,10 @@ def measures(log_jacobian: Floats, warped: Floats, where: Hippocampi, side: str)
 
 
 def residuals(healthy: Doubles, changed: Doubles, people: pd.DataFrame) -> tuple[Doubles, Doubles]:
-    """Distance of each person's healthy [n] and changed [n, k] values from what others of that age, sex and site have.
+    """Distance of each person's healthy [n] and changed [n, k] values from the prediction for that age, sex and site.
 
     The regression on age, age squared, sex and site is fitted to the healthy values of everyone but the person. Distances
-    are scaled by the square root of 1 - leverage, so that all have the same variance: where the others say little about an
+    are scaled by the square root of 1 - leverage, so that all have the same variance: where few others are of that
     age, as for a single old person, the same change counts less.
     """
     age = (people["age_years"].to_numpy(dtype=float) - 45) / 20
@@ -137,7 +137,7 @@ class Scores:
     changes_percent: tuple[int, ...]
 
     def of(self, chosen: NDArray[np.int_]) -> Scores:
-        """The same for some people, who may come several times."""
+        """The scores of a sample of people; a bootstrap sample repeats some of them."""
         parts = (self.healthy, self.changed, self.scaled_shift, self.shift)
         return Scores(*(part[chosen] for part in parts), self.changes_percent)
 

@@ -48,7 +48,7 @@ class Method:
 
     @property
     def slug(self) -> str:
-        """The name as a folder."""
+        """The name of this method's folder."""
         return "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in self.name)
 
 
@@ -78,7 +78,7 @@ def blocks_of_two(volume: Floats) -> Floats:
 
 
 def settings(update: float = 2.0, field: float = 0.5, around: float = 4.0, **others: Any) -> DeformationSettings:
-    """Settings of the package's demons, by the three that matter most."""
+    """Settings of the package's demons, from the three that matter most."""
     return DeformationSettings(
         update_sigma_voxels=update, field_sigma_voxels=field, neighbourhood_voxels=around, **others
     )
@@ -179,7 +179,7 @@ def ants_syn(
 
 
 def methods_to_try() -> list[Method]:
-    """Every row of the screening. DIPY and ANTsPy take part where they are installed."""
+    """Every row of the screening. DIPY and ANTsPy are included where they are installed."""
     plain = {
         "default": settings(),
         "update 1.5, neighbourhood 6": settings(1.5, around=6.0),

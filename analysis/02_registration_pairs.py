@@ -80,7 +80,7 @@ def copies(prepared: Prepared, key: str, spacing_mm: float, folder: Path) -> dic
 
 
 def make_copies(prepared: Prepared, key: str, plan: GridPlan, velocities: dict[int, Floats]) -> dict[int, Floats]:
-    """The healthy volume and one per velocity, each with noise of its own."""
+    """The healthy volume and one per velocity, each with independent noise."""
     anatomy = read_anatomy(prepared, key)
     coarse, fine = prepared.plan, template_on(plan)
     to_coarse = np.linalg.inv(coarse.matrix) @ plan.matrix
@@ -149,7 +149,7 @@ def hippocampal_velocities(prepared: Prepared, key: str, folder: Path) -> dict[i
 
 
 def shrinking(t1w: Floats, labels: NDArray[np.int16], change_percent: int, plan: GridPlan) -> Floats:
-    """Velocity [3, X, Y, Z] that changes labels 1 and 2 by ``change_percent``, taken up by the fluid nearby."""
+    """Velocity [3, X, Y, Z] that changes labels 1 and 2 by ``change_percent``, compensated by the fluid nearby."""
     fluid = (t1w > 0.02) * np.where(t1w < FLUID_BELOW, 1.0, 0.01) * (labels == 0)
     room = warps.nearby_compensation(fluid.astype(np.float32), labels > 0, COMPENSATION_MM / plan.spacing_mm)
     target = float(np.log1p(change_percent / 100))

@@ -3,17 +3,18 @@
 Copies of real control scans are made in which both hippocampi are smaller by exactly 12, 24 and 40 %, with fresh noise
 (`02_registration_pairs.py`). Every registration (`02_registration_methods.py`) measures healthy and atrophied copies. People
 are split in two halves within each site: everything is chosen on the half "choose" (healthy and -24 %) and reported on the
-half "report", with intervals over people. Only the regression on age, age squared, sex and site uses everyone; it never uses
-the person who is judged. `02_registration_measures.py` holds the measures of a region and the statistics.
+half "report", with intervals over people. Only the regression on age, age squared, sex and site uses everyone except the
+person who is scored. `02_registration_measures.py` holds the measures of a region and the statistics.
 
     gen3d prepare source=.../participants.csv out=PREPARED spacing_mm=2.5
     GEN3D_REAL_DATA=... python analysis/02_registration_settings.py --prepared PREPARED --out FOLDER
 
-With GEN3D_REAL_DATA naming a folder that holds t1w_malf_oasis1, hippocampi drawn by hand are shrunk too, and measures of
-healthy scans are compared with the drawn volumes. Rows of DIPY and ANTsPy appear only where these packages can be imported
-(they are not among gen3d's requirements). Figures repeat exactly with OMP_NUM_THREADS=1 and
-ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1; N4 sums in another order on several threads. Every registration is kept in FOLDER: a
-second call goes on. Screening costs 30 registrations a row, a reported row about 105 more; `--without` leaves rows out.
+With GEN3D_REAL_DATA naming a folder that holds t1w_malf_oasis1, hippocampi drawn by hand are shrunk too, and measures
+of healthy scans are compared with the drawn volumes. Rows of DIPY and ANTsPy appear only where these packages can be
+imported (they are not among gen3d's requirements). Figures repeat exactly with OMP_NUM_THREADS=1 and
+ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1; N4 sums in another order on several threads. Every registration is kept in
+FOLDER: a second call goes on. Screening costs 30 registrations a row, a reported row about 105 more; `--without` leaves
+rows out.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from gen3d.cli import run_script
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.regions import all_regions, regions_on
 from gen3d.core.errors import UserError
@@ -42,9 +44,9 @@ methods: Any = importlib.import_module("02_registration_methods")
 measured: Any = importlib.import_module("02_registration_measures")
 
 CHOSEN_AT = -24
-NUM_CHANGED = 8  # people of the first half whose -24 % copy is screened; the shift varies little, health varies much
-ALWAYS = ("default",)  # rows that are reported whatever the choice
-DRAWN = "drawn-24"  # the copy in which hippocampi drawn by hand are smaller
+NUM_CHANGED = 8  # people of the first half whose -24 % copy is screened: the shift varies less than healthy people do
+ALWAYS = ("default",)  # registrations that are reported whatever the screening selects
+DRAWN = "drawn-24"  # name of the copy whose hand-drawn hippocampi are smaller
 PLAIN = "mean log-J"
 SIDES = ("left", "right", "mean")
 CHANGES: tuple[int, ...] = pairs.CHANGES_PERCENT[1:]
@@ -94,7 +96,7 @@ def main() -> None:
 
 
 class Study:
-    """The people, and where every registration is kept."""
+    """The people, and the folder in which every registration is kept."""
 
     def __init__(self, prepared: Prepared, people: pd.DataFrame, out: Path) -> None:
         self.prepared, self.people, self.out = prepared, people, out
@@ -174,7 +176,7 @@ class Study:
         return [place[1] for place in some if isinstance(place, tuple) and place[0] == "left"]
 
     def reported(self, row: Any, measure: str, side: str) -> tuple[Any, np.ndarray]:
-        """Scores of everyone (changed copies only of the half that reports, elsewhere NaN) and who reports."""
+        """Scores of everyone, and rows of the reporting half; changed copies of the other half are NaN."""
         report = self.half("report")
         healthy = np.array([self.values(row, key, 0)[side, measure] for key in self.people["key"]])
         changed = np.full((len(healthy), len(CHANGES)), np.nan)
@@ -185,7 +187,7 @@ class Study:
         return measured.Scores(left_out, moved, moved - left_out[:, None], changed - healthy[:, None], CHANGES), report
 
     def quality(self, row: Any) -> dict[str, Any]:
-        """What does not depend on the planted change: retest SD, SD in white matter, folding, seconds."""
+        """Measures that do not depend on the planted change: retest SD, SD in white matter, folding, seconds."""
         twice = pairs.people_scanned_twice(self.prepared)
         line: dict[str, Any] = {}
         if row.spacing_mm == self.prepared.plan.spacing_mm:
@@ -207,7 +209,7 @@ class Study:
 
 
 def screening(study: Study, rows: list[Any]) -> pd.DataFrame:
-    """Every row on the half that chooses: how much healthy people vary, and what is found of -24 % in some of them."""
+    """Every registration on the selecting half: SD of healthy people, and recovery of -24 % in some of them."""
     people = study.people.iloc[study.half("choose")].reset_index(drop=True)
     some = np.linspace(0, len(people) - 1, NUM_CHANGED).astype(int)
     table = []
@@ -247,7 +249,7 @@ def screened(study: Study, row: Any, people: pd.DataFrame, some: np.ndarray) -> 
 
 
 def settings_table(study: Study, rows: list[Any], measure: str = PLAIN) -> pd.DataFrame:
-    """One line per registration and side on the half that reports; the regression and the ranks use everyone's healthy scans."""
+    """One line per registration and side on the reporting half; the regression and the ranks use everyone's healthy scans."""
     lines = []
     for row in rows:
         for side in SIDES:
@@ -276,7 +278,7 @@ def summary(scores: Any, report: np.ndarray) -> dict[str, Any]:
 
 
 def measures_table(study: Study, rows: list[Any]) -> pd.DataFrame:
-    """Every measure of the region: separation at -24 % on the half that chooses, and what it gives on the half that reports."""
+    """Every measure of the region: separation at -24 % on the selecting half, results on the reporting half."""
     choosing = study.people.iloc[study.half("choose")].reset_index(drop=True)
     some = np.linspace(0, len(choosing) - 1, NUM_CHANGED).astype(int)
     lines = []
@@ -354,4 +356,4 @@ def show(table: pd.DataFrame, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

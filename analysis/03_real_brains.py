@@ -1,8 +1,8 @@
-"""How do the maps behave on real brains: are they calibrated in healthy people nobody learned from?
+"""How do the maps behave on real brains: are they calibrated in healthy people on whom nothing was trained?
 
 Inputs: a folder of real scans with a table `participants.csv` (GEN3D_REAL_DATA/t1w_2mm by default) whose controls are
 marked. Prepares every scan, fits the voxelwise and PCA baselines cross-fitted over controls and the VAE on train
-controls, maps everybody else, and prints per model and channel: mean and SD of z in held-out controls, the share of
+controls, makes maps of everybody else, and prints per model and channel: mean and SD of z in held-out controls, the share of
 |z| > 1.96 (5 % is right) and the share of people with any FDR-positive voxel, with n. Figure: the share of |z| > 1.96
 of each held-out control, by model and channel.
 
@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 
 from gen3d.anomaly.anomaly import Anomaly
+from gen3d.cli import run_script
 from gen3d.core.errors import Unfinished
 from gen3d.latents.encode import Encode
 from gen3d.latents.reconstruct import Reconstruct
@@ -44,7 +45,7 @@ GROUPS = (("calibration_held_out", "calibration, held out"), ("test", "test"))
 
 
 def main() -> None:
-    """Run every step that is not there yet, and print the table."""
+    """Run the steps that are not finished, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--source", type=Path, default=Path(os.environ.get("GEN3D_REAL_DATA", ".")) / "t1w_2mm/participants.csv"
@@ -83,7 +84,7 @@ def main() -> None:
 
 
 def prepare(source: Path, out: Path, spacing_mm: float) -> Path:
-    """Prepare the scans; a scan that cannot be read is in verdicts.tsv and stops nothing."""
+    """Prepare the scans; a scan that cannot be read is listed in verdicts.tsv and skipped."""
     began = time.monotonic()
     try:
         Prepare(source=(source,), out=out, spacing_mm=spacing_mm).run()
@@ -152,4 +153,4 @@ def draw(maps: Path, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,11 +1,12 @@
-"""Which normative model finds what is planted in real brains, and stays silent where nothing is?
+"""Which normative model detects what is planted in real brains, without false positives where nothing is?
 
-Inputs: a prepared cohort with controls (`gen3d prepare`) and, for lesions of real shape, a folder of masks in MNI space.
-Makes the truth bench (`gen3d simulate base=...`: seven twins of every control), trains every candidate with the same
-steps and seeds, maps cohort and bench, and compares on the SAME people: those no candidate learned from, unless every
-candidate is cross-fitted. Thresholds come from the cohort's controls. Prints one markdown table per question and writes
-them as TSV: lesions by size (voxels, people; paired differences in AUPRC to the residual of `--baseline`), hippocampal
-loss by severity, null twins. A second run with other candidates or another baseline uses what is there.
+Inputs: a prepared cohort with controls (`gen3d prepare`) and, for lesions of real shape, a folder of masks in MNI
+space. Makes the truth bench (`gen3d simulate base=...`: seven twins of every control), trains every candidate with the
+same steps and seeds, maps cohort and bench, and compares on the SAME people: those on whom no candidate was trained, or
+all people if every candidate is cross-fitted. Thresholds come from the cohort's controls. Prints one markdown table per
+question and writes them as TSV: lesions by size (voxels, people; paired differences in AUPRC to the residual of
+`--baseline`), hippocampal loss by severity, null twins. A second run with other candidates or another baseline reuses
+what is finished.
 
     python analysis/04_which_model.py --prepared real/prepared --masks masks --out bench
     python analysis/04_which_model.py --prepared P --masks M --out CROSSED --cross-fit 5 --models pca restorer "restorer and pca"
@@ -24,7 +25,8 @@ import pandas as pd
 import yaml
 
 from gen3d.anomaly.anomaly import Anomaly
-from gen3d.evaluate.truth import Maps, Truth, open_maps, open_truth
+from gen3d.cli import run_script
+from gen3d.evaluate.truth import JudgedMaps, Truth, open_maps, open_truth
 from gen3d.evaluate.voxels_and_people import Settings, null_rows, voxel_scores
 from gen3d.maths.significance import conformal_p
 from gen3d.maths.stats import Interval, delong_interval, wilson_interval
@@ -44,7 +46,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "restorer joint": {"model": {"kind": "restorer"}, **FLIP},
 }
 TOGETHER = {"restorer and pca": ("restorer", "pca")}
-"""Maps that compare with the mean of what several of the candidates above expect."""
+"""JudgedMaps whose prediction is the mean of the predictions of several candidates above."""
 FEWEST_CONTROLS = 19
 BENCH = Path(__file__).parents[1] / "configs" / "simulate" / "truth_bench.yaml"
 LESIONS = ("lesion_small", "lesion_medium", "lesion_large")
@@ -53,7 +55,7 @@ SETTINGS = Settings(q=0.05, bootstrap=2000, seed=0, changed_log_jacobian=0.1)
 
 
 def main() -> None:
-    """Make what is not there yet, and print the tables."""
+    """Make what is not finished, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepared", type=Path, required=True, help="prepared cohort with controls")
     parser.add_argument("--masks", type=Path, help="folder of lesion masks in MNI space; none: irregular blobs")
@@ -65,7 +67,7 @@ def main() -> None:
     parser.add_argument("--cross-fit", type=int, help="members of every network; default 1")
     parser.add_argument("--batch", type=int, default=4, help="volumes per step")
     given = parser.parse_args()
-    if given.baseline in given.models:  # differences are to those before
+    if given.baseline in given.models:  # differences are to candidates earlier in the list
         given.models = [given.baseline, *(name for name in given.models if name != given.baseline)]
     bench = make_bench(given.prepared, given.out / "bench", given.masks)
     folders = [make_maps(given, name, bench) for name in given.models]
@@ -92,7 +94,7 @@ def make_bench(prepared: Path, out: Path, masks: Path | None) -> Path:
 
 
 def make_maps(given: argparse.Namespace, name: str, bench: Path) -> Path:
-    """Train one candidate, or each of those that judge together, and map cohort and bench."""
+    """Train one candidate, or each member of a combination, and make maps of cohort and bench."""
     runs = [train(given, part) for part in TOGETHER.get(name, (name,))]
     prepared, out = [given.prepared, bench], given.out / "maps" / name.replace(" ", "_")
     keys = {"prepared": prepared, "run": runs, "out": out, "native": False, "samples": 0}
@@ -100,7 +102,7 @@ def make_maps(given: argparse.Namespace, name: str, bench: Path) -> Path:
 
 
 def train(given: argparse.Namespace, name: str) -> Path:
-    """The run of one candidate; nothing is done where it is finished."""
+    """The run folder of one candidate; a finished one is left alone."""
     settings = dict(CANDIDATES[name])
     if "cross_fit" not in settings:
         settings["optim"] = {"steps": given.steps, "batch_size": given.batch}
@@ -109,8 +111,8 @@ def train(given: argparse.Namespace, name: str) -> Path:
     return Train.model_validate({"prepared": given.prepared, "out": run, **settings}).run()
 
 
-def tables(maps: Sequence[Maps], truth: Truth, baseline: str) -> dict[str, pd.DataFrame]:
-    """Every table by its title; the twins are those that all maps have."""
+def tables(maps: Sequence[JudgedMaps], truth: Truth, baseline: str) -> dict[str, pd.DataFrame]:
+    """Every table by its title, over the twins that are in all maps."""
     common = set.intersection(*(set(m.subjects["key"]) for m in maps))
     twins = truth.table[truth.table["key"].isin(common)]
     lesions, losses, nothing = [], [], []
@@ -142,7 +144,7 @@ def tables(maps: Sequence[Maps], truth: Truth, baseline: str) -> dict[str, pd.Da
     }
 
 
-def _lesion(name: str, channel: str, size: str, mine: pd.DataFrame, maps: Maps) -> dict[str, Any]:
+def _lesion(name: str, channel: str, size: str, mine: pd.DataFrame, maps: JudgedMaps) -> dict[str, Any]:
     """Voxel measures of one lesion size, a row of `mine` per person, and the share of people detected."""
     row: dict[str, Any] = {"model": name, "channel": channel, "size": size, "n": len(mine)}
     row["prevalence"] = f"{mine['prevalence'].mean():.4f}"
@@ -154,7 +156,7 @@ def _lesion(name: str, channel: str, size: str, mine: pd.DataFrame, maps: Maps) 
     }
 
 
-def _detected(maps: Maps, condition: str, channel: str) -> str:
+def _detected(maps: JudgedMaps, condition: str, channel: str) -> str:
     """Share of twins with a cluster whose size only 5 % of the controls reach anywhere in the brain (p_cluster)."""
     if maps.artefact.summary["num_calibration"] < FEWEST_CONTROLS:
         return "n/a"
@@ -164,12 +166,12 @@ def _detected(maps: Maps, condition: str, channel: str) -> str:
     return _text(wilson_interval(int(people.isin(set(found)).sum()), len(people)), 2)
 
 
-def _loss(maps: Maps, truth: Truth, condition: str) -> list[dict[str, Any]]:
+def _loss(maps: JudgedMaps, truth: Truth, condition: str) -> list[dict[str, Any]]:
     """Hippocampal loss: AUC, detection and bias, for left, right and the mean of both."""
     return [row for channel in ("deformation", "contrast") for row in _loss_in(maps, truth, condition, channel)]
 
 
-def _loss_in(maps: Maps, truth: Truth, condition: str, channel: str) -> list[dict[str, Any]]:
+def _loss_in(maps: JudgedMaps, truth: Truth, condition: str, channel: str) -> list[dict[str, Any]]:
     table = maps.regions[maps.regions["channel"] == channel]
     z, effect = (table.pivot_table(index="key", columns="region", values=v) for v in ("z", "effect"))
     sides = ["left hippocampus", "right hippocampus"]
@@ -201,7 +203,7 @@ def _loss_in(maps: Maps, truth: Truth, condition: str, channel: str) -> list[dic
     return rows
 
 
-def _null(name: str, channel: str, rows: list[dict[str, Any]], maps: Maps) -> list[dict[str, Any]]:
+def _null(name: str, channel: str, rows: list[dict[str, Any]], maps: JudgedMaps) -> list[dict[str, Any]]:
     found = []
     for row in rows:
         if row["num"]:
@@ -227,4 +229,4 @@ def _text(interval: Interval, digits: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,8 +1,8 @@
 """Does the map of a person with dementia differ from that of a healthy one? OASIS-1 slabs, controls against CDR > 0 and >= 1.
 
-slabs.py prepares the slabs and says what they are. Models are cross-fitted over the identified controls; controls without
-demographics are judged and never learned from. Every score was fixed before any label was looked at, and all of them are
-reported, beside what needs no model: age, nWBV, and the share of dark voxels. Writes slabs.tsv and slabs.png.
+slabs.py prepares the slabs and describes them. Models are cross-fitted over the identified controls; controls without
+demographics get maps but are never in training. Every score was fixed before any label was looked at, and all of them are
+reported, with baselines that need no model: age, nWBV, and the share of dark voxels. Writes slabs.tsv and slabs.png.
 
     python analysis/05_real_disease.py --slabs DATA/t1w_slab_2mm --out FOLDER
 """
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from slabs import PrepareSlabs
 
 from gen3d.anomaly.anomaly import Anomaly
+from gen3d.cli import run_script
 from gen3d.cohort.manifest import read_manifest
 from gen3d.imaging.volume import read_map
 from gen3d.maths.significance import fdr, p_values
@@ -65,7 +66,7 @@ def slabs(source: Path, out: Path) -> pd.DataFrame:
 
 
 def baselines(people: pd.DataFrame) -> dict[str, pd.Series]:
-    """What needs no model, larger in disease; each also as z against the controls of the same age and sex."""
+    """Baselines without a model, larger in disease; each also as z against the controls of the same age and sex."""
     plain = {"nWBV": -people["nwbv"], "fluid share": people["dark"], "deep fluid share": people["deep_dark"]}
     adjusted = {f"{name}, adjusted for age and sex": adjusted_z(values, people) for name, values in plain.items()}
     return {"age": people["age_years"], **plain, **adjusted}
@@ -84,7 +85,7 @@ def adjusted_z(values: pd.Series, people: pd.DataFrame) -> pd.Series:
 
 
 def map_scores(name: str, maps: Path, prepared: Path) -> dict[str, pd.Series]:
-    """Scores of one maps folder, larger where more is abnormal; decided before labels were seen."""
+    """Scores of one maps folder, larger where more is abnormal; fixed before labels were seen."""
     subjects = pd.read_csv(maps / "subjects.tsv", sep="\t").set_index("key")
     regions = pd.read_csv(maps / "regions.tsv", sep="\t")
     mask = read_map(prepared / "mask.nii") > 0.5
@@ -199,7 +200,7 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
 
 
 def main() -> None:
-    """Run what is not there yet; write slabs.tsv and slabs.png."""
+    """Run what is not finished; write slabs.tsv and slabs.png."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slabs", type=Path, required=True, help="folder of slabs with participants.tsv")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -211,4 +212,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

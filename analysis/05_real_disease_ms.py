@@ -1,9 +1,9 @@
-"""What does a map of a patient from a site without controls say? Two MS patients with lesion masks, one large load, one small.
+"""What does a map show of a patient from a site without controls? Two MS patients with lesion masks, one large load, one small.
 
 The patients come from a site that the cohort `--prepared` does not have. Shown are the gate (no z map, with the reason), and
-what it keeps the reader from: the same scans under the name of each of the cohort's sites. Those maps are not calibrated.
+the maps that it prevents: the same scans under the name of each of the cohort's sites. Those maps are not calibrated.
 Calibration by the patients' own site is impossible with two people. Voxel figures against the consensus lesion mask, the
-share of |z| > 1.96 away from lesions beside that of held-out controls. Writes ms.tsv and ms.png.
+share of |z| > 1.96 away from lesions, compared with held-out controls. Writes ms.tsv and ms.png.
 
     python analysis/05_real_disease_ms.py --ms DATA/lesion_ms --prepared real/prepared --out FOLDER
 """
@@ -30,6 +30,7 @@ from pydantic import Field
 from scipy import ndimage
 
 from gen3d.anomaly.anomaly import Anomaly
+from gen3d.cli import run_script
 from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.manifest import read_manifest, scan_key, write_manifest
 from gen3d.core.artefact import begin, read
@@ -54,7 +55,7 @@ SHARE = "share of |z| > 1.96, normal-appearing, residual"
 
 
 class Relabelled(Verb):
-    """Scans of an uncalibrated site once more under the name of each known site: what the gate forbids."""
+    """Copies of an uncalibrated site's scans under the name of each known site, which the gate would forbid."""
 
     source: Folder = Field(description="prepared folder")
     sites: tuple[str, ...] = Field(description="names to give")
@@ -84,7 +85,9 @@ class Relabelled(Verb):
 
 
 def prepare_patients(folder: Path, cohort: Path, out: Path) -> Path:
-    """The patients through `gen3d prepare` with the cohort's own settings."""
+    """Prepare the patients with the cohort's settings."""
+    if not (folder / "patient_info.csv").is_file():
+        raise UserError(f"{folder}: no patient_info.csv; --ms must name the folder of the patients with lesion masks.")
     info = pd.read_csv(folder / "patient_info.csv")
     scans = sorted(folder.glob("patient*_T1.nii.gz"))
     numbers = [int(scan.name[7:9]) for scan in scans]
@@ -102,7 +105,7 @@ def prepare_patients(folder: Path, cohort: Path, out: Path) -> Path:
 
 
 def lesion_on_grid(folder: Path, key: str, prepared: Path, plan: GridPlan) -> NDArray[np.bool_]:
-    """The consensus lesion where the prepared scan lies, through the transform that prepare kept."""
+    """The consensus lesion on the prepared scan's grid, by the transform that prepare kept."""
     record = json.loads((prepared / "transforms" / f"{key}.json").read_text())
     number = key.removeprefix("sub-ms")[:2]
     # A small lesion is a nearly constant image, which read_volume refuses.
@@ -112,7 +115,7 @@ def lesion_on_grid(folder: Path, key: str, prepared: Path, plan: GridPlan) -> ND
 
 
 def patients(folder: Path, cohort: Path, out: Path, restorer: Path | None) -> pd.DataFrame:
-    """What the maps of the two patients are with the gate, and with their site called one of the cohort's."""
+    """Maps of the two patients with the gate, and with their site renamed to each of the cohort's sites."""
     prepared = prepare_patients(folder, cohort, out)
     opened = open_prepared(cohort)
     counts = opened.select(CONTROL_ROLES).drop_duplicates("subject")["site"].value_counts()
@@ -142,7 +145,7 @@ def patients(folder: Path, cohort: Path, out: Path, restorer: Path | None) -> pd
 
 
 def show_gate(name: str, subjects: pd.DataFrame) -> None:
-    """Print how many scans of the unknown site have a z, and why not."""
+    """Print how many scans of the unknown site have a z map, and why the others have none."""
     gated = subjects[subjects["site"] == SITE]
     print(
         f"{name}, gate on: {gated['score_residual'].notna().sum()} of {len(gated)} patients have a z map; the reason:"
@@ -187,7 +190,7 @@ class Maps:
         return rows
 
     def patient_rows(self, load: str, key: str, lesion: NDArray[np.bool_], t1w: Floats, plan: GridPlan) -> list[Row]:
-        """Voxel figures of one patient under each borrowed site name; dark T1w alone is the baseline without a model."""
+        """Voxel figures of one patient under each borrowed site name; dark T1w alone is the model-free baseline."""
         around = ndimage.binary_dilation(lesion, iterations=2)[self.mask]
         inside = lesion[self.mask]
         subject = key.removeprefix("sub-").split("_")[0]
@@ -271,7 +274,7 @@ def draw(rows: pd.DataFrame, out: Path, prepared: Path, lesions: dict[str, NDArr
 
 
 def main() -> None:
-    """Run what is not there yet; write ms.tsv and ms.png."""
+    """Run what is not finished; write ms.tsv and ms.png."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ms", type=Path, required=True, help="folder of the patients with lesion masks")
     parser.add_argument("--prepared", type=Path, required=True, help="prepared cohort to compare them with")
@@ -284,4 +287,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

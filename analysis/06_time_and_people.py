@@ -1,7 +1,7 @@
-"""Which figures move with more training time, and which with more people?
+"""Which figures improve with more training, and which with more people?
 
-Simulated cohorts of growing size at low resolution, learned by every model with one and with four times the training
-steps, and judged on ONE other cohort of people that no model learned from (lesions, AD-like atrophy, null twins); its
+Simulated cohorts of growing size at low resolution. Every model is trained on each with one and with four times the training
+steps, and tested on ONE other cohort of people in no training set (lesions, AD-like atrophy, null twins); its
 sites are those of the training cohorts. Prints a markdown table: voxel AUPRC of lesions, AUC of the hippocampus in AD,
 share of |z| > 1.96 in null twins, each with n and interval, and writes it as TSV.
 
@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from gen3d.anomaly.anomaly import Anomaly
+from gen3d.cli import run_script
 from gen3d.evaluate.evaluate import Evaluate
 from gen3d.simulate.simulate import Simulate
 from gen3d.train.train import Train
@@ -38,7 +39,7 @@ CHANNELS = {"channels": ["t1w"]}
 
 
 def main() -> None:
-    """Make what is not there yet, and print the table."""
+    """Make what is not finished, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--people", type=int, nargs="+", default=[50, 200, 800], help="sizes of the training cohorts")
@@ -71,7 +72,7 @@ def main() -> None:
 def one(
     given: argparse.Namespace, cohort: Path, judged: Path, people: int, name: str, settings: dict[str, Any], times: int
 ) -> dict[str, Any]:
-    """Train one model on one cohort and judge it."""
+    """Train one model on one cohort and test it."""
     label = f"{name}_{people}_x{times}"
     optim = {"optim": {"steps": given.steps * times}} if times else {}
     began = time.monotonic()
@@ -113,4 +114,4 @@ def _text(row: pd.Series, name: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,12 +1,12 @@
-"""How good are synthetic brains, whose are they, and what do more training steps buy?
+"""How good are synthetic brains, are they copies, and what do more training steps buy?
 
 One spatial VAE (or a finished one: --vae), then one latent diffusion model per number of steps, with the settings of
-configs/train/vae_spatial.yaml and ldm_laptop.yaml. Each draws scans of people like those it learned from, which
-`gen3d sample` registers and audits, and `gen3d quality` compares with people of the same cohort whom no model saw. Copies
-are counted and do not end the analysis: the scans are not handed on. Writes steps.tsv (seconds, loss, distances beside the
-floor of real people and beside the autoencoder's own reconstructions, diversity, copies), fidelity.tsv (asked for against
-measured) and synthetic_brains.png (real scans of held-out people, the same reconstructed, synthetic ones: it shows people,
-so mind whose scans they are).
+configs/train/vae_spatial.yaml and ldm_laptop.yaml. Each draws scans that resemble its training people; `gen3d sample`
+registers and audits them, and `gen3d quality` compares them with people of the same cohort whom no model saw. Copies
+are counted and do not end the analysis: the scans are not handed on. Writes steps.tsv (seconds, loss, distances with
+the floor of real people and with the autoencoder's reconstructions, diversity, copies), fidelity.tsv (requested against
+measured) and synthetic_brains.png (real scans of held-out people, the same reconstructed, synthetic ones: it shows real
+people, so check whether their scans may be published).
 
     python analysis/08_synthetic_brains.py --prepared PREPARED --out FOLDER --steps 500 1500 4500
 """
@@ -30,6 +30,7 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
+from gen3d.cli import run_script
 from gen3d.cohort.folder import open_prepared
 from gen3d.imaging.volume import read_stored
 from gen3d.latents.encode import Encode
@@ -51,7 +52,7 @@ SHOWN = 4
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything in one folder; what is there already is not computed again."""
+    """All results in one folder; what is finished is not computed again."""
 
     prepared: tuple[Path, ...]
     out: Path
@@ -66,7 +67,7 @@ class Experiment:
 
     @cached_property
     def vae(self) -> Path:
-        """The autoencoder: given, or trained as configs/train/vae_spatial.yaml says."""
+        """The autoencoder: that of --vae, or one trained with the settings of configs/train/vae_spatial.yaml."""
         if self.given_vae is not None:
             return self.given_vae
         settings = yaml.safe_load((CONFIGS / "vae_spatial.yaml").read_text(encoding="utf-8"))
@@ -77,13 +78,13 @@ class Experiment:
 
     @cached_property
     def latents(self) -> Path:
-        """Latents of all scans, mirrored ones too where they are learned from."""
+        """Latents of all scans, mirrored ones too where they are in training."""
         given = {"prepared": self.prepared, "run": self.vae, "mirrored": self.flip, "out": self.out / "latents"}
         return Encode.model_validate(given).run()
 
     @cached_property
     def diffusions(self) -> dict[int, Path]:
-        """A latent diffusion model per number of steps, as configs/train/ldm_laptop.yaml says."""
+        """A latent diffusion model per number of steps, with the settings of configs/train/ldm_laptop.yaml."""
         runs = {}
         for steps in self.steps:
             settings = yaml.safe_load((CONFIGS / "ldm_laptop.yaml").read_text(encoding="utf-8"))
@@ -100,7 +101,7 @@ class Experiment:
 
     @cached_property
     def samples(self) -> dict[int, Path]:
-        """Scans of people like those learned from, by every model with the same seed."""
+        """Scans that resemble the training people, by every model with the same seed."""
         common = {"count": self.count, "seed": 1, "unnamed": "as_trained", "measure": self.measure, "waiver": WAIVER}
         return {
             steps: Sample.model_validate({**common, "run": run, "out": self.out / "samples" / str(steps)}).run()
@@ -109,7 +110,7 @@ class Experiment:
 
     @cached_property
     def qualities(self) -> dict[int, Path]:
-        """What `gen3d quality` says of them."""
+        """Folders of `gen3d quality`, one per model."""
         return {
             steps: Quality.model_validate(
                 {"synthetic": folder, "reference": self.prepared, "out": self.out / "quality" / str(steps)}
@@ -118,7 +119,7 @@ class Experiment:
         }
 
     def step_rows(self) -> pd.DataFrame:
-        """One row per number of steps; the last rows are what reconstruction and smoothing do, and the floor."""
+        """One row per number of steps; the last rows are reconstruction, smoothing and the floor."""
         rows: list[Row] = []
         tables = {steps: metrics(folder) for steps, folder in self.qualities.items()}
         for steps, found in tables.items():
@@ -134,7 +135,7 @@ class Experiment:
         return pd.DataFrame(rows).astype(object).fillna("")
 
     def fidelity_rows(self) -> pd.DataFrame:
-        """What was asked for against what was measured, or predicted from the scan by what learned from real people."""
+        """Requested values against those measured, or predicted by a model trained on real people."""
         rows: list[Row] = []
         for steps, folder in self.qualities.items():
             for found in metrics(folder)["fidelity"]:
@@ -161,14 +162,14 @@ def set_row(tables: dict[str, list[Row]], name: str, column: str = "value") -> R
 
 
 def diversity_row(tables: dict[str, list[Row]], name: str) -> Row:
-    """How alike the scans of a set are to each other."""
+    """Similarity of the scans of a set to each other."""
     return {
         f"{found['measure']} within": interval(found, "value") for found in tables["diversity"] if found["set"] == name
     }
 
 
 def copies(sample: Path) -> Row:
-    """What the audit said."""
+    """Share of copies and membership AUC, from the audit."""
     audit = json.loads((sample / "audit.json").read_text(encoding="utf-8"))
     if not audit["done"]:
         return {"copies": f"no audit: {audit['obstacle']}"}
@@ -209,13 +210,13 @@ def draw(path: Path, experiment: Experiment) -> None:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table for the reading notes."""
+    """A table as markdown."""
     lines = ["| " + " | ".join(map(str, table.columns)) + " |", "|" + "---|" * len(table.columns)]
     return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in table.to_numpy()])
 
 
 def main() -> None:
-    """Run what is not there yet; write the tables and the picture."""
+    """Run what is not finished; write the tables and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepared", type=Path, nargs="+", required=True, help="folders of `gen3d prepare`")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -248,4 +249,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,4 +1,4 @@
-"""Does latent diffusion draw hippocampi of the volume that is asked for, how good are they, and whose are they?
+"""Does latent diffusion draw hippocampi of the requested volume, how good are they, and are they copies?
 
 Real crops around one hippocampus with label channels, prepared by 09_synthetic_hippocampi_crops.py: a fast 3D set. A spatial
 VAE, then one latent diffusion model per number of steps, conditioned on volume and anterior share; `gen3d sample` draws and
@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.linear_model import RidgeCV
 
+from gen3d.cli import run_script
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.latents.encode import Encode
 from gen3d.maths.stats import Interval, bootstrap_interval
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion
 from gen3d.models.diffusion.noising import target
 from gen3d.models.run import Run, load_run
-from gen3d.quality.contrastive import SelfTrained
 from gen3d.quality.distances import distance_rows
 from gen3d.quality.features import FeatureMaker, RandomFeatures, Scans
 from gen3d.synthesis.sample import Sample
@@ -61,7 +61,7 @@ def measured(volumes: Floats) -> pd.DataFrame:
 
 
 def fidelity_rows(name: str, asked: pd.DataFrame, found: pd.DataFrame) -> list[Row]:
-    """Correlation, slope and mean difference of what was measured against what was asked for, intervals over crops."""
+    """Correlation, slope and mean difference of measured against requested values, intervals over crops."""
     rows = []
     for condition in found.columns:
         pairs = np.column_stack([asked[condition].to_numpy(float), found[condition].to_numpy(float)])
@@ -85,7 +85,7 @@ def words(interval: Interval) -> str:
 
 
 def from_t1w(train: Floats, volumes_ml: NDArray[np.float64]) -> Callable[[Floats], pd.DataFrame]:
-    """A ridge regression of volume on the T1w channel alone: whether the scan, not only the label, follows what was asked."""
+    """A ridge regression of volume on the T1w channel alone: whether the scan, not only the label, follows the request."""
 
     def coarse(crops: Floats) -> Floats:
         smooth = ndimage.gaussian_filter(crops[:, 0], (0, 1, 1, 1))[:, 1::3, 1::3, 1::3]
@@ -120,7 +120,7 @@ def denoising_error(run: Run, latents: Path, table: pd.DataFrame) -> NDArray[np.
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything in one folder; what is there already is not computed again."""
+    """All results in one folder; what is finished is not computed again."""
 
     prepared: Path
     out: Path
@@ -185,7 +185,7 @@ class Experiment:
 
     @cached_property
     def asked(self) -> dict[int, Prepared]:
-        """Crops of volumes and anterior shares asked for independently of each other, over the range of 90 % of people."""
+        """Crops with volume and anterior share requested independently, over the range of 90 % of people."""
         train = self.people["train"]
         ranges = {name: [round(float(value), 4) for value in train[name].quantile([0.05, 0.95])] for name in CONDITIONS}
         return {steps: self._drawn(steps, "asked", {"condition": ranges, "seed": 1}) for steps in self.steps}
@@ -213,7 +213,7 @@ class Experiment:
 
     @cached_property
     def reconstructed(self) -> Floats:
-        """The held-out crops through the autoencoder: the ceiling of what can be drawn."""
+        """The held-out crops, encoded and decoded: the ceiling of what can be drawn."""
         run, keys = load_run(self.vae), self.people["held out"]["subject"]
         found = [run.expect(crop, subject) for crop, subject in zip(self.real("held out"), keys, strict=True)]
         crops = np.stack([cast(tuple[Floats, Any], expected)[0] for expected in found])
@@ -221,7 +221,7 @@ class Experiment:
         return crops
 
     def fidelity(self) -> pd.DataFrame:
-        """What was asked for against what was drawn, beside real crops and their reconstructions."""
+        """Requested against drawn, for synthetic crops, real crops and their reconstructions."""
         train, held_out = self.people["train"], self.people["held out"]
         reader = from_t1w(self.real("train"), train["hippocampus_ml"].to_numpy(float))
         rows: list[Row] = []
@@ -249,7 +249,7 @@ class Experiment:
         sets.append(Scans("reconstructed", keys, in_memory(keys, self.reconstructed), True))
         sets.append(Scans("smoothed", keys, in_memory(keys, blurred), True))
         folder, mask = self.out / "features", self.cohort.mask
-        makers = [FeatureMaker(config, folder, training, mask) for config in (SelfTrained(), RandomFeatures())]
+        makers = [FeatureMaker(config, folder, training, mask) for config in (RandomFeatures(),)]
         table = distance_rows(makers, sets, 200, 0)
         return table[table["metric"].isin(["kid", "mmd"])].reset_index(drop=True)
 
@@ -272,7 +272,7 @@ class Experiment:
         return pd.DataFrame(rows).astype(object).fillna("")
 
     def copies(self, steps: int) -> Row:
-        """What the audit said of the crops that are like people."""
+        """Audit of the crops that have the conditions of training people."""
         audit = json.loads((self.like_people[steps].folders[0] / "audit.json").read_text())
         found = audit["copies"]
         row: Row = {"copies": f"{found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}]"}
@@ -282,7 +282,7 @@ class Experiment:
 
 
 def in_memory(keys: tuple[str, ...], crops: Floats) -> Callable[[str], Floats]:
-    """key -> T1w of crops that are there already."""
+    """key -> T1w of crops that are in memory."""
     places = {key: place for place, key in enumerate(keys)}
     return lambda key: cast(Floats, crops[places[key], 0])
 
@@ -299,13 +299,13 @@ def distances(quality: pd.DataFrame, name: str, column: str = "value") -> Row:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table for the reading notes."""
+    """A table as markdown."""
     lines = ["| " + " | ".join(map(str, table.columns)) + " |", "|" + "---|" * len(table.columns)]
     return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in table.to_numpy()])
 
 
 def main() -> None:
-    """Run what is not there yet; write the tables."""
+    """Run what is not finished; write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepared", type=Path, required=True, help="folder of 09_synthetic_hippocampi_crops.py")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -327,4 +327,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

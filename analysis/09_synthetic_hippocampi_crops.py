@@ -1,8 +1,8 @@
-"""Hippocampus crops of mixed intensity scales to a folder as `gen3d prepare` writes it, for 09_synthetic_hippocampi.py.
+"""Convert hippocampus crops of mixed intensity scales to a prepared folder, for 09_synthetic_hippocampi.py.
 
 `--crops` has images/ and labels/ of hippocampus_NNN.nii.gz (Medical Segmentation Decathlon, task 4: T1w at 1 mm around one
 hippocampus, label 1 anterior, 2 posterior). Crops 2k - 1 and 2k are the two hippocampi of one person, so they become two
-sessions of one subject and are never split; what speaks for it is printed. Channels on one grid about the label's centre:
+sessions of one subject and are never split; the evidence for it is printed. Channels on one grid about the label's centre:
 T1w between robust percentiles of the crop, and the two smoothed labels, so that volume and anterior share can be measured in
 crops that a model draws. The columns hippocampus_ml, anterior_ml, posterior_ml and anterior_share are of the labels as drawn.
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import ndimage
 
+from gen3d.cli import run_script
 from gen3d.cohort.manifest import Split, assign_roles, read_manifest, scan_key, write_manifest
 from gen3d.core.artefact import begin
 from gen3d.core.config import Folder, Verb
@@ -31,7 +32,7 @@ Floats = NDArray[np.float32]
 Row = dict[str, Any]
 
 GRID: Grid = (32, 48, 32)  # crops are about 35 x 50 x 36; 6 % of labels lose up to 3 % of their voxels
-CENTRE_MM = (8.0, -18.0, 4.0)  # where the pictures of `gen3d sample` cut: a crop has no place in the atlas
+CENTRE_MM = (8.0, -18.0, 4.0)  # where the pictures of `gen3d sample` cut: a crop has no position in the atlas
 DARK, BRIGHT, BRIGHTEST = 2.0, 95.0, 1.5  # percentiles that become 0 and 1, and the largest level
 SMOOTHING_VOXELS = 1.0
 CHANNELS = ("t1w", "anterior", "posterior")
@@ -94,7 +95,7 @@ def crop_of(image: Path, label: Path) -> tuple[Row, Floats]:
     places = np.argwhere(labels > 0)
     first = np.round((places.min(axis=0) + places.max(axis=0)) / 2 - (np.array(GRID) - 1) / 2).astype(int)
     smooth = [ndimage.gaussian_filter((labels == value).astype(np.float32), SMOOTHING_VOXELS) for value in (1, 2)]
-    # Mirrored at the border: a black frame would tell how large the crop is, and with it the hippocampus.
+    # Mirrored at the border: a black frame would reveal the size of the crop, and with it that of the hippocampus.
     return row, np.stack([about(volume, first) for volume in (levels, *smooth)]).astype(np.float32)
 
 
@@ -111,7 +112,7 @@ def quantum(scan: Floats) -> float:
 
 
 def show_pairs(people: pd.DataFrame) -> None:
-    """Print why crops 2k - 1 and 2k are taken for one person: same quantum of intensity, and volumes that correlate."""
+    """Print the evidence that crops 2k - 1 and 2k are one person: same quantum of intensity, and volumes that correlate."""
     pairs = people[people.duplicated("subject", keep=False)].pivot(index="subject", columns="session")
     same = (pairs["quantum"]["1"] == pairs["quantum"]["2"]).sum()
     order = people.sort_values(["subject", "session"]).reset_index(drop=True)
@@ -134,4 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

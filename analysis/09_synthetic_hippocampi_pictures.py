@@ -1,8 +1,8 @@
 """Pictures of synthetic hippocampi, from the folder that 09_synthetic_hippocampi.py wrote.
 
-summary.png shows no person: synthetic crops, means of thirds of real and of synthetic ones, measured against requested volume, and
-distances against training steps. people.png shows crops of held-out people, the same reconstructed, and synthetic ones: it
-belongs where the scans may be seen.
+summary.png shows no person: synthetic crops, means of thirds of real and of synthetic ones, measured against requested
+volume, and distances against training steps. people.png shows crops of held-out people, the same reconstructed, and
+synthetic ones: keep it where the scans may be shown.
 
     python analysis/09_synthetic_hippocampi_pictures.py --prepared PREPARED --out FOLDER
 """
@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cli import run_script
 from gen3d.cohort.folder import open_prepared
 
 Floats = NDArray[np.float32]
@@ -47,7 +48,7 @@ class Crops:
 
 @dataclass(frozen=True)
 class Folder:
-    """What the analysis left."""
+    """Results of 09_synthetic_hippocampi.py."""
 
     prepared: Path
     out: Path
@@ -80,7 +81,7 @@ class Folder:
 
     @cached_property
     def copied(self) -> list[float]:
-        """Share of copies by steps, of the crops that are like people."""
+        """Share of copies by steps, among the crops with the conditions of training people."""
         audits = [self.out / "samples" / f"like_{steps}" / "audit.json" for steps in self.steps]
         return [float(json.loads(path.read_text(encoding="utf-8"))["copies"]["value"]) for path in audits]
 
@@ -90,7 +91,7 @@ class Folder:
         return self.shown or self.steps[-1]
 
     def synthetic(self, kind: str) -> Crops:
-        """Crops of the model shown: `asked` for a volume, or `like` training people."""
+        """Crops of the model shown: `asked` (volume requested), or `like` (conditions of training people)."""
         made = open_prepared(self.out / "samples" / f"{kind}_{self.model}")
         crops = made.load(made.manifest["key"].tolist(), CHANNELS)
         return Crops(crops, measured(crops), made.manifest["requested_hippocampus_ml"].to_numpy(float))
@@ -168,7 +169,8 @@ def draw_fidelity(axis: Any, folder: Folder, asked: Crops) -> None:
 def draw_quality(axis: Any, folder: Folder) -> None:
     """KID against training steps with the floor of real people and what reconstruction costs."""
     kid = folder.quality[folder.quality["metric"] == "kid"]
-    for colour, (extractor, rows) in zip(("C0", "C1"), kid.groupby("extractor"), strict=True):
+    for place, (extractor, rows) in enumerate(kid.groupby("extractor")):
+        colour = f"C{place}"
         by_set = rows.set_index("set")[["value", "value_low", "value_high"]]
         by_set = by_set / float(by_set.loc["smoothed", "value"])
         mine = by_set.loc[[f"synthetic_{steps}" for steps in folder.steps]]
@@ -196,4 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

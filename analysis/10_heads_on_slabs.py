@@ -1,14 +1,14 @@
-"""Do heads on latents tell dementia on real scans better than one number does? OASIS-1 slabs, CN against CDR > 0, and stages.
+"""Do heads on latents predict dementia on real scans better than one number does? OASIS-1 slabs, CN against CDR > 0, and stages.
 
-slabs.py prepares the slabs and says what they are, representations.py trains what the heads are given: cross-fitted over all 133
-people, so that nobody is tested in a space that saw them. Anomaly scores come from models cross-fitted over the identified
-controls and calibrated on them, as in 05: they know who is a control (12 shows it), so these studies need a waiver and stand
-alone. Heads are compared with age and sex, nWBV of OASIS-1's own table, the share of dark voxels (everywhere and deep), all
+slabs.py prepares the slabs, representations.py trains the models behind the latents: cross-fitted over all 133 people, so that
+nobody is tested in the space of a model that saw them. Anomaly scores come from models cross-fitted over the identified
+controls and calibrated on them, as in 05: they reveal who is a control (see 12), so these studies need a waiver and are kept
+apart. Baselines of the heads: age and sex, nWBV of OASIS-1's own table, the share of dark voxels (everywhere and deep), all
 of these together, and linear machines on voxels.
 
-Fixed before any result was seen: the answer is that of PRIMARY (identified people, CN against CDR > 0; 30 components of T1w and
-log-Jacobian; logistic head), with its permutation p and its difference from nWBV. All other figures are exploratory, and all of
-them are reported. Writes heads.tsv (every model of every study) and heads.png.
+Fixed before any result was seen: the answer is the result of PRIMARY (identified people, CN against CDR > 0; 30
+components of T1w and log-Jacobian; logistic head), with its permutation p and its difference from nWBV. All other
+figures are exploratory, and all of them are reported. Writes heads.tsv (every model of every study) and heads.png.
 
     python analysis/10_heads_on_slabs.py --slabs DATA/t1w_slab_2mm --out FOLDER
 """
@@ -30,6 +30,7 @@ from slabs import PrepareSlabs, for_heads
 
 from gen3d.anomaly.anomaly import Anomaly
 from gen3d.classify.classify import Classify
+from gen3d.cli import run_script
 from gen3d.train.train import Train
 
 Keys = dict[str, Any]
@@ -37,7 +38,7 @@ Keys = dict[str, Any]
 PRIMARY = ("identified", "PCA and deformation", "linear")
 MEASURES = ("nwbv", "dark", "deep_dark")
 HEADS = ("linear", "svm", "boosting", "mlp")
-HEADS_ON = {"identified": 5, "stages": 4}  # how many of the heads; the logistic one alone on other questions
+HEADS_ON = {"identified": 5, "stages": 4}  # number of heads compared; other questions get the logistic one alone
 NORMATIVE: dict[str, Keys] = {"pca": {"kind": "pca", "num_components": 20}, "voxelwise": {"kind": "voxelwise"}}
 QUESTIONS: dict[str, Keys] = {
     "identified": {"target": "identified", "classes": ("CN", "AD")},
@@ -58,7 +59,7 @@ OTHERS = ("balanced_accuracy", "sensitivity", "specificity", "brier", "calibrati
 
 
 def features(source: Path, out: Path) -> dict[str, Keys]:
-    """Train and encode what is not there yet; the feature sets as keys of `gen3d classify`."""
+    """Train and encode what is not finished; the feature sets as keys of `gen3d classify`."""
     everybody = for_heads(source, out)
     encoded = {name: latents(everybody, name, keys, out) for name, keys in SLAB_MODELS.items()}
     maps = [anomaly(PrepareSlabs(source=source, out=out / "prepared").run(), name, out) for name in NORMATIVE]
@@ -109,7 +110,7 @@ def study(question: str, name: str, given: Keys, out: Path) -> Path:
 
 
 def collected(folder: Path, question: str, name: str) -> pd.DataFrame:
-    """Every model of a study: area under the curve, difference from nWBV, and what else is asked of two classes."""
+    """Every model of a study: area under the curve, difference from nWBV, and further measures for two classes."""
     shown = pd.read_csv(folder / "performance.tsv", sep="\t", na_values=["n/a"])
     whole = shown[shown["class"].isna() | (shown["class"] == "")]
     area = whole[whole["measure"].isin(RANKING)].set_index("model")
@@ -155,7 +156,7 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
 
 
 def main() -> None:
-    """Run what is not there yet; write heads.tsv and heads.png."""
+    """Run what is not finished; write heads.tsv and heads.png."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slabs", type=Path, required=True, help="folder of slabs with participants.tsv")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -174,4 +175,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

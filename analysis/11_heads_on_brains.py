@@ -1,10 +1,10 @@
-"""Sex, brain age and site from whole brains of three sources: what do heads tell, and what does harmonising take away?
+"""Sex, brain age and site from whole brains of three sources: what can heads predict, and what does harmonising remove?
 
 Inputs: a table of real scans (GEN3D_REAL_DATA/t1w_2mm/participants.csv: 71 scans of 68 people, three sources). All are prepared
 at 2.5 mm and encoded by models cross-fitted over everybody; the first session of each person is used. The sources differ in
-age and in the share of women, so `site` stands among the baselines. For harmonising as a verb one space is needed, so there a
-PCA of everybody is used, which nothing but the site is told from. At last, is one person under two ids found? The second
-sessions of people scanned twice are given other ids. Writes brains.tsv, sites.tsv, duplicates.tsv and brains.png.
+age and in the share of women, so `site` is among the baselines. `gen3d harmonise` needs one latent space, so there a PCA of
+everybody is used. Last question: is one person under two ids detected? For it the second sessions of people scanned twice are
+renamed. Writes brains.tsv, sites.tsv, duplicates.tsv and brains.png.
 
     python analysis/11_heads_on_brains.py --brains DATA/t1w_2mm/participants.csv --out FOLDER
 """
@@ -27,6 +27,7 @@ from representations import BRAIN_MODELS, SEEN_BY_ALL, latents, prepare_brains
 
 from gen3d.classify.classify import Classify
 from gen3d.classify.study.baselines import read_voxels
+from gen3d.cli import run_script
 from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.latents_folder import open_latents_folder
 from gen3d.cohort.seen import find_duplicates
@@ -61,7 +62,7 @@ OTHERS = ("balanced_accuracy", "r2", "pearson", "calibration_slope", "calibratio
 
 
 def studies(folders: dict[str, Path], out: Path) -> pd.DataFrame:
-    """Every question on every representation, as it is and harmonised by site within the folds."""
+    """Every question on every representation, unchanged and harmonised by site within the folds."""
     found = []
     for question, asked in QUESTIONS.items():
         for name, folder in folders.items():
@@ -99,7 +100,7 @@ def collected(folder: Path, question: str, name: str) -> pd.DataFrame:
 
 
 def harmonised(prepared: Path, out: Path) -> pd.DataFrame:
-    """The tables of the verb: how well the site is told before and after, and what becomes of age and sex."""
+    """The tables of the verb: how well site, age and sex are predicted before and after."""
     tables = []
     for name in ("pca", "pca_both"):
         one_space = latents(prepared, name, BRAIN_MODELS[name], out, SEEN_BY_ALL)
@@ -112,7 +113,7 @@ def harmonised(prepared: Path, out: Path) -> pd.DataFrame:
 
 
 def duplicates(prepared: Path, encoded: dict[str, Path]) -> pd.DataFrame:
-    """Pairs found among first sessions (none is right), and with second sessions under other ids (all of them are)."""
+    """Duplicates detected among first sessions (there are none), and with second sessions renamed (each is one)."""
     opened = open_prepared(prepared)
     table = opened.manifest[opened.manifest["role"] != "excluded"].sort_values("key").reset_index(drop=True)
     second = table["subject"].duplicated().to_numpy()
@@ -163,7 +164,7 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
 
 
 def main() -> None:
-    """Run what is not there yet; write the tables and brains.png."""
+    """Run what is not finished; write the tables and brains.png."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(os.environ.get("GEN3D_REAL_DATA", ".")) / "t1w_2mm/participants.csv"
     parser.add_argument("--brains", type=Path, default=default, help="table of scans with age, sex and site")
@@ -185,4 +186,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,17 +1,17 @@
-"""What would leakage have bought? The same scans, features and heads, split rightly and wrongly, with real and permuted labels.
+"""What would leakage have bought? The same scans, features and heads, in correct and leaking splits, with real and permuted labels.
 
 OASIS-1 slabs (slabs.py; identified people, CN against CDR > 0) and the people of `t1w_2mm` who were scanned twice:
 
 1. slices as samples: folds of people against folds of slices, so that slices of one person are on both sides;
-2. scans as samples: how often the nearest other scan is the person's own, and what that buys where it may be used;
+2. scans as samples: how often the nearest other scan is the same person's, and the accuracy gained where it is in training;
 3. choosing voxels by a test on everybody before the split, and reporting the best of many settings, against doing both inside;
 4. a representation learned from everybody (PCA, VAE) against one that never saw the people it is tested on;
-5. anomaly scores as features: being a control decides whom the normative model learned and calibrated on. People drawn by
-   lot are called controls: can a head tell them from the others by their scores?
+5. anomaly scores as features: controls are the people on whom the normative model is trained and calibrated. People drawn
+   at random are labelled as controls: can a head separate them from the others by their scores?
 
-`gen3d classify` refuses slices and scans as samples, and the fourth unless it is waived; here the splits are made by hand.
-Permuted labels are permuted over people: no honest pipeline can tell them, so all above 50 % is leakage. Writes leakage.tsv
-and leakage.png.
+`gen3d classify` refuses slices and scans as samples, and the fourth unless it is waived; here the splits are made by
+hand. Permuted labels are permuted over people: an honest pipeline stays at 50 % on them, so everything above is
+leakage. Writes leakage.tsv and leakage.png.
 
     python analysis/12_what_leakage_buys.py --slabs DATA/t1w_slab_2mm --brains DATA/t1w_2mm/participants.csv --out FOLDER
 """
@@ -58,6 +58,7 @@ from sklearn.preprocessing import StandardScaler
 from slabs import PrepareSlabs, SlabsWithDrawnControls, for_heads
 
 from gen3d.anomaly.anomaly import Anomaly
+from gen3d.cli import run_script
 from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.latents_folder import open_latents_folder
 from gen3d.maths.stats import bootstrap_interval, wilson_interval
@@ -68,7 +69,7 @@ NUM_CHEAP_PERMUTATIONS = 100  # of labels, people as samples
 BLOCK = 4  # voxels (8 mm) averaged within a slice
 NUM_CHOSEN = 50  # blocks chosen by a test of the classes
 NEUTRAL = 0.5
-NUM_DRAWS = 8  # of people called controls
+NUM_DRAWS = 8  # random choices of people labelled as controls
 SAMPLES = (
     "slices",
     "scans",
@@ -114,7 +115,7 @@ def slice_rows(slabs: Values, labels: Codes) -> Iterator[Row]:
 
 
 def scan_rows(prepared: Path) -> Iterator[Row]:
-    """People scanned twice: is a scan's nearest neighbour the other one, and what do permuted labels reach with it?"""
+    """People scanned twice: is a scan's nearest neighbour the other one, and how accurate is that with permuted labels?"""
     opened = open_prepared(prepared)
     table = opened.manifest[opened.manifest["role"] != "excluded"].reset_index(drop=True)
     volumes = opened.load(list(table["key"]), ("t1w",))[:, 0]
@@ -218,7 +219,7 @@ def representation_rows(folders: dict[str, dict[str, Path]], chosen: NDArray[np.
 
 
 def by_member(spaces: list[NDArray[np.float32]], labels: Codes, held_out: list[Fold]) -> Values:
-    """As `predicted`, everybody in the space of the member whose fold it is."""
+    """The table of `predicted`, each person in the space of the member that did not see their fold."""
     found = np.zeros((len(labels), 3))
     for number, (space, fold) in enumerate(zip(spaces, held_out, strict=True)):
         found[fold[1]] = predicted(space.astype(np.float64), labels, [fold], penalised)[fold[1]]
@@ -230,7 +231,7 @@ def by_member(spaces: list[NDArray[np.float32]], labels: Codes, held_out: list[F
 
 
 def drawn_rows(prepared: Path, out: Path) -> Iterator[Row]:
-    """AUC of telling people drawn to be controls from the others, by cross-fitted and held-out scores and regions' z."""
+    """AUC of people drawn as controls against the others, by cross-fitted and held-out scores and regions' z."""
     areas: dict[str, list[float]] = {}
     for seed in range(NUM_DRAWS):
         place = out / "drawn" / str(seed)
@@ -247,7 +248,7 @@ def drawn_rows(prepared: Path, out: Path) -> Iterator[Row]:
 
 
 def map_features(maps: Path) -> Iterator[tuple[str, Values, Codes]]:
-    """Burden scores, and regions' z, of the people that were drawn from, and who was drawn."""
+    """Burden scores, and regions' z, of the identified people, and who was drawn as a control."""
     people = pd.read_csv(maps / "subjects.tsv", sep="\t", na_values=["n/a"]).set_index("key")
     people = people[people["diagnosis"].isin(["control", "others"])]
     labels = (people["diagnosis"] == "control").to_numpy().astype(np.int64)
@@ -286,7 +287,7 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
 
 
 def main() -> None:
-    """Run what is not there yet; write leakage.tsv and leakage.png."""
+    """Run what is not finished; write leakage.tsv and leakage.png."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slabs", type=Path, required=True, help="folder of slabs with participants.tsv")
     parser.add_argument("--brains", type=Path, required=True, help="table of whole brains, some people scanned twice")
@@ -326,4 +327,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,15 +1,15 @@
-"""What do heads, harmonisation and strata say of brains whose truth is known? Simulated cohorts through the verbs.
+"""What do heads, harmonisation and sub-groups find in brains whose truth is known? Simulated cohorts through the verbs.
 
 Every representation is principal components of T1w and log-Jacobian (of T1w where nothing but the scanner differs). For heads
 they are cross-fitted over everybody: each of five members never saw a fifth of the people, who are tested in its space only.
 
 severity    AD-like atrophy of severity 0.25 to 2 (1 is a mean patient) against controls: does the AUC rise, and which of heads
-            and baselines wins?
-null        controls whose labels are dealt out at random, many times: do intervals cover .5, is the permutation p uniform?
+            and baselines is best?
+null        controls with random labels, many times: do intervals cover .5, is the permutation p uniform?
 confounded  two scanners, and 80 % of the cases come from one: controls relabelled as cases (nothing to find), and AD-like
             people, each with and without harmonisation inside the folds; and AD-like people from both scanners alike.
 strata      two planted subtypes without controls, at several strengths; controls alone, in subsamples; subtypes that come from
-            a clinic each; controls of two scanners: what does `stratify` find, and what does it say of it?
+            a clinic each; controls of two scanners: what does `stratify` find, and does it report the site?
 
 Writes findings.tsv (every figure with n and its 95 % interval), studies.tsv (every study behind them) and heads.png.
 A stopped run goes on where it was.
@@ -49,6 +49,7 @@ from simulated_brains import (
 )
 
 from gen3d.classify.classify import Classify
+from gen3d.cli import run_script
 from gen3d.cohort.manifest import read_manifest
 from gen3d.maths.stats import wilson_interval
 from gen3d.stratify.agreement import adjusted_rand_index
@@ -122,7 +123,7 @@ def of_severity(out: Path) -> Iterator[Row]:
 
 
 def of_null(out: Path) -> Iterator[Row]:
-    """A logistic head on labels dealt out by lot."""
+    """A logistic head on random labels."""
     latent, labels = represented("severity", out), out / "labels" / "severity.tsv"
     for draw in range(NUM_NULL):
         folder = out / "heads" / f"null_{draw}"
@@ -131,7 +132,7 @@ def of_null(out: Path) -> Iterator[Row]:
 
 
 def of_confounds(out: Path) -> Iterator[Row]:
-    """Cases of one scanner, and of both."""
+    """Heads where cases come from one scanner, and from both."""
     latent = represented("confounded", out)
     people = read_manifest(out / "cohorts" / "confounded")
     labels = written(confounded_labels(people), out / "labels" / "confounded.tsv")
@@ -148,7 +149,7 @@ def of_confounds(out: Path) -> Iterator[Row]:
 
 
 class Strata(NamedTuple):
-    """Whom `stratify` is given: subjects of a cohort, by what, adjusted for what; the column that holds the truth."""
+    """Input of `stratify`: subjects of a cohort, features, adjustment; and the column that holds the truth."""
 
     name: str
     cohort: str
@@ -188,7 +189,7 @@ def _controls(out: Path, cohort: str) -> list[str]:
 
 
 def of_strata(out: Path) -> Iterator[Row]:
-    """What `stratify` says of each cohort, and how its clusters agree with the truth."""
+    """Verdict of `stratify` on each cohort, and agreement of its clusters with the truth."""
     for asked in strata_cohorts(out):
         whom = asked.short.removesuffix("_adjusted")
         given: Keys = {"prepared": out / "cohorts" / asked.cohort, "people": asked.people}
@@ -240,7 +241,7 @@ def finding(what: str, measure: str, value: float, low: float, high: float, n: s
 
 
 def findings(rows: pd.DataFrame, strata: pd.DataFrame) -> pd.DataFrame:
-    """Every figure of the text."""
+    """Every figure of 13_heads_on_simulated_brains.md."""
     found: list[Row] = []
     for row in rows[rows["question"] == "severity"].to_dict("records"):
         n = f"{row['num_people']:.0f} people, {row['num_positive']:.0f} ill"
@@ -275,7 +276,8 @@ def _null_findings(null: pd.DataFrame) -> list[Row]:
         wilson_interval(int(hits.sum()), len(null)) for hits in (covers, null["permutation_p"].to_numpy() <= 0.05)
     )
     step = 1 / (NULL_PERMUTATIONS + 1)
-    spread = np.random.default_rng(0).uniform(0, step, len(null))  # p are multiples of the step; uniform when spread
+    # p are multiples of the step: spread them evenly within it before the test of uniformity.
+    spread = np.random.default_rng(0).uniform(0, step, len(null))
     uniform = kstest(null["permutation_p"] - spread, "uniform")
     n = f"{len(null)} dealings of labels of {null['num_people'].iloc[0]:.0f} controls"
     return [
@@ -417,7 +419,7 @@ def _verdict(row: Mapping[Any, Any]) -> str:
 
 
 def main() -> None:
-    """Run what is not there yet; write the tables and the figure."""
+    """Run what is not finished; write the tables and the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--workers", type=int, default=0, help="people simulated at a time; 0: one per core")
@@ -436,4 +438,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,4 +1,4 @@
-"""What every part of 12_what_leakage_buys.py shares: heads, folds, permuted labels, and how a result becomes a row."""
+"""Shared by all parts of 12_what_leakage_buys.py: heads, folds, permuted labels, and how a result becomes a row."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def folds(labels: Codes, people: Codes, by_people: bool, seed: int) -> list[Fold
 
 
 def predictions(values: Values, labels: Codes, split: list[Fold], make: Callable[[], Pipeline]) -> Codes:
-    """Predicted class of every row, by what was fitted without its fold."""
+    """Predicted class of every row, by the pipeline fitted without its fold."""
     found = np.zeros_like(labels)
     for train, test in split:
         found[test] = make().fit(values[train], labels[train]).predict(values[test])
@@ -68,12 +68,12 @@ def predicted(values: Values, labels: Codes, split: list[Fold], make: Callable[[
 
 
 def area(found: Values) -> float:
-    """AUC of rows of `predicted`; only what one model predicted is compared."""
+    """AUC of rows of `predicted`; only rows predicted by the same model are compared."""
     return auc_within_models(found[:, 0], found[:, 1] > 0, found[:, 2].astype(np.int64))
 
 
 def balanced(correct: NDArray[np.bool_], labels: Codes, people: Codes) -> Interval:
-    """Balanced accuracy over rows with its interval over people; everybody has as many rows."""
+    """Balanced accuracy over rows with its interval over people; everybody must have equally many rows."""
     frame = pd.DataFrame({"correct": correct.astype(float), "label": labels, "person": people})
     by_person = frame.groupby("person").agg(correct=("correct", "mean"), label=("label", "first")).to_numpy()
 

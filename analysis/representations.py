@@ -1,7 +1,7 @@
-"""Representations that heads are compared on: principal components and VAEs, cross-fitted over everybody or seen by all.
+"""Representations on which heads are compared: principal components and VAEs, cross-fitted over everybody or seen by all.
 
 Cross-fitted, each of five members never saw a fifth of the people, who are tested in that member's space only.
-`SEEN_BY_ALL` is the leak: one model of everybody, whom it is then tested on.
+`SEEN_BY_ALL` is the leak: one model is trained and tested on everybody.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def pca(channels: tuple[str, ...], num_components: int = 30) -> Keys:
 
 
 def vae(latent: str, levels: int, steps: int, **model: Any) -> Keys:
-    """A small VAE of T1w; `levels` with the stem's halving is how far every side shrinks."""
+    """A small VAE of T1w; `levels` and the stem's halving set how far every side shrinks."""
     settings = {"kind": "vae", "latent": latent, "levels": levels, "base_channels": 16, "max_channels": 32, **model}
     return {"channels": ("t1w",), "model": settings, "optim": {"steps": steps, "batch_size": 4, "ema_decay": 0.99}}
 
 
 def latents(prepared: Path, name: str, keys: Keys, out: Path, members: int = CROSS_FITTED) -> Path:
-    """Train and encode what is not there yet; the folder of latents."""
+    """Train and encode what is not finished; the folder of latents."""
     name = name if members > 1 else f"{name}_seen_by_all"
     run = out / "runs" / name
     Train.model_validate({"prepared": prepared, "out": run, "cross_fit": members, **keys}).run()
@@ -41,7 +41,7 @@ def latents(prepared: Path, name: str, keys: Keys, out: Path, members: int = CRO
 
 
 def prepare_brains(source: Path, out: Path, spacing_mm: float = 2.5) -> Path:
-    """Whole brains of a table on one grid, with everybody in role `train`; a scan that cannot be read stops nothing."""
+    """Whole brains of a table on one grid, with everybody in role `train`; a scan that cannot be read is skipped."""
     split = Split(train=1.0, calibration=0.0, test=0.0)
     try:
         Prepare(source=(source,), out=out, spacing_mm=spacing_mm, controls=("all",), split=split).run()

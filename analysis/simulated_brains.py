@@ -1,4 +1,4 @@
-"""Simulated whole-brain cohorts whose truth is known, and labels that are dealt out in them, shared by the analyses of heads.
+"""Simulated whole-brain cohorts whose truth is known, and random labels of their people, shared by the analyses of heads.
 
 Graded AD-like atrophy; two scanners; two subtypes that are planted mildly, clearly and grossly. The seed of `scanners` is the
 one of 47 to 50 whose two scanners differ most in contrast; `extreme_scanners` are as unlike as the simulation allows.
@@ -69,7 +69,7 @@ COHORTS: dict[str, Keys] = {
 
 
 class Chosen(Verb):
-    """A simulated cohort of which the people chosen are in role `train`, and the others are left out."""
+    """A simulated cohort restricted to the chosen people, who get role `train`."""
 
     prepared: Folder = Field(description="folder of simulate")
     people: tuple[str, ...] = Field((), description="subjects; none: everybody")
@@ -87,12 +87,12 @@ class Chosen(Verb):
         return self.out
 
     def changed(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The table with what is to be different in it: nothing."""
+        """The table, unchanged; subclasses change it."""
         return table
 
 
 class OneClinicEach(Chosen):
-    """The same, with every condition sent by a clinic of its own, whose name is the site."""
+    """The same, with one clinic per condition as its site."""
 
     def changed(self, table: pd.DataFrame) -> pd.DataFrame:
         """The table with the clinics."""
@@ -100,13 +100,13 @@ class OneClinicEach(Chosen):
 
 
 def simulated(name: str, out: Path, workers: int) -> Path:
-    """The cohort at 4 mm, simulated if it is not there yet."""
+    """The cohort at 4 mm, simulated if it is not finished."""
     keys = {"out": out / "cohorts" / name, "spacing_mm": 4.0, "figures": False, "workers": workers}
     return Simulate.model_validate(keys | COHORTS[name]).run()
 
 
 def severity_labels(people: pd.DataFrame) -> pd.DataFrame:
-    """control or AD by severity; and controls half of whom are called A, half B, by lot."""
+    """control or AD by severity; and controls labelled A or B, half each, at random."""
     labels = people[["subject"]].copy()
     control = (people["diagnosis"] == "control").to_numpy()
     for severity in SEVERITIES:
@@ -121,9 +121,10 @@ def severity_labels(people: pd.DataFrame) -> pd.DataFrame:
 
 
 def confounded_labels(people: pd.DataFrame) -> pd.DataFrame:
-    """controls or cases, 80 % of the cases from the first site and 80 % of the controls from the other; drawn by lot.
+    """controls or cases, 80 % of the cases from the first site and 80 % of the controls from the other; drawn at random.
 
-    nothing_k: cases are controls relabelled. effect_k: cases are AD-like. balanced: everybody, AD-like from both sites alike.
+    nothing_k: cases are controls relabelled. effect_k: cases are AD-like. balanced: everybody, AD-like in equal shares
+    from both sites.
     """
     labels = people[["subject"]].copy()
     control = (people["diagnosis"] == "control").to_numpy()
@@ -152,7 +153,7 @@ def _share(chosen: NDArray[np.bool_], share: float, generator: np.random.Generat
 
 
 def written(labels: pd.DataFrame, path: Path) -> Path:
-    """The table that `classify` joins; the same for the same cohort."""
+    """Write the table of labels that `classify` joins; deterministic for a cohort."""
     path.parent.mkdir(parents=True, exist_ok=True)
     labels.to_csv(path, sep="\t", index=False)
     return path

@@ -30,7 +30,7 @@ from gen3d.imaging.volume import read_volume, store, write_nifti
 Floats = NDArray[np.float32]
 
 DARK = 0.5  # of the white level: between fluid (.29) and grey matter (.65)
-DEEP_MM = 36.0  # from the edge of the brain within a slice: the ventricles, not the Sylvian fissure
+DEEP_MM = 36.0  # from the edge of the brain within a slice; deeper lie the ventricles, not the Sylvian fissure
 PADDING = 4  # slices repeated above and below before registration
 REGIONS = ("deep fluid", "outer fluid", "grey matter", "white matter")
 TISSUE = ("CSF", "CSF", "GM", "WM")
@@ -83,7 +83,7 @@ def slab_path(folder: Path, subject: str) -> Path:
 
 
 def slab_table(folder: Path) -> pd.DataFrame:
-    """The cohort table. Controls without demographics are of unknown identity: they are judged, never learned from."""
+    """The cohort table. Controls without demographics are of unknown identity: they are scored, never in training."""
     given = pd.read_csv(folder / "participants.tsv", sep="\t", dtype={"subject": str})
     cdr, known = given["CDR_from_class"].astype(float), given["Age"].notna()
     return pd.DataFrame(
@@ -161,10 +161,10 @@ class SlabsForHeads(Verb):
 
 
 class SlabsWithDrawnControls(Verb):
-    """The same volumes of identified people, of whom as many as there are controls were drawn to be called controls.
+    """The same volumes of identified people; as many as there are controls, drawn at random, are labelled as controls.
 
-    What is made from this folder knows nothing of disease, so no head can tell the drawn ones from the others, unless being
-    among those whom a normative model learned and calibrated on shows by itself.
+    Disease plays no part in that label, so a head can separate the drawn people from the others only if it shows in their
+    features that a normative model was trained and calibrated on them.
     """
 
     prepared: Folder = Field(description="folder of PrepareSlabs")
@@ -199,7 +199,7 @@ def link_slabs(prepared: Path, out: Path) -> pd.DataFrame:
 
 
 def with_questions(table: pd.DataFrame) -> pd.DataFrame:
-    """What heads are asked to tell, in columns that are "" for whom they leave out.
+    """The table with one column per question for heads; "" excludes a person.
 
     `everybody`: CN against AD (CDR > 0); `identified`: the same of people whose age is known, all of them 60 and older;
     `matched`: of these, pairs of one sex and about one age; `stage`: their CDR, 1+ for 1 and more.
@@ -237,6 +237,6 @@ def matched(table: pd.DataFrame) -> pd.Series:
 
 
 def for_heads(source: Path, out: Path) -> Path:
-    """Prepare the slabs of a folder, if they are not yet; the prepared folder whose table heads learn from."""
+    """Prepare the slabs of a folder, if they are not finished; the prepared folder with everybody in role `train`."""
     controls_first = PrepareSlabs(source=source, out=out / "prepared").run()
     return SlabsForHeads(prepared=controls_first, out=out / "everybody").run()

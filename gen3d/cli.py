@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from gen3d import __version__
-from gen3d.core.errors import Interrupted, UserError
+from gen3d.core.errors import Interrupted, Stopped, UserError
+from gen3d.core.launcher import is_first, num_processes
 
 if TYPE_CHECKING:
     from gen3d.core.config import Verb
@@ -21,35 +23,61 @@ USAGE = "gen3d <verb> [file.yaml] [key=value ...] [--help | --show | --dry-run]"
 FIRST_SPEAKS_S = 2.0
 """Seconds that the other processes leave the first one to tell the user what happened."""
 
-FLAGS = ("--help", "-h", "--show", "--dry-run", "--traceback")
+FLAGS = ("--help", "-h", "--show", "--dry-run", "--traceback", "--version")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code (0 done, 2 the user's mistake, 3 done but for some inputs, 130 stopped)."""
+    """Run one command; returns the exit code.
+
+    0 done, 2 the user's mistake, 3 done but for some inputs, 130 stopped by Ctrl-C, 128 + its number by another signal.
+    """
     given = sys.argv[1:] if arguments is None else arguments
     flags = {item for item in given if item.startswith("-")}
     words = [item for item in given if not item.startswith("-")]
     if "--version" in flags and not words:
         print(f"gen3d {__version__}")
         return 0
-    if not words:
-        _print_overview()
-        return 0 if flags & {"--help", "-h"} or not given else 2
-    try:
+
+    def work() -> int:
         _check_flags(flags)
+        if not words:
+            _print_overview()
+            return 0
         return _run(words[0], words[1:], flags)
+
+    return _ending_in_a_sentence(work, "--traceback" in flags)
+
+
+def run_script(main: Callable[[], None]) -> NoReturn:
+    """Run the main function of a script of `analysis/`: its errors end as those of a verb do, in one sentence."""
+    import subprocess
+
+    def work() -> int:
+        main()
+        return 0
+
+    try:
+        sys.exit(_ending_in_a_sentence(work))
+    except subprocess.CalledProcessError as error:  # the command that failed has printed its own sentence
+        print(error.stderr or "", end="", file=sys.stderr)
+        sys.exit(error.returncode)
+
+
+def _ending_in_a_sentence(work: Callable[[], int], traceback: bool = False) -> int:
+    """Exit code of ``work``; an error that the user can mend becomes one sentence, unless tracebacks are wanted."""
+    try:
+        return work()
     except UserError as error:
-        if "--traceback" in flags:
+        if traceback:
             raise
         _complain(error)
         return error.exit_code
-    except KeyboardInterrupt:
-        _complain(UserError("Stopped. What was finished is kept; the same command goes on from there."))
-        return Interrupted.exit_code
+    except KeyboardInterrupt as stop:
+        return _stopped(stop)
     except BrokenPipeError:  # whoever reads has seen enough; see entry()
         raise
     except OSError as error:
-        if "--traceback" in flags:
+        if traceback:
             raise
         place = f"{error.filename}: " if error.filename else ""
         reason = f"{place}{_reason(error)} What was finished is kept; the same command goes on from there."
@@ -67,14 +95,16 @@ def _run(name: str, words: list[str], flags: set[str]) -> int:
         raise UserError(f"`{name}` is not a verb of gen3d; {hint}")
     verb_type = verb_class(name)
     if flags & {"--help", "-h"}:
-        _print_verb_help(name, verb_type)
+        from gen3d.core.help import verb_help
+
+        print(verb_help(verb_type, VERBS[name].line))
         return 0
     _check_processes(verb_type)
     try:
         file, overrides = _split(words)
         verb = load(verb_type, file, overrides)
     except UserError as error:
-        raise verb_type.cannot_begin(error, _num_processes()) from None
+        raise verb_type.cannot_begin(error, num_processes()) from None
     if "--show" in flags:
         import yaml
 
@@ -118,23 +148,25 @@ def _reason(error: OSError) -> str:
 
 def _check_processes(verb_type: type[Verb]) -> None:
     try:
-        verb_type.check_processes(_num_processes())
+        verb_type.check_processes(num_processes())
     except UserError as error:
-        error.shared = os.environ.get("RANK") != "0"  # all of them come here
+        error.shared = not is_first()  # all of them come here
         raise
 
 
-def _num_processes() -> int:
-    """Processes that a launcher such as torchrun started together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def _launched() -> bool:
+    """Whether a launcher started several processes; `main` complains of an environment that does not say."""
+    try:
+        return num_processes() > 1
+    except UserError:
+        return False
 
 
 def _complain(error: UserError) -> None:
     """One process of several tells the user; one that failed alone says who it is."""
     if error.shared:
         return
-    rank = os.environ.get("RANK", "0")
-    who = "" if rank == "0" else f"rank {rank} on {os.uname().nodename}: "
+    who = "" if is_first() else f"rank {os.environ['RANK']} on {os.uname().nodename}: "
     for line in str(error).splitlines():
         print(f"gen3d: {who if not line.startswith('rank ') else ''}{line}", file=sys.stderr)
 
@@ -151,63 +183,55 @@ def _print_overview() -> None:
         "\n  gen3d <verb> --help      every key with its type, unit and default"
         "\n  gen3d <verb> ... --show      the resolved settings, nothing run"
         "\n  gen3d <verb> ... --dry-run   what would be done, nothing run"
-        "\n\nExit codes: 0 done, 2 something to mend, 3 done but some inputs could not be used, 130 stopped (again: it goes on)."
+        "\n\nExit codes: 0 done, 2 something to mend, 3 done but some inputs could not be used, "
+        "130 or 143 stopped (again: it goes on)."
     )
-
-
-def _print_verb_help(name: str, verb_type: type) -> None:
-    import inspect
-    import shutil
-    import textwrap
-
-    from gen3d.core.config import describe
-    from gen3d.verbs import VERBS
-
-    width = min(shutil.get_terminal_size((110, 40)).columns, 130)
-    print(f"gen3d {name}: {VERBS[name].line}\n")
-    print(inspect.cleandoc(verb_type.__doc__ or "") + "\n")
-    print("Keys (key=value on the command line, or in a YAML file):")
-    for key, kind, default, description in describe(verb_type):
-        shown = f"  {key}  <{kind}>" + (
-            "" if not default else f"  {default}" if "required" in default else f"  default {default}"
-        )
-        print(shown)
-        print(textwrap.fill(description, width, initial_indent="      ", subsequent_indent="      "))
 
 
 def entry() -> None:
     """Console-script entry point."""
-    if _num_processes() > 1:
-        _stop_in_words()
+    _stop_in_words()
     try:
         code = main()
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except KeyboardInterrupt as stop:  # in the moments around `main`
+        code = _stopped(stop)
     _note_exit_code(code)
-    if _num_processes() > 1:
+    if _launched():
         # Threads of the communication libraries may abort an orderly exit, or wait in it for a process that is gone.
         sys.stdout.flush()
         sys.stderr.flush()
-        if code and os.environ.get("RANK") != "0":
+        if code and not is_first():
             time.sleep(FIRST_SPEAKS_S)  # torchrun ends everybody when one has ended
         os._exit(code)
     sys.exit(code)
 
 
 def _stop_in_words() -> None:
-    """Let a stop signal that comes before there is anything to save end a launched process with its usual code."""
+    """Let a stop signal end the process in a sentence, with its usual code, after its workers.
+
+    A training handles these signals itself while it makes steps: see `train.stopping`. A signal that whoever started the
+    process chose to ignore stays ignored.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        stopped = Interrupted(
-            f"stopped by {signal.Signals(number).name} before the first step; run the same command again."
-        )
-        stopped.exit_code, stopped.shared = 128 + number, os.environ.get("RANK") != "0"
-        raise stopped
+        raise Stopped(number)
 
     for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, stop)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
+
+
+def _stopped(stop: KeyboardInterrupt) -> int:
+    """Say that the command was stopped; returns the exit code."""
+    by = f" by {signal.Signals(stop.number).name}" if isinstance(stop, Stopped) else ""
+    sentence = UserError(f"Stopped{by}. What was finished is kept; the same command goes on from there.")
+    sentence.shared = not is_first()
+    _complain(sentence)
+    return stop.exit_code if isinstance(stop, Stopped) else Interrupted.exit_code
 
 
 def _note_exit_code(code: int) -> None:

@@ -76,14 +76,14 @@ class Demo(Verb):
 
     def plan(self) -> list[str]:
         """The steps."""
-        return [f"{type(verb).__name__.lower()}: writes {verb.out}" for verb in self._verbs()]
+        return [f"{verb.verb_name()}: writes {verb.out}" for verb in self._verbs()]
 
     def run(self) -> Path:
         """Run every step that is not finished yet; returns the report's folder."""
         began = time.monotonic()
         verbs = self._verbs()
         for number, verb in enumerate(verbs, start=1):
-            say(f"\n[{number}/{len(verbs)}] {type(verb).__name__.lower()}: {verb.out}")
+            say(f"\n[{number}/{len(verbs)}] {verb.verb_name()}: {verb.out}")
             verb.run()
         report = verbs[-1].out
         say("")

@@ -29,6 +29,7 @@ from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import store
 from gen3d.latents.folder import METRICS, volume_path
+from gen3d.models.registry import read_config
 from gen3d.models.run_folder import LOG, weights_path, write_settings
 from gen3d.quality.folder import SHUFFLED_KEY, write_quality
 from gen3d.synthesis.folder import AUDIT, MANIFEST, PICTURE, PROVENANCE
@@ -166,7 +167,7 @@ def _run(world: World, model: str, generator: np.random.Generator) -> None:
     folder = world[f"runs/{model}"]
     settings = {
         "vae": {"kind": "vae", "latent": "dense", "latent_size": 64},
-        "pca": {"kind": "pca", "components": 20},
+        "pca": {"kind": "pca", "num_components": 20},
         "voxelwise": {"kind": "voxelwise"},
     }
     folder.mkdir(parents=True)
@@ -201,7 +202,8 @@ def _run(world: World, model: str, generator: np.random.Generator) -> None:
         "brain_mask": np.ones(7, np.float32),
     }
     save_file(weights, weights_path(folder, 0))
-    write_record(folder, "train", {"prepared": [world["prepared"]]}, seconds=61.0)
+    form = read_config(settings[model]).form
+    write_record(folder, "train", {"prepared": [world["prepared"]]}, seconds=61.0, form=form)
 
 
 def _planted(
@@ -375,7 +377,7 @@ def _quality(world: World, generator: np.random.Generator) -> None:
     """Synthetic scans that differ a little from real ones, their hippocampus too small by 0.8 SD."""
     folder = world["quality"]
     distances = [
-        {"extractor": "self", "metric": metric, "name": f"{metric.upper()}-self(n=9, z-scored brain)", "set": name, "n": 9,
+        {"extractor": "random", "metric": metric, "name": f"{metric.upper()}-random(n=9, z-scored brain)", "set": name, "n": 9,
          **_with_limits("value", value, 0.05), **_with_limits("floor", 0.012, 0.02), **_with_limits("excess", value - 0.012, 0.05),
          "p": 0.004 if (metric, name) == ("mmd", "synthetic") else None}
         for metric in ("fid", "kid", "mmd")

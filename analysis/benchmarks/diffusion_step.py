@@ -18,8 +18,8 @@ residual block per level, attention on the two coarse levels), from the same ini
   ... compiled  and with torch.compile
 
 Every row is a process of its own, so that peak memory is that row's: resident size on a CPU, torch's allocator on a GPU.
-Prints seconds per step (median after two warm-up steps), volumes/s, peak memory and the ratio to the tutorial; then what
-encoding a volume costs, once in all. Not run on a GPU so far.
+Prints seconds per step (median after two warm-up steps), volumes/s, peak memory and the ratio to the tutorial; then the
+seconds to encode a volume, which is done once. Not run on a GPU so far.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
+
+from gen3d.cli import run_script
 
 WIDTHS = {"base_channels": 32, "max_channels": 64, "levels": 3, "res_blocks": 1}
 LATENT_CHANNELS, REDUCTION = 3, 4
@@ -165,7 +167,6 @@ def run_tutorial(given: argparse.Namespace, autocast: bool = False, kept: bool =
 
 def run_ours(given: argparse.Namespace, engine: dict[str, Any]) -> list[float]:
     """Our task, engine and loop on kept latents: seconds of each step."""
-    from gen3d.models.registry import task_of
     from gen3d.train.augment import AugmentConfig
     from gen3d.train.batches import Batches
     from gen3d.train.engine.config import EngineConfig
@@ -175,7 +176,7 @@ def run_ours(given: argparse.Namespace, engine: dict[str, Any]) -> list[float]:
     shape = tuple(given.shape)
     optim = OptimConfig(steps=given.steps, learning_rate=LEARNING_RATE, batch_size=given.batch)
     model = built(shape)
-    local = start_engine(EngineConfig(device=given.device, **engine), task_of(model.config, model, given.steps), optim)
+    local = start_engine(EngineConfig(device=given.device, **engine), model.config.task(model, given.steps), optim)
     data = np.random.default_rng(1).standard_normal((NUM_VOLUMES, *latent_shape(shape)), np.float32)
     rows = np.arange(NUM_VOLUMES)
     batches = Batches(Arrays(data), rows, given.batch, 1, (0, 0), AugmentConfig(), local.device)
@@ -192,7 +193,7 @@ def run_ours(given: argparse.Namespace, engine: dict[str, Any]) -> list[float]:
 
 
 def seconds_to_encode(given: argparse.Namespace) -> list[float]:
-    """What `gen3d encode` does to each volume, once: the posterior mean by our autoencoder, in its precision."""
+    """Seconds that `gen3d encode` takes per volume, once: the posterior mean by our autoencoder, in its precision."""
     import torch
 
     from gen3d.nets.device import computes_bfloat16
@@ -262,4 +263,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

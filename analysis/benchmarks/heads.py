@@ -1,4 +1,4 @@
-"""How long do heads take on 1,000 people x 4,096 latents, and how much faster is that than scikit-learn put together?
+"""How long do heads take on 1,000 people x 4,096 latents, and how much faster is that than the same with scikit-learn?
 
     python analysis/benchmarks/heads.py [--people 1000] [--latents 4096] [--threads 1] [--rows linear "sklearn linear" ...]
 
@@ -12,10 +12,11 @@ Pipeline(StandardScaler, PCA(30), estimator) in a GridSearchCV over as many sett
 (StratifiedGroupKFold both); for logistic regression also with LogisticRegressionCV inside the pipeline, which repeats neither
 scaling nor components. scikit-learn's rows do not calibrate. The residual head: ONE of five folds, on 4 x 10 x 10 x 10 latents.
 
-Permutations: a dealing of labels with the logistic head, from --dealings of them; scikit-learn's permutation_test_score, from
---dealings-of-sklearn. Stratify: components, UMAP, and clusters with their null cohorts and bootstraps as `gen3d stratify`
-runs them, beside PCA, UMAP and scikit-learn's GaussianMixture (diagonal), timed on 30 fits and multiplied to as many. UMAP
-compiles first and is timed when warm. Predict: `gen3d predict` from folder to folder, 100 new people.
+Permutations: seconds per permutation of labels with the logistic head, from --dealings of them; scikit-learn's
+permutation_test_score, from --dealings-of-sklearn. Stratify: components, UMAP, and clusters with their null cohorts and
+bootstraps as `gen3d stratify` runs them, beside PCA, UMAP and scikit-learn's GaussianMixture (diagonal), timed on 30
+fits and multiplied to as many. UMAP compiles first and is timed when warm. Predict: `gen3d predict` from folder to
+folder, 100 new people.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from gen3d.cli import run_script
 
 Values = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -76,7 +79,7 @@ def clock() -> Values:
 
 
 def since(began: Values, share: float = 1.0) -> Figures:
-    """Both, as columns of a row."""
+    """Seconds since `clock`, on the wall and of all cores, as columns of a row."""
     seconds, cpu = ((clock() - began) * share).tolist()
     return {"seconds": seconds, "cpu": cpu}
 
@@ -85,7 +88,7 @@ def since(began: Values, share: float = 1.0) -> Figures:
 
 
 def study(values: NDArray[np.float32], codes: Codes, table: pd.DataFrame, shape: tuple[int, ...] = ()) -> Any:
-    """What `gen3d classify` makes of the folders, without folders."""
+    """The study that `gen3d classify` makes of its folders, in memory."""
     from gen3d.classify.study.crossvalidation import Study
     from gen3d.classify.study.features import Features
     from gen3d.classify.study.folds import Layout, make_folds
@@ -101,23 +104,18 @@ def study(values: NDArray[np.float32], codes: Codes, table: pd.DataFrame, shape:
 
 def head(name: str) -> Any:
     """A head with its default settings."""
-    from gen3d.classify.heads.settings import (
-        BoostingSettings,
-        LinearSettings,
-        MlpSettings,
-        ResidualSettings,
-        SvmSettings,
-    )
+    from gen3d.classify.heads import settings
     from gen3d.classify.study.crossvalidation import Model
-    from gen3d.classify.study.recipes import recipe_of
+    from gen3d.classify.study.recipes import head_recipe
 
-    if name == "residual":
-        from gen3d.classify.heads.residual_recipe import ResidualRecipe
-
-        recipe: Any = ResidualRecipe(ResidualSettings())
-    else:
-        settings = {"linear": LinearSettings, "svm": SvmSettings, "boosting": BoostingSettings, "mlp": MlpSettings}
-        recipe = recipe_of(settings[name](), COMPONENTS, (), None, "prevalence")
+    kinds = {
+        "linear": settings.LinearSettings,
+        "svm": settings.SvmSettings,
+        "boosting": settings.BoostingSettings,
+        "mlp": settings.MlpSettings,
+        "residual": settings.ResidualSettings,
+    }
+    recipe = head_recipe(kinds[name](), COMPONENTS, (), None, "prevalence")
     return Model(name, "head", recipe, lambda features, member, chosen: features.rows(member, chosen), "latents")
 
 
@@ -140,7 +138,7 @@ def nested(name: str, given: argparse.Namespace) -> Figures:
 
 
 def dealings(given: argparse.Namespace) -> Figures:
-    """Seconds per dealing of labels, with what labels do not change shared out."""
+    """Seconds per permutation of labels; work that labels do not change is shared by all."""
     from gen3d.classify.study.permutation import null_values, prepare
 
     asked, model = study(*cohort(given.people, given.latents)), head("linear")
@@ -216,7 +214,7 @@ def predict(given: argparse.Namespace) -> Figures:
 
 
 def estimators() -> dict[str, tuple[Any, dict[str, list[Any]]]]:
-    """Estimators of scikit-learn and as many settings as our heads try."""
+    """Estimators of scikit-learn and as many settings as gen3d's heads try."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.neural_network import MLPClassifier
@@ -262,7 +260,7 @@ def pipeline(name: str) -> Any:
 
 
 def nested_sklearn(name: str, given: argparse.Namespace) -> Figures:
-    """The same question, the way scikit-learn's documentation has it."""
+    """The same question, written as in scikit-learn's documentation."""
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -293,7 +291,7 @@ def dealings_sklearn(given: argparse.Namespace) -> Figures:
 
 
 def strata_sklearn(given: argparse.Namespace) -> Figures:
-    """PCA, umap-learn, and as many mixtures as ours fits, timed on some of them."""
+    """PCA, umap-learn, and as many mixtures as gen3d fits, timed on some of them."""
     import umap
     from sklearn.decomposition import PCA
     from sklearn.mixture import GaussianMixture
@@ -330,7 +328,7 @@ def parts(spent: Values) -> Figures:
 
 
 def data(given: argparse.Namespace) -> Figures:
-    """Latents in memory, with the modules of a head, and nothing done."""
+    """Memory of the latents and imported modules alone."""
     began = clock()
     study(*cohort(given.people, given.latents))
     head("linear")
@@ -394,4 +392,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

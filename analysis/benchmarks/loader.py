@@ -1,4 +1,4 @@
-"""How fast do volumes reach the trainer, against the loaders a user would pick instead?
+"""How fast do volumes reach the trainer, against the loaders that a user would choose instead?
 
     python analysis/benchmarks/loader.py [--volumes 40] [--spacing 2] [--workers 2]
 
@@ -30,6 +30,7 @@ from monai.data import CacheDataset, PersistentDataset
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from torch.utils.data import DataLoader, Dataset
 
+from gen3d.cli import run_script
 from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.volume import SLOPE, open_stored, store
 from gen3d.train.augment import AugmentConfig
@@ -110,7 +111,7 @@ def monai(files: list[Path], workers: int, cache: Path | None) -> Epoch:
 
 
 def rate(epoch: Epoch, number: int, started: float | None = None) -> float:
-    """Volumes per second of one epoch, touching every value, from `started` if something was done before it."""
+    """Volumes per second of one epoch, reading every value; counted from `started` where filling a cache belongs to it."""
     began = started or time.perf_counter()
     count = 0
     for batch in epoch(number):
@@ -149,4 +150,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -26,8 +26,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gen3d.cli import run_script
+
 STEPS = 10
 WIDTH = {"base_channels": 16}
+LATENT_CHANNELS, REDUCTION = 3, 4
+"""Of the latents that the diffusion model learns: channels, and a volume's side over a latent's."""
+
 FULL = {**WIDTH, "stem": 1}
 ROWS: dict[str, tuple[str, dict[str, Any], str, int]] = {
     "dense VAE": ("vae", {**FULL, "latent_size": 16}, "fp32", 1),
@@ -58,16 +63,23 @@ ROWS: dict[str, tuple[str, dict[str, Any], str, int]] = {
     "vae_laptop.yaml, 4 volumes": ("vae", {}, "fp32", 4),
     "vae_laptop.yaml, 4 volumes, bf16": ("vae", {}, "bf16", 4),
     "restorer_laptop.yaml, 4 volumes": ("restorer", {}, "fp32", 4),
+    "latent diffusion, 4 latents": ("latent_diffusion", {"conditions": ()}, "fp32", 4),
+    "latent diffusion, 4 latents, bf16": ("latent_diffusion", {"conditions": ()}, "bf16", 4),
 }
 """Model, its settings, precision and volumes at once."""
 
 
-def config_of(name: str) -> Any:
+def config_of(name: str, shape: tuple[int, int, int]) -> Any:
     """The settings of a row's model."""
+    from gen3d.models.diffusion.latent_diffusion import LatentDiffusionConfig
     from gen3d.models.normative.restorer import RestorerConfig
     from gen3d.models.normative.vae import VAEConfig
 
     kind, settings, _, _ = ROWS[name]
+    if kind == "latent_diffusion":
+        autoencoder = VAEConfig(latent="spatial", latent_channels=LATENT_CHANNELS, **WIDTH)
+        latent = (LATENT_CHANNELS, *(side // REDUCTION for side in shape))
+        return LatentDiffusionConfig(autoencoder=autoencoder, latent_shape=latent, **settings)
     return VAEConfig(**settings) if kind == "vae" else RestorerConfig(**settings)
 
 
@@ -76,12 +88,11 @@ def task_of(config: Any, shape: tuple[int, int, int]) -> Any:
     import numpy as np
 
     from gen3d.imaging.plan import GridPlan
-    from gen3d.models import registry
     from gen3d.models.base import Statistics
 
     plan = GridPlan(spacing_mm=2.0, shape=shape, affine=tuple(tuple(map(float, row)) for row in np.eye(4)))
     whole = Statistics(np.zeros(1, np.float32), np.ones(1, np.float32), np.ones(shape, bool))
-    return registry.task_of(config, config.build(plan, ("t1w",), whole, 1), STEPS)
+    return config.task(config.build(plan, ("t1w",), whole, 1), STEPS)
 
 
 def planned_bytes(name: str, shape: tuple[int, int, int], device: str) -> list[int]:
@@ -90,14 +101,19 @@ def planned_bytes(name: str, shape: tuple[int, int, int], device: str) -> list[i
 
     from gen3d.train.engine.config import EngineConfig
     from gen3d.train.optim import OptimConfig
-    from gen3d.train.plan.estimate import Choice, Estimator, StepSettings
+    from gen3d.train.plan.memory import MemoryEstimator, StepSettings
 
     _, _, precision, batch_size = ROWS[name]
     engine = EngineConfig(device=device, precision=precision)
     dtype, layout = engine.chosen_precision(torch.device(device)), engine.layout(torch.device(device))
-    estimator = Estimator(lambda config: task_of(config, shape), OptimConfig(batch_size=batch_size, steps=STEPS))
-    settings = StepSettings(device=device, precision=dtype, channels_last=layout is torch.channels_last_3d)
-    memory = estimator.memory(Choice(config_of(name), settings))
+    step = StepSettings(
+        config_of(name, shape),
+        OptimConfig(batch_size=batch_size, steps=STEPS),
+        device=device,
+        precision=dtype,
+        channels_last=layout is torch.channels_last_3d,
+    )
+    memory = MemoryEstimator(lambda config: task_of(config, shape)).memory(step)
     return [memory.total - memory.allowance, memory.total]
 
 
@@ -112,9 +128,11 @@ def train(name: str, shape: tuple[int, int, int], device: str) -> None:
 
     _, _, precision, batch_size = ROWS[name]
     optim = OptimConfig(batch_size=batch_size, steps=STEPS)
-    engine = start_engine(EngineConfig(device=device, precision=precision), task_of(config_of(name), shape), optim)
+    engine = start_engine(
+        EngineConfig(device=device, precision=precision), task_of(config_of(name, shape), shape), optim
+    )
     for step in (STEPS - 2, STEPS - 1):
-        volumes = torch.randn(batch_size, 1, *shape).to(engine.device)
+        volumes = torch.randn(batch_size, *engine.task.input_shape).to(engine.device)
         batch = Batch(volumes, ("p",) * batch_size, step, tuple(range(batch_size)))
         for player in engine.task.playing(step):
             losses = engine.forward(batch, player)
@@ -188,4 +206,4 @@ def measured(name: str, measure: str, shape: list[int], device: str) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

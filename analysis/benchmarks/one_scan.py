@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from gen3d.anomaly.anomaly import Anomaly
+from gen3d.cli import run_script
 from gen3d.imaging.plan import read_plan
 from gen3d.prepare.prepare import Prepare
 
@@ -89,7 +90,7 @@ def command(given: argparse.Namespace, name: str, table: Path, spacing_mm: float
 
 
 def stages(name: str, profile: cProfile.Profile, seconds: float) -> None:
-    """Print the share of each stage; what is in none of them is `other`."""
+    """Print the share of each stage; the remainder is `other`."""
     raw = pstats.Stats(profile).stats  # type: ignore[attr-defined]
     rest = seconds
     print(f"{name}: {seconds:.1f} s under the profiler")
@@ -101,4 +102,4 @@ def stages(name: str, profile: cProfile.Profile, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -14,8 +14,8 @@ every sampler draws from the same first noise, and each row shows the energy dis
 largest value, x 1000; about 0 for perfect samples, may be negative) with the bootstrap's 95 % interval, its difference to
 the DDPM of 1,000 steps with the tutorial's objective, and two statistics whose true values are known. With --run the
 network and its noising are the run's, the held-out latents those of `gen3d encode` that it never saw, and the reference is
-DDPM with 1,000 steps of the same network. With --exact the known latents' best denoiser takes the place of the networks, in
-closed form, so that only the samplers' own errors are left.
+DDPM with 1,000 steps of the same network. With --exact the networks are replaced by the best denoiser of the known
+latents, in closed form, so that only the errors of the samplers remain.
 
 A row is "as good" when its distance exceeds the DDPM's by no more than two sets of real latents of that size differ by in
 97.5 % of cases, and the interval of the difference reaches 0. More --samples make this stricter. The row `clipped` is the
@@ -57,6 +57,7 @@ from sampling_quality import (
 )
 from torch import Tensor
 
+from gen3d.cli import run_script
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from gen3d.models.diffusion.noising import Noising
 from gen3d.nets.device import computes_bfloat16
@@ -80,7 +81,7 @@ def rows_of(noising: str) -> list[Row]:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is compared: networks to draw from and to time, by noising; real latents in two sets; conditions [n, p]."""
+    """Material of the comparison: networks to draw from and to time, by noising; real latents in two sets; conditions [n, p]."""
 
     rows: list[Row]
     reference: Row
@@ -183,7 +184,7 @@ def known_networks(given: argparse.Namespace) -> dict[str, Network]:
     for noising in STEPS:
         began = time.perf_counter()
         settings: dict[str, Any] = {"noising": noising}
-        if noising != "flow":  # as the tutorial: the noise, at times drawn evenly, without weights
+        if noising != "flow":  # as in the tutorial: predict the noise, at times drawn evenly, without weights
             settings |= {"prediction": "epsilon", "times": "uniform", "snr_gamma": float("inf")}
         model = small(settings)
         train(model, latents, given.train_steps, BATCH_SIZE, given.device)
@@ -276,4 +277,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,4 +1,4 @@
-"""What `sampling.py` compares samplers on: latents of known statistics, networks for them, distances with intervals."""
+"""Material and measures of `sampling.py`: latents of known statistics, networks for them, distances with intervals."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def share_of_group(latents: Tensor) -> float:
 
 
 def detail_of(latents: Tensor) -> float:
-    """Standard deviation of the finest Haar detail (differences over all three axes), which only the detail has."""
+    """Standard deviation of the finest Haar detail (differences over all three axes), to which only white detail contributes."""
     values = latents.cpu()
     for axis in (2, 3, 4):
         even, odd = (
@@ -66,7 +66,6 @@ def _every(values: Tensor, axis: int, first: int) -> Tensor:
 
 def train(model: LatentDiffusion, latents: Tensor, steps: int, batch_size: int, device: str) -> None:
     """Train a model's denoiser on latents with our task and engine; the averaged weights stay in the model."""
-    from gen3d.models.registry import task_of
     from gen3d.train.augment import AugmentConfig
     from gen3d.train.batches import Batches
     from gen3d.train.engine.config import EngineConfig
@@ -76,7 +75,7 @@ def train(model: LatentDiffusion, latents: Tensor, steps: int, batch_size: int, 
     model.latent_mean.copy_(latents.mean((0, 2, 3, 4)))
     model.latent_std.copy_(latents.std((0, 2, 3, 4)))
     optim = OptimConfig(steps=steps, batch_size=batch_size)
-    engine = start_engine(EngineConfig(device=device, precision="fp32"), task_of(model.config, model, steps), optim)
+    engine = start_engine(EngineConfig(device=device, precision="fp32"), model.config.task(model, steps), optim)
     rows = np.arange(len(latents))
     batches = Batches(Arrays(latents.numpy()), rows, batch_size, 1, (0, 0), AugmentConfig(), engine.device)
     for step in range(steps):
@@ -88,7 +87,7 @@ def train(model: LatentDiffusion, latents: Tensor, steps: int, batch_size: int, 
 
 
 class Network(Protocol):
-    """What a sampler draws from."""
+    """Interface that a sampler needs of a network."""
 
     noising: Noising
     latent_shape: tuple[int, ...]
@@ -161,7 +160,7 @@ class Exact:
 class Row:
     """A sampler and its number of steps, and the noising whose network it samples from.
 
-    `clipped`: the estimate of the clean data is clipped to [-1, 1], as MONAI's DDPMScheduler does unless told otherwise.
+    `clipped`: the estimate of the clean data is clipped to [-1, 1], as MONAI's DDPMScheduler does by default.
     """
 
     noising: str
@@ -248,7 +247,7 @@ def _over_pairs(distances: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def interval(values: np.ndarray) -> tuple[float, float]:
     """The middle 95 % of resampled values, moved so that their mean is the value itself.
 
-    The distance between two resampled sets is larger on average: what they left out is missing on both sides.
+    The distance between two resampled sets is larger on average, because each lacks the items that were not drawn.
     """
     moved = values[1:] - values[1:].mean() + values[0]
     return float(np.quantile(moved, 0.025)), float(np.quantile(moved, 0.975))

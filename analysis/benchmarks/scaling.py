@@ -1,4 +1,4 @@
-"""What do more processes bring on this machine, and what does it cost to let them talk?
+"""How much faster are more processes on this machine, and what does their communication cost?
 
     python analysis/benchmarks/scaling.py [--processes 1 2 4] [--shape 48 64 48] [--steps 12] [--zero 0]
 
@@ -25,6 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gen3d.cli import run_script
+
 
 def worker(arguments: argparse.Namespace) -> None:
     """One process of one row; the first prints its figures as JSON."""
@@ -34,7 +36,6 @@ def worker(arguments: argparse.Namespace) -> None:
     from gen3d.imaging.plan import GridPlan
     from gen3d.models.base import Statistics
     from gen3d.models.normative.vae import VAEConfig
-    from gen3d.models.registry import task_of
     from gen3d.models.task import Batch
     from gen3d.train.engine.config import EngineConfig
     from gen3d.train.engine.preflight import meet
@@ -55,7 +56,7 @@ def worker(arguments: argparse.Namespace) -> None:
     network = model.build(plan, ("t1w", "log_jacobian"), known, 1)
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
     optim = OptimConfig(steps=arguments.steps, batch_size=arguments.batch)
-    engine = start_engine(config, task_of(model, network, arguments.steps), optim, processes)
+    engine = start_engine(config, model.task(network, arguments.steps), optim, processes)
     parts = config.parts(arguments.batch, processes.num)
     volumes = torch.rand((1, 2, *shape))
     seconds = []
@@ -132,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -12,7 +12,8 @@ loader's ceiling per process (analysis/benchmarks/loader.py), the share of commu
     volumes/s = global batch / max(step, time in which the loaders read the batch)
 
 Bytes sent come from the same plan as `gen3d train --dry-run`; operations and bytes written are counted by running the
-network on tensors without contents (every byte written is assumed to be read twice, and no kernels to be fused).
+network on tensors without contents (every byte written is assumed to be read twice, and no kernels to be fused). The
+GPU's peak and bandwidth come from its data sheet: expect a factor of two either way.
 Between nodes a ring runs over every network port of a node, so that a GPU's ring has all of them together.
 Weak scaling: the volumes of each GPU stay, the global batch grows (which changes the science: see optim.rate_rule).
 Strong scaling: the global batch stays, each GPU's share shrinks. Efficiency = T1 / (N TN), volumes/s per GPU against one.
@@ -29,7 +30,9 @@ import numpy as np
 import torch
 import yaml
 
-from gen3d.train.plan.roofline import BANDWIDTH_SHARE, GPUS, PEAK_SHARE, SECONDS_PER_PART, TOUCHES, Gpu, work_of
+from gen3d.cli import run_script
+from gen3d.train.optim import OptimConfig
+from gen3d.train.plan.memory import MemoryEstimator, StepSettings, run_on_meta, step_flops
 
 CONFIG = Path(__file__).parents[2] / "configs" / "train" / "vae_normative.yaml"
 NODES = (1, 2, 4, 8)
@@ -38,9 +41,27 @@ NUM_STEPS = 100
 CHANNELS = ("t1w", "log_jacobian")
 
 
+PEAK_SHARE, BANDWIDTH_SHARE, TOUCHES = 0.4, 0.7, 3
+SECONDS_PER_PART = 0.015
+"""Starting the operations of a part and reading its losses."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Dense bfloat16 operations per second, in 1e12, and memory bandwidth in GB/s."""
+
+    name: str
+    peak_tflops: float
+    memory_gb_s: float
+
+
+GPUS = (Gpu("H100 64 GB", 989, 2000), Gpu("A100 40 GB", 312, 1555))
+"""The GPUs of MareNostrum 5 and of MeluXina."""
+
+
 @dataclass(frozen=True)
 class Machine:
-    """What a cluster's makers say of it; nothing of it was measured here. GB/s in one direction."""
+    """A cluster by its makers' data sheets; nothing was measured here. GB/s in one direction."""
 
     name: str
     parts: str
@@ -71,7 +92,7 @@ PUBLISHED = (
 
 @dataclass(frozen=True)
 class Assumed:
-    """The model's numbers that are not counted."""
+    """Numbers of the model that are assumed and not counted."""
 
     seconds_per_volume: float
     seconds_per_part: float
@@ -87,13 +108,18 @@ class Assumed:
 def task_of(config: Any, shape: tuple[int, int, int]) -> Any:
     """The task of the model on a grid."""
     from gen3d.imaging.plan import GridPlan
-    from gen3d.models import registry
     from gen3d.models.base import Statistics
 
     plan = GridPlan(spacing_mm=1.0, shape=shape, affine=tuple(tuple(map(float, row)) for row in np.eye(4)))
     num = len(CHANNELS)
     whole = Statistics(np.zeros(num, np.float32), np.ones(num, np.float32), np.ones(shape, bool))
-    return registry.task_of(config, config.build(plan, CHANNELS, whole, 1), NUM_STEPS)
+    return config.task(config.build(plan, CHANNELS, whole, 1), NUM_STEPS)
+
+
+def seconds_on(gpu: Gpu, operations: float, written: float) -> float:
+    """Rough seconds of a volume in bfloat16, from its operations and the bytes that they write."""
+    arithmetic = operations / (gpu.peak_tflops * 1e12 * PEAK_SHARE)
+    return arithmetic + TOUCHES * written / (gpu.memory_gb_s * 1e9 * BANDWIDTH_SHARE)
 
 
 def communication_s(sent_bytes: int, num_gpus: int, machine: Machine, assumed: Assumed) -> float:
@@ -108,7 +134,7 @@ def communication_s(sent_bytes: int, num_gpus: int, machine: Machine, assumed: A
 
 @dataclass(frozen=True)
 class Step:
-    """A predicted step: seconds, volumes/s of all GPUs, and the shares that communication and loading have."""
+    """A predicted step: seconds, volumes/s of all GPUs, and the shares of communication and loading."""
 
     seconds: float
     speed: float
@@ -132,16 +158,14 @@ def print_table(
     config: Any, shape: tuple[int, int, int], machine: Machine, assumed: Assumed, given: argparse.Namespace
 ) -> None:
     """Weak and strong scaling, one row per number of GPUs."""
-    from gen3d.train.optim import OptimConfig
-    from gen3d.train.plan.estimate import Choice, Estimator, StepSettings
-
     each, batch = given.volumes_per_gpu, given.batch
+    estimator = MemoryEstimator(lambda model: task_of(model, shape))
 
     def step(num_gpus: int, total: int) -> Step:
         at_once = min(given.at_once or total, total // num_gpus)
-        settings = StepSettings("cuda", torch.bfloat16, True, given.zero, num_gpus, at_once)
-        estimator = Estimator(lambda model: task_of(model, shape), OptimConfig(batch_size=total, steps=NUM_STEPS))
-        sent = estimator.sent(Choice(config, settings)).total if num_gpus > 1 else 0
+        optim = OptimConfig(batch_size=total, steps=NUM_STEPS)
+        settings = StepSettings(config, optim, "cuda", torch.bfloat16, True, given.zero, num_gpus, at_once)
+        sent = estimator.traffic(settings).total if num_gpus > 1 else 0
         return predict(total, num_gpus, at_once, sent, machine, assumed)
 
     print(f"\n{machine.name}: {machine.parts}")
@@ -162,7 +186,7 @@ def print_table(
 
 
 def say_assumptions(machine: Machine, assumed: Assumed, source: str, zero: int) -> None:
-    """Every number that went in and was not counted."""
+    """Print every assumed number."""
     print(
         f"  assumed: {assumed.seconds_per_volume:.3f} s per volume\n  ({source});\n"
         f"  {assumed.seconds_per_part:g} s per part and {assumed.update_s:g} s per update; {machine.inside_gb_s:g} GB/s "
@@ -202,16 +226,17 @@ def main() -> None:
     config = VAEConfig(**settings["model"])
     with torch.device("meta"):
         task = task_of(config, shape)
-    work = work_of(task, NUM_STEPS - 1)
+    alone = StepSettings(config, OptimConfig(batch_size=1, steps=NUM_STEPS), "cuda", torch.bfloat16)
+    operations, written = step_flops(task, NUM_STEPS - 1), run_on_meta(task, alone).made
     print(f"vae_normative.yaml at {' x '.join(map(str, shape))}, 2 channels: per volume and step ", end="")
-    print(f"{work.operations / 1e12:.2f} TFLOP and {work.bytes_made / 1e9:.1f} GB written")
+    print(f"{operations / 1e12:.2f} TFLOP and {written / 1e9:.1f} GB written")
     for name, machine in MACHINES.items():
         if given.machine not in (name, "all"):
             continue
-        source = f"from {work.operations / 1e12:.2f} TFLOP at {PEAK_SHARE:.0%} of the GPU's peak and {TOUCHES} x "
-        source += f"{work.bytes_made / 1e9:.1f} GB at {BANDWIDTH_SHARE:.0%} of its bandwidth; not measured"
+        source = f"from {operations / 1e12:.2f} TFLOP at {PEAK_SHARE:.0%} of the GPU's peak and {TOUCHES} x "
+        source += f"{written / 1e9:.1f} GB at {BANDWIDTH_SHARE:.0%} of its bandwidth; not measured"
         assumed = Assumed(
-            seconds_per_volume=given.seconds_per_volume or work.seconds_on(machine.gpu),
+            seconds_per_volume=given.seconds_per_volume or seconds_on(machine.gpu, operations, written),
             seconds_per_part=given.seconds_per_part,
             update_s=given.update_s,
             overlap=given.overlap,
@@ -229,4 +254,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -2,9 +2,10 @@
 
     python analysis/benchmarks/stability.py --prepared PREPARED --out FOLDER [--steps 2000] [key=value ...]
 
-Inputs: a folder of `gen3d prepare` or `gen3d simulate`. Trains the laptop VAE twice by the verb `train`, which differ by
-engine.precision only, and draws both logs into FOLDER/stability.png: loss, reconstruction and KL over the steps. Prints
-the largest and the last difference of each term between the two (means over 50 steps), skipped steps, and the time.
+Inputs: a folder of `gen3d prepare` or `gen3d simulate`. Trains the laptop VAE twice by the verb `train`, with settings
+that differ in engine.precision only, and draws both logs into FOLDER/stability.png: loss, reconstruction and KL over
+the steps. Prints the largest and the last difference of each term between the two (means over 50 steps), skipped steps,
+and the time.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from gen3d.train.log import LOG, read_log
+from gen3d.cli import run_script
+from gen3d.models.run_folder import LOG
+from gen3d.train.log import read_log
 
 TERMS = ("loss", "reconstruction", "kl")
 COLOURS = {"fp32": "#1f4e79", "bf16": "#d9822b"}
@@ -69,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

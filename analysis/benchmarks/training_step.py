@@ -11,7 +11,7 @@ weights, on the same volumes in the same order, for the same number of steps:
   ... bf16      the same in bfloat16 (losses in float32)
   ... convolving the doubled map   as bf16, but the decoder repeats voxels and then convolves, as MONAI does; elsewhere the
                 same numbers come from eight small kernels on the map before doubling (gen3d.nets.doubling)
-  ... giving memory back   as bf16, but freed feature maps go back to the system and are asked for again (glibc's way);
+  ... giving memory back   as bf16, but freed feature maps go back to the system and are requested again (glibc's default);
                 elsewhere the engine keeps them (gen3d.nets.allocation)
   ... channels last   bf16, and volumes in channels_last_3d layout
   ... compiled  and with torch.compile
@@ -38,6 +38,8 @@ from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
+
+from gen3d.cli import run_script
 
 WIDTHS = {"base_channels": 32, "max_channels": 64, "levels": 3, "res_blocks": 1, "latent_channels": 3}
 KL_WEIGHT = 1e-6
@@ -82,7 +84,6 @@ def built(shape: tuple[int, int, int], stem: int, steps: int) -> tuple[Any, Any]
     from gen3d.imaging.plan import GridPlan
     from gen3d.models.base import Statistics
     from gen3d.models.normative.vae import VAEConfig
-    from gen3d.models.registry import task_of
 
     rows = tuple(tuple(map(float, row)) for row in np.eye(4))
     plan = GridPlan(spacing_mm=2.0, shape=shape, affine=rows)
@@ -91,7 +92,7 @@ def built(shape: tuple[int, int, int], stem: int, steps: int) -> tuple[Any, Any]
     config = VAEConfig(latent="spatial", stem=stem, beta=beta, beta_warmup=0, **WIDTHS)
     torch.manual_seed(0)
     model = config.build(plan, ("t1w",), whole, 1)
-    return model, task_of(config, model, steps)
+    return model, config.task(model, steps)
 
 
 def run_tutorial(shape: tuple[int, int, int], steps: int, batch_size: int) -> tuple[list[float], list[float]]:
@@ -206,7 +207,7 @@ def one_row(name: str, shape: tuple[int, int, int], steps: int, batch_size: int)
 
         autoencoder.convolution_of_doubling = lambda block: None
     if settings.get("give_back"):
-        from gen3d.train.engine.interface import interface as engine
+        from gen3d.train.engine import interface as engine
 
         engine.keep_freed_memory = lambda: False
     if name == "tutorial":
@@ -251,4 +252,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

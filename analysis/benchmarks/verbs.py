@@ -2,9 +2,9 @@
 
     python analysis/benchmarks/verbs.py --out bench [--source table.csv] [--spacing-mm 3] [--scans 24]
 
-Runs `prepare` on real scans when a source is given, else `simulate`; then fits PCA and maps everybody it never saw.
-Prints wall seconds per scan on this machine, with the number of cores. Absolute times hold for the machine they were
-measured on; the table in analysis/README.md says which that was.
+Runs `prepare` on real scans when a source is given, else `simulate`; then fits PCA and makes maps of everybody who was
+not in its training. Prints wall seconds per scan on this machine, with the number of cores. Absolute times hold for the
+machine they were measured on, which analysis/benchmarks/verbs.md names.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from gen3d.anomaly.anomaly import Anomaly
+from gen3d.cli import run_script
 from gen3d.cohort.manifest import Split
 from gen3d.core.errors import Unfinished
 from gen3d.prepare.prepare import Prepare
@@ -64,4 +65,4 @@ def timed(verb: Prepare | Simulate | Train | Anomaly) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

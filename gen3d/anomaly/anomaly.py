@@ -28,15 +28,18 @@ from gen3d.anomaly.tables import (
 from gen3d.cohort.channels import CHANNELS, CONTRAST, LOG_JACOBIAN, ON_TEMPLATE, SIZE, T1W, Channel
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import is_twin
-from gen3d.core.artefact import begin
-from gen3d.core.config import Folders, Verb
+from gen3d.core.artefact import Work
+from gen3d.core.config import Folders, waiver
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track, warn
+from gen3d.core.work import FolderVerb, Inputs
 from gen3d.maths.significance import fdr, p_values
 from gen3d.models.run import Run
 
+Opened = tuple[Prepared, Run | Ensemble, Panel, list[Channel]]
 
-class Anomaly(Verb):
+
+class Anomaly(FolderVerb):
     """Compare every person with what the model expects of a healthy one, and calibrate the difference.
 
     Per voxel, region and person: z against calibration controls of the same age, sex and site (a linear model with
@@ -64,8 +67,10 @@ class Anomaly(Verb):
         ge=LEAST_ALLOWED,
         description="calibration controls of its own that a site needs to be judged",
     )
-    few_site_controls: FewSiteControls = Field(
-        "refuse", description="a site with fewer: refuse it, or allow it (from 2 controls) and say so in every row"
+    few_site_controls: FewSiteControls = waiver(
+        "refuse",
+        "a site with fewer: refuse it, or allow it (from 2 controls) and say so in every row",
+        waives=("allow",),
     )
     empirical_null: bool = Field(True, description="map voxel z so that it is normal in held-out calibration controls")
     q: float = Field(0.05, gt=0, lt=1, description="false discovery rate within a person's map")
@@ -79,7 +84,7 @@ class Anomaly(Verb):
 
     def plan(self) -> list[str]:
         """What would be compared with what."""
-        prepared, run, panel, channels = self._open()
+        prepared, run, panel, channels = self.open_inputs()
         gated = (
             f"; {len(panel.gated)} scans of a site with too few calibration controls get no z"
             if len(panel.gated)
@@ -92,13 +97,13 @@ class Anomaly(Verb):
             f"writes {self.out}",
         ]
 
-    def run(self) -> Path:
+    def reads(self) -> Inputs:
+        """The scans and the models."""
+        return {"prepared": self.prepared, "run": self.run_folders}
+
+    def write(self, work: Work, opened: Opened) -> dict[str, Any]:
         """Write the maps folder: subjects.tsv, regions.tsv, clusters.tsv, calibration.json, maps/, native/."""
-        work = begin(self, "anomaly", {"prepared": self.prepared, "run": self.run_folders})
-        if work.finished:
-            say(f"{self.out}: already done.")
-            return self.out
-        prepared, run, panel, channels = self._open()
+        prepared, run, panel, channels = opened
         _announce(panel)
         _name_trained_on(prepared, run)
         values = compare(self.out, prepared, run, panel.table, channels, self.samples, self.smoothing_mm, self.seed)
@@ -128,14 +133,14 @@ class Anomaly(Verb):
         clusters = self._write_maps(prepared, panel, voxelwise)
         write_maps_tables(self.out, subjects, region_frame, clusters, calibrations)
         values.discard()
-        work.finish(_summary(panel, {channel: calibrations[channel] for channel in channels}))
-        return self.out
+        return _summary(panel, {channel: calibrations[channel] for channel in channels})
 
-    def _open(self) -> tuple[Prepared, Run | Ensemble, Panel, list[Channel]]:
+    def open_inputs(self) -> Opened:
+        """The scans, models of healthy people alone, who is calibrated with whom, and the channels there are."""
         prepared, run = open_prepared(self.prepared), load_runs(self.run_folders)
         run.require(prepared)
         for each in run.runs if isinstance(run, Ensemble) else (run,):
-            if each.learned_patients and each.kind != "latent_diffusion":
+            if each.learned_patients and not each.model_config.asks_for_healthy:
                 raise UserError(
                     f"{each.folder}: learned from patients too (patients= of train), so what it expects is not healthy; judge "
                     "with a run that learned from controls alone."

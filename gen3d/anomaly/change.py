@@ -18,12 +18,13 @@ from gen3d.anomaly.folder import REGIONS, SUBJECTS
 from gen3d.anomaly.picture import draw_change
 from gen3d.cohort.channels import LOG_VOLUMES
 from gen3d.cohort.manifest import FILE, is_twin, read_manifest
-from gen3d.core.artefact import begin, read
-from gen3d.core.config import Folder, Verb
+from gen3d.core.artefact import Work, read
+from gen3d.core.config import Folder
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track, warn
 from gen3d.core.result_folder import write_picture
 from gen3d.core.tables import read_table
+from gen3d.core.work import FolderVerb, Inputs
 from gen3d.maths.significance import fdr_adjust, p_values
 
 CONTROL_ROLES = ("train", "calibration", "test")
@@ -32,7 +33,7 @@ MIN_AGREEMENT = 3  # pairs; fewer give no intraclass correlation
 Floats = NDArray[np.float64]
 
 
-class Change(Verb):
+class Change(FolderVerb):
     """Compare two scans of one person, region by region: the reliable change index (Jacobson and Truax 1991).
 
     z_change is the change of the effect (second minus first scan) minus the change expected, over the standard deviation
@@ -59,16 +60,19 @@ class Change(Verb):
             f"writes {self.out}",
         ]
 
-    def run(self) -> Path:
-        """Write the change folder: change.tsv, retest.tsv, figures/."""
-        inputs = {"maps": self.maps} | ({"retest": self.retest} if self.retest is not None else {})
+    def reads(self) -> Inputs:
+        """The maps, and the table of retest differences if there is one."""
+        return {"maps": self.maps} | ({"retest": self.retest} if self.retest is not None else {})
+
+    def open_inputs(self) -> tuple[Pairs, Any, str]:
+        """The pairs of scans, the stated retest differences, and where the differences of unchanged people come from."""
         pairs = _open(self.maps)
         stated = _read_retest(self.retest, pairs) if self.retest is not None else None
-        source = _describe_source(pairs, self.min_controls, self.retest)
-        work = begin(self, "change", inputs)
-        if work.finished:
-            say(f"{self.out}: already done.")
-            return self.out
+        return pairs, stated, _describe_source(pairs, self.min_controls, self.retest)
+
+    def write(self, work: Work, opened: tuple[Pairs, Any, str]) -> dict[str, Any]:
+        """Write the change folder: change.tsv, retest.tsv, figures/."""
+        pairs, stated, source = opened
         say(source)
         _warn_of_long_intervals(pairs, stated is None or pairs.num_controls >= self.min_controls)
         changes = compare_sessions(pairs, stated, self.min_controls)
@@ -78,8 +82,7 @@ class Change(Verb):
         for name, of_pair in track(by_pair, "drawing", total=len(pairs.table)) if self.figures else ():
             stem = "_".join(re.sub(r"[^0-9A-Za-z]", "", str(part)) for part in name)
             write_picture(self.out, stem, draw_change(of_pair, self.q, self.regions_shown))
-        work.finish(_summary(pairs, changes, agreement, self.q))
-        return self.out
+        return _summary(pairs, changes, agreement, self.q)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Several runs that judge as one: the expectation of a person is the mean of what the runs expect.
 
 A PCA copies part of a lesion and blurs everything else, a restorer leaves most voxels as they are. They err in different
-places, and the mean of both shows lesions of every size at least as well as either (analysis/README.md, section 04).
+places, and the mean of both shows lesions of every size at least as well as either (analysis/04_which_model.md).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Ensemble:
 
     @property
     def variance_floor(self) -> float:
-        """The mean of the models' own floors, as the residual is the mean of theirs; measured in section 04."""
+        """The mean of the models' own floors, as the residual is the mean of theirs; see analysis/04_which_model.md."""
         return float(np.mean([run.variance_floor for run in self.runs]))
 
     @property

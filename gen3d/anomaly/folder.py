@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.cohort.bids_names import SCAN_COLUMNS, TEMPLATE_SPACE
-from gen3d.cohort.channels import CHANNEL_MEANINGS, CONTRAST, LOG_JACOBIAN, SIZE
+from gen3d.cohort.channels import CONTRAST, LOG_JACOBIAN, SIZE
 from gen3d.cohort.manifest import is_control
 from gen3d.core.artefact import write_json
 from gen3d.core.result_folder import ResultFolder
@@ -34,77 +33,20 @@ P_MAX = "p_max"
 """Rank of |z| among the largest |z| of any region in each control: family-wise over regions."""
 
 SCORE, REGION_SCORE, LATENT_SCORE = "score_", "region_score_", "latent_d"
-SCORES = {
-    REGION_SCORE: ("largest |z| of any region, channel {}", "standard deviations"),
-    "region_percentile_": ("region_score among the held-out scores of calibration controls, channel {}", "percent"),
-    SCORE: ("mean of the largest 5 percent of |z| over voxels, channel {}", "standard deviations"),
-    "percentile_": ("score among the held-out scores of calibration controls, channel {}", "percent"),
-    "voxels_fdr_": ("voxels that survive the false discovery rate, channel {}", "voxels"),
-}
-REGION_MEANINGS: dict[str, dict[str, Any]] = {
-    "channel": {"Description": "what is compared", "Levels": CHANNEL_MEANINGS},
-    "region": {"Description": "region of the MNI152 template, with its side"},
-    "effect": {
-        "Description": "mean over the region minus what age, sex and site predict; meaning and unit depend on the channel",
-        "Units": "residual: white-matter level; structural: none; deformation, contrast and size: natural logarithm of volume",
-    },
-    "effect_percent": {
-        "Description": "volume difference 100 (exp(effect) - 1), channels deformation, contrast and size only",
-        "Units": "percent",
-    },
-    "z": {
-        "Description": "effect in standard deviations of controls with the same covariates; standard normal in controls",
-        "Units": "standard deviations",
-    },
-    "p": {"Description": "two-sided p of z", "Units": "probability"},
-    P_CONFORMAL: {
-        "Description": "rank of |z| among the held-out |z| of the calibration controls, at least 1 / (n + 1)",
-        "Units": "probability",
-    },
-    "q": {
-        "Description": "p adjusted over the regions of the scan and channel (Benjamini and Hochberg 1995)",
-        "Units": "probability",
-    },
-    P_MAX: {
-        "Description": "rank of |z| among the largest |z| of any region in each control: family-wise over regions",
-        "Units": "probability",
-    },
-}
-CLUSTER_MEANINGS: dict[str, dict[str, Any]] = {
-    "channel": REGION_MEANINGS["channel"],
-    "region": {"Description": "region of the template at the peak"},
-    "peak_z": {"Description": "most extreme z of the cluster", "Units": "standard deviations"},
-    "volume_ml": {"Description": "volume of the cluster on the template's grid", "Units": "ml"},
-    **{f"{a}_mm": {"Description": f"{a} of the peak in {TEMPLATE_SPACE}", "Units": "mm"} for a in "xyz"},
-    "p_cluster": {
-        "Description": "rank of the cluster's mass (|z| above the threshold, summed) among the controls' heaviest: family-wise",
-        "Units": "probability",
-    },
-}
-
 IDENTITY = ("key", "subject", "session", "role", "diagnosis", "age_years", "sex", "site")
 SUBJECTS = Table("subjects.tsv", ("key", "subject", "role"), AGAIN)
-REGIONS = Table("regions.tsv", ("key", *(name for name in REGION_MEANINGS if name != P_MAX)), AGAIN)
-CLUSTERS = Table("clusters.tsv", ("key", *CLUSTER_MEANINGS), AGAIN)
+REGIONS = Table(
+    "regions.tsv", ("key", "channel", "region", "effect", "effect_percent", "z", "p", P_CONFORMAL, "q"), AGAIN
+)
+CLUSTERS = Table(
+    "clusters.tsv", ("key", "channel", "region", "peak_z", "volume_ml", "x_mm", "y_mm", "z_mm", "p_cluster"), AGAIN
+)
+"""What each column means is in columns.json, from which the BIDS export describes them."""
+
 CALIBRATION = "calibration.json"
 ZMAP, SIGNIFICANT = "zmap", "significant"
 BY_REGION = (SIZE, CONTRAST)
 CHANNEL_ORDER = ("deformation", "residual", "structural", SIZE)
-
-
-def score_meaning(name: str) -> dict[str, Any]:
-    """The description of a column of the table of scans."""
-    if name in SCAN_COLUMNS:
-        return SCAN_COLUMNS[name]
-    for prefix, (words, unit) in SCORES.items():
-        if name.startswith(prefix):
-            return {"Description": words.format(name.removeprefix(prefix)), "Units": unit}
-    return {"Description": f"column {name} of the table of scans that gen3d anomaly writes"}
-
-
-def describe_columns(columns: list[str], known: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """A table's sidecar: one entry per column."""
-    return {name: known.get(name) or score_meaning(name) for name in columns}
 
 
 def map_path(folder: Path, key: str, channel: str, kind: str = ZMAP, native: bool = False) -> Path:

@@ -6,29 +6,27 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from gen3d.classify.folder import ANSWERS, MODEL_WORDS, write_study
+from gen3d.classify.folder import ANSWERS, HEAD, MODEL_WORDS, write_study
 from gen3d.classify.head_folder import open_head, save_head
-from gen3d.classify.heads.residual_recipe import ResidualRecipe
-from gen3d.classify.heads.settings import ResidualSettings, Threshold
 from gen3d.classify.picture import draw_performance
 from gen3d.classify.scores.checklist import checklist
 from gen3d.classify.scores.scorecard import ScoreSettings, permutation_row, score
-from gen3d.classify.scores.verdict import summary
+from gen3d.classify.scores.summary import summary
 from gen3d.classify.settings import StudySettings
-from gen3d.classify.study.contestants import SITE, ResidualMaker, contestants
+from gen3d.classify.study.contestants import SITE, contestants
 from gen3d.classify.study.crossvalidation import Model, Study, chosen_settings, cross_validated, fit, prediction_rows
 from gen3d.classify.study.permutation import null_values, observed, prepare, statistic_name
 from gen3d.classify.study.question import Question, class_counts, open_external, open_question
-from gen3d.classify.study.recipe import Recipe
+from gen3d.classify.study.recipe import HeadRecipe, KeptLearned
 from gen3d.cohort.seen import Seen
 from gen3d.cohort.target import Target, as_label
-from gen3d.core.artefact import RECORD, begin, write_json
+from gen3d.core.artefact import Work, write_json
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track, warn
 from gen3d.core.result_folder import METRICS
@@ -50,31 +48,19 @@ class Classify(StudySettings):
         """Who would be told apart, in which folds, by which heads."""
         return [*open_question(self).plan(), f"writes {self.out}"]
 
-    def run(self) -> Path:
+    def open_inputs(self) -> Question:
+        """Who is told apart, with what, and how it is tested."""
+        return open_question(self)
+
+    def write(self, work: Work, opened: Question) -> dict[str, Any]:
         """Write the folder."""
-        # What is wrong with the input is told before a folder is begun, so that a mended command can use the same out=.
-        opened = None if (self.out / RECORD).is_file() else open_question(self)
-        work = begin(self, "classify", self.inputs())
-        if work.finished:
-            say(f"{self.out}: already done.")
-            work.release()
-            return self.out
-        try:
-            question = opened or open_question(self)
-            if self.fit is None:
-                work.finish(cross_validate(question, residual_recipe))
-            else:  # the people to be tested are others than those of the study that the head comes from, whatever was said there
-                policy = self.seen if "seen" in self.model_fields_set else "refuse"
-                work.finish(external_test(question, residual_recipe, policy))
-        finally:
-            work.release()
+        if self.fit is None:
+            figures = cross_validate(opened)
+        else:  # the people to be tested are others than those of the study that the head comes from, whatever was said there
+            policy = self.seen if "seen" in self.model_fields_set else "refuse"
+            figures = external_test(opened, policy)
         say(f"{self.out / METRICS}")
-        return self.out
-
-
-def residual_recipe(settings: ResidualSettings, threshold: Threshold) -> Recipe:
-    """The torch head, which the layers below know by its settings only."""
-    return ResidualRecipe(settings, threshold)
+        return figures
 
 
 PARTS = ".parts"
@@ -93,9 +79,9 @@ class Found:
     permutation: Row | None
 
 
-def cross_validate(question: Question, residual: ResidualMaker) -> Row:
+def cross_validate(question: Question) -> Row:
     """Run every model through the folds, score, keep the first head; returns the artefact's summary."""
-    models = contestants(question, residual)
+    models = contestants(question)
     study = Study(
         question.features,
         question.codes,
@@ -122,14 +108,14 @@ def cross_validate(question: Question, residual: ResidualMaker) -> Row:
     return written
 
 
-def external_test(question: Question, residual: ResidualMaker, policy: Seen) -> Row:
+def external_test(question: Question, policy: Seen) -> Row:
     """Test a finished head, and baselines fitted on the people it learned from, on other people."""
     asked = question.settings
     assert asked.fit is not None
     features, codes, notes = open_external(question, policy)
-    head = open_head(asked.fit / "head", residual)
+    head = open_head(asked.fit / "head")
     _same_study(question, head, asked.fit)
-    models = [model for model in contestants(question, residual) if model.elsewhere]
+    models = [model for model in contestants(question) if model.elsewhere]
     everybody, tested = np.arange(len(question.features)), np.arange(len(codes))
     shared = (question.target, (), asked.seed, _controls_known(question))
     study = Study(question.features, question.codes, question.groups, *shared)
@@ -256,6 +242,7 @@ def _write(
         "guard": guard,
         "models": described,
         "head": head_note,
+        "head_kept": (asked.out / HEAD).is_dir(),
     }
     rows = {name: records(table) for name, table in tables.items()}
     items = checklist({**metrics, "tables": rows}, asked.settings())
@@ -321,9 +308,9 @@ def kept_head(question: Question, model: Model, study: Study) -> str:
     fitted = fit(model, study, 0, everybody)
     rows, codes, groups = study.training(model, 0, everybody)
     save_head(
-        question.settings.out / "head",
-        model.recipe,
-        fitted.learned,
+        question.settings.out / HEAD,
+        cast(HeadRecipe, model.recipe),  # only heads come first, see `contestants`
+        cast(KeptLearned, fitted.learned),
         rows,
         codes,
         groups,

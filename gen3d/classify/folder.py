@@ -92,11 +92,6 @@ class HeadFolder(ResultFolder):
         """Names of the classes, the reference first."""
         return tuple(str(name) for name in self.target.get("classes") or ())
 
-    @property
-    def waivers(self) -> tuple[str, ...]:
-        """Safeguards against people who were seen that somebody waived, as sentences."""
-        return tuple(str(waiver) for waiver in self.metrics.get("guard", {}).get("waivers") or ())
-
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """One row per model, repeat and scan."""

@@ -1,15 +1,14 @@
 """How a fitted head is kept: what it learned from and what it found out, from which it is fitted again when opened.
 
-Nothing is pickled. head.json holds the settings, what the inner cross-validation chose, the calibration and the threshold (and
-the weights of a network); training.npz the features, codes and people; training.tsv their rows of the cohort table. Opening
-fits the head again, without an inner cross-validation, and compares its outputs with those of the head that was kept. So a head
-folder holds data of the people it learned from, and is to be guarded like them.
+Nothing is pickled. head.json holds the settings, what the inner cross-validation chose, the calibration and the threshold;
+training.npz the features, codes and people; training.tsv their rows of the cohort table; weights.safetensors the weights of
+a network. Opening fits the head again, without an inner cross-validation, and compares its outputs with those of the head
+that was kept. So a head folder holds data of the people it learned from, and is to be guarded like them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,18 +19,20 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from gen3d import __version__
-from gen3d.classify.heads.settings import HeadSettings, ResidualSettings, Threshold
-from gen3d.classify.study.recipe import Learned, Recipe, Reducer
-from gen3d.classify.study.recipes import FeatureRecipe, recipe_of
+from gen3d.classify.heads.settings import HeadSettings, ResidualSettings
+from gen3d.classify.study.recipe import HeadRecipe, KeptLearned, Learned, Reducer
+from gen3d.classify.study.recipes import FeatureRecipe, head_recipe
 from gen3d.cohort.target import Rows, Target, Values
 from gen3d.core.artefact import file_digest, write_json
 from gen3d.core.errors import UserError
 from gen3d.core.tables import write_table
 from gen3d.harmonise.recipe import Harmonisation
 
-RECORD, TRAINING, TABLE = "head.json", "training.npz", "training.tsv"
+RECORD, TRAINING, TABLE, WEIGHTS = "head.json", "training.npz", "training.tsv", "weights.safetensors"
 NUM_CHECKED = 50
 TOLERANCE = 1e-5
 """Of a probability, or of a number in units of the spread of the numbers learned from."""
@@ -59,7 +60,7 @@ class Head:
 
     settings: HeadSettings
     target: Target
-    recipe: Recipe
+    recipe: HeadRecipe
     reducer: Reducer
     learned: Learned
     training: Rows
@@ -80,8 +81,8 @@ class Head:
 
 def save_head(
     folder: Path,
-    recipe: Recipe,
-    learned: Learned,
+    recipe: HeadRecipe,
+    learned: KeptLearned,
     rows: Rows,
     codes: Values,
     groups: NDArray[np.int64],
@@ -93,8 +94,8 @@ def save_head(
 
     Args:
         folder: to write; the record is written last.
-        recipe: that made it; its `settings`, `threshold` and `relearn` are needed.
-        learned: fitted on exactly these rows with this seed; its `state()` is needed.
+        recipe: that made it.
+        learned: fitted on exactly these rows with this seed.
         rows: training scans.
         codes: class numbers or values [n].
         groups: number of the person of each scan [n].
@@ -114,18 +115,20 @@ def save_head(
             outputs=learned.outputs(recipe.reduce(rows).apply(checked)),
         )
     write_table(folder / TABLE, rows.table, digits=17)
-    kept: Any = recipe
+    state = learned.state()
+    weights = state.pop("weights", None)
+    if weights is not None:
+        save_file(weights, folder / WEIGHTS)
     reduction = recipe.reduction if isinstance(recipe, FeatureRecipe) else None
     harmonisation = reduction.harmonisation if reduction is not None else None
-    fitted: Any = learned
     record = {
         "target": {"name": target.name, "task": target.task, "classes": list(target.classes)},
-        "head": kept.settings.model_dump(mode="json"),
-        "threshold": kept.threshold,
+        "head": recipe.settings.model_dump(mode="json"),
+        "threshold": recipe.threshold,
         "components": reduction.components if reduction is not None else None,
         "confounds": list(reduction.confounds) if reduction is not None else [],
         "harmonisation": harmonisation.model_dump(mode="json") if harmonisation is not None else None,
-        "state": fitted.state(),
+        "state": state,
         "seed": seed,
         "latents": {"made_by": list(features.made_by), "words": features.words, "members": 1},
         "shape": list(rows.shape),
@@ -134,17 +137,16 @@ def save_head(
             str(name) for name, column in rows.table.items() if not is_numeric_dtype(column) or is_bool_dtype(column)
         ],
         "versions": _versions(),
-        "files": {name: file_digest(folder / name) for name in (TRAINING, TABLE)},
+        "files": {name: file_digest(folder / name) for name in (TRAINING, TABLE, *((WEIGHTS,) if weights else ()))},
     }
     write_json(folder / RECORD, record)
 
 
-def open_head(folder: Path, residual: Callable[[ResidualSettings, Threshold], Recipe] | None = None) -> Head:
+def open_head(folder: Path) -> Head:
     """Fit a kept head again.
 
     Args:
         folder: written by `save_head`.
-        residual: makes the recipe of `kind: residual`, which lives in a layer above.
 
     Raises:
         UserError: no head there, damaged or changed files, or a head that comes out otherwise than the one that was kept.
@@ -154,12 +156,14 @@ def open_head(folder: Path, residual: Callable[[ResidualSettings, Threshold], Re
         asked = record["target"]
         target = Target(asked["name"], asked["task"], tuple(asked["classes"]))
         settings: HeadSettings = TypeAdapter(HeadSettings).validate_python(record["head"])
-        recipe = _recipe(record, settings, residual)
+        recipe = _recipe(record, settings)
         rows, codes, groups, outputs = _training(folder, record)
-        seed, state = int(record["seed"]), record["state"]
+        seed, state = int(record["seed"]), dict(record["state"])
+        if WEIGHTS in record["files"]:
+            state["weights"] = load_file(folder / WEIGHTS)
         space = record["latents"]
         made_by, words = tuple(space["made_by"]), str(space["words"])
-    except (KeyError, TypeError, ValueError, OSError, ValidationError) as error:
+    except (KeyError, TypeError, ValueError, OSError, ValidationError, SafetensorError) as error:
         raise UserError(f"{folder / RECORD}: damaged ({error}); fit the head again with `gen3d classify`.") from None
     reducer = recipe.reduce(rows)
     learned = recipe.relearn(reducer.apply(rows), codes, groups, target, seed, state)
@@ -184,19 +188,10 @@ def _record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _recipe(
-    record: dict[str, Any],
-    settings: HeadSettings,
-    residual: Callable[[ResidualSettings, Threshold], Recipe] | None,
-) -> Any:
-    threshold: Threshold = record["threshold"]
-    if isinstance(settings, ResidualSettings):
-        if residual is None:
-            raise UserError("this head is a residual network, which cannot be opened here.")
-        return residual(settings, threshold)
+def _recipe(record: dict[str, Any], settings: HeadSettings) -> HeadRecipe:
     asked = record["harmonisation"]
     harmonisation = Harmonisation.model_validate(asked) if asked is not None else None
-    return recipe_of(settings, record["components"], record["confounds"], harmonisation, threshold)
+    return head_recipe(settings, record["components"], record["confounds"], harmonisation, record["threshold"])
 
 
 def _training(folder: Path, record: dict[str, Any]) -> tuple[Rows, Values, NDArray[np.int64], Values]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,18 +10,18 @@ from pydantic import Field
 from threadpoolctl import threadpool_limits
 
 from gen3d.classify.folder import PREDICTIONS, write_predictions
-from gen3d.classify.heads.residual_recipe import ResidualRecipe
 from gen3d.classify.prediction.people import Asked, Learned, open_asked
 from gen3d.classify.prediction.sentences import sentences, show
 from gen3d.classify.prediction.tables import judge_typicality, neighbour_table, prediction_table, training_summary
-from gen3d.core.artefact import begin
-from gen3d.core.config import Folder, Folders, Verb
+from gen3d.core.artefact import Work
+from gen3d.core.config import Folder, Folders
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, warn
+from gen3d.core.work import FolderVerb, Inputs
 from gen3d.stratify.folder import PeopleMap, open_map
 
 
-class Predict(Verb):
+class Predict(FolderVerb):
     """Predict new people with the head of a finished `gen3d classify`.
 
     Writes predictions.tsv, one row per scan: calibrated probabilities, what came true of such probabilities in
@@ -40,7 +39,7 @@ class Predict(Verb):
 
     def plan(self) -> list[str]:
         """Who would be predicted by what."""
-        asked = open_asked(self.head, self.latents, self.seen, ResidualRecipe)
+        asked = open_asked(self.head, self.latents, self.seen)
         if self.strata is not None:
             self._map(asked)
         learned = training_summary(asked)
@@ -51,26 +50,23 @@ class Predict(Verb):
             f"writes {self.out}",
         ]
 
-    def run(self) -> Path:
-        """Write the folder."""
+    def reads(self) -> Inputs:
+        """The head, the new people, and the map of people if there is one."""
         inputs: dict[str, Any] = {"head": self.head, "latents": list(self.latents)}
-        if self.strata is not None:
-            inputs["strata"] = self.strata
+        return inputs | ({"strata": self.strata} if self.strata is not None else {})
+
+    def open_inputs(self) -> tuple[Asked, PeopleMap | None]:
+        """The new people beside those whom the head learned from, and the map to place them in."""
         with threadpool_limits(1):  # small problems, in which threads would wait for each other
-            # Before the folder: what is refused leaves nothing behind.
-            asked = open_asked(self.head, self.latents, self.seen, ResidualRecipe)
-        people_map = self._map(asked) if self.strata is not None else None
-        work = begin(self, "predict", inputs)
-        if work.finished:
-            say(f"{self.out}: already done.")
-            return self.out
-        try:
-            with threadpool_limits(1):
-                work.finish(self._predict(asked, people_map))
-        finally:
-            work.release()
+            asked = open_asked(self.head, self.latents, self.seen)
+        return asked, self._map(asked) if self.strata is not None else None
+
+    def write(self, work: Work, opened: tuple[Asked, PeopleMap | None]) -> dict[str, Any]:
+        """Write the folder."""
+        with threadpool_limits(1):
+            summary = self._predict(*opened)
         say(f"{self.out / PREDICTIONS.file}")
-        return self.out
+        return summary
 
     def _map(self, asked: Asked) -> PeopleMap:
         assert self.strata is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -10,7 +9,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from gen3d.classify.heads.settings import HeadSettings, LinearSettings, Threshold
 from gen3d.cohort.seen import Duplicates, Seen
 from gen3d.cohort.target import Task
-from gen3d.core.config import Folder, Folders, Verb, execution
+from gen3d.core.config import Folder, Folders, execution, waiver
+from gen3d.core.work import FolderVerb, Inputs
 from gen3d.harmonise.recipe import Harmonisation
 
 
@@ -26,7 +26,7 @@ Heads = Annotated[tuple[HeadSettings, ...], BeforeValidator(_by_name), Field(min
 MOST_PERMUTED_NETWORKS = 100
 
 
-class StudySettings(Verb):
+class StudySettings(FolderVerb):
     """The fields of `gen3d classify`, and the inputs among them."""
 
     latents: Folders = Field(description="folders of encode or harmonise (one run), or maps of anomaly (their scores)")
@@ -79,13 +79,16 @@ class StudySettings(Verb):
     split: Literal["folds", "sites"] = Field("folds", description="stratified folds, or leave one site out at a time")
     folds: int = Field(5, ge=2, description="folds; a cross-fitted family has as many as members")
     repeats: int = Field(5, ge=1, description="times the people are dealt out to folds anew")
-    seen: Seen = Field(
+    seen: Seen = waiver(
         "refuse",
-        description="people whom a model behind the features saw: stop, leave_out, train_only (learn from them, test the "
+        "people whom a model behind the features saw: stop, leave_out, train_only (learn from them, test the "
         "others), or waive (test them; recorded and printed)",
+        waives=("waive",),
     )
-    duplicates: Duplicates = Field(
-        "refuse", description="two ids whose scans look like one person: stop, merge (kept together), or waive"
+    duplicates: Duplicates = waiver(
+        "refuse",
+        "two ids whose scans look like one person: stop, merge (kept together), or waive",
+        waives=("waive",),
     )
     permutations: int = Field(1000, ge=0, description="dealings of permuted labels (within sites) behind p")
     bootstrap: int = Field(2000, ge=100, description="resamples of people behind each interval")
@@ -122,7 +125,7 @@ class StudySettings(Verb):
             )
         return self
 
-    def inputs(self) -> Mapping[str, Any]:
+    def reads(self) -> Inputs:
         """The folders and files that are read, by field."""
         named: dict[str, Any] = {"latents": list(self.latents)}
         if self.beside:

@@ -22,11 +22,3 @@ LOG_VOLUMES = ("deformation", SIZE, CONTRAST)
 
 ON_TEMPLATE = ("deformation",)
 """Channels whose maps live on the template's voxels; those of the others live in the affinely aligned scan."""
-
-CHANNEL_MEANINGS = {
-    "residual": "T1w intensity minus its expectation, in units of the white-matter level; negative: darker",
-    "structural": "cube root of 1 minus local structural similarity (SSIM) to the expectation, no unit; positive: less like it",
-    "deformation": "logarithm of local volume minus its expectation, natural logarithm; negative: smaller",
-    "contrast": "logarithm of local volume relative to a shell of 7.5 mm around the region, natural logarithm",
-    "size": "logarithm of volume with the brain's global size in it, natural logarithm; negative: smaller",
-}

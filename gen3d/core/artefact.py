@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gen3d import __version__
-from gen3d.core.config import Verb
+from gen3d.core.config import Verb, waived
 from gen3d.core.errors import UserError
 from gen3d.core.progress import warn
 
@@ -38,11 +38,16 @@ class Artefact:
     summary: dict[str, Any]
     version: str
     finished_at: str
+    waivers: tuple[str, ...] = ()
+    """Safeguards that the user waived, as `key=value`."""
 
 
 @dataclass
 class Work:
-    """A folder being written. `finished` means that the same work was completed before: there is nothing to do."""
+    """A folder being written. `finished` means that the same work was completed before: there is nothing to do.
+
+    As a context it lets other processes write again when it is left, whatever happened.
+    """
 
     folder: Path
     record: dict[str, Any]
@@ -60,7 +65,10 @@ class Work:
         write_json(self.folder / RECORD, self.record)
         self.release()
 
-    def __del__(self) -> None:
+    def __enter__(self) -> Work:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         self.release()
 
     def release(self) -> None:
@@ -76,6 +84,7 @@ def begin(
     inputs: Mapping[str, Path | Sequence[Path]],
     extra: Mapping[str, Any] | None = None,
     code_version: str = __version__,
+    extendable: bool = False,
 ) -> Work:
     """Open `verb.out` for writing.
 
@@ -85,6 +94,7 @@ def begin(
         inputs: fields of `verb` that are paths it reads, by name; each enters the key by its content, not its place.
         extra: anything else that determines the result (for instance hashes of source files).
         code_version: version of the code that determines the result.
+        extendable: whether more may be added to a finished folder, which then stays locked until it is finished again.
 
     Raises:
         UserError: the folder belongs to other settings or inputs, is not gen3d's, cannot be written, or is in use.
@@ -108,23 +118,30 @@ def begin(
     if existing is None and folder.is_dir() and any(item.name != LOCK for item in folder.iterdir()):
         raise UserError(f"{folder}: not empty and not written by gen3d; give another out=.")
     lock = _lock_folder(folder)
-    if existing is not None:
-        work = Work(folder, existing, existing.get("status") == "finished", True, lock)
-        if work.finished:
-            work.release()
-        return work
-    record = {
-        "gen3d": __version__,
-        "verb": name,
-        "key": key,
-        "status": "running",
-        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "identity": identity,
-        "config": verb.model_dump(mode="json", by_alias=True),
-        "inputs": hashed,
-    }
-    write_json(folder / RECORD, record)
-    return Work(folder, record, False, False, lock)
+    try:
+        # What is waived may change from one start to the next without changing the key, so the latest start counts.
+        latest = {"waivers": waived(verb)}
+        if existing is None:
+            record = {
+                "gen3d": __version__,
+                "verb": name,
+                "key": key,
+                "status": "running",
+                "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "identity": identity,
+                "config": verb.model_dump(mode="json", by_alias=True),
+                "inputs": hashed,
+            }
+            write_json(folder / RECORD, record | latest)
+            return Work(folder, record | latest, False, False, lock)
+        finished = existing.get("status") == "finished"
+        if finished and not extendable:
+            lock.close()
+            return Work(folder, existing, True, True)
+        return Work(folder, existing | latest, finished, True, lock)
+    except BaseException:
+        lock.close()
+        raise
 
 
 def read(folder: Path, verbs: tuple[str, ...] | None = None) -> Artefact:
@@ -154,6 +171,7 @@ def read(folder: Path, verbs: tuple[str, ...] | None = None) -> Artefact:
         summary=record.get("summary", {}),
         version=record.get("gen3d", ""),
         finished_at=record.get("finished_at", ""),
+        waivers=tuple(record.get("waivers", ())),
     )
 
 

@@ -7,15 +7,15 @@ A knob exists once, beside the class that uses it, with its unit and default in 
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticUndefined
+from pydantic_core import ErrorDetails
 
 from gen3d.core.errors import UserError
 
@@ -42,6 +42,37 @@ def execution(default: Any, description: str, **constraints: Any) -> Any:
     return Field(default, description=description, json_schema_extra={"execution": True}, **constraints)
 
 
+def waiver(default: Any, description: str, *, waives: tuple[Any, ...] | None = None, **constraints: Any) -> Any:
+    """A field with which a user can waive a safeguard; every report names the folders for which that was done.
+
+    Args:
+        default: keeps the safeguard.
+        description: as of every field.
+        waives: the values that waive it; None: any text, which is the reason.
+        constraints: as of `Field`; with `execution=True` the field stays out of an artefact's key.
+    """
+    marks: dict[str, Any] = {"waives": None if waives is None else list(waives)}
+    if constraints.pop("execution", False):
+        marks["execution"] = True
+    return Field(default, description=description, json_schema_extra=marks, **constraints)
+
+
+def waived(config: BaseModel, prefix: str = "") -> list[str]:
+    """The safeguards that a config waives, as `key=value`; nested groups by their dotted keys."""
+    listed: list[str] = []
+    for name, field in type(config).model_fields.items():
+        key, value, marks = f"{prefix}{field.alias or name}", getattr(config, name), field.json_schema_extra
+        if isinstance(marks, dict) and "waives" in marks:
+            values = marks["waives"]
+            if value in values if isinstance(values, list) else bool(value):
+                listed.append(f"{key}={json_ready(value)}")
+        groups = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
+        for group in groups:
+            if isinstance(group, BaseModel):
+                listed += waived(group, f"{key}.")
+    return listed
+
+
 class Config(BaseModel):
     """A frozen group of settings; an unknown key is an error."""
 
@@ -58,6 +89,11 @@ class Verb(Config):
     out: Folder = Field(description="folder to write")
 
     @classmethod
+    def verb_name(cls) -> str:
+        """The verb as a user types it: ImportWeights is `import-weights`."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
+
+    @classmethod
     def cannot_begin(cls, error: UserError, num_processes: int) -> UserError:
         """What to tell when the settings are wrong; a verb that several processes share tells the others first."""
         return error
@@ -67,7 +103,7 @@ class Verb(Config):
         """Refuse several processes; a verb that they can share lets them."""
         if num_processes > 1:
             raise UserError(
-                f"`gen3d {cls.__name__.lower()}` is one process, but {num_processes} were started; run it without torchrun."
+                f"`gen3d {cls.verb_name()}` is one process, but {num_processes} were started; run it without torchrun."
             )
 
     def run(self) -> Path:
@@ -85,19 +121,20 @@ def _without_execution(config: BaseModel) -> dict[str, Any]:
         extra = field.json_schema_extra
         if isinstance(extra, dict) and extra.get("execution"):
             continue
-        kept[field.alias or name] = _plain(getattr(config, name))
+        kept[field.alias or name] = json_ready(getattr(config, name))
     return kept
 
 
-def _plain(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
+    """A value of a config as JSON can hold it."""
     if isinstance(value, BaseModel):
         return _without_execution(value)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): json_ready(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [json_ready(item) for item in value]
     return value
 
 
@@ -137,7 +174,7 @@ def _fill_kinds(tree: dict[str, Any], model: type[BaseModel]) -> None:
     """Where a group of several kinds is given without `kind`, its default kind is meant."""
     for name, field in model.model_fields.items():
         group = tree.get(field.alias or name)
-        kinds = {tag for below in _models_in(field.annotation) if (tag := _tag(below))}
+        kinds = {tag for below in models_in(field.annotation) if (tag := tag_of(below))}
         if isinstance(group, dict) and len(kinds) > 1 and not field.is_required():
             default = field.get_default(call_default_factory=True)
             group.setdefault("kind", getattr(default, "kind", None))
@@ -194,22 +231,23 @@ def _owner(model: type[BaseModel], location: list[str]) -> str:
     return f"`{_dotted(location[:-1])}`" if len(location) > 1 else f"`{model.__name__.lower()}`"
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The groups of settings that a field of this type can hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif get_origin(annotation) in (Union, types.UnionType, Annotated, tuple, list, dict):
         for part in get_args(annotation):
-            yield from _models_in(part)
+            yield from models_in(part)
 
 
 def _models_at(model: type[BaseModel], location: list[str]) -> list[type[BaseModel]]:
     """The models a location may be in; parts that name no field (union tags, list positions) are stepped over."""
     models = [model]
     for part in location:
-        below = [m for known in models if part in known.model_fields for m in _models_in(_full(known, part))]
+        below = [m for known in models if part in known.model_fields for m in models_in(_full(known, part))]
         if below:
             models = below
-        elif tagged := [m for m in models if _tag(m) == part]:
+        elif tagged := [m for m in models if tag_of(m) == part]:
             models = tagged
     return models
 
@@ -218,7 +256,8 @@ def _full(model: type[BaseModel], name: str) -> Any:
     return model.model_fields[name].annotation
 
 
-def _tag(model: type[BaseModel]) -> str | None:
+def tag_of(model: type[BaseModel]) -> str | None:
+    """The `kind` of a group that is one of several."""
     field = model.model_fields.get("kind")
     return field.default if field is not None and isinstance(field.default, str) else None
 
@@ -233,48 +272,3 @@ def _description(model: type[BaseModel], location: list[str]) -> str:
             if location[-1] in (name, field.alias):
                 return field.description or "no description"
     return "no description"
-
-
-def describe(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str, str]]:
-    """Every key of a model as (dotted key, type, default, description), nested groups unfolded."""
-    rows = []
-    for name, field in model.model_fields.items():
-        nested = list(_models_in(field.annotation))
-        shown_default = "" if nested and len(nested) > 1 else _default(field)
-        name = field.alias or name
-        rows.append((prefix + name, _type_name(field.annotation), shown_default, field.description or ""))
-        for below in nested:
-            tag = f"[kind={_tag(below)}]" if _tag(below) and len(nested) > 1 else ""
-            rows += describe(below, f"{prefix}{name}{tag}.")
-    return rows
-
-
-def _default(field: FieldInfo) -> str:
-    if field.is_required():
-        return "(required)"
-    value = field.get_default(call_default_factory=True)
-    if value is PydanticUndefined or isinstance(value, BaseModel):
-        return ""
-    plain = _plain(value)
-    return "none" if plain is None else yaml.safe_dump(plain, default_flow_style=True).removesuffix("...\n").strip()
-
-
-def _type_name(annotation: Any) -> str:
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _type_name(get_args(annotation)[0])
-    if origin is Literal:
-        return "|".join(str(value) for value in get_args(annotation))
-    if origin in (Union, types.UnionType):
-        return "|".join(dict.fromkeys(_type_name(part) for part in get_args(annotation) if part is not type(None)))
-    if origin in (tuple, list):
-        parts = [part for part in get_args(annotation) if part is not Ellipsis]
-        return f"list of {_type_name(parts[0])}" if parts else "list"
-    if origin is dict:
-        return "group"
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return "group"
-    if annotation is Path:
-        return "path"
-    names = {str: "text", float: "number", int: "whole number", bool: "true|false"}
-    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))

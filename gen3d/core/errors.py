@@ -24,6 +24,22 @@ class Interrupted(UserError):
     exit_code = 130
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked this process to end.
+
+    No `Exception`, so that code which goes on after the failure of one scan does not take it for such a failure.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell reports of a process that the signal ended: 143 for SIGTERM."""
+        return 128 + self.number
+
+
 class LostContact(UserError):
     """Another process of a training is gone; what was saved is kept and running the same command goes on."""
 

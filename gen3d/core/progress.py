@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -11,9 +10,11 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from gen3d.core.launcher import is_first
+
 Item = TypeVar("Item")
 
-SPEAKS = os.environ.get("RANK", "0") == "0"
+SPEAKS = is_first()
 """Whether this process talks to the user: of several that torchrun started, only the first does."""
 
 console = Console(soft_wrap=True, highlight=False, quiet=not SPEAKS)

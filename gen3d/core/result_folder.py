@@ -71,11 +71,6 @@ class ResultFolder:
         """A volume on the cohort's grid, where the folder holds one; else None."""
         return None
 
-    @property
-    def waivers(self) -> tuple[str, ...]:
-        """Safeguards that somebody waived when the folder was made, as sentences."""
-        return ()
-
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """The content of metrics.json; {} where there is none."""

@@ -95,6 +95,8 @@ def read_table(path: Path, required: Iterable[str] = (), again: str = AGAIN) -> 
     """
     if not path.is_file():
         raise UserError(f"{path}: no such table; {again}.")
+    if path.stat().st_size == len("\n"):  # a table without rows whose columns depend on its rows, see `write_table`
+        return pd.DataFrame(columns=list(required))
     try:
         frame = pd.read_csv(
             path, sep="\t", dtype=dict.fromkeys(TEXT, str), na_values=list(MISSING), keep_default_na=False

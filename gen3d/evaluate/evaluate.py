@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,14 +10,16 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from gen3d.core.artefact import begin
-from gen3d.core.config import Folder, Folders, Verb
+from gen3d.cohort.manifest import NULL
+from gen3d.core.artefact import Work
+from gen3d.core.config import Folder, Folders
 from gen3d.core.progress import console, say, warn
 from gen3d.core.result_folder import METRICS
 from gen3d.core.tables import Row, rows_of
+from gen3d.core.work import FolderVerb, Inputs
 from gen3d.evaluate.folder import BY_SCAN, SHARE_P_CONFORMAL, write_evaluation
 from gen3d.evaluate.regions import BOTH, region_difference_rows, region_rows
-from gen3d.evaluate.truth import MIN_CONTROLS, NULL, JudgedMaps, Truth, open_maps, open_truth
+from gen3d.evaluate.truth import MIN_CONTROLS, JudgedMaps, Truth, open_maps, open_truth
 from gen3d.evaluate.voxels_and_people import (
     ALL,
     Settings,
@@ -38,7 +39,7 @@ PLAIN_WIDTH = 180
 """Characters per line of a table that goes to a file, where rich would assume 80 and break every cell."""
 
 
-class Evaluate(Verb):
+class Evaluate(FolderVerb):
     """Measure maps where the truth is known: voxels, regions, people, and what is found where nothing is.
 
     Several maps folders (for example a network and its baselines) are compared side by side on the same people. Every
@@ -69,27 +70,26 @@ class Evaluate(Verb):
         ]
         return [*lines, f"conditions: {', '.join(truth.conditions) or 'none'}", f"writes {self.out}"]
 
-    def run(self) -> Path:
+    def reads(self) -> Inputs:
+        """The maps and the truth."""
+        return {"maps": list(self.maps), "truth": self.truth}
+
+    def open_inputs(self) -> tuple[Truth, list[JudgedMaps]]:
+        """The truth, and the maps that were made from it."""
+        truth = open_truth(self.truth)
+        return truth, open_maps(self.maps, truth)
+
+    def write(self, work: Work, opened: tuple[Truth, list[JudgedMaps]]) -> dict[str, Any]:
         """Write metrics.json and the tables."""
-        work = begin(self, "evaluate", {"maps": list(self.maps), "truth": self.truth})
-        if work.finished:
-            say(f"{self.out}: already finished, nothing to do.")
-            work.release()
-            return self.out
-        try:
-            truth = open_truth(self.truth)
-            opened = open_maps(self.maps, truth)
-            _warn_of_few_controls(opened)
-            tables = measure(opened, truth, Settings(self.q, self.bootstrap, self.seed, self.changed_log_jacobian))
-            headline = headlines(tables)
-            described = {maps.name: _describe(maps) for maps in opened}
-            write_evaluation(self.out, self.truth, described, _counts(truth), headline, tables)
-            _print(tables, headline)
-            work.finish({"headline": headline, "maps": [maps.name for maps in opened]})
-        finally:
-            work.release()
+        truth, every_maps = opened
+        _warn_of_few_controls(every_maps)
+        tables = measure(every_maps, truth, Settings(self.q, self.bootstrap, self.seed, self.changed_log_jacobian))
+        headline = headlines(tables)
+        described = {maps.name: _describe(maps) for maps in every_maps}
+        write_evaluation(self.out, self.truth, described, _counts(truth), headline, tables)
+        _print(tables, headline)
         say(f"{self.out / METRICS}")
-        return self.out
+        return {"headline": headline, "maps": [maps.name for maps in every_maps]}
 
 
 def _warn_of_few_controls(opened: list[JudgedMaps]) -> None:

@@ -14,9 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.anomaly.folder import P_CONFORMAL
+from gen3d.core.tables import Row
 from gen3d.evaluate.folder import SHARE_P_CONFORMAL
 from gen3d.evaluate.truth import SIGNED_CHANNELS, JudgedMaps, Truth
-from gen3d.evaluate.voxels_and_people import FALSE_POSITIVE_PEOPLE, Row, Settings, columns
+from gen3d.evaluate.voxels_and_people import FALSE_POSITIVE_PEOPLE, Settings, columns
 from gen3d.maths.significance import conformal_p, conformal_resolution
 from gen3d.maths.stats import Interval, correlation, delong_interval, wilson_interval
 

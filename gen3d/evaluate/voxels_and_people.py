@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cohort.manifest import NULL
 from gen3d.core.progress import track
 from gen3d.core.tables import Row, rows_of
-from gen3d.evaluate.truth import NULL, SIGNED_CHANNELS, JudgedMaps, Truth, anomaly_score
+from gen3d.evaluate.truth import SIGNED_CHANNELS, JudgedMaps, Truth, anomaly_score
 from gen3d.maths.significance import conformal_p, conformal_resolution, fdr, p_values
 from gen3d.maths.stats import (
     Interval,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,13 +16,10 @@ from pydantic import BeforeValidator, Field
 
 from gen3d import __version__
 from gen3d.anomaly.folder import (
-    CLUSTER_MEANINGS,
     CLUSTERS,
-    REGION_MEANINGS,
     REGIONS,
     SIGNIFICANT,
     SUBJECTS,
-    describe_columns,
     map_path,
     map_paths,
 )
@@ -30,12 +27,14 @@ from gen3d.anomaly.native import inverse_of, read_native_space, undeformed, writ
 from gen3d.cohort import bids_names as bids
 from gen3d.cohort.channels import ON_TEMPLATE
 from gen3d.cohort.folder import PLAN, Prepared, open_prepared
-from gen3d.core.artefact import RECORD, Artefact, Work, begin, read, write_atomic, write_json
-from gen3d.core.config import Folder, Folders, Verb, execution
+from gen3d.core.artefact import RECORD, Artefact, Work, read, write_atomic, write_json
+from gen3d.core.config import Folder, Folders, execution
 from gen3d.core.errors import UserError
 from gen3d.core.pool import as_done, num_workers
 from gen3d.core.progress import say, track
 from gen3d.core.tables import read_cells, write_table
+from gen3d.core.work import FolderVerb, Identity
+from gen3d.exports import sidecars
 from gen3d.imaging.plan import GridPlan, read_plan
 from gen3d.imaging.registration import deform
 from gen3d.imaging.volume import read_map, read_stored
@@ -46,7 +45,7 @@ IDENTITY = {"age_years": "age", "sex": "sex", "diagnosis": "group", "site": "sit
 Texts = Annotated[tuple[str, ...], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)]
 
 
-class Export(Verb):
+class Export(FolderVerb):
     """Write maps and region tables in the layout that other software and data archives read.
 
     Maps on the template are linked or copied. In the scan's own space they are made anew: local volume lives on the
@@ -69,33 +68,32 @@ class Export(Verb):
         spaces = bids.TEMPLATE_SPACE + (f" and the own space of {len(found.native)} of them" if self.native else "")
         return [f"exports {len(found.scans)} scans ({', '.join(found.channels)}) in {spaces}", f"writes {self.out}"]
 
-    def run(self) -> Path:
+    def open_inputs(self) -> Found:
+        """The maps, and the prepared scans where they are needed."""
+        return _open(self)
+
+    def identity(self, opened: Callable[[], Found]) -> Identity:
+        """The maps, and the prepared folders that they name."""
+        prepared = opened().prepared
+        return Identity({"maps": self.maps} | ({"prepared": prepared.folders} if prepared else {}))
+
+    def write(self, work: Work, opened: Found) -> dict[str, Any]:
         """Write the dataset."""
-        found = _open(self)
-        inputs: dict[str, Any] = {"maps": self.maps}
-        work = begin(self, "export", inputs | ({"prepared": found.prepared.folders} if found.prepared else {}))
-        if work.finished:
-            say(f"{self.out}: already done.")
-            return self.out
+        found = opened
         _forget_places(work)
         for scan in track(found.scans, "exporting"):
             _export_scan(self.out, found, scan)
         _write_tables(self.out, found)
         self._write_native(found)
         _write_descriptions(self, found)
-        work.finish({"num_scans": len(found.scans), "num_in_own_space": len(found.native)})
         say(f"{self.out}: {len(found.scans)} scans, {len(found.native)} of them in their own space too.")
-        return self.out
+        return {"num_scans": len(found.scans), "num_in_own_space": len(found.native)}
 
     def _write_native(self, found: Found) -> None:
         if not found.native:
             return
-        workers, plan = num_workers(self.workers, len(found.native)), str(found.native_plan)
-        if workers == 1:
-            start_worker(plan)
-            done: Iterable[str] = map(write_scan, found.native)
-        else:
-            done = as_done(write_scan, found.native, workers, start_worker, (plan,))
+        workers = num_workers(self.workers, len(found.native))
+        done = as_done(write_scan, read_plan(found.native_plan), found.native, workers)
         for _ in track(done, "own space", total=len(found.native)):
             pass
 
@@ -186,7 +184,7 @@ def _native_scans(out: Path, scans: list[Scan], prepared: Prepared) -> list[Nati
                 f"{prepared.folders[0]}: holds no scan {scan.key}; give the prepared folders of these maps."
             )
         if scan.maps and read_native_space(Path(folder), scan.key) is not None:
-            names = {channel: bids.statmap(scan.name, channel, bids.NATIVE_SPACE) for channel in scan.maps}
+            names = {channel: sidecars.statmap(scan.name, channel, sidecars.NATIVE_SPACE) for channel in scan.maps}
             targets = {channel: out / scan.folder / f"{name}.nii.gz" for channel, name in names.items()}
             found.append(NativeScan(Path(folder), scan.key, scan.maps, targets))
     return found
@@ -209,10 +207,12 @@ def _forget_places(work: Work) -> None:
 def _export_scan(out: Path, found: Found, scan: Scan) -> None:
     """Link or copy the maps of one scan, and write its region table."""
     for channel, path in scan.maps.items():
-        place(path, out / scan.folder / f"{bids.statmap(scan.name, channel, bids.TEMPLATE_SPACE, found.res)}.nii.gz")
+        place(
+            path, out / scan.folder / f"{sidecars.statmap(scan.name, channel, bids.TEMPLATE_SPACE, found.res)}.nii.gz"
+        )
         significant = map_path(found.artefact.folder, scan.key, channel, SIGNIFICANT)
         if significant.is_file():
-            place(significant, out / scan.folder / f"{bids.mask(scan.name, channel, found.res)}.nii.gz")
+            place(significant, out / scan.folder / f"{sidecars.mask(scan.name, channel, found.res)}.nii.gz")
 
 
 def place(source: Path, target: Path) -> None:
@@ -238,15 +238,15 @@ def _write_tables(out: Path, found: Found) -> None:
             own = by_key[scan.key].drop(columns="key").replace("", "n/a")
             write_table(out / scan.folder / f"{scan.name}_desc-regions_stats.tsv", own)
     scans = subjects.rename(columns=IDENTITY).drop(columns=["subject", "session"])
-    tables = {"regions": (regions, REGION_MEANINGS), "scans": (scans, bids.SCAN_COLUMNS)}
+    tables = {"regions": regions, "scans": scans}
     if (folder / CLUSTERS.file).is_file():
-        tables["clusters"] = (read_cells(folder / CLUSTERS.file), CLUSTER_MEANINGS)
-    for name, (table, known) in tables.items():
+        tables["clusters"] = read_cells(folder / CLUSTERS.file)
+    for name, table in tables.items():
         table = ids.merge(table, on="key", how="right" if name != "scans" else "left").drop(columns="key")
         table = table.replace("", "n/a")
         write_table(out / f"group_desc-{name}_stats.tsv", table)
-        write_json(out / f"group_desc-{name}_stats.json", describe_columns(list(table.columns), known))
-    write_json(out / "desc-regions_stats.json", describe_columns(list(regions.columns[1:]), REGION_MEANINGS))
+        write_json(out / f"group_desc-{name}_stats.json", sidecars.describe_columns(list(table.columns), name))
+    write_json(out / "desc-regions_stats.json", sidecars.describe_columns(list(regions.columns[1:]), "regions"))
     people = pd.concat([ids, subjects[list(IDENTITY)].rename(columns=IDENTITY)], axis=1).drop(columns="key")
     people = people.replace("", "n/a")
     for person, sessions in people.groupby("participant_id", sort=False):
@@ -254,35 +254,32 @@ def _write_tables(out: Path, found: Found) -> None:
             write_table(out / str(person) / f"{person}_sessions.tsv", sessions[["session_id", "age", "group", "site"]])
     once = people.drop_duplicates("participant_id").drop(columns="session_id")
     write_table(out / "participants.tsv", once)
-    write_json(out / "participants.json", describe_columns(list(once.columns), bids.SCAN_COLUMNS))
-    write_json(out / "sessions.json", describe_columns(["session_id", "age", "group", "site"], bids.SCAN_COLUMNS))
+    write_json(out / "participants.json", sidecars.describe_columns(list(once.columns), "scans"))
+    write_json(out / "sessions.json", sidecars.describe_columns(["session_id", "age", "group", "site"], "scans"))
 
 
 def _write_descriptions(verb: Export, found: Found) -> None:
     """dataset_description.json, README, .bidsignore and the sidecars that hold for all maps of a channel."""
     q = float(found.artefact.config.get("q", 0.05))
     for channel in found.channels:
-        sidecar = bids.statmap_sidecar(channel, found.res, found.spacing_mm)
-        write_json(verb.out / f"{bids.statmap('', channel, bids.TEMPLATE_SPACE, found.res)}.json", sidecar)
+        sidecar = sidecars.statmap_sidecar(channel, found.res, found.spacing_mm)
+        write_json(verb.out / f"{sidecars.statmap('', channel, bids.TEMPLATE_SPACE, found.res)}.json", sidecar)
         surviving = f"voxels of the z map with q < {q:g} within this map (Benjamini and Hochberg 1995)"
         described = {"Description": surviving, "Type": "ROI", "Resolution": sidecar["Resolution"]}
-        write_json(verb.out / f"{bids.mask('', channel, found.res)}.json", described)
+        write_json(verb.out / f"{sidecars.mask('', channel, found.res)}.json", described)
         if found.native:
-            own = bids.statmap_sidecar(channel, "", found.spacing_mm)
-            write_json(verb.out / f"{bids.statmap('', channel, bids.NATIVE_SPACE)}.json", own)
+            own = sidecars.statmap_sidecar(channel, "", found.spacing_mm)
+            write_json(verb.out / f"{sidecars.statmap('', channel, sidecars.NATIVE_SPACE)}.json", own)
     given = [{"DOI": text} if text.lower().startswith("doi:") else {"URL": text} for text in verb.source]
     prepared = [
         {"Version": f"gen3d {item['verb']} {item['key']}"} for item in found.artefact.inputs.get("prepared", [])
     ]
     write_json(
-        verb.out / "dataset_description.json", bids.dataset_description(verb.name, found.model, given or prepared)
+        verb.out / "dataset_description.json", sidecars.dataset_description(verb.name, found.model, given or prepared)
     )
     words = {"version": __version__, "model": found.model, "space": bids.TEMPLATE_SPACE, "res": found.res, "q": q}
-    write_atomic(verb.out / "README", bids.README.format(**words, channels=", ".join(found.channels)))
-    write_atomic(verb.out / ".bidsignore", bids.BIDS_IGNORE)
-
-
-_PLAN: list[GridPlan] = []
+    write_atomic(verb.out / "README", sidecars.README.format(**words, channels=", ".join(found.channels)))
+    write_atomic(verb.out / ".bidsignore", sidecars.BIDS_IGNORE)
 
 
 @dataclass(frozen=True)
@@ -295,14 +292,8 @@ class NativeScan:
     targets: dict[str, Path]
 
 
-def start_worker(plan: str) -> None:
-    """Read the plan of the grid once per process."""
-    _PLAN[:] = [read_plan(Path(plan))]
-
-
-def write_scan(scan: NativeScan) -> str:
+def write_scan(plan: GridPlan, scan: NativeScan) -> str:
     """Write the missing maps of one scan in its own space; its key."""
-    plan = _PLAN[0]
     missing = [channel for channel in scan.maps if not scan.targets[channel].is_file()]
     native = read_native_space(scan.folder, scan.key)
     assert native is not None

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
@@ -259,3 +260,42 @@ def intervals(lines: Sequence[Line], x_label: str, reference: float | None, word
         axes.set_xlabel(x_label)
         style.light_grid(axes, "x")
         return finished(figure)
+
+
+def range_strip(
+    value: float, controls: tuple[float, float] | None, reach: float, z: float, significant: bool, label: str
+) -> Markup:
+    """A person's value as a dot on a scale from -reach to reach, over the band of the controls.
+
+    Args:
+        value, reach: in the channel's units; values beyond the scale are drawn at its end.
+        controls: low and high end of their range; None for no band.
+        z: gives the dot its colour, filled only where `significant`.
+        significant: whether the finding survives correction.
+        label: words for those who do not see it.
+    """
+    width, height = 148, 16
+
+    def place(at: float) -> float:
+        share = float(np.clip(at / reach, -1, 1)) if reach > 0 else 0.0
+        return round(6 + (share + 1) / 2 * (width - 12), 1)
+
+    band = Markup("")
+    if controls is not None:
+        left, right = place(controls[0]), place(controls[1])
+        band = Markup('<rect x="{}" y="3" width="{}" height="10" class="band"/>').format(left, round(right - left, 1))
+    return Markup(
+        '<svg class="strip" viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img" aria-label="{label}">{band}'
+        '<line x1="6" x2="{end}" y1="8" y2="8" class="axis"/><line x1="{zero}" x2="{zero}" y1="3" y2="13" class="axis"/>'
+        '<circle cx="{x}" cy="8" r="4.2" fill="{colour}" stroke="{ink}" stroke-width="1"/></svg>'
+    ).format(
+        w=width,
+        h=height,
+        ink=style.INK,
+        label=label,
+        band=band,
+        end=width - 6,
+        zero=place(0),
+        x=place(value),
+        colour=style.hex_colour((np.clip(z, -6, 6) / 4 + 1) / 2, style.DIVERGING) if significant else "#ffffff",
+    )

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gen3d.figures import style
-from gen3d.figures.scatter import Colouring, legend_of
 
 WIDTH, HEIGHT, MARGIN = 640, 480, 18
 MOST_THUMBNAILS = 400
@@ -45,6 +44,16 @@ class Person:
     def words(self) -> str:
         """Everything on the card in one line."""
         return ", ".join([self.title, *(f"{label} {value}" for label, value in self.facts)])
+
+
+@dataclass(frozen=True)
+class Colouring:
+    """How people are coloured: a title, a colour per person, and the legend as (colour, words) or a range."""
+
+    title: str
+    colours: Sequence[str]
+    legend: Sequence[tuple[str, str]] = ()
+    scale: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,26 @@ def explore(explorer: Explorer) -> Markup:
         legends=legends,
         data=_data(explorer, places),
     )
+
+
+def legend_of(colouring: Colouring) -> Markup:
+    """The legend of a colouring: its colours with words, or its range."""
+    return _scale(colouring.scale) if colouring.scale else _legend(colouring.legend)
+
+
+def _legend(entries: Sequence[tuple[str, str]]) -> Markup:
+    items = [
+        Markup('<li><span style="background:{0}"></span>{1}</li>').format(colour, words) for colour, words in entries
+    ]
+    return Markup('<ul class="legend">{}</ul>').format(Markup("").join(items))
+
+
+def _scale(ends: tuple[str, str]) -> Markup:
+    stops = ", ".join(style.hex_colour(fraction) for fraction in np.linspace(0, 1, 9))
+    return Markup(
+        '<div class="scale"><span>{0}</span><span class="ramp" style="background:linear-gradient(90deg, {1})"></span>'
+        "<span>{2}</span></div>"
+    ).format(ends[0], stops, ends[1])
 
 
 def _places(values: NDArray[np.float64]) -> list[tuple[float, float] | None]:

@@ -16,11 +16,12 @@ from pydantic import Field
 from gen3d.cohort.latents_folder import Latents, Seen, open_latents_folder, write_latents
 from gen3d.cohort.manifest import TEXT, is_control, subject_hash
 from gen3d.cohort.target import Rows
-from gen3d.core.artefact import begin
-from gen3d.core.config import Folders, Verb
+from gen3d.core.artefact import Work
+from gen3d.core.config import Folders
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, warn
 from gen3d.core.tables import Row
+from gen3d.core.work import FolderVerb, Inputs
 from gen3d.harmonise.assessment import (
     AFTER,
     BEFORE,
@@ -44,7 +45,7 @@ ADVICE = (
 )
 
 
-class Harmonise(Verb, Harmonisation):
+class Harmonise(FolderVerb, Harmonisation):
     """Take the location and scale of every site (or scanner) out of latents, by ComBat with empirical Bayes.
 
     Writes a folder of latents that stratify, predict and classify read, harmonisation.npz to do the same to others, and what
@@ -79,33 +80,33 @@ class Harmonise(Verb, Harmonisation):
             f"writes {self.out}",
         ]
 
-    def run(self) -> Path:
-        """Write the folder."""
+    def reads(self) -> Inputs:
+        """The latents."""
+        return {"latents": list(self.latents)}
+
+    def open_inputs(self) -> tuple[Cohort, NDArray[np.bool_], FittedHarmonisation]:
+        """The latents, who of them is learned from, and the sites as they are estimated from those."""
         cohort = gather(self.latents)
-        rows, allowed = cohort.rows, self._allowed(cohort.rows.table)
-        fitted = self._harmonisation.fit(rows.take(allowed)).with_sites_of(rows)
-        work = begin(self, "harmonise", {"latents": list(self.latents)})
-        if work.finished:
-            say(f"{self.out}: already done.")
-            return self.out
-        try:
-            after = fitted.apply(rows)
-            used = self._used(rows.table, allowed)
-            found = self._measure(rows, allowed, fitted, len(used))
-            record = cohort.record | {"harmonised": self._harmonisation.settings()}
-            write_latents(
-                self.out, after, rows.table, record, [_with_roles(cohort.seen, used, f"harmonised by {self.by}")]
-            )
-            tables = found.tables | {"people": self._people(rows.table, allowed, fitted)}
-            picture = draw_before_after(rows.values, after, self.sites_of(rows.table), self.by, _under(tables["sites"]))
-            write_harmonised(self.out, fitted.to_arrays(), tables, found.summary, picture)
-            work.finish({"num_scans": len(rows), "num_dimensions": after.shape[1], "summary": found.summary})
-        finally:
-            work.release()
+        allowed = self._allowed(cohort.rows.table)
+        return cohort, allowed, self._harmonisation.fit(cohort.rows.take(allowed)).with_sites_of(cohort.rows)
+
+    def write(self, work: Work, opened: tuple[Cohort, NDArray[np.bool_], FittedHarmonisation]) -> dict[str, Any]:
+        """Write the folder."""
+        cohort, allowed, fitted = opened
+        rows = cohort.rows
+        after = fitted.apply(rows)
+        used = self._used(rows.table, allowed)
+        found = self._measure(rows, allowed, fitted, len(used))
+        record = cohort.record | {"harmonised": self._harmonisation.settings()}
+        seen = _with_roles(cohort.seen, used, f"harmonised by {self.by}")
+        write_latents(self.out, after, rows.table, record, [seen])
+        tables = found.tables | {"people": self._people(rows.table, allowed, fitted)}
+        picture = draw_before_after(rows.values, after, self.sites_of(rows.table), self.by, _under(tables["sites"]))
+        write_harmonised(self.out, fitted.to_arrays(), tables, found.summary, picture)
         for sentence in found.summary:
             say(sentence)
         say(f"{self.out}: {len(rows)} latents of {len(fitted.combat.sites)} values of {self.by}.")
-        return self.out
+        return {"num_scans": len(rows), "num_dimensions": after.shape[1], "summary": found.summary}
 
     @property
     def _harmonisation(self) -> Harmonisation:

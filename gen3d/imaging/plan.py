@@ -45,10 +45,6 @@ class GridPlan(Config):
         """A hash of everything two volumes must share to be comparable."""
         return digest(self.model_dump(mode="json"))
 
-    def same_grid(self, other: GridPlan) -> bool:
-        """Whether both plans describe the same voxels."""
-        return self.shape == other.shape and np.allclose(self.matrix, other.matrix)
-
     def describe(self) -> str:
         """The plan in words."""
         sides = " x ".join(str(side) for side in self.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,18 +65,35 @@ def smooth_inside(
     return smoothed
 
 
+def structural_similarity(
+    covariance: Any, variances: Any, data_range: float, means: tuple[Any, Any] | None = None
+) -> Any:
+    """SSIM from local moments of two volumes (Wang et al. 2004, equation 13, K1 = 0.01, K2 = 0.03), same shape.
+
+    Args:
+        covariance: local covariance; arrays or tensors, as all moments.
+        variances: sum of the two local variances.
+        data_range: L, what the constants are shares of.
+        means: local means; without them the luminance factor is left out, as at the finer scales of MS-SSIM.
+    """
+    luminance_constant, contrast_constant = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    similarity = (2.0 * covariance + contrast_constant) / (variances + contrast_constant)
+    if means is None:
+        return similarity
+    x, y = means
+    return similarity * ((2.0 * x * y + luminance_constant) / (x**2 + y**2 + luminance_constant))
+
+
 def ssim_map(
     x: NDArray[np.floating],
     y: NDArray[np.floating],
     data_range: float,
     mask: NDArray[np.bool_],
     sigma_voxels: float = 1.5,
-    part: Literal["full", "contrast_structure"] = "full",
 ) -> NDArray[np.float32]:
     """Local structural similarity of two volumes [X, Y, Z] in a Gaussian window; 1 outside the mask.
 
-    Wang et al. 2004, eq. 13, K1 = 0.01, K2 = 0.03, with local moments taken inside the mask only. `part`
-    "contrast_structure" leaves the luminance factor out: (2 cov + C2) / (var x + var y + C2).
+    Local moments are taken inside the mask only.
     """
     smooth = smoother(mask, sigma_voxels * FWHM_PER_SIGMA)
     inside_x, inside_y = (np.asarray(volume[mask], dtype=np.float32) for volume in (x, y))
@@ -86,11 +103,8 @@ def ssim_map(
     mean_x, mean_y = smooth(centred_x), smooth(centred_y)
     variances = smooth(centred_x**2 + centred_y**2) - mean_x**2 - mean_y**2
     covariance = smooth(centred_x * centred_y) - mean_x * mean_y
-    luminance_constant, contrast_constant = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    similarity = (2.0 * covariance + contrast_constant) / (np.maximum(variances, 0.0) + contrast_constant)
-    if part == "full":
-        mean_x, mean_y = mean_x + centre, mean_y + centre
-        similarity *= (2.0 * mean_x * mean_y + luminance_constant) / (mean_x**2 + mean_y**2 + luminance_constant)
+    means = (mean_x + centre, mean_y + centre)
+    similarity = structural_similarity(covariance, np.maximum(variances, 0.0), data_range, means)
     result = np.ones(mask.shape, dtype=np.float32)
     result[mask] = np.clip(similarity, -1.0, 1.0)
     return result

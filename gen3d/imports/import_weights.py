@@ -11,10 +11,11 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from gen3d.cohort.folder import open_prepared
-from gen3d.core.artefact import begin
-from gen3d.core.config import Folder, Verb
+from gen3d.core.artefact import Work
+from gen3d.core.config import Folder
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say
+from gen3d.core.work import FolderVerb, Inputs
 from gen3d.imaging.plan import FIELD_OF_VIEW_MM, Grid, GridPlan
 from gen3d.imports.checkpoint_file import CheckpointFile, read_checkpoint
 from gen3d.imports.options import AutoencoderOptions, DiffusionOptions
@@ -42,7 +43,7 @@ UNKNOWN_INTENSITY = "as the imported weights were trained; unknown to gen3d"
 _X, _Y, _Z = ((low + high) / 2 for low, high in FIELD_OF_VIEW_MM)
 
 
-class ImportWeights(Verb):
+class ImportWeights(FolderVerb):
     """Open weights of AutoencoderKL and DiffusionModelUNet (MONAI, or monai-generative up to 0.2.3) as a run folder.
 
     The architecture is read from the tensors; what they do not show is asked for. The weights are loaded completely or
@@ -89,22 +90,25 @@ class ImportWeights(Verb):
         model, notes = self._read(self._grid())
         return [*notes, f"{_count_weights(model)} weights in all", f"writes {self.out}"]
 
-    def run(self) -> Path:
-        """Write the run folder."""
-        plan = self._grid()
-        model, notes = self._read(plan)
+    def reads(self) -> Inputs:
+        """The files of weights, and the folder whose grid they are for."""
         files = {"autoencoder": self.autoencoder, "diffusion": self.diffusion, "plan_from": self.plan_from}
-        work = begin(self, "import-weights", {name: path for name, path in files.items() if path is not None})
-        if work.finished:
-            say(f"{self.out}: finished before, nothing to do.")
-            return self.out
+        return {name: path for name, path in files.items() if path is not None}
+
+    def open_inputs(self) -> tuple[GridPlan, Any, list[str]]:
+        """The grid, the model with its weights, and what there is to say of them."""
+        plan = self._grid()
+        return plan, *self._read(plan)
+
+    def write(self, work: Work, opened: tuple[GridPlan, Any, list[str]]) -> dict[str, Any]:
+        """Write the run folder."""
+        plan, model, notes = opened
         self._write(plan, model)
         work.record["config"] |= self._described(model)  # where other verbs look for the model of a run
         for note in notes:
             say(note)
-        work.finish({"kind": model.config.kind, "num_weights": _count_weights(model), "notes": notes})
         say(f"{self.out}: {model.config.kind}, imported; who it learned from is not known.")
-        return self.out
+        return {"kind": model.config.kind, "num_weights": _count_weights(model), "notes": notes}
 
     def _rows(self) -> list[int]:
         """The world axis (0 left to right, 1 back to front, 2 bottom to top) along which each axis of an array runs."""

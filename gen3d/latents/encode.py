@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +11,16 @@ from pydantic import Field
 from gen3d.cohort.folder import Prepared, generator_subjects, open_prepared
 from gen3d.cohort.latents_folder import Seen, write_latents
 from gen3d.cohort.structures import with_structures
-from gen3d.core.artefact import begin
-from gen3d.core.config import Folders, Verb
+from gen3d.core.artefact import Work
+from gen3d.core.config import Folders
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track
+from gen3d.core.work import FolderVerb, Inputs
 from gen3d.core.work_arrays import WorkingArrays
 from gen3d.models.run import OneRun, Run, covariates_of, load_run
 
 
-class Encode(Verb):
+class Encode(FolderVerb):
     """Encode every scan that was not excluded: the posterior mean of the latent, flattened.
 
     Writes latents.npy [scans, dimensions] float32 and latents.tsv, whose rows are the same scans with their row of the
@@ -42,15 +43,20 @@ class Encode(Verb):
         num = int((prepared.manifest["role"] != "excluded").sum())
         return [f"encodes {num} scans with the {run.kind} of {self.run_folder}", f"writes {self.out}"]
 
-    def run(self) -> Path:
-        """Write the latents folder."""
-        work = begin(self, "encode", {"prepared": self.prepared, "run": self.run_folder})
-        if work.finished:
-            say(f"{self.out}: already done.")
-            return self.out
+    def reads(self) -> Inputs:
+        """The scans and the model."""
+        return {"prepared": self.prepared, "run": self.run_folder}
+
+    def open_inputs(self) -> tuple[Prepared, Run]:
+        """The scans, and a run that has latents of such scans."""
         prepared, run = open_prepared(self.prepared), load_run(self.run_folder)
         run.require(prepared)
         self._refuse_without_latent(run)
+        return prepared, run
+
+    def write(self, work: Work, opened: tuple[Prepared, Run]) -> dict[str, Any]:
+        """Write the latents folder."""
+        prepared, run = opened
         table = prepared.manifest[prepared.manifest["role"] != "excluded"].reset_index(drop=True)
         table["seen"] = [not run.blind_members(subject) for subject in table["subject"]]
         arrays = WorkingArrays(self.out, len(table))
@@ -73,10 +79,9 @@ class Encode(Verb):
         write_latents(self.out, both[0], scans, made_by, _seen(run, prepared), both[1])
         arrays.discard()
         num_dimensions = sides[1]
-        work.finish({"num_scans": len(table), "num_dimensions": num_dimensions})
         each = f" in each of {run.num_members} spaces" if run.num_members > 1 else ""
         say(f"{self.out}: {len(table)} scans, {num_dimensions} dimensions{each}.")
-        return self.out
+        return {"num_scans": len(table), "num_dimensions": num_dimensions}
 
     def _refuse_without_latent(self, run: Run) -> None:
         if not run.has_latent:

@@ -11,19 +11,20 @@ from pydantic import Field
 from gen3d.cohort.channels import DATA_RANGE, T1W
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import ROLES
-from gen3d.core.artefact import begin
-from gen3d.core.config import Folders, Verb
+from gen3d.core.artefact import Work
+from gen3d.core.config import Folders
 from gen3d.core.progress import say, track
+from gen3d.core.work import FolderVerb, Inputs
 from gen3d.imaging.similarity import mse, psnr, ssim
 from gen3d.imaging.volume import read_stored, store
 from gen3d.latents.folder import METRICS, volume_path
-from gen3d.models.run import OneRun, covariates_of, load_run, scan_seed
+from gen3d.models.run import OneRun, Run, covariates_of, load_run, scan_seed
 
 LOG_JACOBIAN_RANGE = 2.0
 """Data range that stands for the log-Jacobian in PSNR and SSIM: changes of a factor e either way."""
 
 
-class Reconstruct(Verb):
+class Reconstruct(FolderVerb):
     """Write the model's expectation of every scan and a table of MSE, PSNR and SSIM inside the brain mask.
 
     People the model never saw are compared with the members that are blind to them; people it was trained on are
@@ -41,14 +42,19 @@ class Reconstruct(Verb):
         num = int((prepared.manifest["role"] != "excluded").sum())
         return [f"reconstructs {num} scans on {prepared.plan.describe()}", f"writes {self.out}"]
 
-    def run(self) -> Path:
-        """Write the reconstructed folder: volumes/, metrics.tsv."""
-        work = begin(self, "reconstruct", {"prepared": self.prepared, "run": self.run_folder})
-        if work.finished:
-            say(f"{self.out}: already done.")
-            return self.out
+    def reads(self) -> Inputs:
+        """The scans and the model."""
+        return {"prepared": self.prepared, "run": self.run_folder}
+
+    def open_inputs(self) -> tuple[Prepared, Run]:
+        """The scans, and a run that was trained on such scans."""
         prepared, run = open_prepared(self.prepared), load_run(self.run_folder)
         run.require(prepared)
+        return prepared, run
+
+    def write(self, work: Work, opened: tuple[Prepared, Run]) -> dict[str, Any]:
+        """Write the reconstructed folder: volumes/, metrics.tsv."""
+        prepared, run = opened
         table = prepared.manifest[prepared.manifest["role"] != "excluded"].reset_index(drop=True)
         rows: list[dict[str, Any]] = []
         for i in track(range(len(table)), "reconstructing"):
@@ -65,8 +71,7 @@ class Reconstruct(Verb):
             rows += [_measure(prepared, row, channel, path, seen) for channel, path in paths.items()]
         metrics = pd.DataFrame(rows)
         METRICS.write(self.out, metrics)
-        work.finish({"num_scans": len(table)} | _by_role(metrics))
-        return self.out
+        return {"num_scans": len(table)} | _by_role(metrics)
 
 
 def _measure(prepared: Prepared, row: pd.Series, channel: str, path: Path, seen: bool) -> dict[str, Any]:

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from gen3d.cohort.latents_folder import LatentsFolder
-from gen3d.figures import charts, scatter, style
+from gen3d.figures import charts, explorer, style
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Figure, Heading, Section, Text
 from gen3d.figures.context import Context, page_section
+from gen3d.figures.explorer import Colouring, Explorer, Person
 from gen3d.latents.embedding import principal_components, umap_coordinates
 
 
@@ -44,32 +45,26 @@ def _figure(context: Context, latents: LatentsFolder) -> tuple[Figure, dict[str,
     components = principal_components(values)
     neighbours = umap_coordinates(values, context.seed)
     keys = [str(key) for key in table["key"]]
-    titles = [_hover(row) for _, row in table.iterrows()]
-    planes = [("Principal components", scatter.Points(components.coordinates, keys, titles))]
+    planes = {"Principal components": components.coordinates}
     if neighbours is not None:
-        planes.append(("UMAP", scatter.Points(neighbours, keys, titles)))
-    colourings = _colourings(context, table)
-    panels = [
-        [
-            scatter.panel(points, each, f"{name} of the latents, coloured by {each.title.lower()}")
-            for each in _titled(name, colourings)
-        ]
-        for name, points in planes
-    ]
+        planes["UMAP"] = neighbours
+    name = f"latent_{latents.artefact.folder.name}"
+    people = [Person(key, key, _facts(row)) for key, (_, row) in zip(keys, table.iterrows(), strict=True)]
+    scatter = Explorer(f"explore_{name}", people, planes, _colourings(context, table), "People in latent space.")
     shares = components.share_of_variance
     caption = (
         f"Latent vectors of {wording.people(table['subject'].nunique())} ({latents.description}, "
         f"{latents.name}). The two principal components hold "
         f"{wording.percent(float(shares[0]))} and {wording.percent(float(shares[1]))} of the variance. "
         + ("" if neighbours is not None else "There are too few people for a UMAP (12 are needed). ")
-        + "Point at a dot to see who it is."
+        + "The figure's file holds every plane in every colour."
     )
     figure = Figure(
-        f"latent_{latents.folder.name}",
+        name,
         "Scatter of people in latent space.",
         caption,
-        scatter.as_png(planes, colourings),
-        markup=scatter.rows(panels),
+        explorer.as_png(scatter),
+        markup=explorer.explore(scatter),
     )
     numbers = {
         "num_scans": len(table),
@@ -82,26 +77,20 @@ def _figure(context: Context, latents: LatentsFolder) -> tuple[Figure, dict[str,
     return figure, numbers
 
 
-def _hover(row: pd.Series) -> str:
+def _facts(row: pd.Series) -> list[tuple[str, str]]:
+    """What the card of a person says."""
     age = row.get("age_years", np.nan)
-    words = [str(row["key"]), wording.group(str(row.get("diagnosis", "")))]
-    words += [f"{age:.0f} years"] if np.isfinite(age) else []
-    words += [str(row[name]) for name in ("sex", "site") if row.get(name)]
-    return ", ".join(words)
+    facts = [("diagnosis", wording.group(str(row.get("diagnosis", ""))))]
+    facts += [("age", f"{age:.0f} years")] if np.isfinite(age) else []
+    return facts + [(name, str(row[name])) for name in ("sex", "site") if row.get(name)]
 
 
-def _titled(name: str, colourings: list[scatter.Colouring]) -> list[scatter.Colouring]:
-    return [
-        scatter.Colouring(f"{name}, {each.title.lower()}", each.colours, each.legend, each.scale) for each in colourings
-    ]
-
-
-def _colourings(context: Context, table: pd.DataFrame) -> list[scatter.Colouring]:
+def _colourings(context: Context, table: pd.DataFrame) -> list[Colouring]:
     diagnoses = table["diagnosis"].astype(str)
     colours = style.group_colours([*context.groups, *sorted(set(diagnoses) - set(context.groups))], context.controls)
     present = [group for group in colours if (diagnoses == group).any()]
     found = [
-        scatter.Colouring(
+        Colouring(
             "Diagnosis",
             [colours[name] for name in diagnoses],
             [(colours[name], name or charts.UNNAMED) for name in present],
@@ -111,13 +100,11 @@ def _colourings(context: Context, table: pd.DataFrame) -> list[scatter.Colouring
     if ages.notna().sum() > 1 and ages.max() > ages.min():
         fractions = (ages - ages.min()) / (ages.max() - ages.min())
         dots = [style.hex_colour(f) if np.isfinite(f) else style.FAINT for f in fractions]
-        found.append(scatter.Colouring("Age", dots, scale=(f"{ages.min():.0f} years", f"{ages.max():.0f} years")))
+        found.append(Colouring("Age", dots, scale=(f"{ages.min():.0f} years", f"{ages.max():.0f} years")))
     sites = table["site"].astype(str)
     if sites.nunique() > 1:
         by_site = style.category_colours(sorted(sites.unique()))
         found.append(
-            scatter.Colouring(
-                "Site", [by_site[name] for name in sites], [(colour, name) for name, colour in by_site.items()]
-            )
+            Colouring("Site", [by_site[name] for name in sites], [(colour, name) for name, colour in by_site.items()])
         )
     return found

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import ndtri
-from scipy.stats import rankdata
+from scipy.stats import binomtest, rankdata
 
 
 @dataclass(frozen=True)
@@ -181,13 +181,8 @@ def wilson_interval(num_successes: int, num_trials: int, level: float = 0.95) ->
     """A proportion with Wilson's score interval (Wilson 1927); NaN when nothing was tried."""
     if num_trials == 0:
         return Interval(math.nan, math.nan, math.nan, 0)
-    share, squared = num_successes / num_trials, _quantile(level) ** 2
-    centre = (share + squared / (2 * num_trials)) / (1 + squared / num_trials)
-    spread = math.sqrt(share * (1 - share) / num_trials + squared / (4 * num_trials**2))
-    half = _quantile(level) * spread / (1 + squared / num_trials)
-    low = 0.0 if num_successes == 0 else centre - half  # exactly, where rounding leaves 1e-17
-    high = 1.0 if num_successes == num_trials else centre + half
-    return Interval(share, low, high, num_trials)
+    interval = binomtest(num_successes, num_trials).proportion_ci(level, method="wilson")
+    return Interval(num_successes / num_trials, float(interval.low), float(interval.high), num_trials)
 
 
 def correlation(
@@ -195,7 +190,8 @@ def correlation(
 ) -> Interval:
     """Correlation with Fisher's interval; for Spearman with the variance of Bonett and Wright 2000.
 
-    Pairs with a NaN are left out. NaN where one of the two does not vary, or with fewer than 3 pairs.
+    SciPy has the first interval and not the second, so that both are computed here, by one formula. Pairs with a NaN are
+    left out. NaN where one of the two does not vary, or with fewer than 3 pairs.
     """
     first, second = np.asarray(x, dtype=np.float64).ravel(), np.asarray(y, dtype=np.float64).ravel()
     kept = np.isfinite(first) & np.isfinite(second)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 
 from gen3d.core.config import Config
 from gen3d.imaging.plan import GridPlan
 from gen3d.maths.design import Design
+from gen3d.models import registry
 
 Covariates = NDArray[np.float64]
 """Rows of a fitted design (gen3d.maths.design), [n, p], intercept included."""
@@ -166,6 +168,24 @@ class ClosedFormModel(Model):
 class BaseModelConfig(Config):
     """What every model's settings offer to the verbs."""
 
+    material: ClassVar[Literal["scans", "latents"]] = "scans"
+    """What the model learns from."""
+
+    written_by_train: ClassVar[tuple[str, ...]] = ()
+    """Fields that a user leaves out, as training finds them out and writes them into the run."""
+
+    kind: str = Field("", description="which model")
+
+    @property
+    def title(self) -> str:
+        """The kind in words, as the report and pictures call it."""
+        return registry.title(self.kind)
+
+    @property
+    def form(self) -> str:
+        """What distinguishes it among models of its kind, in a few words for tables; "" where there is nothing to say."""
+        return ""
+
     @property
     def closed_form(self) -> bool:
         """Whether the model is fitted in one pass instead of trained in steps."""
@@ -174,6 +194,11 @@ class BaseModelConfig(Config):
     @property
     def uses_covariates(self) -> bool:
         """Whether the model needs age, sex and site of every person."""
+        return False
+
+    @property
+    def asks_for_healthy(self) -> bool:
+        """Whether it is asked for a healthy person, and so expects one even where it learned from patients too."""
         return False
 
     @property
@@ -191,3 +216,10 @@ class BaseModelConfig(Config):
     def build(self, plan: GridPlan, channels: tuple[str, ...], statistics: Statistics, num_covariates: int) -> Model:
         """The untrained model."""
         raise AssertionError(f"{type(self).__name__} defines no build()")
+
+    def task(self, model: Any, num_steps: int) -> Any:
+        """What is optimised when the model is trained in steps: the gen3d.models.task.Task that the registry names.
+
+        A task imports its model, never the other way round.
+        """
+        return registry.task_class(self.kind)(model, self, num_steps)

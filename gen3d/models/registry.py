@@ -1,41 +1,100 @@
-"""The registry of models: a new one is a file, a word in the union, and its task if it is trained in steps."""
+"""The index of the models: every kind, where its settings and its task live, and its name in words.
+
+It is the only place that lists kinds: a new model is a file and a line here. Nothing heavy is imported, so that a report
+can name models without loading their networks, and opening a run loads the code of its own kind alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any
+import importlib
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple, Union
 
 from pydantic import Field
 
-from gen3d.models.base import BaseModelConfig, Model
-from gen3d.models.diffusion.latent_diffusion import LatentDiffusionConfig
-from gen3d.models.diffusion.task import LatentDiffusionTask
-from gen3d.models.normative.monai_autoencoder import AutoencoderKLConfig
-from gen3d.models.normative.pca import PCAConfig
-from gen3d.models.normative.restorer import RestorerConfig, RestorerTask
-from gen3d.models.normative.vae import VAEConfig
-from gen3d.models.normative.vae_task import VAETask
-from gen3d.models.normative.voxelwise import VoxelwiseConfig
-from gen3d.models.task import Task
 
-ModelConfig = Annotated[
-    VAEConfig | RestorerConfig | PCAConfig | VoxelwiseConfig | LatentDiffusionConfig | AutoencoderKLConfig,
-    Field(discriminator="kind"),
-]
-"""Any model's settings, told apart by `kind`."""
+class Kind(NamedTuple):
+    """One kind of model.
 
-TASKS: dict[type[BaseModelConfig], Callable[[Any, Any, int], Task]] = {
-    VAEConfig: VAETask,
-    RestorerConfig: lambda model, config, num_steps: RestorerTask(model, config),
-    LatentDiffusionConfig: lambda model, config, num_steps: LatentDiffusionTask(model, config),
+    `config` is its settings, a `BaseModelConfig`, and `task` what is optimised, a `Task`, each as module:class; a model
+    without a task is computed in closed form, or comes from elsewhere. A network is measured against baselines.
+    """
+
+    config: str
+    title: str
+    task: str | None = None
+    baseline: bool = False
+
+
+NORMATIVE, DIFFUSION = "gen3d.models.normative", "gen3d.models.diffusion"
+
+KINDS: dict[str, Kind] = {
+    "vae": Kind(f"{NORMATIVE}.vae:VAEConfig", "VAE", f"{NORMATIVE}.vae_task:VAETask"),
+    "restorer": Kind(f"{NORMATIVE}.restorer:RestorerConfig", "Restorer", f"{NORMATIVE}.restorer:RestorerTask"),
+    "pca": Kind(f"{NORMATIVE}.pca:PCAConfig", "PCA", baseline=True),
+    "voxelwise": Kind(f"{NORMATIVE}.voxelwise:VoxelwiseConfig", "Voxelwise regression", baseline=True),
+    "latent_diffusion": Kind(
+        f"{DIFFUSION}.latent_diffusion:LatentDiffusionConfig",
+        "Latent diffusion",
+        f"{DIFFUSION}.task:LatentDiffusionTask",
+    ),
+    "autoencoder_kl": Kind(f"{NORMATIVE}.monai_autoencoder:AutoencoderKLConfig", "AutoencoderKL"),
 }
-"""What is optimised, by the settings of models that are trained in steps: (model, settings, number of steps) -> task.
-
-Here and not in the settings, so that a task imports its model and never the other way.
-"""
 
 
-def task_of(config: BaseModelConfig, model: Model, num_steps: int) -> Task:
-    """What is optimised when a model is trained in `num_steps` steps."""
-    assert type(config) in TASKS, f"{type(config).__name__} is not trained in steps"
-    return TASKS[type(config)](model, config, num_steps)
+def title(kind: str) -> str:
+    """A kind of model in words; a kind that is not known here is its own name."""
+    return KINDS[kind].title if kind in KINDS else kind[:1].upper() + kind[1:].replace("_", " ")
+
+
+def named_kinds() -> str:
+    """All kinds with their titles: `vae (VAE), restorer (Restorer), ...`."""
+    return ", ".join(f"{kind} ({entry.title})" for kind, entry in KINDS.items())
+
+
+def trained_in_steps(kind: str) -> bool:
+    """Whether a model of this kind has a task to be trained on."""
+    return kind in KINDS and KINDS[kind].task is not None
+
+
+def learning_from(material: str) -> list[str]:
+    """Kinds whose settings name this material; all kinds are loaded."""
+    return [kind for kind in KINDS if config_class(kind).material == material]
+
+
+def config_class(kind: str) -> type[Any]:
+    """The settings of a kind.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of model {kind!r}; the kinds are {', '.join(KINDS)}")
+    return _loaded(KINDS[kind].config)
+
+
+def task_class(kind: str) -> type[Any]:
+    """The task of a kind that is trained in steps, made of (model, config, number of steps)."""
+    place = KINDS[kind].task
+    assert place is not None, f"{kind} is not trained in steps"
+    return _loaded(place)
+
+
+def read_config(tree: Any) -> Any:
+    """Settings of any kind from a mapping that names its `kind`; settings are returned as they are.
+
+    Raises:
+        ValueError: no kind, an unknown one, or settings that do not fit it.
+    """
+    return config_class(str(tree.get("kind"))).model_validate(tree) if isinstance(tree, Mapping) else tree
+
+
+def any_config() -> Any:
+    """The type of any kind's settings, told apart by `kind`, for a field of a verb; all kinds are loaded."""
+    return Annotated[Union[tuple(map(config_class, KINDS))], Field(discriminator="kind")]  # noqa: UP007 (a tuple)
+
+
+def _loaded(place: str) -> type[Any]:
+    module, _, name = place.partition(":")
+    loaded: type[Any] = getattr(importlib.import_module(module), name)
+    return loaded

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import BeforeValidator
 
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.manifest import subject_hash
@@ -21,7 +21,7 @@ from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan, read_plan
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Model
-from gen3d.models.registry import ModelConfig
+from gen3d.models.registry import read_config
 from gen3d.models.run_folder import (
     AGAIN,
     PLAN,
@@ -292,9 +292,9 @@ def load_run(folder: Path, device: str = "cpu") -> Run:
 def _config(folder: Path) -> tuple[BaseModelConfig, tuple[str, ...]]:
     tree = read_settings(folder)
     try:
-        model: BaseModelConfig = TypeAdapter[Any](ModelConfig).validate_python(tree["model"])
+        model: BaseModelConfig = read_config(dict(tree["model"]))
         return model, tuple(tree["channels"])
-    except (ValidationError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder / SETTINGS}: missing or damaged ({reason}); {AGAIN}.") from None
 

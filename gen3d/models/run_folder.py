@@ -21,6 +21,7 @@ from gen3d.core.result_folder import ResultFolder
 from gen3d.core.tables import read_record
 from gen3d.imaging.plan import GridPlan, write_plan
 from gen3d.maths.design import Design
+from gen3d.models import registry
 
 TRAIN = "train"
 RUN_VERBS = (TRAIN, "import-weights")
@@ -28,12 +29,8 @@ SETTINGS, PLAN, SUBJECTS, DESIGN, LOG = "config.yaml", "plan.json", "subjects.js
 MEMBERS, WEIGHTS = "members", "model.safetensors"
 AGAIN = "copy the run folder again"
 
-KINDS = {"vae": "VAE", "latent_diffusion": "Latent diffusion", "pca": "PCA", "voxelwise": "Voxelwise regression"}
 AND = " and "
 """Between the models of maps that several runs made together."""
-
-BASELINES = ("pca", "voxelwise")
-"""Kinds of model that a network is measured against; every other kind is a network."""
 
 
 def weights_path(folder: Path, member: int) -> Path:
@@ -114,15 +111,13 @@ def model_kind(folder: Path) -> str:
     return str(model.get("kind", "")) if isinstance(model, dict) else ""
 
 
-def kind_name(kind: str) -> str:
-    """A kind of model in words."""
-    return KINDS.get(kind, kind[:1].upper() + kind[1:].replace("_", " "))
-
-
 def is_baseline(name: str) -> bool:
     """Whether a model of this name (its kind in words, a folder's name after a comma) is a baseline, or all of several are."""
     kinds = name.split(",")[0].split(AND)
-    return all(kind.lower() in BASELINES or kind in {KINDS[baseline] for baseline in BASELINES} for kind in kinds)
+    baselines = {
+        name for kind, entry in registry.KINDS.items() if entry.baseline for name in (kind, entry.title.lower())
+    }
+    return all(kind.lower() in baselines for kind in kinds)
 
 
 @dataclass(frozen=True)

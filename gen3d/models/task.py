@@ -21,7 +21,8 @@ class Batch:
 
     `seeds` holds one number per volume, a function of the run's seed, the step and the volume's place in the global
     batch only, so that the noise a volume meets does not depend on how the batch is split over processes.
-    `conditions` are coded conditions of the volumes [B, p], NaN where unknown, for models that have any.
+    `conditions` are coded conditions of the volumes [B, p], NaN where unknown, for models that have any; `labels` are
+    what a supervised task learns to predict [B]: class numbers, or standardised values.
     `shared` lets one player leave tensors for the next, within this batch.
     """
 
@@ -30,6 +31,7 @@ class Batch:
     step: int
     seeds: tuple[int, ...]
     conditions: Tensor | None = None
+    labels: Tensor | None = None
     shared: dict[str, Tensor] = field(default_factory=dict)
 
     def noise(self, shape: Sequence[int], stream: int) -> Tensor:
@@ -46,6 +48,9 @@ class Task(nn.Module, ABC):
     """An optimisation problem with one or more players, each with its own weights and its own loss."""
 
     players: tuple[str, ...] = ("model",)
+
+    decays_vectors = False
+    """Whether weight decay also pulls vectors and scalars (biases, scales of normalisations) towards zero."""
 
     def playing(self, step: int) -> tuple[str, ...]:
         """The players that move at this step, in order."""

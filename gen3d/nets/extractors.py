@@ -1,8 +1,8 @@
 """Networks that turn a brain volume into feature vectors, so that sets of scans can be compared.
 
 Two are pretrained and read from weights that lie on disk: MedicalNet's 3D ResNet-50 ("Med3D", Chen et al. 2019) and
-RadImageNet's 2D ResNet-50 (Mei et al. 2022). `BrainFeatures` needs no weights: it is trained here, or stays random.
-Nothing is ever downloaded.
+RadImageNet's 2D ResNet-50 (Mei et al. 2022). `BrainFeatures` needs no weights: its own stay as they were drawn. Nothing is
+ever downloaded.
 """
 
 from __future__ import annotations
@@ -51,14 +51,12 @@ class BrainFeatures(Extractor):
     """Four strided 3D convolutions; features are mean and SD over the brain of every channel of every layer.
 
     Early layers see texture (noise, blur), late ones anatomy; each layer is normalised as a whole, so that fine against coarse
-    remains. Buffers `feature_mean` and `feature_std` [d] bring every
-    feature to one scale; they are set from real scans. `recognised` says how well a trained network told people apart.
+    remains. Buffers `feature_mean` and `feature_std` [d] bring every feature to one scale; they are set from real scans.
     """
 
     normalisation = "z-scored brain"
     feature_mean: Tensor
     feature_std: Tensor
-    recognised: Tensor
 
     def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 128)) -> None:
         super().__init__()
@@ -70,7 +68,6 @@ class BrainFeatures(Extractor):
         self.num_features = 2 * sum(widths)
         self.register_buffer("feature_mean", torch.zeros(self.num_features))
         self.register_buffer("feature_std", torch.ones(self.num_features))
-        self.register_buffer("recognised", torch.tensor(float("nan")))
 
     def pooled(self, volumes: Tensor, mask: Tensor) -> Tensor:
         """Normalised volumes [B, 1, X, Y, Z] and weights [1 or B, 1, X, Y, Z] -> raw features [B, d]."""
@@ -190,7 +187,7 @@ def check_weights(weights: Path, name: str) -> None:
     if not weights.is_file():
         raise UserError(
             f"{weights}: no such file of weights for the extractor {name}; download them yourself and give their path, "
-            "or use the extractors that need none (extractors=[self,random])."
+            "or use the extractors that need none (extractors=[random])."
         )
 
 

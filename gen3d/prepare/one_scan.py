@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from gen3d import __version__
 from gen3d.cohort.screening_picture import draw
 from gen3d.core.artefact import digest, file_digest, write_json
 from gen3d.core.errors import UserError
-from gen3d.core.pool import as_done
+from gen3d.core.pool import KeptRows, kept_or_made, num_workers
 from gen3d.core.progress import track
 from gen3d.core.tables import Row
 from gen3d.imaging.brainmask import MaskMethod
@@ -44,9 +43,9 @@ class Task:
     identity: str
 
     @property
-    def record(self) -> Path:
-        """Where the finished scan's row is kept."""
-        return self.out / CACHE / f"{self.key}.json"
+    def rows(self) -> KeptRows:
+        """The rows of the scans that are done."""
+        return KeptRows(self.out / CACHE)
 
 
 def make_tasks(
@@ -95,17 +94,11 @@ def prepare_all(tasks: Sequence[Task], workers: int) -> Iterator[Row]:
     Raises:
         UserError: the output cannot be written, or a worker process was killed.
     """
-    waiting = []
-    for task in tasks:
-        kept = _kept(task)
-        if kept is None:
-            waiting.append(task)
-        else:
-            yield kept
-    if workers == 1 or len(waiting) <= 1:
-        yield from map(prepare_scan, waiting)
-        return
-    yield from as_done(prepare_scan, waiting, workers, _one_thread)
+    return kept_or_made(tasks, _kept, _prepare_group, None, lambda num_tasks: num_workers(workers, num_tasks))
+
+
+def _prepare_group(shared: None, tasks: list[Task]) -> list[Row]:
+    return [prepare_scan(task) for task in tasks]
 
 
 def prepare_scan(task: Task) -> Row:
@@ -114,7 +107,8 @@ def prepare_scan(task: Task) -> Row:
     Raises:
         UserError: the output cannot be written.
     """
-    _one_thread()
+    # Scans are the parallel dimension; one thread each, so that results do not depend on the machine.
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     start = time.monotonic()
     row: Row = {"key": task.key, "source": str(task.source), "failure": ""}
     try:
@@ -135,7 +129,7 @@ def prepare_scan(task: Task) -> Row:
                 f"{task.out}: cannot be written ({error.strerror or error}); free space and run again."
             ) from None
     row["seconds"] = round(time.monotonic() - start, 2)
-    write_json(task.record, {"identity": task.identity, "row": row})
+    task.rows.keep(task.key, row, task.identity)
     return row
 
 
@@ -159,18 +153,9 @@ def _store(task: Task, done: Conformed) -> None:
 
 def _kept(task: Task) -> Row | None:
     """The row of an earlier run, if it was made from the same scan with the same settings; what failed is tried again."""
-    try:
-        record = json.loads(task.record.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return None
-    row: Row = record.get("row", {})
-    usable = record.get("identity") == task.identity and not row["failure"]
+    row = task.rows.get(task.key, task.identity)
+    usable = row is not None and not row["failure"]
     return row if usable and (task.out / "volumes" / f"{task.key}_t1w.nii").is_file() else None
-
-
-def _one_thread() -> None:
-    """One ITK thread per process: the scans are the parallel dimension, and results do not depend on the machine."""
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
 def _digest_or_missing(path: Path) -> str:

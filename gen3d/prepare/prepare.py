@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import pandas as pd
@@ -14,16 +14,17 @@ from gen3d.cohort.folder import UNMATCHED, VERDICTS, write_cohort
 from gen3d.cohort.manifest import Split, assign_roles
 from gen3d.cohort.regions import region_table, regions_on
 from gen3d.cohort.screening import judge
-from gen3d.core.artefact import begin, digest
-from gen3d.core.config import Folders, Verb, execution
+from gen3d.core.artefact import Work, digest
+from gen3d.core.config import Folders, execution
 from gen3d.core.errors import Unfinished
 from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track
+from gen3d.core.work import FolderVerb, Identity, Inputs
 from gen3d.imaging.brainmask import MaskMethod, check_tool
 from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.registration import DeformationSettings
 from gen3d.imaging.template import template_on
-from gen3d.prepare.one_scan import make_tasks, prepare_all
+from gen3d.prepare.one_scan import Task, make_tasks, prepare_all
 from gen3d.prepare.sources import Columns, Source, read_sources
 
 SECONDS_PER_SCAN, SECONDS_PER_MEGAVOXEL = 4.0, 4.0  # of one core: alignment and bias; resampling and deformation
@@ -31,7 +32,7 @@ PICTURE_MB = 0.2
 FIRST_COLUMNS = ("key", "source", "verdict", "reason")
 
 
-class Prepare(Verb):
+class Prepare(FolderVerb):
     """T1w scans (BIDS, BIDS derivatives, CAPS, or a table of paths) to volumes on one grid, each with a verdict.
 
     Every scan is brain-masked, bias-corrected, aligned to MNI152 with restarts, resampled once, brought to one intensity
@@ -68,29 +69,28 @@ class Prepare(Verb):
     split: Split = Field(default_factory=Split, description="how control subjects are shared out over the roles")
     workers: int = execution(0, "scans at a time; 0 means one per core", ge=0)
 
-    def run(self) -> Path:
-        """Prepare every scan, judge them together, and write the cohort folder.
+    def reads(self) -> Inputs:
+        """The folders and tables of scans."""
+        return {"source": list(self.source)}
 
-        Raises:
-            UserError: nothing to read, another folder's output, a missing program, a full disk.
-            Unfinished: everything else is done, but some scans could not be read.
-        """
+    def open_inputs(self) -> tuple[Source, list[Task]]:
+        """The cohort table, and every scan with all that determines its result."""
         check_tool(self.brain_mask)
-        found, plan = self._read(), self.grid()
-        tasks = make_tasks(found.frame, self.source, self.out, plan, self.brain_mask, self.bias_correction)
+        found = self._read()
+        return found, make_tasks(found.frame, self.source, self.out, self.grid(), self.brain_mask, self.bias_correction)
+
+    def identity(self, opened: Callable[[], tuple[Source, list[Task]]]) -> Identity:
+        """Also every scan's content, and the cohort table."""
+        found, tasks = opened()
         scans = digest([task.identity for task in tasks] + [found.frame.drop(columns="source").to_csv()])
-        work = begin(self, "prepare", {"source": list(self.source)}, extra={"scans": scans})
-        try:
-            if work.finished:
-                say(f"{self.out}: finished before, nothing to do")
-            else:
-                workers = num_workers(self.workers, len(tasks))
-                done = track(prepare_all(tasks, workers), "preparing scans", total=len(tasks))
-                rows = pd.DataFrame(list(done)).sort_values("key", ignore_index=True)
-                work.finish(self._write_cohort(found, rows, plan))
-        finally:
-            work.release()
-        return self._closed(work.record["summary"])
+        return Identity(self.reads(), {"scans": scans})
+
+    def write(self, work: Work, opened: tuple[Source, list[Task]]) -> dict[str, Any]:
+        """Prepare every scan, judge them together, and write the cohort folder."""
+        found, tasks = opened
+        done = track(prepare_all(tasks, self.workers), "preparing scans", total=len(tasks))
+        rows = pd.DataFrame(list(done)).sort_values("key", ignore_index=True)
+        return self._write_cohort(found, rows, self.grid())
 
     def plan(self) -> list[str]:
         """What `run()` would do, how long it would take, and how much it would write."""
@@ -142,8 +142,12 @@ class Prepare(Verb):
             "unusable": [str(text) for text in rows["failure"] if text],
         }
 
-    def _closed(self, summary: dict[str, Any]) -> Path:
-        """Say how it went; raise Unfinished when files could not be used, so that a script notices."""
+    def conclude(self, summary: Mapping[str, Any]) -> None:
+        """Say how it went.
+
+        Raises:
+            Unfinished: everything else is done, but some scans could not be used; a script notices by the exit code.
+        """
         counts = summary["verdicts"]
         say(
             f"{self.out}: {summary['num_scans']} scans: keep {counts['keep']}, warn {counts['warn']}, exclude {counts['exclude']}; "
@@ -157,4 +161,3 @@ class Prepare(Verb):
             raise Unfinished(
                 f"{len(unusable)} of {summary['num_scans']} scans could not be used, the others are done:\n{shown}"
             )
-        return self.out

@@ -100,51 +100,12 @@ MIN_SCANS = 2
 """Scans in each of two sets that a covariance, or a mean over pairs of scans, needs."""
 
 
-def frechet_distance(x: ArrayLike, y: ArrayLike) -> float:
-    """Squared Frechet distance of two Gaussians with the moments of two samples [n, d] and [m, d] (Heusel et al. 2017).
-
-    ||mu_x - mu_y||^2 + tr S_x + tr S_y - 2 tr (S_x S_y)^(1/2). The last trace is the sum of the singular values of
-    X_c Y_c' / sqrt((n - 1)(m - 1)), so that no [d, d] matrix is made. Biased upwards by about tr S (1 / n + 1 / m) and
-    more: only distances of the same n and m can be compared. With fewer samples than dimensions a set without any variety
-    can be nearer than another sample of the same distribution; the MMD is not fooled by that.
-    """
-    first, second = _samples(x), _samples(y)
-    pool = Pool(np.concatenate([first, second])[:, None])
-    return pool.fid(np.arange(len(first)), np.arange(len(first), len(first) + len(second)))
-
-
-def kernel_distance(x: ArrayLike, y: ArrayLike) -> float:
-    """KID of two samples [n, d] and [m, d]: the unbiased squared MMD with the kernel (x'y / d + 1)^3 (Binkowski et al. 2018).
-
-    Its mean is 0 for samples of one distribution whatever their size, so that it may be negative.
-    """
-    first, second = _samples(x), _samples(y)
-    pool = Pool(np.concatenate([first, second])[:, None])
-    return pool.kid(np.arange(len(first)), np.arange(len(first), len(first) + len(second)))
-
-
-def gaussian_mmd(x: ArrayLike, y: ArrayLike, bandwidth: float | None = None) -> float:
-    """Unbiased squared MMD of two samples with the kernel exp(-|x - y|^2 / (2 bandwidth^2)) (Gretton et al. 2012).
-
-    Without a bandwidth, the median distance between the rows of both is taken (the median heuristic).
-    """
-    first, second = _samples(x), _samples(y)
-    both = np.concatenate([first, second])
-    pool = Pool(both[:, None], median_distance(both) if bandwidth is None else bandwidth)
-    return pool.mmd(np.arange(len(first)), np.arange(len(first), len(first) + len(second)))
-
-
 def median_distance(features: ArrayLike) -> float:
     """Median Euclidean distance between two different rows [n, d]; 1 where all rows are equal."""
-    values = _samples(features)
+    values = np.asarray(features, dtype=np.float64)
     squared = _squared_distances(values @ values.T)
     middle = float(np.sqrt(np.median(squared[np.triu_indices(len(values), 1)])))
     return middle if middle > 0 else 1.0
-
-
-def _samples(values: ArrayLike) -> Float:
-    samples = np.asarray(values, dtype=np.float64)
-    return samples.reshape(len(samples), -1)
 
 
 def _squared_distances(inner: Float) -> Float:
@@ -185,7 +146,13 @@ class Pool:
         return means
 
     def fid(self, first: Rows, second: Rows) -> float:
-        """Squared Frechet distance between two sets of scans; every vector counts as one sample."""
+        """Squared Frechet distance of two Gaussians with the moments of two sets (Heusel et al. 2017); vectors are samples.
+
+        ||mu_x - mu_y||^2 + tr S_x + tr S_y - 2 tr (S_x S_y)^(1/2). The last trace is the sum of the singular values of
+        X_c Y_c' / sqrt((n - 1)(m - 1)), so that no [d, d] matrix is made. Biased upwards by about tr S (1 / n + 1 / m) and
+        more: only distances of the same n and m can be compared. With fewer samples than dimensions a set without any
+        variety can be nearer than another sample of the same distribution; the MMD is not fooled by that.
+        """
         a, b = self._vectors(first), self._vectors(second)
         aa, bb, ab = self._inner[np.ix_(a, a)], self._inner[np.ix_(b, b)], self._inner[np.ix_(a, b)]
         between = aa.mean() + bb.mean() - 2.0 * ab.mean()
@@ -195,11 +162,14 @@ class Pool:
         return float(max(between, 0.0) + traces - 2.0 * shared)
 
     def kid(self, first: Rows, second: Rows) -> float:
-        """Unbiased squared MMD with the cubic kernel between two disjoint sets of scans."""
+        """KID of two disjoint sets: unbiased squared MMD with the kernel (x'y / d + 1)^3 (Binkowski et al. 2018).
+
+        Its mean is 0 for samples of one distribution whatever their size, so that it may be negative.
+        """
         return _unbiased(self._polynomial, first, second)
 
     def mmd(self, first: Rows, second: Rows) -> float:
-        """Unbiased squared MMD with the Gaussian kernel between two disjoint sets of scans."""
+        """Unbiased squared MMD of two disjoint sets with the kernel exp(-|x - y|^2 / (2 bandwidth^2)) (Gretton et al. 2012)."""
         return _unbiased(self._gaussian, first, second)
 
     def permuted(self, first: Rows, second: Rows, num_permutations: int, seed: int) -> float:

@@ -27,14 +27,15 @@ from gen3d.quality.diversity import diversity_rows
 from gen3d.quality.features import ExtractorConfig, FeatureMaker, Scans
 from gen3d.quality.fidelity import Fidelity, Material, fidelity
 from gen3d.quality.folder import SHUFFLED_KEY
-from gen3d.quality.people import PROVENANCE, People, generator_run
+from gen3d.quality.people import People, generator_run
 from gen3d.quality.picture import draw_fidelity, draw_scans, draw_structures
 from gen3d.quality.predictors import read_all
 from gen3d.quality.structures import structure_columns, structure_rows
 from gen3d.quality.utility import utility_rows
+from gen3d.synthesis.folder import PROVENANCE
 
 MIN_LEARNED = 8
-"""People with role train from whom an extractor is trained; with fewer, the people of the reference are taken."""
+"""People with role train whose scans set the scale of random features; with fewer, the people of the reference do."""
 
 FEATURES, FIGURES = "features", "figures"
 
@@ -110,27 +111,23 @@ class Evaluation:
 
     @cached_property
     def makers(self) -> list[FeatureMaker]:
-        """The extractors; own ones learn from people that the generator learned from too, never from synthetic scans."""
+        """The extractors; random features are scaled by people that the generator learned from, never by synthetic scans."""
         enough = len(self.people.learned) >= MIN_LEARNED
         chosen = self.people.learned if enough else self.people.reference
-        training = Scans("training", tuple(chosen["key"]), self._reader(self.cohort))
+        scaling = Scans("scaling", tuple(chosen["key"]), self._reader(self.cohort))
         folder = self.asked.out / "features"
         return [
-            FeatureMaker(config, folder, training, self.cohort.mask, self.asked.device)
+            FeatureMaker(config, folder, scaling, self.cohort.mask, self.asked.device)
             for config in self.asked.extractors
         ]
 
     @property
     def extractors(self) -> dict[str, dict[str, Any]]:
         """What a reader must know of each extractor."""
-        trained_on = "role train" if len(self.people.learned) >= MIN_LEARNED else "the reference"
+        scaled_by = "role train" if len(self.people.learned) >= MIN_LEARNED else "the reference"
         return {
-            maker.config.kind: {
-                "normalisation": maker.normalisation,
-                "num_training": len(maker.training),
-                "trained_on": trained_on,
-                "share_of_views_recognised": maker.recognised,
-            }
+            maker.config.kind: {"normalisation": maker.normalisation}
+            | ({"num_scaling": len(maker.scaling), "scaled_by": scaled_by} if maker.config.kind == "random" else {})
             for maker in self.makers
         }
 
@@ -141,7 +138,7 @@ class Evaluation:
 
     @cached_property
     def diversity(self) -> pd.DataFrame:
-        """MS-SSIM and 4-G-R-SSIM."""
+        """MS-SSIM over pairs of scans."""
         asked = self.asked
         rows = diversity_rows(
             self.cohort.mask, self.sets, asked.pairs, asked.bootstrap, asked.seed, asked.out / "features"

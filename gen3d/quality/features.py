@@ -1,4 +1,4 @@
-"""Feature vectors of scans by the extractors that were asked for, kept in the folder so that they are computed once."""
+"""Feature vectors of scans by every extractor, kept in the folder so that they are computed once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from gen3d.core.artefact import file_digest
 from gen3d.core.config import Config
 from gen3d.core.progress import track
 from gen3d.nets.extractors import BrainFeatures, Extractor, Med3D, RadImageNet, check_weights
-from gen3d.quality.contrastive import SelfTrained, take_scale, train_features, untrained
 from gen3d.quality.folder import STANDARD
 
 Floats = NDArray[np.float32]
@@ -53,10 +52,10 @@ def _by_name(value: Any) -> Any:
 
 
 ExtractorConfig = Annotated[
-    Annotated[SelfTrained | RandomFeatures | Med3DFeatures | RadImageNetFeatures, Field(discriminator="kind")],
+    Annotated[RandomFeatures | Med3DFeatures | RadImageNetFeatures, Field(discriminator="kind")],
     BeforeValidator(_by_name),
 ]
-"""`self`, or {kind: med3d, weights: file}."""
+"""`random`, or {kind: med3d, weights: file}."""
 
 
 def check_extractors(configs: Sequence[ExtractorConfig]) -> dict[str, str]:
@@ -74,7 +73,7 @@ def check_extractors(configs: Sequence[ExtractorConfig]) -> dict[str, str]:
 
 
 def metric_name(metric: str, kind: str, num: int, normalisation: str) -> str:
-    """A distance's full name: `FID-self(n=24, z-scored brain)`, `KID(Med3D ResNet-50, n=24, z-scored brain)`."""
+    """A distance's full name: `FID-random(n=24, z-scored brain)`, `KID(Med3D ResNet-50, n=24, z-scored brain)`."""
     known = STANDARD.get(kind)
     if known is None:
         return f"{metric.upper()}-{kind}(n={num}, {normalisation})"
@@ -105,12 +104,12 @@ class Scans:
 class FeatureMaker:
     """One extractor at work: built when first needed, its features kept under `folder`.
 
-    `training` are the real scans that a self-trained extractor learns from and that give own extractors their scale.
+    `scaling` are the real scans that give random features their scale.
     """
 
     config: ExtractorConfig
     folder: Path
-    training: Scans
+    scaling: Scans
     mask: NDArray[np.bool_]
     device: str = "cpu"
     _network: Extractor | None = field(default=None, repr=False)
@@ -120,12 +119,6 @@ class FeatureMaker:
         """What is done to intensities first."""
         kinds: dict[str, type[Extractor]] = {"med3d": Med3D, "radimagenet": RadImageNet}
         return kinds.get(self.config.kind, BrainFeatures).normalisation
-
-    @property
-    def recognised(self) -> float:
-        """Of a self-trained extractor: share of views whose nearest view was that of the same scan; NaN of others."""
-        path = self.folder / f"{self.config.kind}.safetensors"
-        return float(load_file(path)["recognised"]) if path.is_file() else float("nan")
 
     def features(self, scans: Scans) -> list[Floats]:
         """Features [n, k, d] of every plane."""
@@ -154,18 +147,28 @@ class FeatureMaker:
             return Med3D(self.config.weights)
         if isinstance(self.config, RadImageNetFeatures):
             return RadImageNet(self.config.weights, self.config.central_share)
-        path, mask = self.folder / f"{self.config.kind}.safetensors", torch.from_numpy(self.mask)
-        network = untrained(self.config.seed)
+        path, network = self.folder / f"{self.config.kind}.safetensors", random_network(self.config.seed)
         if path.is_file():
             network.load_state_dict(load_file(path))
-        elif isinstance(self.config, SelfTrained):
-            network = train_features(self.config, self.training.load, len(self.training), mask)
-        else:
-            take_scale(network, self.training.load, len(self.training), mask)
-        if not path.is_file():
-            with whole_file(path) as partial:
-                save_file(network.state_dict(), partial)
-        return network.requires_grad_(False).eval()
+            return network
+        scale_features(network, self.scaling, torch.from_numpy(self.mask))
+        with whole_file(path) as partial:
+            save_file(network.state_dict(), partial)
+        return network
+
+
+def random_network(seed: int) -> BrainFeatures:
+    """The network with weights that depend on the seed alone; other random numbers are not disturbed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return BrainFeatures().requires_grad_(False).eval()
+
+
+def scale_features(network: BrainFeatures, scans: Scans, mask: Tensor) -> None:
+    """Let real scans set the scale of every feature."""
+    rows = (np.array([row]) for row in range(len(scans)))
+    with torch.no_grad():
+        network.set_scale(torch.cat([network.raw(scans.load(row), mask) for row in rows]))
 
 
 @contextmanager

@@ -36,7 +36,7 @@ class People:
     """The scans of one evaluation, one per person.
 
     `reference` are real people that the generator never saw and that are like those requested; `held_out` all such people,
-    also unlike; `learned` real people with role train, from whom extractors and predictors learn; `synthetic` all
+    also unlike; `learned` real people with role train, from whom predictors learn; `synthetic` all
     synthetic scans. `notes` say in words how the reference was chosen.
     """
 

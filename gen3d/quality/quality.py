@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pandas as pd
@@ -10,13 +10,13 @@ from pydantic import Field, model_validator
 
 from gen3d.cohort.channels import T1W
 from gen3d.cohort.folder import Prepared, open_prepared
-from gen3d.core.artefact import begin
-from gen3d.core.config import Folder, Folders, Verb, execution
+from gen3d.core.artefact import Work
+from gen3d.core.config import Folder, Folders, execution
 from gen3d.core.progress import say
 from gen3d.core.tables import plain_row
+from gen3d.core.work import FolderVerb, Identity, Inputs
 from gen3d.models.run import OneRun
 from gen3d.nets.device import device_of
-from gen3d.quality.contrastive import SelfTrained
 from gen3d.quality.evaluation import Asked, Evaluation
 from gen3d.quality.features import ExtractorConfig, RandomFeatures, check_extractors
 from gen3d.quality.folder import write_quality
@@ -27,7 +27,7 @@ TABLES = ("distances", "diversity", "structures", "fidelity", "utility")
 REFERENCE_COLUMNS = ["key", "subject", "session", "role", "diagnosis", "age_years", "sex", "site"]
 
 
-class Quality(Verb):
+class Quality(FolderVerb):
     """Compare synthetic scans (`gen3d sample`) with real people of a prepared cohort whom the generator never saw.
 
     Writes metrics.json, tables (distances, diversity, structures, fidelity, fidelity_people, utility, reference) and
@@ -38,9 +38,9 @@ class Quality(Verb):
     synthetic: Folder = Field(description="synthetic dataset (sample)")
     reference: Folders = Field(description="prepared folders (prepare or simulate) of real people")
     extractors: tuple[ExtractorConfig, ...] = Field(
-        (SelfTrained(), RandomFeatures()),
+        (RandomFeatures(),),
         min_length=1,
-        description="what features distances are taken in: self, random, {kind: med3d, weights: FILE}, "
+        description="what features distances are taken in: random, {kind: med3d, weights: FILE}, "
         "{kind: radimagenet, weights: FILE}",
     )
     match: tuple[str, ...] = Field(
@@ -74,8 +74,8 @@ class Quality(Verb):
     def plan(self) -> list[str]:
         """Who would be compared with whom."""
         check_extractors(self.extractors)
-        people = self._people()[2]
-        learned = f"{len(people.learned)} real people with role train for extractors and predictors"
+        people = self.open_inputs()[2]
+        learned = f"{len(people.learned)} real people with role train for predictors"
         return [
             f"compares {len(people.synthetic)} synthetic scans with {len(people.reference)} real people; {learned}",
             *people.notes,
@@ -83,33 +83,31 @@ class Quality(Verb):
             f"writes {self.out}",
         ]
 
-    def run(self) -> Path:
-        """Write the quality folder."""
-        weights = check_extractors(self.extractors)
+    def reads(self) -> Inputs:
+        """The synthetic scans, the real ones, and the generator if it is named."""
         inputs: dict[str, Any] = {"synthetic": self.synthetic, "reference": list(self.reference)}
-        if self.run_folder is not None:
-            inputs["run"] = self.run_folder
-        work = begin(self, "quality", inputs, extra={"weights": weights})
-        if work.finished:
-            say(f"{self.out}: already done.")
-            return self.out
-        try:
-            synthetic, real, people = self._people()
-            for note in people.notes:
-                say(f"reference: {note}")
-            evaluation = Evaluation(self._asked(), synthetic, real, people)
-            tables = {name: getattr(evaluation, name) for name in TABLES}
-            evaluation.write_pictures()
-            found = sentences(tables, len(people.synthetic), len(people.reference))
-            self._write(evaluation, tables, found)
-            for sentence in found:
-                say(sentence)
-            work.finish({"sentences": found, "num_synthetic": len(people.synthetic), "num_real": len(people.reference)})
-        finally:
-            work.release()
-        return self.out
+        return inputs | ({"run": self.run_folder} if self.run_folder is not None else {})
 
-    def _people(self) -> tuple[Prepared, Prepared, People]:
+    def identity(self, opened: Callable[[], Any]) -> Identity:
+        """Also the weights of the extractors."""
+        return Identity(self.reads(), {"weights": check_extractors(self.extractors)})
+
+    def write(self, work: Work, opened: tuple[Prepared, Prepared, People]) -> dict[str, Any]:
+        """Write the quality folder."""
+        synthetic, real, people = opened
+        for note in people.notes:
+            say(f"reference: {note}")
+        evaluation = Evaluation(self._asked(), synthetic, real, people)
+        tables = {name: getattr(evaluation, name) for name in TABLES}
+        evaluation.write_pictures()
+        found = sentences(tables, len(people.synthetic), len(people.reference))
+        self._write(evaluation, tables, found)
+        for sentence in found:
+            say(sentence)
+        return {"sentences": found, "num_synthetic": len(people.synthetic), "num_real": len(people.reference)}
+
+    def open_inputs(self) -> tuple[Prepared, Prepared, People]:
+        """The synthetic and the real scans, and who of them is compared with whom."""
         synthetic, real = open_prepared(self.synthetic), open_prepared(self.reference)
         people = choose_people(synthetic, real, self.match, self.seen)
         real.require_channels((T1W,))

@@ -9,7 +9,8 @@ from gen3d.cohort.folder import open_prepared
 from gen3d.core.artefact import Artefact, read
 from gen3d.core.result_folder import ResultFolder, inputs_of
 from gen3d.figures.context import Context, PageSection
-from gen3d.models.run_folder import AND, TRAIN, kind_name, model_kind
+from gen3d.models.registry import title
+from gen3d.models.run_folder import AND, TRAIN, model_kind
 from gen3d.verbs import VERBS, named_object
 
 SHOWN = tuple(verb for verb, entry in VERBS.items() if entry.sections)
@@ -75,6 +76,6 @@ def _names(artefacts: Sequence[Artefact], readers: Mapping[str, type[ResultFolde
 def _model_name(artefact: Artefact, kinds: Mapping[str, str]) -> str:
     """The kinds of the models behind a folder in words; the folder's name where they cannot be read."""
     if artefact.verb == TRAIN:
-        return kind_name(kinds[artefact.key]) or artefact.folder.name
+        return title(kinds[artefact.key]) or artefact.folder.name
     behind = [kinds.get(item["key"], "") or model_kind(Path(item["path"])) for item in inputs_of(artefact, (TRAIN,))]
-    return AND.join(kind_name(kind) for kind in behind) if behind and all(behind) else artefact.folder.name
+    return AND.join(title(kind) for kind in behind) if behind and all(behind) else artefact.folder.name

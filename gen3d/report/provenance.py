@@ -30,7 +30,6 @@ PACKAGES = (
     "umap-learn",
     "matplotlib",
 )
-WAIVERS = ("allow", "waive", "ignore", "force")
 
 
 def section(context: Context) -> Section:
@@ -80,23 +79,14 @@ def _limits(context: Context) -> list[str]:
     sentences += limits_of_maps(context)
     if context.all(HeadFolder):
         sentences.append(LIMIT_OF_HEADS)
-    sentences += [f"A safeguard was waived: {waiver}." for folder in context.opened for waiver in folder.waivers]
     if any(item.verb == "simulate" for item in context.artefacts):
         sentences.append(
             "At least one cohort here is simulated. Its figures show that the method works as intended; they do not "
             "predict performance in patients."
         )
-    waivers = [text for artefact in context.artefacts for text in _waivers(artefact)]
+    waivers = [f"{text} in {artefact.folder}" for artefact in context.artefacts for text in artefact.waivers]
     sentences += [f"A safeguard was waived: {text}." for text in waivers]
     return sentences
-
-
-def _waivers(artefact: Artefact) -> list[str]:
-    return [
-        f"{name}={value} in {artefact.folder}"
-        for name, value in artefact.config.items()
-        if value and any(str(name).startswith(word) for word in WAIVERS)
-    ]
 
 
 def _inputs(artefacts: tuple[Artefact, ...]) -> Table:

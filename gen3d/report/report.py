@@ -11,10 +11,11 @@ from markupsafe import Markup, escape
 from pydantic import Field
 
 from gen3d import __version__
-from gen3d.core.artefact import begin, write_atomic, write_json
-from gen3d.core.config import Folder, Folders, Verb
+from gen3d.core.artefact import Work, write_atomic, write_json
+from gen3d.core.config import Folder, Folders
 from gen3d.core.progress import say, track
 from gen3d.core.result_folder import FIGURES, METRICS, write_picture
+from gen3d.core.work import FolderVerb, Inputs
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Section, figures_in
 from gen3d.figures.context import Context
@@ -26,7 +27,7 @@ UNBROKEN = re.compile(
 )  # spaces at which a number must not part from its unit or its letter
 
 
-class Report(Verb):
+class Report(FolderVerb):
     """Write one HTML file that needs no network and no other file, with its figures and every number beside it.
 
     Reads finished folders in any order, recognised by the verb that wrote them. The first maps folder is shown in
@@ -47,25 +48,24 @@ class Report(Verb):
         found = [f"{artefact.folder}: gen3d {artefact.verb}" for artefact in context.artefacts]
         return [*found, f"writes {self.out / 'index.html'}, {self.out / FIGURES}, {self.out / METRICS}"]
 
-    def run(self) -> Path:
+    def reads(self) -> Inputs:
+        """The folders that are reported on."""
+        return {"inputs": list(self.inputs)}
+
+    def open_inputs(self) -> Context:
+        """The folders that are reported on."""
+        return open_context(self.inputs, self.subjects_shown, self.seed)
+
+    def write(self, work: Work, opened: Context) -> dict[str, Any]:
         """Write index.html, figures/ and metrics.json."""
-        context = open_context(self.inputs, self.subjects_shown, self.seed)
-        work = begin(self, "report", {"inputs": list(self.inputs)})
-        if work.finished:
-            say(f"{self.out}: already done.")
-            work.release()
-            return self.out
-        sections, missing = build(context)
+        sections, missing = build(opened)
         for name, png in _pictures(sections).items():
             write_picture(self.out, name, png)
         metrics = {section.identifier: wording.plain(section.numbers) for section in sections}
         write_json(self.out / METRICS, metrics)
         write_atomic(self.out / "index.html", render(self.title, sections, missing))
-        work.finish(
-            {"sections": [section.identifier for section in sections], "not_included": [name for name, _ in missing]}
-        )
         say(f"{self.out / 'index.html'}: {wording.count(len(sections), 'section')}.")
-        return self.out
+        return {"sections": [section.identifier for section in sections], "not_included": [name for name, _ in missing]}
 
 
 def build(context: Context) -> tuple[list[Section], list[tuple[str, str]]]:

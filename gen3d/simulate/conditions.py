@@ -161,7 +161,9 @@ class Condition(Config):
         return self
 
     def _check_lesion(self) -> None:
-        if self.kind != "lesion" and {"masks", "sizes_ml", "level"} & self.model_fields_set:
+        fields = type(self).model_fields
+        given = [name for name in ("masks", "sizes_ml", "level") if getattr(self, name) != fields[name].default]
+        if self.kind != "lesion" and given:
             raise ValueError(f"masks, sizes_ml and level are those of a lesion; kind {self.kind} has none.")
         if self.sizes_ml is not None and (self.masks is None or not 0 <= self.sizes_ml[0] < self.sizes_ml[1]):
             raise ValueError(

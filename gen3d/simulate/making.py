@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from gen3d.cohort.folder import Prepared
 from gen3d.cohort.screening_picture import draw
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
-from gen3d.core.pool import as_done, num_workers
+from gen3d.core.pool import KeptRows, kept_or_made, num_workers
 from gen3d.core.tables import Row
 from gen3d.imaging.intensity import TissueLevels, apply_tissue_rule
 from gen3d.imaging.registration import deformation_channel
@@ -50,6 +49,11 @@ class Cohort:
     bases: Prepared | None
     masks: dict[str, tuple[LesionMask, ...]] = field(default_factory=dict)
 
+    @property
+    def rows(self) -> KeptRows:
+        """The rows of the scans that are done."""
+        return KeptRows(self.out / CACHE)
+
     def condition(self, row: Row) -> Condition | None:
         """The condition of a person; None for the healthy."""
         return None if row["condition"] == NONE else self.conditions[row["condition"]]
@@ -63,49 +67,19 @@ def simulate_all(cohort: Cohort, people: Sequence[Row], workers: int) -> Iterato
     Raises:
         UserError: the output cannot be written, or a worker process was killed.
     """
-    waiting = []
-    for person in people:
-        kept = _kept(cohort, person)
-        if kept is None:
-            waiting.append(person)
-        else:
-            yield kept
-    groups: dict[str, list[Row]] = {}
-    for person in waiting:
-        groups.setdefault(str(person["base"] if cohort.bases else person["key"]), []).append(person)
-    count = num_workers(workers, max(1, len(groups)))
-    if count == 1:
-        for group in groups.values():
-            yield from _made(cohort, group)
-        return
-    for made in as_done(_in_worker, list(groups.values()), count, _begin_worker, (cohort,)):
-        yield from made
+    return kept_or_made(
+        people,
+        lambda person: cohort.rows.get(str(person["key"])),
+        _make_group,
+        cohort,
+        lambda num_groups: num_workers(workers, num_groups),
+        group_of=lambda person: str(person["base"] if cohort.bases else person["key"]),
+    )
 
 
-def _made(cohort: Cohort, group: list[Row]) -> Iterator[Row]:
+def _make_group(cohort: Cohort, group: list[Row]) -> list[Row]:
     """The scans of a group: twins of one base, or one simulated person."""
-    return simulate_twins(cohort, group) if cohort.bases else (simulate_scan(cohort, person) for person in group)
-
-
-_worker_cohort: Cohort | None = None
-
-
-def _begin_worker(cohort: Cohort) -> None:
-    global _worker_cohort
-    _worker_cohort = cohort
-
-
-def _in_worker(group: list[Row]) -> list[Row]:
-    assert _worker_cohort is not None
-    return list(_made(_worker_cohort, group))
-
-
-def _kept(cohort: Cohort, person: Row) -> Row | None:
-    try:
-        row: Row = json.loads((cohort.out / CACHE / f"{person['key']}.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return None
-    return row
+    return list(simulate_twins(cohort, group)) if cohort.bases else [simulate_scan(cohort, row) for row in group]
 
 
 def simulate_scan(cohort: Cohort, person: Row) -> Row:
@@ -208,7 +182,7 @@ def _keep(cohort: Cohort, key: str, scan: Scan, truth: Truth, start: float, furt
     try:
         _store(cohort, key, scan, truth)
         row["seconds"] = round(time.monotonic() - start, 2)
-        write_json(cohort.out / CACHE / f"{key}.json", row)
+        cohort.rows.keep(key, row)
     except OSError as error:
         raise UserError(
             f"{cohort.out}: cannot be written ({error.strerror or error}); free space and run again."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,11 +13,13 @@ from gen3d.cohort.folder import VERDICTS, Prepared, open_prepared, write_cohort
 from gen3d.cohort.manifest import Split, assign_roles
 from gen3d.cohort.regions import region_table, regions_on
 from gen3d.cohort.screening import judge
-from gen3d.core.artefact import begin
-from gen3d.core.config import Folders, Verb, execution
+from gen3d.core.artefact import Work
+from gen3d.core.config import Folders, execution
 from gen3d.core.errors import UserError
 from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track, warn
+from gen3d.core.tables import Row
+from gen3d.core.work import FolderVerb, Inputs
 from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.registration import DeformationSettings
 from gen3d.imaging.template import template_on
@@ -27,7 +28,7 @@ from gen3d.simulate.appearance import make_sites
 from gen3d.simulate.conditions import Condition, Name, default_conditions
 from gen3d.simulate.folder import PERCENT_CHANGE, VOLUME_ML, write_truth
 from gen3d.simulate.lesion_masks import LesionMask, masks_of_size
-from gen3d.simulate.making import CACHE, Cohort, Row, simulate_all
+from gen3d.simulate.making import CACHE, Cohort, simulate_all
 from gen3d.simulate.people import NONE, design
 from gen3d.simulate.planting import check_on_template
 from gen3d.simulate.twins import short_name, twin_table
@@ -38,7 +39,10 @@ DEFAULT_SUBJECTS = 60
 FIRST_COLUMNS = ("key", "source", "verdict", "reason")
 
 
-class Simulate(Verb):
+Opened = tuple[Prepared | None, pd.DataFrame, GridPlan, dict[str, tuple[LesionMask, ...]]]
+
+
+class Simulate(FolderVerb):
     """A cohort with known truth, in the layout of prepare's output.
 
     Every person is the MNI152 template under a diffeomorphism (anatomy, age, condition), scanned at one of several sites
@@ -106,47 +110,48 @@ class Simulate(Verb):
         if self.base and (len(set(short)) < len(short) or "" in short):
             raise ValueError("with base, names of conditions must differ in their letters and digits.")
 
-    def run(self) -> Path:
-        """Simulate every person and write the cohort folder.
+    def reads(self) -> Inputs:
+        """The scans that conditions are planted in, if any."""
+        return {"base": list(self.base or ())}
+
+    def open_inputs(self) -> Opened:
+        """The base scans if there are any, the cohort table, the grid and the lesion masks.
 
         Raises:
-            UserError: conditions that do not fit the number of people, too few base scans, another folder's output.
+            UserError: conditions that do not fit the number of people or the grid, too few base scans.
         """
         bases = open_prepared(self.base) if self.base else None
         scans, plan, masks = self.people(bases), self.grid(bases), self.masks()
         if bases is not None:
             check_on_template(cohort_space(plan), self.conditions)
-        work = begin(self, "simulate", {"base": list(self.base or ())})
-        try:
-            if work.finished:
-                say(f"{self.out}: finished before, nothing to do")
-                return self.out
-            cohort = Cohort(
-                self.out,
-                self.seed,
-                cohort_space(plan),
-                make_sites(self.sites, self.site_strength, self.seed),
-                self.conditions,
-                self.figures,
-                bases,
-                masks,
-            )
-            records: list[Row] = [{str(name): value for name, value in row.items()} for row in scans.to_dict("records")]
-            what = "planting conditions" if bases else "simulating people"
-            done = track(simulate_all(cohort, records, self.workers), what, total=len(scans))
-            rows = sorted(done, key=lambda row: str(row["key"]))
-            made = [row for row in rows if "left_out" not in row]
-            _report_left_out([row for row in rows if "left_out" in row], {row["key"] for row in made}, scans)
-            scans = scans[scans["key"].isin([row["key"] for row in made])].reset_index(drop=True)
-            summary = self._write_cohort(scans, made, plan)
-            shutil.rmtree(self.out / CACHE, ignore_errors=True)
-            work.finish(summary)
-        finally:
-            work.release()
+        return bases, scans, plan, masks
+
+    def write(self, work: Work, opened: Opened) -> dict[str, Any]:
+        """Simulate every person and write the cohort folder."""
+        bases, scans, plan, masks = opened
+        cohort = Cohort(
+            self.out,
+            self.seed,
+            cohort_space(plan),
+            make_sites(self.sites, self.site_strength, self.seed),
+            self.conditions,
+            self.figures,
+            bases,
+            masks,
+        )
+        records: list[Row] = [{str(name): value for name, value in row.items()} for row in scans.to_dict("records")]
+        what = "planting conditions" if bases else "simulating people"
+        done = track(simulate_all(cohort, records, self.workers), what, total=len(scans))
+        rows = sorted(done, key=lambda row: str(row["key"]))
+        made = [row for row in rows if "left_out" not in row]
+        _report_left_out([row for row in rows if "left_out" in row], {row["key"] for row in made}, scans)
+        scans = scans[scans["key"].isin([row["key"] for row in made])].reset_index(drop=True)
+        summary = self._write_cohort(scans, made, plan)
+        shutil.rmtree(self.out / CACHE, ignore_errors=True)
         roles = ", ".join(f"{role} {count}" for role, count in summary["roles"].items())
         people = scans["subject"].nunique()
         say(f"{self.out}: {len(scans)} scans of {people} people ({roles}); {summary['seconds_per_scan']} s per scan")
-        return self.out
+        return summary
 
     def plan(self) -> list[str]:
         """What `run()` would do, how long it would take, and how much it would write."""

@@ -22,6 +22,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from gen3d.cohort.columns import Adjustment
 from gen3d.core.artefact import read
@@ -31,7 +32,6 @@ from gen3d.core.tables import Table
 from gen3d.imaging.volume import read_map, write_nifti
 from gen3d.latents.embedding import places_among
 from gen3d.stratify.mixture import Mixture
-from gen3d.stratify.neighbourhood import squared_distances
 
 Floats = NDArray[np.float64]
 FILE = "map.npz"
@@ -116,7 +116,7 @@ class PeopleMap:
             return probabilities.argmax(axis=1), probabilities.max(axis=1)
         core = np.flatnonzero(self.labels >= 0)
         num = min(CORE_NEIGHBOURS, len(core))
-        nearest = np.argsort(squared_distances(pcs, self.scores[core]), axis=1, kind="stable")[:, :num]
+        nearest = np.argsort(cdist(pcs, self.scores[core]), axis=1, kind="stable")[:, :num]
         votes = self.labels[core][nearest][:, :, None] == np.arange(self.labels.max() + 1)
         share = votes.mean(axis=1)
         return share.argmax(axis=1), share.max(axis=1)

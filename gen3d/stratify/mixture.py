@@ -4,6 +4,11 @@ Groups share one variance per dimension, and in dimensions where BIC does not pa
 mean too (the idea of Raftery and Dean 2006, by hard thresholding). Separate variances would let a second component
 round the same centre describe heavy tails, which is no second group; free means in every dimension would let small
 samples split along noise. Meant for principal components, whose axes are where groups that matter differ.
+
+scikit-learn's `GaussianMixture` has no such constraints. On planted and on single groups of 120 people in 8 dimensions its
+verdicts are the same where groups are 5 SD apart; with groups 3 to 4 SD apart it finds 6 of 15 cohorts (`diag`), 4 (`tied`)
+or 1 (`spherical`) instead of 7, and the search takes nine times as long, as it fits one start at a time and knows no
+weights of people.
 """
 
 from __future__ import annotations
@@ -12,8 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from gen3d.stratify.neighbourhood import squared_distances
+from scipy.spatial.distance import cdist
 
 Floats = NDArray[np.float64]
 TINY = 1e-12
@@ -80,7 +84,7 @@ def fit_mixtures(values: Floats, weights: Floats, starts: Floats, num_steps: int
     variance = np.maximum(second - centre**2, TINY)
     penalty = (num_groups - 1) * np.log(total)[:, None]
     spread = np.maximum(values.std(axis=0), TINY)
-    distance = np.stack([squared_distances(each / spread, values / spread) for each in starts])
+    distance = np.stack([cdist(each / spread, values / spread, "sqeuclidean") for each in starts])
     probabilities = (distance == distance.min(axis=1, keepdims=True)).astype(np.float64)
     for _ in range(num_steps + 1):
         counted = probabilities * weights[:, None]
@@ -121,11 +125,11 @@ def starting_centres(values: Floats, num_groups: int, num_random: int, generator
     for turn in range(num_random):
         scaled = values if turn % 2 else values / np.maximum(values.std(axis=0), TINY)
         chosen = [int(generator.integers(num))]
-        nearest = squared_distances(scaled, scaled[chosen])[:, 0]
+        nearest = cdist(scaled, scaled[chosen], "sqeuclidean")[:, 0]
         for _ in range(num_groups - 1):
             total = nearest.sum()
             person = int(generator.choice(num, p=nearest / total)) if total > 0 else int(generator.integers(num))
             chosen.append(person)
-            nearest = np.minimum(nearest, squared_distances(scaled, scaled[[person]])[:, 0])
+            nearest = np.minimum(nearest, cdist(scaled, scaled[[person]], "sqeuclidean")[:, 0])
         starts.append(values[chosen])
     return np.stack(starts)

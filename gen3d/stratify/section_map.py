@@ -9,10 +9,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.cohort.manifest import is_control
-from gen3d.figures import charts, scatter, style
+from gen3d.figures import charts, style
 from gen3d.figures import explorer as interactive
 from gen3d.figures import names as wording
-from gen3d.figures.explorer import Explorer, Person
+from gen3d.figures.explorer import Colouring, Explorer, Person
 from gen3d.stratify.folder import StrataFolder
 
 PLANES = (("UMAP", ("umap1", "umap2")), ("Principal components", ("pc1", "pc2")))
@@ -133,7 +133,7 @@ def cluster_words(value: object) -> str:
         return text
 
 
-def colourings(frame: pd.DataFrame, num_counted: int | None = None) -> list[scatter.Colouring]:
+def colourings(frame: pd.DataFrame, num_counted: int | None = None) -> list[Colouring]:
     """By cluster, diagnosis, age, site and sex: those that tell people apart; one of them at least.
 
     Legends count the first `num_counted` rows, all if None.
@@ -149,7 +149,7 @@ def colourings(frame: pd.DataFrame, num_counted: int | None = None) -> list[scat
     if ages.notna().sum() > 1 and ages.max() > ages.min():
         shares = (ages - ages.min()) / (ages.max() - ages.min())
         dots = [style.hex_colour(share) if np.isfinite(share) else OTHERS for share in shares]
-        found.append(scatter.Colouring("Age", dots, scale=(f"{ages.min():.0f} years", f"{ages.max():.0f} years")))
+        found.append(Colouring("Age", dots, scale=(f"{ages.min():.0f} years", f"{ages.max():.0f} years")))
     for title, column in (("Site", "site"), ("Sex", "sex")):
         labels = [_text(value) for value in frame[column]] if column in frame.columns else []
         if len(set(labels)) > 1:
@@ -157,7 +157,7 @@ def colourings(frame: pd.DataFrame, num_counted: int | None = None) -> list[scat
             found.append(
                 by_category(title, labels, sorted(counts.index, key=lambda name: (-counts[name], name)), num_counted)
             )
-    return found or [scatter.Colouring("People", [style.GROUP_COLOURS[0]] * len(frame))]
+    return found or [Colouring("People", [style.GROUP_COLOURS[0]] * len(frame))]
 
 
 def _cluster_order(labels: Sequence[str]) -> list[str]:
@@ -168,9 +168,7 @@ def _cluster_order(labels: Sequence[str]) -> list[str]:
     return [*names, *sorted(set(labels) & {"", NO_CLUSTER})]
 
 
-def by_category(
-    title: str, labels: Sequence[str], order: Sequence[str], num_counted: int | None = None
-) -> scatter.Colouring:
+def by_category(title: str, labels: Sequence[str], order: Sequence[str], num_counted: int | None = None) -> Colouring:
     """A colour per category in the given order; beyond seven the rest are one light grey, as no eye tells more apart."""
     counted = list(labels)[:num_counted]
     plain = [name for name in order if name not in ("", NO_CLUSTER)]
@@ -185,10 +183,10 @@ def by_category(
         num = counted.count(name)
         if num:
             legend.append((OTHERS, f"{name or charts.UNNAMED} ({num})"))
-    return scatter.Colouring(title, [colours.get(label, OTHERS) for label in labels], legend)
+    return Colouring(title, [colours.get(label, OTHERS) for label in labels], legend)
 
 
-def _by_diagnosis(frame: pd.DataFrame, num_counted: int | None) -> scatter.Colouring:
+def _by_diagnosis(frame: pd.DataFrame, num_counted: int | None) -> Colouring:
     labels = [_text(value) for value in frame["diagnosis"]]
     counts = pd.Series(labels).value_counts()
     controls = sorted(set(frame.loc[is_control(frame), "diagnosis"].astype(str)))
@@ -196,4 +194,4 @@ def _by_diagnosis(frame: pd.DataFrame, num_counted: int | None) -> scatter.Colou
     colours = style.group_colours([name for name in order if name], controls) | {"": OTHERS}
     counted = labels[:num_counted]
     legend = [(colours[name], f"{name or charts.UNNAMED} ({counted.count(name)})") for name in order if name in counted]
-    return scatter.Colouring("Diagnosis", [colours[label] for label in labels], legend)
+    return Colouring("Diagnosis", [colours[label] for label in labels], legend)

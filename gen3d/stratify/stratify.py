@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
+from sklearn.manifold import trustworthiness
 
 from gen3d.cohort.columns import Adjustment, fit_adjustment
 from gen3d.cohort.folder import Prepared, open_prepared
-from gen3d.core.artefact import begin, read
-from gen3d.core.config import Folder, Folders, Verb
+from gen3d.core.artefact import Work, read
+from gen3d.core.config import Folder, Folders
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say
 from gen3d.core.result_folder import METRICS, write_picture
+from gen3d.core.work import FolderVerb, Inputs
 from gen3d.latents.embedding import MINIMUM_PEOPLE_FOR_UMAP, FittedComponents, fit_components, fit_umap
 from gen3d.stratify.associations import ASSOCIATION_COLUMNS, associations, strongest_confound
 from gen3d.stratify.cluster_maps import ClusterMap, cluster_maps
-from gen3d.stratify.folder import CLUSTER_MAPS, PeopleMap, cluster_name, with_versions, write_strata
-from gen3d.stratify.neighbourhood import neighbourhood_quality
+from gen3d.stratify.folder import PeopleMap, cluster_name, with_versions, write_strata
 from gen3d.stratify.people import People, open_people
 from gen3d.stratify.picture import draw_cluster_maps, draw_map, recorded_prepared, write_thumbnails
 from gen3d.stratify.sentences import sentences
@@ -32,7 +32,10 @@ PEOPLE_PER_COMPONENT = 5
 ANATOMIES = 20
 
 
-class Stratify(Verb):
+Opened = tuple[People, Adjustment | None, FittedComponents]
+
+
+class Stratify(FolderVerb):
     """Map people by their latents, look for groups, and say what they are.
 
     Principal components and a seeded UMAP, kept so that new people can be put into them. Clusters are compared with those
@@ -77,57 +80,52 @@ class Stratify(Verb):
             f"writes {self.out}",
         ]
 
-    def run(self) -> Path:
-        """Write strata.tsv, metrics.json with its tables, map.npz, maps/, thumbnails/ and figures/."""
+    def reads(self) -> Inputs:
+        """The latents, and the maps and scans where they are named."""
         optional = {"maps": self.maps, "prepared": self.prepared}
+        return {"latents": self.latents, **{name: value for name, value in optional.items() if value is not None}}
+
+    def open_inputs(self) -> Opened:
+        """Who is clustered, and in which components of the latents, after which adjustment."""
         if self.maps is not None:  # a mistake is told before the work, not after it
             read(self.maps, ("anomaly",))
         if self.prepared is not None:
             open_prepared(self.prepared)
         cohort = open_people(self.latents, self.people)
         adjustment = fit_adjustment(cohort.values, cohort.table, self.adjust) if self.adjust else None
-        components = self._components(cohort, adjustment)
-        work = begin(
-            self, "stratify", {"latents": self.latents, **{k: v for k, v in optional.items() if v is not None}}
+        return cohort, adjustment, self._components(cohort, adjustment)
+
+    def write(self, work: Work, opened: Opened) -> dict[str, Any]:
+        """Write strata.tsv, metrics.json with its tables, map.npz, maps/, thumbnails/ and figures/."""
+        cohort, adjustment, components = opened
+        scores = components.coordinates
+        structure = find_structure(scores, self.method, self.max_clusters, self.bootstrap, self.null_draws, self.seed)
+        kept = self._map(cohort, components, adjustment, structure)
+        kept.write(self.out)
+        strata = strata_table(cohort, kept, structure)
+        values = cohort.values if adjustment is None else adjustment.apply(cohort.values, cohort.table)
+        tables = self._tables(cohort, kept, structure, values)
+        pictured = self._pictures(strata, kept)
+        if pictured:
+            tables["cluster_maps"] = pd.DataFrame([each.row() for each in pictured])
+        summary = sentences(
+            structure, tables["associations"], tables["map_quality"], len(strata), list(cohort.left_out)
         )
-        if work.finished:
-            say(f"{self.out}: already finished, nothing to do.")
-            work.release()
-            return self.out
-        try:
-            scores = components.coordinates
-            structure = find_structure(
-                scores, self.method, self.max_clusters, self.bootstrap, self.null_draws, self.seed
-            )
-            kept = self._map(cohort, components, adjustment, structure)
-            kept.write(self.out)
-            strata = strata_table(cohort, kept, structure)
-            values = cohort.values if adjustment is None else adjustment.apply(cohort.values, cohort.table)
-            tables = self._tables(cohort, kept, structure, values)
-            pictured = self._pictures(strata, kept)
-            if pictured:
-                tables[CLUSTER_MAPS] = pd.DataFrame([each.row() for each in pictured])
-            summary = sentences(
-                structure, tables["associations"], tables["map_quality"], len(strata), list(cohort.left_out)
-            )
-            follows = strongest_confound(tables["associations"]) if structure.found else None
-            num_clusters = structure.solution.num_clusters if structure.found and structure.solution else 0
-            metrics = {
-                "summary": summary,
-                "structure": structure.found,
-                "num_clusters": num_clusters,
-                "follows": None if follows is None else str(follows["column"]),
-                "num_people": len(strata),
-                "share_of_variance": [float(share) for share in kept.share_of_variance],
-            }
-            write_strata(self.out, strata, metrics, tables)
-            work.finish({"summary": summary[:1], "num_people": len(strata), "num_clusters": num_clusters})
-        finally:
-            work.release()
+        follows = strongest_confound(tables["associations"]) if structure.found else None
+        num_clusters = structure.solution.num_clusters if structure.found and structure.solution else 0
+        metrics = {
+            "summary": summary,
+            "structure": structure.found,
+            "num_clusters": num_clusters,
+            "follows": None if follows is None else str(follows["column"]),
+            "num_people": len(strata),
+            "share_of_variance": [float(share) for share in kept.share_of_variance],
+        }
+        write_strata(self.out, strata, metrics, tables)
         for sentence in summary:
             say(sentence)
         say(f"{self.out / METRICS}")
-        return self.out
+        return {"summary": summary[:1], "num_people": len(strata), "num_clusters": num_clusters}
 
     def _components(self, cohort: People, adjustment: Adjustment | None) -> FittedComponents:
         values = cohort.values if adjustment is None else adjustment.apply(cohort.values, cohort.table)
@@ -186,7 +184,9 @@ class Stratify(Verb):
             "solutions": structure.solutions,
             "clusters": clusters_table(cohort.table, structure),
             "associations": found,
-            "map_quality": quality_table(values, kept, self.neighbours, self.seed),
+            "map_quality": quality_table(
+                values, {"umap": kept.umap, "pc1_pc2": kept.scores[:, :2]}, self.neighbours, self.seed
+            ),
         }
         if not structure.found and structure.solution is not None and structure.stability is not None:
             tables["exploratory"] = pd.DataFrame(
@@ -265,17 +265,23 @@ def clusters_table(table: pd.DataFrame, structure: Structure) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def quality_table(values: NDArray[np.float64], kept: PeopleMap, neighbours: int, seed: int) -> pd.DataFrame:
-    """Trustworthiness and continuity of UMAP, of the first two components, and of random places, against the latents."""
+def quality_table(
+    values: NDArray[np.float64], maps: dict[str, NDArray[np.float64]], neighbours: int, seed: int
+) -> pd.DataFrame:
+    """Trustworthiness and continuity of maps of people [n, 2], and of random places, against their latents [n, d].
+
+    Both by Venna and Kaski 2001. Trustworthiness falls where a map shows neighbours that are none; continuity, which is
+    the same with the two spaces exchanged, where it tears neighbours apart.
+    """
     num = len(values)
     size = max(1, min(neighbours, (num - 1) // 2))
-    candidates = {"umap": kept.umap, "pc1_pc2": kept.scores[:, :2]}
-    candidates["random"] = np.random.default_rng(seed).standard_normal((num, 2))
+    chance = np.random.default_rng(seed).standard_normal((num, 2))
     rows = []
-    for name, coordinates in candidates.items():
+    for name, coordinates in (maps | {"random": chance}).items():
         if np.isfinite(coordinates).all():
-            found = neighbourhood_quality(values, coordinates, size)
-            rows.append((name, found.trustworthiness, found.continuity, size, num))
+            trusted = float(trustworthiness(values, coordinates, n_neighbors=size))
+            continuity = float(trustworthiness(coordinates, values, n_neighbors=size))
+            rows.append((name, trusted, continuity, size, num))
     return pd.DataFrame(rows, columns=["map", "trustworthiness", "continuity", "neighbours", "num_people"])
 
 

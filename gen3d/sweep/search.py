@@ -1,169 +1,286 @@
-"""Which values to try next, when to give a trial up, and what mattered.
+"""The trials of a sweep in Optuna's journal: which values to try, when to give up, what was best and what mattered.
 
-Grids and evenly spread points need no further library; TPE, pruning and importance are Optuna's.
-
-The trials on disk are the only memory. Before every decision a study is made from them, so a sweep that was killed, or
-whose trials run on many nodes, has no second record that could disagree with what was done.
+All of Optuna is here. The journal is a file that any number of processes, also on other nodes, may write to.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gen3d.core.errors import UserError
-from gen3d.sweep.settings import Prune, Range, Values, Vary
-from gen3d.sweep.trial import DONE, PRUNED, Trial
+from gen3d.sweep.results import read_curve
+from gen3d.sweep.settings import DONE, FAILED, PRUNED, STOPPED, Range, SweepSettings, Trial, Values, label
 
+try:
+    import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+    from optuna.trial import FrozenTrial, TrialState
+except ImportError:
+    raise UserError('gen3d sweep needs Optuna, which is not installed here: pip install "gen3d[sweep]".') from None
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+JOURNAL = "study.journal"
 FEWEST_FOR_IMPORTANCE = 4
 SIGNIFICANT_DIGITS = 4
+STATUS = {
+    TrialState.COMPLETE: DONE,
+    TrialState.FAIL: FAILED,
+    TrialState.PRUNED: PRUNED,
+    TrialState.RUNNING: STOPPED,
+}
+OBJECTIVE, ERROR, SECONDS = "objective", "error", "seconds"
 
 
-def grid(vary: Vary) -> list[dict[str, Any]]:
-    """Every combination of the lists, the last key changing fastest."""
-    lists = {key: list(values) for key, values in vary.items() if not isinstance(values, Range)}
-    return [dict(zip(lists, point, strict=True)) for point in itertools.product(*lists.values())]
+class Study:
+    """All trials of a sweep, number n in the folder of number n.
 
-
-def corners(vary: Vary) -> list[dict[str, Any]]:
-    """Points of a search space that show whether its values are allowed: each value and each end, the others at their first."""
-    listed = {key: list(values.ends if isinstance(values, Range) else values) for key, values in vary.items()}
-    first = {key: values[0] for key, values in listed.items()}
-    return [first] + [first | {key: value} for key, values in listed.items() for value in values[1:]]
-
-
-def require_optuna(what: str) -> Any:
-    """Optuna's package, or a UserError that says how to install it."""
-    try:
-        import optuna
-    except ImportError:
-        raise UserError(f'{what} needs Optuna, which is not installed here: pip install "gen3d[sweep]".') from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
-
-
-def label(value: Any) -> str:
-    """A value as one line of YAML: '0.3', '[t1w, log_jacobian]', 'spatial'."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
-    return text.removesuffix("\n").removesuffix("...").strip()
-
-
-def spread(vary: Vary, number: int, seed: int) -> dict[str, Any]:
-    """Point `number` of a scrambled Sobol sequence over the search space.
-
-    It fills the space more evenly than independent draws, and depends on nothing but the number and the seed.
+    All numbers are enqueued at the start, so that a trial keeps its number and its values whatever is interrupted.
+    In the study less is better; an objective to maximise has its sign changed.
     """
-    from scipy.stats import qmc
 
-    sequence = qmc.Sobol(len(vary), seed=seed)
-    if number:
-        sequence.fast_forward(number)
-    point = sequence.random(1)[0]
-    return {key: _at(values, float(share)) for (key, values), share in zip(vary.items(), point, strict=True)}
+    def __init__(self, sweep: SweepSettings) -> None:
+        self.sweep = sweep
+        self._storage = JournalStorage(JournalFileBackend(str(sweep.out / JOURNAL)))
+        self._name = next(reversed(self._complete_studies()), "")
+
+    def prepare(self) -> list[int]:
+        """Enqueue the trials that are not in the study; numbers of those with something left to do.
+
+        Optuna does not change a trial that has ended. So where the objective is another one, or failed trials are to be
+        tried again, a new study takes over, in which those trials have not ended. Their steps are not repeated: what a
+        trial's folder holds is measured anew.
+
+        Only the process that holds the lock of the sweep's folder may call this.
+        """
+        objective = self.sweep.objective.model_dump(mode="json", exclude={"name"})
+        studies = self._complete_studies()
+        if not studies and self.sweep.folder_of(0).parent.exists():
+            raise UserError(
+                f"{self.sweep.out}: holds trials but no {JOURNAL}; give another out=, or delete the folder."
+            )
+        old = self._open().get_trials(deepcopy=False) if studies else []
+        changed = bool(studies) and self._open().user_attrs[OBJECTIVE] != objective
+        again = {trial.number for trial in old if self._is_repeated(trial, changed)}
+        if again or changed or not studies:
+            self._name = f"sweep {len(studies) + 1}"
+            if self._name in optuna.get_all_study_names(self._storage):  # killed while it was made
+                optuna.delete_study(study_name=self._name, storage=self._storage)
+            new = optuna.create_study(study_name=self._name, storage=self._storage)
+            for trial in old:
+                new.add_trial(_reopened(trial) if trial.number in again else trial)
+            new.set_user_attr(OBJECTIVE, objective)
+        study = self._open()
+        points = self._points()
+        for point in points[len(study.get_trials(deepcopy=False)) :]:
+            study.enqueue_trial(point)
+        trials = study.get_trials(deepcopy=False)[: len(points)]
+        return [trial.number for trial in trials if not trial.state.is_finished()]
+
+    def trials(self) -> list[Trial]:
+        """The trials that were begun, in order; one that has not ended counts as stopped."""
+        trials = self._open().get_trials(deepcopy=False) if self._name else []
+        return [self._row(trial) for trial in trials if trial.state != TrialState.WAITING]
+
+    def begin(self, number: int) -> Attempt | None:
+        """Begin or go on with a trial; None if it has ended."""
+        study = self._open(number)
+        trials = study.get_trials(deepcopy=False)
+        if number >= len(trials):
+            raise UserError(f"task={number}: the sweep has {len(trials)} trials, 0 to {len(trials) - 1}.")
+        state = trials[number].state
+        if state.is_finished():
+            return None
+        study_id = self._storage.get_study_id_from_name(self._name)
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        if state == TrialState.WAITING:
+            self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+        return Attempt(optuna.Trial(study, trial_id), self.sweep)
+
+    def best(self) -> Trial | None:
+        """The trial with the best objective, the earliest of equals, or None if no trial has one."""
+        done = [trial for trial in self.trials() if trial.objective is not None]
+        return min(done, key=lambda trial: self.sweep.objective.sign * (trial.objective or 0.0), default=None)
+
+    def importance(self) -> dict[str, float]:
+        """Each key's share of the objective's variance, adding up to 1 (functional ANOVA).
+
+        Source: Hutter, Hoos and Leyton-Brown, ICML 2014. Empty where fewer than two keys, or too few trials, or no
+        difference between them, leave nothing to say.
+        """
+        objectives = [trial.objective for trial in self.trials() if trial.objective is not None]
+        if len(self.sweep.vary) < 2 or len(objectives) < FEWEST_FOR_IMPORTANCE or len(set(objectives)) < 2:
+            return {}
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        with _experimental():
+            return dict(optuna.importance.get_param_importances(self._open(), evaluator=evaluator))
+
+    def draw(self, path: Path) -> None:
+        """Save the objective against each key as a PNG; at least one trial has an objective."""
+        import matplotlib.pyplot as plt
+        from optuna.visualization.matplotlib import plot_slice
+
+        sign = self.sweep.objective.sign
+        with _experimental(), plt.rc_context():  # Optuna sets a style for all later pictures
+            plot_slice(
+                self._open(),
+                params=list(self.sweep.vary),
+                target=lambda trial: sign * (trial.value or 0.0),
+                target_name=self.sweep.objective.title,
+            )
+            plt.savefig(path, dpi=120, bbox_inches="tight")
+            plt.close()
+
+    def _complete_studies(self) -> list[str]:
+        """Names of the studies, oldest first, without one that was cut off while it was made."""
+        summaries = optuna.get_all_study_summaries(self._storage, include_best_trial=False)
+        return [summary.study_name for summary in summaries if OBJECTIVE in summary.user_attrs]
+
+    def _open(self, number: int = 0) -> optuna.Study:
+        """The study, with a sampler that draws for this trial what it would draw in any process.
+
+        TPE: Bergstra et al., NeurIPS 2011; trials at work count as bad ones, so that others go elsewhere.
+        """
+        seed = (100_003 * self.sweep.seed + number) % 2**32
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=1, constant_liar=True)
+        pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+        if (prune := self.sweep.prune) is not None:
+            pruner = optuna.pruners.MedianPruner(prune.after_trials, n_warmup_steps=prune.after_steps)
+        return optuna.load_study(study_name=self._name, storage=self._storage, sampler=sampler, pruner=pruner)
+
+    def _points(self) -> list[dict[str, Any]]:
+        """The parameters of every trial, as far as they are known before any trial has run.
+
+        A TPE search learns nothing from fewer than a few trials, so its first ones are spread evenly.
+        """
+        sweep = self.sweep
+        if sweep.search == "grid":
+            lists = [map(_choice, values) for values in sweep.vary.values() if not isinstance(values, Range)]
+            return [dict(zip(sweep.vary, point, strict=True)) for point in itertools.product(*lists)]
+        if sweep.search == "random":
+            return list(self._spread(sweep.trials))
+        num_spread = min(sweep.trials, max(3, min(10, 2 * len(self.sweep.vary))))
+        return [*self._spread(num_spread), *({} for _ in range(sweep.trials - num_spread))]
+
+    def _spread(self, count: int) -> Iterator[dict[str, Any]]:
+        """The first points of a scrambled Sobol sequence over the space."""
+        with _experimental():
+            sampler = optuna.samplers.QMCSampler(
+                qmc_type="sobol", scramble=True, seed=self.sweep.seed, warn_independent_sampling=False
+            )
+        scratch = optuna.create_study(sampler=sampler)
+        for number in range(count + 1):
+            trial = scratch.ask()
+            for key, values in self.sweep.vary.items():
+                _suggest(trial, key, values)
+            if number:  # this sampler draws the very first trial at random
+                yield trial.params
+
+    def _is_repeated(self, trial: FrozenTrial, changed: bool) -> bool:
+        if trial.state == TrialState.FAIL:
+            return self.sweep.retry_failed or (changed and trial.user_attrs.get(ERROR, "").startswith(OBJECTIVE))
+        return changed and trial.state == TrialState.COMPLETE
+
+    def _row(self, trial: FrozenTrial) -> Trial:
+        objective = None  # Optuna's value of a pruned trial is one of its curve
+        if trial.state == TrialState.COMPLETE and trial.value is not None:
+            objective = self.sweep.objective.sign * trial.value
+        return Trial(
+            number=trial.number,
+            folder=self.sweep.folder_of(trial.number),
+            values=settings_of(trial.params, self.sweep.vary),
+            status=STATUS[trial.state],
+            objective=objective,
+            seconds=trial.user_attrs.get(SECONDS, 0.0),
+            error=trial.user_attrs.get(ERROR, ""),
+        )
 
 
-def ask(vary: Vary, history: Sequence[Trial], number: int, seed: int, sign: float) -> dict[str, Any]:
-    """The values of trial `number` by TPE, given the trials so far, of which those at work count as tried.
+class Attempt:
+    """A trial at work: its values, and what becomes of it."""
 
-    The first ones are spread evenly. Source: Bergstra et al., NeurIPS 2011.
+    def __init__(self, trial: optuna.Trial, sweep: SweepSettings) -> None:
+        self._trial, self._sweep = trial, sweep
+        for key, values in sweep.vary.items():
+            _suggest(trial, key, values)
+        self.values = settings_of(trial.params, sweep.vary)
+        self._read_bytes = 0
+        self._reported = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+
+    def is_hopeless(self, log: Path) -> bool:
+        """Whether Optuna's median rule gives the trial up; asked anew when its training's log has grown."""
+        size = log.stat().st_size if log.is_file() else 0
+        if size == self._read_bytes or self._sweep.prune is None:
+            return False
+        self._read_bytes = size
+        curve = read_curve(log, self._sweep.prune.term)
+        for step in sorted(curve.keys() - self._reported):
+            self._trial.report(curve[step], step)
+            self._reported.add(step)
+        return bool(self._reported) and self._trial.should_prune()
+
+    def end(self, status: str, seconds: float, objective: float | None = None, error: str = "") -> None:
+        """Record what became of it. A trial that was stopped has not ended: it goes on when the sweep is run again."""
+        seconds += self._trial.user_attrs.get(SECONDS, 0.0)
+        self._trial.set_user_attr(SECONDS, round(seconds, 1))
+        if error:
+            self._trial.set_user_attr(ERROR, error)
+        state = next(state for state, name in STATUS.items() if name == status)
+        if state != TrialState.RUNNING:
+            value = None if objective is None else self._sweep.objective.sign * objective
+            self._trial.study.tell(self._trial.number, value, state)
+
+
+def settings_of(parameters: Mapping[str, Any], vary: Mapping[str, Values]) -> dict[str, Any]:
+    """A trial's values from its parameters, in the order of `vary`.
+
+    Floats have four digits, so that a table shows exactly what was used.
     """
-    optuna = require_optuna("search=tpe")
-    if sum(trial.status in (DONE, PRUNED) for trial in history) < max(3, min(10, 2 * len(vary))):
-        return spread(vary, number, seed)
-    sampler = optuna.samplers.TPESampler(seed=100_003 * seed + number, n_startup_trials=1, constant_liar=True)
-    asked = _study(vary, history, sign, sampler).ask(fixed_distributions=_distributions(vary)).params
-    return {key: _value(values, asked[key]) for key, values in vary.items()}
+    return {key: _setting(values, parameters[key]) for key, values in vary.items() if key in parameters}
 
 
-def worse_than_median(prune: Prune, mine: Mapping[int, float], others: Sequence[Mapping[int, float]]) -> bool:
-    """Optuna's median rule on the term of a trial's log, {step: value}, against those of finished trials."""
-    optuna = require_optuna("prune")
-    if not mine or not others:
-        return False
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=prune.after_trials, n_warmup_steps=prune.after_steps)
-    study = optuna.create_study(direction="minimize", pruner=pruner)
-    for values in others:
-        if values:
-            study.add_trial(optuna.trial.create_trial(value=values[max(values)], intermediate_values=dict(values)))
-    trial = study.ask()
-    for step in sorted(mine):
-        trial.report(mine[step], step)
-    return bool(trial.should_prune())
+def _setting(values: Values, parameter: Any) -> Any:
+    if not isinstance(values, Range):
+        return next(value for value in values if _choice(value) == parameter)
+    if values.whole:
+        return int(parameter)
+    return min(max(float(f"{parameter:.{SIGNIFICANT_DIGITS}g}"), float(values.low)), float(values.high))
 
 
-def importance(vary: Vary, trials: Sequence[Trial], sign: float) -> dict[str, float]:
-    """Each key's share of the objective's variance, adding up to 1 (functional ANOVA by Optuna).
+def _choice(value: Any) -> Any:
+    """A value as Optuna can hold it: numbers and words as they are, lists and groups as text."""
+    return value if value is None or isinstance(value, (bool, int, float, str)) else label(value)
 
-    Source: Hutter, Hoos and Leyton-Brown, ICML 2014. Empty where Optuna is not installed, or fewer than two keys, or
-    too few trials, or no difference between them, leave nothing to say.
-    """
-    done = [trial for trial in trials if trial.objective is not None]
-    if len(vary) < 2 or len(done) < FEWEST_FOR_IMPORTANCE or len({trial.objective for trial in done}) < 2:
-        return {}
-    try:
-        optuna = require_optuna("importance")
-    except UserError:
-        return {}
+
+def _suggest(trial: optuna.Trial, key: str, values: Values) -> None:
+    """Have the study choose a parameter, or give the one that it chose before."""
+    if not isinstance(values, Range):
+        trial.suggest_categorical(key, [_choice(value) for value in values])
+    elif values.whole:
+        trial.suggest_int(key, int(values.low), int(values.high), log=values.log)
+    else:
+        trial.suggest_float(key, float(values.low), float(values.high), log=values.log)
+
+
+def _reopened(trial: FrozenTrial) -> FrozenTrial:
+    """A copy that has not ended, with the same values and the same curve."""
+    return optuna.trial.create_trial(
+        state=TrialState.RUNNING,
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs={key: value for key, value in trial.user_attrs.items() if key != ERROR},
+        intermediate_values=trial.intermediate_values,
+    )
+
+
+@contextmanager
+def _experimental() -> Iterator[None]:
+    """Without Optuna's warnings that a sampler or a plot may change in a later version."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        found = optuna.importance.get_param_importances(_study(vary, done, sign), evaluator=evaluator)
-    return {key: float(share) for key, share in found.items()}
-
-
-def _distributions(vary: Vary) -> dict[str, Any]:
-    return {key: _distribution(values) for key, values in vary.items()}
-
-
-def _distribution(values: Values) -> Any:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if not isinstance(values, Range):
-        return CategoricalDistribution([label(value) for value in values])
-    if values.whole:
-        return IntDistribution(int(values.low), int(values.high), log=values.log)
-    return FloatDistribution(float(values.low), float(values.high), log=values.log)
-
-
-def _at(values: Values, share: float) -> Any:
-    """The value at a share of the way, 0 to 1, from the first to the last."""
-    if not isinstance(values, Range):
-        return values[min(int(share * len(values)), len(values) - 1)]
-    low, high = (math.log(end) if values.log else float(end) for end in values.ends)
-    if values.whole and not values.log:  # every whole number is as likely as any other
-        return int(values.low) + min(int(share * (high - low + 1)), int(high - low))
-    place = low + share * (high - low)
-    number = math.exp(place) if values.log else place
-    return _value(values, round(number) if values.whole else number)
-
-
-def _value(values: Values, asked: Any) -> Any:
-    """A number or label as a setting: floats with four digits, so that a table shows exactly what was used."""
-    if not isinstance(values, Range):
-        return next(value for value in values if label(value) == asked)
-    if values.whole:
-        return int(asked)
-    return min(max(float(f"{asked:.{SIGNIFICANT_DIGITS}g}"), float(values.low)), float(values.high))
-
-
-def _study(vary: Vary, trials: Sequence[Trial], sign: float, sampler: Any = None) -> Any:
-    """An in-memory study of the trials so far, less being better."""
-    import optuna
-    from optuna.trial import TrialState, create_trial
-
-    study = optuna.create_study(direction="minimize", sampler=sampler)
-    ended = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
-    distributions = _distributions(vary)
-    for trial in trials:
-        if trial.objective is not None:
-            state, value = TrialState.COMPLETE, sign * trial.objective
-        else:
-            state, value = ended.get(trial.status, TrialState.RUNNING), None
-        params = {key: label(v) if not isinstance(vary[key], Range) else v for key, v in trial.values.items()}
-        study.add_trial(create_trial(state=state, value=value, params=params, distributions=distributions))
-    return study
+        yield

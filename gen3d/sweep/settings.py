@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+import yaml
+from pydantic import BeforeValidator, Field, model_validator
 
-from gen3d.core.config import Config, Folder, execution, read_yaml
+from gen3d.core.config import Config, Folder, Folders, execution, load, read_yaml
 from gen3d.core.errors import UserError
+from gen3d.core.work import FolderVerb
+from gen3d.verbs import VERBS, verb_class
 
 RANGE_KEYS = {"low", "high", "log"}
 NOT_FROM_A_FILE = ("out", "prepared", "run", "maps")
+REFERENCE = re.compile(r"\{([^{}]*)\}")
+PREPARED = "prepared"
+DONE, FAILED, PRUNED, STOPPED = "done", "failed", "pruned", "stopped"
 
 
 class Step(Config):
-    """One verb of a trial. The folder it writes is the sweep's affair.
+    """One verb of a trial. The folder it writes is chosen by the sweep.
 
     `{name}` in a text stands for the folder of an earlier step, `{prepared}` for the prepared folder if there is one.
     Of a file, `out`, `prepared`, `run` and `maps` are not taken: they would be those of another piece of work.
@@ -26,19 +34,19 @@ class Step(Config):
 
     verb: str = Field("", description="the verb; empty: the step's name")
     file: Folder | None = Field(None, description="YAML file to start from; it is read into `settings`")
-    given: dict[str, Any] = Field(
+    tree: dict[str, Any] = Field(
         default_factory=dict, alias="settings", description="settings; they go before those of the file"
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _read(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("file") is not None:
-            settings = given.get("settings") or {}
-            read = {k: v for k, v in read_yaml(Path(str(given["file"]))).items() if k not in NOT_FROM_A_FILE}
+    def _read(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and raw.get("file") is not None:
+            settings = raw.get("settings") or {}
+            read = {k: v for k, v in read_yaml(Path(str(raw["file"]))).items() if k not in NOT_FROM_A_FILE}
             if isinstance(settings, dict):
-                return given | {"file": None, "settings": merged(read, settings)}
-        return given
+                return raw | {"file": None, "settings": merged(read, settings)}
+        return raw
 
 
 class Range(Config):
@@ -61,10 +69,9 @@ class Range(Config):
         """Whether the values are whole numbers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
-    @property
-    def ends(self) -> tuple[int | float, int | float]:
-        """(low, high)."""
-        return (self.low, self.high)
+    def __str__(self) -> str:
+        kind = "whole numbers" if self.whole else "numbers"
+        return f"{kind} from {self.low} to {self.high}{', evenly in the logarithm' if self.log else ''}"
 
 
 Values = tuple[Any, ...] | Range
@@ -89,16 +96,10 @@ class Objective(Config):
         return 1.0 if self.direction == "minimise" else -1.0
 
     @property
-    def short(self) -> str:
-        """Its name, or the key alone."""
-        return self.name or self.key
-
-    def words(self) -> str:
+    def title(self) -> str:
         """For people: its name, or 'psnr (role calibration)'."""
-        if self.name:
-            return self.name
         rows = ", ".join(f"{column} {value}" for column, value in self.where.items())
-        return self.key + (f" ({rows})" if rows else "")
+        return self.name or self.key + (f" ({rows})" if rows else "")
 
 
 class Prune(Config):
@@ -113,14 +114,13 @@ class Prune(Config):
 
 
 class Slurm(Config):
-    """How the array of SLURM tasks is asked for, one task per trial."""
+    """How the array of SLURM tasks is requested, one task per trial."""
 
     options: tuple[str, ...] = execution(
-        (), "options of sbatch, such as --partition=gpu, --time=04:00:00, --gres=gpu:1, --cpus-per-task=8"
+        (), "options of sbatch, such as --time=04:00:00 (needed), --partition=gpu, --gres=gpu:1, --cpus-per-task=8"
     )
     setup: tuple[str, ...] = execution((), "shell lines before the work, such as `module load ...` or `source ...`")
     at_once: int = execution(0, "tasks at once; 0: no limit. A TPE search learns only from trials that ended", ge=0)
-    submit: bool = execution(False, "call sbatch; otherwise the command is printed")
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,27 +132,19 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
-def with_value(tree: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """A copy of a tree of settings with a value at a dotted path."""
-    key, _, rest = path.partition(".")
-    below = tree.get(key)
-    inner = with_value(below if isinstance(below, dict) else {}, rest, value) if rest else deepcopy(value)
-    return {**tree, key: inner}
-
-
-def flat_vary(given: Any, prefix: str = "") -> dict[str, Any]:
+def flat_vary(tree: Any, prefix: str = "") -> dict[str, Any]:
     """What is varied, by dotted key: `{train: {model: {beta: [1, 2]}}}` and `{train.model.beta: [1, 2]}` are the same.
 
     Raises:
         ValueError: a value that is neither a list nor a range, or an empty list.
     """
-    if not isinstance(given, dict):
+    if not isinstance(tree, dict):
         raise ValueError("give {step.key: [values]} or {step.key: {low: 1.0e-4, high: 1.0e-2, log: true}}")
-    found: dict[str, Any] = {}
-    for key, value in given.items():
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and not (value.keys() & {"low", "high"}):
-            found |= flat_vary(value, f"{name}.")
+            flat |= flat_vary(value, f"{name}.")
             continue
         if isinstance(value, dict) and value.keys() - RANGE_KEYS:
             raise ValueError(
@@ -162,17 +154,189 @@ def flat_vary(given: Any, prefix: str = "") -> dict[str, Any]:
             raise ValueError(f"{name}: {value!r} is neither a list of values nor a range {{low: .., high: ..}}")
         if isinstance(value, (list, tuple)) and not value:
             raise ValueError(f"{name}: the list of values is empty")
-        found[name] = value
-    return found
+        flat[name] = value
+    return flat
 
 
-def nearest(wrong: str, known: list[str]) -> str:
-    """A hint: the nearest of the known names, or all of them."""
-    near = difflib.get_close_matches(wrong, known, n=1)
-    return f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}."
+class SweepSettings(FolderVerb):
+    """The keys of `gen3d sweep`."""
+
+    steps: dict[str, Step] = Field(description="the verbs of one trial, in order, by name")
+    vary: Annotated[Vary, BeforeValidator(flat_vary)] = Field(
+        description="{step.key: [values]}, or {step.key: {low, high, log}} for a random or TPE search"
+    )
+    prepared: Folders | None = Field(
+        None, description="prepared folders, for every step that reads some and names none in its settings"
+    )
+    search: Literal["grid", "random", "tpe"] = Field(
+        "grid",
+        description="all combinations; random, spread evenly; or Optuna's TPE, which learns from the trials so far",
+    )
+    trials: int = execution(20, "trials of a random or TPE search; a grid has its own number", gt=0)
+    seed: int = Field(0, ge=0, description="seed of a random or TPE search")
+    objective: Objective = execution(Objective(), "the figure that is best")
+    prune: Prune | None = Field(None, description="when to give up a training that does badly; none: never")
+    parallel: int = execution(1, "trials at once on this machine", ge=1)
+    gpus: int = execution(0, "GPUs shared out among them, one each; 0: every trial sees all", ge=0)
+    retry_failed: bool = execution(False, "try failed trials again")
+    discard: tuple[str, ...] = execution(
+        (), "what to delete of a trial that has ended, such as reconstruct/volumes; figures that `objective` reads stay"
+    )
+    where: Literal["local", "slurm"] = execution("local", "run here, or submit an array of SLURM tasks and collect")
+    slurm: Slurm = execution(Slurm(), "the array of SLURM tasks")
+    task: int | None = execution(None, "work on this trial alone (what a task of the array does)", ge=0)
+
+    @model_validator(mode="after")
+    def _possible(self) -> SweepSettings:
+        if not self.steps:
+            raise ValueError("steps is empty: a trial is at least one verb, such as steps: {train: {file: ...}}")
+        if not self.vary:
+            raise ValueError("vary is empty: name at least one key, such as vary: {train.model.beta: [0.3, 1, 3]}")
+        ranges = [key for key, values in self.vary.items() if isinstance(values, Range)]
+        if self.search == "grid" and ranges:
+            raise ValueError(
+                f"search=grid needs lists, but {', '.join(ranges)} is a range; list its values, or use search=random or tpe"
+            )
+        if odd := [path for path in self.discard if path.startswith("/") or ".." in path or path.count("/") < 1]:
+            raise ValueError(f"discard: {odd[0]} is not STEP/PATH inside a trial's folder, such as reconstruct/volumes")
+        return self
+
+    @property
+    def judged_step(self) -> str:
+        """The step whose folder holds the objective."""
+        return self.objective.step or list(self.steps)[-1]
+
+    def folder_of(self, number: int) -> Path:
+        """The folder of a trial; every step writes into the folder of its name below it."""
+        return self.out / "trials" / f"{number:04d}"
+
+    def commands(self, values: Mapping[str, Any], folder: Path) -> list[Command]:
+        """The steps of a trial with their settings complete.
+
+        Args:
+            values: the trial's values by dotted key, `step.key`.
+            folder: the trial's folder.
+
+        Raises:
+            UserError: a reference `{name}` to no earlier step.
+        """
+        commands: list[Command] = []
+        for name, step in self.steps.items():
+            tree = dict(step.tree)
+            for key, value in values.items():
+                owner, _, path = key.partition(".")
+                if owner == name:
+                    tree = _with_value(tree, path, value)
+            known = {command.name: str(folder / command.name) for command in commands}
+            if self.prepared is not None and len(self.prepared) == 1:
+                known[PREPARED] = str(self.prepared[0])
+            tree = _resolved(tree, known, name)
+            if self.prepared and PREPARED in verb_class(step.verb or name).model_fields:
+                tree.setdefault(PREPARED, [str(path) for path in self.prepared])
+            commands.append(Command(name, step.verb or name, tree | {"out": str(folder / name)}))
+        return commands
+
+    def check_steps(self) -> None:
+        """Refuse settings that a verb would refuse, at each value and each end, before anything is started.
+
+        Raises:
+            UserError: an unknown verb, step, key or value; with the step and the values that are to blame.
+        """
+        require_step(self.judged_step, self.steps, "objective.step")
+        if self.prune is not None:
+            require_step(self.prune.step, self.steps, "prune.step")
+        known = [verb for verb in VERBS if verb != "sweep"]
+        for name, step in self.steps.items():
+            if (verb := step.verb or name) not in known:
+                raise UserError(f"steps.{name}: `{verb}` is not a verb of a trial; {_nearest(verb, known)}")
+        for key in self.vary:
+            owner, _, path = key.partition(".")
+            require_step(owner, self.steps, f"vary `{key}`")
+            if not path:
+                raise UserError(f"vary `{key}`: names a step but no key of it, such as {key}.seed.")
+        for values in _corners(self.vary):
+            for command in self.commands(values, self.folder_of(0)):
+                try:
+                    load(verb_class(command.verb), None, [f"{k}={label(v)}" for k, v in command.settings.items()])
+                except UserError as error:
+                    tried = described({k: v for k, v in values.items() if k.startswith(f"{command.name}.")})
+                    raise UserError(f"step {command.name}{tried and f' with {tried}'}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Command:
+    """One step of a trial: its name, its verb, and all the settings of the verb."""
+
+    name: str
+    verb: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A row of the table."""
+
+    number: int
+    folder: Path
+    values: Mapping[str, Any]
+    status: str
+    objective: float | None
+    seconds: float
+    error: str
+
+
+def label(value: Any) -> str:
+    """A value as one line of YAML: '0.3', '[t1w, log_jacobian]', 'spatial'."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+    return text.removesuffix("\n").removesuffix("...").strip()
+
+
+def described(values: Mapping[str, Any]) -> str:
+    """'train.model.beta = 0.3, train.seed = 1'."""
+    return ", ".join(f"{key} = {label(value)}" for key, value in values.items())
 
 
 def require_step(name: str, steps: Mapping[str, Step], what: str) -> None:
     """Raise a UserError if there is no step of that name."""
     if name not in steps:
-        raise UserError(f"{what}: `{name}` is not a step of this sweep; {nearest(name, list(steps))}")
+        raise UserError(f"{what}: `{name}` is not a step of this sweep; {_nearest(name, list(steps))}")
+
+
+def _corners(vary: Vary) -> list[dict[str, Any]]:
+    """Points that show whether the values are allowed: each value and each end, the others at their first."""
+    listed = {k: [v.low, v.high] if isinstance(v, Range) else list(v) for k, v in vary.items()}
+    first = {key: values[0] for key, values in listed.items()}
+    return [first] + [first | {key: value} for key, values in listed.items() for value in values[1:]]
+
+
+def _nearest(wrong: str, known: Sequence[str]) -> str:
+    """A hint: the nearest of the known names, or all of them."""
+    near = difflib.get_close_matches(wrong, known, n=1)
+    return f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}."
+
+
+def _with_value(tree: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A copy of a tree of settings with a value at a dotted path."""
+    key, _, rest = path.partition(".")
+    below = tree.get(key)
+    inner = _with_value(below if isinstance(below, dict) else {}, rest, value) if rest else deepcopy(value)
+    return {**tree, key: inner}
+
+
+def _resolved(tree: dict[str, Any], folders: Mapping[str, str], owner: str) -> dict[str, Any]:
+    """The tree with `{name}` in its texts replaced by the folder of that name."""
+
+    def folder(match: re.Match[str]) -> str:
+        if match[1] not in folders:
+            known = _nearest(match[1], list(folders)) if folders else "it is the first step."
+            raise UserError(f"steps.{owner}: `{{{match[1]}}}` names no earlier step of the trial; {known}")
+        return folders[match[1]]
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, str):
+            return REFERENCE.sub(folder, value)
+        if isinstance(value, dict):
+            return {key: replaced(below) for key, below in value.items()}
+        return [replaced(below) for below in value] if isinstance(value, list) else value
+
+    return {key: replaced(value) for key, value in tree.items()}

@@ -1,230 +1,272 @@
-"""One trial: its record on disk, and the work on it, one `gen3d` process per step."""
+"""The work on trials: one `gen3d` process per step, some trials at a time, stopped without loss."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 import yaml
 
-from gen3d.core.artefact import LOCK, read, write_atomic, write_json
-from gen3d.core.errors import Unfinished, UserError
+from gen3d.core.artefact import LOCK, read, write_atomic
+from gen3d.core.errors import Interrupted, Unfinished, UserError
+from gen3d.core.progress import say
+from gen3d.sweep.results import measure
+from gen3d.sweep.settings import DONE, FAILED, PRUNED, STOPPED, Command, SweepSettings, Trial
+from gen3d.train.stopping import StopSignal
 
-RECORD = "trial.json"
-WAITING, RUNNING, DONE, FAILED, PRUNED, STOPPED = "waiting", "running", "done", "failed", "pruned", "stopped"
+if TYPE_CHECKING:  # search.py loads Optuna
+    from gen3d.sweep.search import Attempt, Study
+
+LOG = "log.jsonl"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 STOP_CODES = {code for number in STOP_SIGNALS for code in (-number, 128 + number)}
 OF_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GEN3D_EXIT_FILE")
 TAIL_BYTES = 20_000
-SAVE_EVERY_S = 20.0
+POLL_S = 0.2
 
 
-@dataclass
-class Trial:
-    """A row of the table. `objective` is read anew from the trial's folder whenever a sweep looks at it."""
+class TrialEnded(Exception):
+    """A step did not finish: the trial is FAILED with a sentence, PRUNED, or STOPPED."""
 
-    number: int
-    folder: Path
-    values: dict[str, Any] = field(default_factory=dict)
-    status: str = WAITING
-    seconds: float = 0.0
-    error: str = ""
-    objective: float | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing is left to do for it, unless failed trials are to be tried again."""
-        return self.status in (DONE, FAILED, PRUNED)
-
-    def save(self) -> None:
-        """Write the record, so that an interruption at any moment loses none."""
-        record = asdict(self)
-        del record["folder"]
-        write_json(self.folder / RECORD, record)
+    def __init__(self, status: str, sentence: str = "") -> None:
+        super().__init__(status, sentence)
+        self.status, self.sentence = status, sentence
 
 
-def read_trials(trials: Path) -> dict[int, Trial]:
-    """The trials that were begun, by number.
+class Halt(StopSignal):
+    """The stop signal of all trials at work; `kill` is set where there is no time to save."""
 
-    A trial that is `running` in its record but that no process holds was killed: it counts as stopped.
+    kill = False
+
+
+def work_off(
+    numbers: Iterable[int],
+    work: Callable[[int, int, Halt], Trial | None],
+    ended: Callable[[Trial], None],
+    at_once: int,
+) -> None:
+    """Work on the trials `numbers`, `at_once` at a time, each in a thread that waits for its processes.
+
+    Args:
+        numbers: trials, in order.
+        work: (number, slot, halt) -> what became of the trial, if it was begun; it stops when `halt` says so.
+        ended: called with every trial that is over.
+        at_once: how many work side by side.
+
+    Raises:
+        Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the trials at work were asked to save, and did.
+        UserError: from `work` or `ended`; the trials at work are stopped first.
     """
-    found: dict[int, Trial] = {}
-    for path in sorted(trials.glob(f"*/{RECORD}")):
-        trial = _read(path)
-        if trial.status == RUNNING and not _held(trial.folder):
-            trial.status = STOPPED
-        found[trial.number] = trial
-    return dict(sorted(found.items()))
+    slots: SimpleQueue[int] = SimpleQueue()
+    for slot in range(at_once):
+        slots.put(slot)
+    halt = Halt()
+    with halt, ThreadPoolExecutor(at_once) as pool:
+
+        def one(number: int) -> Trial | None:
+            slot = slots.get()
+            try:
+                return work(number, slot, halt) if halt.received is None else None
+            finally:
+                slots.put(slot)
+
+        try:
+            for future in as_completed([pool.submit(one, number) for number in numbers]):
+                if (trial := future.result()) is not None:
+                    ended(trial)
+        except BaseException as error:
+            halt.kill = not isinstance(error, UserError)
+            halt.received = halt.received or signal.SIGTERM
+            raise
+    if halt.received is not None:
+        raise interrupted(halt.received)
 
 
-def _read(path: Path) -> Trial:
+def work_on(sweep: SweepSettings, study: Study, number: int, slot: int, halt: Halt) -> Trial | None:
+    """Work on a trial unless it has ended; what became of it, or None if it was not begun.
+
+    Raises:
+        UserError: no trial's objective can be read, so the sweep asks for a figure that its verbs do not write.
+    """
+    folder = sweep.folder_of(number)
+    environment = child_environment(1 if sweep.task is not None else sweep.parallel, slot, sweep.gpus)
     try:
-        trial = Trial(folder=path.parent, **json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, TypeError):
-        raise UserError(f"{path}: damaged; delete the folder {path.parent} and run the sweep again.") from None
-    trial.objective = None
-    return trial
+        with locked(folder, halt) as lock:
+            attempt = study.begin(number)  # under the lock: another process may have been at it
+            if attempt is not None:
+                _attempt(sweep, study, attempt, folder, environment, lock, halt)
+    except TrialEnded:  # stopped while it waited for the lock
+        pass
+    return next((trial for trial in study.trials() if trial.number == number), None)
 
 
-@dataclass(frozen=True)
-class Command:
-    """One step of a trial: its name, its verb, and all the settings of the verb."""
+def _attempt(
+    sweep: SweepSettings,
+    study: Study,
+    attempt: Attempt,
+    folder: Path,
+    environment: dict[str, str],
+    lock: int,
+    halt: Halt,
+) -> None:
+    """Run the steps of a trial, measure it and record what became of it."""
 
-    name: str
-    verb: str
-    settings: dict[str, Any]
+    def watch() -> str:
+        if halt.kill:
+            raise KeyboardInterrupt
+        if halt.received is not None:
+            return STOPPED
+        return PRUNED if sweep.prune is not None and attempt.is_hopeless(folder / sweep.prune.step / LOG) else ""
+
+    began = time.monotonic()
+    status, objective, sentence = STOPPED, None, ""
+    try:
+        run_steps(folder, sweep.commands(attempt.values, folder), environment, lock, watch)
+        objective, sentence = _measured(sweep, study, folder)
+        status = FAILED if objective is None else DONE
+    except TrialEnded as end:
+        status, sentence = end.status, end.sentence
+    finally:
+        attempt.end(status, time.monotonic() - began, objective, sentence)
+    if status in (DONE, PRUNED):
+        for path in sweep.discard:
+            shutil.rmtree(folder / path, ignore_errors=True)
 
 
-class Work:
-    """The work on one trial. `poll` is called again and again until it says that the trial is over.
+def _measured(sweep: SweepSettings, study: Study, folder: Path) -> tuple[float | None, str]:
+    """The objective of a trial whose steps are finished, or why there is none."""
+    try:
+        return measure(sweep.objective, folder / sweep.judged_step), ""
+    except UserError as error:
+        if sweep.task is not None or study.best() is not None:
+            return None, str(error)
+        raise UserError(f"{error} What was trained is kept: mend `objective` and run the same command again.") from None
 
-    Every step is a process of its own, so that a crash, a lack of memory or a user's mistake ends that process and
-    becomes a row. The lock on the trial's folder is handed down to the processes: should the sweep itself be killed,
-    the trial stays locked until the last of them is gone, and nobody begins it a second time beside them.
+
+def interrupted(number: int) -> Interrupted:
+    """The exception to leave with on a signal: exit code 128 + its number."""
+    error = Interrupted(
+        f"stopped by {signal.Signals(number).name}; finished trials are kept, and those at work have saved what they "
+        "did: the same command goes on."
+    )
+    error.exit_code = 128 + number
+    return error
+
+
+@contextmanager
+def locked(folder: Path, halt: Halt) -> Iterator[int]:
+    """Hold a trial's folder; the file descriptor of the lock is to be handed down to the processes at work there.
+
+    Should the sweep itself be killed, the trial stays locked until the last of its processes is gone, and nobody begins
+    it a second time beside them.
+
+    Raises:
+        TrialEnded: stopped while waiting for the processes of an earlier start.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as lock:
+        is_waiting = False
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if halt.received is not None:
+                    raise TrialEnded(STOPPED) from None
+                if not is_waiting:
+                    say(f"trial {folder.name}: processes of an earlier start are still at it; waiting for them.")
+                is_waiting = True
+                time.sleep(POLL_S)
+            except OSError:  # a file system that cannot lock
+                break
+        yield lock.fileno()
 
-    def __init__(
-        self,
-        trial: Trial,
-        commands: Sequence[Command],
-        environment: dict[str, str],
-        hopeless: Callable[[Trial], bool] | None = None,
-    ) -> None:
-        self.trial, self.commands, self.environment, self.hopeless = trial, list(commands), environment, hopeless
-        self.waits_for_lock = self.said_it_waits = False
-        self._position = 0
-        self._lock: IO[str] | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log_began_at = 0
-        self._began = 0.0
-        self._seconds_before = trial.seconds
-        self._signalled = ""
 
-    def poll(self) -> bool:
-        """Do what can be done without waiting; True once the trial is over (its status says how)."""
-        if self._lock is None:
-            if self._signalled:
-                return True
-            if not self._take_lock():
-                return False
-            if self.trial.ended:
-                return self._end(self.trial.status, self.trial.error)
-        if self._process is None:
-            return self._next_step()
-        code = self._process.poll()
-        if code is None:
-            if not self._signalled and self.hopeless is not None and self.hopeless(self.trial):
-                self._signal(PRUNED)
-            self._note_time()
-            return False
-        self._process = None
-        if code in STOP_CODES:
-            return self._end(self._signalled or STOPPED)
-        if code not in (0, Unfinished.exit_code):
-            return self._end(FAILED, f"{self._command.name}: {self._sentence(code)}")
-        self._position += 1
-        return self._next_step()
+def run_steps(
+    folder: Path, commands: Sequence[Command], environment: dict[str, str], lock: int, watch: Callable[[], str]
+) -> None:
+    """Run the steps of a trial that have not finished.
 
-    def stop(self) -> None:
-        """Ask the process at work to save and end; the trial goes on when the sweep is run again."""
-        if self._process is not None and self._signalled != STOPPED:
-            self._signal(STOPPED)
-        elif self._process is None:
-            self._signalled = STOPPED
+    Args:
+        folder: the trial's folder, which is locked.
+        commands: the steps in order.
+        environment: that of the processes.
+        lock: file descriptor of the lock.
+        watch: called again and again; "" to go on, or the status with which the trial is to end.
 
-    def kill(self) -> None:
-        """End the process at work at once."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+    Raises:
+        TrialEnded: a step failed, or was stopped by `watch` or from outside.
+    """
+    for command in commands:
+        if not _is_finished(folder / command.name, command.verb):
+            _run_step(folder, command, environment, lock, watch)
+    watch()  # the end of the curve that later trials are judged by
 
-    @property
-    def _command(self) -> Command:
-        return self.commands[self._position]
 
-    def _take_lock(self) -> bool:
-        lock = _try_lock(self.trial.folder)
-        if lock is None:
-            self.waits_for_lock = True
-            return False
-        self._lock, self._began = lock, time.monotonic()
-        if self.waits_for_lock:  # another process was at it, perhaps to its end
-            self.waits_for_lock = False
-            now = _read(self.trial.folder / RECORD)
-            self.trial.status, self.trial.error, self._seconds_before = now.status, now.error, now.seconds
-            if now.ended:
-                return True
-        self.trial.status, self.trial.error = RUNNING, ""
-        self.trial.save()
-        return True
+def _run_step(folder: Path, command: Command, environment: dict[str, str], lock: int, watch: Callable[[], str]) -> None:
+    """A process of its own, so that a crash, a lack of memory or a user's mistake ends that process alone."""
+    settings, path = folder / f"{command.name}.yaml", folder / f"{command.name}.log"
+    write_atomic(settings, yaml.safe_dump(command.settings, sort_keys=False))
+    with path.open("ab") as log:
+        log_begins_at = log.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gen3d", command.verb, str(settings)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            pass_fds=(lock,),
+            start_new_session=True,  # Ctrl-C reaches the sweep alone, which passes it on
+        )
+    status = ""
+    try:
+        while process.poll() is None:
+            if not status and (status := watch()):
+                process.send_signal(signal.SIGTERM)
+            time.sleep(POLL_S)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    if process.returncode in STOP_CODES:
+        raise TrialEnded(status or STOPPED)
+    if process.returncode not in (0, Unfinished.exit_code):
+        raise TrialEnded(FAILED, f"{command.name}: {_sentence(process.returncode, path, log_begins_at)}")
 
-    def _next_step(self) -> bool:
-        while self._position < len(self.commands) and _finished(self.trial.folder, self._command):
-            self._position += 1
-        if self._position == len(self.commands):
-            return self._end(DONE)
-        if self._signalled == STOPPED:
-            return self._end(STOPPED)
-        settings = self.trial.folder / f"{self._command.name}.yaml"
-        write_atomic(settings, yaml.safe_dump(self._command.settings, sort_keys=False))
-        assert self._lock is not None
-        with (self.trial.folder / f"{self._command.name}.log").open("ab") as log:
-            self._log_began_at = log.tell()
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "gen3d", self._command.verb, str(settings)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self.environment,
-                pass_fds=(self._lock.fileno(),),
-                start_new_session=True,  # Ctrl-C reaches the sweep alone, which passes it on
-            )
+
+def _sentence(code: int, path: Path, log_begins_at: int) -> str:
+    """Why a process ended: its own sentence, or the last line of its log, or the signal that killed it."""
+    if code < 0:
+        cause = ", most likely because memory ran out" if code == -signal.SIGKILL else ""
+        return f"killed by {signal.Signals(-code).name}{cause}"
+    with path.open("rb") as log:
+        log.seek(max(log_begins_at, path.stat().st_size - TAIL_BYTES))
+        lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    sentences = [line.removeprefix("gen3d: ") for line in lines if line.startswith("gen3d: ")]
+    return (sentences or lines or [f"ended with exit code {code} and said nothing"])[-1]
+
+
+def _is_finished(folder: Path, verb: str) -> bool:
+    try:
+        read(folder, (verb,))
+    except UserError:
         return False
-
-    def _signal(self, why: str) -> None:
-        self._signalled = why
-        if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)
-
-    def _end(self, status: str, error: str = "") -> bool:
-        self.trial.status, self.trial.error = status, error
-        self._note_time(every_s=0)
-        if self._lock is not None:
-            self._lock.close()
-        return True
-
-    def _note_time(self, every_s: float = SAVE_EVERY_S) -> None:
-        """Keep the seconds worked, now and then, so that a killed sweep loses few of them."""
-        seconds = round(self._seconds_before + time.monotonic() - self._began, 1)
-        if seconds - self.trial.seconds >= every_s:
-            self.trial.seconds = seconds
-            self.trial.save()
-
-    def _sentence(self, code: int) -> str:
-        """Why a process ended: its own sentence, or the last line of its log, or the signal that killed it."""
-        if code < 0:
-            name = signal.Signals(-code).name
-            cause = ", most likely because memory ran out" if code == -signal.SIGKILL else ""
-            return f"killed by {name}{cause}"
-        path = self.trial.folder / f"{self._command.name}.log"
-        with path.open("rb") as log:
-            log.seek(max(self._log_began_at, path.stat().st_size - TAIL_BYTES))
-            lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-        said = [line.removeprefix("gen3d: ") for line in lines if line.startswith("gen3d: ")]
-        return (said or lines or [f"ended with exit code {code} and said nothing"])[-1]
+    return True
 
 
 def child_environment(at_once: int, slot: int, num_gpus: int) -> dict[str, str]:
-    """The environment of a trial's processes: its share of the cores and, if asked, one GPU of the machine's."""
+    """The environment of a trial's processes: its share of the cores and, if requested, one GPU of the machine's."""
     environment = {key: value for key, value in os.environ.items() if key not in OF_A_LAUNCHER}
     environment["PYTHONUNBUFFERED"] = "1"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -234,29 +276,3 @@ def child_environment(at_once: int, slot: int, num_gpus: int) -> dict[str, str]:
         devices = named.split(",") if named else [str(index) for index in range(num_gpus)]
         environment["CUDA_VISIBLE_DEVICES"] = devices[slot % min(num_gpus, len(devices))]
     return environment
-
-
-def _finished(folder: Path, command: Command) -> bool:
-    try:
-        read(folder / command.name, (command.verb,))
-    except UserError:
-        return False
-    return True
-
-
-def _try_lock(folder: Path) -> IO[str] | None:
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / LOCK).open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        return None
-    return lock
-
-
-def _held(folder: Path) -> bool:
-    lock = _try_lock(folder)
-    if lock is not None:
-        lock.close()
-    return lock is None

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gen3d import __version__
-from gen3d.cohort.channels import T1W
-from gen3d.cohort.structures import LOG_JACOBIAN
+from gen3d.cohort.channels import LOG_JACOBIAN, T1W
 from gen3d.core.errors import UserError
 from gen3d.imaging.volume import read_stored
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion

@@ -5,7 +5,6 @@ Until it is handed over, its volumes lie in quarantine/, under names that no rea
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +18,12 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from gen3d.cohort.bids_names import TEMPLATE_SPACE
-from gen3d.cohort.channels import T1W
+from gen3d.cohort.channels import LOG_JACOBIAN, T1W
 from gen3d.cohort.manifest import scan_key
 from gen3d.cohort.regions import region_table, regions_on
-from gen3d.cohort.structures import LOG_JACOBIAN, structure_volumes
-from gen3d.core.artefact import write_json
+from gen3d.cohort.structures import structure_volumes
 from gen3d.core.errors import UserError
-from gen3d.core.pool import as_done, num_workers
+from gen3d.core.pool import KeptRows, kept_or_made, num_workers
 from gen3d.core.result_folder import ResultFolder, picture_path
 from gen3d.core.tables import Row, read_record, read_table
 from gen3d.imaging.intensity import LIMITS
@@ -103,9 +101,10 @@ class Dataset:
         subject = f"sub-{subject_of(sample)}"
         return self.out / subject / "anat" / f"{subject}_{ENTITIES}.nii.gz"
 
-    def record(self, sample: int) -> Path:
-        """Where the measures of a scan are kept until the tables are written."""
-        return self.out / CACHE / f"{key_of(sample)}.json"
+    @property
+    def rows(self) -> KeptRows:
+        """The measures of the scans, kept until the tables are written."""
+        return KeptRows(self.out / CACHE)
 
     def missing(self, samples: Sequence[int]) -> list[int]:
         """Those of the samples that are not made yet."""
@@ -165,19 +164,18 @@ def measure_all(dataset: Dataset, atlas: Atlas, samples: Sequence[int], workers:
     Raises:
         UserError: the folder cannot be written, or a worker process was killed.
     """
-    waiting = []
-    for sample in samples:
-        kept = _kept(dataset, sample)
-        if kept is None:
-            waiting.append(sample)
-        else:
-            yield kept
-    seconds = REGISTRATION_S_PER_MEGAVOXEL * float(np.prod(dataset.plan.shape)) / 1e6 * len(waiting)
-    count = num_workers(workers, 1 + int(seconds / WORKER_START_S))
-    if count == 1:
-        yield from (measure(dataset, atlas, sample) for sample in waiting)
-    else:
-        yield from as_done(_in_worker, waiting, count, _begin_worker, (dataset, atlas))
+    seconds_each = REGISTRATION_S_PER_MEGAVOXEL * float(np.prod(dataset.plan.shape)) / 1e6
+    return kept_or_made(
+        samples,
+        lambda sample: _kept(dataset, sample),
+        _measure_group,
+        (dataset, atlas),
+        lambda num_samples: num_workers(workers, 1 + int(seconds_each * num_samples / WORKER_START_S)),
+    )
+
+
+def _measure_group(shared: tuple[Dataset, Atlas], samples: list[int]) -> list[Row]:
+    return [measure(*shared, sample) for sample in samples]
 
 
 def measure(dataset: Dataset, atlas: Atlas, sample: int) -> Row:
@@ -191,30 +189,14 @@ def measure(dataset: Dataset, atlas: Atlas, sample: int) -> Row:
     with writing(dataset.out):
         if LOG_JACOBIAN in plan.channels:
             store(dataset.path(sample, LOG_JACOBIAN), log_jacobian, plan.matrix)
-        write_json(dataset.record(sample), row)
+        dataset.rows.keep(key_of(sample), row)
     return row
 
 
 def _kept(dataset: Dataset, sample: int) -> Row | None:
-    try:
-        row: Row = json.loads(dataset.record(sample).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return None
+    row = dataset.rows.get(key_of(sample))
     there = LOG_JACOBIAN not in dataset.plan.channels or dataset.path(sample, LOG_JACOBIAN).is_file()
     return row if there else None
-
-
-_worker: tuple[Dataset, Atlas] | None = None
-
-
-def _begin_worker(dataset: Dataset, atlas: Atlas) -> None:
-    global _worker
-    _worker = (dataset, atlas)
-
-
-def _in_worker(sample: int) -> Row:
-    assert _worker is not None
-    return measure(*_worker, sample)
 
 
 MANIFEST, PROVENANCE, AUDIT, PICTURE = "manifest.tsv", "provenance.json", "audit.json", "samples"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,32 +10,34 @@ from typing import Any, Literal, cast
 import numpy as np
 from pydantic import Field, model_validator
 
-from gen3d.cohort.channels import T1W
+from gen3d.cohort.channels import LOG_JACOBIAN, T1W
 from gen3d.cohort.folder import GENERATOR_SUBJECTS
-from gen3d.cohort.structures import LOG_JACOBIAN
-from gen3d.core.artefact import RECORD, Work, begin, digest, file_digest, write_json
-from gen3d.core.config import Folders, Verb, execution
+from gen3d.core.artefact import file_digest, write_json
+from gen3d.core.config import Folders, execution, waiver
 from gen3d.core.errors import UserError
+from gen3d.core.launcher import environment_number
 from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track, warn
+from gen3d.core.tables import Row
+from gen3d.core.work import Inputs
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, SamplerName
 from gen3d.models.run import OneRun, load_run
 from gen3d.nets.device import device_of, precision_of
 from gen3d.synthesis.audit import AuditSettings
 from gen3d.synthesis.drawing import PICTURE, Drawing, Job
-from gen3d.synthesis.folder import PROVENANCE, REGISTRATION_S_PER_MEGAVOXEL, Dataset, Row, measure_all, writing
+from gen3d.synthesis.folder import PROVENANCE, REGISTRATION_S_PER_MEGAVOXEL, Dataset, measure_all, writing
 from gen3d.synthesis.gate import Gate
 from gen3d.synthesis.request import LARGEST_COUNT, Conditions, Request, Unnamed, read_people, read_trained
 from gen3d.synthesis.tables import cohort_table, write_bids, write_image, write_prepared
 from gen3d.synthesis.tiling import SMALLEST_TILE, decode_in_tiles
-from gen3d.train.engine.preflight import meet, report_failure
 from gen3d.train.engine.processes import Processes, launched
+from gen3d.train.engine.shared_work import SharedVerb
 
 NUM_NAMED = 8
 TRAINED = "conditions.tsv"
 
 
-class Sample(Verb):
+class Sample(SharedVerb):
     """Draw synthetic scans from a latent diffusion model: who is asked for, how many, and with which seed.
 
     Sample k of a seed is the same scan whatever batch_size, the number of processes, the order or an interruption; on
@@ -61,7 +62,7 @@ class Sample(Verb):
         "unknown",
         description="conditions not named: unknown, or as_trained: near those of a training person who fits what is named",
     )
-    extrapolate: bool = Field(False, description="allow conditions outside the range that the model learned from")
+    extrapolate: bool = waiver(False, "allow conditions outside the range that the model learned from", waives=(True,))
     sampler: SamplerName = Field("dpm_solver", description="how noise becomes a latent")
     steps: int = Field(25, ge=1, le=1000, description="denoising steps; ddpm needs 1000")
     guidance: float = Field(
@@ -85,8 +86,10 @@ class Sample(Verb):
         default_factory=AuditSettings,
         description="when scans count as copies of training people, and how many are too many",
     )
-    waiver: str | None = execution(
-        None, "a reason to hand the scans over although the audit failed or was not possible; kept in provenance.json"
+    waiver: str | None = waiver(
+        None,
+        "a reason to hand the scans over although the audit failed or was not possible; kept in provenance.json",
+        execution=True,
     )
     audit_against: Folders | None = Field(
         None,
@@ -114,36 +117,36 @@ class Sample(Verb):
             raise ValueError("waiver= needs a reason in words")
         return self
 
-    @classmethod
-    def check_processes(cls, num_processes: int) -> None:
-        """Any number of processes can share a request."""
+    @property
+    def longest_wait_s(self) -> float:
+        """Seconds that a process waits for the others."""
+        return self.timeout_s
 
-    @classmethod
-    def cannot_begin(cls, error: UserError, num_processes: int) -> UserError:
-        """The other processes wait for this one: tell them."""
-        return report_failure(str(error)) if num_processes > 1 else error
+    def reads(self) -> Inputs:
+        """The run, and the tables and folders that are named."""
+        named = {name: value for name in ("table", "audit_against") if (value := getattr(self, name)) is not None}
+        return {"run": self.run_folder, **named}
 
-    def run(self) -> Path:
-        """Draw, measure, audit and hand over; an interrupted call goes on with what is missing.
+    def open_inputs(self) -> Job:
+        """The run, the request and the dataset, on this process's device.
 
         Raises:
-            UserError: a request that the model cannot follow, nobody to audit against, scans that are not finite, copies.
+            UserError: a request that the model cannot follow, or nobody to audit against.
         """
-        place, opened = launched(), list[Job]()
+        return self._open(str(device_of(self.device, launched().local_rank, "device")))
 
-        def inspect() -> dict[str, str]:
-            opened.append(self._open(str(device_of(self.device, place.local_rank, "device"))))
-            notes = {"settings": digest(self.settings()), "run": opened[0].run.artefact.key, "backend": "gloo"}
-            return notes | ({"table": file_digest(self.table)} if self.table is not None else {})
+    def notes(self, opened: Job) -> dict[str, str]:
+        """The run, and the table of requested people."""
+        notes = {"run": opened.run.artefact.key, "backend": "gloo"}
+        return notes | ({"table": file_digest(self.table)} if self.table is not None else {})
 
-        processes = meet(place, inspect, self.timeout_s)
-        self._sample(opened[0], processes)
-        processes.part()
-        return self.out
+    def check_finished(self, opened: Job) -> None:
+        """A dataset that was handed over with a waiver needs it again."""
+        opened.gate.still_stands(opened.dataset)
 
     def plan(self) -> list[str]:
         """Who would be drawn, how long it would take and how much it would write."""
-        job = self._open(str(device_of(self.device, launched().local_rank, "device")))
+        job = self.open_inputs()
         request, missing = job.request, job.dataset.missing(job.samples)
         megavoxels = float(np.prod(job.run.plan.shape)) / 1e6
         megabytes = request.count * megavoxels * (2 * len(job.dataset.plan.channels) + 1)
@@ -203,45 +206,23 @@ class Sample(Verb):
         precision = precision_of(self.precision, job.run.device)
         return Drawing(model, self.seed, self.sampler, self.steps, self.guidance, self.per_call, precision)
 
-    def _sample(self, job: Job, processes: Processes) -> None:
-        work: Work | None = None
+    def share(self, opened: Job, processes: Processes) -> dict[str, Any]:
+        """Draw, measure, audit and hand over; an interrupted call goes on with what is missing.
 
-        def open_folder() -> bool:
-            nonlocal work
-            inputs: dict[str, Any] = {"run": self.run_folder}
-            inputs |= {name: value for name in ("table", "audit_against") if (value := getattr(self, name)) is not None}
-            work = begin(self, "sample", inputs)
-            return work.finished
-
-        if processes.on_first(open_folder):
-            processes.on_first(lambda: job.gate.still_stands(job.dataset))
-            say(f"{self.out}: finished before, nothing to do.")
-            return
-        began = time.monotonic()
-        try:
-            processes.together(self._see_folder)
-            for remark in job.request.remarks():
-                warn(remark)
-            self._draw(job, processes)
-            measured = self._measure(job, processes)
-            processes.on_first(job.draw_picture)
-            copies = processes.on_first(lambda: job.gate.pass_through(job.dataset, job.samples))
-            self._hand_over(job, measured, copies, processes)
-        except BaseException:
-            if work is not None:
-                work.release()
-            raise
-        if work is not None:
-            found = job.gate.summary(job.dataset)
-            work.finish({"num_scans": job.request.count, "seconds": round(time.monotonic() - began, 1), "audit": found})
-        say(f"{self.out}: {job.request.count} scans in {duration(time.monotonic() - began)}; look at {PICTURE}.")
-
-    def _see_folder(self) -> None:
-        if not (self.out / RECORD).is_file():
-            raise UserError(
-                f"{self.out}: not visible from here, though rank 0 writes there; out= must be on a file system that all "
-                "nodes share."
-            )
+        Raises:
+            UserError: scans that are not finite, or copies.
+        """
+        job, began = opened, time.monotonic()
+        for remark in job.request.remarks():
+            warn(remark)
+        self._draw(job, processes)
+        measured = self._measure(job, processes)
+        processes.on_first(job.draw_picture)
+        copies = processes.on_first(lambda: job.gate.pass_through(job.dataset, job.samples))
+        self._hand_over(job, measured, copies, processes)
+        audit, seconds = processes.on_first(lambda: job.gate.summary(job.dataset)), time.monotonic() - began
+        say(f"{self.out}: {job.request.count} scans in {duration(seconds)}; look at {PICTURE}.")
+        return {"num_scans": job.request.count, "seconds": round(seconds, 1), "audit": audit}
 
     def _draw(self, job: Job, processes: Processes) -> None:
         """Draw what is missing, each process whole groups of samples; every scan is stored as soon as it is decoded.
@@ -294,7 +275,7 @@ class Sample(Verb):
         if not self.measure:
             return []
         mine = list(job.samples)[processes.rank :: processes.num]
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that share this node's cores
+        here = environment_number("LOCAL_WORLD_SIZE", 1, least=1)  # processes that share this node's cores
         workers = self.workers or max(1, num_workers(0, len(job.samples)) // here)
 
         def measure_mine() -> list[Row]:

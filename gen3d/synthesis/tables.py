@@ -10,20 +10,21 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d import __version__
-from gen3d.cohort.bids_names import BIDS_VERSION, SCAN_COLUMNS
+from gen3d.cohort.bids_names import BIDS_VERSION, PARTICIPANT_COLUMNS, read_columns
 from gen3d.cohort.channels import T1W
 from gen3d.cohort.folder import write_cohort
 from gen3d.cohort.structures import SUFFIX
 from gen3d.core.artefact import write_atomic, write_json
-from gen3d.core.tables import write_table
+from gen3d.core.tables import Row, write_table
 from gen3d.imaging.volume import read_stored, store
-from gen3d.synthesis.folder import ENTITIES, REGISTERED, SESSION, Atlas, Dataset, Row, key_of, subject_of, writing
+from gen3d.synthesis.folder import ENTITIES, SESSION, Atlas, Dataset, key_of, subject_of, writing
 
 SITE, ROLE = "synthetic", "evaluation"
 REQUESTED, COPY = "requested_", "audit_copy"
 COHORT_TEXT, COHORT_NUMBERS = ("site", "sex", "diagnosis"), ("age_years", "cdr", "mmse")
 BIDS_NAMES = {"age_years": "age", "diagnosis": "group"}
 UNITS = {"age_years": "year"}
+COLUMNS = PARTICIPANT_COLUMNS | read_columns("gen3d.synthesis")
 
 
 def cohort_table(
@@ -107,7 +108,7 @@ def describe_column(name: str) -> dict[str, Any]:
             "template after the linear alignment",
             "Units": "ml",
         }
-    return KNOWN_COLUMNS.get(name) or SCAN_COLUMNS[name]
+    return dict(COLUMNS[name])
 
 
 def _unit(condition: str) -> dict[str, str]:
@@ -123,24 +124,6 @@ def _sidecar() -> dict[str, Any]:
     }
 
 
-KNOWN_COLUMNS: dict[str, dict[str, Any]] = {
-    "participant_id": {"Description": "a person who does not exist"},
-    "age": {"Description": "age that was requested", "Units": "year"},
-    "sex": {"Description": "sex that was requested", "Levels": {"F": "female", "M": "male"}},
-    "group": {"Description": "diagnosis that was requested"},
-    "site": {"Description": "site that was requested; synthetic: none was"},
-    "generator": {"Description": "key of the run that the scan was drawn from (provenance.json)"},
-    "sample": {"Description": "number of the sample; with the seed in provenance.json it determines the scan"},
-    COPY: {
-        "Description": "whether the audit takes the scan for a copy of a training person",
-        "Levels": {"true": "a copy", "false": "no copy", "unknown": "no audit was possible"},
-    },
-    "cdr": {"Description": "Clinical Dementia Rating that was requested"},
-    "mmse": {"Description": "Mini-Mental State Examination score that was requested"},
-    REGISTERED: {
-        "Description": "correlation of the template and the scan registered to it, inside the brain: low where the scan is no brain"
-    },
-}
 README = """\
 Synthetic T1w scans of people who do not exist, drawn by gen3d {version} from a {model} model.
 For research; not for the diagnosis or care of a person. A study that uses them has to say so.

@@ -52,6 +52,42 @@ class PreparedSource:
         return None
 
 
+class StepBatches(Protocol):
+    """The batches of every step of a training."""
+
+    @property
+    def parts(self) -> int:
+        """Equal parts in which a step's batch comes."""
+
+    def at(self, step: int, part: int) -> Batch:
+        """One part of a step's batch."""
+
+
+class MemoryBatches:
+    """Labelled volumes that are in memory, shuffled round by round; steps are taken one after the other, in one part.
+
+    The order is drawn from torch's own generator when a round begins. So the training of one network is reproducible
+    within a seed, though not from its middle: it is not made for checkpoints.
+    """
+
+    parts = 1
+
+    def __init__(self, volumes: Tensor, labels: Tensor, batch_size: int) -> None:
+        """Volumes [n, C, X, Y, Z] and labels [n], on the device; at most `batch_size` of them make a step."""
+        self.volumes, self.labels = volumes, labels
+        self.batch_size = min(batch_size, len(volumes))
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def at(self, step: int, part: int) -> Batch:
+        """The next volumes; a new round through all of them begins where the old one ends."""
+        if len(self._order) < self.batch_size:
+            self._order = torch.cat([self._order, torch.randperm(len(self.volumes))])
+        rows, self._order = self._order[: self.batch_size], self._order[self.batch_size :]
+        names = tuple(f"scan {row}" for row in rows.tolist())
+        chosen = rows.to(self.volumes.device)
+        return Batch(self.volumes[chosen], names, step, seeds=(), labels=self.labels[chosen])
+
+
 class Batches:
     """One process's batches of one member's training.
 

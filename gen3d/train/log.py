@@ -23,7 +23,20 @@ from gen3d.train.engine.interface import Engine
 Painter = Callable[[nn.Module, Path], None]
 
 
-class TrainLog:
+class StepLog:
+    """What the loop tells a log; this one keeps quiet, for small trainings in memory."""
+
+    def start(self, step: int) -> None:
+        """The training begins at a step."""
+
+    def collect(self, seen: Iterable[tuple[str, tuple[str, ...], Losses]]) -> None:
+        """The losses of a step's parts and players; empty for a skipped step."""
+
+    def after(self, step: int, engine: Engine) -> None:
+        """`step` updates are finished; every process calls it."""
+
+
+class TrainLog(StepLog):
     """One member's log. Terms are averaged over the steps since the last entry.
 
     `paint(model, path)` draws sample reconstructions; it gets the model with its averaged weights.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import torch
 from gen3d.core.errors import UserError
 from gen3d.core.progress import warn
 from gen3d.models.task import Losses
-from gen3d.train.batches import Batches
+from gen3d.train.batches import StepBatches
 from gen3d.train.checkpoint import latest_checkpoint, save_checkpoint
 from gen3d.train.engine.interface import Engine
 from gen3d.train.engine.processes import Processes
-from gen3d.train.log import TrainLog
+from gen3d.train.log import StepLog
 from gen3d.train.stopping import StopSignal, stopped_by
 
 STATE = "state.pt"
@@ -24,27 +25,27 @@ STATE = "state.pt"
 
 def run_loop(
     engine: Engine,
-    batches: Batches,
+    batches: StepBatches,
     first_step: int,
     steps: int,
-    checkpoint_every: int,
     skip_limit: int,
-    checkpoints: Path,
-    log: TrainLog,
+    log: StepLog,
+    checkpoints: Checkpoints | None = None,
 ) -> None:
     """Optimise a task from weight update `first_step` to `steps`, every process the same.
 
-    A player whose loss or gradient is not finite in any process skips its update in all of them: its weights stay, the
-    step counts, and the terms and subjects are named.
+    Without checkpoints it is a training in memory: nothing is written, and signals are not waited for. A player whose loss
+    or gradient is not finite in any process skips its update in all of them: its weights stay, the step counts, and the
+    terms and subjects are named.
 
     Raises:
-        UserError: more than `skip_limit` steps in a row were skipped.
+        NotFinite: more than `skip_limit` steps in a row were skipped.
         Interrupted: a signal came to any process; the state after the step at hand is saved.
     """
     step = first_step
     log.start(step)
     skipped = Skipped(engine.processes, skip_limit)
-    with StopSignal() as stop:
+    with StopSignal(listening=checkpoints is not None) as stop:
         while step < steps:
             players = engine.task.playing(step)
             with fitting_memory(engine):
@@ -54,8 +55,8 @@ def run_loop(
             step += 1
             log.after(step, engine)
             signal_number = engine.processes.largest(stop.received or 0)
-            if signal_number or (step % checkpoint_every == 0 and step < steps):
-                save(engine, checkpoints, step)
+            if checkpoints is not None and (signal_number or (step % checkpoints.every == 0 and step < steps)):
+                checkpoints.save(engine, step)
             if signal_number:
                 stopped = stopped_by(signal_number, step, steps)
                 stopped.shared = not engine.primary
@@ -66,7 +67,7 @@ Seen = list[tuple[str, tuple[str, ...], Losses]]
 """This process's losses in one step, by part and player: player, subjects, terms left on their device."""
 
 
-def take_step(engine: Engine, batches: Batches, players: tuple[str, ...], step: int) -> tuple[Seen, list[bool]]:
+def take_step(engine: Engine, batches: StepBatches, players: tuple[str, ...], step: int) -> tuple[Seen, list[bool]]:
     """Compute the parts of one step and update every player; false for a player whose gradient was not finite."""
     seen: Seen = []
     for part in range(batches.parts):
@@ -90,35 +91,46 @@ def fitting_memory(engine: Engine) -> Iterator[None]:
         ) from None
 
 
-def save(engine: Engine, checkpoints: Path, step: int) -> None:
-    """Write a checkpoint: every process gives its part, the first one writes."""
-    state = engine.state()
-    engine.processes.on_first(
-        lambda: str(save_checkpoint(checkpoints, step, lambda folder: torch.save(state, folder / STATE)))
-    )
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where a training keeps its state, and every how many steps."""
+
+    folder: Path
+    every: int
+
+    def save(self, engine: Engine, step: int) -> None:
+        """Write one: every process gives its part, the first one writes."""
+        state = engine.state()
+        engine.processes.on_first(
+            lambda: str(save_checkpoint(self.folder, step, lambda folder: torch.save(state, folder / STATE)))
+        )
+
+    def newest(self, processes: Processes) -> tuple[int, Mapping[str, Any] | None]:
+        """Step and state of the newest complete one, or (0, None); the first process chooses it for all.
+
+        Raises:
+            UserError: a process cannot read it.
+        """
+        latest = processes.on_first(lambda: latest_checkpoint(self.folder))
+        if latest is None:
+            return 0, None
+        step, folder = latest
+
+        def read() -> Mapping[str, Any]:
+            try:
+                state: Mapping[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+            except OSError as error:
+                raise UserError(
+                    f"{folder / STATE}: cannot be read ({error.strerror}); out= must be on a file system that all nodes "
+                    "share."
+                ) from None
+            return state
+
+        return step, processes.together(read)
 
 
-def newest(checkpoints: Path, processes: Processes) -> tuple[int, Mapping[str, Any] | None]:
-    """Step and state of the newest complete checkpoint, or (0, None); the first process chooses it for all.
-
-    Raises:
-        UserError: a process cannot read it.
-    """
-    found = processes.on_first(lambda: latest_checkpoint(checkpoints))
-    if found is None:
-        return 0, None
-    step, folder = found
-
-    def read() -> Mapping[str, Any]:
-        try:
-            state: Mapping[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        except OSError as error:
-            raise UserError(
-                f"{folder / STATE}: cannot be read ({error.strerror}); out= must be on a file system that all nodes share."
-            ) from None
-        return state
-
-    return step, processes.together(read)
+class NotFinite(UserError):
+    """A training ended because its losses or gradients were not finite."""
 
 
 class Skipped:
@@ -154,7 +166,7 @@ class Skipped:
         if self.in_a_row <= self.limit:
             warn(f"{what}; this update was skipped ({self.in_a_row} in a row, at most {self.limit}).")
             return
-        error = UserError(
+        error = NotFinite(
             f"{what}, after {self.limit} updates in a row that had to be skipped; look at these scans, or lower "
             "optim.learning_rate, or use engine.precision=fp32. The last checkpoint is kept."
         )

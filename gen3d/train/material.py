@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.artefact import Work
+from gen3d.core.work import Inputs
 from gen3d.imaging.plan import GridPlan
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Model, Statistics
+from gen3d.models.registry import learning_from
 from gen3d.models.run_folder import write_people_and_plan
+from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import PreparedSource, Source
 from gen3d.train.engine.processes import Processes
 from gen3d.train.learners import People, choose_people, statistics
+from gen3d.train.log import Painter
+from gen3d.train.pictures import draw_reconstructions
+from gen3d.train.settings import TrainSettings
 
-Inputs = dict[str, Path | Sequence[Path]]
+NUM_PICTURED = 2
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,23 @@ class Material(ABC):
     channels: tuple[str, ...]
     people: People
     design: Design
+
+    unused: ClassVar[frozenset[str]] = frozenset()
+    """Settings of a training that change nothing with this material."""
+
+    @classmethod
+    @abstractmethod
+    def refuse(cls, asked: TrainSettings) -> None:
+        """Raise a ValueError where the settings do not go together with this material."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, asked: TrainSettings) -> Material:
+        """Open the inputs and choose who is learned from.
+
+        Raises:
+            UserError: inputs that do not fit, or nobody to learn from.
+        """
 
     @property
     @abstractmethod
@@ -67,10 +91,18 @@ class Material(ABC):
     def statistics(self, rows: NDArray[np.int64], processes: Processes) -> Statistics:
         """What a model is built from."""
 
-    def endow(  # noqa: B027 (most models learn everything)
+    def set_frozen_parts(  # noqa: B027 (most models learn everything)
         self, model: Model, rows: NDArray[np.int64], processes: Processes
     ) -> None:
-        """Give a model that was just built what it does not learn."""
+        """Load into a model that was just built what it does not learn."""
+
+    def augmentation(self, asked: AugmentConfig) -> AugmentConfig:
+        """How volumes are changed when a batch is made of them."""
+        return asked
+
+    @abstractmethod
+    def painter(self, model: Model, rows: NDArray[np.int64], kind: str, seed: int) -> Painter | None:
+        """A function that draws how far a model in training is, for some of these rows; None where there is no picture."""
 
     @property
     def blank(self) -> Statistics:
@@ -98,14 +130,19 @@ class Scans(Material):
     prepared: Prepared
 
     @classmethod
-    def open(
-        cls, folders: Sequence[Path], channels: tuple[str, ...], cross_fit: int, seed: int, patients: float = 0.0
-    ) -> Scans:
-        """The cohort, who is learned from, and the covariates of all of them."""
-        prepared = open_prepared(folders)
-        prepared.require_channels(channels)
-        people = choose_people(prepared, cross_fit, seed, patients)
-        return cls(prepared.plan, channels, people, design_of(people), prepared)
+    def refuse(cls, asked: TrainSettings) -> None:
+        if asked.prepared is None:
+            raise ValueError("prepared=FOLDER is needed: scans to learn from")
+        extra = [name for name in ("latents", "autoencoder") if getattr(asked, name) is not None]
+        if extra:
+            raise ValueError(f"{extra[0]}= goes with model.kind={' or '.join(learning_from('latents'))} only")
+
+    @classmethod
+    def open(cls, asked: TrainSettings) -> Scans:
+        prepared = open_prepared(cast(tuple[Path, ...], asked.prepared))
+        prepared.require_channels(asked.channels)
+        people = choose_people(prepared, asked.cross_fit, asked.seed, asked.patients)
+        return cls(prepared.plan, asked.channels, people, design_of(people), prepared)
 
     @property
     def inputs(self) -> Inputs:
@@ -127,6 +164,20 @@ class Scans(Material):
     @property
     def mask(self) -> NDArray[np.bool_]:
         return self.prepared.mask
+
+    def painter(self, model: Model, rows: NDArray[np.int64], kind: str, seed: int) -> Painter:
+        """Draws what the model expects of the first people."""
+        shown, source = rows[:NUM_PICTURED], self.source
+
+        def paint(module: nn.Module, path: Path) -> None:
+            assert isinstance(module, Model)
+            volumes = source.load(shown)
+            device = module.channel_mean.device
+            covariates = torch.from_numpy(self.covariates[shown]).to(device) if module.uses_covariates else None
+            expected = module.expect(torch.from_numpy(volumes).to(device), covariates).mean.cpu().numpy()
+            draw_reconstructions(path, volumes, expected, source.channels, f"{kind}: {path.stem}")
+
+        return paint
 
     def sentences(self) -> list[str]:
         return [f"volumes: {len(self.channels)} channels ({', '.join(self.channels)}) on {self.plan.describe()}"]

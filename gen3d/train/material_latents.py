@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pandas as pd
@@ -22,13 +22,18 @@ from gen3d.cohort.structures import with_structures
 from gen3d.core.artefact import Work, digest, file_digest, read, write_atomic
 from gen3d.core.errors import UserError
 from gen3d.core.progress import track
+from gen3d.core.work import Inputs
 from gen3d.models.base import BaseModelConfig, Model, Statistics
-from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, no_noise
+from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, no_noise
 from gen3d.models.run import Run, load_run
+from gen3d.train.augment import AugmentConfig
 from gen3d.train.engine.processes import Processes
 from gen3d.train.learners import People, learners
-from gen3d.train.material import Inputs, Material, design_of
+from gen3d.train.log import Painter
+from gen3d.train.material import NUM_PICTURED, Material, design_of
 from gen3d.train.pictures import draw_samples
+from gen3d.train.random_numbers import INITIAL_WEIGHTS, seed_of
+from gen3d.train.settings import TrainSettings
 
 CONDITIONS = "conditions.tsv"
 SPATIAL = 4
@@ -72,23 +77,29 @@ class Latents(Material):
     given: bool
     out: Path
 
+    unused: ClassVar[frozenset[str]] = frozenset({"channels"})
+
     @classmethod
-    def open(
-        cls,
-        prepared: Sequence[Path] | None,
-        latents: Path | None,
-        autoencoder: Path | None,
-        conditions: Sequence[str],
-        patients: float,
-        mirrored: bool,
-        out: Path,
-    ) -> Latents:
+    def refuse(cls, asked: TrainSettings) -> None:
+        kind = f"model.kind={asked.model.kind}"
+        if (asked.prepared is None) == (asked.latents is None):
+            raise ValueError(f"{kind} needs latents=FOLDER of `gen3d encode`, or prepared= and vae=")
+        if asked.prepared is not None and asked.autoencoder is None:
+            raise ValueError(f"{kind} with prepared= needs vae=FOLDER of a trained autoencoder")
+        if asked.cross_fit != 1:
+            raise ValueError(f"{kind} has one member; use cross_fit=1")
+        if asked.augment.intensity:
+            raise ValueError(f"augment.intensity changes scans, not latents; leave it out for {kind}")
+
+    @classmethod
+    def open(cls, asked: TrainSettings) -> Latents:
         """Open the latents and their autoencoder, and choose who is learned from.
 
         Raises:
             UserError: latents of another autoencoder, of no volume, not finite; nobody to learn from; a condition that
                 is not in the table.
         """
+        prepared, latents, autoencoder, mirrored = asked.prepared, asked.latents, asked.autoencoder, asked.augment.flip
         cohort = open_prepared(prepared) if prepared is not None else None
         if cohort is None:
             table = read_latents_table(cast(Path, latents), ("encode",))
@@ -102,7 +113,7 @@ class Latents(Material):
             run.require(cohort)
             table = cohort.manifest[cohort.manifest["role"] != "excluded"].reset_index(drop=True)
         latent_shape(run)
-        chosen = learners(table, patients)
+        chosen = learners(table, asked.patients)
         frame = table.iloc[chosen].reset_index(drop=True)
         if frame.empty:
             raise UserError(
@@ -111,7 +122,7 @@ class Latents(Material):
             )
         if cohort is not None:
             frame = with_structures(cohort, frame)
-        coding = Coding.fit(frame, conditions)
+        coding = Coding.fit(frame, cast(LatentDiffusionConfig, asked.model).conditions)
         everybody = pd.concat([frame, frame], ignore_index=True) if mirrored else frame
         people = People(everybody, (np.arange(len(everybody)),))
         rows = np.arange(len(frame)) if cohort is not None else chosen
@@ -127,12 +138,12 @@ class Latents(Material):
             folder=latents,
             prepared=cohort,
             given=autoencoder is not None,
-            out=out,
+            out=asked.out,
         )
 
     @property
     def inputs(self) -> Inputs:
-        named: Inputs = {}
+        named: dict[str, Path | Sequence[Path]] = {}
         if self.folder is not None:
             named["latents"] = self.folder
         if self.prepared is not None:
@@ -210,7 +221,7 @@ class Latents(Material):
         mean, std, mask = (value.cpu().numpy() for value in (model.channel_mean, model.channel_std, model.brain_mask))
         return Statistics(mean, std, mask)
 
-    def endow(self, model: Model, rows: NDArray[np.int64], processes: Processes) -> None:
+    def set_frozen_parts(self, model: Model, rows: NDArray[np.int64], processes: Processes) -> None:
         """The autoencoder's weights, and the scale of the latents over all training scans: mean and SD per channel, mean latent."""
         assert isinstance(model, LatentDiffusion)
         model.autoencoder.load_state_dict(self.autoencoder.member(0).state_dict())
@@ -235,6 +246,30 @@ class Latents(Material):
         model.latent_std.copy_(torch.from_numpy(std))
         model.mean_latent.copy_(torch.from_numpy(around - channel_mean[:, None, None, None]))
 
+    def augmentation(self, asked: AugmentConfig) -> AugmentConfig:
+        """None: latents are mirrored by their encoder, see `mirrored`."""
+        return AugmentConfig()
+
+    def painter(self, model: Model, rows: NDArray[np.int64], kind: str, seed: int) -> Painter:
+        """Draws what a denoiser in training makes for the conditions of the first people, beside them."""
+        assert isinstance(model, LatentDiffusion)
+        shown, source = rows[:NUM_PICTURED], self.source
+        conditions, latents = torch.from_numpy(source.conditions(shown)), torch.from_numpy(source.load(shown))
+
+        def paint(denoiser: nn.Module, path: Path) -> None:
+            model.denoiser = cast(Any, denoiser)
+            device = next(denoiser.parameters()).device
+            for name in ("latent_mean", "latent_std", "mean_latent"):
+                setattr(model, name, getattr(model, name).to(device))
+            generator = torch.Generator().manual_seed(seed_of(seed, INITIAL_WEIGHTS, 0))
+            first = torch.randn((len(conditions), *model.latent_shape), generator=generator).to(device)
+            drawn = model.generate(conditions.to(device), first, no_noise)
+            home = model.brain_mask.device
+            sampled, real = (model.decode(values.to(home)).cpu().numpy() for values in (drawn, latents))
+            draw_samples(path, real, sampled, self.channels, f"{kind}: {path.stem}")
+
+        return paint
+
     @property
     def mask(self) -> NDArray[np.bool_]:
         return cast(NDArray[np.bool_], self.autoencoder.member(0).brain_mask.cpu().numpy())
@@ -254,29 +289,6 @@ class Latents(Material):
             + (", and mirrored" if self.mirrored else ""),
             f"conditions: {known}",
         ]
-
-
-def sample_painter(
-    model: LatentDiffusion, material: Material, rows: NDArray[np.int64], seed: int
-) -> Callable[[nn.Module, Path], None]:
-    """A function that draws what a denoiser in training makes for the conditions of these people, beside them."""
-    source = material.source
-    conditions = torch.from_numpy(cast(NDArray[np.float32], source.conditions(rows)))
-    latents = torch.from_numpy(source.load(rows))
-
-    def paint(denoiser: nn.Module, path: Path) -> None:
-        model.denoiser = cast(Any, denoiser)
-        device = next(denoiser.parameters()).device
-        for name in ("latent_mean", "latent_std", "mean_latent"):
-            setattr(model, name, getattr(model, name).to(device))
-        generator = torch.Generator().manual_seed(seed)
-        first = torch.randn((len(conditions), *model.latent_shape), generator=generator).to(device)
-        made = model.generate(conditions.to(device), first, no_noise)
-        home = model.brain_mask.device
-        sampled, real = (model.decode(values.to(home)).cpu().numpy() for values in (made, latents))
-        draw_samples(path, real, sampled, material.channels, f"latent_diffusion: {path.stem}")
-
-    return paint
 
 
 def _autoencoder_of(latents: Path, given: Path | None) -> Run:

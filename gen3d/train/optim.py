@@ -49,12 +49,12 @@ class OptimConfig(Config):
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         return self.peak_rate * (self.final_rate + (1 - self.final_rate) * cosine)
 
-    def optimiser(self, module: nn.Module) -> torch.optim.AdamW:
-        """AdamW over a player's weights, its state in float32; vectors and scalars are not decayed."""
+    def optimiser(self, module: nn.Module, decays_vectors: bool = False) -> torch.optim.AdamW:
+        """AdamW over a player's weights, its state in float32; vectors and scalars are decayed only when asked for."""
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": self.weight_decay * decays_vectors},
         ]
         return torch.optim.AdamW(groups, lr=self.peak_rate, betas=(0.9, self.beta2), fused=True)
 

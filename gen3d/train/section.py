@@ -13,6 +13,7 @@ from gen3d.figures import charts
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Figure, Section, Table, Text
 from gen3d.figures.context import Context, page_section
+from gen3d.models.registry import trained_in_steps
 from gen3d.models.run_folder import RunFolder
 
 NOT_LOSSES = ("member", "step", "learning_rate", "volumes_per_s", "memory_gib", "seconds", "volumes", "clipped")
@@ -71,11 +72,11 @@ def _describe(context: Context, run: RunFolder) -> dict[str, Any]:
     cohort = context.cohort
     people = cohort[cohort["subject"].map(lambda name: subject_hash(str(name))).isin(hashes)] if len(cohort) else cohort
     ages = people["age_years"].dropna() if len(people) else pd.Series(dtype=float)
-    closed_form = str(model.get("kind", "")) in ("pca", "voxelwise")
+    in_steps = trained_in_steps(str(model.get("kind", "")))
     return {
         "model": run.name,
         "kind": str(model.get("kind", "")),
-        "detail": _detail(model),
+        "detail": str(run.artefact.summary.get("form", "")),
         "channels": [str(name) for name in config.get("channels", [])],
         "num_members": max(1, len(seen)),
         "num_people": len(hashes),
@@ -85,28 +86,10 @@ def _describe(context: Context, run: RunFolder) -> dict[str, Any]:
         "age_max": float(ages.max()) if len(ages) else None,
         "sites": sorted({str(site) for site in people["site"]} - {""}) if len(people) else [],
         "num_weights": _num_weights(run),
-        "num_steps": None if closed_form else optim.get("steps"),
-        "batch_size": None if closed_form else optim.get("batch_size"),
+        "num_steps": optim.get("steps") if in_steps else None,
+        "batch_size": optim.get("batch_size") if in_steps else None,
         "seconds": run.artefact.summary.get("seconds"),
     }
-
-
-def _detail(model: dict[str, Any]) -> str:
-    if model.get("kind") == "vae":
-        size = model.get("latent_size") if model.get("latent") == "dense" else model.get("latent_channels")
-        unit = "numbers" if model.get("latent") == "dense" else "latent channels"
-        return f"{model.get('latent', '')} latent, {size} {unit}".strip()
-    if model.get("kind") == "pca":
-        size = next((model[name] for name in ("components", "num_components", "latent_size") if name in model), None)
-        return f"{size} components" if size else "principal components"
-    if model.get("kind") == "latent_diffusion":
-        told = wording.listed([str(name).replace("_", " ") for name in model.get("conditions") or ["nothing"]])
-        return f"{model.get('noising', '')} in {_sides(model)} latents, told {told}"
-    return "age, sex and site per voxel" if model.get("kind") == "voxelwise" else ""
-
-
-def _sides(model: dict[str, Any]) -> str:
-    return " x ".join(str(side) for side in model.get("latent_shape") or ())
 
 
 def _num_weights(run: RunFolder) -> int | None:

@@ -12,15 +12,17 @@ from gen3d.core.errors import Interrupted
 class StopSignal:
     """Within this context SIGINT, SIGTERM and SIGUSR1 are noted instead of obeyed; a second SIGINT stops at once.
 
-    SLURM sends SIGTERM when it preempts a job, and SIGUSR1 a while before the time limit when it is asked to.
+    SLURM sends SIGTERM when it preempts a job, and SIGUSR1 a while before the time limit when it is asked to. With
+    `listening` false, signals do what they did before: there is nothing to save.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, listening: bool = True) -> None:
+        self.listening = listening
         self.received: int | None = None
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():
+        if self.listening and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
                 self._before[number] = signal.signal(number, self._note)
         return self

@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
-from torch import nn
+from pydantic import model_validator
 
-from gen3d.core.artefact import RECORD, Work, begin, digest
-from gen3d.core.config import Folder, Folders, Verb, execution
+from gen3d.core.artefact import Work
 from gen3d.core.errors import UserError
 from gen3d.core.progress import duration, say
-from gen3d.models.base import ClosedFormModel, Model, VolumeSet
-from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
-from gen3d.models.registry import ModelConfig, task_of
-from gen3d.models.run_folder import weights_path, write_settings
-from gen3d.models.weights import save_weights
-from gen3d.train.augment import AugmentConfig
-from gen3d.train.batches import Batches, Source
-from gen3d.train.engine.config import EngineConfig
-from gen3d.train.engine.preflight import meet, report_failure
+from gen3d.core.work import Identity
+from gen3d.figures.names import listed
+from gen3d.models.run_folder import write_settings
 from gen3d.train.engine.processes import Processes, launched
-from gen3d.train.engine.start import start_engine
-from gen3d.train.log import LOG, TrainLog, append, keep_until, memory_gib
-from gen3d.train.loop import newest, run_loop
 from gen3d.train.material import Material, Scans
-from gen3d.train.optim import OptimConfig
-from gen3d.train.pictures import draw_reconstructions
-from gen3d.train.random_numbers import INITIAL_WEIGHTS, seed_of
+from gen3d.train.material_latents import Latents
+from gen3d.train.member import Member
+from gen3d.train.settings import TrainSettings
 
-Tensors = dict[str, torch.Tensor]
-NUM_PICTURED = 2
+MATERIALS: dict[str, type[Material]] = {"scans": Scans, "latents": Latents}
+"""What models learn from, by the `material` of their settings."""
 
 
-class Train(Verb):
+class Train(TrainSettings):
     """Fit a normative model to healthy people, or a generative model to their latents.
 
     Learns from rows with the role `train` only; with cross_fit > 1 also from `calibration`, as cross_fit members each
@@ -48,109 +34,41 @@ class Train(Verb):
     member saw.
     """
 
-    prepared: Folders | None = Field(None, description="folder or folders of `gen3d prepare` or `gen3d simulate`")
-    latents: Folder | None = Field(
-        None, description="kind latent_diffusion: folder of `gen3d encode`, instead of prepared"
-    )
-    autoencoder: Folder | None = Field(
-        None,
-        alias="vae",
-        description="kind latent_diffusion: run of the autoencoder, with prepared, or when it was moved",
-    )
-    patients: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="share of the people with role evaluation (patients) to learn from too: for latent_diffusion, and, with "
-        "cross_fit, for latents that classify can test everybody on; such a run judges nobody's anomaly",
-    )
-    model: ModelConfig = Field(
-        description="which model; `kind` is one of restorer, vae, pca, voxelwise, latent_diffusion"
-    )
-    channels: tuple[str, ...] = Field(("t1w", "log_jacobian"), min_length=1, description="volumes learned together")
-    cross_fit: int = Field(1, ge=1, description="members; 1: one, on train controls; K: K folds of train + calibration")
-    seed: int = Field(0, ge=0, description="seed of folds, initial weights, order and noise")
-    optim: OptimConfig = Field(default_factory=OptimConfig, description="optimiser (models trained in steps)")
-    engine: EngineConfig = Field(default_factory=EngineConfig, description="where and in which precision")
-    augment: AugmentConfig = Field(default_factory=AugmentConfig, description="changes to training volumes")
-    log_every: int = execution(10, "steps between entries of log.jsonl", gt=0)
-    picture_every: int = execution(500, "steps between pictures of sample reconstructions", gt=0)
-    tensorboard: bool = execution(True, "also log to tensorboard/, if TensorBoard is installed")
-
-    @field_validator("channels")
-    @classmethod
-    def _distinct(cls, channels: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(channels)) < len(channels):
-            raise ValueError(f"a channel is named twice in {list(channels)}")
-        return channels
-
-    @field_validator("cross_fit")
-    @classmethod
-    def _enough_folds(cls, cross_fit: int) -> int:
-        if cross_fit == 2:
-            raise ValueError("2 members would learn from half of the people each; use 1, or 3 and more")
-        return cross_fit
-
     @model_validator(mode="after")
-    def _material(self) -> Train:
-        if not isinstance(self.model, LatentDiffusionConfig):
-            if self.prepared is None:
-                raise ValueError("prepared=FOLDER is needed: scans to learn from")
-            extra = [name for name in ("latents", "autoencoder") if getattr(self, name) is not None]
-            if extra:
-                raise ValueError(f"{extra[0]}= goes with model.kind=latent_diffusion only")
-            return self
-        if (self.prepared is None) == (self.latents is None):
-            raise ValueError(
-                "model.kind=latent_diffusion needs latents=FOLDER of `gen3d encode`, or prepared= and vae="
-            )
-        if self.prepared is not None and self.autoencoder is None:
-            raise ValueError("model.kind=latent_diffusion with prepared= needs vae=FOLDER of a trained autoencoder")
-        if self.cross_fit != 1:
-            raise ValueError("model.kind=latent_diffusion has one member; use cross_fit=1")
-        if self.augment.intensity:
-            raise ValueError(
-                "augment.intensity changes scans, not latents; leave it out for model.kind=latent_diffusion"
-            )
-        if self.model.autoencoder or self.model.coding or self.model.latent_shape or self.model.network:
-            raise ValueError("model.autoencoder, coding, latent_shape and network are written by gen3d; leave them out")
+    def _fits_its_material(self) -> Train:
+        given = [name for name in self.model.written_by_train if getattr(self.model, name)]
+        if given:
+            raise ValueError(f"model.{listed(self.model.written_by_train)} are written by gen3d; leave them out")
+        self._material.refuse(self)
         return self
 
+    @property
+    def _material(self) -> type[Material]:
+        return MATERIALS[self.model.material]
+
     def settings(self) -> dict[str, Any]:
-        """As of every verb, without inputs that are not given."""
-        unused = {name for name in ("prepared", "latents", "autoencoder") if getattr(self, name) is None}
-        left_out = (
-            unused | (set() if self.patients else {"patients"}) | ({"channels"} if self._diffusion else {"autoencoder"})
-        )
+        """As of every verb, without inputs that are not given, and what is of no use to the material."""
+        unused = {name for name in ("prepared", "latents") if getattr(self, name) is None} | self._material.unused
+        left_out = unused | {"vae"} | (set() if self.patients else {"patients"})
         return {name: value for name, value in super().settings().items() if name not in left_out}
 
     @property
-    def _diffusion(self) -> bool:
-        return isinstance(self.model, LatentDiffusionConfig)
+    def longest_wait_s(self) -> float:
+        """Seconds that a process waits for the others."""
+        return self.engine.timeout_s
 
-    @classmethod
-    def check_processes(cls, num_processes: int) -> None:
-        """Any number of processes can share a training."""
+    def open_inputs(self) -> Material:
+        """What is learned from, once it is clear that so many processes can learn."""
+        self._check_launch(launched())
+        return self._open()
 
-    @classmethod
-    def cannot_begin(cls, error: UserError, num_processes: int) -> UserError:
-        """The other processes wait for this one: tell them."""
-        return report_failure(str(error)) if num_processes > 1 else error
+    def notes(self, opened: Material) -> dict[str, str]:
+        """The data, and how gradients are exchanged."""
+        return {"data": opened.fingerprint(), "backend": self._check_launch(launched())}
 
-    def run(self) -> Path:
-        """Train every member that is not finished yet; returns the run folder."""
-        place = launched()
-        opened: list[Material] = []
-
-        def inspect() -> dict[str, str]:
-            backend = self._check_launch(place)
-            opened.append(self._open())
-            return {"settings": digest(self.settings()), "data": opened[0].fingerprint(), "backend": backend}
-
-        processes = meet(place, inspect, self.engine.timeout_s)
-        self._train(opened[0], processes)
-        processes.part()
-        return self.out
+    def identity(self, opened: Callable[[], Material]) -> Identity:
+        """The folders that the material names."""
+        return Identity(opened().inputs)
 
     def _check_launch(self, place: Processes) -> str:
         """Refuse what cannot work with so many processes or without a device; returns how they exchange gradients."""
@@ -166,42 +84,17 @@ class Train(Verb):
         self.engine.parts(self.optim.batch_size, place.num)
         return self.engine.chosen_backend(self.engine.chosen_device(place.local_rank))
 
-    def _train(self, material: Material, processes: Processes) -> None:
-        work: Work | None = None
-
-        def open_folder() -> bool:
-            nonlocal work
-            work = begin(self, "train", material.inputs)
-            if not work.finished:
-                self._describe(work, material)
-            return work.finished
-
-        if processes.on_first(open_folder):
-            say(f"{self.out}: finished before, nothing to do.")
-            return
+    def share(self, opened: Material, processes: Processes) -> dict[str, Any]:
+        """Train every member that is not finished yet."""
         began = time.monotonic()
         if self.engine.threads:
             torch.set_num_threads(self.engine.threads)
-        try:
-            processes.together(self._see_folder)
-            material.prepare(processes)
-            for member in range(self.cross_fit):
-                self._member(material, member, processes)
-        except BaseException:
-            if work is not None:
-                work.release()
-            raise
-        if work is not None:
-            work.finish(self._summary(material, time.monotonic() - began) | {"processes": processes.num})
-        say(f"{self.out}: {self.model.kind} with {self.cross_fit} member(s) in {duration(time.monotonic() - began)}.")
-
-    def _see_folder(self) -> None:
-        """Every process must see the folder that the first one writes: checkpoints are read from it."""
-        if not (self.out / RECORD).is_file():
-            raise UserError(
-                f"{self.out}: not visible from here, though rank 0 writes there; out= must be on a file system that all "
-                "nodes share."
-            )
+        opened.prepare(processes)
+        for member in range(self.cross_fit):
+            Member(self, opened, member, processes).train()
+        seconds = time.monotonic() - began
+        say(f"{self.out}: {self.model.kind} with {self.cross_fit} member(s) in {duration(seconds)}.")
+        return self._summary(opened, seconds) | {"processes": processes.num}
 
     def plan(self) -> list[str]:
         """What would be trained, on whom, and what it takes."""
@@ -219,176 +112,37 @@ class Train(Verb):
         return [*sentences, f"writes {self.out}"]
 
     def _step_sentences(self, material: Material, num_scans: int) -> list[str]:
-        from gen3d.train.plan.budget import plan_step
-        from gen3d.train.plan.estimate import StepSettings, planned_device, planned_precision
-
-        started = launched().num
-        num_processes = self.engine.num_processes(started)
-        self.engine.parts(self.optim.batch_size, num_processes)
-        # A GPU is planned for without having one, so `chosen_device`, which refuses that, is not asked.
-        device = torch.device(planned_device(self.engine.device, num_processes, started))
-        precision = planned_precision(self.engine.precision, device.type) or self.engine.chosen_precision(device)
+        from gen3d.train.plan.plan import plan_step, step_settings
 
         def build(config: Any) -> Any:
             config = material.completed(config)
             config.check(material.plan, num_scans)
-            return task_of(config, config.build(material.plan, material.channels, material.blank, 1), self.optim.steps)
+            return config.task(config.build(material.plan, material.channels, material.blank, 1), self.optim.steps)
 
-        settings = StepSettings(
-            device=device.type,
-            precision=precision,
-            channels_last=self.engine.layout(device) is torch.channels_last_3d,
-            zero=self.engine.zero if self.engine.chosen_kind(num_processes) == "deepspeed" else 0,
-            num_processes=num_processes,
-            volumes_at_once=self.engine.volumes_at_once,
-            memory_gib=self.engine.memory_gib,
-        )
-        return plan_step(self.model, build, self.optim, settings, num_scans).sentences()
+        step = step_settings(self.model, self.optim, self.engine, launched().num)
+        return plan_step(step, build, num_scans, self.engine.memory_gib).sentences()
 
     def _open(self) -> Material:
         """What is learned from; everything is checked here."""
-        material: Material
-        if isinstance(self.model, LatentDiffusionConfig):
-            from gen3d.train.material_latents import Latents
-
-            material = Latents.open(
-                self.prepared,
-                self.latents,
-                self.autoencoder,
-                self.model.conditions,
-                self.patients,
-                self.augment.flip,
-                self.out,
-            )
-        else:
-            material = Scans.open(
-                cast(tuple[Path, ...], self.prepared), self.channels, self.cross_fit, self.seed, self.patients
-            )
+        material = self._material.open(self)
         for rows in material.people.members:
             material.completed(self.model).check(material.plan, len(rows))
         return material
 
-    def _describe(self, work: Work, material: Material) -> None:
+    def describe(self, work: Work, opened: Material) -> None:
+        """Write config.yaml and what the material says of itself."""
         tree = self.model_dump(mode="json") | {
-            "model": material.completed(self.model).model_dump(mode="json"),
-            "channels": list(material.channels),
+            "model": opened.completed(self.model).model_dump(mode="json"),
+            "channels": list(opened.channels),
         }
         write_settings(work.folder, tree)
-        material.describe(work)
-
-    def _member(self, material: Material, member: int, processes: Processes) -> None:
-        """Train or fit one member and write its weights; a member whose weights are there is finished."""
-        weights = weights_path(self.out, member)
-        if processes.from_first(weights.is_file()):
-            return
-        rows, covariates = material.people.members[member], material.covariates
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(self.seed, INITIAL_WEIGHTS, member))
-            config = material.completed(self.model)
-            statistics = material.statistics(rows, processes)
-            model = config.build(material.plan, material.channels, statistics, covariates.shape[1])
-            material.endow(model, rows, processes)
-            if isinstance(model, ClosedFormModel):
-                tensors: Tensors | None = self._fit(model, material.source, rows, covariates, member)
-            else:
-                tensors = self._optimise(model, material, rows, member, processes)
-        processes.on_first(lambda: save_weights(weights, cast(Tensors, tensors), material.plan.key, self.model.kind))
-        if processes.first:
-            shutil.rmtree(self._checkpoints(member), ignore_errors=True)
-
-    def _fit(
-        self,
-        model: ClosedFormModel,
-        source: Source,
-        rows: NDArray[np.int64],
-        covariates: NDArray[np.float64],
-        member: int,
-    ) -> Tensors:
-        began = time.monotonic()
-        volumes = VolumeSet(
-            len(rows),
-            lambda places: torch.from_numpy(source.load(rows[places])),
-            covariates[rows] if model.uses_covariates else None,
-        )
-        model.fit(volumes)
-        seconds = time.monotonic() - began
-        self._painter(source, rows, covariates)(model, self.out / "pictures" / f"member_{member}.png")
-        keep_until(self.out / LOG, member, -1)
-        entry = {"member": member, "step": 0, "volumes": len(rows), "seconds": round(seconds, 2)}
-        append(self.out / LOG, {**entry, "memory_gib": round(memory_gib(), 3)})
-        say(
-            f"train member {member + 1} of {self.cross_fit}: {self.model.kind} of {len(rows)} volumes in {seconds:.1f} s"
-        )
-        return model.state_dict()
-
-    def _optimise(
-        self, model: Model, material: Material, rows: NDArray[np.int64], member: int, processes: Processes
-    ) -> Tensors | None:
-        source = material.source
-        optim, checkpoints = self.optim, self._checkpoints(member)
-        first_step, state = newest(checkpoints, processes)
-        task = task_of(self.model, model, optim.steps)
-        engine = start_engine(self.engine, task, optim, processes, state)
-        batches = Batches(
-            source,
-            rows,
-            optim.batch_size,
-            self.engine.parts(optim.batch_size, processes.num),
-            (self.seed, member),
-            AugmentConfig() if self._diffusion else self.augment,  # latents are mirrored by their encoder
-            engine.device,
-            share=(processes.rank, processes.num),
-        )
-        log = TrainLog(
-            self.out,
-            member=member,
-            num_members=self.cross_fit,
-            steps=optim.steps,
-            batch_size=optim.batch_size,
-            every=self.log_every,
-            picture_every=self.picture_every,
-            rate_at=optim.rate_at,
-            paint=self._paint(model, material, rows),
-            tensorboard=self.tensorboard,
-        )
-        every = self.engine.checkpoint_every
-        try:
-            with log:
-                run_loop(engine, batches, first_step, optim.steps, every, optim.skip_limit, checkpoints, log)
-            exported = engine.export()
-            return None if exported is None else task.complete(exported)
-        finally:
-            batches.close()
-            engine.close()
-
-    def _checkpoints(self, member: int) -> Path:
-        return self.out / "checkpoint" / f"member_{member}"
-
-    def _paint(self, model: Model, material: Material, rows: NDArray[np.int64]) -> Any:
-        if isinstance(model, LatentDiffusion):
-            from gen3d.train.material_latents import sample_painter
-
-            return sample_painter(model, material, rows[:NUM_PICTURED], seed_of(self.seed, INITIAL_WEIGHTS, 0))
-        return self._painter(material.source, rows, material.covariates)
-
-    def _painter(self, source: Source, rows: NDArray[np.int64], covariates: NDArray[np.float64]) -> Any:
-        """A function that draws what a model expects of the first training people."""
-        shown = rows[:NUM_PICTURED]
-
-        def paint(module: nn.Module, path: Path) -> None:
-            assert isinstance(module, Model)
-            volumes = source.load(shown)
-            device = module.channel_mean.device
-            rows_of = torch.from_numpy(covariates[shown]).to(device) if module.uses_covariates else None
-            expected = module.expect(torch.from_numpy(volumes).to(device), rows_of).mean.cpu().numpy()
-            draw_reconstructions(path, volumes, expected, source.channels, f"{self.model.kind}: {path.stem}")
-
-        return paint
+        opened.describe(work)
 
     def _summary(self, material: Material, seconds: float) -> dict[str, Any]:
         people = material.people
         return {
             "model": self.model.kind,
+            "form": material.completed(self.model).form,
             "members": self.cross_fit,
             "channels": list(material.channels),
             "num_people": int(people.frame["subject"].nunique()),

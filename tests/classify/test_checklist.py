@@ -7,7 +7,19 @@ from typing import Any
 import pytest
 
 from gen3d import __version__
-from gen3d.classify.scores.checklist import AUTHORS, COLUMNS, DONE, NOT_APPLICABLE, checklist
+from gen3d.classify.scores.checklist import (
+    AUTHORS,
+    COLUMNS,
+    DONE,
+    ITEMS,
+    NOT_APPLICABLE,
+    SENTENCES,
+    STATUS,
+    checklist,
+    placeholders,
+    record_values,
+    rows_of,
+)
 
 TRIPOD_ITEMS = (
     "1 2 3a 3b 3c 4 5a 5b 6a 6b 6c 7 8a 8b 8c 9a 9b 9c 10 11 12a 12b 12c 12d 12e 12f 12g 13 14 15 16 17 "
@@ -100,12 +112,41 @@ def test_what_only_authors_know_is_left_to_them() -> None:
         assert found[item][1]
 
 
+@pytest.mark.parametrize(
+    ("kept", "external", "status", "text"),
+    [
+        (True, None, DONE, "head/ holds the fitted head for `gen3d predict`."),
+        (False, None, AUTHORS, "No head for new people was kept: the members of a cross-fitted family"),
+        (False, ["other"], DONE, "The head that was tested is in the folder given as fit="),
+    ],
+)
+def test_whether_others_can_predict_is_what_the_folder_holds(
+    kept: bool, external: list[str] | None, status: str, text: str
+) -> None:
+    found = texts(metrics(head_kept=kept), SETTINGS | {"external": external})
+    assert found["22"][0] == status
+    assert found["22"][1].startswith(text)
+    assert ("head/ holds" in found["12g"][1]) == kept
+
+
+def test_every_sentence_and_value_of_the_tables_exists() -> None:
+    """A placeholder without a sentence would be left out in silence."""
+    rows = {name: list(rows_of(name)) for name in (ITEMS, SENTENCES)}
+    sentences = {row["name"] for row in rows[SENTENCES]}
+    values = record_values(metrics(), SETTINGS)
+    for row in rows[ITEMS]:
+        assert set(placeholders(row["text"])) <= sentences, row
+    for row in rows[SENTENCES]:
+        assert set(placeholders(row["text"])) <= set(values), row
+    assert {row["when"] for table in rows.values() for row in table} - {""} <= set(values)
+    assert {row["status"] for row in rows[ITEMS]} <= set(STATUS)
+
+
 def test_an_empty_record_claims_nothing() -> None:
     table = checklist({}, {})
     done = table[table["status"] == DONE]
     assert set(done["topic"]) == {
         "how predictions were calculated",
-        "the full model, so that others can predict",
         "software and versions",
     }
     assert "Nothing was waived" not in " ".join(table["text"])

@@ -225,6 +225,8 @@ def test_a_family_is_judged_in_the_space_of_the_member_that_never_saw_the_person
     row = performance(metrics, "linear")
     assert row["low"] <= 0.5 <= row["high"]
     assert "no head was kept" in metrics["head"]
+    items = pd.read_csv(tmp_path / "h" / "checklist.tsv", sep="\t").set_index("item")
+    assert items.loc["22", "text"].startswith("No head for new people was kept")
 
 
 def test_site_that_tells_the_classes_is_flagged_and_harmonised_away(tmp_path: Path) -> None:

@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gen3d.classify.head_folder import Head, open_head, save_head
+from gen3d.classify.head_folder import open_head, save_head
 from gen3d.classify.heads.settings import (
     BoostingSettings,
     LinearSettings,
     MlpSettings,
-    ResidualSettings,
     SvmSettings,
     TableHead,
 )
@@ -152,35 +151,3 @@ def test_a_damaged_record_is_one_sentence(tmp_path: Path, text: str) -> None:
 def test_a_folder_without_a_head_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no fitted head"):
         open_head(tmp_path)
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """A recipe of another layer: it stands on the linear head."""
-
-    settings: ResidualSettings
-    threshold: Any
-    name: str = "residual"
-
-    def reduce(self, train: Rows) -> Any:
-        return recipe_of(LinearSettings(), 8).reduce(train)
-
-    def learn(self, *given: Any) -> Any:
-        return recipe_of(LinearSettings(), 8).learn(*given)
-
-    def relearn(self, *given: Any) -> Any:
-        return recipe_of(LinearSettings(), 8).relearn(*given)
-
-
-def test_a_head_of_another_layer_is_opened_by_who_knows_it(tmp_path: Path) -> None:
-    rows, severity = _rows()
-    codes, groups = (severity > 0.3).astype(float), np.arange(len(rows))
-    recipe = Elsewhere(ResidualSettings(steps=7), 0.25)
-    learned = recipe.learn(recipe.reduce(rows).apply(rows), codes, groups, BINARY, 0)
-    save_head(tmp_path, recipe, learned, rows, codes, groups, BINARY, 0, Space())
-    with pytest.raises(UserError, match="residual network, which cannot be opened here"):
-        open_head(tmp_path)
-    opened = open_head(tmp_path, Elsewhere)
-    assert isinstance(opened, Head)
-    assert opened.recipe == recipe
-    np.testing.assert_array_equal(opened.outputs(rows), learned.outputs(recipe.reduce(rows).apply(rows)))

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from gen3d.classify import predict
 from gen3d.classify.classify import Classify
 from gen3d.classify.head_folder import open_head
-from gen3d.classify.heads.residual_recipe import ResidualRecipe
 from gen3d.classify.predict import Predict
 from gen3d.classify.prediction.tables import reliability_of
 from gen3d.classify.study.features import open_features
@@ -254,15 +254,15 @@ def test_a_residual_head_predicts_with_the_weights_that_were_kept(tmp_path: Path
     fresh, rows = people(20, 12, "n")
     new = write_latents(tmp_path / "new", fresh, rows, shape)
     found, _, metrics = run(tmp_path, head, new)
-    opened = open_head(head / "head", ResidualRecipe)
+    opened = open_head(head / "head")
     expected = opened.outputs(open_features([new]).rows(0, np.arange(20)))
     assert found["p_AD"].to_numpy() == pytest.approx(expected[:, 1], abs=1e-5)
     assert metrics["head"]["kind"] == "residual"
-    record = json.loads((head / "head" / "head.json").read_text())
-    record["state"]["weights"] = "AAAA"
-    (head / "head" / "head.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match="weights of the residual head are damaged"):
-        open_head(head / "head", ResidualRecipe)
+    weights = head / "head" / "weights.safetensors"
+    assert load_file(weights).keys() == opened.learned.state()["weights"].keys()  # type: ignore[attr-defined]
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(UserError, match=r"weights\.safetensors: missing, or not what the head was kept with"):
+        open_head(head / "head")
 
 
 def _another_run(root: Path) -> Path:
@@ -350,4 +350,4 @@ def test_the_command_line_prints_people_and_does_nothing_twice(
     assert "sub-n002_ses-1" in shown
     assert "Of this head its own test says" in shown
     assert main(command) == 0
-    assert "already done" in capsys.readouterr().out
+    assert "finished before" in capsys.readouterr().out

@@ -13,8 +13,10 @@ from scipy.special import expit
 from scipy.stats import norm
 from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, mean_absolute_error, roc_auc_score
 
-from gen3d.classify.scores.scorecard import COLUMNS, ScoreSettings, headline, permutation_row, score, summary
+from gen3d.classify.scores.scorecard import COLUMNS, ScoreSettings, permutation_row, score
 from gen3d.classify.scores.sentences import figure, p_words
+from gen3d.classify.scores.summary import summary
+from gen3d.classify.scores.verdict import judge
 from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
 
@@ -25,6 +27,13 @@ QUICK = ScoreSettings(bootstrap=300)
 HEAD, VOLUME, COVARIATES, MEAN = "logistic", "hippocampus_ml", "covariates", "mean of the training people"
 
 Array = NDArray[Any]
+
+
+def headline(predictions: pd.DataFrame, target: Target) -> float:
+    """The measure that the verdict on the first model is about."""
+    verdict = judge(score(predictions, target, QUICK), target, str(predictions["model"].iloc[0]))
+    assert verdict.row is not None
+    return float(verdict.row["value"])
 
 
 def frame(num: int, model: str, kind: str, repeat: int, fold: Array, **columns: Any) -> pd.DataFrame:
@@ -163,6 +172,12 @@ def test_the_order_of_rows_does_not_matter(good: tuple[pd.DataFrame, dict[str, p
 def test_a_head_as_good_as_one_volume_is_said_to_be_no_better(
     good: tuple[pd.DataFrame, dict[str, pd.DataFrame]],
 ) -> None:
+    verdict = judge(good[1], BINARY, HEAD)
+    assert not verdict.doubts
+    assert [each.baseline for each in verdict.unbeaten] == [VOLUME]
+    assert [each.baseline for each in verdict.beaten] == [COVARIATES]
+    assert [each.baseline for each in verdict.compared] == [VOLUME, COVARIATES]
+    assert verdict.compared[1].p_delong < 0.01
     sentences = summary(good[1], BINARY, HEAD)
     assert sentences[0].startswith("logistic tells AD from CN in 160 people (80 AD, 80 CN; cross-validation): AUC .")
     assert "is not better than hippocampus_ml alone (." in sentences[0]
@@ -180,8 +195,11 @@ def test_a_head_as_good_as_one_volume_is_said_to_be_no_better(
 
 def test_beating_needs_every_baseline() -> None:
     tables = score(binary({HEAD: 2.0, VOLUME: 0.3, COVARIATES: 0.2}), BINARY, QUICK)
+    assert {each.baseline for each in judge(tables, BINARY, HEAD).beaten} == {VOLUME, COVARIATES}
     assert "it beats both baselines, the closest being" in summary(tables, BINARY, HEAD)[0]
     worse = score(binary({HEAD: 0.8, VOLUME: 2.5}), BINARY, QUICK)
+    verdict = judge(worse, BINARY, HEAD)
+    assert (len(verdict.worse), verdict.unbeaten, verdict.beaten) == (1, (), ())
     assert "is worse than hippocampus_ml alone" in summary(worse, BINARY, HEAD)[0]
     alone = score(binary({HEAD: 2.0}), BINARY, QUICK)
     assert "compared with no baseline" in summary(alone, BINARY, HEAD)[0]

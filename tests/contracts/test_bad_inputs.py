@@ -175,6 +175,10 @@ DAMAGED: dict[str, tuple[list[str], Damage, str]] = {
 }
 
 
+SEEN_LATE = {"volume missing", "volume of another grid", "weights cut short"}
+"""Damage that shows when a scan or a network is read, in the middle of the work."""
+
+
 @pytest.mark.parametrize("name", DAMAGED)
 def test_one_sentence_and_nothing_lost(
     name: str, sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -184,6 +188,8 @@ def test_one_sentence_and_nothing_lost(
     (tmp_path / "configs.yaml").write_text("model: {kind: voxelwise}\n")
     monkeypatch.chdir(tmp_path)
     damage(tmp_path / "cohort", tmp_path / "run")
+    out = Path(next(word for word in command if word.startswith("out=")).removeprefix("out="))
+    existed = out.exists()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert main(command) == 2
     error = capsys.readouterr().err
@@ -191,6 +197,9 @@ def test_one_sentence_and_nothing_lost(
     assert "Traceback" not in error
     assert len(error.strip().splitlines()) <= 2
     assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert existed or out.exists() == (name in SEEN_LATE), (
+        "what is wrong with the inputs is said before a folder is made"
+    )
 
 
 def test_full_disk_is_one_sentence_and_the_rest_stays(sound: Path, tmp_path: Path) -> None:

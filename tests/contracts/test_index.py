@@ -1,9 +1,8 @@
-"""The index names things as text, so what it names is checked here: verbs, sections, readers, models and their tasks."""
+"""The index names things as text, so what it names is checked here: verbs, sections and readers."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
@@ -11,15 +10,11 @@ from gen3d.core.config import Verb
 from gen3d.core.errors import UserError
 from gen3d.core.result_folder import ResultFolder
 from gen3d.figures.context import PageSection
-from gen3d.models.base import BaseModelConfig
-from gen3d.models.registry import TASKS, ModelConfig
 from gen3d.report import summary
 from gen3d.report.open import SHOWN, all_sections, open_context, sections_of
 from gen3d.verbs import VERBS, verb_class
 from tests.world import write_record
 
-MODELS: tuple[type[BaseModelConfig], ...] = get_args(get_args(ModelConfig)[0])
-NOT_TRAINED = {"autoencoder_kl"}
 TITLES = (
     "Summary", "Cohort", "How the models were trained", "Reconstructions", "Group maps", "Scores by group", "Individual people",
     "Change between sessions", "Latent space", "Harmonisation", "Classification from latents", "Strata", "Where people stand",
@@ -48,10 +43,3 @@ def test_a_folder_that_no_section_shows_is_refused(tmp_path: Path, verb: str) ->
     write_record(tmp_path, verb)
     with pytest.raises(UserError, match=f"was written by `gen3d {verb}`; an output folder of `gen3d prepare` or"):
         open_context([tmp_path])
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_every_model_is_fitted_or_has_a_task(model: type[BaseModelConfig]) -> None:
-    config = model.model_construct()
-    kind = str(model.model_fields["kind"].default)
-    assert (model in TASKS) + config.closed_form + (kind in NOT_TRAINED) == 1

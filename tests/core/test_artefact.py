@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
+from gen3d.core import artefact
 from gen3d.core.artefact import begin, digest, read
-from gen3d.core.config import Folder, Verb, execution
+from gen3d.core.config import Config, Folder, Verb, execution, waiver
 from gen3d.core.errors import UserError
 
 
@@ -16,6 +17,15 @@ class Copy(Verb):
     source: Folder = Field(description="what to copy")
     times: int = Field(1, description="how often")
     workers: int = execution(1, "processes")
+
+
+class Guard(Config):
+    few: str = waiver("refuse", "few people", waives=("allow",), execution=True)
+
+
+class Guarded(Verb):
+    guard: Guard = Field(default_factory=Guard, description="safeguards")
+    reason: str | None = waiver(None, "a reason to go without", execution=True)
 
 
 def make(tmp_path: Path, **changes: object) -> Copy:
@@ -41,14 +51,48 @@ def test_begin_finish_read(tmp_path: Path) -> None:
 
 def test_interrupted_goes_on_with_other_workers(tmp_path: Path) -> None:
     start(make(tmp_path)).release()
-    work = start(make(tmp_path, workers=7))
-    assert work.resumed
-    assert not work.finished
+    with start(make(tmp_path, workers=7)) as work:
+        assert work.resumed
+        assert not work.finished
 
 
 def test_finished_is_not_done_again(tmp_path: Path) -> None:
     start(make(tmp_path)).finish()
     assert start(make(tmp_path)).finished
+
+
+def test_a_finished_folder_that_may_grow_stays_locked_and_readable(tmp_path: Path) -> None:
+    start(make(tmp_path)).finish({"n": 1})
+    verb = make(tmp_path)
+    with begin(verb, "copy", {"source": verb.source}, extendable=True) as work:
+        assert (work.finished, work.resumed) == (True, True)
+        assert read(tmp_path / "out").summary == {"n": 1}
+        with pytest.raises(UserError, match="another gen3d process"):
+            begin(verb, "copy", {"source": verb.source}, extendable=True)
+        work.finish({"n": 2})
+    assert read(tmp_path / "out").summary == {"n": 2}
+
+
+def test_a_record_that_cannot_be_written_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, value: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artefact, "write_json", full)
+        with pytest.raises(OSError, match="No space"):
+            start(make(tmp_path))
+    start(make(tmp_path)).finish()
+
+
+def test_what_is_waived_is_recorded_of_the_latest_start(tmp_path: Path) -> None:
+    def record(**changes: object) -> tuple[str, ...]:
+        verb = Guarded.model_validate({"out": tmp_path / "guarded", **changes})
+        begin(verb, "guarded", {}, extendable=True).finish()
+        return read(tmp_path / "guarded").waivers
+
+    assert record() == ()
+    assert record(reason="I looked at them", guard={"few": "allow"}) == ("guard.few=allow", "reason=I looked at them")
+    assert record() == ()
 
 
 def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:

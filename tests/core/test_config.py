@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from gen3d.core.config import Config, Folder, Folders, Verb, describe, execution, load
+from gen3d.core.config import Config, Folder, Folders, Verb, execution, load
 from gen3d.core.errors import UserError
+from gen3d.core.help import describe
 
 
 class Round(Config):

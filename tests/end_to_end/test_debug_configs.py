@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from gen3d.cli import main
+from gen3d.verbs import VERBS
 from tests.end_to_end.debug_configs import DEBUG, ORDER, command, lay_out
 from tests.end_to_end.golden import differences, figures, summary
+from tests.end_to_end.readers import READERS, read_all
 
 GOLDEN = Path(__file__).with_name("golden.json")
 ROUNDING = 0.02
@@ -40,3 +42,11 @@ def test_every_verb_writes_the_figures_it_wrote_before(debug: Path) -> None:
     """Kept figures change only with a change that means them to: `python -m tests.end_to_end.golden summary`."""
     kept = json.loads(GOLDEN.read_text(encoding="utf-8"))
     assert not differences(summary(figures(debug)), kept, ROUNDING)
+
+
+@pytest.mark.slow
+def test_what_every_verb_writes_is_opened_by_its_reader(debug: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verb without a reader, or without a debug config that writes its folder, fails here."""
+    monkeypatch.chdir(debug)  # records name their inputs as they were given
+    assert set(READERS) == set(VERBS) - {"demo"}
+    assert set(read_all(debug)) == set(READERS)

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gen3d.anomaly.folder import REGIONS, score_meaning, write_map
+from gen3d.anomaly.folder import CLUSTERS, REGIONS, write_map
 from gen3d.cohort.bids_names import resolution, stem
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
 from gen3d.exports.bids import Export
+from gen3d.exports.sidecars import COLUMNS, describe_column
 from gen3d.imaging.deformation import exponential, identity_grid, invert, random_velocity, warp
 from gen3d.imaging.plan import plan_grid, write_plan
 from gen3d.imaging.template import full_template, template_on
@@ -228,8 +229,10 @@ def test_ids_that_are_one_as_labels_are_refused(world: Path, tmp_path: Path) -> 
 
 
 def test_columns_of_the_maps_folder_have_words_of_their_own() -> None:
-    assert score_meaning("region_score_deformation")["Units"] == "standard deviations"
-    assert "channel residual" in score_meaning("voxels_fdr_residual")["Description"]
+    assert set(CLUSTERS.columns) - {"key"} == set(COLUMNS["clusters"])
+    assert set(REGIONS.columns) - {"key"} <= set(COLUMNS["regions"])
+    assert describe_column("region_score_deformation", "scans")["Units"] == "standard deviations"
+    assert "channel residual" in describe_column("voxels_fdr_residual", "scans")["Description"]
 
 
 def test_labels() -> None:

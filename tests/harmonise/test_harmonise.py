@@ -385,7 +385,7 @@ def test_the_verb_writes_latents_that_open(tmp_path: Path, capsys: pytest.Captur
     assert summary[-1] in capsys.readouterr().out
     assert read(made.folder).summary["num_scans"] == 150
     verb.run()
-    assert "already done" in capsys.readouterr().out
+    assert "finished before" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"other settings \(keep was"):
         Harmonise(latents=(latents,), keep=("sex",), out=tmp_path / "harmonised").run()
 

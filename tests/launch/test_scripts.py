@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gen3d.core.config import describe
+from gen3d.core.help import describe
 from gen3d.verbs import verb_class
 from tests.launch.training import (
     LAUNCH,

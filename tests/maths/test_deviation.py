@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gen3d.anomaly.calibration.normative import deviation, fit_deviation, held_out_deviation
 from gen3d.core.errors import UserError
+from gen3d.maths.deviation import deviation, fit_deviation, held_out_deviation
 
 
 def test_distance_approaches_the_true_mahalanobis_distance() -> None:

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gen3d.anomaly.calibration.normative import (
+from gen3d.maths.significance import (
     burden,
     clusters,
     conformal_p,
+    conformal_p_columns,
     conformal_resolution,
     fdr,
     fdr_adjust,
+    heaviest_cluster,
     p_values,
     percentile,
 )
-from gen3d.maths.significance import conformal_p_columns, heaviest_cluster
 
 
 def test_p_values_are_two_sided() -> None:
@@ -34,6 +35,12 @@ def test_benjamini_hochberg_equals_scipy(num_effects: int) -> None:
     np.testing.assert_allclose(fdr_adjust(p), reference, rtol=1e-12)
     np.testing.assert_array_equal(fdr(p, 0.05), reference <= 0.05)
     assert fdr(p, 0.05).any() == (num_effects > 0)
+
+
+def test_a_missing_p_is_no_test_and_stays_missing() -> None:
+    adjusted = fdr_adjust([0.01, np.nan, 0.04])
+    np.testing.assert_allclose(adjusted, [0.02, np.nan, 0.04])
+    assert fdr(np.array([0.01, 0.04])).tolist() == [True, True]
 
 
 def test_empty_tables_are_fine() -> None:

@@ -80,7 +80,7 @@ def test_an_untrained_network_expects_the_scan_itself() -> None:
 
 def test_training_takes_anomalies_out_and_leaves_the_rest() -> None:
     model = build()
-    task = RestorerTask(model, RestorerConfig(corruption={"most": 2, "volume_ml": (2, 20)}))
+    task = RestorerTask(model, RestorerConfig(corruption={"most": 2, "volume_ml": (2, 20)}), 10)
     optimiser = torch.optim.Adam(model.parameters(), 1e-2)
     ground = healthy(4).volumes
     for step in range(50):
@@ -98,7 +98,7 @@ def test_training_takes_anomalies_out_and_leaves_the_rest() -> None:
 
 def test_the_log_names_what_doing_nothing_would_cost() -> None:
     model = build()
-    terms = RestorerTask(model, RestorerConfig())(healthy(8), "model")
+    terms = RestorerTask(model, RestorerConfig(), 10)(healthy(8), "model")
     assert torch.isclose(terms["inside"], terms["damage"])  # untrained: it gives back what it was given
     assert float(terms["damage"]) > 0
 

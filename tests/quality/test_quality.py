@@ -20,7 +20,6 @@ from tests.runs import fit
 from tests.synthetic_folder import blurred, named_regions, people_of, write_synthetic
 
 QUICK: dict[str, Any] = {
-    "extractors": ({"kind": "self", "steps": 16}, "random"),
     "repeats": 40,
     "pairs": 100,
     "bootstrap": 100,
@@ -70,23 +69,21 @@ def distances_of(folder: Path) -> pd.DataFrame:
 
 def test_scans_of_the_same_population_are_at_the_floor(good: Path) -> None:
     rows = distances_of(good)
-    for extractor in ("self", "random"):
-        for metric in ("fid", "kid", "mmd"):
-            row = rows.loc[(extractor, metric, "synthetic")]
-            assert row["excess_low"] < 0 < row["excess_high"]
-        assert rows.loc[(extractor, "fid", "synthetic"), "ratio"] == pytest.approx(1, abs=0.15)
-        assert rows.loc[(extractor, "mmd", "synthetic"), "p"] > 0.05
+    for metric in ("fid", "kid", "mmd"):
+        row = rows.loc[("random", metric, "synthetic")]
+        assert row["excess_low"] < 0 < row["excess_high"]
+    assert rows.loc[("random", "fid", "synthetic"), "ratio"] == pytest.approx(1, abs=0.15)
+    assert rows.loc[("random", "mmd", "synthetic"), "p"] > 0.05
     assert "cannot be told from" in metrics_of(good)["summary"][0]
 
 
 def test_blurred_scans_are_above_the_floor(bad: Path) -> None:
     rows = distances_of(bad)
-    for extractor in ("self", "random"):
-        for metric in ("fid", "kid", "mmd"):
-            row = rows.loc[(extractor, metric, "synthetic")]
-            assert row["excess_low"] > 0
-            assert row["value"] > row["floor_high"]
-        assert rows.loc[(extractor, "mmd", "synthetic"), "p"] == pytest.approx(0.001)
+    for metric in ("fid", "kid", "mmd"):
+        row = rows.loc[("random", metric, "synthetic")]
+        assert row["excess_low"] > 0
+        assert row["value"] > row["floor_high"]
+    assert rows.loc[("random", "mmd", "synthetic"), "p"] == pytest.approx(0.001)
     summary = metrics_of(bad)["summary"]
     assert "can be told from" in summary[0]
     assert any("more alike than real people: MS-SSIM" in sentence for sentence in summary)
@@ -111,7 +108,7 @@ def test_the_anchors_stand_beside_the_synthetic_scans(good: Path, bad: Path) -> 
 
 def test_every_distance_says_extractor_n_and_normalisation(good: Path) -> None:
     table = distances_of(good).reset_index()
-    assert set(table["name"]) >= {"FID-self(n=12, z-scored brain)", "MMD-random(n=12, z-scored brain)"}
+    assert set(table["name"]) >= {"FID-random(n=12, z-scored brain)", "MMD-random(n=12, z-scored brain)"}
     assert (table["n"] == 12).all()
     assert table[["floor", "floor_low", "floor_high", "value_low", "value_high"]].notna().all().all()
 
@@ -148,7 +145,7 @@ def test_a_finished_folder_is_left_alone_and_other_settings_are_refused(
     good: Path, synthetic: Path, real: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Quality(synthetic=synthetic, reference=(real,), out=good, **QUICK).run()
-    assert "already done" in capsys.readouterr().out
+    assert "finished before" in capsys.readouterr().out
     with pytest.raises(UserError, match="holds a result of other settings"):
         Quality(synthetic=synthetic, reference=(real,), out=good, **(QUICK | {"seed": 1})).run()
 
@@ -225,5 +222,5 @@ def test_another_run_than_the_generator(synthetic: Path, real: Path, tmp_path: P
 
 
 def test_an_extractor_is_named_once(synthetic: Path, real: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="extractors names self twice"):
-        asked(synthetic, real, tmp_path / "out", extractors=("self", {"kind": "self", "seed": 1}))
+    with pytest.raises(ValueError, match="extractors names random twice"):
+        asked(synthetic, real, tmp_path / "out", extractors=("random", {"kind": "random", "seed": 1}))

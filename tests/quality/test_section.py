@@ -36,7 +36,7 @@ def test_every_distance_stands_beside_the_floor(section: quality.Section) -> Non
     assert list(table.header) == [
         "Distance", "Real people, two halves", "Synthetic", "Real, through the autoencoder", "Real, smoothed", "p",
     ]  # fmt: skip
-    assert [row[0] for row in table.rows] == [f"{name}-self(n=9, z-scored brain)" for name in ("FID", "KID", "MMD")]
+    assert [row[0] for row in table.rows] == [f"{name}-random(n=9, z-scored brain)" for name in ("FID", "KID", "MMD")]
     last = [str(cell) for cell in table.rows[-1]]
     assert last[1:3] == ["0.012 [\N{MINUS SIGN}0.008, 0.032]", "0.234 [0.184, 0.284]"]
     assert last[-1] == "0.004"

@@ -365,3 +365,13 @@ def test_a_folder_that_never_finished_is_refused(tmp_path: Path, world: World) -
     (tmp_path / "run" / "artefact.json").write_text(json.dumps(record | {"status": "running"}))
     with pytest.raises(UserError, match="never finished"):
         Report(inputs=(tmp_path / "run",), out=tmp_path / "report").run()
+
+
+def test_every_waived_safeguard_is_a_limit(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world["maps/vae"], tmp_path / "vae")
+    record = json.loads((tmp_path / "vae" / "artefact.json").read_text())
+    write_json(tmp_path / "vae" / "artefact.json", record | {"waivers": ["few_site_controls=allow"]})
+    for folder, waivers in ((world["maps/vae"], []), (tmp_path / "vae", ["few_site_controls=allow"])):
+        limits = provenance.section(open_context((folder,), 1)).blocks[0].items
+        expected = [f"A safeguard was waived: {waiver} in {folder}." for waiver in waivers]
+        assert [text for text in limits if "waived" in text] == expected

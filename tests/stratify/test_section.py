@@ -16,9 +16,9 @@ from PIL import Image
 
 from gen3d.core.errors import UserError
 from gen3d.figures import explorer as interactive
-from gen3d.figures import scatter, style
+from gen3d.figures import style
 from gen3d.figures.blocks import Figure, Section, Table, Text
-from gen3d.figures.explorer import MOST_BYTES, MOST_THUMBNAILS, Explorer, Person
+from gen3d.figures.explorer import MOST_BYTES, MOST_THUMBNAILS, Colouring, Explorer, Person
 from gen3d.imaging.plan import plan_grid
 from gen3d.imaging.volume import write_nifti
 from gen3d.report.open import open_context
@@ -123,7 +123,7 @@ def test_a_name_cannot_break_out_of_the_page() -> None:
     evil = '</script><script>alert("x")</script>&'
     person = Person("k", evil, [("Site", evil)])
     place = np.zeros((1, 2))
-    colouring = scatter.Colouring(evil, ["#000000"], [("#000000", evil)])
+    colouring = Colouring(evil, ["#000000"], [("#000000", evil)])
     markup = str(interactive.explore(Explorer("map", [person], {evil: place}, [colouring], evil)))
     assert "<script>alert" not in markup
     assert data_of(markup)["people"][0] == {"title": evil, "facts": [["Site", evil]]}

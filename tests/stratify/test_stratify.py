@@ -19,7 +19,7 @@ from gen3d.core.errors import UserError
 from gen3d.stratify.cluster_maps import cluster_maps
 from gen3d.stratify.picture import PIXELS, thumbnail
 from gen3d.stratify.sentences import explanation
-from gen3d.stratify.stratify import Stratify
+from gen3d.stratify.stratify import Stratify, quality_table
 from tests.latents_folder import cohort_table, write_latents
 from tests.world import World, build
 
@@ -263,3 +263,14 @@ def test_configurations_are_valid() -> None:
     configs = Path(__file__).parents[2] / "configs"
     assert load(Stratify, configs / "debug" / "stratify.yaml", []).components == 4
     assert load(Stratify, configs / "stratify" / "standard.yaml", ["latents=l", "out=o"]).null_draws == 100
+
+
+def test_continuity_is_trustworthiness_with_the_spaces_exchanged() -> None:
+    """A flattened block joins people that were apart: continuous, not trustworthy; the block itself is a perfect map."""
+    block = np.random.default_rng(2).uniform(size=(80, 3)) * np.array([1.0, 1.0, 3.0])
+    maps = {"umap": 3 * block + 1, "pc1_pc2": block[:, :2]}
+    rows = quality_table(block, maps, 8, seed=0).set_index("map")
+    assert rows.loc["umap", ["trustworthiness", "continuity"]].tolist() == [1, 1]
+    assert rows.loc["pc1_pc2", "continuity"] > rows.loc["pc1_pc2", "trustworthiness"] + 0.05
+    assert rows.loc["random", ["trustworthiness", "continuity"]].tolist() == pytest.approx([0.5, 0.5], abs=0.06)
+    assert rows["neighbours"].tolist() == [8, 8, 8]

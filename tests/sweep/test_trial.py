@@ -1,111 +1,122 @@
-"""One trial with real processes: how it ends, and that nobody works on it twice."""
+"""The work on trials with real processes: how it ends, and that nobody works on one twice."""
 
 from __future__ import annotations
 
 import os
 import signal
-import time
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from gen3d.sweep.trial import (
-    DONE,
-    FAILED,
-    PRUNED,
-    RUNNING,
-    STOPPED,
-    Command,
-    Trial,
-    Work,
-    child_environment,
-    read_trials,
-)
+from gen3d.core.errors import Interrupted, UserError
+from gen3d.sweep.settings import DONE, FAILED, PRUNED, STOPPED, Command, Trial
+from gen3d.sweep.trial import Halt, TrialEnded, child_environment, locked, run_steps, work_off
 
 pytestmark = pytest.mark.multi
-LONG = {"subjects": 400, "spacing_mm": 4, "workers": 1, "figures": False}
 
 
-def work_on(folder: Path, verb: str, settings: dict[str, Any], hopeless: Callable[[Trial], bool] | None = None) -> Work:
-    trial = Trial(0, folder / "0000", {f"{verb}.seed": 1})
-    command = Command(verb, verb, {**settings, "out": str(trial.folder / verb)})
-    return Work(trial, [command], child_environment(1, 0, 0), hopeless)
+def end_of(folder: Path, watch: Callable[[], str]) -> tuple[str, str]:
+    """How a trial ends whose step prepares a folder that is not there."""
+    command = Command("prepare", "prepare", {"source": "nowhere", "out": str(folder / "prepare")})
+    with locked(folder, Halt()) as lock, pytest.raises(TrialEnded) as end:
+        run_steps(folder, [command], child_environment(1, 0, 0), lock, watch)
+    return end.value.status, end.value.sentence
 
 
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+def send_to_child(number: int) -> str:
+    """Send a signal to the one process that this one started."""
+    child = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()[-1]
+    os.kill(int(child), number)
+    return ""
 
 
-def started(work: Work) -> int:
-    """The process of a work, once it is there."""
-    until(lambda: work.poll() or work._process is not None)
-    assert work._process is not None
-    return work._process.pid
+def test_a_mistake_ends_a_trial_with_its_sentence(tmp_path: Path) -> None:
+    status, sentence = end_of(tmp_path, lambda: "")
+    assert status == FAILED
+    assert sentence.startswith("prepare: nowhere")
 
 
-def test_a_mistake_is_a_row_with_its_sentence(tmp_path: Path) -> None:
-    work = work_on(tmp_path, "prepare", {"source": "nowhere"})
-    until(work.poll)
-    assert work.trial.status == FAILED
-    assert work.trial.error.startswith("prepare: nowhere")
-    found = read_trials(tmp_path)[0]
-    assert (found.status, found.error, found.values) == (FAILED, work.trial.error, {"prepare.seed": 1})
-    assert found.seconds > 0
-
-
-def test_a_kill_is_a_row_that_names_the_signal(tmp_path: Path) -> None:
-    work = work_on(tmp_path, "simulate", LONG)
-    os.kill(started(work), signal.SIGKILL)
-    until(work.poll)
-    assert work.trial.status == FAILED
-    assert work.trial.error == "simulate: killed by SIGKILL, most likely because memory ran out"
+def test_a_kill_ends_a_trial_with_the_name_of_the_signal(tmp_path: Path) -> None:
+    status, sentence = end_of(tmp_path, lambda: send_to_child(signal.SIGKILL))
+    assert (status, sentence) == (FAILED, "prepare: killed by SIGKILL, most likely because memory ran out")
 
 
 def test_a_stopped_trial_has_not_failed_and_one_given_up_is_pruned(tmp_path: Path) -> None:
-    stopped = work_on(tmp_path / "a", "simulate", LONG)
-    started(stopped)
-    stopped.stop()
-    until(stopped.poll)
-    assert stopped.trial.status == STOPPED
-    assert not stopped.trial.ended
-    given_up = work_on(tmp_path / "b", "simulate", LONG, hopeless=lambda trial: True)
-    until(given_up.poll)
-    assert given_up.trial.status == PRUNED
-    assert given_up.trial.ended
+    assert end_of(tmp_path, lambda: STOPPED) == (STOPPED, "")
+    assert end_of(tmp_path, lambda: send_to_child(signal.SIGTERM)) == (STOPPED, "")
+    assert end_of(tmp_path, lambda: PRUNED) == (PRUNED, "")
 
 
-def test_a_trial_is_held_until_the_last_of_its_processes_is_gone(tmp_path: Path) -> None:
-    first = work_on(tmp_path, "simulate", LONG)
-    child = started(first)
-    assert read_trials(tmp_path)[0].status == RUNNING
-    assert first._lock is not None
-    first._lock.close()  # what the system does when the sweep itself is killed
-    second = work_on(tmp_path, "simulate", LONG)
-    assert not second.poll()
-    assert second.waits_for_lock
-    assert read_trials(tmp_path)[0].status == RUNNING
-    os.kill(child, signal.SIGKILL)
-    assert first._process is not None
-    first._process.wait()
-    assert read_trials(tmp_path)[0].status == STOPPED
-    os.kill(started(second), signal.SIGKILL)
-    until(second.poll)
+def test_a_trial_is_held_until_the_last_of_its_processes_is_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked(tmp_path, Halt()) as lock:
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"], pass_fds=(lock,))
+    halt = Halt()
+    halt.received = signal.SIGTERM
+    with pytest.raises(TrialEnded), locked(tmp_path, halt):
+        pass
+    process.kill()
+    process.wait()
+    with locked(tmp_path, halt):
+        pass
 
 
-def test_what_another_process_finished_is_not_done_again(tmp_path: Path) -> None:
-    first = work_on(tmp_path, "simulate", LONG)
-    child = started(first)
-    second = work_on(tmp_path, "simulate", LONG)
-    assert not second.poll()
-    os.kill(child, signal.SIGKILL)
-    until(first.poll)
-    first.trial.status = DONE
-    first.trial.save()
-    until(second.poll)
-    assert second.trial.status == DONE
-    assert second._process is None
+def row(number: int, status: str = DONE) -> Trial:
+    return Trial(number, Path("nowhere"), {}, status, None, 0.0, "")
+
+
+def test_trials_are_worked_off_each_in_a_slot_of_its_own() -> None:
+    in_slots: set[int] = set()
+    ended: list[int] = []
+
+    def work(number: int, slot: int, halt: Halt) -> Trial:
+        assert slot not in in_slots
+        in_slots.add(slot)
+        in_slots.remove(slot)
+        return row(number)
+
+    work_off(range(20), work, lambda trial: ended.append(trial.number), at_once=3)
+    assert sorted(ended) == list(range(20))
+
+
+def test_an_error_or_a_signal_stops_those_at_work_and_begins_no_other() -> None:
+    begun: list[int] = []
+
+    def work(number: int, slot: int, halt: Halt) -> Trial:
+        begun.append(number)
+        if number == 0:
+            raise UserError("no such figure")
+        while halt.received is None:
+            pass
+        assert not halt.kill
+        return row(number, STOPPED)
+
+    with pytest.raises(UserError, match="no such figure"):
+        work_off(range(5), work, lambda trial: None, at_once=2)
+    assert set(begun) <= {0, 1, 2}
+
+    def signalled(number: int, slot: int, halt: Halt) -> Trial:
+        begun.append(10 + number)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while halt.received is None:
+            pass
+        return row(number, STOPPED)
+
+    with pytest.raises(Interrupted) as error:
+        work_off(range(5), signalled, lambda trial: None, at_once=1)
+    assert error.value.exit_code == 128 + signal.SIGTERM
+    assert [number for number in begun if number >= 10] == [10]
+
+
+def test_every_trial_has_its_share_of_the_cores_and_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    monkeypatch.setenv("RANK", "1")
+    environments = [child_environment(2, slot, 2) for slot in range(3)]
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == ["4", "5", "4"]
+    assert int(environments[0]["OMP_NUM_THREADS"]) == max(1, len(os.sched_getaffinity(0)) // 2)
+    assert "RANK" not in environments[0]

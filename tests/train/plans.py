@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from gen3d.imaging.plan import GridPlan
-from gen3d.models import registry
 from gen3d.models.base import BaseModelConfig, Statistics
+from gen3d.models.diffusion.latent_diffusion import LatentDiffusionConfig
 from gen3d.models.normative.restorer import RestorerConfig
 from gen3d.models.normative.vae import VAEConfig
 from gen3d.models.task import Task
@@ -21,7 +22,7 @@ def task_of(config: BaseModelConfig, shape: tuple[int, int, int]) -> Task:
     plan = GridPlan(spacing_mm=4.0, shape=shape, affine=rows)
     config.check(plan, 1)
     whole = Statistics(np.zeros(1, np.float32), np.ones(1, np.float32), np.ones(shape, bool))
-    return registry.task_of(config, config.build(plan, CHANNELS, whole, 1), NUM_STEPS)
+    return config.task(config.build(plan, CHANNELS, whole, 1), NUM_STEPS)
 
 
 MODELS: dict[str, BaseModelConfig] = {
@@ -29,5 +30,22 @@ MODELS: dict[str, BaseModelConfig] = {
     "spatial": VAEConfig(base_channels=16, stem=1, latent="spatial"),
     "critic": VAEConfig(base_channels=16, stem=1, latent="spatial", adversarial_weight=0.1, ssim_weight=0.1),
     "restorer": RestorerConfig(base_channels=16, stem=1),
+    "diffusion": LatentDiffusionConfig(
+        conditions=(),
+        base_channels=16,
+        attention_levels=0,
+        autoencoder=VAEConfig(base_channels=16, levels=1, latent="spatial"),
+        latent_shape=(3, 32, 48, 32),
+    ),
 }
 """One of each kind of training, at full resolution, so that a small volume already has large feature maps."""
+
+
+def allocated_peak(profiler: torch.profiler.profile) -> int:
+    """Most bytes that torch's CPU allocator had given out at once, from a profile with `profile_memory=True`."""
+    live = highest = 0
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        highest = max(highest, live)
+    return highest

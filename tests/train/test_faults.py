@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from gen3d.models.run_folder import LOG
 from gen3d.train.checkpoint import latest_checkpoint, save_checkpoint
-from gen3d.train.log import LOG, read_log
+from gen3d.train.log import read_log
 from gen3d.train.train import Train
 from tests.train.killed import train_and_die
 from tests.train.launching import launch, settings, train_with
@@ -146,7 +147,7 @@ def test_a_process_that_never_comes_is_named(monkeypatch: pytest.MonkeyPatch) ->
     import torch.distributed as dist
 
     from gen3d.core.errors import UserError
-    from gen3d.train.engine.interface import preflight
+    from gen3d.train.engine import preflight
     from gen3d.train.engine.processes import Processes
 
     monkeypatch.setattr(preflight, "PATIENCE_S", 0.5)

@@ -22,6 +22,7 @@ from gen3d.models.diffusion.latent_diffusion import LatentDiffusion
 from gen3d.models.run import load_run
 from gen3d.train.learners import learners
 from gen3d.train.log import read_log
+from gen3d.train.loop import Checkpoints
 from gen3d.train.train import Train
 from tests.train.conftest import write_cohort
 from tests.train.launching import train_with
@@ -109,23 +110,21 @@ def test_scans_encoded_on_the_way_give_the_same_model(cohort: Path, vae: Path, l
     assert not torch.equal(first["latent_mean"], without["latent_mean"])  # the mirrored scans count
 
 
-def test_stopped_and_run_again_it_is_the_same(latents: Path, diffusion: Path, tmp_path: Path) -> None:
+def test_stopped_and_run_again_it_is_the_same(
+    latents: Path, diffusion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     verb = {"out": tmp_path / "run", "latents": latents, "model": DIFFUSION, "engine": ENGINE, "tensorboard": False}
     full = Train.model_validate({**verb, "optim": QUICK, "picture_every": 6})
-    from gen3d.train import loop
+    saved = Checkpoints.save
 
-    saved = loop.save
-
-    def stop(engine: Any, checkpoints: Path, step: int) -> None:
-        saved(engine, checkpoints, step)
+    def stop(checkpoints: Checkpoints, engine: Any, step: int) -> None:
+        saved(checkpoints, engine, step)
         raise KeyboardInterrupt
 
-    loop.save = stop
-    try:
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", stop)
         with pytest.raises(KeyboardInterrupt):
             full.run()
-    finally:
-        loop.save = saved
     again = full.run()
     for name, tensor in weights_of(diffusion).items():
         torch.testing.assert_close(weights_of(again)[name], tensor, rtol=0, atol=0)

@@ -18,14 +18,14 @@ from gen3d.core.errors import Interrupted, UserError
 from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import Statistics
 from gen3d.models.normative.vae import VAEConfig
-from gen3d.models.registry import task_of
+from gen3d.models.run_folder import LOG
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import Batches
 from gen3d.train.engine.config import EngineConfig
 from gen3d.train.engine.processes import Processes
 from gen3d.train.engine.start import start_engine
-from gen3d.train.log import LOG, TrainLog, read_log
-from gen3d.train.loop import newest, run_loop
+from gen3d.train.log import TrainLog, read_log
+from gen3d.train.loop import Checkpoints, run_loop
 from gen3d.train.optim import OptimConfig
 
 SHAPE = (12, 12, 12)
@@ -70,10 +70,9 @@ def train(
     plan = GridPlan(spacing_mm=4.0, shape=SHAPE, affine=tuple(tuple(map(float, row)) for row in np.eye(4)))
     statistics = Statistics(np.array([0.5], np.float32), np.array([0.2], np.float32), np.ones(SHAPE, bool))
     torch.manual_seed(0)
-    first_step, state = newest(folder / "checkpoint", Processes())
-    built = start_engine(
-        where, task_of(config, config.build(plan, ("t1w",), statistics, 1), steps), updates, state=state
-    )
+    checkpoints = Checkpoints(folder / "checkpoint", where.checkpoint_every)
+    first_step, state = checkpoints.newest(Processes())
+    built = start_engine(where, config.task(config.build(plan, ("t1w",), statistics, 1), steps), updates, state=state)
     rows = np.arange(len(source.subjects))
     augmentation = AugmentConfig(flip=True, intensity=0.05)
     batches = Batches(source, rows, 2, where.parts(2, 1), (0, 0), augmentation, built.device)
@@ -92,8 +91,7 @@ def train(
     )
     try:
         with log:
-            every, limit = where.checkpoint_every, updates.skip_limit
-            run_loop(built, batches, first_step, steps, every, limit, folder / "checkpoint", log)
+            run_loop(built, batches, first_step, steps, updates.skip_limit, log, checkpoints)
         return built.export()
     finally:
         batches.close()

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from gen3d.models.run import load_run
+from gen3d.models.run_folder import LOG
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import Batches
-from gen3d.train.log import LOG, read_log
+from gen3d.train.log import read_log
 from gen3d.train.train import Train
 from tests.train.launching import settings, train_with
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import numpy as np
@@ -97,3 +98,22 @@ def test_a_checkpoint_of_another_network_or_version_is_refused() -> None:
     for other, task in ((state, large), ({"weights": state["weights"], "optimisers": {}}, small)):
         with pytest.raises(UserError, match=r"weights of another network, or was written by another version of gen3d"):
             start_engine(EngineConfig(device="cpu"), task, OptimConfig(), state=other)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("RANK", "first", "RANK is 'first', not a whole number from 0 on"),
+        ("RANK", "4", "RANK is 4, but WORLD_SIZE is 4, so the ranks end at 3"),
+        ("LOCAL_RANK", "-1", "LOCAL_RANK is '-1', not a whole number from 0 on"),
+        ("WORLD_SIZE", "4.0", "WORLD_SIZE is '4.0', not a whole number from 1 on"),
+    ],
+)
+def test_a_launcher_that_sets_nonsense_is_told(
+    name: str, value: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for known, usual in TORCHRUN.items():
+        monkeypatch.setenv(known, usual)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        launched()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gen3d.train.plan.sharding import Sizes, held, sent
+from gen3d.train.plan.sharding import Sizes, state_bytes, traffic
 
 MILLION = 1_000_000
 SIZES = Sizes(trained=3 * MILLION, model=2 * MILLION, constant_bytes=500)
@@ -18,12 +18,12 @@ WORKER = Path(__file__).with_name("zero_worker.py")
 
 
 def test_one_process_holds_weights_gradients_moments_and_average() -> None:
-    alone = held(SIZES, 3, 1, 10)
+    alone = state_bytes(SIZES, 3, 1, 10)
     assert (alone.weights, alone.gradients, alone.optimiser) == (12 * MILLION + 500, 12 * MILLION, 24 * MILLION)
     assert (alone.average, alone.buckets) == (8 * MILLION, 0)
     assert alone.lasting == 56 * MILLION + 500
     assert alone.exchanged == 0
-    assert sent(SIZES, 1, 1, 4).total == 0
+    assert traffic(SIZES, 1, 1, 4).total == 0
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_one_process_holds_weights_gradients_moments_and_average() -> None:
 def test_what_four_processes_hold_in_megabytes(
     zero: int, weights: int, gradients: int, optimiser: int, average: int, exchange: tuple[int, int]
 ) -> None:
-    each = held(SIZES, zero, 4, MILLION)
+    each = state_bytes(SIZES, zero, 4, MILLION)
     assert each.weights == weights * MILLION + 500
     assert (each.gradients, each.optimiser) == (gradients * MILLION, optimiser * MILLION)
     assert each.average == average * MILLION
@@ -44,7 +44,7 @@ def test_what_four_processes_hold_in_megabytes(
 def test_what_one_of_four_processes_sends_in_a_step_of_five_parts_in_megabytes(
     zero: int, reduced: int, gathered: int
 ) -> None:
-    step = sent(SIZES, zero, 4, 5)
+    step = traffic(SIZES, zero, 4, 5)
     assert (step.reduced, step.gathered) == (reduced * MILLION, gathered * MILLION)
 
 

@@ -14,8 +14,8 @@ from gen3d.core.tables import rows_of
 from gen3d.figures import brain
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Card, Cell, Details, Figure, Section, Table, Text
+from gen3d.figures.charts import range_strip
 from gen3d.figures.context import Context, page_section
-from gen3d.figures.scatter import range_strip
 
 LIMIT, THRESHOLD = 6.0, 2.5
 REGIONS_SHOWN = {"deformation": 6, "residual": 3, "structural": 2}

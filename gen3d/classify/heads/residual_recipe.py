@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors.torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from gen3d.classify.heads.inner_folds import inner_folds
 from gen3d.classify.heads.learning import (
@@ -21,10 +18,12 @@ from gen3d.classify.heads.learning import (
     threshold_of,
 )
 from gen3d.classify.heads.probability_calibration import Scaling
-from gen3d.classify.heads.residual_head import Question, TrainedHead, restore_head, train_heads
 from gen3d.classify.heads.settings import ResidualSettings, Threshold
 from gen3d.cohort.target import Rows, Target, Values
 from gen3d.core.errors import UserError
+
+if TYPE_CHECKING:
+    from gen3d.classify.heads.residual import TrainedHead
 
 SPATIAL = 4
 
@@ -65,14 +64,14 @@ class ResidualLearned:
         return probabilities(_rows(scores, self.target), self.scalings, self.target)
 
     def state(self) -> dict[str, Any]:
-        """All that is needed to have the head again without training, JSON-ready; weights are safetensors in base 64."""
+        """All that is needed to have the head again without training; JSON-ready but for `weights`, arrays by name."""
         return {
             "settings": self.settings,
             **calibration_state(self.scalings, self.threshold),
             "offsets": self.head.offsets.tolist(),
             "centre": self.head.centre,
             "spread": self.head.spread,
-            "weights": base64.b64encode(safetensors.torch.save(self.head.tensors())).decode("ascii"),
+            "weights": self.head.weights(),
         }
 
 
@@ -129,10 +128,12 @@ class ResidualRecipe:
         Raises:
             UserError: too few people of a class for inner folds.
         """
+        from gen3d.classify.heads.residual import train_heads  # torch is loaded only where a network is asked for
+
         assert self.shape, "a recipe reduces before it learns"
         folds = inner_folds(codes, groups, target, seed)
         volumes = values.reshape(len(values), *self.shape)
-        head = train_heads(volumes, codes, folds, _question(target), self.settings, seed, self.device)
+        head = train_heads(volumes, codes, folds, target, self.settings, seed, self.device)
         scalings = scalings_of(_rows(head.held_out, target), codes, target)
         return ResidualLearned(head, target, scalings, threshold_of(self.threshold, codes, target))
 
@@ -148,16 +149,16 @@ class ResidualRecipe:
         """The head of `ResidualLearned.state()`: its weights are taken as they are, and nothing is trained.
 
         Raises:
-            UserError: damaged weights, or those of another network.
+            UserError: no weights, or those of another network.
         """
+        from gen3d.classify.heads.residual import restore_head
+
         assert self.shape, "a recipe reduces before it learns"
-        try:
-            tensors = safetensors.torch.load(base64.b64decode(state["weights"], validate=True))
-        except (SafetensorError, ValueError) as error:
-            raise UserError(f"the weights of the residual head are damaged ({error}); make the head again.") from None
+        if not state.get("weights"):
+            raise UserError("the weights of the residual head are missing; make the head again with `gen3d classify`.")
         head = restore_head(
-            tensors,
-            _question(target),
+            state["weights"],
+            target,
             self.settings,
             self.shape,
             int(state["settings"]["steps"]),
@@ -166,10 +167,6 @@ class ResidualRecipe:
             float(state["spread"]),
         )
         return ResidualLearned(head, target, *kept_calibration(state))
-
-
-def _question(target: Target) -> Question:
-    return Question(target.task, len(target.classes))
 
 
 def _rows(scores: Values, target: Target) -> Values:

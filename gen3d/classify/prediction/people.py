@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from gen3d.classify.folder import HEAD, PREDICTIONS, read_metrics
 from gen3d.classify.head_folder import Head, open_head
-from gen3d.classify.study.contestants import ResidualMaker
 from gen3d.classify.study.features import Features, open_features
 from gen3d.cohort.manifest import subject_hash
 from gen3d.cohort.seen import named
@@ -63,7 +62,7 @@ class Asked:
         return [row for row in rows if row.get("model") == self.head.settings.kind]
 
 
-def open_asked(folder: Path, latents: Sequence[Path], learned: Learned, residual: ResidualMaker) -> Asked:
+def open_asked(folder: Path, latents: Sequence[Path], learned: Learned) -> Asked:
     """Open a head and new latents, and leave out whom the head learned from.
 
     Raises:
@@ -72,7 +71,7 @@ def open_asked(folder: Path, latents: Sequence[Path], learned: Learned, residual
     """
     made = read(folder, ("classify",))
     found = read_metrics(folder)
-    head = open_head(folder / HEAD, residual)
+    head = open_head(folder / HEAD)
     people = open_features(latents)
     _check_space(folder, latents[0], head, people)
     if not len(people):

@@ -1,29 +1,35 @@
 """TRIPOD+AI and CLAIM filled as far as a finished classification knows the answers; the rest is left to the authors.
 
 TRIPOD+AI: Collins et al. 2024 (BMJ 385:e078378), all 27 items with their parts. CLAIM: the 2024 update of the Checklist for
-Artificial Intelligence in Medical Imaging, the items that such a study touches, by topic and without numbers. Topics are in
-the words of this software, so a journal's own form is still to be filled in beside them.
+Artificial Intelligence in Medical Imaging, the items that such a study touches, by topic and without numbers: the topics
+are a selection. Topics are in the words of this software, so a journal's own form is still to be filled in beside them.
+
+`checklist.tsv` holds the items: topic, who answers, and sentences in braces, separated by bars. `checklist_sentences.tsv`
+holds the sentences, with values of the record in braces. `when` names a value that has to be true. A sentence with a value
+that the record does not have is left out, and so is a part of an item with a sentence that was left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from string import Formatter
 from typing import Any, Literal
 
 import pandas as pd
 
-from gen3d.classify.scores.checklist_facts import Facts, as_sentences
+from gen3d import __version__
 
 Status = Literal["done by the software", "to be written by the authors", "not applicable"]
 DONE: Status = "done by the software"
 AUTHORS: Status = "to be written by the authors"
 NOT_APPLICABLE: Status = "not applicable"
+STATUS: dict[str, Status] = {"software": DONE, "authors": AUTHORS, "not applicable": NOT_APPLICABLE}
 
+ITEMS, SENTENCES = "checklist.tsv", "checklist_sentences.tsv"
 COLUMNS = ("guideline", "item", "topic", "status", "text")
-TRIPOD, CLAIM = "TRIPOD+AI", "CLAIM 2024"
-
-Item = tuple[str, str, Status, str]
-"""Item, topic, status, text."""
+UNKNOWN = "The record of this folder does not tell."
 
 
 def checklist(metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> pd.DataFrame:
@@ -33,208 +39,165 @@ def checklist(metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> pd.Dat
         metrics: of the folder (metrics.json); what is missing there is not claimed.
         settings: of the verb; keys that are missing are not mentioned.
     """
-    facts = Facts(metrics, settings)
-    rows = [(TRIPOD, *item) for item in _tripod(facts)] + [(CLAIM, *item) for item in _claim(facts)]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    values = record_values(metrics, settings)
+    sentences: dict[str, str] = {}
+    for row in _applying(SENTENCES, values):
+        text = _filled(row["text"], values)
+        sentences[row["name"]] = f"{sentences.get(row['name'], '')} {text}".strip()
+    items = []
+    for row in _applying(ITEMS, values):
+        status = STATUS[row["status"]]
+        text = " ".join(filter(None, (_filled(part, sentences) for part in row["text"].split(" | "))))
+        if status == DONE and not text:
+            status, text = AUTHORS, UNKNOWN
+        items.append((row["guideline"], row["item"], row["topic"], status, text))
+    return pd.DataFrame(items, columns=list(COLUMNS))
 
 
-def _known(item: str, topic: str, *texts: str) -> Item:
-    """Done by the software if it knows anything about it."""
-    text = " ".join(text for text in texts if text)
-    return (item, topic, DONE, text) if text else (item, topic, AUTHORS, "The record of this folder does not tell.")
+def rows_of(name: str) -> Iterator[dict[str, str]]:
+    """Rows of a table beside this module."""
+    text = files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
-def _authors(item: str, topic: str, *hints: str) -> Item:
-    return item, topic, AUTHORS, " ".join(hint for hint in hints if hint)
+def placeholders(template: str) -> list[str]:
+    """Names in braces."""
+    return [name for _, name, _, _ in Formatter().parse(template) if name]
 
 
-def _tripod(facts: Facts) -> list[Item]:
-    return [*_tripod_opening(facts), *_tripod_methods(facts), *_tripod_results(facts)]
+def _applying(name: str, values: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    return (row for row in rows_of(name) if not row["when"] or values[row["when"]])
 
 
-def _tripod_opening(facts: Facts) -> list[Item]:
-    return [
-        _authors("1", "title: development or evaluation of a model, population, outcome"),
-        _authors("2", "abstract (TRIPOD+AI for Abstracts)"),
-        _authors("3a", "healthcare context, rationale, existing models"),
-        _authors("3b", "target population, purpose in the care pathway, intended users"),
-        _authors("3c", "known health inequalities between groups"),
-        _authors("4", "objectives: development, evaluation or both"),
-        _authors("5a", "sources of data, why they were used, representativeness"),
-        _authors("5b", "dates of the data"),
-        _authors("6a", "setting, number and location of centres", _sites(facts)),
-        _authors("6b", "eligibility", "The software used these scans: " + _asked(facts) if _asked(facts) else ""),
-        _authors("6c", "treatments received"),
-    ]
-
-
-def _tripod_methods(facts: Facts) -> list[Item]:
-    external = facts.is_external
-    updating = "The head was not updated." if external else ""
-    return [
-        _known("7", "data preparation, whether alike across groups", facts.harmonisation(), _features(facts)),
-        _authors("8a", "outcome: definition, time, how assessed", facts.target()),
-        _authors("8b", "qualifications of those who assessed the outcome"),
-        _authors("8c", "blinding of the outcome's assessment"),
-        _known("9a", "choice of predictors", facts.heads(), facts.baselines()),
-        _authors(
-            "9b",
-            "definition and measurement of predictors",
-            "Features: " + _features(facts) if _features(facts) else "",
-        ),
-        _authors("9c", "qualifications of those who assessed predictors"),
-        _authors("10", "study size and its justification", facts.numbers()),
-        _known("11", "missing data", facts.left_out()),
-        _known("12a", "how data were used and partitioned", facts.splits(), facts.leaks()),
-        _known("12b", "handling of predictors", facts.harmonisation(), _features(facts)),
-        _known("12c", "type of model, how built, internal validation", facts.heads(), facts.splits(), _chosen(facts)),
-        _known("12d", "heterogeneity across clusters such as sites", _by_site(facts)),
-        _known("12e", "measures of performance", facts.measures(), facts.comparisons(), facts.calibration()),
-        (
-            ("12f", "updating of the model", DONE, updating)
-            if external
-            else ("12f", "updating of the model", NOT_APPLICABLE, "No existing model was updated.")
-        ),
-        _known(
-            "12g", "how predictions were calculated", "predictions.tsv holds every prediction, head/ the fitted head."
-        ),
-        _authors("13", "class imbalance: why and how handled, recalibration", _threshold(facts)),
-        _authors("14", "approaches to fairness and their rationale", facts.subgroups()),
-        _known("15", "output of the model, thresholds", _output(facts)),
-        _authors("16", "differences between development and evaluation data"),
-        _authors("17", "ethical approval and consent"),
-    ]
-
-
-def _tripod_results(facts: Facts) -> list[Item]:
-    return [
-        _authors("18a", "funding"),
-        _authors("18b", "conflicts of interest"),
-        _authors("18c", "protocol"),
-        _authors("18d", "registration"),
-        _authors("18e", "availability of data"),
-        _authors("18f", "availability of code", facts.code()),
-        _authors("19", "involvement of patients and the public"),
-        _authors("20a", "flow of participants", facts.numbers(), facts.left_out()),
-        _authors("20b", "characteristics of participants", facts.numbers()),
-        _authors("20c", "comparison with development data for important predictors"),
-        _known("21", "numbers of participants and outcomes in each analysis", facts.numbers()),
-        _known("22", "the full model, so that others can predict", "head/ holds the fitted head for `gen3d predict`."),
-        _known("23a", "performance with intervals, with key subgroups", facts.measures(), facts.subgroups()),
-        _known("23b", "heterogeneity of performance across clusters", _by_site(facts)),
-        ("24", "results of updating", NOT_APPLICABLE, "No existing model was updated."),
-        _authors("25", "interpretation, with fairness", _verdict(facts)),
-        _authors("26", "limitations", _waivers(facts)),
-        _authors("27a", "handling of poor or missing input when used"),
-        _authors("27b", "users' interaction and expertise"),
-        _authors("27c", "next steps of research"),
-    ]
-
-
-def _claim(facts: Facts) -> list[Item]:
-    """By topic: the numbers of the update are left out, for the topics here are a selection."""
-    return [
-        _authors("", "title and abstract name the technology"),
-        _authors("", "aims, prospective or retrospective design"),
-        _authors("", "sources of data, inclusion and exclusion", facts.left_out()),
-        _authors("", "de-identification"),
-        _authors("", "acquisition of images"),
-        _authors("", "preprocessing of images", "The prepare step's record is in the artefact.json of the scans."),
-        _known("", "missing data", facts.left_out()),
-        _authors("", "reference standard: definition, rationale, annotators", facts.target()),
-        _known("", "how data were assigned to partitions", facts.splits()),
-        _known(
-            "", "level at which partitions are disjoint: the person", facts.splits() and _disjoint(facts), facts.leaks()
-        ),
-        _authors("", "intended sample size", facts.numbers()),
-        _known("", "description of the model", facts.heads()),
-        _known("", "software and versions", facts.code()),
-        _known("", "training: settings, augmentation with synthetic scans", _chosen(facts), facts.synthetic()),
-        _known("", "choice of the final model", _final(facts)),
-        _known("", "measures of performance", facts.measures()),
-        _known("", "significance and uncertainty", facts.comparisons(), facts.measures()),
-        _known("", "comparison with simpler methods", facts.baselines()),
-        _authors("", "robustness or sensitivity analysis", facts.subgroups()),
-        _authors("", "explainability"),
-        (
-            _known("", "testing on external data", facts.numbers())
-            if facts.is_external
-            else _authors("", "testing on external data", "This folder holds cross-validation only.")
-        ),
-        _authors("", "demographic and clinical characteristics of each partition"),
-        _known("", "estimates of performance with their precision", facts.measures()),
-        _authors("", "failure analysis", _confusion(facts)),
-        _authors("", "limitations", _waivers(facts)),
-        _authors("", "implications for practice"),
-        _authors("", "registration, protocol, availability of software and data, funding"),
-    ]
-
-
-def _asked(facts: Facts) -> str:
-    parts = [f"{name}={facts.settings[name]}" for name in ("classes", "only", "sessions") if facts.settings.get(name)]
-    return f"{', '.join(parts)}." if parts else ""
-
-
-def _sites(facts: Facts) -> str:
-    groups = {row["group"] for row in facts.tables.get("subgroups") or [] if row.get("column") == "site"}
-    return (
-        f"The cohort table names {len(groups)} site{'s' if len(groups) != 1 else ''} among the tested."
-        if groups
-        else ""
-    )
-
-
-def _features(facts: Facts) -> str:
-    found = dict.fromkeys(str(model["features"]) for model in facts.models if model.get("features"))
-    return "; ".join(found) + "." if found else ""
-
-
-def _chosen(facts: Facts) -> str:
-    known = any(model.get("settings") for model in facts.models)
-    return "The settings chosen in the folds are in metrics.json (models)." if known else ""
-
-
-def _by_site(facts: Facts) -> str:
-    return "Performance at each site (subgroups.tsv)." if "site" in facts.columns_of_groups() else ""
-
-
-def _threshold(facts: Facts) -> str:
-    if "threshold" not in facts.settings:
+def _filled(template: str, values: Mapping[str, Any]) -> str:
+    """The template with its values, "" where one is missing."""
+    needed = [name for name in placeholders(template) if name not in OPTIONAL]
+    if any(values.get(name) in (None, "") for name in needed):
         return ""
-    return f"Threshold: {facts.settings['threshold']}, set in training people. {facts.numbers()}".strip()
+    return template.format(**values)
 
 
-def _output(facts: Facts) -> str:
-    task = (facts.metrics.get("target") or {}).get("task")
-    if not task:
-        return ""
-    if task == "number":
-        return "A number, in the units of the cohort table."
-    return f"Calibrated probabilities of the classes and the class called. {_threshold(facts)}".strip()
+OPTIONAL = ("by_class", "repeats", "resamples", "seed")
+"""Values that add to a sentence and may be empty."""
 
 
-def _disjoint(facts: Facts) -> str:
-    return "All scans under one subject id were on the same side of every split."
+def record_values(metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the sentences are made of; None or "" where the record does not tell."""
+    is_external = bool(settings.get("external"))
+    no_head = metrics.get("head_kept") is False and not is_external
+    values = {
+        "version": __version__,
+        "verdict": next(iter(metrics.get("summary") or ()), ""),
+        "is_external": is_external,
+        "is_internal": not is_external,
+        "head_kept": bool(metrics.get("head_kept")),
+        "head_tested": is_external,
+        "no_head": no_head,
+        "may_have_head": not no_head,
+        **_target(metrics.get("target") or {}),
+        **_people(metrics.get("people") or {}, settings),
+        **_guard(metrics.get("guard") or {}),
+        **_models(metrics.get("models") or ()),
+        **_study(settings),
+        **_tables(metrics.get("tables") or {}),
+    }
+    return values | {
+        "is_split": is_external or values["split"] is not None,
+        "has_cut": values["has_classes"] and values["has_threshold"],
+    }
 
 
-def _final(facts: Facts) -> str:
-    heads = [str(model["name"]) for model in facts.models if model.get("kind") == "head"]
-    return f"The verdict is about {heads[0]}, the first head asked for, whatever the others reached." if heads else ""
+def _target(target: Mapping[str, Any]) -> dict[str, Any]:
+    task = target.get("task")
+    return {
+        "target": target.get("name"),
+        "classes": ", ".join(target.get("classes") or ()),
+        "is_number": task == "number",
+        "is_ordered": task == "ordered",
+        "is_categories": bool(target) and task not in ("number", "ordered"),
+        "has_classes": bool(task) and task != "number",
+    }
 
 
-def _confusion(facts: Facts) -> str:
-    return (
-        "Counts of truth and answer: confusion.tsv; every prediction: predictions.tsv."
-        if facts.has("confusion")
-        else ""
-    )
+def _people(people: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    counts = ", ".join(f"{name} {num}" for name, num in (people.get("by_class") or {}).items())
+    left_out = as_sentences(people.get("left_out") or ()) or "No scan of the table was left out by the software."
+    requested = [f"{name}={settings[name]}" for name in ("classes", "only", "sessions") if settings.get(name)]
+    return {
+        "num_people": people.get("num_people"),
+        "num_scans": people.get("num_scans", "n/a"),
+        "by_class": f" ({counts})" if counts else "",
+        "left_out": left_out if "left_out" in people else None,
+        "requested": ", ".join(requested),
+    }
 
 
-def _verdict(facts: Facts) -> str:
-    sentences = list(facts.metrics.get("summary") or [])
-    return f"The software's verdict: {sentences[0]}" if sentences else ""
+def _guard(guard: Mapping[str, Any]) -> dict[str, Any]:
+    waivers = as_sentences(guard.get("waivers") or ())
+    return {
+        "guard": bool(guard),
+        "seen_policy": guard.get("seen_policy", "n/a"),
+        "num_seen": guard.get("num_seen", "n/a"),
+        "num_pairs": len(guard.get("duplicates") or ()),
+        "waivers": waivers,
+        "no_waivers": bool(guard) and not waivers,
+    }
 
 
-def _waivers(facts: Facts) -> str:
-    waivers = list(facts.guard.get("waivers") or [])
-    return f"To be named: {as_sentences(waivers)}" if waivers else ""
+def _models(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    named = {kind: [model for model in models if model.get("kind") == kind] for kind in ("head", "baseline")}
+    lists = {
+        kind: "; ".join(
+            f"{model['name']} ({model['features']})" if model.get("features") else str(model["name"])
+            for model in listed
+        )
+        for kind, listed in named.items()
+    }
+    return {
+        "heads": lists["head"],
+        "baselines": lists["baseline"],
+        "first_head": named["head"][0]["name"] if named["head"] else None,
+        "features": "; ".join(dict.fromkeys(str(model["features"]) for model in models if model.get("features"))),
+        "chosen": any(model.get("settings") for model in models),
+    }
+
+
+def _study(settings: Mapping[str, Any]) -> dict[str, Any]:
+    split = None
+    if "folds" in settings:
+        by_site = settings.get("split") == "sites"
+        split = "one site left out at a time" if by_site else f"{settings['folds']} stratified folds"
+    harmonise = settings.get("harmonise")
+    return {
+        "split": split,
+        "seed": f", seed {settings['seed']}" if "seed" in settings else "",
+        "resamples": f" ({settings['bootstrap']} resamples of people)" if "bootstrap" in settings else "",
+        "repeats": f", repeated {settings['repeats']} times" if "repeats" in settings else "",
+        "threshold": settings.get("threshold"),
+        "has_threshold": "threshold" in settings,
+        "harmonise": bool(harmonise),
+        "site_controls": isinstance(harmonise, Mapping) and harmonise.get("unknown") == "controls",
+        "confounds": ", ".join(settings.get("confounds") or ()),
+        "synthetic": bool(settings.get("synthetic")),
+    }
+
+
+def _tables(tables: Mapping[str, Any]) -> dict[str, Any]:
+    groups = tables.get("subgroups") or []
+    columns = list(dict.fromkeys(str(row["column"]) for row in groups))
+    num_sites = len({row["group"] for row in groups if row.get("column") == "site"})
+    measures = dict.fromkeys(str(row["measure"]).replace("_", " ") for row in tables.get("performance") or ())
+    permutation = tables.get("permutation") or [{}]
+    return {
+        "subgroups": ", ".join(columns),
+        "by_site": "site" in columns,
+        "sites": f"{num_sites} site{'s' if num_sites != 1 else ''}" if num_sites else None,
+        "measures": ", ".join(measures),
+        "num_permutations": permutation[0].get("num_permutations"),
+        **{name: bool(tables.get(name)) for name in ("differences", "reliability", "confusion")},
+    }
+
+
+def as_sentences(texts: Sequence[str]) -> str:
+    """One after the other, each with its full stop."""
+    return " ".join(text if text.endswith(".") else f"{text}." for text in texts)

@@ -36,7 +36,6 @@ from gen3d.maths.cross_validated import (
     Codes,
     Values,
     WithinModels,
-    auc_within_models,
     codes_of,
     corrected_resampled_t,
 )
@@ -159,16 +158,6 @@ def read_predictions(table: pd.DataFrame, target: Target) -> list[Predicted]:
 def headline_measure(target: Target) -> str:
     """The measure that models are compared by: auc, macro_auc or mae."""
     return "mae" if target.task == "number" else "auc" if target.is_binary else "macro_auc"
-
-
-def headline_of(model: Predicted) -> float:
-    """Its value without an interval; NaN where no fitted model tested every class."""
-    if model.target.task == "number":
-        return float(np.average(np.abs(model.outputs[:, 0] - model.truth), weights=model.share))
-    codes = [1] if model.target.is_binary else range(len(model.target.classes))
-    return float(
-        np.mean([auc_within_models(model.outputs[:, code], model.truth == code, model.models) for code in codes])
-    )
 
 
 def performance_rows(model: Predicted, areas: Areas | None, weights: Values, num_bins: int) -> list[Row]:

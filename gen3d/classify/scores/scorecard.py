@@ -25,25 +25,21 @@ from gen3d.classify.scores.measures import (
 )
 from gen3d.classify.scores.rows import (
     Predicted,
-    Row,
     difference_rows,
     headline_measure,
-    headline_of,
     most_likely,
     performance_rows,
     rates,
     read_predictions,
 )
-from gen3d.classify.scores.verdict import summary
 from gen3d.cohort.target import Target, as_label
 from gen3d.core.config import Config
 from gen3d.core.errors import UserError
+from gen3d.core.tables import Row
 from gen3d.maths.cross_validated import Bootstrap, Values, codes_of, permutation_p, resampled_weights, strata_of
 from gen3d.maths.predictive_value import count_people, net_benefit, net_benefit_of_all, predictive_values
 from gen3d.maths.probability import reliability
 from gen3d.maths.stats import Interval
-
-__all__ = ["COLUMNS", "ScoreSettings", "headline", "headline_measure", "permutation_row", "score", "summary"]
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "performance": ("model", "kind", "measure", "class", "value", "low", "high", "num_people", "num_positive"),
@@ -121,12 +117,6 @@ def score(predictions: pd.DataFrame, target: Target, settings: ScoreSettings) ->
     rows["differences"] = difference_rows(models, areas, weights, cross_validated)
     rows["subgroups"] = _subgroup_rows(models, settings)
     return {name: pd.DataFrame(found, columns=list(COLUMNS[name])) for name, found in rows.items()}
-
-
-def headline(predictions: pd.DataFrame, target: Target) -> float:
-    """The measure that models are compared by, of the rows of one model, without an interval: fast, for permutations."""
-    models = read_predictions(predictions, target)
-    return headline_of(models[0]) if models else math.nan
 
 
 def permutation_row(

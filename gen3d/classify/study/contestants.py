@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,23 +11,21 @@ from gen3d.classify.study.baselines import ChanceNumber, TableRecipe, Voxels, de
 from gen3d.classify.study.crossvalidation import Index, Model
 from gen3d.classify.study.features import Features
 from gen3d.classify.study.question import Question
-from gen3d.classify.study.recipe import Recipe
-from gen3d.classify.study.recipes import recipe_of, voxel_recipe
+from gen3d.classify.study.recipes import FeatureRecipe, head_recipe, voxel_recipe
 from gen3d.classify.study.selection import column_of
 from gen3d.cohort.target import Rows
 from gen3d.core.errors import UserError
 
 SITE = "site"
 SPATIAL = 4
-ResidualMaker = Callable[[ResidualSettings, Threshold], Recipe]
 
 
-def contestants(question: Question, residual: ResidualMaker) -> list[Model]:
+def contestants(question: Question) -> list[Model]:
     """The heads, the first of them first, then the baselines."""
-    return [*heads(question, residual), *baselines(question)]
+    return [*heads(question), *baselines(question)]
 
 
-def heads(question: Question, residual: ResidualMaker) -> list[Model]:
+def heads(question: Question) -> list[Model]:
     """A model per head that was asked for.
 
     Raises:
@@ -36,16 +33,15 @@ def heads(question: Question, residual: ResidualMaker) -> list[Model]:
     """
     asked, found = question.settings, []
     for head in asked.heads:
-        if isinstance(head, ResidualSettings):
-            if len(question.features.shape) != SPATIAL:
-                raise UserError(
-                    f"the residual head needs spatial latents (channels and three sides), but these are {question.features.words}; "
-                    "train a vae with model.latent=spatial, or leave residual out of heads."
-                )
-            recipe, words = residual(head, asked.threshold), question.features.words
-        else:
-            made = recipe_of(head, asked.components, asked.confounds, asked.harmonise, asked.threshold)
-            recipe, words = made, made.reduction.in_words(question.features.words)
+        words = question.features.words
+        if isinstance(head, ResidualSettings) and len(question.features.shape) != SPATIAL:
+            raise UserError(
+                f"the residual head needs spatial latents (channels and three sides), but these are {words}; train a vae with "
+                "model.latent=spatial, or leave residual out of heads."
+            )
+        recipe = head_recipe(head, asked.components, asked.confounds, asked.harmonise, asked.threshold)
+        if isinstance(recipe, FeatureRecipe):
+            words = recipe.reduction.in_words(words)
         found.append(Model(head.kind, "head", recipe, _latents, words, True, *_synthetic(question)))
     return found
 

@@ -94,31 +94,12 @@ def null_values(job: Job, num: int, workers: int) -> Iterator[Values]:
     """The statistic of `num` dealings, some at a time; dealing k of a seed is the same in any number of processes."""
     parts = [range(start, min(start + IN_ONE_GO, num)) for start in range(0, num, IN_ONE_GO)]
     count = num_workers(workers, max(1, len(parts) // 2))
-    if count == 1:
-        for part in parts:
-            with threadpool_limits(1):
-                found = _some(job, part)
-            yield found
-    else:
-        yield from as_done(_in_worker, parts, count, _begin_worker, (job,))
-
-
-_job: Job | None = None
-
-
-def _begin_worker(job: Job) -> None:
-    global _job
-    _job = job
-    threadpool_limits(1)  # a process per core: more threads would wait for each other
-
-
-def _in_worker(part: range) -> Values:
-    assert _job is not None, "the worker was started with a job"
-    return _some(_job, part)
+    return as_done(_some, job, parts, count)
 
 
 def _some(job: Job, part: range) -> Values:
-    return np.array([_one(job, number) for number in part])
+    with threadpool_limits(1):  # a process per core: more threads would wait for each other
+        return np.array([_one(job, number) for number in part])
 
 
 def _one(job: Job, number: int) -> float:

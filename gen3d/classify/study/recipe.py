@@ -12,7 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.classify.heads.settings import Threshold
 from gen3d.cohort.target import Rows, Target, Values
+from gen3d.core.config import Config
 
 
 class Reducer(Protocol):
@@ -41,6 +43,15 @@ class Learned(Protocol):
         ...
 
 
+class KeptLearned(Learned, Protocol):
+    """A fitted head that can be kept."""
+
+    def state(self) -> dict[str, Any]:
+        """What was found out, from which `HeadRecipe.relearn` makes the same head: JSON-ready, but for `weights` if there
+        are any, {name: array}."""
+        ...
+
+
 class Recipe(Protocol):
     """A head, or a baseline."""
 
@@ -63,4 +74,28 @@ class Recipe(Protocol):
             target: what the codes mean.
             seed: of everything random.
         """
+        ...
+
+
+class HeadRecipe(Recipe, Protocol):
+    """The recipe of a head that can be kept and opened again."""
+
+    @property
+    def settings(self) -> Config:
+        """The head's own settings, with its `kind`."""
+        ...
+
+    @property
+    def threshold(self) -> Threshold:
+        """The rule of the threshold."""
+        ...
+
+    def learn(self, values: Values, codes: Values, groups: NDArray[np.int64], target: Target, seed: int) -> KeptLearned:
+        """See `Recipe.learn`."""
+        ...
+
+    def relearn(
+        self, values: Values, codes: Values, groups: NDArray[np.int64], target: Target, seed: int, state: dict[str, Any]
+    ) -> KeptLearned:
+        """The head of `KeptLearned.state()`, fitted again on the same people without an inner cross-validation."""
         ...

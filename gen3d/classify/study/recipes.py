@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3d.classify.heads.learning import Fitted, Learner
-from gen3d.classify.heads.settings import HeadSettings, ResidualSettings, SvmSettings, Threshold
+from gen3d.classify.heads.residual_recipe import ResidualRecipe
+from gen3d.classify.heads.settings import HeadSettings, ResidualSettings, SvmSettings, TableHead, Threshold
+from gen3d.classify.study.recipe import HeadRecipe
 from gen3d.classify.study.reducing import FeatureReducer, Reduction
 from gen3d.cohort.target import Rows, Target, Values
 from gen3d.harmonise.recipe import Harmonisation
@@ -55,16 +57,27 @@ class FeatureRecipe:
         return self.learner.relearn(values, codes, groups, target, seed, state)
 
 
-def recipe_of(
+def head_recipe(
     settings: HeadSettings,
+    components: int,
+    confounds: Sequence[str],
+    harmonisation: Harmonisation | None,
+    threshold: Threshold,
+) -> HeadRecipe:
+    """The recipe of any head; the residual head takes latents as they are, without components, confounds and harmonisation."""
+    if isinstance(settings, ResidualSettings):
+        return ResidualRecipe(settings, threshold)
+    return recipe_of(settings, components, confounds, harmonisation, threshold)
+
+
+def recipe_of(
+    settings: TableHead,
     components: int = 30,
     confounds: Sequence[str] = (),
     harmonisation: Harmonisation | None = None,
     threshold: Threshold = "prevalence",
 ) -> FeatureRecipe:
-    """The recipe of a head on one vector per scan; `kind: residual` has a recipe of its own beside its network."""
-    if isinstance(settings, ResidualSettings):
-        raise TypeError("kind: residual is made by the module of the residual network")
+    """The recipe of a head on one vector per scan."""
     reduction = Reduction(components, tuple(confounds), harmonisation)
     return FeatureRecipe(settings.kind, reduction, Learner(settings, threshold))
 

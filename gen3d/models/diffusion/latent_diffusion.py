@@ -7,24 +7,24 @@ logit-normal times), Rombach et al. 2022 (in a latent space), Ho and Salimans 20
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from torch import Tensor
 
 from gen3d.cohort.coding import Categorical, Coding
 from gen3d.cohort.manifest import CONTROL_NAMES
 from gen3d.core.errors import UserError
+from gen3d.figures.names import listed
 from gen3d.imaging.plan import GridPlan
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Expectation, Model, Statistics
 from gen3d.models.diffusion.noising import PREDICTIONS, Noising, Prediction, clean
 from gen3d.models.diffusion.samplers import SAMPLERS, SPACING
-from gen3d.models.normative.monai_autoencoder import AutoencoderKLConfig
-from gen3d.models.normative.vae import VAEConfig
+from gen3d.models.registry import read_config
 from gen3d.nets.denoiser import Denoiser
 from gen3d.nets.imported.denoiser import ImportedDenoiser
 from gen3d.nets.imported.monai_networks import UNetArguments
@@ -34,11 +34,15 @@ SMALLEST_SIDE = 3
 """Of the coarsest level: see gen3d.models.normative.vae on narrow grids and bfloat16."""
 
 SamplerName = Literal["ddpm", "ddim", "dpm_solver", "euler", "heun"]
-AutoencoderConfig = Annotated[VAEConfig | AutoencoderKLConfig, Field(discriminator="kind")]
+AutoencoderConfig = Annotated[SerializeAsAny[BaseModelConfig], BeforeValidator(read_config)]
+"""Settings of any kind of model: which of them has latents to diffuse in is for its run to say."""
 
 
 class LatentDiffusionConfig(BaseModelConfig):
     """Latent diffusion: learns how the latents of an autoencoder are distributed, given conditions."""
+
+    material: ClassVar[Literal["scans", "latents"]] = "latents"
+    written_by_train: ClassVar[tuple[str, ...]] = ("autoencoder", "coding", "latent_shape", "network")
 
     kind: Literal["latent_diffusion"] = Field("latent_diffusion", description="diffusion in an autoencoder's latents")
     conditions: tuple[str, ...] = Field(
@@ -124,6 +128,16 @@ class LatentDiffusionConfig(BaseModelConfig):
         return tuple(min(self.base_channels * 2**level, self.max_channels) for level in range(self.levels))
 
     @property
+    def form(self) -> str:
+        sides = " x ".join(map(str, self.latent_shape or ()))
+        conditions = listed([name.replace("_", " ") for name in self.conditions] or ["nothing"])
+        return f"{self.noising} in {sides} latents, conditioned on {conditions}"
+
+    @property
+    def asks_for_healthy(self) -> bool:
+        return True
+
+    @property
     def uses_covariates(self) -> bool:
         return True
 
@@ -157,7 +171,7 @@ class LatentDiffusionConfig(BaseModelConfig):
         self, plan: GridPlan, channels: tuple[str, ...], statistics: Statistics, num_covariates: int
     ) -> LatentDiffusion:
         """The untrained model, around an autoencoder without its weights."""
-        autoencoder = cast(AutoencoderConfig, self.autoencoder).build(plan, channels, statistics, num_covariates)
+        autoencoder = cast(BaseModelConfig, self.autoencoder).build(plan, channels, statistics, num_covariates)
         return LatentDiffusion(self, autoencoder, statistics)
 
 

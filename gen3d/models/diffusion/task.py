@@ -23,7 +23,7 @@ class LatentDiffusionTask(Task):
     centre: Tensor
     latent_std: Tensor
 
-    def __init__(self, model: LatentDiffusion, config: LatentDiffusionConfig) -> None:
+    def __init__(self, model: LatentDiffusion, config: LatentDiffusionConfig, num_steps: int) -> None:
         super().__init__()
         self._whole = (model,)  # a tuple, so that torch does not register the autoencoder as part of the task
         self.config, self.noising = config, model.noising

@@ -23,6 +23,10 @@ class PCAConfig(BaseModelConfig):
     covariates: bool = Field(False, description="regress out age, age squared, sex and site first; false: the mean")
 
     @property
+    def form(self) -> str:
+        return f"{self.num_components} components"
+
+    @property
     def closed_form(self) -> bool:
         return True
 

@@ -114,7 +114,7 @@ class Restorer(Model):
 class RestorerTask(Task):
     """loss = error of the restored volume over the brain + weight x the same inside the anomalies."""
 
-    def __init__(self, model: Restorer, config: RestorerConfig) -> None:
+    def __init__(self, model: Restorer, config: RestorerConfig, num_steps: int) -> None:
         super().__init__()
         self.model = model
         self.config = config

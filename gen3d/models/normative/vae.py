@@ -76,6 +76,12 @@ class VAEConfig(BaseModelConfig):
         return self
 
     @property
+    def form(self) -> str:
+        if self.latent == "dense":
+            return f"dense latent, {self.latent_size} numbers"
+        return f"spatial latent, {self.latent_channels} latent channels"
+
+    @property
     def widths(self) -> tuple[int, ...]:
         """Channels of each level."""
         return tuple(min(self.base_channels * 2**level, self.max_channels) for level in range(self.levels))

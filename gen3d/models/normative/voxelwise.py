@@ -21,6 +21,10 @@ class VoxelwiseConfig(BaseModelConfig):
     covariates: bool = Field(True, description="regress on age, age squared, sex and site; false: the plain mean")
 
     @property
+    def form(self) -> str:
+        return "age, sex and site per voxel" if self.covariates else "mean per voxel"
+
+    @property
     def closed_form(self) -> bool:
         return True
 

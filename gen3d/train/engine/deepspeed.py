@@ -61,7 +61,7 @@ class DeepSpeedEngine(Engine):
             with contact(processes):
                 engine, *_ = deepspeed.initialize(
                     model=_Player(task, player, self),
-                    optimizer=optim.optimiser(module),
+                    optimizer=optim.optimiser(module, task.decays_vectors),
                     config=config.deepspeed_settings(optim, processes.num, num),
                     dist_init_required=False,
                 )

@@ -29,7 +29,9 @@ class LocalEngine(Engine):
         state: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(task, config, optim, processes)
-        self.optimisers = {player: optim.optimiser(task.weights(player)) for player in task.players}
+        self.optimisers = {
+            player: optim.optimiser(task.weights(player), task.decays_vectors) for player in task.players
+        }
         if state is not None:
             for player, weights in fitting(state, task)["weights"].items():
                 task.weights(player).load_state_dict(weights)

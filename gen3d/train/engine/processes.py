@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gen3d.core.errors import LostContact, UserError
+from gen3d.core.launcher import environment_number, num_processes
 
 Result = TypeVar("Result")
 
@@ -156,8 +157,8 @@ def launched() -> Processes:
     Raises:
         UserError: some of what a launcher sets is missing, or a launcher started several processes that cannot meet.
     """
-    num = int(os.environ.get("WORLD_SIZE", "1"))
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) if "SLURM_PROCID" in os.environ else 1
+    num = num_processes()
+    tasks = environment_number("SLURM_STEP_NUM_TASKS", 1) if "SLURM_PROCID" in os.environ else 1
     if num == 1 and "RANK" not in os.environ and tasks > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise UserError(f"srun started {tasks} copies of this training that do not know of each other; {LAUNCH}.")
     if num == 1:
@@ -168,7 +169,10 @@ def launched() -> Processes:
             f"WORLD_SIZE is {num}, but {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set, so the "
             f"processes cannot find each other; {LAUNCH}."
         )
-    return Processes(int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"]), num)
+    rank = environment_number("RANK", 0)
+    if rank >= num:
+        raise UserError(f"RANK is {rank}, but WORLD_SIZE is {num}, so the ranks end at {num - 1}; {LAUNCH}.")
+    return Processes(rank, environment_number("LOCAL_RANK", 0), num)
 
 
 def join(place: Processes, store: Any, roster: tuple[str, ...], backend: str, timeout_s: float) -> Processes:

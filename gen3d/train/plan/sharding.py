@@ -42,7 +42,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Held:
+class StateBytes:
     """Bytes that a process holds whatever the number of volumes.
 
     `exchanged` is taken when the backward pass is over and the activations are gone; the others stay.
@@ -62,7 +62,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Sent:
+class Traffic:
     """Bytes that a process sends in one step of the ring algorithms."""
 
     reduced: int
@@ -74,7 +74,7 @@ class Sent:
         return self.reduced + self.gathered
 
 
-def held(sizes: Sizes, zero: int, num_processes: int, bucket_values: int) -> Held:
+def state_bytes(sizes: Sizes, zero: int, num_processes: int, bucket_values: int) -> StateBytes:
     """Memory of one process; one process alone holds what stage 0 does, without an exchange.
 
     `bucket_values` is DeepSpeed's reduce_bucket_size. Gradients are copied to a buffer of that size and flattened once
@@ -84,26 +84,26 @@ def held(sizes: Sizes, zero: int, num_processes: int, bucket_values: int) -> Hel
     share, bucket = -(-whole // num_processes), BYTES * min(sizes.trained, bucket_values)
     weights = whole + sizes.constant_bytes
     if num_processes == 1:
-        return Held(weights, whole, 2 * whole, average, buckets=0, exchanged=0)
+        return StateBytes(weights, whole, 2 * whole, average, buckets=0, exchanged=0)
     if zero == 0:
-        return Held(weights, whole, 2 * whole, average, buckets=0, exchanged=whole)
+        return StateBytes(weights, whole, 2 * whole, average, buckets=0, exchanged=whole)
     if zero == 1:
-        return Held(weights + share, whole, 2 * share, average, buckets=bucket, exchanged=bucket)
+        return StateBytes(weights + share, whole, 2 * share, average, buckets=bucket, exchanged=bucket)
     if zero == 2:
-        return Held(weights + share, share, 2 * share, average, buckets=2 * bucket, exchanged=0)
+        return StateBytes(weights + share, share, 2 * share, average, buckets=2 * bucket, exchanged=0)
     gathered = BYTES * min(sizes.trained, LIVE_VALUES) + sizes.constant_bytes
     part = -(-average // num_processes)
-    return Held(gathered + 2 * share, share, 2 * share, part, buckets=2 * bucket, exchanged=0)
+    return StateBytes(gathered + 2 * share, share, 2 * share, part, buckets=2 * bucket, exchanged=0)
 
 
-def sent(sizes: Sizes, zero: int, num_processes: int, num_parts: int) -> Sent:
+def traffic(sizes: Sizes, zero: int, num_processes: int, num_parts: int) -> Traffic:
     """Communication of one process per step, computed in `num_parts` parts."""
     once = BYTES * sizes.trained * (num_processes - 1) // num_processes
     if zero == 0:
-        return Sent(2 * once, 0)
+        return Traffic(2 * once, 0)
     if zero == 1:
-        return Sent(2 * once, once)
+        return Traffic(2 * once, once)
     if zero == 2:
-        return Sent(2 * once * num_parts, once)
+        return Traffic(2 * once * num_parts, once)
     # At most: they stay gathered from the forward to the backward pass, and small ones to the next part.
-    return Sent(once * num_parts, once * num_parts)
+    return Traffic(once * num_parts, once * num_parts)

@@ -1,0 +1,63 @@
+"""The settings of `gen3d train`, whatever the kind of model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field, field_validator
+
+from gen3d.core.config import Folder, Folders, execution
+from gen3d.models.base import BaseModelConfig
+from gen3d.models.registry import any_config, named_kinds
+from gen3d.train.augment import AugmentConfig
+from gen3d.train.engine.config import EngineConfig
+from gen3d.train.engine.shared_work import SharedVerb
+from gen3d.train.optim import OptimConfig
+
+if TYPE_CHECKING:
+    ModelConfig = BaseModelConfig
+else:
+    ModelConfig = any_config()
+
+
+class TrainSettings(SharedVerb):
+    """What is asked of a training; the model's `material` says which of the inputs it learns from."""
+
+    prepared: Folders | None = Field(None, description="folder or folders of `gen3d prepare` or `gen3d simulate`")
+    latents: Folder | None = Field(None, description="models of latents: folder of `gen3d encode`, instead of prepared")
+    autoencoder: Folder | None = Field(
+        None,
+        alias="vae",
+        description="models of latents: run of the autoencoder, with prepared, or when it was moved",
+    )
+    patients: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the people with role evaluation (patients) to learn from too: for generative models, and, with "
+        "cross_fit, for latents that classify can test everybody on; such a run judges nobody's anomaly",
+    )
+    model: ModelConfig = Field(description=f"which model; `kind` is one of {named_kinds()}")
+    channels: tuple[str, ...] = Field(("t1w", "log_jacobian"), min_length=1, description="volumes learned together")
+    cross_fit: int = Field(1, ge=1, description="members; 1: one, on train controls; K: K folds of train + calibration")
+    seed: int = Field(0, ge=0, description="seed of folds, initial weights, order and noise")
+    optim: OptimConfig = Field(default_factory=OptimConfig, description="optimiser (models trained in steps)")
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="where and in which precision")
+    augment: AugmentConfig = Field(default_factory=AugmentConfig, description="changes to training volumes")
+    log_every: int = execution(10, "steps between entries of log.jsonl", gt=0)
+    picture_every: int = execution(500, "steps between pictures of sample reconstructions", gt=0)
+    tensorboard: bool = execution(True, "also log to tensorboard/, if TensorBoard is installed")
+
+    @field_validator("channels")
+    @classmethod
+    def _distinct(cls, channels: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(channels)) < len(channels):
+            raise ValueError(f"a channel is named twice in {list(channels)}")
+        return channels
+
+    @field_validator("cross_fit")
+    @classmethod
+    def _enough_folds(cls, cross_fit: int) -> int:
+        if cross_fit == 2:
+            raise ValueError("2 members would learn from half of the people each; use 1, or 3 and more")
+        return cross_fit
