@@ -12,15 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.cohort.channels import CONTRAST, LOG_JACOBIAN, SIZE
-from gen3d.cohort.manifest import is_control
+from gen3d.cohort.manifest import NULL, is_control
 from gen3d.core.artefact import write_json
 from gen3d.core.result_folder import ResultFolder
 from gen3d.core.tables import Table, read_record
 from gen3d.imaging.volume import read_map, write_nifti
 from gen3d.models.run_folder import TRAIN, learned_channels
 
-VERB = "anomaly"
-NULL = "null"  # the simulated condition in which nothing is planted
 AGAIN = "run `gen3d anomaly` again"
 FEWEST_CONTROLS = 10  # for a range of controls
 REGISTRATION_ALONE = "(registration alone)"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gen3d.core.progress import say
 from gen3d.models.base import BaseModelConfig, ClosedFormModel, Model, VolumeSet
-from gen3d.models.run_folder import LOG
+from gen3d.models.run_folder import LOG, weights_path
 from gen3d.models.weights import save_weights
 from gen3d.train.batches import Batches
 from gen3d.train.engine.processes import Processes
@@ -38,7 +38,7 @@ class Member:
 
     def train(self) -> None:
         """Train or fit it and write its weights; a member whose weights are there is finished."""
-        weights = self.asked.out / "members" / str(self.index) / "model.safetensors"
+        weights = weights_path(self.asked.out, self.index)
         if self.processes.from_first(weights.is_file()):
             return
         material = self.material
