@@ -19,10 +19,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from gen3d.cohort.columns import Adjustment
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 from gen3d.latents.embedding import places_among
+from gen3d.stratify.adjustment import Adjustment
 from gen3d.stratify.mixture import Mixture
 
 Floats = NDArray[np.float64]

@@ -211,7 +211,7 @@ def test_one_site_can_be_the_reference_of_others_only_if_they_are_estimated() ->
         ({}, {"by": "scanner"}, "no column scanner to harmonise by"),
         ({"site": ["", "A", "B"] * 50}, {}, r"50 scans have no site \(sub-p0000_ses-1, .* and others\)"),
         ({"site": ["Z"] + ["A", "B"] * 74 + ["A"]}, {}, "site Z has one person"),
-        ({}, {"keep": ("iq",)}, "keep names the column iq, which is not in the cohort table"),
+        ({}, {"keep": ("iq",)}, "keep: the cohort table has no column iq"),
         ({"sex": ""}, {}, "sex is empty for everybody"),
         ({"sex": "F"}, {}, "sex is the same for everybody"),
         ({"diagnosis": ["CN", "AD", "AD"] * 50}, {"keep": ("diagnosis",)}, "diagnosis does not vary within any site"),

@@ -214,7 +214,7 @@ def _write(base: Path, name: str, values: np.ndarray, table: pd.DataFrame, **mor
         ("twice", "in two of the folders"),
         ("nobody", "0 people are left"),
         ("nan", "not finite"),
-        ("adjust", "no such column"),
+        ("adjust", "has no column weight"),
         ("maps", "no such folder"),
         ("maps of another verb", "was written by `gen3d encode`"),
     ],
