@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.cohort.latents_folder import ARRAY, SEEN, SHAPE, TABLE, Seen
+from gen3d.cohort.latents_folder import ARRAY, SEEN, SHAPE, TABLE
 from gen3d.cohort.manifest import REQUIRED, scan_key
 from gen3d.core.artefact import begin, digest, write_json
 from gen3d.core.config import Verb
@@ -41,7 +41,7 @@ def write_latents(
     shape: Sequence[int] | None = None,
     kind: str = "vae",
     run_key: str = "k",
-    seen: Seen | Sequence[Seen] | None = None,
+    seen: dict[str, str] | Sequence[dict[str, str]] | None = None,
 ) -> Path:
     """Write a finished folder.
 

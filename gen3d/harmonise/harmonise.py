@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from gen3d.classify.study.recipe import Rows
-from gen3d.cohort.latents_folder import ARRAY, SEEN, SHAPE, TABLE, Latents, Seen, open_latents_folder
-from gen3d.cohort.manifest import TEXT, is_control, subject_hash
+from gen3d.cohort.latents_folder import ARRAY, SEEN, SHAPE, TABLE, open_latents_folder, require_one_space
+from gen3d.cohort.manifest import TEXT, is_control
+from gen3d.cohort.seen import SeenBy
 from gen3d.core.artefact import Work, write_json
 from gen3d.core.config import Folders
 from gen3d.core.errors import UserError
@@ -103,7 +104,8 @@ class Harmonise(FolderVerb, Harmonisation):
         np.savez(self.out / "harmonisation.npz", **arrays)
         write_table(self.out / TABLE, rows.table)
         write_json(self.out / SHAPE, cohort.record | {"harmonised": self._harmonisation.settings()})
-        write_json(self.out / SEEN, {"0": _with_roles(cohort.seen, used, f"harmonised by {self.by}")})
+        fitted_on = SeenBy.people(used, f"harmonised by {self.by}")
+        write_json(self.out / SEEN, cohort.seen.joined(fitted_on.members[0]).record())
         tables = found.tables | {"people": self._people(rows.table, allowed, fitted)}
         for name, table in tables.items():
             write_table(self.out / f"{name}.tsv", table)
@@ -189,7 +191,7 @@ class Cohort:
 
     rows: Rows
     record: Row
-    seen: Seen
+    seen: SeenBy
 
 
 def gather(folders: Sequence[Path]) -> Cohort:
@@ -199,18 +201,8 @@ def gather(folders: Sequence[Path]) -> Cohort:
         UserError: latents of different models, of a family, of one scan twice, or not finite.
     """
     opened = [open_latents_folder(folder, ("encode",)) for folder in folders]
+    require_one_space([latents.space for latents in opened])
     first = opened[0]
-    for other in opened:
-        if other.num_members > 1:
-            raise UserError(
-                f"{other.folder}: its {other.num_members} members have a latent space each, which cannot be harmonised "
-                "together; encode with a run trained with cross_fit=1."
-            )
-        if (other.run_key, other.shape) != (first.run_key, first.shape):
-            raise UserError(
-                f"latents of two different models: {first.folder} (a {first.kind}, run {first.run_key}) and {other.folder} "
-                f"(a {other.kind}, run {other.run_key}) have spaces of their own; encode both with one run."
-            )
     table = pd.concat([latents.table for latents in opened], ignore_index=True)
     for column in (name for name in TEXT if name in table.columns):
         table[column] = table[column].astype(object).where(table[column].notna(), "")
@@ -221,25 +213,14 @@ def gather(folders: Sequence[Path]) -> Cohort:
     bad = table.loc[~np.isfinite(values).all(axis=1), "key"]
     if len(bad):
         raise UserError(f"{', '.join(bad[:5])}: the latent is NaN or infinite; encode again.")
+    seen = first.seen
+    for other in opened[1:]:
+        seen = seen.joined(other.seen.members[0])
     return Cohort(
         Rows(values, table, (values.shape[1],), first.shape),
         json.loads((first.folder / SHAPE).read_text(encoding="utf-8")),
-        _union(opened),
+        seen,
     )
-
-
-def _union(opened: Sequence[Latents]) -> Seen:
-    union: Seen = {}
-    for latents in opened:
-        for person, role in latents.seen[0].items():
-            if role not in union.get(person, "").split(", "):
-                union[person] = ", ".join(part for part in (union.get(person), role) if part)
-    return union
-
-
-def _with_roles(seen: Seen, subjects: Sequence[str], role: str) -> Seen:
-    hashes = [subject_hash(subject) for subject in subjects]
-    return seen | {person: f"{seen[person]}, {role}" if person in seen else role for person in hashes}
 
 
 def site_sentences(rows: Sequence[Row], by: str) -> list[str]:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from gen3d.anomaly.compare import WorkingArrays, covariates_of
-from gen3d.cohort.folder import Prepared, generator_subjects, open_prepared
-from gen3d.cohort.latents_folder import ARRAY, MIRRORED, SEEN, SHAPE, TABLE, Seen
+from gen3d.cohort.folder import Prepared, generator_seen, open_prepared
+from gen3d.cohort.latents_folder import ARRAY, MIRRORED, SEEN, SHAPE, TABLE
 from gen3d.cohort.structures import with_structures
 from gen3d.core.artefact import Work, write_json
 from gen3d.core.config import Folders
@@ -59,7 +59,7 @@ class Encode(FolderVerb):
         """Write the latents folder."""
         prepared, run = opened
         table = prepared.manifest[prepared.manifest["role"] != "excluded"].reset_index(drop=True)
-        table["seen"] = [not run.blind_members(subject) for subject in table["subject"]]
+        table["seen"] = run.seen.by_all(table)
         arrays = WorkingArrays(self.out, len(table))
         sides = (run.num_members, int(np.prod(run.latent_shape)))
         latents = arrays.open("latents", sides)
@@ -80,7 +80,7 @@ class Encode(FolderVerb):
         write_table(self.out / TABLE, with_structures(prepared, table).drop(columns=["folder"]))
         made_by = {"shape": run.latent_shape, "kind": run.kind, "run_key": run.artefact.key, "channels": run.channels}
         write_json(self.out / SHAPE, made_by)
-        write_json(self.out / SEEN, {str(member): seen for member, seen in enumerate(_seen(run, prepared))})
+        write_json(self.out / SEEN, run.seen.of_kind(run.kind).joined(generator_seen(prepared)).record())
         arrays.discard()
         num_dimensions = sides[1]
         each = f" in each of {run.num_members} spaces" if run.num_members > 1 else ""
@@ -101,15 +101,6 @@ class Encode(FolderVerb):
 def _by_member(latents: NDArray[np.float32]) -> NDArray[np.float32]:
     """[scans, members, d] as it is kept: [scans, d] of one member, else [members, scans, d]."""
     return np.asarray(latents[:, 0] if latents.shape[1] == 1 else np.moveaxis(latents, 1, 0))
-
-
-def _seen(run: Run, prepared: Prepared) -> list[Seen]:
-    """Per member, everybody whom it learned from; with those whom the generator of synthetic scans learned from."""
-    behind = {person: f"generator of {folder.name} ({role})" for folder, person, role in generator_subjects(prepared)}
-    return [
-        {person: f"{run.kind} ({role})" for person, role in run.subjects[member].items()} | behind
-        for member in range(run.num_members)
-    ]
 
 
 def _refuse_non_finite(latents: NDArray[np.float32], keys: list[str]) -> None:

@@ -209,8 +209,8 @@ def _write(base: Path, name: str, values: np.ndarray, table: pd.DataFrame, **mor
     [
         ("few", "11 people are left"),
         ("constant", "are the same"),
-        ("two runs", "two different models"),
-        ("family", "a space of its own"),
+        ("two runs", "not in one latent space"),
+        ("family", "a latent space of its own"),
         ("twice", "in two of the folders"),
         ("nobody", "0 people are left"),
         ("nan", "not finite"),
