@@ -28,9 +28,9 @@ from representations import BRAIN_MODELS, SEEN_BY_ALL, latents, prepare_brains
 from gen3d.classify.classify import Classify
 from gen3d.classify.study.baselines import read_voxels
 from gen3d.cli import run_script
+from gen3d.cohort.duplicates import find_duplicates
 from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.latents_folder import open_latents_folder
-from gen3d.cohort.seen import find_duplicates
 from gen3d.harmonise.harmonise import Harmonise
 from gen3d.maths.stats import wilson_interval
 

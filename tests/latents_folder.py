@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.cohort.latents_folder import Seen
 from gen3d.cohort.latents_folder import write_latents as write
 from gen3d.cohort.manifest import REQUIRED, scan_key
+from gen3d.cohort.seen import SeenBy
 from gen3d.core.artefact import begin, digest
 from gen3d.core.config import Verb
 
@@ -42,7 +42,7 @@ def write_latents(
     shape: Sequence[int] | None = None,
     kind: str = "vae",
     run_key: str = "k",
-    seen: Seen | Sequence[Seen] | None = None,
+    seen: dict[str, str] | Sequence[dict[str, str]] | None = None,
 ) -> Path:
     """Write a finished folder.
 
@@ -66,6 +66,6 @@ def write_latents(
     identity = {"values": digest(array.tolist()), "table": table.to_csv(), "run": run_key, "kind": kind}
     work = begin(Encoded(out=folder), "encode", {}, identity)
     record = {"shape": list(shape or array.shape[-1:]), "kind": kind, "run_key": run_key, "channels": ["t1w"]}
-    write(folder, array, table, record, [dict(people) for people in members])
+    write(folder, array, table, record, SeenBy(tuple(dict(people) for people in members)))
     work.finish({"num_scans": len(table), "num_dimensions": array.shape[-1]})
     return folder

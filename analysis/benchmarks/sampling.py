@@ -114,7 +114,7 @@ def run_setting(given: argparse.Namespace) -> Setting:
     assert isinstance(model, LatentDiffusion), f"{given.run} is no latent diffusion model"
     model = model.to(given.device).eval()
     table = pd.read_csv(given.latents / "latents.tsv", sep="\t", dtype={"subject": str})
-    unseen = np.flatnonzero([not run.saw(subject) for subject in table["subject"]])
+    unseen = np.flatnonzero(~run.seen.by_any(table))
     unseen = np.random.default_rng(0).permutation(unseen)[: 2 * (len(unseen) // 2)]
     if len(unseen) < 2 * LEAST_HELD_OUT:
         sys.exit(f"{given.latents}: {len(unseen)} scans of people the run never saw; {2 * LEAST_HELD_OUT} are needed.")

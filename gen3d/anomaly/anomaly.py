@@ -28,6 +28,7 @@ from gen3d.anomaly.tables import (
 from gen3d.cohort.channels import CHANNELS, CONTRAST, LOG_JACOBIAN, ON_TEMPLATE, SIZE, T1W, Channel
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import is_twin
+from gen3d.cohort.seen import Guard
 from gen3d.core.artefact import Work
 from gen3d.core.config import Folders, waiver
 from gen3d.core.errors import UserError
@@ -209,26 +210,34 @@ def _joined(run: Run | Ensemble) -> str:
 def _assessed(prepared: Prepared, run: Run | Ensemble) -> pd.DataFrame:
     """Rows of every scan with a member that never saw the person; `calibrates` marks those that may calibrate."""
     used = prepared.manifest[prepared.manifest["role"] != "excluded"]
-    table = used[used["subject"].map(run.can_judge)].reset_index(drop=True)
+    table = used[_guard(run).clear(used, _seen_by(run, used), "leave_out").testable].reset_index(drop=True)
     # Controls outside the test set calibrate whenever a member is blind to them: the held-out calibration set of a
     # single model, or every train and calibration control of a cross-fitted one.
     table["calibrates"] = table["role"].isin(["calibration", "train"]) & ~is_twin(table)
-    if not len(table):
-        whose = "its model" if isinstance(run, Run) else "one model or the other"
-        raise UserError(f"{_joined(run)}: {whose} saw everybody in this cohort, so there is nobody to judge.")
     return table
+
+
+def _guard(run: Run | Ensemble) -> Guard:
+    learners = " or of ".join(str(folder) for folder in run.folders)
+    return Guard(
+        f"every member of {learners}",
+        "what is expected of them would resemble them",
+        "judge people that the model never saw, or train with cross_fit=5",
+    )
+
+
+def _seen_by(run: Run | Ensemble, table: pd.DataFrame) -> list[str]:
+    """What saw the person of each row, "" where each run has a member that never did."""
+    return ["" if run.can_judge(subject) else run.kind for subject in table["subject"]]
 
 
 def _name_trained_on(prepared: Prepared, run: Run | Ensemble) -> None:
     """Say how many calibration people cannot calibrate because the model learned from them."""
-    people = prepared.select(["calibration"])["subject"].unique()
-    seen = [str(subject) for subject in people if not run.can_judge(subject)]
-    learners = " or of ".join(str(folder) for folder in run.folders)
-    if seen:
-        warn(
-            f"{', '.join(seen[:3])}{' and others' if len(seen) > 3 else ''}: {len(seen)} people with role calibration "
-            f"were learned from by every member of {learners}; they calibrate nobody and are not judged."
-        )
+    people = prepared.select(["calibration"]).drop_duplicates("subject")
+    seen_by = _seen_by(run, people)
+    if any(seen_by):
+        what = _guard(run).sentence(people, seen_by)
+        warn(f"role calibration: {what}; they calibrate nobody and are not judged.")
 
 
 def _announce(panel: Panel) -> None:

@@ -24,7 +24,7 @@ from gen3d.classify.study.crossvalidation import Model, Study, chosen_settings, 
 from gen3d.classify.study.permutation import null_values, observed, prepare, statistic_name
 from gen3d.classify.study.question import Question, class_counts, open_external, open_question
 from gen3d.classify.study.recipe import HeadRecipe, KeptLearned
-from gen3d.cohort.seen import Seen
+from gen3d.cohort.seen import SeenPolicy
 from gen3d.cohort.target import Target, as_label
 from gen3d.core.artefact import Work, write_json
 from gen3d.core.errors import UserError
@@ -108,7 +108,7 @@ def cross_validate(question: Question) -> Row:
     return written
 
 
-def external_test(question: Question, policy: Seen) -> Row:
+def external_test(question: Question, policy: SeenPolicy) -> Row:
     """Test a finished head, and baselines fitted on the people it learned from, on other people."""
     asked = question.settings
     assert asked.fit is not None

@@ -10,9 +10,10 @@ from pydantic import Field
 from threadpoolctl import threadpool_limits
 
 from gen3d.classify.folder import PREDICTIONS, write_predictions
-from gen3d.classify.prediction.people import Asked, Learned, open_asked
+from gen3d.classify.prediction.people import Asked, open_asked
 from gen3d.classify.prediction.sentences import sentences, show
 from gen3d.classify.prediction.tables import judge_typicality, neighbour_table, prediction_table, training_summary
+from gen3d.cohort.seen import LeaveOutPolicy
 from gen3d.core.artefact import Work
 from gen3d.core.config import Folder, Folders
 from gen3d.core.errors import UserError
@@ -34,7 +35,7 @@ class Predict(FolderVerb):
     latents: Folders = Field(description="latents of new people (encode, harmonise), made as those of the head")
     strata: Folder | None = Field(None, description="a map of people (stratify) of the same latents, to place them in")
     neighbours: int = Field(5, ge=1, description="nearest training people that are listed per scan")
-    seen: Learned = Field("refuse", description="people whom the head learned from: refuse, or leave_out")
+    seen: LeaveOutPolicy = Field("refuse", description="people whom the head learned from: refuse, or leave_out")
     seed: int = Field(0, ge=0, description="seed of the dealing of training people into folds for held-out distances")
 
     def plan(self) -> list[str]:

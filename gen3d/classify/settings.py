@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from gen3d.classify.heads.settings import HeadSettings, LinearSettings, Threshold
-from gen3d.cohort.seen import Duplicates, Seen
+from gen3d.cohort.duplicates import Duplicates
+from gen3d.cohort.seen import SeenPolicy
 from gen3d.cohort.target import Task
 from gen3d.core.config import Folder, Folders, execution, waiver
 from gen3d.core.work import FolderVerb, Inputs
@@ -79,7 +80,7 @@ class StudySettings(FolderVerb):
     split: Literal["folds", "sites"] = Field("folds", description="stratified folds, or leave one site out at a time")
     folds: int = Field(5, ge=2, description="folds; a cross-fitted family has as many as members")
     repeats: int = Field(5, ge=1, description="times the people are dealt out to folds anew")
-    seen: Seen = waiver(
+    seen: SeenPolicy = waiver(
         "refuse",
         "people whom a model behind the features saw: stop, leave_out, train_only (learn from them, test the "
         "others), or waive (test them; recorded and printed)",

@@ -1,4 +1,9 @@
-"""How the conditions of a generative model become numbers: fitted once, kept with the weights, refused when it differs."""
+"""How the conditions of a generative model become numbers: fitted once, kept with the weights, refused when it differs.
+
+Not `cohort.columns`, because a generator embeds its conditions: a word is the number of its embedding and no indicator, and a
+missing value stays missing (NaN), which the network has a token of its own for, instead of becoming the mean. A single value
+that a user types is coded as well, and is checked against the codes and the range of the training people.
+"""
 
 from __future__ import annotations
 

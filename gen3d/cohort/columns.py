@@ -1,10 +1,16 @@
-"""Columns of the cohort table as numbers, fitted on training people: what baselines and confound regression use."""
+"""Columns of the cohort table as numbers: the one coder of baselines, confounds, harmonisation, adjustment, associations.
+
+Numbers are standardised, words become indicators, and a missing value is the mean of the people of the fit. Where the uses
+differ, `Rules` says so. Two codings are no case of this sentence and stay by themselves: `maths.design` (terms of a normative
+model, chosen by the number of people, in units that a reader understands) and `cohort.coding` (conditions of a generator: one
+code per person for an embedding, a missing value stays missing, and what a user types is checked against the trained range).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -12,214 +18,248 @@ from numpy.typing import NDArray
 
 from gen3d.cohort.manifest import TEXT
 from gen3d.cohort.structures import SUFFIX
-from gen3d.cohort.target import FEWEST_DISTINCT, as_label
+from gen3d.cohort.target import as_label
 from gen3d.core.errors import UserError
 
 Values = NDArray[np.float64]
-MISSING_SHARE = 0.05
-"""Share of training people without a value from which being without one gets a column of its own."""
 
 
 @dataclass(frozen=True)
-class Number:
-    """A numeric column: standardised, a missing value is the training mean; `flagged`: a column that says it was missing."""
+class Cells:
+    """One column, read: labels [n], "" where missing; numbers [n], NaN where missing, or None for a column of words."""
 
     name: str
-    divisor: str
-    mean: float
-    spread: float
-    flagged: bool
-    missing_share: float
+    labels: NDArray[np.str_]
+    numbers: Values | None
 
-    def matrix(self, table: pd.DataFrame) -> Values:
-        """[n, 1], or [n, 2] with the column of missing values."""
-        numbers = _numbers(table, self.name, self.divisor)
-        missing = ~np.isfinite(numbers)
-        columns = [np.where(missing, 0.0, (numbers - self.mean) / self.spread)]
-        if self.flagged:
-            share = self.missing_share
-            columns.append((missing - share) / np.sqrt(share * (1.0 - share)))
-        return np.stack(columns, axis=1)
+    @cached_property
+    def known(self) -> NDArray[np.bool_]:
+        """Which rows have a value, [n]."""
+        return np.asarray(self.labels != "")
+
+    @cached_property
+    def levels(self) -> tuple[str, ...]:
+        """The distinct values in order."""
+        return tuple(sorted(set(self.labels[self.known].tolist())))
 
 
-@dataclass(frozen=True)
-class Categories:
-    """A column of words: one standardised column per word (one for two words); any other word is the mean person's."""
-
-    name: str
-    words: tuple[str, ...]
-    shares: tuple[float, ...]
-
-    def matrix(self, table: pd.DataFrame) -> Values:
-        """[n, words], or [n, 1] for two words."""
-        labels = np.array([as_label(value) for value in _column(table, self.name)], dtype=object)
-        known = np.isin(labels, self.words)
-        told = list(zip(self.words, self.shares, strict=True))[1 if len(self.words) == 2 else 0 :]
-        columns = [
-            np.where(known, ((labels == word) - share) / np.sqrt(max(share * (1.0 - share), 1e-12)), 0.0)
-            for word, share in told
-        ]
-        return np.stack(columns, axis=1) if columns else np.zeros((len(table), 0))
-
-
-@dataclass(frozen=True)
-class TableColumns:
-    """Several columns side by side."""
-
-    columns: tuple[Number | Categories, ...]
-
-    def matrix(self, table: pd.DataFrame) -> Values:
-        """[n, k]; centred and of variance 1 over the training people."""
-        return np.hstack([np.zeros((len(table), 0)), *(column.matrix(table) for column in self.columns)])
-
-
-def fit_columns(table: pd.DataFrame, names: Sequence[str], head_size: str = "") -> TableColumns:
-    """Learn how columns become numbers.
-
-    Words become one column each. Volumes (columns that end in _ml) become their logarithm, so that a difference is a
-    relative one, and are divided by the head size first where its column is named; a volume that is not above 0 is missing.
+def read_cells(table: pd.DataFrame, name: str, setting: str = "", fewest_numbers: int = 1) -> Cells:
+    """Read a column and settle whether it holds numbers.
 
     Args:
-        table: rows of training people.
-        names: columns of the table.
-        head_size: column of the head's (or brain's) volume, "" for none.
+        table: rows of the cohort table.
+        name: of the column.
+        setting: what names the column, for the sentence of an absent one: `keep`.
+        fewest_numbers: distinct values that a column of numbers needs to count as a quantity.
 
     Raises:
-        UserError: a column that the table has not.
+        UserError: no such column.
     """
-    return TableColumns(tuple(_fit_column(table, name, head_size) for name in names))
+    column = _column(table, name, setting)
+    cells = Cells(name, np.array([as_label(value) for value in column], dtype=np.str_), None)
+    # The text columns of the cohort table are words even where they look like numbers: site 3 is no quantity.
+    if name in TEXT or len(cells.levels) < fewest_numbers:
+        return cells
+    numbers = _to_numbers(column)
+    return cells if np.isnan(numbers[cells.known]).any() else Cells(name, cells.labels, numbers)
 
 
-def _fit_column(table: pd.DataFrame, name: str, head_size: str) -> Number | Categories:
-    column = _column(table, name)
-    if not is_numeric(name, column):
-        labels = [label for label in map(as_label, column) if label]
-        words = tuple(sorted(set(labels)))
-        return Categories(name, words, tuple(labels.count(word) / len(labels) for word in words))
-    divisor = head_size if name.endswith(SUFFIX) and name != head_size else ""
-    numbers = _numbers(table, name, divisor)
-    known = numbers[np.isfinite(numbers)]
-    share = 1.0 - len(known) / len(numbers)
-    mean, spread = (float(known.mean()), float(known.std())) if len(known) else (0.0, 0.0)
-    flagged = MISSING_SHARE < share < 1.0
-    return Number(name, divisor, mean, spread if spread > 1e-12 * max(1.0, abs(mean)) else np.inf, flagged, share)
+@dataclass(frozen=True)
+class Rules:
+    """Where the uses of the coder differ.
+
+    Attributes:
+        fewest_numbers: distinct values that a column of numbers needs to count as a quantity; with fewer it holds words.
+        standardise_words: give indicators mean 0 and SD 1, as numbers have; otherwise they are 0 and 1.
+        every_word: give each of three or more words an indicator. A penalised fit then prefers none of them; an unpenalised
+            one needs the first word as the reference, without an indicator.
+        flag_missing_above: share of people without a number, above which being without one gets a column; None for never.
+        flag_missing_words: do the same for words.
+        log_volumes: take the logarithm of volumes (names that end in _ml), so that a difference is a relative one.
+        strict: refuse missing values and words that the fit has not seen, instead of taking the mean for them.
+    """
+
+    fewest_numbers: int = 1
+    standardise_words: bool = True
+    every_word: bool = False
+    flag_missing_above: float | None = None
+    flag_missing_words: bool = False
+    log_volumes: bool = False
+    strict: bool = False
 
 
-def is_numeric(name: str, column: pd.Series) -> bool:
-    """Whether a column is taken for numbers; the table's own text columns never are, so that site 3 is no quantity."""
-    if name in TEXT:
+PENALISED = Rules(every_word=True, flag_missing_above=0.05, log_volumes=True)
+"""Of classifiers' baselines and confounds. Where under 5 % miss a value, a column for it would say little and cost a weight."""
+
+
+@dataclass(frozen=True)
+class ColumnCode:
+    """How one column becomes k columns of a matrix, as fitted.
+
+    `levels` are its words, None for numbers; `mean` and `sd` [k] centre and scale the columns; `divisor` names the volume that a
+    volume is divided by; `flagged`: the last column says that the value was missing.
+    """
+
+    name: str
+    levels: tuple[str, ...] | None
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+    num_missing: int = 0
+    rules: Rules = Rules()
+    divisor: str = ""
+    flagged: bool = False
+
+    @property
+    def indicators(self) -> tuple[str, ...]:
+        """The words that have a column: all but the reference. A lone word keeps its constant column, to be named by."""
+        words = self.levels or ()
+        return words if len(words) == 1 or (self.rules.every_word and len(words) > 2) else words[1:]
+
+    def matrix(self, table: pd.DataFrame, setting: str = "") -> Values:
+        """[n, k].
+
+        Raises:
+            UserError: no such column; with strict rules also a missing value or a word that the fit has not seen.
+        """
+        standard = (self._raw(table, setting) - np.array(self.mean)) / np.array(self.sd)
+        return np.where(np.isfinite(standard), standard, 0.0)
+
+    def _raw(self, table: pd.DataFrame, setting: str) -> Values:
+        """Numbers or indicators [n, k], NaN where unknown; the column of missing values is 0 and 1."""
+        if self.levels is not None:
+            labels = read_cells(table, self.name, setting).labels
+            missing = labels == ""
+            known = np.isin(labels, self.levels)
+            if self.rules.strict:
+                self._refuse_missing(missing, setting)
+                _refuse_new(self.name, labels[~known], self.levels)
+            columns = [np.where(known, labels == word, np.nan) for word in self.indicators]
+        else:
+            numbers = self._numbers(table, setting)
+            missing = np.isnan(numbers)
+            if self.rules.strict:
+                self._refuse_missing(missing, setting)
+            columns = [numbers]
+        if self.flagged:
+            columns.append(missing.astype(np.float64))
+        return np.stack(columns, axis=1) if columns else np.zeros((len(table), 0))
+
+    def _numbers(self, table: pd.DataFrame, setting: str) -> Values:
+        numbers = _to_numbers(_column(table, self.name, setting))
+        if not (self.rules.log_volumes and self.name.endswith(SUFFIX)):
+            return numbers
+        if self.divisor:
+            numbers = numbers / _to_numbers(_column(table, self.divisor, setting))
+        return np.log(np.where(numbers > 0, numbers, np.nan))
+
+    def _refuse_missing(self, missing: NDArray[np.bool_], setting: str) -> None:
+        if missing.any():
+            raise UserError(
+                f"{setting}={self.name}: {int(missing.sum())} of {len(missing)} people have no value; fill it in or leave it "
+                "out."
+            )
+
+
+@dataclass(frozen=True)
+class TableCode:
+    """Several columns side by side; `setting` names them in sentences."""
+
+    columns: tuple[ColumnCode, ...]
+    setting: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns of the table."""
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def column_names(self) -> list[str]:
+        """The column of the table behind each column of the matrix."""
+        return [column.name for column in self.columns for _ in column.mean]
+
+    def matrix(self, table: pd.DataFrame) -> Values:
+        """[n, k].
+
+        Raises:
+            UserError: see `ColumnCode.matrix`.
+        """
+        parts = (column.matrix(table, self.setting) for column in self.columns)
+        return np.hstack([np.zeros((len(table), 0)), *parts])
+
+
+def fit_columns(
+    table: pd.DataFrame, names: Sequence[str], rules: Rules, setting: str = "", head_size: str = ""
+) -> TableCode:
+    """Learn how columns become numbers.
+
+    Args:
+        table: rows of the people of the fit.
+        names: columns of the table.
+        rules: see `Rules`.
+        setting: what names the columns, for sentences: `keep`.
+        head_size: column of the head's (or brain's) volume that volumes are divided by, "" for none.
+
+    Raises:
+        UserError: a column that the table has not; with strict rules also a missing value.
+    """
+    return TableCode(tuple(_fit_column(table, name, rules, setting, head_size) for name in names), setting)
+
+
+def _fit_column(table: pd.DataFrame, name: str, rules: Rules, setting: str, head_size: str) -> ColumnCode:
+    cells = read_cells(table, name, setting, rules.fewest_numbers)
+    levels = cells.levels if cells.numbers is None else None
+    divisor = head_size if rules.log_volumes and name.endswith(SUFFIX) and name != head_size else ""
+    code = ColumnCode(name, levels, (), (), int((~cells.known).sum()), rules, divisor)
+    code = replace(code, flagged=_flagged(code, table, setting))
+    raw = code._raw(table, setting)
+    # Numbers are the first column of a column of numbers; indicators and the column of missing values are 0 and 1.
+    moments = [
+        _of_numbers(values) if levels is None and not place else _of_shares(values, rules.standardise_words)
+        for place, values in enumerate(raw.T)
+    ]
+    return replace(code, mean=tuple(mean for mean, _ in moments), sd=tuple(sd for _, sd in moments))
+
+
+def _flagged(code: ColumnCode, table: pd.DataFrame, setting: str) -> bool:
+    limit = code.rules.flag_missing_above
+    if limit is None or (code.levels is not None and not (code.rules.flag_missing_words and code.indicators)):
         return False
-    labels = [label for label in map(as_label, column) if label]
-    return bool(pd.to_numeric(pd.Series(labels, dtype=object), errors="coerce").notna().all())
+    share = float(np.isnan(code._raw(table, setting)[:, 0]).mean())
+    return limit < share < 1.0
 
 
-def _numbers(table: pd.DataFrame, name: str, divisor: str) -> Values:
-    numbers = pd.to_numeric(_column(table, name), errors="coerce").to_numpy(dtype=np.float64)
-    if not name.endswith(SUFFIX):
-        return numbers
-    if divisor:
-        numbers = numbers / pd.to_numeric(_column(table, divisor), errors="coerce").to_numpy(dtype=np.float64)
-    return np.log(np.where(numbers > 0, numbers, np.nan))
+def _of_numbers(values: Values) -> tuple[float, float]:
+    """Mean and SD of the known values; SD infinite where they do not vary, so that the column is 0 for everybody."""
+    known = values[np.isfinite(values)]
+    mean, spread = (float(known.mean()), float(known.std())) if len(known) else (0.0, 0.0)
+    return mean, spread if spread > 1e-12 * max(1.0, abs(mean)) else np.inf
 
 
-def _column(table: pd.DataFrame, name: str) -> pd.Series:
+def _of_shares(values: Values, standardise: bool) -> tuple[float, float]:
+    """Mean p and SD sqrt(p (1 - p)) of zeros and ones, or 0 and 1 to leave them as they are."""
+    if not standardise:
+        return 0.0, 1.0
+    share = float(values[np.isfinite(values)].mean())
+    return share, float(np.sqrt(share * (1.0 - share))) or np.inf
+
+
+def _refuse_new(name: str, labels: NDArray[np.str_], levels: tuple[str, ...]) -> None:
+    if len(labels):
+        raise UserError(
+            f"{name} {min(labels)} does not occur among the people of the fit ({', '.join(levels)}), so its effect is not "
+            "known; harmonise the latents first."
+        )
+
+
+def _column(table: pd.DataFrame, name: str, setting: str) -> pd.Series:
     if name not in table.columns:
-        raise UserError(f"the cohort table has no column {name}; it has {', '.join(map(str, table.columns))}.")
+        where = f"{setting}: " if setting else ""
+        raise UserError(
+            f"{where}the cohort table has no column {name}; it has {', '.join(str(other) for other in table.columns)}."
+        )
     return table[name]
 
 
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Adjustment:
-    """Columns, the levels of each (None: a number, with its mean and SD), and what a dimension changes by, [p, d]."""
-
-    columns: tuple[str, ...]
-    levels: tuple[tuple[str, ...] | None, ...]
-    scales: tuple[tuple[float, float], ...]
-    coefficients: Floats
-
-    def design(self, table: pd.DataFrame) -> Floats:
-        """The columns as numbers around their mean in the people it was fitted on, [n, p].
-
-        Raises:
-            UserError: a column or a value is missing, or a level is new.
-        """
-        parts = []
-        for column, levels, (mean, spread) in zip(self.columns, self.levels, self.scales, strict=True):
-            labels = _labels(table, column)
-            if levels is None:
-                parts.append(((np.array([float(label) for label in labels]) - mean) / spread)[:, None])
-                continue
-            new = sorted(set(labels) - set(levels))
-            if new:
-                raise UserError(
-                    f"{column} {new[0]} does not occur among the people of the map ({', '.join(levels)}), so its effect "
-                    "is not known; harmonise the latents first."
-                )
-            parts.append(np.array([[label == level for level in levels[1:]] for label in labels], dtype=np.float64))
-        return np.concatenate(parts, axis=1)
-
-    def apply(self, values: Floats, table: pd.DataFrame) -> Floats:
-        """Values [n, d] without what the columns explain; row by row."""
-        return np.asarray(values - self.design(table) @ self.coefficients)
-
-    def record(self) -> dict[str, Any]:
-        """All but the coefficients, JSON-ready."""
-        return {"columns": self.columns, "levels": self.levels, "scales": self.scales}
-
-    @classmethod
-    def of(cls, record: dict[str, Any], coefficients: Floats) -> Adjustment:
-        """From `record()` and the coefficients."""
-        levels = tuple(None if each is None else tuple(each) for each in record["levels"])
-        scales = tuple((float(mean), float(spread)) for mean, spread in record["scales"])
-        return cls(tuple(record["columns"]), levels, scales, coefficients)
-
-
-def fit_adjustment(values: Floats, table: pd.DataFrame, columns: Sequence[str]) -> Adjustment:
-    """Least squares of every dimension on the columns: text and few distinct values as categories, else a number.
-
-    Args:
-        values: [n, d].
-        table: the people's rows of the cohort table.
-        columns: whose effect is to go.
-
-    Raises:
-        UserError: a column is absent, constant, or not known of everybody.
-    """
-    levels: list[tuple[str, ...] | None] = []
-    scales: list[tuple[float, float]] = []
-    for column in columns:
-        labels = _labels(table, column)
-        present = tuple(dict.fromkeys(sorted(labels)))
-        if len(present) < 2:
-            raise UserError(f"adjust={column}: it is {present[0]} for everybody, so there is nothing to take out.")
-        numbers = pd.to_numeric(pd.Series(labels), errors="coerce").to_numpy(dtype=np.float64)
-        if np.isfinite(numbers).all() and len(present) >= FEWEST_DISTINCT:
-            levels.append(None)
-            scales.append((float(numbers.mean()), float(numbers.std())))
-        else:
-            levels.append(present)
-            scales.append((0.0, 1.0))
-    empty = Adjustment(tuple(columns), tuple(levels), tuple(scales), np.zeros((0, 0)))
-    design = empty.design(table)
-    if design.shape[1] > len(values) // 3:
-        raise UserError(
-            f"adjust={list(columns)} takes {design.shape[1]} coefficients from {len(values)} people; adjust for fewer columns."
-        )
-    with_constant = np.concatenate([np.ones((len(values), 1)), design], axis=1)
-    coefficients = np.linalg.lstsq(with_constant, values, rcond=None)[0][1:]
-    return Adjustment(empty.columns, empty.levels, empty.scales, coefficients)
-
-
-def _labels(table: pd.DataFrame, column: str) -> list[str]:
-    if column not in table.columns:
-        raise UserError(f"adjust={column}: no such column; the table has {', '.join(map(str, table.columns))}.")
-    labels = [as_label(cell) for cell in table[column]]
-    missing = labels.count("")
-    if missing:
-        raise UserError(
-            f"adjust={column}: {missing} of {len(labels)} people have no value; fill it in or leave it out."
-        )
-    return labels
+def _to_numbers(column: pd.Series) -> Values:
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    return np.where(np.isfinite(numbers), numbers, np.nan)

@@ -122,19 +122,28 @@ class Prepared:
             )
 
 
-def generator_subjects(prepared: Prepared) -> list[tuple[Path, str, str]]:
-    """(folder, hash of a person, role) of everybody whom the generators of synthetic scans among the folders saw."""
-    found = []
-    for folder in prepared.folders:
-        path = folder / GENERATOR_SUBJECTS
-        if not path.is_file():
-            continue
-        try:
-            people = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path}: damaged ({error}); run `gen3d sample` again.") from None
-        found += [(folder, str(person), str(role)) for person, role in people.items()]
-    return found
+def read_generator_subjects(folder: Path) -> dict[str, str] | None:
+    """Hash -> role of everybody whom the generator of a folder of synthetic scans saw; None where the folder does not say.
+
+    Raises:
+        UserError: a damaged file.
+    """
+    path = folder / GENERATOR_SUBJECTS
+    if not path.is_file():
+        return None
+    try:
+        return {str(person): str(role) for person, role in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: damaged ({error}); run `gen3d sample` again.") from None
+
+
+def generator_seen(prepared: Prepared) -> dict[str, str]:
+    """Everybody whom the generators of synthetic scans among the folders saw: hash -> `generator of FOLDER (train)`."""
+    return {
+        person: f"generator of {folder.name} ({role})"
+        for folder in prepared.folders
+        for person, role in (read_generator_subjects(folder) or {}).items()
+    }
 
 
 def write_cohort(

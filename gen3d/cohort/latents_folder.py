@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.cohort.manifest import NUMBERS, TEXT, subject_hash
+from gen3d.cohort.manifest import NUMBERS, TEXT
+from gen3d.cohort.seen import SeenBy
 from gen3d.core.artefact import Artefact, read, write_json
 from gen3d.core.errors import UserError
 from gen3d.core.result_folder import ResultFolder
@@ -26,20 +27,74 @@ from gen3d.core.tables import read_table, write_table
 ARRAY, MIRRORED, TABLE, SHAPE, SEEN = "latents.npy", "mirrored.npy", "latents.tsv", "latent.json", "seen.json"
 VERBS = ("encode", "harmonise")
 
-Seen = dict[str, str]
-"""Hash of a subject -> what saw that person, in words: `vae (train)`."""
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """Where latents lie, so that those of different spaces, whose numbers have nothing to do with each other, never meet.
+
+    Attributes:
+        words: what lies there: `64 latents of the vae of FOLDER`.
+        made_by: keys of the runs that made it.
+        width: numbers per scan.
+        num_members: spaces, of the members of a cross-fitted family.
+        harmonised: whether the sites' effects were taken out; None where that is not known.
+    """
+
+    words: str
+    made_by: tuple[str, ...]
+    width: int
+    num_members: int = 1
+    harmonised: bool | None = False
+
+    def _difference(self, other: LatentSpace) -> tuple[str, str]:
+        """How two spaces differ and what to do, "" where they are one."""
+        if self.made_by != other.made_by:
+            return (
+                f"the run {', '.join(other.made_by)} is not the run {', '.join(self.made_by)}",
+                "encode all with one run",
+            )
+        if self.width != other.width:
+            return f"{other.width} numbers per scan are not {self.width}", "encode all in the same way"
+        if None not in (self.harmonised, other.harmonised) and self.harmonised != other.harmonised:
+            return (
+                f"the {'former' if other.harmonised else 'latter'} are harmonised, the others are not",
+                "harmonise both together, or let classify harmonise inside its folds (harmonise.by=site)",
+            )
+        return "", ""
+
+
+def require_one_space(spaces: Sequence[LatentSpace], families: bool = False) -> None:
+    """Refuse latents that do not all lie in one space.
+
+    Args:
+        spaces: of everything that is to be put together.
+        families: whether each member of a family may have a space of its own.
+
+    Raises:
+        UserError: naming the two that differ.
+    """
+    first = spaces[0]
+    for space in spaces:
+        if space.num_members > 1 and not families:
+            raise UserError(
+                f"{space.words}: each of its {space.num_members} members has a latent space of its own; encode with a run "
+                "trained with cross_fit=1."
+            )
+        difference, remedy = first._difference(space)
+        if difference:
+            raise UserError(f"{space.words} and {first.words} are not in one latent space: {difference}; {remedy}.")
 
 
 @dataclass(frozen=True)
 class Latents:
-    """An opened folder. `seen` has one entry per member: whom it learned from; `record` is what the folder says of its latents."""
+    """An opened folder. `seen`: whom each member learned from; `record` is what the folder says of its latents."""
 
     artefact: Artefact
     table: pd.DataFrame
     shape: tuple[int, ...]
     kind: str
     run_key: str
-    seen: tuple[Seen, ...]
+    seen: SeenBy
     record: dict[str, Any]
 
     @property
@@ -59,15 +114,25 @@ class Latents:
         return f"{' x '.join(map(str, self.shape))} latents"
 
     @property
+    def words(self) -> str:
+        """`64 latents of the vae of FOLDER`."""
+        return f"{self.shape_in_words} of the {self.kind} of {self.folder}"
+
+    @property
+    def space(self) -> LatentSpace:
+        """Where they lie."""
+        harmonised = self.artefact.verb == "harmonise"
+        return LatentSpace(self.words, (self.run_key,), self.values.shape[2], self.num_members, harmonised)
+
+    @property
     def num_members(self) -> int:
         """Members of the family that made the latents; 1 where all scans share one space."""
-        return len(self.seen)
+        return len(self.seen.members)
 
     @cached_property
     def blind(self) -> NDArray[np.bool_]:
         """Whether a member never saw the person of a scan, [members, scans]."""
-        people = [subject_hash(str(subject)) for subject in self.table["subject"]]
-        return np.array([[person not in seen for person in people] for seen in self.seen])
+        return self.seen.blind(self.table)
 
 
 def write_latents(
@@ -75,7 +140,7 @@ def write_latents(
     values: NDArray[np.floating],
     table: pd.DataFrame,
     record: Mapping[str, Any],
-    seen: Sequence[Seen],
+    seen: SeenBy,
     mirrored: NDArray[np.floating] | None = None,
 ) -> None:
     """Write what every folder of latents has.
@@ -85,7 +150,7 @@ def write_latents(
         values: [scans, dimensions], or [members, scans, dimensions] of a cross-fitted family.
         table: rows of the cohort table, one per scan.
         record: shape of one latent, kind and run_key of the model, and its channels.
-        seen: per member, whom it saw.
+        seen: whom each member saw.
         mirrored: latents of the scans mirrored left to right, shaped as `values`.
     """
     np.save(folder / ARRAY, np.asarray(values, dtype=np.float32))
@@ -93,7 +158,7 @@ def write_latents(
         np.save(folder / MIRRORED, np.asarray(mirrored, dtype=np.float32))
     write_table(folder / TABLE, table)
     write_json(folder / SHAPE, record)
-    write_json(folder / SEEN, {str(member): people for member, people in enumerate(seen)})
+    write_json(folder / SEEN, seen.record())
 
 
 @dataclass(frozen=True)
@@ -142,9 +207,7 @@ def open_latents_folder(folder: Path, verbs: Sequence[str] = VERBS) -> Latents:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / SHAPE}: damaged ({error}); encode again.") from None
     table = read_latents_table(folder, verbs)
-    found = _json(folder / SEEN)
-    seen = tuple({str(person): str(role) for person, role in found[name].items()} for name in sorted(found, key=int))
-    return Latents(artefact, table, shape, kind, key, seen, record)
+    return Latents(artefact, table, shape, kind, key, SeenBy.read(folder / SEEN, "encode again"), record)
 
 
 def read_latents_table(folder: Path, verbs: Sequence[str] = VERBS) -> pd.DataFrame:

@@ -1,10 +1,17 @@
-"""Nobody is tested by something that saw them: the leak guard across stages, and people who are there under two ids."""
+"""Nobody is tested by something that saw them: who saw whom (`SeenBy`), and what a verb does about it (`Guard`).
+
+Every verb that tests or judges people asks here; `tests/contracts/test_seen.py` lists them. Two rules beside this one: a person
+has one role (`manifest.check_split`), and ids that are one person are found by their scans (`cohort.duplicates`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,38 +19,152 @@ from numpy.typing import NDArray
 
 from gen3d.cohort.manifest import subject_hash
 from gen3d.core.errors import UserError
-from gen3d.maths.isolation import LARGEST_CORRELATION, LEAST_ISOLATION, extreme_threshold, isolation
 
-Seen = Literal["refuse", "leave_out", "train_only", "waive"]
-Duplicates = Literal["refuse", "merge", "waive"]
+SeenPolicy = Literal["refuse", "leave_out", "train_only", "waive"]
+"""Towards people who were seen: stop; neither test nor learn from them; learn from them only; test them all the same."""
+
+LeaveOutPolicy = Literal["refuse", "leave_out"]
+"""The same for verbs that learn from nobody."""
+
 MOST_NAMED = 5
-CHANCE_OF_A_PAIR = 1e-5
-"""How rarely real people may stand out so far from everybody else."""
+TRAINING = "its training"
+WAYS_OUT: dict[str, str] = {
+    "leave_out": "set seen=leave_out to do without them",
+    "train_only": "set seen=train_only to learn from them and test the others",
+    "waive": "set seen=waive to test them all the same and record the waiver",
+}
 
-FEWEST_PEOPLE = 20
-FEWEST_DIMENSIONS = 20
-"""Below, correlations of unrelated people are high by chance."""
+PersonHashes = tuple[str, ...]
+"""Hashes that a person is recognised by; somebody is seen if any of them was."""
 
 
-class Watched(Protocol):
-    """Features of scans, with what the models behind them saw."""
+def identity_of(subject: str, *further: str) -> PersonHashes:
+    """What a person is recognised by: the hash of the id, and further hashes, such as one of a scan's content."""
+    return (subject_hash(str(subject)), *further)
+
+
+def identities(table: pd.DataFrame) -> list[PersonHashes]:
+    """The identity of the person of each row of a cohort table, [n]."""
+    return [identity_of(subject) for subject in table["subject"]]
+
+
+@dataclass(frozen=True)
+class SeenBy:
+    """Whom each member of a model, or what stands before it, learned from: hash -> role (`train`) or words (`vae (train)`).
+
+    subjects.json of a run and seen.json of latents hold one.
+    """
+
+    members: tuple[Mapping[str, str], ...]
+
+    @classmethod
+    def of(cls, record: Mapping[str, Mapping[str, str]]) -> SeenBy:
+        """From `record()`: number of the member -> hash -> role.
+
+        Raises:
+            ValueError, TypeError, AttributeError: another kind of record.
+        """
+        members = [people for _, people in sorted(record.items(), key=lambda item: int(item[0]))]
+        return cls(tuple({str(person): str(role) for person, role in people.items()} for people in members))
+
+    @classmethod
+    def people(cls, subjects: Iterable[str], what: str) -> SeenBy:
+        """One member that saw these subjects."""
+        return cls(({person: what for subject in subjects for person in identity_of(subject)},))
+
+    @classmethod
+    def read(cls, path: Path, remedy: str) -> SeenBy:
+        """From a file that holds `record()`.
+
+        Args:
+            path: of the file.
+            remedy: what to do where it is damaged: `encode again`.
+
+        Raises:
+            UserError: missing or damaged.
+        """
+        try:
+            return cls.of(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: missing or damaged ({error}); {remedy}.") from None
+
+    def record(self) -> dict[str, dict[str, str]]:
+        """As files hold it."""
+        return {str(number): dict(people) for number, people in enumerate(self.members)}
 
     @property
-    def table(self) -> pd.DataFrame:
-        """A row per scan, with its `subject`."""
-        ...
+    def roles(self) -> list[str]:
+        """The roles of everybody, member by member."""
+        return [role for people in self.members for role in people.values()]
 
-    @property
-    def blind(self) -> NDArray[np.bool_]:
-        """Which members never saw each scan's person, [members, n]."""
-        ...
+    def saw(self, person: PersonHashes) -> list[int]:
+        """Members that learned from a person."""
+        return [index for index, people in enumerate(self.members) if any(name in people for name in person)]
 
-    @property
-    def seen(self) -> dict[str, str]:
-        """Hash of a person -> what saw them."""
-        ...
+    def blind_to(self, person: PersonHashes) -> list[int]:
+        """Members that never saw a person."""
+        saw = self.saw(person)
+        return [index for index in range(len(self.members)) if index not in saw]
 
-    def __len__(self) -> int: ...
+    def judges(self, person: PersonHashes) -> list[int]:
+        """The members that judge a person: as many blind ones for everybody as the people of the family itself have.
+
+        A calibration person of a cross-fitted family has one blind member, somebody from outside has them all. The mean of
+        several members is a better expectation, so people from outside would look healthier than the people that calibrate;
+        of their members, one is chosen by the person's hash.
+        """
+        blind = self.blind_to(person)
+        if len(blind) <= self._num_judges:
+            return blind
+        first = int(person[0], 16) % len(blind)
+        return sorted((blind[first:] + blind[:first])[: self._num_judges])
+
+    @cached_property
+    def _num_judges(self) -> int:
+        """Fewest members, above none, that are blind to a person whom another member saw; all, where there is no such person."""
+        everybody = {person for people in self.members for person in people}
+        counts = [sum(person not in people for people in self.members) for person in everybody]
+        return min((count for count in counts if count), default=len(self.members))
+
+    def blind(self, table: pd.DataFrame) -> NDArray[np.bool_]:
+        """Whether a member never saw the person of a row, [members, n]."""
+        blind = np.ones((len(self.members), len(table)), dtype=bool)
+        for row, person in enumerate(identities(table)):
+            blind[self.saw(person), row] = False
+        return blind
+
+    def by_any(self, table: pd.DataFrame) -> NDArray[np.bool_]:
+        """Whether some member saw the person of a row, [n]."""
+        return np.asarray(~self.blind(table).all(axis=0))
+
+    def by_all(self, table: pd.DataFrame) -> NDArray[np.bool_]:
+        """Whether every member saw the person of a row, so that none can judge them, [n]."""
+        return np.asarray(~self.blind(table).any(axis=0))
+
+    def words(self, person: PersonHashes) -> str:
+        """What saw a person, "" where nothing did."""
+        return next((people[name] for people in reversed(self.members) for name in person if name in people), "")
+
+    def seen_by(self, table: pd.DataFrame) -> list[str]:
+        """What saw the person of each row, "" where a member never did, [n]."""
+        people = identities(table)
+        return ["" if self.blind_to(person) else self.words(person) or TRAINING for person in people]
+
+    def of_kind(self, what: str) -> SeenBy:
+        """The same with roles in words: `vae (train)`."""
+        return SeenBy(tuple({person: f"{what} ({role})" for person, role in people.items()} for people in self.members))
+
+    def joined(self, others: Mapping[str, str]) -> SeenBy:
+        """With further people in every member; who is there already was seen by both."""
+        return SeenBy(tuple(_joined(people, others) for people in self.members))
+
+
+def _joined(people: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
+    union = dict(people)
+    for person, what in others.items():
+        parts = [part for both in (union.get(person, ""), what) for part in both.split(", ") if part]
+        union[person] = ", ".join(dict.fromkeys(parts))
+    return union
 
 
 @dataclass(frozen=True)
@@ -57,130 +178,68 @@ class Cleared:
     waivers: tuple[str, ...] = ()
 
 
-def clear(features: Watched, policy: Seen, also_seen: dict[str, str] | None = None) -> Cleared:
-    """Apply the policy to people whom an upstream model saw.
+@dataclass(frozen=True)
+class Guard:
+    """What a verb uses people for, in the words of its sentences.
 
-    Args:
-        features: scans; in a cross-fitted family somebody is seen only if every member saw them.
-        policy: refuse; leave_out (neither learn from them nor test on them); train_only; waive (test on them all the same).
-        also_seen: hash -> what saw the person, of models behind other inputs (generators of synthetic scans).
-
-    Raises:
-        UserError: with refuse, naming the people and what saw them; or when nobody is left to test.
+    Attributes:
+        witness: what must not have seen them: `the generator`.
+        harm: what would be wrong of people whom it saw: `a test of them would be too good`.
+        remedy: what to do other than to choose another policy.
+        policies: that the verb offers.
+        where: folder that the sentence begins with, "" for none.
     """
-    people = features.table["subject"].astype(str)
-    hashes = [subject_hash(subject) for subject in people]
-    behind = also_seen or {}
-    seen = ~features.blind.any(axis=0) | np.array([person in behind for person in hashes], dtype=bool)
-    everybody = np.ones(len(features), dtype=bool)
-    if not seen.any():
-        return Cleared(everybody, everybody, 0)
-    subjects = list(dict.fromkeys(people[seen]))
-    by = sorted({features.seen.get(person) or behind.get(person, "") for person in np.array(hashes)[seen]} - {""})
-    whom = f"{len(subjects)} of {people.nunique()} people ({named(subjects)})"
-    what = f"{whom} were seen by a model behind these features ({', '.join(by) or 'its training'})"
-    if policy == "waive":
-        return Cleared(
-            everybody, everybody, len(subjects), (), (f"{what}, and are tested all the same: figures may be too good",)
+
+    witness: str
+    harm: str
+    remedy: str
+    policies: tuple[str, ...] = ("leave_out",)
+    where: str = ""
+
+    def sentence(self, table: pd.DataFrame, seen_by: Sequence[str]) -> str:
+        """Who was seen by what, without a full stop."""
+        people = table["subject"].astype(str)
+        subjects = list(dict.fromkeys(people[np.array(seen_by, dtype=object) != ""]))
+        what = ", ".join(sorted(set(seen_by) - {""}))
+        begin = f"{self.where}: " if self.where else ""
+        whom = f"{len(subjects)} of {people.nunique()} people ({named(subjects)})"
+        return f"{begin}{whom} were seen by {self.witness} ({what})"
+
+    def clear(self, table: pd.DataFrame, seen_by: Sequence[str], policy: SeenPolicy) -> Cleared:
+        """Apply the policy.
+
+        Args:
+            table: rows of the people to be used.
+            seen_by: what saw the person of each row, "" where nothing did, [n].
+            policy: towards those who were seen.
+
+        Raises:
+            UserError: with refuse, naming the people and what saw them; or when nobody is left.
+        """
+        seen = np.array([bool(what) for what in seen_by], dtype=bool)
+        everybody = np.ones(len(table), dtype=bool)
+        if not seen.any():
+            return Cleared(everybody, everybody, 0)
+        what, num = self.sentence(table, seen_by), int(table.loc[seen, "subject"].nunique())
+        if policy == "waive":
+            return Cleared(
+                everybody, everybody, num, (), (f"{what}, and are tested all the same: figures may be too good",)
+            )
+        if seen.all():
+            raise UserError(f"{what}; nobody is left; {self.remedy}.")
+        if policy == "refuse":
+            ways = [WAYS_OUT[name] for name in self.policies]
+            raise UserError(f"{what}; {self.harm}; {', '.join(ways)}, or {self.remedy}.")
+        if policy == "leave_out":
+            return Cleared(~seen, ~seen, num, (f"{what}, and are left out",))
+        note = (
+            f"{what}: they are learned from, and the others are tested. Where only controls were seen, this makes the controls "
+            "learned from unlike those tested"
         )
-    if policy == "refuse" or seen.all():
-        more = (
-            "nobody is left to test; train with cross_fit=5 patients=1 (everybody then has a member that never saw them), or on "
-            "other people"
-            if seen.all()
-            else "a test of them would be too good; set seen=leave_out to do without them, seen=train_only to learn from them "
-            "and test the others, train with cross_fit=5 patients=1, or record a waiver with seen=waive"
-        )
-        raise UserError(f"{what}; {more}.")
-    if policy == "leave_out":
-        return Cleared(~seen, ~seen, len(subjects), (f"{what}, and are left out",))
-    return Cleared(
-        ~seen,
-        everybody,
-        len(subjects),
-        (
-            f"{what}: the heads learn from them and are tested on the others. Where only controls were seen, this makes the "
-            "controls learned from unlike those tested",
-        ),
-    )
+        return Cleared(~seen, everybody, num, (note,))
 
 
 def named(subjects: Sequence[str]) -> str:
     """The first few of many."""
     more = " and others" if len(subjects) > MOST_NAMED else ""
     return ", ".join(map(str, subjects[:MOST_NAMED])) + more
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two ids whose scans are as alike as two scans of one person."""
-
-    first: str
-    second: str
-    similarity: float
-    isolation: float
-
-
-def find_duplicates(vectors: NDArray[np.floating], subjects: Sequence[str]) -> list[Pair]:
-    """Pairs of subjects of whom each is the other's nearest, and stands out from everybody else as two scans of one person do.
-
-    Nearness is the correlation of the first n / 2 principal components, made equally large: left as they are, age and size
-    make strangers alike (of pairs with a correlation of .9 about a strong common factor, half were found without and all
-    with it, no stranger in 100 simulated cohorts either way). How far the nearest stands out is measured on Fisher's scale in
-    SD over everybody else (`maths.memorisation.isolation`), against the distribution of that number in the cohort.
-
-    Args:
-        vectors: [n, d] features, or an isometric image of voxels; the first scan of each subject counts.
-        subjects: whose they are [n].
-
-    Returns:
-        pairs, the most alike first; none where fewer than 20 people or 20 dimensions say too little.
-    """
-    names, first = np.unique(np.asarray(subjects, dtype=str), return_index=True)
-    values = np.asarray(vectors[first], dtype=np.float64)
-    if len(names) < FEWEST_PEOPLE or values.shape[1] < FEWEST_DIMENSIONS:
-        return []
-    vectors_left, powers, _ = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
-    kept = min(len(names) // 2, int((powers > 1e-6 * powers[0]).sum()))
-    whitened = vectors_left[:, :kept]
-    length = np.linalg.norm(whitened, axis=1)
-    if kept < FEWEST_DIMENSIONS // 2 or not (length > 0).all():
-        return []
-    similarity = np.clip((whitened @ whitened.T) / np.outer(length, length), -1.0, LARGEST_CORRELATION)
-    np.fill_diagonal(similarity, np.nan)
-    nearest, alone = isolation(similarity.copy(), len(names))
-    threshold = max(extreme_threshold(alone, CHANCE_OF_A_PAIR)[0], LEAST_ISOLATION)
-    pairs = [
-        Pair(str(names[i]), str(names[j]), float(similarity[i, j]), float(min(alone[i], alone[j])))
-        for i, j in enumerate(nearest)
-        if i < j and nearest[j] == i and min(alone[i], alone[j]) > threshold
-    ]
-    return sorted(pairs, key=lambda pair: -pair.similarity)
-
-
-def groups_of(subjects: Sequence[str], pairs: Sequence[Pair]) -> NDArray[np.int64]:
-    """Number of the person of each scan [n]; ids that are one person have one number."""
-    names = list(dict.fromkeys(map(str, subjects)))
-    number = {name: index for index, name in enumerate(names)}
-    for pair in pairs:
-        low, high = sorted((number[pair.first], number[pair.second]))
-        number = {name: low if index == high else index for name, index in number.items()}
-    return np.array([number[str(subject)] for subject in subjects], dtype=np.int64)
-
-
-def judge_duplicates(pairs: Sequence[Pair], policy: Duplicates) -> tuple[str, ...]:
-    """What is said of them.
-
-    Raises:
-        UserError: with refuse, naming the pairs.
-    """
-    if not pairs:
-        return ()
-    whom = "; ".join(f"{pair.first} and {pair.second} (r {pair.similarity:.3f})" for pair in pairs[:MOST_NAMED])
-    what = f"{len(pairs)} pair(s) of ids look like one person each: {whom}"
-    if policy == "refuse":
-        raise UserError(
-            f"{what}; one of them in training would give away the other in a test: give both one id, set duplicates=merge to "
-            "keep them together, or duplicates=waive if they are different people."
-        )
-    return (f"{what}; " + ("kept together in every split" if policy == "merge" else "taken for different people"),)

@@ -13,8 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
-from gen3d.cohort.latents_folder import Latents, Seen, open_latents_folder, write_latents
-from gen3d.cohort.manifest import TEXT, is_control, subject_hash
+from gen3d.cohort.latents_folder import open_latents_folder, require_one_space, write_latents
+from gen3d.cohort.manifest import TEXT, is_control
+from gen3d.cohort.seen import SeenBy
 from gen3d.cohort.target import Rows
 from gen3d.core.artefact import Work
 from gen3d.core.config import Folders
@@ -98,8 +99,8 @@ class Harmonise(FolderVerb, Harmonisation):
         used = self._used(rows.table, allowed)
         found = self._measure(rows, allowed, fitted, len(used))
         record = cohort.record | {"harmonised": self._harmonisation.settings()}
-        seen = _with_roles(cohort.seen, used, f"harmonised by {self.by}")
-        write_latents(self.out, after, rows.table, record, [seen])
+        fitted_on = SeenBy.people(used, f"harmonised by {self.by}")
+        write_latents(self.out, after, rows.table, record, cohort.seen.joined(fitted_on.members[0]))
         tables = found.tables | {"people": self._people(rows.table, allowed, fitted)}
         picture = draw_before_after(rows.values, after, self.sites_of(rows.table), self.by, _under(tables["sites"]))
         write_harmonised(self.out, fitted.to_arrays(), tables, found.summary, picture)
@@ -179,7 +180,7 @@ class Cohort:
 
     rows: Rows
     record: Row
-    seen: Seen
+    seen: SeenBy
 
 
 def gather(folders: Sequence[Path]) -> Cohort:
@@ -189,18 +190,8 @@ def gather(folders: Sequence[Path]) -> Cohort:
         UserError: latents of different models, of a family, of one scan twice, or not finite.
     """
     opened = [open_latents_folder(folder, ("encode",)) for folder in folders]
+    require_one_space([latents.space for latents in opened])
     first = opened[0]
-    for other in opened:
-        if other.num_members > 1:
-            raise UserError(
-                f"{other.folder}: its {other.num_members} members have a latent space each, which cannot be harmonised "
-                "together; encode with a run trained with cross_fit=1."
-            )
-        if (other.run_key, other.shape) != (first.run_key, first.shape):
-            raise UserError(
-                f"latents of two different models: {first.folder} (a {first.kind}, run {first.run_key}) and {other.folder} "
-                f"(a {other.kind}, run {other.run_key}) have spaces of their own; encode both with one run."
-            )
     table = pd.concat([latents.table for latents in opened], ignore_index=True)
     for column in (name for name in TEXT if name in table.columns):
         table[column] = table[column].astype(object).where(table[column].notna(), "")
@@ -211,25 +202,14 @@ def gather(folders: Sequence[Path]) -> Cohort:
     bad = table.loc[~np.isfinite(values).all(axis=1), "key"]
     if len(bad):
         raise UserError(f"{', '.join(bad[:5])}: the latent is NaN or infinite; encode again.")
+    seen = first.seen
+    for other in opened[1:]:
+        seen = seen.joined(other.seen.members[0])
     return Cohort(
         Rows(values, table, (values.shape[1],), first.shape),
         first.record,
-        _union(opened),
+        seen,
     )
-
-
-def _union(opened: Sequence[Latents]) -> Seen:
-    union: Seen = {}
-    for latents in opened:
-        for person, role in latents.seen[0].items():
-            if role not in union.get(person, "").split(", "):
-                union[person] = ", ".join(part for part in (union.get(person), role) if part)
-    return union
-
-
-def _with_roles(seen: Seen, subjects: Sequence[str], role: str) -> Seen:
-    hashes = [subject_hash(subject) for subject in subjects]
-    return seen | {person: f"{seen[person]}, {role}" if person in seen else role for person in hashes}
 
 
 def site_sentences(rows: Sequence[Row], by: str) -> list[str]:

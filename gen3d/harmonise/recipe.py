@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
+from gen3d.cohort.columns import ColumnCode, Rules, TableCode, fit_columns
 from gen3d.cohort.manifest import is_control, is_twin
 from gen3d.cohort.target import Rows, Values, as_label
 from gen3d.core.config import Config
@@ -95,10 +96,13 @@ class Harmonisation(Config):
                 f"{self.by} {found[few]} has one person to estimate its effect from, and {FEWEST_PEOPLE} are needed; leave it "
                 "out, or name a coarser column in by=."
             )
-        coding = KeptColumns.fit(chosen.table, self.keep)
-        design = coding.matrix(chosen.table)
-        combat = fit_combat(chosen.values, sites, design, self.empirical_bayes, coding.column_names, chosen.blocks)
-        return FittedHarmonisation(self, coding, combat)
+        kept = fit_columns(chosen.table, self.keep, KEPT, "keep")
+        empty = next((column.name for column in kept.columns if column.num_missing == len(chosen)), None)
+        if empty is not None:
+            raise UserError(f"{empty} is empty for everybody, so there is nothing of it to keep; leave it out of keep.")
+        design = kept.matrix(chosen.table)
+        combat = fit_combat(chosen.values, sites, design, self.empirical_bayes, kept.column_names, chosen.blocks)
+        return FittedHarmonisation(self, kept, combat)
 
     def sites_of(self, table: pd.DataFrame) -> NDArray[np.str_]:
         """The site of each row, [n].
@@ -133,73 +137,7 @@ def speakers(table: pd.DataFrame) -> NDArray[np.bool_]:
     return first
 
 
-@dataclass(frozen=True)
-class KeptColumns:
-    """How the kept columns become numbers: those that are numbers as SDs from the mean, words as indicators.
-
-    A missing value counts as the mean of the fit (of an indicator: its share), as the normative model does; so does a word
-    that the fit has not seen.
-    """
-
-    names: tuple[str, ...]
-    levels: tuple[tuple[str, ...], ...]
-    """Of each column: its words in order, the first without an indicator, or () for numbers."""
-    mean: NDArray[np.float64]
-    sd: NDArray[np.float64]
-    num_missing: tuple[int, ...]
-    """Per column: people of the fit without a value."""
-
-    @classmethod
-    def fit(cls, table: pd.DataFrame, names: tuple[str, ...]) -> KeptColumns:
-        """Settle numbers or words from the people of the fit.
-
-        Raises:
-            UserError: a column that is not in the table, or empty.
-        """
-        levels: list[tuple[str, ...]] = []
-        missing = []
-        for name in names:
-            if name not in table.columns:
-                raise UserError(
-                    f"keep names the column {name}, which is not in the cohort table; it has {_some(table)}."
-                )
-            labels = [as_label(value) for value in table[name]]
-            present = sorted({label for label in labels if label})
-            if not present:
-                raise UserError(
-                    f"{name} is empty for everybody, so there is nothing of it to keep; leave it out of keep."
-                )
-            numeric = pd.to_numeric(pd.Series(present), errors="coerce").notna().all()
-            levels.append(() if numeric else tuple(present))
-            missing.append(sum(not label for label in labels))
-        raw = cls(names, tuple(levels), np.zeros(0), np.zeros(0), tuple(missing))._raw(table)
-        mean = np.nanmean(raw, axis=0) if raw.shape[1] else np.zeros(0)
-        sd = np.nanstd(raw, axis=0) if raw.shape[1] else np.zeros(0)
-        return cls(names, tuple(levels), mean, np.where(sd > 0, sd, 1.0), tuple(missing))
-
-    @property
-    def column_names(self) -> list[str]:
-        """The kept column behind each column of the matrix."""
-        return [name for name, words in zip(self.names, self.levels, strict=True) for _ in _indicators(words) or ("",)]
-
-    def matrix(self, table: pd.DataFrame) -> NDArray[np.float64]:
-        """[n, p] with mean 0 and SD 1 in the people of the fit."""
-        for name in self.names:
-            if name not in table.columns:
-                raise UserError(f"the harmonisation keeps {name}, which is not among the columns of the table.")
-        standard = (self._raw(table) - self.mean) / self.sd
-        return np.asarray(np.where(np.isfinite(standard), standard, 0.0))
-
-    def _raw(self, table: pd.DataFrame) -> NDArray[np.float64]:
-        columns = []
-        for name, words in zip(self.names, self.levels, strict=True):
-            if not words:
-                columns.append(pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64))
-                continue
-            labels = np.array([as_label(value) for value in table[name]], dtype=np.str_)
-            known = np.isin(labels, words)
-            columns += [np.where(known, (labels == word).astype(np.float64), np.nan) for word in _indicators(words)]
-        return np.stack(columns, axis=1) if columns else np.zeros((len(table), 0))
+KEPT = Rules()
 
 
 @dataclass(frozen=True)
@@ -207,7 +145,7 @@ class FittedHarmonisation:
     """What was estimated from the people of the fit, ready for anybody."""
 
     settings: Harmonisation
-    kept: KeptColumns
+    kept: TableCode
     combat: Combat
 
     def apply(self, rows: Rows, controls: NDArray[np.bool_] | None = None) -> Values:
@@ -267,25 +205,25 @@ class FittedHarmonisation:
         """What a reader should know about the people of the fit, in sentences."""
         num = int(self.combat.num_people.sum())
         return tuple(
-            f"{missing} of {num} people have no {name}; the mean was used for them."
-            for name, missing in zip(self.kept.names, self.kept.num_missing, strict=True)
-            if missing
+            f"{column.num_missing} of {num} people have no {column.name}; the mean was used for them."
+            for column in self.kept.columns
+            if column.num_missing
         )
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything as arrays of numbers and text, for an .npz without pickles."""
-        combat, kept = self.combat, self.kept
-        lengths = np.array([len(words) for words in kept.levels], dtype=np.int64)
+        combat, columns = self.combat, self.kept.columns
+        levels = [column.levels or () for column in columns]
         return {
             "by": _text([self.settings.by]),
             "unknown": _text([self.settings.unknown]),
             "empirical_bayes": np.array([self.settings.empirical_bayes]),
-            "keep": _text(kept.names),
-            "keep_num_levels": lengths,
-            "keep_levels": _text([word for words in kept.levels for word in words]),
-            "keep_mean": kept.mean,
-            "keep_sd": kept.sd,
-            "keep_num_missing": np.array(kept.num_missing, dtype=np.int64),
+            "keep": _text(self.kept.names),
+            "keep_num_levels": np.array([len(words) for words in levels], dtype=np.int64),
+            "keep_levels": _text([word for words in levels for word in words]),
+            "keep_mean": np.array([mean for column in columns for mean in column.mean], dtype=np.float64),
+            "keep_sd": np.array([sd for column in columns for sd in column.sd], dtype=np.float64),
+            "keep_num_missing": np.array([column.num_missing for column in columns], dtype=np.int64),
             "sites": _text(combat.sites),
             "blocks": np.array(combat.blocks, dtype=np.int64),
             "num_people": combat.num_people,
@@ -305,11 +243,7 @@ class FittedHarmonisation:
             UserError: arrays that are missing.
         """
         try:
-            names = tuple(str(name) for name in arrays["keep"])
-            words = iter(str(word) for word in arrays["keep_levels"])
-            levels = tuple(tuple(next(words) for _ in range(int(num))) for num in arrays["keep_num_levels"])
-            missing = tuple(int(num) for num in arrays["keep_num_missing"])
-            kept = KeptColumns(names, levels, arrays["keep_mean"], arrays["keep_sd"], missing)
+            kept = _kept_columns(arrays)
             shrunk = bool(arrays["empirical_bayes"][0])
             combat = Combat(
                 sites=tuple(str(site) for site in arrays["sites"]),
@@ -323,7 +257,7 @@ class FittedHarmonisation:
             settings = Harmonisation.model_validate(
                 {
                     "by": str(arrays["by"][0]),
-                    "keep": names,
+                    "keep": kept.names,
                     "unknown": str(arrays["unknown"][0]),
                     "empirical_bayes": shrunk,
                 }
@@ -333,9 +267,17 @@ class FittedHarmonisation:
         return cls(settings, kept, combat)
 
 
-def _indicators(words: tuple[str, ...]) -> tuple[str, ...]:
-    """One word alone makes a constant indicator, which the fit refuses by name."""
-    return words[1:] or words
+def _kept_columns(arrays: Mapping[str, NDArray[Any]]) -> TableCode:
+    """The kept columns from `to_arrays`: of each its words, none for numbers, and its share of the means and SDs."""
+    columns: list[ColumnCode] = []
+    word = place = 0
+    for name, num, missing in zip(arrays["keep"], arrays["keep_num_levels"], arrays["keep_num_missing"], strict=True):
+        levels = tuple(str(label) for label in arrays["keep_levels"][word : word + int(num)]) or None
+        part = slice(place, place + max(1, int(num) - 1))
+        mean, sd = (tuple(arrays[key][part].tolist()) for key in ("keep_mean", "keep_sd"))
+        columns.append(ColumnCode(str(name), levels, mean, sd, int(missing), KEPT))
+        word, place = word + int(num), part.stop
+    return TableCode(tuple(columns), "keep")
 
 
 def _text(words: Any) -> NDArray[np.str_]:

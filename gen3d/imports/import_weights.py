@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from gen3d.cohort.folder import open_prepared
+from gen3d.cohort.seen import SeenBy
 from gen3d.core.artefact import Work
 from gen3d.core.config import Folder
 from gen3d.core.errors import UserError
@@ -217,7 +218,7 @@ class ImportWeights(FolderVerb):
     def _write(self, plan: GridPlan, model: Any) -> None:
         """The files of a run folder."""
         write_settings(self.out, self._described(model))
-        write_people_and_plan(self.out, plan, {0: {}}, _intercept_only())
+        write_people_and_plan(self.out, plan, SeenBy(({},)), _intercept_only())
         save_weights(weights_path(self.out, 0), model.state_dict(), plan.key, model.config.kind)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from gen3d.cohort.folder import Prepared, generator_subjects, open_prepared
-from gen3d.cohort.latents_folder import Seen, write_latents
+from gen3d.cohort.folder import Prepared, generator_seen, open_prepared
+from gen3d.cohort.latents_folder import write_latents
 from gen3d.cohort.structures import with_structures
 from gen3d.core.artefact import Work
 from gen3d.core.config import Folders
@@ -58,7 +58,7 @@ class Encode(FolderVerb):
         """Write the latents folder."""
         prepared, run = opened
         table = prepared.manifest[prepared.manifest["role"] != "excluded"].reset_index(drop=True)
-        table["seen"] = [not run.blind_members(subject) for subject in table["subject"]]
+        table["seen"] = run.seen.by_all(table)
         arrays = WorkingArrays(self.out, len(table))
         sides = (run.num_members, int(np.prod(run.latent_shape)))
         latents = arrays.open("latents", sides)
@@ -76,7 +76,8 @@ class Encode(FolderVerb):
         made_by = {"shape": run.latent_shape, "kind": run.kind, "run_key": run.artefact.key, "channels": run.channels}
         scans = with_structures(prepared, table).drop(columns=["folder"])
         both = (_by_member(latents), None if mirrored is None else _by_member(mirrored))
-        write_latents(self.out, both[0], scans, made_by, _seen(run, prepared), both[1])
+        seen = run.seen.of_kind(run.kind).joined(generator_seen(prepared))
+        write_latents(self.out, both[0], scans, made_by, seen, both[1])
         arrays.discard()
         num_dimensions = sides[1]
         each = f" in each of {run.num_members} spaces" if run.num_members > 1 else ""
@@ -97,15 +98,6 @@ class Encode(FolderVerb):
 def _by_member(latents: NDArray[np.float32]) -> NDArray[np.float32]:
     """[scans, members, d] as it is kept: [scans, d] of one member, else [members, scans, d]."""
     return np.asarray(latents[:, 0] if latents.shape[1] == 1 else np.moveaxis(latents, 1, 0))
-
-
-def _seen(run: Run, prepared: Prepared) -> list[Seen]:
-    """Per member, everybody whom it learned from; with those whom the generator of synthetic scans learned from."""
-    behind = {person: f"generator of {folder.name} ({role})" for folder, person, role in generator_subjects(prepared)}
-    return [
-        {person: f"{run.kind} ({role})" for person, role in run.subjects[member].items()} | behind
-        for member in range(run.num_members)
-    ]
 
 
 def _refuse_non_finite(latents: NDArray[np.float32], keys: list[str]) -> None:

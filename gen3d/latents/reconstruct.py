@@ -67,7 +67,7 @@ class Reconstruct(FolderVerb):
                 assert expectation is not None
                 for channel, expected in zip(run.channels, expectation[0], strict=True):
                     store(paths[channel], expected, prepared.plan.matrix)
-            seen = not run.blind_members(row["subject"])
+            seen = not run.can_judge(row["subject"])
             rows += [_measure(prepared, row, channel, path, seen) for channel, path in paths.items()]
         metrics = pd.DataFrame(rows)
         METRICS.write(self.out, metrics)

@@ -1,4 +1,9 @@
-"""The covariates of a normative model as a numeric matrix: age, age squared, sex and site of each person."""
+"""The covariates of a normative model as a numeric matrix: age, age squared, sex and site of each person.
+
+Not `cohort.columns`, because its columns mean something: age in decades, so that a coefficient reads as a change per decade;
+sites coded by their deviation from the mean over sites, so that somebody of an unmodelled site is compared with that mean
+and not with the first site; and only as many terms as the number of people can carry. Runs keep these numbers.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator
 
 from gen3d.cohort.folder import Prepared
-from gen3d.cohort.manifest import subject_hash
+from gen3d.cohort.seen import SeenBy, identity_of
 from gen3d.core.artefact import Artefact, digest, read
 from gen3d.core.config import Folder
 from gen3d.core.errors import UserError
@@ -62,7 +62,7 @@ class Run:
     channels: tuple[str, ...]
     model_config: BaseModelConfig
     design: Design
-    subjects: dict[int, dict[str, str]]
+    seen: SeenBy
     device: torch.device
     _members: dict[int, Model] = field(default_factory=dict, repr=False)
 
@@ -79,12 +79,12 @@ class Run:
     @property
     def num_members(self) -> int:
         """Members in the family."""
-        return len(self.subjects)
+        return len(self.seen.members)
 
     @property
     def learned_patients(self) -> bool:
         """Whether somebody it learned from was no healthy control."""
-        return any(role == "evaluation" for people in self.subjects.values() for role in people.values())
+        return "evaluation" in self.seen.roles
 
     @property
     def variance_floor(self) -> float:
@@ -124,39 +124,9 @@ class Run:
             self._members[index] = self._load(index)
         return self._members[index]
 
-    def saw(self, subject: str) -> list[int]:
-        """Members that learned from this person, in any role."""
-        person = subject_hash(subject)
-        return [index for index, seen in self.subjects.items() if person in seen]
-
-    def blind_members(self, subject: str) -> list[int]:
-        """Members that never saw this person."""
-        person = subject_hash(subject)
-        return [index for index, seen in self.subjects.items() if person not in seen]
-
     def can_judge(self, subject: str) -> bool:
         """Whether a member never saw this person."""
-        return bool(self.blind_members(subject))
-
-    def judges(self, subject: str) -> list[int]:
-        """The members that judge a person: as many blind ones for everybody as the people of the family itself have.
-
-        A calibration person of a cross-fitted family has one blind member, somebody from outside has them all. The mean of
-        several members is a better expectation, so people from outside would look healthier than the people that calibrate;
-        of their members, one is chosen by a hash of the subject.
-        """
-        blind = self.blind_members(subject)
-        if len(blind) <= self._num_judges:
-            return blind
-        first = int(subject_hash(subject), 16) % len(blind)
-        return sorted((blind[first:] + blind[:first])[: self._num_judges])
-
-    @cached_property
-    def _num_judges(self) -> int:
-        """Fewest members, above none, that are blind to a person whom another member saw; all, where there is no such person."""
-        seen = {person for people in self.subjects.values() for person in people}
-        counts = [sum(person not in people for people in self.subjects.values()) for person in seen]
-        return min((count for count in counts if count), default=self.num_members)
+        return bool(self.seen.blind_to(identity_of(subject)))
 
     def expect(
         self,
@@ -182,7 +152,7 @@ class Run:
             mean [C, X, Y, Z] and the standard deviation over draws and members (None for point expectations),
             or None if every member saw this person.
         """
-        blind = self.judges(subject) or (list(self.subjects) if allow_seen else [])
+        blind = self.seen.judges(identity_of(subject)) or (list(range(self.num_members)) if allow_seen else [])
         if not blind:
             return None
         total = np.zeros(volume.shape, np.float64)
@@ -221,7 +191,7 @@ class Run:
         """
         if not self.has_latent:
             raise UserError(f"{self.folder}: a {self.kind} model has no latent space; use a run of kind vae or pca.")
-        chosen = member if member is not None else next(iter(self.blind_members(subject)), 0)
+        chosen = member if member is not None else next(iter(self.seen.blind_to(identity_of(subject))), 0)
         latent = self.member(chosen).encode(*self._inputs(volume, covariates))
         flat: Float = latent[0].flatten().cpu().numpy().astype(np.float32)
         return flat
@@ -280,13 +250,13 @@ def load_run(folder: Path, device: str = "cpu") -> Run:
     artefact = read(folder, RUN_VERBS)
     config = _config(folder)
     plan = read_plan(folder / PLAN)
-    subjects, design = read_seen(folder), read_design(folder)
+    seen, design = read_seen(folder), read_design(folder)
     model_config: BaseModelConfig = config[0]
-    for index in subjects:
+    for index in range(len(seen.members)):
         path = weights_path(folder, index)
         if not path.is_file():
             raise UserError(f"{path}: the weights of member {index} are missing; copy the run folder again.")
-    return Run(folder, artefact, plan, config[1], model_config, design, subjects, torch.device(device))
+    return Run(folder, artefact, plan, config[1], model_config, design, seen, torch.device(device))
 
 
 def _config(folder: Path) -> tuple[BaseModelConfig, tuple[str, ...]]:

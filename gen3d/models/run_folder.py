@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import pandas as pd
 import yaml
 
+from gen3d.cohort.seen import SeenBy
 from gen3d.core.artefact import write_atomic, write_json
 from gen3d.core.errors import UserError
 from gen3d.core.result_folder import ResultFolder
@@ -43,10 +44,10 @@ def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     write_atomic(folder / SETTINGS, yaml.safe_dump(dict(settings), sort_keys=False))
 
 
-def write_people_and_plan(folder: Path, plan: GridPlan, seen: Mapping[Any, Mapping[str, str]], design: Design) -> None:
+def write_people_and_plan(folder: Path, plan: GridPlan, seen: SeenBy, design: Design) -> None:
     """Write the grid, whom each member saw (hash of a subject -> role), and the design of covariates."""
     write_plan(folder / PLAN, plan)
-    write_json(folder / SUBJECTS, seen)
+    write_json(folder / SUBJECTS, seen.record())
     write_json(folder / DESIGN, design.to_dict())
 
 
@@ -66,13 +67,13 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return tree
 
 
-def read_seen(folder: Path) -> dict[int, dict[str, str]]:
-    """Per member, whom it saw: hash of a subject -> role.
+def read_seen(folder: Path) -> SeenBy:
+    """Whom each member saw.
 
     Raises:
         UserError: missing or damaged.
     """
-    return {int(member): dict(people) for member, people in _json(folder / SUBJECTS).items()}
+    return SeenBy.read(folder / SUBJECTS, AGAIN)
 
 
 def read_design(folder: Path) -> Design:
@@ -134,9 +135,9 @@ class RunFolder(ResultFolder):
         return _settings_if_there(self.folder)
 
     @cached_property
-    def seen(self) -> dict[str, Any]:
-        """Per member, whom it saw; {} where that is not known."""
-        return read_record(self.folder / SUBJECTS)
+    def seen(self) -> SeenBy:
+        """Whom each member saw; nobody where that is not known."""
+        return SeenBy.of(read_record(self.folder / SUBJECTS))
 
     @property
     def first_weights(self) -> Path | None:

@@ -6,13 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from gen3d.cohort.folder import GENERATOR_SUBJECTS, Prepared
-from gen3d.cohort.manifest import is_twin, subject_hash
+from gen3d.cohort.folder import GENERATOR_SUBJECTS, Prepared, read_generator_subjects
+from gen3d.cohort.manifest import is_twin
+from gen3d.cohort.seen import Guard, LeaveOutPolicy, SeenBy
 from gen3d.core.errors import UserError
 from gen3d.models.run_folder import read_seen
 from gen3d.synthesis.folder import PROVENANCE
@@ -27,8 +28,6 @@ ENOUGH = 10
 
 NEARLY_ALL = 0.9
 """Share of people who fit a request, from which on the reference is not narrowed by it."""
-
-Seen = Literal["refuse", "leave_out"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class People:
         return tuple(name.removeprefix(REQUESTED) for name in named if self.synthetic[name].notna().any())
 
 
-def choose_people(synthetic: Prepared, real: Prepared, match: Sequence[str], seen: Seen) -> People:
+def choose_people(synthetic: Prepared, real: Prepared, match: Sequence[str], seen: LeaveOutPolicy) -> People:
     """Choose the people of an evaluation; of somebody with several sessions, the first is taken.
 
     Args:
@@ -78,22 +77,18 @@ def choose_people(synthetic: Prepared, real: Prepared, match: Sequence[str], see
     table = real.manifest[~is_twin(real.manifest)]
     table = table[~table["subject"].duplicated() | ~table["role"].isin([*HELD_OUT, "train"])]
     held_out = table[table["role"].isin(HELD_OUT)]
-    known = _generator_subjects(synthetic.folders[0])
-    met = held_out["subject"].map(subject_hash).isin(known)
-    notes = []
-    if met.any():
-        whom = ", ".join(held_out.loc[met, "subject"].iloc[:5]) + (" and others" if met.sum() > 5 else "")
-        if seen == "refuse":
-            raise UserError(
-                f"{real.folders[0]}: {int(met.sum())} of {len(held_out)} people to compare with are people that the "
-                f"generator learned from ({whom}), and a copy of them would count as realistic; give a cohort without them, "
-                "or set seen=leave_out."
-            )
-        notes.append(f"{int(met.sum())} held-out people whom the generator saw are left out ({whom})")
-        held_out = held_out[~met]
+    known = _seen_by_generator(synthetic.folders[0])
+    guard = Guard(
+        "the generator",
+        "a copy of them would count as realistic",
+        "give a cohort without them",
+        where=str(real.folders[0]),
+    )
+    cleared = guard.clear(held_out, known.seen_by(held_out), seen)
+    held_out, notes = held_out[cleared.testable], list(cleared.notes)
     candidates = held_out
     if f"{REQUESTED}diagnosis" not in scans.columns:
-        learned_from = set(table.loc[table["subject"].map(subject_hash).isin(known), "diagnosis"].astype(str))
+        learned_from = set(table.loc[known.by_any(table), "diagnosis"].astype(str))
         alike = held_out["diagnosis"].astype(str).isin(learned_from)
         if learned_from and not alike.all():
             candidates = held_out[alike]
@@ -110,18 +105,19 @@ def choose_people(synthetic: Prepared, real: Prepared, match: Sequence[str], see
     return People(scans, parts[0], parts[1], parts[2], (*notes, *narrowed))
 
 
-def _generator_subjects(folder: Path) -> dict[str, str]:
-    """Hash -> role of everybody whom the generator saw: as `sample` wrote it, else from the run that provenance names.
+def _seen_by_generator(folder: Path) -> SeenBy:
+    """Everybody whom the generator saw: as `sample` wrote it, else from the run that provenance names.
 
     Raises:
         UserError: neither is there.
     """
     path = folder / GENERATOR_SUBJECTS
-    if path.is_file():
-        return {str(person): str(role) for person, role in _json(path).items()}
+    people = read_generator_subjects(folder)
+    if people is not None:
+        return SeenBy((people,))
     run, _ = generator_run(folder)
     if run is not None:
-        return {person: role for member in read_seen(run).values() for person, role in member.items()}
+        return SeenBy(({person: role for people in read_seen(run).members for person, role in people.items()},))
     raise UserError(
         f"{path}: missing, and the run that {PROVENANCE} names is not there either, so that nobody knows whom the generator "
         "saw; run `gen3d sample` again."

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from gen3d.cohort.channels import T1W
 from gen3d.cohort.folder import Prepared, open_prepared
+from gen3d.cohort.seen import LeaveOutPolicy
 from gen3d.core.artefact import Work
 from gen3d.core.config import Folder, Folders, execution
 from gen3d.core.progress import say
@@ -20,7 +21,7 @@ from gen3d.nets.device import device_of
 from gen3d.quality.evaluation import Asked, Evaluation
 from gen3d.quality.features import ExtractorConfig, RandomFeatures, check_extractors
 from gen3d.quality.folder import write_quality
-from gen3d.quality.people import People, Seen, choose_people
+from gen3d.quality.people import People, choose_people
 from gen3d.quality.sentences import sentences
 
 TABLES = ("distances", "diversity", "structures", "fidelity", "utility")
@@ -47,7 +48,9 @@ class Quality(FolderVerb):
         ("diagnosis", "sex", "age_years"),
         description="columns in which the reference is narrowed to what was requested: categories, ranges of numbers",
     )
-    seen: Seen = Field("refuse", description="when the generator saw people of the reference: refuse, or leave_out")
+    seen: LeaveOutPolicy = Field(
+        "refuse", description="when the generator saw people of the reference: refuse, or leave_out"
+    )
     run_folder: OneRun | None = Field(
         None,
         alias="run",

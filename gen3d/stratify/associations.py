@@ -9,19 +9,18 @@ confounds it is the same share of what the confounds leave, with permutations of
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import chi2, rankdata
 
-from gen3d.cohort.target import FEWEST_DISTINCT, as_label
+from gen3d.cohort.columns import Cells, Rules, fit_columns, read_cells
+from gen3d.cohort.target import FEWEST_DISTINCT
 from gen3d.maths.significance import fdr_adjust
 
 Floats = NDArray[np.float64]
-Kind = Literal["number", "category"]
 
 CONFOUND_NAMES = ("site", "age_years", "sex", "session", "seen", "verdict", "reason")
 CONFOUND_PARTS = (
@@ -38,25 +37,20 @@ STRONG_V, STRONG_EPSILON = 0.5, 0.25
 ASSOCIATION_COLUMNS = ("column", "confound", "num", "effect", "effect_name", "p", "q", "p_adjusted")
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of the table as numbers, or as numbers of categories; `known` rows have a value."""
+CONFOUNDS = Rules(
+    fewest_numbers=FEWEST_DISTINCT, standardise_words=False, flag_missing_above=0.0, flag_missing_words=True
+)
 
-    name: str
-    kind: Kind
-    values: Floats
-    levels: tuple[str, ...]
-    known: NDArray[np.bool_]
 
-    def response(self, chosen: NDArray[np.bool_]) -> Floats:
-        """Centred ranks [n, 1], or indicators divided by the root of their frequency [n, levels], of the chosen rows."""
-        values = self.values[chosen]
-        if self.kind == "number":
-            ranks = rankdata(values)[:, None]
-            return np.asarray(ranks - ranks.mean())
-        indicators = values[:, None] == np.unique(values)[None, :]
-        share = indicators.mean(axis=0)
-        return np.asarray((indicators - share) / np.sqrt(share))
+def response(cells: Cells, chosen: NDArray[np.bool_]) -> Floats:
+    """Centred ranks [n, 1] of numbers, or indicators divided by the root of their frequency [n, levels], of chosen rows."""
+    if cells.numbers is not None:
+        ranks = rankdata(cells.numbers[chosen])[:, None]
+        return np.asarray(ranks - ranks.mean())
+    labels = cells.labels[chosen]
+    indicators = labels[:, None] == np.unique(labels)[None, :]
+    share = indicators.mean(axis=0)
+    return np.asarray((indicators - share) / np.sqrt(share))
 
 
 def is_confound(name: str) -> bool:
@@ -70,25 +64,16 @@ def has_part(name: str, parts: tuple[str, ...]) -> bool:
     return any(re.search(rf"(^|[^a-z]){part}", name.lower()) for part in parts)
 
 
-def columns_of(table: pd.DataFrame) -> list[Column]:
+def columns_of(table: pd.DataFrame) -> list[Cells]:
     """The columns that can be tested: not those that name scans, are constant, or differ for nearly everybody."""
-    found = (_column(str(name), table[name]) for name in table.columns if str(name) not in BOOKKEEPING)
-    return [column for column in found if column is not None]
+    names = (str(name) for name in table.columns if str(name) not in BOOKKEEPING)
+    columns = (read_cells(table, name, fewest_numbers=FEWEST_DISTINCT) for name in names)
+    return [cells for cells in columns if len(cells.levels) > 1 and (cells.numbers is not None or _is_shared(cells))]
 
 
-def _column(name: str, cells: pd.Series) -> Column | None:
-    labels = np.array([as_label(cell) for cell in cells], dtype=object)
-    known = labels != ""
-    levels = tuple(dict.fromkeys(sorted(labels[known])))
-    if len(levels) < 2:
-        return None
-    numbers = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64)
-    if np.isfinite(numbers[known]).all() and len(levels) >= FEWEST_DISTINCT:
-        return Column(name, "number", numbers, (), known)
-    if len(levels) > known.sum() / 2:
-        return None  # a name of every scan, not a property that people share
-    place = {level: float(index) for index, level in enumerate(levels)}
-    return Column(name, "category", np.array([place.get(label, np.nan) for label in labels]), levels, known)
+def _is_shared(cells: Cells) -> bool:
+    """Whether people share its words, so that it is no name of every scan."""
+    return len(cells.levels) <= cells.known.sum() / 2
 
 
 def associations(table: pd.DataFrame, clusters: NDArray[np.int64], num_permutations: int, seed: int) -> pd.DataFrame:
@@ -107,7 +92,7 @@ def associations(table: pd.DataFrame, clusters: NDArray[np.int64], num_permutati
     """
     columns = columns_of(table)
     confounds = [column for column in columns if is_confound(column.name) and column.name not in SHOWN_ONLY]
-    design = confound_design(confounds, len(table))
+    design = confound_design(table, confounds)
     strata = _strata(confounds, len(table))
     generator = np.random.default_rng(seed)
     rows = []
@@ -119,7 +104,7 @@ def associations(table: pd.DataFrame, clusters: NDArray[np.int64], num_permutati
         confound, adjusted = is_confound(column.name), np.nan
         if not confound and design.shape[1] > 1:
             adjusted = _permutation_p(
-                column.response(known), clusters[known], design[known], strata[known], num_permutations, generator
+                response(column, known), clusters[known], design[known], strata[known], num_permutations, generator
             )
         rows.append((column.name, confound, int(known.sum()), effect, name, p, np.nan, adjusted))
     frame = pd.DataFrame(rows, columns=list(ASSOCIATION_COLUMNS))
@@ -140,19 +125,19 @@ def strongest_confound(found: pd.DataFrame, level: float = 0.05) -> pd.Series | 
 
 
 def _unadjusted(
-    column: Column, clusters: NDArray[np.int64], num_permutations: int, generator: np.random.Generator
+    cells: Cells, clusters: NDArray[np.int64], num_permutations: int, generator: np.random.Generator
 ) -> tuple[float, str, float]:
-    known, num = column.known, int(column.known.sum())
-    response, labels = column.response(known), clusters[known]
-    share = _between_share(response, _cluster_basis(labels, np.ones((num, 1))))
+    known, num = cells.known, int(cells.known.sum())
+    values, labels = response(cells, known), clusters[known]
+    share = _between_share(values, _cluster_basis(labels, np.ones((num, 1))))
     num_clusters = len(np.unique(labels))
-    if column.kind == "number":  # H = (n - 1) times the share of the ranks' variance between groups, ties included
+    if cells.numbers is not None:  # H = (n - 1) times the share of the ranks' variance between groups, ties included
         p = float(chi2.sf((num - 1) * share, num_clusters - 1))
         return share, "epsilon squared", p
     ones, together = np.ones((num, 1)), np.zeros(num, dtype=np.int64)
-    p = _permutation_p(response, labels, ones, together, num_permutations, generator)
-    num_levels = response.shape[1]
-    return corrected_cramers_v(share * (response**2).sum(), num, num_levels, num_clusters), "Cramer's V", p
+    p = _permutation_p(values, labels, ones, together, num_permutations, generator)
+    num_levels = values.shape[1]
+    return corrected_cramers_v(share * (values**2).sum(), num, num_levels, num_clusters), "Cramer's V", p
 
 
 def corrected_cramers_v(chi_squared: float, num: int, num_rows: int, num_columns: int) -> float:
@@ -164,24 +149,15 @@ def corrected_cramers_v(chi_squared: float, num: int, num_rows: int, num_columns
     return min(1.0, float(np.sqrt(squared / smaller))) if smaller > 0 else float("nan")
 
 
-def confound_design(confounds: list[Column], num: int) -> Floats:
+def confound_design(table: pd.DataFrame, confounds: Sequence[Cells]) -> Floats:
     """A constant, numbers standardised (missing: the mean and an indicator), categories as indicators, [n, p]."""
-    parts = [np.ones((num, 1))]
-    for column in confounds:
-        values = column.values
-        if column.kind == "number":
-            spread = np.nanstd(values) or 1.0
-            parts.append(np.nan_to_num((values - np.nanmean(values)) / spread)[:, None])
-        else:
-            parts.append((values[:, None] == np.arange(1, len(column.levels))[None, :]).astype(np.float64))
-        if not column.known.all():
-            parts.append((~column.known[:, None]).astype(np.float64))
-    return np.concatenate(parts, axis=1)
+    code = fit_columns(table, [cells.name for cells in confounds], CONFOUNDS)
+    return np.concatenate([np.ones((len(table), 1)), code.matrix(table)], axis=1)
 
 
-def _strata(confounds: list[Column], num: int) -> NDArray[np.int64]:
-    site = next((column for column in confounds if column.name == "site" and column.kind == "category"), None)
-    return np.zeros(num, dtype=np.int64) if site is None else np.nan_to_num(site.values, nan=-1).astype(np.int64)
+def _strata(confounds: Sequence[Cells], num: int) -> NDArray[np.int64]:
+    site = next((cells for cells in confounds if cells.name == "site" and cells.numbers is None), None)
+    return np.zeros(num, dtype=np.int64) if site is None else np.unique(site.labels, return_inverse=True)[1]
 
 
 def residuals(values: Floats, design: Floats) -> Floats:

@@ -24,13 +24,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from gen3d.cohort.columns import Adjustment
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 from gen3d.core.result_folder import ResultFolder, write_result
 from gen3d.core.tables import Table
 from gen3d.imaging.volume import read_map, write_nifti
 from gen3d.latents.embedding import places_among
+from gen3d.stratify.adjustment import Adjustment
 from gen3d.stratify.mixture import Mixture
 
 Floats = NDArray[np.float64]

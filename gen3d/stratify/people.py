@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.cohort.latents_folder import Latents, open_latents_folder
+from gen3d.cohort.latents_folder import open_latents_folder, require_one_space
 from gen3d.cohort.manifest import is_twin
 from gen3d.core.errors import UserError
 
@@ -36,7 +36,7 @@ def open_people(folders: Sequence[Path], who: str) -> People:
             finite, or fewer than 12 people.
     """
     opened = [open_latents_folder(folder) for folder in folders]
-    _one_space(opened)
+    require_one_space([each.space for each in opened])
     table = pd.concat([each.table for each in opened], ignore_index=True)
     values = np.concatenate([np.asarray(each.values[0], dtype=np.float64) for each in opened])
     shown = ", ".join(str(folder) for folder in folders)
@@ -55,25 +55,6 @@ def open_people(folders: Sequence[Path], who: str) -> People:
             f"{', or use people=everybody' if who != 'everybody' else ''}."
         )
     return People(shown, table, values, opened[0].run_key, tuple(left_out))
-
-
-def _one_space(opened: list[Latents]) -> None:
-    first = opened[0]
-    for each in opened:
-        if each.num_members > 1:
-            raise UserError(
-                f"{each.folder}: latents of {each.num_members} members, each with a space of its own, cannot be on one map; "
-                "encode with a run trained with cross_fit=1."
-            )
-        if each.run_key != first.run_key or each.values.shape[2] != first.values.shape[2]:
-            raise UserError(
-                f"{each.folder} and {first.folder}: latents of two different models cannot be on one map; encode all scans "
-                "with one run."
-            )
-        if each.artefact.verb != first.artefact.verb:
-            raise UserError(
-                f"{each.folder} and {first.folder}: one is harmonised and the other is not; harmonise both together."
-            )
 
 
 def _chosen(table: pd.DataFrame, who: str) -> tuple[NDArray[np.bool_], list[str]]:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 from sklearn.manifold import trustworthiness
 
-from gen3d.cohort.columns import Adjustment, fit_adjustment
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.artefact import Work, read
 from gen3d.core.config import Folder, Folders
@@ -19,6 +18,7 @@ from gen3d.core.progress import say
 from gen3d.core.result_folder import METRICS, write_picture
 from gen3d.core.work import FolderVerb, Inputs
 from gen3d.latents.embedding import MINIMUM_PEOPLE_FOR_UMAP, FittedComponents, fit_components, fit_umap
+from gen3d.stratify.adjustment import Adjustment, fit_adjustment
 from gen3d.stratify.associations import ASSOCIATION_COLUMNS, associations, strongest_confound
 from gen3d.stratify.cluster_maps import ClusterMap, cluster_maps
 from gen3d.stratify.folder import PeopleMap, cluster_name, with_versions, write_strata

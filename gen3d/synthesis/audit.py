@@ -253,7 +253,7 @@ def known_people(run: Run, reference: Prepared, settings: AuditSettings) -> tupl
     table = table[(table["role"] != "excluded") & ~is_twin(table)]
     if "generator" in table.columns:  # synthetic scans in the reference are nobody
         table = table[table["generator"].isna() | (table["generator"] == "")]
-    seen = np.array([bool(run.saw(subject)) for subject in table["subject"]], dtype=bool)
+    seen = run.seen.by_any(table)
     train = table[seen].reset_index(drop=True)
     num_train = train["subject"].nunique()
     if num_train < LEAST_TRAINING_PEOPLE:

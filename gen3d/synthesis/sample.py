@@ -303,6 +303,6 @@ class Sample(SharedVerb):
             write_bids(dataset, table, job.run.kind)
             with writing(self.out):
                 write_json(self.out / PROVENANCE, job.provenance(self.settings()))
-                write_json(self.out / GENERATOR_SUBJECTS, job.run.subjects[0])
+                write_json(self.out / GENERATOR_SUBJECTS, dict(job.run.seen.members[0]))
 
         processes.on_first(write_tables)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.manifest import assign_folds, is_synthetic, is_twin, subject_hash
+from gen3d.cohort.seen import SeenBy, identities
 from gen3d.core.errors import UserError
 from gen3d.models.base import Statistics
 from gen3d.train.engine.processes import Processes
@@ -23,13 +24,14 @@ class People:
     frame: pd.DataFrame
     members: tuple[NDArray[np.int64], ...]
 
-    def seen(self) -> dict[str, dict[str, str]]:
-        """{member: {hash of subject: role}} of everybody each member learns from."""
-        table = {}
-        for index, rows in enumerate(self.members):
-            pairs = self.frame.iloc[rows][["subject", "role"]].drop_duplicates().to_numpy()
-            table[str(index)] = {subject_hash(str(subject)): str(role) for subject, role in pairs}
-        return table
+    def seen(self) -> SeenBy:
+        """Everybody whom each member learns from, with roles."""
+        members = []
+        for rows in self.members:
+            chosen = self.frame.iloc[rows][["subject", "role"]].drop_duplicates()
+            people = zip(identities(chosen), chosen["role"], strict=True)
+            members.append({name: str(role) for person, role in people for name in person})
+        return SeenBy(tuple(members))
 
 
 def learners(table: pd.DataFrame, patients: float, roles: Sequence[str] = ("train",)) -> NDArray[np.int64]:

@@ -49,9 +49,9 @@ def run_loop(
         while step < steps:
             players = engine.task.playing(step)
             with fitting_memory(engine):
-                seen, updated = take_step(engine, batches, players, step)
-            skipped.note(all(updated), step, players, updated, seen)
-            log.collect(seen if all(updated) else [])
+                losses, updated = take_step(engine, batches, players, step)
+            skipped.note(all(updated), step, players, updated, losses)
+            log.collect(losses if all(updated) else [])
             step += 1
             log.after(step, engine)
             signal_number = engine.processes.largest(stop.received or 0)
@@ -63,20 +63,22 @@ def run_loop(
                 raise stopped
 
 
-Seen = list[tuple[str, tuple[str, ...], Losses]]
+StepLosses = list[tuple[str, tuple[str, ...], Losses]]
 """This process's losses in one step, by part and player: player, subjects, terms left on their device."""
 
 
-def take_step(engine: Engine, batches: StepBatches, players: tuple[str, ...], step: int) -> tuple[Seen, list[bool]]:
+def take_step(
+    engine: Engine, batches: StepBatches, players: tuple[str, ...], step: int
+) -> tuple[StepLosses, list[bool]]:
     """Compute the parts of one step and update every player; false for a player whose gradient was not finite."""
-    seen: Seen = []
+    losses_of_parts: StepLosses = []
     for part in range(batches.parts):
         batch = batches.at(step, part)
         for player in players:
             losses = engine.forward(batch, player)
             engine.backward(losses, player, part, batches.parts)
-            seen.append((player, batch.subjects, {name: value.detach() for name, value in losses.items()}))
-    return seen, [engine.update(player, step) for player in players]
+            losses_of_parts.append((player, batch.subjects, {name: value.detach() for name, value in losses.items()}))
+    return losses_of_parts, [engine.update(player, step) for player in players]
 
 
 @contextmanager
@@ -145,18 +147,18 @@ class Skipped:
         step: int,
         players: tuple[str, ...],
         finite: list[bool],
-        seen: Seen,
+        losses: StepLosses,
     ) -> None:
-        """Take in one step. `finite` says for each player whether its gradient was; `seen` holds this process's losses."""
+        """Take in one step. `finite` says for each player whether its gradient was; `losses` holds this process's losses."""
         if updated:
             self.in_a_row = 0
             return
         self.in_a_row += 1
-        reports = self.processes.gather(_not_finite(seen))
+        reports = self.processes.gather(_not_finite(losses))
         named = [report for report in reports if report]
         if not named:
             subjects = sorted(
-                {subject for everybody in self.processes.gather(_subjects(seen)) for subject in everybody}
+                {subject for everybody in self.processes.gather(_subjects(losses)) for subject in everybody}
             )
             bad = " and ".join(
                 f"the {player}'s gradient" for player, fine in zip(players, finite, strict=True) if not fine
@@ -174,15 +176,15 @@ class Skipped:
         raise error
 
 
-def _subjects(seen: Seen) -> list[str]:
-    return sorted({subject for _, subjects, _ in seen for subject in subjects})
+def _subjects(losses: StepLosses) -> list[str]:
+    return sorted({subject for _, subjects, _ in losses for subject in subjects})
 
 
-def _not_finite(seen: Seen) -> str:
+def _not_finite(losses: StepLosses) -> str:
     """Which terms of this process were not finite, and on whom; '' if all were finite."""
     found: dict[str, set[str]] = {}
-    for player, who, losses in seen:
-        bad = [name for name, value in losses.items() if not bool(torch.isfinite(value).all())]
+    for player, who, terms in losses:
+        bad = [name for name, value in terms.items() if not bool(torch.isfinite(value).all())]
         for name in [name for name in bad if name != "loss"] or bad:
             found.setdefault(f"the {player}'s {name}", set()).update(who)
     if not found:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from gen3d.cohort.folder import Prepared, open_prepared
+from gen3d.cohort.seen import SeenBy
 from gen3d.core.artefact import Work
 from gen3d.core.work import Inputs
 from gen3d.imaging.plan import GridPlan
@@ -76,8 +77,8 @@ class Material(ABC):
     def fingerprint(self) -> str:
         """The same wherever the same data are readable."""
 
-    def seen(self) -> dict[str, dict[str, str]]:
-        """{member: {hash of subject: role}} of everybody each member learned from."""
+    def seen(self) -> SeenBy:
+        """Everybody whom each member learned from."""
         return self.people.seen()
 
     def completed(self, model: BaseModelConfig) -> BaseModelConfig:

@@ -18,6 +18,7 @@ from torch import nn
 from gen3d.cohort.coding import Coding
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.latents_folder import ARRAY, MIRRORED, SHAPE, TABLE, read_latents_table
+from gen3d.cohort.seen import SeenBy
 from gen3d.cohort.structures import with_structures
 from gen3d.core.artefact import Work, digest, file_digest, read, write_atomic
 from gen3d.core.errors import UserError
@@ -180,9 +181,9 @@ class Latents(Material):
         except OSError as error:
             raise UserError(f"{error.filename}: cannot be read ({error.strerror}).") from None
 
-    def seen(self) -> dict[str, dict[str, str]]:
+    def seen(self) -> SeenBy:
         """Everybody whom the autoencoder or the diffusion model learned from."""
-        return {"0": {**self.autoencoder.subjects[0], **self.people.seen()["0"]}}
+        return SeenBy(({**self.autoencoder.seen.members[0], **self.people.seen().members[0]},))
 
     def completed(self, model: BaseModelConfig) -> BaseModelConfig:
         return model.model_copy(

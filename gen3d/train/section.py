@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from safetensors import safe_open
 
-from gen3d.cohort.manifest import subject_hash
 from gen3d.figures import charts
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Figure, Section, Table, Text
@@ -67,10 +66,8 @@ def _describe(context: Context, run: RunFolder) -> dict[str, Any]:
     config = run.settings
     model = config.get("model") or {}
     optim = config.get("optim") or {}
-    seen = run.seen
-    hashes = {digest for member in seen.values() if isinstance(member, dict) for digest in member}
-    cohort = context.cohort
-    people = cohort[cohort["subject"].map(lambda name: subject_hash(str(name))).isin(hashes)] if len(cohort) else cohort
+    seen, cohort = run.seen, context.cohort
+    people = cohort[seen.by_any(cohort)] if len(cohort) else cohort
     ages = people["age_years"].dropna() if len(people) else pd.Series(dtype=float)
     in_steps = trained_in_steps(str(model.get("kind", "")))
     return {
@@ -78,9 +75,9 @@ def _describe(context: Context, run: RunFolder) -> dict[str, Any]:
         "kind": str(model.get("kind", "")),
         "detail": str(run.artefact.summary.get("form", "")),
         "channels": [str(name) for name in config.get("channels", [])],
-        "num_members": max(1, len(seen)),
-        "num_people": len(hashes),
-        "num_patients": max((list(member.values()).count("evaluation") for member in seen.values()), default=0),
+        "num_members": max(1, len(seen.members)),
+        "num_people": len({person for member in seen.members for person in member}),
+        "num_patients": max((list(member.values()).count("evaluation") for member in seen.members), default=0),
         "num_known": int(people["subject"].nunique()) if len(people) else 0,
         "age_min": float(ages.min()) if len(ages) else None,
         "age_max": float(ages.max()) if len(ages) else None,

@@ -175,7 +175,7 @@ def test_calibration_people_who_were_trained_on_calibrate_nobody(
     folder = anomaly(prepared=mixed, run=run, out=tmp_path / "maps", channels=["deformation"])
     assert json.loads((folder / "calibration.json").read_text())["deformation"]["num_controls"] == 21
     assert not set(trained) & set(table(folder, "subjects")["subject"])
-    assert f"{', '.join(trained)}: 2 people with role calibration were learned from" in capfd.readouterr().err
+    assert f"({', '.join(trained)}) were seen by every member of" in capfd.readouterr().err
 
 
 def test_a_site_without_controls_gets_no_map_but_a_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -258,5 +258,5 @@ def test_everybody_seen_is_refused(tmp_path: Path) -> None:
     prepared = write_cohort(
         tmp_path / "c", num_controls=20, num_patients=0, split=Split(train=1, calibration=0, test=0)
     )
-    with pytest.raises(UserError, match="saw everybody in this cohort"):
+    with pytest.raises(UserError, match="nobody is left"):
         anomaly(prepared=prepared, run=fit(prepared, tmp_path / "r"), out=tmp_path / "m")

@@ -32,7 +32,7 @@ def test_it_judges_whom_neither_stage_saw_and_is_calibrated(cohort: Path, diffus
     maps = Anomaly.model_validate(verb).run()
     subjects = pd.read_csv(maps / "subjects.tsv", sep="\t", dtype={"subject": str})
     run = load_run(diffusion)
-    assert not any(run.saw(subject) for subject in subjects["subject"])
+    assert not run.seen.by_any(subjects).any()
     assert subjects["role"].eq("evaluation").sum() == 3  # of six patients, it learned from three
     held_out = subjects[subjects["role"].eq("test")]
     assert held_out["score_residual"].notna().all()

@@ -149,7 +149,7 @@ def test_nobody_left_to_judge_names_both_runs(tmp_path: Path) -> None:
     split = Split(train=1, calibration=0, test=0)
     prepared = write_cohort(tmp_path / "c", num_controls=20, num_patients=0, split=split)
     runs = [fit(prepared, tmp_path / "a"), fit(prepared, tmp_path / "b", kind="pca", num_components=4, cross_fit=3)]
-    with pytest.raises(UserError, match=r"/a and .*/b: one model or the other saw everybody"):
+    with pytest.raises(UserError, match=r"were seen by every member of .*/a or of .*/b .*nobody is left"):
         anomaly(prepared=prepared, run=runs, out=tmp_path / "maps")
 
 

@@ -1,4 +1,9 @@
+"""Who saw whom, and what a policy does about it."""
+
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -6,77 +11,98 @@ import pytest
 
 from gen3d.classify.study.features import Features
 from gen3d.cohort.manifest import subject_hash
-from gen3d.cohort.seen import clear, find_duplicates, groups_of, judge_duplicates
+from gen3d.cohort.seen import Guard, SeenBy, SeenPolicy, identity_of
 from gen3d.core.errors import UserError
 
+GUARD = Guard("the model", "a test of them would be too good", "ask others", ("leave_out", "train_only", "waive"))
+KNOWN = ["", "vae (train)", "", "", "vae (train)", ""]
 
-def features(num: int, saw: dict[str, str]) -> Features:
+
+def people(num: int) -> pd.DataFrame:
     subjects = [f"p{i}" for i in range(num)]
-    table = pd.DataFrame({"subject": subjects, "session": "1", "key": subjects})
-    blind = np.array([[subject_hash(subject) not in saw for subject in subjects]])
-    return Features(table, np.zeros((1, num, 3)), blind, (3,), (3,), ("k",), "latents", saw)
+    return pd.DataFrame({"subject": subjects, "session": "1", "key": subjects})
 
 
 def test_nobody_seen_is_no_matter() -> None:
-    cleared = clear(features(4, {}), "refuse")
+    cleared = GUARD.clear(people(4), [""] * 4, "refuse")
     assert cleared.testable.all()
     assert cleared.num_seen == 0
+    assert cleared.notes == ()
 
 
-def test_people_whom_the_model_learned_from_are_named() -> None:
-    known = features(6, {subject_hash("p1"): "vae (train)", subject_hash("p4"): "vae (train)"})
-    with pytest.raises(UserError, match=r"2 of 6 people \(p1, p4\) were seen by .*vae \(train\)"):
-        clear(known, "refuse")
-    left = clear(known, "leave_out")
+def test_people_who_were_seen_are_named_and_every_policy_is_kept() -> None:
+    sentence = (
+        r"2 of 6 people \(p1, p4\) were seen by the model \(vae \(train\)\); a test of them would be too good; "
+        r"set seen=leave_out .*, set seen=train_only .*, set seen=waive .*, or ask others\."
+    )
+    with pytest.raises(UserError, match=sentence):
+        GUARD.clear(people(6), KNOWN, "refuse")
+    left = GUARD.clear(people(6), KNOWN, "leave_out")
     assert list(np.flatnonzero(left.usable)) == list(np.flatnonzero(left.testable)) == [0, 2, 3, 5]
-    only = clear(known, "train_only")
+    only = GUARD.clear(people(6), KNOWN, "train_only")
     assert only.usable.all()
     assert list(np.flatnonzero(~only.testable)) == [1, 4]
-    waived = clear(known, "waive")
+    waived = GUARD.clear(people(6), KNOWN, "waive")
     assert waived.testable.all()
     assert "p1, p4" in waived.waivers[0]
+    for cleared in (left, only, waived):
+        assert cleared.num_seen == 2
 
 
-def test_people_whom_the_generator_saw_are_no_test_either() -> None:
-    with pytest.raises(UserError, match="generator of synthetic"):
-        clear(features(5, {}), "refuse", {subject_hash("p2"): "generator of synthetic (train)"})
+@pytest.mark.parametrize("policy", ["refuse", "leave_out", "train_only"])
+def test_nobody_left_is_told_whatever_the_policy(policy: SeenPolicy) -> None:
+    with pytest.raises(UserError, match=r"3 of 3 people .*; nobody is left; ask others"):
+        GUARD.clear(people(3), ["pca"] * 3, policy)
 
 
-def test_nobody_left_is_told_whatever_the_policy() -> None:
-    everybody = features(3, {subject_hash(f"p{i}"): "vae (train)" for i in range(3)})
-    for policy in ("refuse", "leave_out", "train_only"):
-        with pytest.raises(UserError, match="nobody is left to test"):
-            clear(everybody, policy)  # type: ignore[arg-type]
+def test_scans_of_one_person_count_once() -> None:
+    table = people(4).assign(subject=["a", "a", "b", "c"])
+    with pytest.raises(UserError, match=r"1 of 3 people \(a\)"):
+        GUARD.clear(table, ["pca", "pca", "", ""], "refuse")
 
 
-def cohort(seed: int, num: int = 60, dimensions: int = 80) -> tuple[np.ndarray, np.random.Generator]:
-    """People whose features share a strong common factor (age), as brains do."""
-    generator = np.random.default_rng(seed)
-    ages = generator.standard_normal((num, 1))
-    return ages * generator.standard_normal(dimensions) + generator.standard_normal((num, dimensions)), generator
+def test_a_member_judges_whom_it_never_saw() -> None:
+    hashes = [identity_of(f"p{i}")[0] for i in range(4)]
+    seen = SeenBy(({hashes[0]: "train", hashes[2]: "train"}, {hashes[1]: "train", hashes[2]: "train"}))
+    np.testing.assert_array_equal(seen.blind(people(4)), [[0, 1, 0, 1], [1, 0, 0, 1]])
+    assert [seen.blind_to(identity_of(f"p{i}")) for i in range(4)] == [[1], [0], [], [0, 1]]
+    assert [len(seen.judges(identity_of(f"p{i}"))) for i in range(4)] == [1, 1, 0, 1]
+    assert seen.by_any(people(4)).tolist() == [True, True, True, False]
+    assert seen.by_all(people(4)).tolist() == [False, False, True, False]
+    assert seen.seen_by(people(4)) == ["", "", "train", ""]
 
 
-def test_the_same_person_under_two_ids_is_found() -> None:
-    values, generator = cohort(0)
-    again = values[[7, 20]] + 0.5 * generator.standard_normal((2, values.shape[1]))  # a second scan: r about .9
-    names = [f"p{i}" for i in range(60)] + ["x", "y"]
-    found = find_duplicates(np.concatenate([values, again]), names)
-    assert {(pair.first, pair.second) for pair in found} == {("p7", "x"), ("p20", "y")}
-    groups = groups_of(names, found)
-    assert groups[7] == groups[60]
-    assert groups[20] == groups[61]
-    assert len(set(groups)) == 60
-    with pytest.raises(UserError, match="2 pair"):
-        judge_duplicates(found, "refuse")
-    assert "kept together" in judge_duplicates(found, "merge")[0]
+def test_somebody_is_recognised_by_any_of_their_hashes() -> None:
+    """A scan that came back under another id is seen, once its content counts."""
+    seen = SeenBy(({**SeenBy.people(["p0"], "train").members[0], "c" * 16: "train"},))
+    assert seen.saw(identity_of("another id", "c" * 16)) == [0]
+    assert seen.blind_to(identity_of("another id", "d" * 16)) == [0]
 
 
-def test_unrelated_people_are_not_taken_for_one() -> None:
-    alarms = [bool(find_duplicates(cohort(seed)[0], [f"p{i}" for i in range(60)])) for seed in range(60)]
-    assert np.mean(alarms) <= 0.05
+def test_who_was_seen_survives_a_file(tmp_path: Path) -> None:
+    seen = SeenBy(({subject_hash("a"): "train"}, {subject_hash("b"): "calibration"}, *({},) * 9))
+    path = tmp_path / "seen.json"
+    path.write_text(json.dumps(seen.record()))
+    assert SeenBy.read(path, "encode again") == seen
+    assert seen.of_kind("vae").members[1] == {subject_hash("b"): "vae (calibration)"}
+    for damaged in ("{", "[1]", '{"0": 3}'):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match=r"seen\.json: missing or damaged .*; encode again\."):
+            SeenBy.read(path, "encode again")
 
 
-def test_sessions_of_one_person_are_no_duplicates() -> None:
-    values, _ = cohort(1)
-    names = [f"p{i}" for i in range(60)]
-    assert find_duplicates(np.concatenate([values, values[:5]]), names + names[:5]) == []
+def test_what_saw_somebody_twice_is_named_twice() -> None:
+    both = SeenBy.people(["a"], "vae (train)").joined(SeenBy.people(["a", "b"], "harmonised by site").members[0])
+    assert both.seen_by(people(2).assign(subject=["a", "b"])) == [
+        "vae (train), harmonised by site",
+        "harmonised by site",
+    ]
+    assert both.joined(both.members[0]) == both
+
+
+def test_people_whom_a_model_behind_other_inputs_saw_are_seen() -> None:
+    table = people(5)
+    features = Features(table, np.zeros((1, 5, 3)), np.ones((1, 5), bool), (3,), (3,), ("k",), "latents", {})
+    generator = {subject_hash("p2"): "generator of synthetic (train)"}
+    assert features.seen_by() == [""] * 5
+    assert features.seen_by(generator) == ["", "", "generator of synthetic (train)", "", ""]

@@ -210,7 +210,7 @@ def test_one_site_can_be_the_reference_of_others_only_if_they_are_estimated() ->
         ({}, {"by": "scanner"}, "no column scanner to harmonise by"),
         ({"site": ["", "A", "B"] * 50}, {}, r"50 scans have no site \(sub-p0000_ses-1, .* and others\)"),
         ({"site": ["Z"] + ["A", "B"] * 74 + ["A"]}, {}, "site Z has one person"),
-        ({}, {"keep": ("iq",)}, "keep names the column iq, which is not in the cohort table"),
+        ({}, {"keep": ("iq",)}, "keep: the cohort table has no column iq"),
         ({"sex": ""}, {}, "sex is empty for everybody"),
         ({"sex": "F"}, {}, "sex is the same for everybody"),
         ({"diagnosis": ["CN", "AD", "AD"] * 50}, {"keep": ("diagnosis",)}, "diagnosis does not vary within any site"),
@@ -362,7 +362,7 @@ def test_the_verb_writes_latents_that_open(tmp_path: Path, capsys: pytest.Captur
     record = json.loads((made.folder / "latent.json").read_text(encoding="utf-8"))
     assert record["channels"] == ["t1w"]
     assert record["harmonised"] == Harmonisation().settings()
-    (seen,) = made.seen
+    (seen,) = made.seen.members
     assert seen[outsider] == "vae (train)"
     assert seen[known] == "vae (train), harmonised by site"
     assert seen[subject_hash("p0100")] == "harmonised by site"
@@ -410,7 +410,7 @@ def test_fitted_on_training_people_or_controls_the_others_say_nothing(tmp_path: 
             ).run()
             values.append(open_latents_folder(folder))
         np.testing.assert_array_equal(values[0].values[0][speaks], values[1].values[0][speaks])
-        assert len(values[0].seen[0]) == speaks.sum()
+        assert len(values[0].seen.members[0]) == speaks.sum()
         assert metrics(values[0].folder)["tables"]["people"][0]["estimated_from"] == fit_on
 
 
@@ -426,7 +426,7 @@ def test_a_site_that_is_not_in_the_fit_is_taken_from_its_controls(tmp_path: Path
     people = metrics(made.folder)["tables"]["people"]
     assert [row["estimated_from"] for row in people] == ["train", "train", "its controls"]
     control = ((rows.table["site"] == "C") & (rows.table["diagnosis"] == "CN")).to_numpy()
-    assert len(made.seen[0]) == 100 + control.sum()
+    assert len(made.seen.members[0]) == 100 + control.sum()
 
 
 def test_folders_of_one_run_are_harmonised_together(tmp_path: Path) -> None:
@@ -437,8 +437,8 @@ def test_folders_of_one_run_are_harmonised_together(tmp_path: Path) -> None:
     both = open_latents_folder(Harmonise(latents=(first, second), out=tmp_path / "both").run())
     whole = open_latents_folder(Harmonise(latents=(write(tmp_path / "all", rows),), out=tmp_path / "whole").run())
     np.testing.assert_allclose(both.values[0], whole.values[0], atol=1e-5)
-    assert both.seen[0]["a" * 16] == "vae (train)"
-    assert both.seen[0]["b" * 16] == "ldm (train)"
+    assert both.seen.members[0]["a" * 16] == "vae (train)"
+    assert both.seen.members[0]["b" * 16] == "ldm (train)"
 
 
 def test_too_few_people_to_assess_still_give_latents(tmp_path: Path) -> None:
@@ -458,8 +458,11 @@ def test_bad_latents_are_a_sentence(tmp_path: Path) -> None:
     broken = write(tmp_path / "broken", change(rows, np.where(np.arange(40)[:, None] == 3, np.nan, rows.values)))
     done = Harmonise(latents=(first,), out=tmp_path / "done").run()
     for given, words in (
-        ((first, other), r"latents of two different models: .*first \(a vae, run k\) and .*other \(a pca, run z\)"),
-        ((family,), "its 2 members have a latent space each"),
+        (
+            (first, other),
+            r"pca of .*other and .*vae of .*first are not in one latent space: the run z is not the run k",
+        ),
+        ((family,), "each of its 2 members has a latent space of its own"),
         ((first, first), "sub-p0000_ses-1 is in the latents twice"),
         ((single,), "everybody here has site A"),
         ((broken,), "sub-p0003_ses-1: the latent is NaN or infinite"),

@@ -9,6 +9,7 @@ import pytest
 
 from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.latents_folder import open_latents_folder
+from gen3d.cohort.seen import identity_of
 from gen3d.core.errors import UserError
 from gen3d.imaging.volume import read_stored
 from gen3d.latents.encode import Encode
@@ -43,7 +44,7 @@ def test_each_member_of_a_family_has_a_space_of_its_own(cohort: Path, tmp_path: 
         )
     assert not np.allclose(latents.values[0], latents.values[1])
     for index, subject in enumerate(latents.table["subject"]):
-        assert list(np.flatnonzero(latents.blind[:, index])) == opened.blind_members(subject)
+        assert list(np.flatnonzero(latents.blind[:, index])) == opened.seen.blind_to(identity_of(subject))
     with pytest.raises(UserError, match="cross_fit=1"):
         Encode.model_validate({"prepared": cohort, "run": run, "mirrored": True, "out": tmp_path / "m"}).run()
 

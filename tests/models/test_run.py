@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from gen3d.cohort.manifest import subject_hash
+from gen3d.cohort.seen import SeenBy, identity_of
 from gen3d.core.artefact import begin
 from gen3d.core.config import Verb
 from gen3d.core.errors import UserError
@@ -80,8 +81,8 @@ def test_everybody_is_judged_by_as_many_members_as_the_people_who_calibrate(run:
     inputs = (torch.from_numpy(volume)[None], torch.from_numpy(covariates)[None])
     alone = [member.expect(*inputs).mean[0].numpy() for member in run.members]
     for subject, blind in (("a", [1]), ("c", [0]), ("new", [0, 1, 2])):
-        assert run.blind_members(subject) == blind
-        (judge,) = run.judges(subject)
+        assert run.seen.blind_to(identity_of(subject)) == blind
+        (judge,) = run.seen.judges(identity_of(subject))
         assert judge in blind
         result = run.expect(volume, subject, covariates)
         assert result is not None
@@ -91,23 +92,22 @@ def test_everybody_is_judged_by_as_many_members_as_the_people_who_calibrate(run:
 
 
 def test_people_from_outside_are_shared_out_over_the_members(run: Run) -> None:
-    judges = [run.judges(f"new{number}")[0] for number in range(60)]
+    judges = [run.seen.judges(identity_of(f"new{number}"))[0] for number in range(60)]
     assert set(judges) == {0, 1, 2}
-    assert judges == [run.judges(f"new{number}")[0] for number in range(60)]
+    assert judges == [run.seen.judges(identity_of(f"new{number}"))[0] for number in range(60)]
 
 
 def test_members_that_saw_the_same_people_judge_together(tmp_path: Path) -> None:
     run = load_run(write_run(tmp_path / "run", VAE))
-    ensemble = Run(**{**vars(run), "subjects": {index: {subject_hash("a"): "train"} for index in range(3)}})
-    assert ensemble.judges("new") == [0, 1, 2]
-    assert ensemble.judges("a") == []
+    ensemble = Run(**{**vars(run), "seen": SeenBy(({subject_hash("a"): "train"},) * 3)})
+    assert ensemble.seen.judges(identity_of("new")) == [0, 1, 2]
+    assert ensemble.seen.judges(identity_of("a")) == []
 
 
 def test_a_person_seen_by_every_member_gets_none(tmp_path: Path) -> None:
     run = load_run(write_run(tmp_path / "run", VAE))
-    everybody = {index: {subject_hash("a"): "train"} for index in range(3)}
-    run = Run(**{**vars(run), "subjects": everybody})
-    assert run.saw("a") == [0, 1, 2]
+    run = Run(**{**vars(run), "seen": SeenBy.people(["a"], "train")})
+    assert run.seen.blind_to(identity_of("a")) == []
     assert run.expect(volume_of(), "a") is None
 
 

@@ -162,10 +162,11 @@ def test_people_whom_the_generator_saw_are_refused_by_name(synthetic: Path, real
     leaky = copied(synthetic, tmp_path / "leaky")
     seen = people_of(real, "calibration")[:2]
     write_json(leaky / "generator_subjects.json", {subject_hash(subject): "train" for subject in seen})
-    words = rf"2 of 39 people to compare with are people that the generator learned from \({seen[0]}, {seen[1]}\)"
+    words = rf"2 of 39 people \({seen[0]}, {seen[1]}\) were seen by the generator \(train\)"
     with pytest.raises(UserError, match=words):
         asked(leaky, real, tmp_path / "out").run()
-    assert any("2 held-out people" in line for line in asked(leaky, real, tmp_path / "out", seen="leave_out").plan())
+    lines = asked(leaky, real, tmp_path / "out", seen="leave_out").plan()
+    assert any("2 of 39 people" in line and "left out" in line for line in lines)
 
 
 def test_whom_the_generator_saw_is_read_from_its_run_or_unknown(

@@ -15,13 +15,13 @@ from gen3d.train.learners import choose_people, learners, statistics
 def test_one_member_learns_from_train_people_only(prepared: Prepared) -> None:
     people = choose_people(prepared, 1, seed=0)
     assert set(people.frame["role"]) == {"train"}
-    assert people.seen() == {"0": {subject_hash(f"p{i:02d}"): "train" for i in (0, 1, 5, 6)}}
+    assert people.seen().record() == {"0": {subject_hash(f"p{i:02d}"): "train" for i in (0, 1, 5, 6)}}
 
 
 def test_each_person_is_unseen_by_exactly_one_of_the_members(prepared: Prepared) -> None:
     people = choose_people(prepared, 3, seed=0)
     assert set(people.frame["role"]) == {"train", "calibration"}
-    seen = people.seen()
+    seen = people.seen().record()
     for subject in people.frame["subject"]:
         assert sum(subject_hash(subject) not in seen[str(member)] for member in range(3)) == 1
     never = prepared.select(["test", "evaluation"])["subject"]
@@ -31,7 +31,7 @@ def test_each_person_is_unseen_by_exactly_one_of_the_members(prepared: Prepared)
 def test_patients_are_learned_from_in_folds_where_asked(prepared: Prepared) -> None:
     people = choose_people(prepared, 3, seed=0, patients=1.0)
     assert set(people.frame["role"]) == {"train", "calibration", "evaluation"}
-    seen = people.seen()
+    seen = people.seen().record()
     for subject in people.frame["subject"]:
         assert sum(subject_hash(subject) not in seen[str(member)] for member in range(3)) == 1
     tested = prepared.select(["test"])["subject"]

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.manifest import subject_hash
+from gen3d.cohort.seen import identity_of
 from gen3d.core.artefact import begin
 from gen3d.core.config import load
 from gen3d.core.errors import UserError
@@ -111,8 +112,8 @@ def test_a_member_is_blind_to_its_fold(
     subject = "p05"
     first = load_run(train(cohort, tmp_path / "first", model, cross_fit=3))
     second = load_run(train(other_cohort(changed=subject), tmp_path / "second", model, cross_fit=3))
-    (blind,) = first.blind_members(subject)
-    assert first.saw(subject) == [index for index in range(3) if index != blind]
+    (blind,) = first.seen.blind_to(identity_of(subject))
+    assert first.seen.saw(identity_of(subject)) == [index for index in range(3) if index != blind]
     for index in range(3):
         ours, theirs = first.member(index).state_dict(), second.member(index).state_dict()
         equal = all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -122,8 +123,8 @@ def test_a_member_is_blind_to_its_fold(
 def test_the_recorded_people_are_those_learned_from(vae_run: Path, prepared: Prepared) -> None:
     run = load_run(vae_run)
     for subject, role in prepared.manifest[["subject", "role"]].to_numpy():
-        assert run.saw(subject) == ([0] if role == "train" else [])
-    assert run.subjects[0][subject_hash("p00")] == "train"
+        assert run.seen.saw(identity_of(subject)) == ([0] if role == "train" else [])
+    assert run.seen.members[0][subject_hash("p00")] == "train"
 
 
 def test_one_channel(cohort: Path, small_vae: dict[str, Any], tmp_path: Path) -> None:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.classify.folder import HEAD, PREDICTIONS, read_metrics
+from gen3d.classify.folder import HEAD, read_metrics
 from gen3d.classify.head_folder import Head, open_head
 from gen3d.classify.study.features import Features, open_features
-from gen3d.cohort.manifest import subject_hash
-from gen3d.cohort.seen import named
+from gen3d.cohort.latents_folder import LatentSpace, require_one_space
+from gen3d.cohort.seen import TRAINING, Guard, LeaveOutPolicy, SeenBy, named
 from gen3d.cohort.target import Rows
 from gen3d.core.artefact import Artefact, read
 from gen3d.core.errors import UserError
 
-Learned = Literal["refuse", "leave_out"]
 HARMONISE = "harmonise"
 
 
@@ -50,11 +49,7 @@ class Asked:
 
     def seen_by(self) -> list[str]:
         """For each scan, what behind the latents saw its person (`vae (train)`), "" where nothing did."""
-        hashes = [subject_hash(str(subject)) for subject in self.people.table["subject"]]
-        return [
-            "" if blind else self.people.seen.get(person, "the model behind the latents")
-            for person, blind in zip(hashes, self.people.blind[0], strict=True)
-        ]
+        return self.people.seen_by()
 
     def rows_of(self, table: str) -> list[dict[str, Any]]:
         """Rows of a table of the cross-validation that are about this head."""
@@ -62,7 +57,7 @@ class Asked:
         return [row for row in rows if row.get("model") == self.head.settings.kind]
 
 
-def open_asked(folder: Path, latents: Sequence[Path], learned: Learned) -> Asked:
+def open_asked(folder: Path, latents: Sequence[Path], learned: LeaveOutPolicy) -> Asked:
     """Open a head and new latents, and leave out whom the head learned from.
 
     Raises:
@@ -73,28 +68,20 @@ def open_asked(folder: Path, latents: Sequence[Path], learned: Learned) -> Asked
     found = read_metrics(folder)
     head = open_head(folder / HEAD)
     people = open_features(latents)
-    _check_space(folder, latents[0], head, people)
+    _check_space(made, head, people)
     if not len(people):
         raise UserError(f"{latents[0]}: holds no scan, so there is nobody to predict.")
     _check_finite(latents[0], people)
-    notes = (*people.notes, *_check_harmonised(made, latents))
-    known = {subject_hash(str(subject)) for subject in head.training.table["subject"]}
-    subjects = people.table["subject"].astype(str)
-    met = np.array([subject_hash(subject) in known for subject in subjects])
-    if not met.any():
-        return Asked(folder, head, found, people, notes)
-    whom = list(dict.fromkeys(subjects[met]))
-    what = (
-        f"{len(whom)} of {subjects.nunique()} people ({named(whom)}) are people whom the head of {folder} learned from"
+    notes = (*people.notes, *_harmonised_apart(made, latents))
+    guard = Guard(
+        f"the head of {folder}",
+        "a prediction of them would look better than it is",
+        f"see the head's own cross-validation, {folder / 'predictions.tsv'}, which predicts them fairly",
     )
-    if learned == "refuse" or met.all():
-        more = "nobody else is there to predict" if met.all() else "set seen=leave_out to predict the others"
-        raise UserError(
-            f"{what}, and a prediction of them would look better than it is; {more} (the head's own cross-validation, "
-            f"{folder / PREDICTIONS.file}, predicts them fairly)."
-        )
-    note = f"{what}, and are left out"
-    return Asked(folder, head, found, people.take(np.flatnonzero(~met)), (*notes, note))
+    known = SeenBy.people(head.training.table["subject"], TRAINING)
+    cleared = guard.clear(people.table, known.seen_by(people.table), learned)
+    kept = people.take(np.flatnonzero(cleared.testable))
+    return Asked(folder, head, found, kept, (*notes, *cleared.notes))
 
 
 def balanced(rows: Rows, reference: Rows) -> NDArray[np.float64]:
@@ -116,38 +103,17 @@ def training_people(asked: Asked) -> tuple[Rows, NDArray[np.float64], NDArray[np
     return rows, asked.head.codes[chosen], asked.head.groups[chosen], rows.table
 
 
-def _check_space(folder: Path, latents: Path, head: Head, people: Features) -> None:
-    if people.num_members > 1:
-        raise UserError(
-            f"{latents}: latents of a cross-fitted family of {people.num_members} members, whose spaces have nothing to do with "
-            "each other; encode with the run that the head's latents came from."
-        )
-    if people.made_by != head.made_by:
-        raise UserError(
-            f"{latents}: made by the run {', '.join(people.made_by)}, but the head of {folder} was learned on {head.words}, made "
-            f"by the run {', '.join(head.made_by)}; encode these people with that run."
-        )
-    wide, needed = people.values.shape[2], head.training.values.shape[1]
-    if wide != needed:
-        raise UserError(
-            f"{latents}: {wide} features per scan, but the head of {folder} was learned on {needed}; encode these people as those "
-            "that it learned from."
-        )
+def _check_space(made: Artefact, head: Head, people: Features) -> None:
+    learned = {item.get("verb") == HARMONISE for item in made.inputs.get("latents", [])}
+    width = head.training.values.shape[1]
+    space = LatentSpace(f"the {width} features that the head of {made.folder} learned from", head.made_by, width)
+    require_one_space([replace(space, harmonised=True in learned if learned else None), people.space])
 
 
-def _check_harmonised(made: Artefact, latents: Sequence[Path]) -> tuple[str, ...]:
-    """Latents with and without their sites' effects are of one run but not of one space."""
-    learned = made.inputs.get("latents", [])
-    before, keys = {item.get("verb") == HARMONISE for item in learned}, {item.get("key") for item in learned}
+def _harmonised_apart(made: Artefact, latents: Sequence[Path]) -> tuple[str, ...]:
+    keys = {item.get("key") for item in made.inputs.get("latents", [])}
     opened = [read(folder) for folder in latents]
-    now = {artefact.verb == HARMONISE for artefact in opened}
-    if learned and before != now:
-        state = {True: "harmonised latents", False: "latents that were not harmonised"}
-        raise UserError(
-            f"{latents[0]}: the head of {made.folder} was learned on {state[True in before]}, and these are "
-            f"{state[True in now]}; give the same kind, or let `gen3d classify` harmonise within the head (harmonise.by=site)."
-        )
-    if True in now and not {artefact.key for artefact in opened} <= keys:
+    if any(artefact.verb == HARMONISE for artefact in opened) and not {artefact.key for artefact in opened} <= keys:
         return (
             "these latents were harmonised apart from those that the head learned from, each with sites of its own; a head that "
             "harmonises itself (classify with harmonise.by=site) treats both alike",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gen3d.classify.heads.learning import Fitted, Learner
 from gen3d.classify.heads.settings import LinearSettings, Threshold
 from gen3d.cohort.channels import LOG_JACOBIAN, T1W
-from gen3d.cohort.columns import TableColumns, fit_columns
+from gen3d.cohort.columns import PENALISED, TableCode, fit_columns
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.structures import SUFFIX
 from gen3d.cohort.target import Rows, Target, Values, as_label
@@ -37,7 +37,7 @@ MOST_VOLUMES = 4
 class TableReducer:
     """Columns as numbers, fitted."""
 
-    columns: TableColumns
+    columns: TableCode
 
     def apply(self, rows: Rows) -> Values:
         """[n, k]."""
@@ -61,7 +61,7 @@ class TableRecipe:
 
     def reduce(self, train: Rows) -> TableReducer:
         """Learn means, spreads and words from training people."""
-        return TableReducer(fit_columns(train.table, self.columns, self.head_size))
+        return TableReducer(fit_columns(train.table, self.columns, PENALISED, head_size=self.head_size))
 
     def learn(self, values: Values, codes: Values, groups: NDArray[np.int64], target: Target, seed: int) -> Fitted:
         """Fit what needs labels."""

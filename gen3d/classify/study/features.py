@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.anomaly.folder import MapsFolder
-from gen3d.cohort.latents_folder import VERBS, Latents, open_latents_folder
-from gen3d.cohort.manifest import is_synthetic, is_twin, read_manifest, subject_hash
+from gen3d.cohort.latents_folder import VERBS, Latents, LatentSpace, open_latents_folder, require_one_space
+from gen3d.cohort.manifest import is_synthetic, is_twin, read_manifest
+from gen3d.cohort.seen import TRAINING, SeenBy, identities
 from gen3d.cohort.target import Rows
 from gen3d.core.artefact import digest, read
 from gen3d.core.errors import UserError
@@ -45,6 +46,7 @@ class Features:
     seen: dict[str, str]
     notes: tuple[str, ...] = ()
     family_blind: NDArray[np.bool_] | None = None
+    harmonised: bool = False
 
     def __len__(self) -> int:
         return len(self.table)
@@ -53,6 +55,23 @@ class Features:
     def num_members(self) -> int:
         """Spaces; 1 where all scans share one."""
         return len(self.values)
+
+    @property
+    def space(self) -> LatentSpace:
+        """Where they lie."""
+        return LatentSpace(self.words, self.made_by, self.values.shape[2], self.num_members, self.harmonised)
+
+    def seen_by(self, also: Mapping[str, str] | None = None) -> list[str]:
+        """What saw the person of each scan, "" where a member never did, [n].
+
+        Args:
+            also: hash -> what saw the person, of models behind other inputs (generators of synthetic scans).
+        """
+        behind, within = (SeenBy((people,)) for people in (also or {}, self.seen))
+        return [
+            "" if blind and not behind.saw(person) else within.words(person) or behind.words(person) or TRAINING
+            for person, blind in zip(identities(self.table), np.atleast_1d(self.blind.any(axis=0)), strict=True)
+        ]
 
     def take(self, chosen: NDArray[Any]) -> Features:
         """Some of the scans, by row number or boolean."""
@@ -89,7 +108,7 @@ def open_features(folders: Sequence[Path], beside: Sequence[Path] = ()) -> Featu
     Raises:
         UserError: folders of two different models as one space, a scan given twice, nothing in common, or damaged folders.
     """
-    whole = _stacked([_open(folder) for folder in folders], folders)
+    whole = _stacked([_open(folder) for folder in folders])
     for folder in beside:
         whole = _beside(whole, _open(folder), folder)
     return whole
@@ -101,9 +120,8 @@ def _open(folder: Path) -> Features:
 
 
 def _of_latents(latents: Latents) -> Features:
-    words = f"{latents.shape_in_words} of the {latents.kind} of {latents.folder}"
     seen: dict[str, str] = {}
-    for member in latents.seen:
+    for member in latents.seen.members:
         seen |= member
     width = latents.values.shape[2]
     made_by = (latents.run_key,)
@@ -114,7 +132,18 @@ def _of_latents(latents: Latents) -> Features:
             f"whom the {latents.kind} of {latents.folder} learned from is not known: see to it that it was nobody here",
         )
     )
-    return Features(latents.table, latents.values, latents.blind, (width,), latents.shape, made_by, words, seen, notes)
+    return Features(
+        latents.table,
+        latents.values,
+        latents.blind,
+        (width,),
+        latents.shape,
+        made_by,
+        latents.words,
+        seen,
+        notes,
+        harmonised=latents.space.harmonised is True,
+    )
 
 
 def _of_maps(folder: Path) -> Features:
@@ -137,21 +166,17 @@ def _of_maps(folder: Path) -> Features:
     notes = () if judged.all() else (f"{_scans(int((~judged).sum()))} that {folder} could not judge are left out",)
     chosen, kept = values[judged], table[judged].reset_index(drop=True)
     calibrates = kept["role"].isin(CALIBRATING) & ~is_twin(kept)
-    hashes = [subject_hash(str(subject)) for subject in kept["subject"]]
-    seen = {
-        person: f"calibration of {folder.name} ({role})"
-        for person, role, known in zip(hashes, kept["role"], calibrates, strict=True)
-        if known
-    }
+    rows = zip(identities(kept), kept["role"], calibrates, strict=True)
+    saw = {person: f"calibration of {folder.name} ({role})" for names, role, known in rows if known for person in names}
     return Features(
         kept,
         chosen[None],
-        ~np.isin(hashes, list(seen))[None],
+        SeenBy((saw,)).blind(kept),
         (chosen.shape[1],),
         (chosen.shape[1],),
         (digest([[item["key"] for item in artefact.inputs.get("run", [])], sorted(scores), list(z.columns)]),),
         f"{chosen.shape[1]} anomaly scores of {folder}",
-        seen,
+        saw,
         notes,
     )
 
@@ -165,15 +190,9 @@ def _full_table(prepared: list[dict[str, str]], people: pd.DataFrame) -> pd.Data
     return people[["key"]].merge(whole, on="key", how="left", validate="one_to_one")
 
 
-def _stacked(parts: Sequence[Features], folders: Sequence[Path]) -> Features:
+def _stacked(parts: Sequence[Features]) -> Features:
     first = parts[0]
-    for part, folder in zip(parts[1:], folders[1:], strict=True):
-        if part.made_by != first.made_by:
-            raise UserError(
-                f"{folder}: latents of two different models in one call ({part.words}, but {first.words}), and their numbers "
-                "have nothing to do with each other; give cohorts that one run encoded, or beside= for further features of "
-                "the same scans."
-            )
+    require_one_space([part.space for part in parts], families=True)
     table = pd.concat([part.table for part in parts], ignore_index=True)
     twice = table["key"][table["key"].duplicated()]
     if len(twice):
@@ -191,6 +210,7 @@ def _stacked(parts: Sequence[Features], folders: Sequence[Path]) -> Features:
         first.words,
         seen,
         tuple(note for part in parts for note in part.notes),
+        harmonised=first.harmonised,
     )
 
 
@@ -233,6 +253,7 @@ def _beside(whole: Features, more: Features, folder: Path) -> Features:
         whole.seen | more.seen,
         notes,
         family,
+        whole.harmonised,
     )
 
 

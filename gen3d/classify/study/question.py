@@ -16,14 +16,23 @@ from gen3d.classify.study.baselines import Voxels, read_voxels
 from gen3d.classify.study.features import Features, one_scan_each, open_features
 from gen3d.classify.study.folds import Fold, Layout, leave_one_site_out, make_folds, one_site_classes
 from gen3d.classify.study.selection import column_of, only_those, with_answers, with_columns
+from gen3d.cohort.duplicates import Pair, find_duplicates, groups_of, judge_duplicates
 from gen3d.cohort.folder import Prepared, open_prepared
+from gen3d.cohort.latents_folder import require_one_space
 from gen3d.cohort.manifest import is_twin
-from gen3d.cohort.seen import Pair, Seen, clear, find_duplicates, groups_of, judge_duplicates
+from gen3d.cohort.seen import TRAINING, Guard, SeenBy, SeenPolicy
 from gen3d.cohort.target import Target, as_label, make_target
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 
 FEWEST_PEOPLE = 10
+BEHIND_FEATURES = Guard(
+    "a model behind these features",
+    "a test of them would be too good",
+    "train with cross_fit=5 patients=1 (everybody then has a member that never saw them)",
+    ("leave_out", "train_only", "waive"),
+)
+HEAD = Guard("the head to be tested", "a test of them would be too good", "give other people")
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,8 @@ def open_question(asked: StudySettings) -> Question:
     if num < FEWEST_PEOPLE:
         raise UserError(f"{num} people have a {target.name} to be told; at least {FEWEST_PEOPLE} are needed.")
     synthetic, synthetic_codes = _synthetic(settings, features, target)
-    cleared = clear(features, settings.seen, synthetic.seen if synthetic is not None else None)
+    seen_by = features.seen_by(synthetic.seen if synthetic is not None else None)
+    cleared = BEHIND_FEATURES.clear(features.table, seen_by, settings.seen)
     kept = np.flatnonzero(cleared.usable)
     features, codes, testable = features.take(kept), codes[kept], cleared.testable[kept]
     _refuse_constant(features)
@@ -147,7 +157,7 @@ def open_question(asked: StudySettings) -> Question:
     return question
 
 
-def open_external(question: Question, policy: Seen) -> tuple[Features, NDArray[np.float64], tuple[str, ...]]:
+def open_external(question: Question, policy: SeenPolicy) -> tuple[Features, NDArray[np.float64], tuple[str, ...]]:
     """Other people, in the same space: their features, codes and what is said of those left out.
 
     `policy` is about people to be tested whom the head, or a model behind the features, saw.
@@ -158,42 +168,28 @@ def open_external(question: Question, policy: Seen) -> tuple[Features, NDArray[n
     settings = question.settings
     assert settings.external is not None
     features = _opened(settings, settings.external, ())
-    if features.made_by != question.features.made_by:
+    require_one_space([question.features.space, features.space], families=True)
+    if features.harmonised:
         raise UserError(
-            f"{settings.external[0]}: latents of two different models in one call ({features.words}, but the head learned from "
-            f"{question.features.words}); encode these people with the same run."
-        )
-    before, now = (
-        sorted({read(folder).verb for folder in folders}) for folders in (settings.latents, settings.external)
-    )
-    if before != now or now == ["harmonise"]:
-        raise UserError(
-            f"{settings.external[0]}: harmonised latents and others, or two harmonisations, are not one space; give raw latents "
-            "and harmonise.by=site, which takes sites out inside the head."
+            f"{settings.external[0]}: latents that were harmonised apart, each with sites of its own, are not one space; give "
+            "raw latents and harmonise.by=site, which takes sites out inside the head."
         )
     features, codes = with_answers(features, question.target)
     if not len(features):
         raise UserError(
             f"{settings.external[0]}: nobody there has a {question.target.name} among {', '.join(question.target.classes)}."
         )
-    known = set(question.features.table["subject"].astype(str))
-    both = features.table["subject"].astype(str).isin(known).to_numpy()
-    notes = features.notes
-    if both.any():
-        whom = sorted(set(features.table.loc[both, "subject"].astype(str)))
-        if policy != "leave_out" or both.all():
-            more = "nobody else is left" if both.all() else "set seen=leave_out to test the others"
-            raise UserError(
-                f"{settings.external[0]}: {len(whom)} people to be tested are people the head learned from "
-                f"({', '.join(whom[:5])}); {more}."
-            )
-        notes += (f"{len(whom)} people whom the head learned from are left out",)
-        features, codes = features.take(np.flatnonzero(~both)), codes[~both]
-    cleared = clear(features, policy)
+    learned = SeenBy.people(question.features.table["subject"], TRAINING)
+    # Nothing is gained by testing a head on those it learned from: these are left out on demand, and never waived.
+    met = HEAD.clear(
+        features.table, learned.seen_by(features.table), "leave_out" if policy == "leave_out" else "refuse"
+    )
+    features, codes = features.take(np.flatnonzero(met.testable)), codes[met.testable]
+    cleared = BEHIND_FEATURES.clear(features.table, features.seen_by(), policy)
     kept = np.flatnonzero(cleared.testable)
     features, codes = features.take(kept), codes[kept]
     said = judge_duplicates(_known_under_another_id(question, features), settings.duplicates)
-    return features, codes, (*notes, *cleared.notes, *cleared.waivers, *said)
+    return features, codes, (*features.notes, *met.notes, *cleared.notes, *cleared.waivers, *said)
 
 
 def _known_under_another_id(question: Question, features: Features) -> list[Pair]:
@@ -222,13 +218,7 @@ def _synthetic(
     if settings.synthetic is None:
         return None, np.empty(0)
     made = open_features(settings.synthetic)
-    if made.made_by != features.made_by:
-        raise UserError(
-            f"{settings.synthetic[0]}: synthetic scans in another space ({made.words}) than {features.words}; encode them with "
-            "the same run."
-        )
-    if features.num_members > 1:
-        raise UserError("synthetic= needs latents of a run with cross_fit=1.")
+    require_one_space([features.space, made.space])
     generated = made.table.get("generator")
     if generated is None or any(as_label(value) == "" for value in generated) or is_twin(made.table).any():
         raise UserError(

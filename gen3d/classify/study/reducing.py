@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.cohort.columns import TableColumns, fit_columns
+from gen3d.cohort.columns import PENALISED, TableCode, fit_columns
 from gen3d.cohort.manifest import is_control
 from gen3d.cohort.target import Rows
 from gen3d.core.errors import UserError
@@ -64,7 +64,7 @@ class Cleaning:
 
     filling: Values
     harmonisation: FittedHarmonisation | None
-    columns: TableColumns | None
+    columns: TableCode | None
     slopes: Values
     learned_from: str
 
@@ -98,8 +98,8 @@ def fit_cleaning(train: Rows, harmonisation: Harmonisation | None, confounds: tu
     return Cleaning(filling, fitted, columns, slopes, learned_from)
 
 
-def _confounds(rows: Rows, confounds: tuple[str, ...]) -> tuple[TableColumns, Values, str]:
-    columns = fit_columns(rows.table, confounds)
+def _confounds(rows: Rows, confounds: tuple[str, ...]) -> tuple[TableCode, Values, str]:
+    columns = fit_columns(rows.table, confounds, PENALISED, "confounds")
     design = columns.matrix(rows.table)
     control = (
         is_control(rows.table).to_numpy() if "diagnosis" in rows.table.columns else np.zeros(len(rows), dtype=bool)

@@ -1,0 +1,175 @@
+"""Nobody is tested by something that saw them: a contract of every verb, new ones included."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gen3d.classify.classify import Classify
+from gen3d.classify.predict import Predict
+from gen3d.cohort.folder import open_prepared
+from gen3d.cohort.latents_folder import open_latents_folder
+from gen3d.cohort.manifest import subject_hash
+from gen3d.cohort.seen import SeenBy, SeenPolicy
+from gen3d.core.errors import UserError
+from gen3d.harmonise.harmonise import Harmonise
+from gen3d.latents.encode import Encode
+from gen3d.models.run import load_run
+from gen3d.quality.quality import Quality
+from gen3d.synthesis.audit import AuditSettings, known_people
+from gen3d.verbs import VERBS, verb_class
+from tests.latents_folder import cohort_table, write_latents
+from tests.synthetic_folder import people_of, write_synthetic
+
+JUDGES = ("anomaly", "classify", "predict", "quality", "sample")
+"""Verbs that test or judge people; each has a test below that names it."""
+
+PASSES_ON = ("train", "encode", "reconstruct", "harmonise")
+"""Verbs that learn, and record whom they learned from; each has a test below that names it."""
+
+JUDGES_NOBODY = {
+    "prepare": "nothing is learned before it",
+    "simulate": "its people are made",
+    "import-weights": "who was learned from is not known, which the report says",
+    "stratify": "describes its people, and tests nobody; whether they were seen is a column that clusters are compared with",
+    "change": "compares scans in maps of anomaly, which judges nobody who was seen",
+    "evaluate": "measures maps of anomaly",
+    "export": "copies maps of anomaly",
+    "report": "shows what other verbs wrote",
+    "sweep": "runs other verbs",
+    "demo": "runs other verbs",
+}
+
+QUICK = {"target": "diagnosis", "voxels": False, "permutations": 0, "bootstrap": 100, "repeats": 1, "folds": 2}
+SEEN = ("p0003", "p0010")
+
+
+def people(num: int = 40, prefix: str = "p") -> tuple[np.ndarray, pd.DataFrame]:
+    generator = np.random.default_rng(0)
+    ill = np.arange(num) % 2 == 1
+    values = generator.standard_normal((num, 6)) + 2.0 * ill[:, None]
+    subjects = [f"{prefix}{number:04d}" for number in range(num)]
+    return values, cohort_table(num, subject=subjects, diagnosis=np.where(ill, "AD", "CN"))
+
+
+def test_every_verb_says_whether_it_judges_people() -> None:
+    assert sorted((*JUDGES, *PASSES_ON, *JUDGES_NOBODY)) == sorted(VERBS)
+    tests = [name for name in globals() if name.startswith("test_")]
+    for verb in (*JUDGES, *PASSES_ON):
+        assert any(verb in name.split("_") for name in tests), verb
+
+
+def test_every_setting_of_a_policy_offers_policies_of_the_guard_and_refuses_by_default() -> None:
+    fields = [
+        (verb, verb_class(verb).model_fields["seen"]) for verb in VERBS if "seen" in verb_class(verb).model_fields
+    ]
+    assert {verb for verb, _ in fields} == {"classify", "predict", "quality"}
+    for _, field in fields:
+        assert set(get_args(field.annotation)) <= set(get_args(SeenPolicy))
+        assert field.default == "refuse"
+
+
+def refused_or_left_out(plan: Callable[..., list[str]], sentence: str) -> None:
+    """Refused by default, naming them; left out on demand, which is said."""
+    with pytest.raises(UserError, match=sentence):
+        plan()
+    assert any("left out" in line for line in plan(seen="leave_out"))
+
+
+def test_anomaly_judges_nobody_whom_its_model_saw(cohort: Path, run: Path, tmp_path: Path) -> None:
+    seen = load_run(run).seen
+    table = open_prepared([cohort]).manifest
+    num = int((~seen.by_any(table) & (table["role"] != "excluded").to_numpy()).sum())
+    assert 0 < num < len(table)
+    plan = verb_class("anomaly").model_validate({"prepared": cohort, "run": run, "out": tmp_path / "maps"}).plan()
+    assert plan[0].startswith(f"compares {num} scans")
+
+
+@pytest.mark.parametrize("policy", ["refuse", "leave_out", "train_only"])
+def test_classify_tests_nobody_whom_a_model_behind_the_latents_saw(policy: str, tmp_path: Path) -> None:
+    latents = write_latents(tmp_path / "l", *people(), seen=dict.fromkeys(map(subject_hash, SEEN), "vae (train)"))
+    verb = Classify.model_validate(QUICK | {"latents": latents, "out": tmp_path / "head", "seen": policy})
+    if policy == "refuse":
+        with pytest.raises(UserError, match=r"2 of 40 people \(p0003, p0010\) were seen by .* \(vae \(train\)\)"):
+            verb.run()
+        return
+    tested = pd.read_csv(verb.run() / "predictions.tsv", sep="\t")["subject"]
+    assert tested.nunique() == 38
+    assert not set(tested) & set(SEEN)
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("seen")
+    latents = write_latents(root / "latents", *people())
+    return Classify.model_validate(QUICK | {"latents": latents, "out": root / "head"}).run()
+
+
+def newcomers(folder: Path) -> Path:
+    """Twenty people, of whom the head learned from two."""
+    values, table = people(20, "n")
+    subjects = [*SEEN, *table["subject"][2:]]
+    return write_latents(folder, values, cohort_table(20, subject=subjects, diagnosis=table["diagnosis"].to_numpy()))
+
+
+@pytest.mark.parametrize("policy", ["refuse", "train_only", "waive"])
+def test_classify_tests_a_finished_head_on_nobody_it_learned_from(policy: str, head: Path, tmp_path: Path) -> None:
+    keys = {"latents": head.parent / "latents", "fit": head, "external": newcomers(tmp_path / "new")}
+    with pytest.raises(UserError, match=r"2 of 20 people \(p0003, p0010\) were seen by the head to be tested"):
+        Classify.model_validate(QUICK | keys | {"out": tmp_path / "test", "seen": policy}).run()
+    out = Classify.model_validate(QUICK | keys | {"out": tmp_path / "left", "seen": "leave_out"}).run()
+    assert not set(pd.read_csv(out / "predictions.tsv", sep="\t")["subject"]) & set(SEEN)
+
+
+def test_predict_predicts_nobody_whom_the_head_learned_from(head: Path, tmp_path: Path) -> None:
+    keys = {"head": head, "latents": newcomers(tmp_path / "new"), "out": tmp_path / "out"}
+    refused_or_left_out(
+        lambda **more: Predict.model_validate(keys | more).plan(),
+        r"2 of 20 people \(p0003, p0010\) were seen by the head of",
+    )
+
+
+def test_quality_compares_with_nobody_whom_the_generator_saw(cohort: Path, tmp_path: Path) -> None:
+    known = people_of(cohort, "calibration")[:2]
+    keys: dict[str, Any] = {"reference": (cohort,), "out": tmp_path / "out"}
+    keys["synthetic"] = write_synthetic(tmp_path / "synthetic", known=known)
+    refused_or_left_out(
+        lambda **more: Quality.model_validate(keys | more).plan(),
+        rf"2 of \d+ people \({', '.join(known)}\) were seen by",
+    )
+
+
+def test_sample_audits_against_people_whom_the_run_never_saw(cohort: Path, run: Path) -> None:
+    opened = load_run(run)
+    train, held_out = known_people(opened, open_prepared([cohort]), AuditSettings())
+    assert opened.seen.by_any(train).all()
+    assert not opened.seen.by_any(held_out).any()
+
+
+def test_train_encode_and_reconstruct_record_whom_the_model_saw(cohort: Path, pca_run: Path, tmp_path: Path) -> None:
+    seen = SeenBy.read(pca_run / "subjects.json", "")
+    assert set(seen.members[0]) == {subject_hash(subject) for subject in people_of(cohort, "train")}
+    latents = open_latents_folder(
+        Encode.model_validate({"prepared": cohort, "run": pca_run, "out": tmp_path / "l"}).run()
+    )
+    assert set(latents.seen.members[0]) == set(seen.members[0])
+    assert set(latents.seen.members[0].values()) == {"pca (train)"}
+    np.testing.assert_array_equal(latents.table["seen"], seen.by_all(latents.table))
+    reconstruct = verb_class("reconstruct").model_validate({"prepared": cohort, "run": pca_run, "out": tmp_path / "r"})
+    metrics = pd.read_csv(reconstruct.run() / "metrics.tsv", sep="\t").drop_duplicates("key").set_index("key")
+    np.testing.assert_array_equal(metrics.loc[latents.table["key"], "seen"], latents.table["seen"])
+
+
+def test_harmonise_records_whom_the_sites_were_estimated_from(tmp_path: Path) -> None:
+    values, table = people()
+    latents = write_latents(tmp_path / "l", values, table.assign(site=np.where(np.arange(40) % 4 < 2, "A", "B")))
+    out = Harmonise.model_validate({"latents": latents, "keep": (), "out": tmp_path / "h", "show": ()}).run()
+    assert json.loads((out / "seen.json").read_text())["0"] == dict.fromkeys(
+        map(subject_hash, table["subject"]), "harmonised by site"
+    )
