@@ -9,6 +9,7 @@ import pandas as pd
 
 from gen3d.anomaly.folder import REGISTRATION_ALONE, MapsFolder
 from gen3d.cohort.manifest import NULL
+from gen3d.core import words as spell
 from gen3d.core.tables import Row, rows_of
 from gen3d.evaluate.folder import SHARE_P_CONFORMAL, EvaluationFolder
 from gen3d.evaluate.regions import BOTH
@@ -52,7 +53,7 @@ def _of_one(context: Context, evaluation: EvaluationFolder) -> list[Any]:
     blocks: list[Any] = [
         Text(
             "The cohort was simulated, so what differs from a healthy twin is known voxel by voxel. Scans by "
-            f"condition: {wording.listed(planted)}. "
+            f"condition: {spell.listed(planted)}. "
             "Thresholds come from held-out controls; nothing is tuned on the people measured here. "
             "Where the best of several models and channels is named, its figure is flattered by that choice."
         )
@@ -167,7 +168,7 @@ def _candidates(evaluation: EvaluationFolder, condition: str) -> list[tuple[str,
     for direction, region in (("loss", _judged(true, str(true.idxmin()))), ("gain", _judged(true, str(true.idxmax())))):
         planted = float(true[region])
         if (planted < 0) == (direction == "loss"):
-            words = f"{wording.region(region)} ({wording.number(planted, 1, signed=True)} % planted)"
+            words = f"{wording.region(region)} ({spell.number(planted, 1, signed=True)} % planted)"
             found.append((direction, "auc", words, rows_of(changed[changed["region"] == region])))
     return found
 
@@ -187,7 +188,7 @@ def _voxel_table(voxels: pd.DataFrame, names: dict[str, str]) -> Table:
                     wording.with_interval(interval(row, "auprc")),
                     f"{float(row['prevalence']):.2g}",
                     wording.with_interval(interval(row, "dice_at_threshold")),
-                    wording.number(interval(row, "dice_oracle").value),
+                    spell.number(interval(row, "dice_oracle").value),
                 ]
             )
     caption = (
@@ -232,8 +233,8 @@ def _region_tables(regions: pd.DataFrame, names: dict[str, str]) -> list[Any]:
         areas, details = [], []
         for region in chosen:
             rows = {str(row["maps"]): row for row in rows_of(part[part["region"] == region])}
-            planted = f"{wording.number(float(next(iter(rows.values()))['true_percent']), 1, signed=True)} %"
-            found = [wording.with_interval(interval(rows[m], "auc")) if m in rows else wording.NONE for m in models]
+            planted = f"{spell.number(float(next(iter(rows.values()))['true_percent']), 1, signed=True)} %"
+            found = [wording.with_interval(interval(rows[m], "auc")) if m in rows else spell.NONE for m in models]
             areas.append([wording.region(region), planted, *found])
             details.append([f"{wording.region(region)}, {planted} planted"])
             details += [_region_row(row, names) for row in rows.values()]
@@ -274,7 +275,7 @@ def _region_row(row: Row, names: dict[str, str]) -> list[str]:
         names.get(str(row["maps"]), str(row["maps"])),
         wording.with_interval(interval(row, SHARE_P_CONFORMAL), 0, 100),
         wording.with_interval(interval(row, "bias_percent"), 1),
-        wording.percent(interval(row, "recovered").value, 0),
+        spell.percent(interval(row, "recovered").value, 0),
     ]
 
 
@@ -293,7 +294,7 @@ def _detection(context: Context, detection: pd.DataFrame, names: dict[str, str])
     ]
     num_controls = int(detection["num_controls"].min())
     caption = (
-        f"One score per person against {wording.count(num_controls, 'held-out control')}. Detected: conformal p of at "
+        f"One score per person against {spell.count(num_controls, 'held-out control')}. Detected: conformal p of at "
         "most 5 %, which lets at most 5 % of controls "
         "through; it needs 19 controls."
     )
@@ -334,14 +335,14 @@ def _null_table(null: pd.DataFrame, names: dict[str, str]) -> Table:
     rows = [row for row in rows_of(null) if row.get("num")]
     cells: list[list[str]] = []
     for group in dict.fromkeys(str(row["group"]) for row in rows):
-        cells.append([wording.capital(group)])
+        cells.append([spell.capital(group)])
         cells += [
             [
                 wording.channel(str(row["channel"])),
                 names.get(str(row["maps"]), str(row["maps"])),
                 str(int(row["num"])),
-                wording.number(interval(row, "mean_z").value),
-                wording.number(interval(row, "sd_z").value),
+                spell.number(interval(row, "mean_z").value),
+                spell.number(interval(row, "sd_z").value),
                 wording.with_interval(interval(row, "share_beyond_1_96"), 1, 100),
                 wording.with_interval(interval(row, "share_people_fdr_positive"), 0, 100),
             ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gen3d.anomaly.folder import REGISTRATION_ALONE
+from gen3d.core import words as spell
 from gen3d.core.tables import Row, rows_of
 from gen3d.evaluate.folder import EvaluationFolder
 from gen3d.evaluate.section import WITHOUT_MODEL, interval, model_names
@@ -32,13 +33,13 @@ def in_short(best: list[Row]) -> list[str]:
         if rows
     ]
     if parts:
-        text.append(f"{wording.capital('; '.join(parts))}.")
+        text.append(f"{spell.capital('; '.join(parts))}.")
     if any(row["model"].endswith(REGISTRATION_ALONE) for row in (*focal, *loss)):
         text.append(WITHOUT_MODEL)
     if unseen:
-        names = wording.listed([_planted(row) for row in unseen])
+        names = spell.listed([_planted(row) for row in unseen])
         are = "is" if len(unseen) == 1 else "are"
-        text.append(f"{wording.capital(names)} {are} not told from chance by any model, judged in the same way.")
+        text.append(f"{spell.capital(names)} {are} not told from chance by any model, judged in the same way.")
     standing = [part for row in (*focal, *loss) if (part := _against_baseline(row))]
     if standing:
         text.append(f"Network against the best baseline: {'; '.join(standing)}.")
@@ -52,7 +53,7 @@ def _winners(rows: list[Row]) -> str:
         measure = "AUPRC" if row["measure"] != "auc" else f"AUC of {row['what']}"
         words = f"{wording.condition(row['condition'])}: {measure} {wording.with_interval(row['value'])}"
         by_winner.setdefault((row["model"], row["channel"]), []).append(words)
-    return wording.listed(
+    return spell.listed(
         [f"{model} in {wording.in_text(channel)} ({'; '.join(words)})" for (model, channel), words in by_winner.items()]
     )
 
@@ -95,11 +96,11 @@ def _against_baseline(row: Row) -> str:
 
 def best_sentence(row: Row) -> str:
     """What shows a condition best, and how the other models did there."""
-    who = f"{wording.capital(_planted(row))}, n = {row['value'].num}"
+    who = f"{spell.capital(_planted(row))}, n = {row['value'].num}"
     where = f"{wording.in_text(row['channel'])} of {row['model']}"
     value: Interval = row["value"]
     others = [f"{item['model']} {wording.with_interval(item['value'])}" for item in row["others"]]
-    beside = f"; beside it {wording.listed(others)}" if others else ""
+    beside = f"; beside it {spell.listed(others)}" if others else ""
     if row["measure"] == "auc":
         return (
             f"{who}: best told from controls by {where}, AUC of {row['what']} {wording.with_interval(value)}{beside}."

@@ -1,17 +1,15 @@
-"""Numbers and codes as a reader meets them: one way to write an interval, a p value, a count, a group."""
+"""Codes as a reader meets them: channels, groups, conditions, regions, effects with their units."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from gen3d.cohort.channels import LOG_VOLUMES
+from gen3d.core import words as spell
+from gen3d.core.words import number
 from gen3d.maths.stats import Interval
-
-MINUS = "\N{MINUS SIGN}"
-NONE = "\N{EN DASH}"
 
 CHANNELS = {
     "residual": ("T1w intensity", "brighter than expected", "darker than expected"),
@@ -48,52 +46,9 @@ GROUPS = {
 ABBREVIATIONS = ("ad", "mci", "ds")
 
 
-def number(value: float | None, digits: int = 2, signed: bool = False) -> str:
-    """A number with a fixed count of digits; a dash where there is none."""
-    if value is None or not math.isfinite(value):
-        return NONE
-    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
-    if float(text) == 0:
-        text = text.lstrip("+-")
-    return text.replace("-", MINUS)
-
-
-def percent(share: float | None, digits: int = 1) -> str:
-    """A share between 0 and 1 as a percentage."""
-    return NONE if share is None or not math.isfinite(share) else f"{number(100 * share, digits)} %"
-
-
 def with_interval(interval: Interval, digits: int = 2, scale: float = 1.0) -> str:
     """A value and its 95 % interval: 0.87 [0.78, 0.94]."""
-    if not math.isfinite(interval.value):
-        return NONE
-    text = number(scale * interval.value, digits)
-    if math.isfinite(interval.low) and math.isfinite(interval.high):
-        text += f" [{number(scale * interval.low, digits)}, {number(scale * interval.high, digits)}]"
-    return text
-
-
-def probability(p: float | None) -> str:
-    """A p or q value to two significant digits, never as zero."""
-    if p is None or not math.isfinite(p):
-        return NONE
-    return "<\N{THIN SPACE}0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
-
-
-def count(n: int, noun: str, plural: str | None = None) -> str:
-    """A count with its noun: 1 person, 3 people."""
-    return f"{n} {noun if n == 1 else plural or noun + 's'}"
-
-
-def people(n: int) -> str:
-    """A count of people."""
-    return count(n, "person", "people")
-
-
-def listed(items: Sequence[str]) -> str:
-    """Items as a sentence lists them: a, b and c."""
-    items = list(items)
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else "none"
+    return spell.interval(scale * interval.value, scale * interval.low, scale * interval.high, digits)
 
 
 def channel(name: str) -> str:
@@ -159,11 +114,6 @@ def condition(code: str) -> str:
 def region(name: str) -> str:
     """A region's name without underscores; `hippocampus (both)` are both sides together."""
     return re.sub(r"^(.*) \(both\)$", r"both sides of \1", name.replace("_", " "))
-
-
-def capital(text: str) -> str:
-    """The text with a capital first letter."""
-    return text[:1].upper() + text[1:]
 
 
 def plain(value: Any) -> Any:

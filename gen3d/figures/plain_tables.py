@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from gen3d.core import words as spell
 from gen3d.core.result_folder import ResultFolder
 from gen3d.core.tables import Row
 from gen3d.figures import names as wording
@@ -30,8 +31,8 @@ def words(column: str) -> str:
     if column in WORDS:
         return WORDS[column]
     if column.startswith("num_"):
-        return wording.capital(column.removeprefix("num_").replace("_", " "))
-    return wording.capital(column.replace("_", " "))
+        return spell.capital(column.removeprefix("num_").replace("_", " "))
+    return spell.capital(column.replace("_", " "))
 
 
 def plain_table(caption: str, rows: Sequence[Row], names: dict[str, str] | None = None) -> Table:
@@ -55,14 +56,14 @@ def cell(value: Any, column: str, interval: Interval | None = None) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not _is_number(value):
-        return wording.NONE if _is_missing(value) else str(value).replace("_", " ")
+        return spell.NONE if _is_missing(value) else str(value).replace("_", " ")
     if interval is not None:
         return wording.with_interval(interval, _digits(max(abs(interval.low), abs(interval.high))))
     if column in P_VALUES or column.startswith(("p_", "q_")):
-        return wording.probability(float(value))
+        return spell.probability(float(value))
     if isinstance(value, int) or (float(value).is_integer() and (column.startswith("num") or abs(float(value)) >= 10)):
-        return f"{float(value):.0f}".replace("-", wording.MINUS)
-    return wording.number(float(value), _digits(abs(float(value))))
+        return f"{float(value):.0f}".replace("-", spell.MINUS)
+    return spell.number(float(value), _digits(abs(float(value))))
 
 
 def _digits(size: float) -> int:

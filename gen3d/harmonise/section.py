@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from gen3d.core import words as spell
 from gen3d.core.tables import Row
 from gen3d.figures import charts, style
 from gen3d.figures import names as wording
@@ -43,7 +44,7 @@ def section(context: Context) -> Section | None:
 def _of_folder(harmonised: HarmonisedFolder) -> list[Any]:
     blocks: list[Any] = []
     if harmonised.summary:
-        blocks += [Text(wording.capital(harmonised.summary[0]), "verdict"), Points(harmonised.summary[1:])]
+        blocks += [Text(spell.capital(harmonised.summary[0]), "verdict"), Points(harmonised.summary[1:])]
     by = str(harmonised.artefact.config.get("by", "site")).replace("_", " ")
     blocks += _compared(harmonised, "sites", f"Telling the {by}", ("classifier", "measure"), by)
     blocks += _compared(harmonised, "kept", "Telling what is to be kept or shown", ("column", "measure"), "")
@@ -83,19 +84,19 @@ def _compared(harmonised: HarmonisedFolder, table: str, title: str, by: tuple[st
         num = harmonised.number(first, "num_people", table)
         cells.append(
             [
-                words(name) if table == "kept" else wording.capital(name),
+                words(name) if table == "kept" else spell.capital(name),
                 _measure(measure),
-                f"{num:.0f}" if math.isfinite(num) else wording.NONE,
+                f"{num:.0f}" if math.isfinite(num) else spell.NONE,
                 *(
                     wording.with_interval(interval_of(harmonised, stages[stage], table))
                     if stage in stages
-                    else wording.NONE
+                    else spell.NONE
                     for stage in present
                 ),
-                wording.number(chance),
+                spell.number(chance),
             ]
         )
-    header = [words(by[0]), "Measure", "n", *(f"{wording.capital(stage)} [95 %]" for stage in present), "Chance"]
+    header = [words(by[0]), "Measure", "n", *(f"{spell.capital(stage)} [95 %]" for stage in present), "Chance"]
     caption = (
         f"{title} from the latents, before and after; cross-validated, with the harmonisation fitted on other people."
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from gen3d.cohort.latents_folder import LatentsFolder
+from gen3d.core import words as spell
 from gen3d.figures import charts, explorer, style
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Figure, Heading, Section, Text
@@ -53,9 +54,9 @@ def _figure(context: Context, latents: LatentsFolder) -> tuple[Figure, dict[str,
     scatter = Explorer(f"explore_{name}", people, planes, _colourings(context, table), "People in latent space.")
     shares = components.share_of_variance
     caption = (
-        f"Latent vectors of {wording.people(table['subject'].nunique())} ({latents.description}, "
+        f"Latent vectors of {spell.people(table['subject'].nunique())} ({latents.description}, "
         f"{latents.name}). The two principal components hold "
-        f"{wording.percent(float(shares[0]))} and {wording.percent(float(shares[1]))} of the variance. "
+        f"{spell.percent(float(shares[0]))} and {spell.percent(float(shares[1]))} of the variance. "
         + ("" if neighbours is not None else "There are too few people for a UMAP (12 are needed). ")
         + "The figure's file holds every plane in every colour."
     )

@@ -11,6 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from gen3d.cohort.folder import UNMATCHED, VERDICTS
+from gen3d.core import words as spell
 from gen3d.figures import charts
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Details, Figure, Heading, Section, Table, Text
@@ -48,7 +49,7 @@ def section(context: Context) -> Section | None:
             "Table rows without a scan, scans without a table row, and the like.", ["Entry", "Remark"], rows, "nl"
         )
         flow.append(
-            Details(f"{wording.capital(wording.count(len(rows), 'entry', 'entries'))} that do not match up", [table])
+            Details(f"{spell.capital(spell.count(len(rows), 'entry', 'entries'))} that do not match up", [table])
         )
         numbers["unmatched"] = rows
     numbers |= {"by_role_and_diagnosis": overview, "by_site": by_site}
@@ -58,12 +59,12 @@ def section(context: Context) -> Section | None:
 def _sentence(frame: pd.DataFrame, used: pd.DataFrame) -> str:
     scans, persons = len(used), used["subject"].nunique()
     sites = used["site"].nunique()
-    text = f"{wording.people(persons)} with {wording.count(scans, 'scan')} from {wording.count(sites, 'site')}"
+    text = f"{spell.people(persons)} with {spell.count(scans, 'scan')} from {spell.count(sites, 'site')}"
     ages = used["age_years"].dropna()
     if len(ages):
         text += f", aged {ages.min():.0f} to {ages.max():.0f} years"
     left_out = len(frame) - scans
-    excluded = f"{wording.count(left_out, 'scan')} left out at quality control" if left_out else "no scan was left out"
+    excluded = f"{spell.count(left_out, 'scan')} left out at quality control" if left_out else "no scan was left out"
     return f"{text}; {excluded}."
 
 
@@ -102,9 +103,9 @@ def _as_block(rows: list[dict[str, Any]], caption: str) -> Table:
     ]
     cells = []
     for row in rows:
-        age = wording.number(row["age_mean"], 1)
-        age += f" ({wording.number(row['age_sd'], 1)})" if row["age_sd"] is not None else ""
-        span = f"{row['age_min']:.0f} to {row['age_max']:.0f}" if row["age_min"] is not None else wording.NONE
+        age = spell.number(row["age_mean"], 1)
+        age += f" ({spell.number(row['age_sd'], 1)})" if row["age_sd"] is not None else ""
+        span = f"{row['age_min']:.0f} to {row['age_max']:.0f}" if row["age_min"] is not None else spell.NONE
         cells.append(
             [
                 wording.ROLES.get(row["role"], row["role"]),
@@ -161,7 +162,7 @@ def _exclusions(frame: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[list[Any],
     doubtful = verdicts[verdicts["verdict"] == "warn"]
     words = {"keep": "kept", "warn": "kept with a warning", "exclude": "excluded"}
     parts = [f"{n} {words.get(name, name)}" for name, n in sorted(counts.items(), key=lambda item: item[0] != "keep")]
-    text = f"Of {wording.count(len(verdicts), 'input')}, {wording.listed(parts)}."
+    text = f"Of {spell.count(len(verdicts), 'input')}, {spell.listed(parts)}."
     blocks: list[Any] = [Heading("Quality control"), Text(text)]
     if len(left_out):
         blocks += [_reasons(left_out, "Scans that were left out, and why."), *_pictures(left_out, "left out")]
@@ -170,7 +171,7 @@ def _exclusions(frame: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[list[Any],
             _reasons(doubtful, "Scans that were kept with a warning."),
             *_pictures(doubtful, "kept with a warning"),
         ]
-        blocks.append(Details(f"{wording.capital(wording.count(len(doubtful), 'scan'))} kept with a warning", inside))
+        blocks.append(Details(f"{spell.capital(spell.count(len(doubtful), 'scan'))} kept with a warning", inside))
     reasons = left_out[["key", "verdict", "reason"]].astype(str).to_dict("records")
     return blocks, {"verdicts": counts, "left_out": reasons, "num_scans": len(frame)}
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gen3d.core import words as spell
 from gen3d.core.tables import Row
 from gen3d.figures import names as wording
 from gen3d.figures import style
@@ -85,7 +86,7 @@ def _scans(quality: QualityFolder) -> list[Any]:
         return []
     labelled = _figure(quality, "labelled", "Real and synthetic scans with names.", "The same with names.")
     real = [str(row["number"]) for row in quality.shuffled_key if row["kind"] == "real"]
-    return [*shuffled, Details("Which of them are real", [Text(f"Real are {wording.listed(real)}."), *labelled])]
+    return [*shuffled, Details("Which of them are real", [Text(f"Real are {spell.listed(real)}."), *labelled])]
 
 
 def interval(row: Row, name: str) -> Interval:
@@ -114,7 +115,7 @@ def _distances(quality: QualityFolder, rows: list[Row]) -> list[Any]:
     for name, of_name in by_name.items():
         of_set = {row["set"]: interval(row, "value") for row in of_name} | {"floor": interval(of_name[0], "floor")}
         p = next((row["p"] for row in of_name if row["set"] == "synthetic"), None)
-        cells.append([name, *(_figures(of_set[kind]) for kind in present), wording.probability(p)])
+        cells.append([name, *(_figures(of_set[kind]) for kind in present), spell.probability(p)])
     caption = (
         "Distances to real scans, lower is nearer. KID and MMD are 0 on average between samples of one population. An FID "
         "of few scans is never 0, and is also low for scans without variety: compare it with the floor alone, and read it "
@@ -176,11 +177,11 @@ def _structures(quality: QualityFolder, rows: list[Row]) -> list[Any]:
         cells = [
             [
                 row["structure"],
-                f"{wording.number(row['mean_real_ml'], 1)} ({wording.number(row['sd_real_ml'], 1)})",
-                f"{wording.number(row['mean_synthetic_ml'], 1)} ({wording.number(row['sd_synthetic_ml'], 1)})",
+                f"{spell.number(row['mean_real_ml'], 1)} ({spell.number(row['sd_real_ml'], 1)})",
+                f"{spell.number(row['mean_synthetic_ml'], 1)} ({spell.number(row['sd_synthetic_ml'], 1)})",
                 wording.with_interval(interval(row, "difference_sd")),
                 wording.with_interval(interval(row, "ratio_sd")),
-                wording.probability(row["q"]),
+                spell.probability(row["q"]),
                 wording.with_interval(interval(row, "wasserstein_sd")),
                 wording.with_interval(interval(row, "floor_sd")),
             ]

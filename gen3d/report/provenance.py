@@ -12,8 +12,8 @@ from gen3d import __version__
 from gen3d.anomaly.sections.limits import limits_of_maps
 from gen3d.classify.folder import HeadFolder
 from gen3d.classify.sections.heads import LIMIT_OF_HEADS
+from gen3d.core import words as spell
 from gen3d.core.artefact import Artefact
-from gen3d.figures import names as wording
 from gen3d.figures.blocks import Code, Details, Heading, Points, Section, Table, Text
 from gen3d.figures.context import Context
 
@@ -107,7 +107,7 @@ def _inputs(artefacts: tuple[Artefact, ...]) -> Table:
 
 def _made_from(artefact: Artefact) -> str:
     keys = [str(item.get("key", "")) for items in artefact.inputs.values() for item in items if isinstance(item, dict)]
-    return ", ".join(keys) or wording.NONE
+    return ", ".join(keys) or spell.NONE
 
 
 def _settings(artefact: Artefact) -> str:

@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 from pydantic import Field
 
 from gen3d import __version__
+from gen3d.core import words as spell
 from gen3d.core.artefact import Work, write_atomic, write_json
 from gen3d.core.config import Folder, Folders
 from gen3d.core.progress import say, track
@@ -64,7 +65,7 @@ class Report(FolderVerb):
         metrics = {section.identifier: wording.plain(section.numbers) for section in sections}
         write_json(self.out / METRICS, metrics)
         write_atomic(self.out / "index.html", render(self.title, sections, missing))
-        say(f"{self.out / 'index.html'}: {wording.count(len(sections), 'section')}.")
+        say(f"{self.out / 'index.html'}: {spell.count(len(sections), 'section')}.")
         return {"sections": [section.identifier for section in sections], "not_included": [name for name, _ in missing]}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.core import words as spell
 from gen3d.figures import brain
 from gen3d.figures import explorer as interactive
 from gen3d.figures import names as wording
@@ -57,7 +58,7 @@ def section(context: Context) -> Section | None:
 def _of_folder(context: Context, strata: StrataFolder) -> tuple[list[Any], dict[str, Any]]:
     blocks: list[Any] = []
     if strata.summary:
-        blocks += [Text(wording.capital(strata.summary[0]), "verdict"), Points(strata.summary[1:])]
+        blocks += [Text(spell.capital(strata.summary[0]), "verdict"), Points(strata.summary[1:])]
     found, numbers = _scatter(context, strata)
     blocks += found + _clusters(strata) + _associations(strata)
     tables = strata.metrics.get("tables") or {}
@@ -73,7 +74,7 @@ def _in_text(plane: str) -> str:
 
 
 def _words(name: str) -> str:
-    return wording.capital(name.replace("_", " "))
+    return spell.capital(name.replace("_", " "))
 
 
 def newcomers(context: Context, strata: StrataFolder) -> tuple[PlacedFolder, pd.DataFrame] | None:
@@ -93,7 +94,7 @@ def _scatter(context: Context, strata: StrataFolder) -> tuple[list[Any], dict[st
     if found is None:
         return [], {}
     explorer, remarks = found
-    planes = wording.listed([_in_text(name) for name in explorer.planes])
+    planes = spell.listed([_in_text(name) for name in explorer.planes])
     caption = (
         f"Everybody in two dimensions: {planes}. UMAP keeps neighbourhoods: the distance between two far points in it means "
         "nothing, and a gap need not be one."
@@ -129,14 +130,14 @@ def _clusters(strata: StrataFolder) -> list[Any]:
         female = (part.loc[known_sex, "sex"] == "F").mean() if known_sex.any() else math.nan
         rows.append(
             [
-                wording.capital(name) if name == strata_map.NO_CLUSTER else f"Cluster {name}",
+                spell.capital(name) if name == strata_map.NO_CLUSTER else f"Cluster {name}",
                 str(part["subject"].nunique()),
-                f"{wording.number(float(ages.mean()), 1)} ({wording.number(float(ages.std()), 1)})"
+                f"{spell.number(float(ages.mean()), 1)} ({spell.number(float(ages.std()), 1)})"
                 if ages.notna().any()
-                else wording.NONE,
-                wording.percent(float(female), 0),
+                else spell.NONE,
+                spell.percent(float(female), 0),
                 *(
-                    wording.number(strata.number(stability.get(name, {}), column, "clusters"))
+                    spell.number(strata.number(stability.get(name, {}), column, "clusters"))
                     for column in ("stability", "consensus")
                 ),
                 _counts(part, "diagnosis"),
@@ -153,11 +154,11 @@ def _clusters(strata: StrataFolder) -> list[Any]:
 
 def _counts(frame: pd.DataFrame, column: str, most: int = 4) -> str:
     if column not in frame.columns:
-        return wording.NONE
+        return spell.NONE
     counts = frame[column].replace("", np.nan).dropna().astype(str).value_counts()
     named = [f"{name} {num}" for name, num in counts.items()]
     rest = f", {len(named) - most} more" if len(named) > most else ""
-    return ", ".join(named[:most]) + rest if named else wording.NONE
+    return ", ".join(named[:most]) + rest if named else spell.NONE
 
 
 def _associations(strata: StrataFolder) -> list[Any]:
@@ -185,12 +186,12 @@ def _association(strata: StrataFolder, row: dict[str, Any]) -> list[str]:
     num, effect, p, q, adjusted = (
         strata.number(row, name, ASSOCIATIONS) for name in ("num", "effect", "p", "q", "p_adjusted")
     )
-    size = f"{wording.number(effect)} ({row.get('effect_name')})" if row.get("effect_name") else wording.number(effect)
+    size = f"{spell.number(effect)} ({row.get('effect_name')})" if row.get("effect_name") else spell.number(effect)
     return [
         str(row["column"]).replace("_", " "),
-        f"{num:.0f}" if math.isfinite(num) else wording.NONE,
-        size if math.isfinite(effect) else wording.NONE,
-        *(wording.probability(value) for value in (p, q, adjusted)),
+        f"{num:.0f}" if math.isfinite(num) else spell.NONE,
+        size if math.isfinite(effect) else spell.NONE,
+        *(spell.probability(value) for value in (p, q, adjusted)),
     ]
 
 

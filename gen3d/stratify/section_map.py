@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.cohort.manifest import is_control
+from gen3d.core import words as spell
 from gen3d.figures import charts, style
 from gen3d.figures import explorer as interactive
-from gen3d.figures import names as wording
 from gen3d.figures.explorer import Colouring, Explorer, Person
 from gen3d.stratify.folder import StrataFolder
 
@@ -49,7 +49,7 @@ def explorer(strata: StrataFolder, new: pd.DataFrame | None = None) -> tuple[Exp
         if isinstance(index, int)
     ]
     name = strata.name.replace("/", "_")
-    description = f"Scatter of {wording.people(int(together['subject'].nunique()))}"
+    description = f"Scatter of {spell.people(int(together['subject'].nunique()))}"
     remarks = _remarks(strata, pictured, thumbnails[:num], len(together) - num)
     return Explorer(f"map_{name}", people, planes, colourings(together, num), description), remarks
 
@@ -75,14 +75,14 @@ def _remarks(strata: StrataFolder, pictured: NDArray[np.bool_], thumbnails: Sequ
     shown = sum(bool(picture) for picture in thumbnails)
     if not pictured.all() and any(there):
         remarks.append(
-            f"Pictures are shown for {shown} of {wording.count(len(pictured), 'scan')}, evenly over the table, to keep the "
+            f"Pictures are shown for {shown} of {spell.count(len(pictured), 'scan')}, evenly over the table, to keep the "
             "page light."
         )
     unreadable = sum(bool(picture) for picture in there) - shown
     if unreadable:
-        remarks.append(f"{wording.count(unreadable, 'picture')} could not be read.")
+        remarks.append(f"{spell.count(unreadable, 'picture')} could not be read.")
     if num_new:
-        remarks.append(f"Diamonds: {wording.count(num_new, 'scan')} put into the finished map.")
+        remarks.append(f"Diamonds: {spell.count(num_new, 'scan')} put into the finished map.")
     return remarks
 
 
@@ -115,7 +115,7 @@ def facts(row: pd.Series) -> list[tuple[str, str]]:
     cluster = cluster_words(row.get("cluster"))
     if cluster:
         certainty = known(row, "certainty")
-        sure = f" (certainty {wording.number(certainty)})" if np.isfinite(certainty) and cluster != NO_CLUSTER else ""
+        sure = f" (certainty {spell.number(certainty)})" if np.isfinite(certainty) and cluster != NO_CLUSTER else ""
         found.append(("Cluster", cluster + sure))
     return found
 
@@ -178,7 +178,7 @@ def by_category(title: str, labels: Sequence[str], order: Sequence[str], num_cou
     rest = [name for name in plain if name not in colours]
     if rest:
         num = sum(label in rest for label in counted)
-        legend.append((OTHERS, f"{wording.count(len(rest), 'other')} ({num})"))
+        legend.append((OTHERS, f"{spell.count(len(rest), 'other')} ({num})"))
     for name in ("", NO_CLUSTER):
         num = counted.count(name)
         if num:

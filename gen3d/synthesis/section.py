@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from gen3d.core import words as spell
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Figure, Heading, Section, Table, Text
 from gen3d.figures.context import Context, page_section
@@ -47,7 +48,7 @@ def section(context: Context) -> Section | None:
 def _sentence(dataset: SyntheticFolder) -> str:
     drawing = dataset.provenance.get("drawing", {})
     text = (
-        f"{wording.count(len(dataset.scan_table), 'scan')} of people who do not exist, drawn by {drawing.get('sampler', '')} in "
+        f"{spell.count(len(dataset.scan_table), 'scan')} of people who do not exist, drawn by {drawing.get('sampler', '')} in "
         f"{drawing.get('steps', '')} steps. "
     )
     audit = dataset.audit
@@ -77,7 +78,7 @@ def _asked(table: pd.DataFrame) -> Table | None:
         else:
             asked = ", ".join(f"{code} {count}" for code, count in known.value_counts().items())
         rows.append(
-            [column.removeprefix(REQUESTED).replace("_", " "), asked or wording.NONE, str(len(table) - len(known))]
+            [column.removeprefix(REQUESTED).replace("_", " "), asked or spell.NONE, str(len(table) - len(known))]
         )
     if not rows:
         return None

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from safetensors import safe_open
 
+from gen3d.core import words as spell
 from gen3d.figures import charts
-from gen3d.figures import names as wording
 from gen3d.figures.blocks import Figure, Section, Table, Text
 from gen3d.figures.context import Context, page_section
 from gen3d.models.registry import trained_in_steps
@@ -43,20 +43,20 @@ def section(context: Context) -> Section | None:
 def _sentence(rows: list[dict[str, Any]]) -> str:
     parts = []
     for row in rows:
-        text = f"{row['model']} learned from {wording.people(row['num_people'])}"
+        text = f"{row['model']} learned from {spell.people(row['num_people'])}"
         if row["age_min"] is not None:
             text += f" aged {row['age_min']:.0f} to {row['age_max']:.0f}"
         parts.append(text)
     others = [f"{row['model']} from {row['num_patients']}" for row in rows if row["num_patients"]]
     if others:
-        text = f"Healthy controls were used for training, and people of other diagnoses by {wording.listed(others)}. "
+        text = f"Healthy controls were used for training, and people of other diagnoses by {spell.listed(others)}. "
     else:
         text = "Only healthy controls were used for training. "
     text += "; ".join(parts) + "."
     crossed = [f"{row['model']} (by {row['num_members']})" for row in rows if row["num_members"] > 1]
     if crossed:
         text += (
-            f" Cross-fitted: {wording.listed(crossed)}. A person's expectation comes only from members that never saw "
+            f" Cross-fitted: {spell.listed(crossed)}. A person's expectation comes only from members that never saw "
             "that person."
         )
     return text
@@ -103,13 +103,13 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     cells = [
         [
             row["model"],
-            row["detail"] or wording.NONE,
+            row["detail"] or spell.NONE,
             ", ".join({"t1w": "T1w", "log_jacobian": "log-Jacobian"}.get(name, name) for name in row["channels"]),
             str(row["num_people"]),
-            f"{row['age_min']:.0f} to {row['age_max']:.0f}" if row["age_min"] is not None else wording.NONE,
-            ", ".join(row["sites"]) or wording.NONE,
+            f"{row['age_min']:.0f} to {row['age_max']:.0f}" if row["age_min"] is not None else spell.NONE,
+            ", ".join(row["sites"]) or spell.NONE,
             str(row["num_members"]),
-            f"{row['num_weights']:,}".replace(",", "\N{THIN SPACE}") if row["num_weights"] else wording.NONE,
+            f"{row['num_weights']:,}".replace(",", "\N{THIN SPACE}") if row["num_weights"] else spell.NONE,
             f"{row['num_steps']} updates of {row['batch_size']} volumes" if row["num_steps"] else "closed form",
         ]
         for row in rows

@@ -12,8 +12,8 @@ from pydantic import model_validator
 from gen3d.core.artefact import Work
 from gen3d.core.errors import UserError
 from gen3d.core.progress import duration, say
+from gen3d.core.words import listed
 from gen3d.core.work import Identity
-from gen3d.figures.names import listed
 from gen3d.models.run_folder import write_settings
 from gen3d.train.engine.processes import Processes, launched
 from gen3d.train.material import Material, Scans

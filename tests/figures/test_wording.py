@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gen3d.core import words as spell
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Section, Table, Text
 from gen3d.maths.stats import Interval
@@ -14,18 +15,18 @@ from gen3d.report.report import render
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (wording.number(-1.256, 2), "\N{MINUS SIGN}1.26"),
-        (wording.number(2.0, 1, signed=True), "+2.0"),
-        (wording.number(-0.001, 2), "0.00"),
-        (wording.number(float("nan")), wording.NONE),
-        (wording.percent(0.0512), "5.1 %"),
+        (spell.number(-1.256, 2), "\N{MINUS SIGN}1.26"),
+        (spell.number(2.0, 1, signed=True), "+2.0"),
+        (spell.number(-0.001, 2), "0.00"),
+        (spell.number(float("nan")), spell.NONE),
+        (spell.percent(0.0512), "5.1 %"),
         (wording.with_interval(Interval(0.871, 0.78, 0.94, 10)), "0.87 [0.78, 0.94]"),
         (wording.with_interval(Interval(0.871, np.nan, np.nan, 1)), "0.87"),
         (wording.with_interval(Interval(0.05, 0.041, 0.063, 10), 1, 100), "5.0 [4.1, 6.3]"),
-        (wording.probability(0.0004), "<\N{THIN SPACE}0.001"),
-        (wording.probability(0.0234), "0.023"),
-        (wording.people(1), "1 person"),
-        (wording.listed(["a", "b", "c"]), "a, b and c"),
+        (spell.probability(0.0004), "<\N{THIN SPACE}0.001"),
+        (spell.probability(0.0234), "0.023"),
+        (spell.people(1), "1 person"),
+        (spell.listed(["a", "b", "c"]), "a, b and c"),
         (wording.group("AD"), "AD (Alzheimer's disease)"),
         (wording.effect("deformation", -0.2, -18.1), "\N{MINUS SIGN}18.1 %"),
     ],

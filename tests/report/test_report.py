@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from gen3d.anomaly.folder import MapsFolder
+from gen3d.core import words as spell
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
-from gen3d.figures import names as wording
 from gen3d.models.run_folder import is_baseline
 from gen3d.report import provenance, summary
 from gen3d.report.open import all_sections, open_context
@@ -194,7 +194,7 @@ def test_people_are_shown_with_their_regions(world: World, page: Page, metrics: 
     strongest = mine.loc[mine["z"].abs().idxmax()]
     assert person["regions"][0]["region"] == strongest["region"]
     assert f"{abs(strongest['effect_percent']):.0f} % " in page.text
-    assert wording.number(float(strongest["z"]), 1, signed=True) in page.text
+    assert spell.number(float(strongest["z"]), 1, signed=True) in page.text
 
 
 def test_every_model_that_is_no_baseline_is_a_network(world: World, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from gen3d.anomaly.folder import P_CONFORMAL, MapsFolder
+from gen3d.core import words as spell
 from gen3d.figures import charts, style
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Details, Figure, Section, Table, Text
@@ -120,8 +121,8 @@ def _table(rows: list[dict[str, Any]]) -> Table:
             [
                 wording.channel(row["channel"]),
                 str(row["num_people"]),
-                wording.number(row["mean"]),
-                wording.number(row["sd"]),
+                spell.number(row["mean"]),
+                spell.number(row["sd"]),
                 wording.with_interval(row["share_beyond"], 1, 100),
                 f"{row['num_positive']} of {row['num_people']}",
                 wording.with_interval(row["share_positive"], 0, 100),
@@ -192,7 +193,7 @@ def _rank_figure(rows: list[dict[str, Any]]) -> Figure:
     png, svg = charts.curves(panels, "p at most (%)")
     fives = "; ".join(
         f"{row['model']}, {wording.in_text(row['channel'])} {wording.with_interval(row['share_5_percent'], 1, 100)} % "
-        f"(expected {wording.percent(row['expected_5_percent'])})"
+        f"(expected {spell.percent(row['expected_5_percent'])})"
         for row in rows
     )
     caption = (
@@ -217,19 +218,19 @@ def _description(maps: MapsFolder) -> str:
     if not isinstance(record, dict):
         return maps.name
     low, high = (record.get("age_range_years") or [None, None])[:2]
-    text = f"{maps.name}: calibrated on {wording.count(int(record.get('num_controls', 0)), 'control')}"
+    text = f"{maps.name}: calibrated on {spell.count(int(record.get('num_controls', 0)), 'control')}"
     if low is not None and high is not None:
         text += f" aged {low:.0f} to {high:.0f}"
     sites = record.get("sites") or {}
     if sites:
-        text += " from " + wording.listed([f"{name or 'no named site'} ({n})" for name, n in sites.items()])
+        text += " from " + spell.listed([f"{name or 'no named site'} ({n})" for name, n in sites.items()])
     smoothing = maps.artefact.config.get("smoothing_mm")
     if smoothing:
         text += f"; intensity and volume maps smoothed by {smoothing:g} mm (FWHM)"
     columns = [str(name) for name in record.get("columns", []) if str(name) != "intercept"]
-    text += f"; covariates: {wording.listed(columns)}." if columns else "; no covariates."
+    text += f"; covariates: {spell.listed(columns)}." if columns else "; no covariates."
     for term, reason in (record.get("dropped") or {}).items():
-        text += f" {wording.capital(str(term))} was left out: {reason}."
+        text += f" {spell.capital(str(term))} was left out: {reason}."
     factors = record.get("site_variance") or {}
     if len(factors) > 1:
         listed = [
@@ -238,9 +239,9 @@ def _description(maps: MapsFolder) -> str:
         ]
         text += (
             f" Residual SD of each site relative to the average one, in {wording.in_text(channel)}, with the number of "
-            f"controls: {wording.listed(listed)}."
+            f"controls: {spell.listed(listed)}."
         )
     resolution = record.get("conformal_resolution")
     if resolution is not None:
-        text += f" The smallest conformal p that so many controls allow is {wording.probability(float(resolution))}."
+        text += f" The smallest conformal p that so many controls allow is {spell.probability(float(resolution))}."
     return text

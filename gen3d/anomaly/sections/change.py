@@ -9,6 +9,7 @@ import numpy as np
 from gen3d.anomaly.change_folder import ChangeFolder
 from gen3d.anomaly.folder import CHANNEL_ORDER
 from gen3d.anomaly.picture import draw_change
+from gen3d.core import words as spell
 from gen3d.core.tables import Row, rows_of
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Details, Figure, Heading, Section, Table, Text
@@ -78,19 +79,19 @@ def _agreement_table(agreement: list[Row]) -> Table:
         first, middle, third = row["icc_quartiles"]
         low, within, high = row["sd_within_quartiles"]
         digits = 3 if row["channel"] == "structural" else 1
-        spread = f"{wording.number(low, digits)} to {wording.number(high, digits)}"
+        spread = f"{spell.number(low, digits)} to {spell.number(high, digits)}"
         cells.append(
             [
                 wording.channel(row["channel"]),
                 str(row["num_pairs"]),
-                wording.number(row["median_years"], 1),
-                f"{wording.number(middle)} ({wording.number(first)} to {wording.number(third)})",
-                f"{wording.number(within, digits)} ({spread}){wording.effect_unit(row['channel'])}",
+                spell.number(row["median_years"], 1),
+                f"{spell.number(middle)} ({spell.number(first)} to {spell.number(third)})",
+                f"{spell.number(within, digits)} ({spread}){wording.effect_unit(row['channel'])}",
             ]
         )
     caption = (
         "How well two scans of the same control agree: median and quartiles over "
-        f"{wording.count(int(agreement[0]['num_regions']), 'region')} of ICC(2,1), the share of variance that is between "
+        f"{spell.count(int(agreement[0]['num_regions']), 'region')} of ICC(2,1), the share of variance that is between "
         "people, and of the standard deviation between two scans of one person."
     )
     header = ["Channel", "Controls scanned twice", "Years apart", "ICC", "SD within a person"]
@@ -134,7 +135,7 @@ def _pair_table(pairs: list[Row], shown: list[Pair], q: float) -> Table:
         own = [row for row in pairs if (row["subject"], row["session_1"], row["session_2"]) == pair]
         own.sort(key=lambda row: _rank(row["channel"]))
         years = own[0]["years"]
-        gap = f", {wording.number(years, 1)} years" if years > 0 else ""
+        gap = f", {spell.number(years, 1)} years" if years > 0 else ""
         cells.append([f"{pair[0]}, session {pair[1]} to {pair[2]}{gap}"])
         for row in own:
             strongest = row["strongest"]
@@ -144,8 +145,8 @@ def _pair_table(pairs: list[Row], shown: list[Pair], q: float) -> Table:
                     f"{row['num_changed']} of {row['num_regions']}",
                     wording.region(str(strongest["region"])),
                     wording.effect(row["channel"], float(strongest["change"]), float(strongest["change_percent"])),
-                    wording.number(float(strongest["z_change"]), 1, signed=True),
-                    wording.probability(float(strongest["q"])),
+                    spell.number(float(strongest["z_change"]), 1, signed=True),
+                    spell.probability(float(strongest["q"])),
                 ]
             )
     caption = (

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats as distributions
 
 from gen3d.anomaly.folder import MapsFolder
+from gen3d.core import words as spell
 from gen3d.figures import brain, charts, style
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Details, Figure, Heading, Section, Table, Text
@@ -109,7 +110,7 @@ def _figure(context: Context, maps: MapsFolder, channel: str) -> tuple[Figure | 
         f"{wording.channel(channel)}, {maps.title(channel)}: mean z per group on the template. Orange: {up}; blue: {down}. "
         f"Colour fades out below |mean z| = {THRESHOLD:g}. {_outline_sentence(reference)} {brain.CONVENTION}"
     )
-    alt = f"Brain slices with the mean z of {wording.listed(list(present))} in the channel {wording.channel(channel)}."
+    alt = f"Brain slices with the mean z of {spell.listed(list(present))} in the channel {wording.channel(channel)}."
     return Figure(f"group_{maps.folder.name}_{channel}", alt, caption, png), records
 
 
@@ -222,11 +223,11 @@ def _region_table(rows: list[dict[str, Any]], channel: str, num_reference: int) 
                 wording.region(row["region"]),
                 wording.effect(channel, row["effect"], row["effect_percent"]),
                 wording.with_interval(row["difference"]),
-                wording.probability(row["q"]),
+                spell.probability(row["q"]),
             ]
             for row in kept
         ]
-    words = f" No region of {wording.listed(silent)} differs." if silent else ""
+    words = f" No region of {spell.listed(silent)} differs." if silent else ""
     caption = (
         f"Regions in which a group differs from the {num_reference} held-out controls in {wording.in_text(channel)}, "
         f"at most {REGIONS_SHOWN} per group: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gen3d.anomaly.folder import MapsFolder
-from gen3d.figures import names as wording
+from gen3d.core import words as spell
 from gen3d.figures.context import Context
 
 
@@ -16,14 +16,14 @@ def limits_of_maps(context: Context) -> list[str]:
     calibrated = maps.calibrated_on
     low, high = (calibrated.get("age_range_years") or [None, None])[:2]
     if low is not None and high is not None:
-        sites = wording.listed([str(name) or "without a name" for name in calibrated.get("sites") or {}])
+        sites = spell.listed([str(name) or "without a name" for name in calibrated.get("sites") or {}])
         sentences.append(
-            f"Calibration covers ages {low:.0f} to {high:.0f} and the sites {sites}; {wording.people(maps.num_flagged)} outside "
+            f"Calibration covers ages {low:.0f} to {high:.0f} and the sites {sites}; {spell.people(maps.num_flagged)} outside "
             f"of that or with missing covariates {'is' if maps.num_flagged == 1 else 'are'} flagged."
         )
     if maps.num_without_map:
         sentences.append(
-            f"{wording.people(maps.num_without_map).capitalize()} got no z map, because no control of their site calibrates; "
+            f"{spell.people(maps.num_without_map).capitalize()} got no z map, because no control of their site calibrates; "
             "prepare at least 8 controls of that site together with them and run `gen3d anomaly` again."
         )
     sentences.append(

@@ -10,6 +10,7 @@ import pandas as pd
 
 from gen3d.anomaly.folder import P_CONFORMAL, MapsFolder
 from gen3d.cohort.channels import ON_TEMPLATE
+from gen3d.core import words as spell
 from gen3d.core.tables import rows_of
 from gen3d.figures import brain
 from gen3d.figures import names as wording
@@ -35,7 +36,7 @@ def section(context: Context) -> Section | None:
         cards.append(card)
         numbers.append(found)
     text = (
-        f"Shown are {wording.people(len(chosen))} of {len(lead.subjects)}: in turn the most deviating of each "
+        f"Shown are {spell.people(len(chosen))} of {len(lead.subjects)}: in turn the most deviating of each "
         "diagnosis, then controls in the middle of "
         f"the held-out ones. Maps and regions are those of {lead.name}. Everybody's numbers are in regions.tsv and "
         "subjects.tsv of the maps folder."
@@ -141,10 +142,10 @@ def _standing_table(standing: list[dict[str, Any]]) -> Table:
         [
             wording.channel(item["channel"]),
             wording.KINDS.get(item["kind"], item["kind"]),
-            wording.number(item["score"]),
-            wording.number(item["percentile"], 0),
-            f"{item['num_controls_lower']} of {item['num_controls']}" if item["num_controls"] else wording.NONE,
-            f"{item['voxels_fdr']:.0f}" if np.isfinite(item["voxels_fdr"]) else wording.NONE,
+            spell.number(item["score"]),
+            spell.number(item["percentile"], 0),
+            f"{item['num_controls_lower']} of {item['num_controls']}" if item["num_controls"] else spell.NONE,
+            f"{item['voxels_fdr']:.0f}" if np.isfinite(item["voxels_fdr"]) else spell.NONE,
         ]
         for item in standing
     ]
@@ -163,12 +164,12 @@ def _strongest_sentence(regions: pd.DataFrame) -> str:
     strongest = part.iloc[int(part["z"].abs().to_numpy().argmax())]
     z, q = float(strongest["z"]), float(strongest["q"])
     verdict = "which survives" if q < 0.05 else "which does not survive"
-    figures = f"z {wording.number(z, 1, signed=True)}, {verdict} correction over regions (q {wording.probability(q)})"
+    figures = f"z {spell.number(z, 1, signed=True)}, {verdict} correction over regions (q {spell.probability(q)})"
     name = wording.region(str(strongest["region"]))
     if not len(local):
         up, down = wording.directions(str(strongest["channel"]))
         return f"Strongest regional finding: {name}, {up if z > 0 else down}; {figures}."
-    size = wording.number(abs(float(strongest["effect_percent"])), 0)
+    size = spell.number(abs(float(strongest["effect_percent"])), 0)
     return (
         f"Strongest volume finding: {name}, {size} % {'larger' if z > 0 else 'smaller'} than expected for age and "
         f"sex; {figures}."
@@ -183,8 +184,8 @@ def _size_sentence(regions: pd.DataFrame) -> str:
     if not len(whole):
         return ""
     row = whole.iloc[0]
-    size = wording.number(float(row["effect_percent"]), 1, signed=True)
-    return f" Whole brain: {size} % (z {wording.number(float(row['z']), 1, signed=True)})."
+    size = spell.number(float(row["effect_percent"]), 1, signed=True)
+    return f" Whole brain: {size} % (z {spell.number(float(row['z']), 1, signed=True)})."
 
 
 def _cluster_sentence(clusters: pd.DataFrame) -> str:
@@ -195,13 +196,11 @@ def _cluster_sentence(clusters: pd.DataFrame) -> str:
     up, down = wording.directions(str(row["channel"]))
     rank = ""
     if np.isfinite(row["p_cluster"]):
-        rank = (
-            f"; by mass among the heaviest clusters of the controls, p {wording.probability(float(row['p_cluster']))}"
-        )
+        rank = f"; by mass among the heaviest clusters of the controls, p {spell.probability(float(row['p_cluster']))}"
     return (
-        f" Rarest cluster of voxels: {wording.number(float(row['volume_ml']), 1)} ml in "
+        f" Rarest cluster of voxels: {spell.number(float(row['volume_ml']), 1)} ml in "
         f"{wording.in_text(str(row['channel']))}, {up if row['peak_z'] > 0 else down}, peak "
-        f"z {wording.number(float(row['peak_z']), 1, signed=True)} at {wording.region(str(row['region']))}{rank}."
+        f"z {spell.number(float(row['peak_z']), 1, signed=True)} at {wording.region(str(row['region']))}{rank}."
     )
 
 
@@ -277,9 +276,9 @@ def _region_cells(row: dict[str, Any], channel: str, reach: float) -> list[Cell]
         wording.region(str(row["region"])),
         wording.effect(channel, float(row["effect"]), float(row["effect_percent"])),
         range_strip(value, (band[0], band[1]) if band else None, reach, z, bool(row["q"] < 0.05), words),
-        wording.number(z, 1, signed=True),
-        wording.probability(float(row[P_CONFORMAL])),
-        wording.probability(float(row["q"])),
+        spell.number(z, 1, signed=True),
+        spell.probability(float(row[P_CONFORMAL])),
+        spell.probability(float(row["q"])),
     ]
 
 
@@ -288,10 +287,10 @@ def _cluster_table(clusters: pd.DataFrame, threshold: float) -> Table:
         [
             wording.channel(str(row["channel"])),
             wording.region(str(row["region"])),
-            wording.number(float(row["peak_z"]), 1, signed=True),
-            wording.number(float(row["volume_ml"]), 1),
-            wording.probability(float(row["p_cluster"])),
-            ", ".join(wording.number(float(row[f"{axis}_mm"]), 0) for axis in "xyz"),
+            spell.number(float(row["peak_z"]), 1, signed=True),
+            spell.number(float(row["volume_ml"]), 1),
+            spell.probability(float(row["p_cluster"])),
+            ", ".join(spell.number(float(row[f"{axis}_mm"]), 0) for axis in "xyz"),
         ]
         for _, row in clusters.iterrows()
     ]

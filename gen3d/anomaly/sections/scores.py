@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gen3d.anomaly.folder import MapsFolder
+from gen3d.core import words as spell
 from gen3d.figures import charts, style
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Details, Figure, Section, Table, Text
@@ -81,7 +82,7 @@ def _figure(context: Context, maps: MapsFolder) -> Figure | None:
         return None
     colours = {HELD_OUT: style.CONTROL_COLOUR} | context.colours
     png, svg = charts.strips(panels, colours, "Score", context.seed)
-    made_of = wording.listed(
+    made_of = spell.listed(
         [f"{wording.KINDS[score.kind]} for {wording.in_text(score.channel)}" for score in maps.headline_scores]
     )
     caption = (
@@ -101,12 +102,12 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         cells.append([f"{wording.group(group)}, n = {max(row['num_people'] for row in mine.values())}"])
         for channel, kind in dict.fromkeys((row["channel"], row["kind"]) for row in rows):
             found = [mine.get((channel, kind, model)) for model in models]
-            areas = [wording.with_interval(row["auc"]) if row else wording.NONE for row in found]
+            areas = [wording.with_interval(row["auc"]) if row else spell.NONE for row in found]
             cells.append([wording.channel(channel), wording.KINDS.get(kind, kind), *areas])
     fewest = min(row["num_controls"] for row in rows)
     words = " With so few controls the intervals are wide and approximate." if fewest < FEW else ""
     caption = (
-        f"AUC [95 %] against {wording.count(fewest, 'held-out control')} by model. Intervals are DeLong's, or "
+        f"AUC [95 %] against {spell.count(fewest, 'held-out control')} by model. Intervals are DeLong's, or "
         "Newcombe's where separation is complete; they are "
         f"not corrected for the number of scores.{words}"
     )

@@ -7,6 +7,7 @@ import numpy as np
 from gen3d.anomaly.folder import MapsFolder
 from gen3d.anomaly.sections import groups
 from gen3d.cohort.manifest import NULL
+from gen3d.core import words as spell
 from gen3d.core.tables import Row
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Table
@@ -23,14 +24,14 @@ def group_sentences(rows: list[Row]) -> list[str]:
     sentences = []
     for group in dict.fromkeys(row["group"] for row in rows):
         mine = [row for row in rows if row["group"] == group]
-        sentences.append(f"{wording.capital(wording.group(group))}, {_group_sentence(mine, group == NULL)}")
+        sentences.append(f"{spell.capital(wording.group(group))}, {_group_sentence(mine, group == NULL)}")
     return sentences
 
 
 def _group_sentence(rows: list[Row], null: bool) -> str:
     """By which scores one group differs from held-out controls; rows are its scores."""
     num_people, num_controls = (max(row[name] for row in rows) for name in ("num_people", "num_controls"))
-    size = f"n = {num_people} against {wording.count(num_controls, 'held-out control')}"
+    size = f"n = {num_people} against {spell.count(num_controls, 'held-out control')}"
     if min(num_people, num_controls) < FEWEST:
         return f"{size}: too few for a comparison."
     apart = [row for row in rows if row["auc"].low > 0.5]
@@ -40,7 +41,7 @@ def _group_sentence(rows: list[Row], null: bool) -> str:
         text += f"{wording.with_interval(top['auc'])}, {wording.in_text(top['channel'])}."
         return text + (" That is as it should be: nothing was planted." if null else "")
     parts = [f"{wording.in_text(row['channel'])} (AUC {wording.with_interval(row['auc'])})" for row in apart]
-    text = f"{size}: told from controls by {wording.listed(parts)}."
+    text = f"{size}: told from controls by {spell.listed(parts)}."
     doubt = (
         " Nothing was planted in these people: this is a false alarm, and the other findings deserve the same doubt."
     )
@@ -58,12 +59,12 @@ def region_sentences(context: Context) -> list[str]:
         top = [row for row in found if row["group"] == group and row["q"] < groups.FALSE_DISCOVERY_RATE][:3]
         if top:
             parts = [
-                f"{wording.region(row['region'])} ({wording.number(row['effect_percent'], 1, signed=True)} %, z "
-                f"{wording.number(row['difference'].value, 1, signed=True)})"
+                f"{wording.region(row['region'])} ({spell.number(row['effect_percent'], 1, signed=True)} %, z "
+                f"{spell.number(row['difference'].value, 1, signed=True)})"
                 for row in top
             ]
             sentences.append(
-                f"Regions whose volume differs most in {wording.group(group)}: {wording.listed(parts)}; q < 0.05 over "
+                f"Regions whose volume differs most in {wording.group(group)}: {spell.listed(parts)}; q < 0.05 over "
                 "regions."
             )
     return sentences
@@ -74,9 +75,9 @@ def calibration_sentences(rows: list[Row]) -> list[str]:
     sentences = []
     for row in rows:
         text = (
-            f"{wording.channel(row['channel'])}: mean {wording.number(row['mean'])} and SD {wording.number(row['sd'])} "
-            f"(expected 0 and 1), {wording.percent(row['share_beyond'].value)} of voxels beyond 1.96 (expected 5 %); "
-            f"{row['num_positive']} of {wording.people(row['num_people'])} with a voxel that survives the false discovery rate."
+            f"{wording.channel(row['channel'])}: mean {spell.number(row['mean'])} and SD {spell.number(row['sd'])} "
+            f"(expected 0 and 1), {spell.percent(row['share_beyond'].value)} of voxels beyond 1.96 (expected 5 %); "
+            f"{row['num_positive']} of {spell.people(row['num_people'])} with a voxel that survives the false discovery rate."
         )
         if row["share_positive"].low > FALSE_POSITIVE_PEOPLE:
             text += " That is more than the expected 5 %, so single voxels found in this channel deserve doubt."
@@ -95,12 +96,12 @@ def key_table(rows: list[Row], model: str) -> Table:
             [
                 wording.group(group),
                 str(num),
-                *[wording.with_interval(by_column[c]["auc"]) if c in by_column else wording.NONE for c in columns],
+                *[wording.with_interval(by_column[c]["auc"]) if c in by_column else spell.NONE for c in columns],
             ]
         )
     num_controls = max(row["num_controls"] for row in rows)
     caption = (
-        f"AUC [95 %] of each group against {wording.count(num_controls, 'held-out control')}, {model}. 0.5 is chance."
+        f"AUC [95 %] of each group against {spell.count(num_controls, 'held-out control')}, {model}. 0.5 is chance."
     )
     return Table(
         caption, ["Group", "n", *[wording.channel(channel) for channel, _ in columns]], cells, "lr" + "r" * len(columns)

@@ -12,6 +12,7 @@ from gen3d.classify.sections import people as heads_people
 from gen3d.classify.sections import tables as heads_blocks
 from gen3d.classify.sections.models import MEASURES, Models
 from gen3d.classify.sections.tables import figures, measure_words
+from gen3d.core import words as spell
 from gen3d.core.tables import Row
 from gen3d.figures import charts
 from gen3d.figures import names as wording
@@ -59,19 +60,19 @@ def section(context: Context) -> Section | None:
 
 def target_words(head: HeadFolder) -> str:
     """What is told from what, with a capital: Diagnosis, AD against CN."""
-    name = wording.capital(str(head.target.get("name", head.name)).replace("_", " "))
+    name = spell.capital(str(head.target.get("name", head.name)).replace("_", " "))
     if head.task == "number" or not head.classes:
         return name
     if len(head.classes) == 2:
         return f"{name}, {head.classes[1]} against {head.classes[0]}"
-    return f"{name}: {wording.listed(head.classes)}"
+    return f"{name}: {spell.listed(head.classes)}"
 
 
 def _of_folder(head: HeadFolder) -> tuple[list[Any], dict[str, Any]]:
     models = Models(head)
     blocks: list[Any] = []
     if head.summary:
-        blocks += [Text(wording.capital(head.summary[0]), "verdict"), *_warnings(head), Points(head.summary[1:])]
+        blocks += [Text(spell.capital(head.summary[0]), "verdict"), *_warnings(head), Points(head.summary[1:])]
     else:
         blocks += _warnings(head)
     blocks += _external(head) + _people(head)
@@ -107,7 +108,7 @@ def _warnings(head: HeadFolder) -> list[Text]:
     policy = str(guard.get("duplicates_policy", ""))
     if pairs:
         named = [
-            f"{pair.get('first')} and {pair.get('second')} (similarity {wording.number(pair.get('similarity'), 3)})"
+            f"{pair.get('first')} and {pair.get('second')} (similarity {spell.number(pair.get('similarity'), 3)})"
             for pair in pairs[:5]
         ]
         rest = f" and {len(pairs) - 5} more" if len(pairs) > 5 else ""
@@ -116,7 +117,7 @@ def _warnings(head: HeadFolder) -> list[Text]:
             "waive": "; they were taken for different people",
         }
         texts.append(
-            f"{wording.count(len(pairs), 'pair')} of subjects may be one person under two names, as their scans are as alike as "
+            f"{spell.count(len(pairs), 'pair')} of subjects may be one person under two names, as their scans are as alike as "
             f"two scans of one person: {', '.join(named)}{rest}{done.get(policy, '')}."
         )
     return [Text(text, "warning") for text in texts]
@@ -156,20 +157,20 @@ def _people(head: HeadFolder) -> list[Any]:
     people, guard = head.metrics.get("people") or {}, _guard(head)
     blocks: list[Any] = []
     if "num_people" in people:
-        text = f"Tested: {wording.people(int(people['num_people']))}"
+        text = f"Tested: {spell.people(int(people['num_people']))}"
         if int(people.get("num_scans", people["num_people"])) != int(people["num_people"]):
-            text += f" with {wording.count(int(people['num_scans']), 'scan')}"
+            text += f" with {spell.count(int(people['num_scans']), 'scan')}"
         counts = _by_class(head)
         if counts and head.task != "number":
-            text += ": " + wording.listed([f"{wording.group(name)} {num}" for name, num in counts.items()])
+            text += ": " + spell.listed([f"{wording.group(name)} {num}" for name, num in counts.items()])
         blocks += [Heading("Who was tested"), Text(text + ".")]
-    points = [wording.capital(sentence(str(note))) for note in people.get("left_out") or ()]
+    points = [spell.capital(sentence(str(note))) for note in people.get("left_out") or ()]
     policy = str(guard.get("seen_policy", ""))
     if policy:
         points.append(POLICIES.get(policy, f"Policy towards people whom the model had seen: {policy}."))
     if guard.get("num_seen") is not None:
         points.append(
-            f"{wording.people(int(guard['num_seen']))} of the table had been seen by a model behind the latents."
+            f"{spell.people(int(guard['num_seen']))} of the table had been seen by a model behind the latents."
             if guard["num_seen"]
             else "No model behind the latents had seen anybody of the table."
         )
@@ -183,7 +184,7 @@ def _models_table(models: Models) -> list[Any]:
         [
             models.words(str(model.get("name", ""))),
             str(model.get("kind", "")),
-            str(model.get("features", "") or wording.NONE),
+            str(model.get("features", "") or spell.NONE),
             _settings(model.get("settings")),
         ]
         for model in models.head.metrics.get("models") or ()
@@ -192,7 +193,7 @@ def _models_table(models: Models) -> list[Any]:
         return []
     caption = "Heads and baselines, what each is given, and the settings that the inner cross-validation chose (folds)."
     kept = str(models.head.metrics.get("head") or "")
-    note = [Text(f"{wording.capital(sentence(kept))}")] if kept else []
+    note = [Text(f"{spell.capital(sentence(kept))}")] if kept else []
     table = Table(caption, ["Model", "Kind", "Given", "Settings chosen"], rows, "llll")
     return [Details("What the models are", [*note, table])]
 
@@ -200,7 +201,7 @@ def _models_table(models: Models) -> list[Any]:
 def _settings(value: Any) -> str:
     """Settings as words: C 0.1 (12 folds), 1 (3)."""
     if not value:
-        return wording.NONE
+        return spell.NONE
     if isinstance(value, dict):
         parts = []
         for name, chosen in value.items():
@@ -212,9 +213,7 @@ def _settings(value: Any) -> str:
         return "; ".join(parts)
     if isinstance(value, (list, tuple)):
         if all(isinstance(item, dict) and "settings" in item for item in value):
-            return "; ".join(
-                f"{item['settings']} ({wording.count(int(item.get('folds', 0)), 'fold')})" for item in value
-            )
+            return "; ".join(f"{item['settings']} ({spell.count(int(item.get('folds', 0)), 'fold')})" for item in value)
         return "; ".join(_settings(item) if isinstance(item, dict) else str(item) for item in value)
     return str(value)
 
@@ -224,7 +223,7 @@ def _checklist(head: HeadFolder) -> list[Any]:
     if frame.empty:
         return []
     rows = [["" if value != value else str(value) for value in line] for line in frame.to_numpy(dtype=object)]
-    header = [wording.capital(str(name).replace("_", " ")) for name in frame.columns]
+    header = [spell.capital(str(name).replace("_", " ")) for name in frame.columns]
     caption = "The items of TRIPOD+AI and CLAIM, as far as the software knows the answer."
     return [
         Details("Checklist for reporting (TRIPOD+AI, CLAIM)", [Table(caption, header, rows, "l" * len(header))], False)
@@ -280,7 +279,7 @@ def subgroups(models: Models) -> list[Any]:
 
 
 def _whole(value: float) -> str:
-    return f"{value:.0f}" if math.isfinite(value) else wording.NONE
+    return f"{value:.0f}" if math.isfinite(value) else spell.NONE
 
 
 def _subgroup(models: Models, row: Row) -> str:
@@ -323,9 +322,9 @@ def permutation(models: Models) -> list[Any]:
         width_percent=80,
     )
     found = [
-        f"{models.words(str(row['model']))} {wording.number(models.head.number(row, 'value', table))} against "
-        f"{wording.number(models.head.number(row, 'null_mean', table))}, "
-        f"p = {wording.probability(models.head.number(row, 'p', table))}"
+        f"{models.words(str(row['model']))} {spell.number(models.head.number(row, 'value', table))} against "
+        f"{spell.number(models.head.number(row, 'null_mean', table))}, "
+        f"p = {spell.probability(models.head.number(row, 'p', table))}"
         for row in rows
     ]
     return [Heading("Permuted labels"), Text(f"{words}: {'; '.join(found)}.", "note"), figure]

@@ -8,8 +8,8 @@ from functools import cached_property
 
 from gen3d.classify.folder import HeadFolder
 from gen3d.cohort.target import as_label
+from gen3d.core import words as spell
 from gen3d.core.tables import Row
-from gen3d.figures import names as wording
 from gen3d.figures import style
 from gen3d.figures.plain_tables import interval_of
 from gen3d.maths.stats import Interval
@@ -125,7 +125,7 @@ class Models:
     def words(self, name: str) -> str:
         """A model's name for a reader: volumes without their unit's suffix."""
         text = name.replace("_ml", " volume").replace("_", " ")
-        return wording.capital(" ".join(word.upper() if word in ABBREVIATIONS else word for word in text.split()))
+        return spell.capital(" ".join(word.upper() if word in ABBREVIATIONS else word for word in text.split()))
 
     def identifier(self, figure: str) -> str:
         """The file name of a figure."""

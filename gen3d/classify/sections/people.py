@@ -11,6 +11,7 @@ import pandas as pd
 from gen3d.classify.sections import charts as heads_charts
 from gen3d.classify.sections.models import Models
 from gen3d.cohort.target import as_label
+from gen3d.core import words as spell
 from gen3d.core.tables import Row
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Details, Figure, Heading, Points, Table
@@ -43,7 +44,7 @@ def predicted_against_true(models: Models) -> tuple[list[Any], dict[str, Any]]:
     figure = Figure(
         models.identifier("predicted"),
         f"Dots of predicted against true {name}.",
-        f"Predicted against true {name}, {models.words(models.lead)}, {wording.count(len(means), 'scan')}, mean over repeats. "
+        f"Predicted against true {name}, {models.words(models.lead)}, {spell.count(len(means), 'scan')}, mean over repeats. "
         "Dashed: equality; line: least squares. A line flatter than equality means that extremes are drawn to the mean.",
         png,
         svg=svg,

@@ -12,6 +12,7 @@ from gen3d.classify.folder import HeadFolder, PredictedFolder
 from gen3d.classify.sections import charts as heads_charts
 from gen3d.classify.sections.models import Models
 from gen3d.cohort.target import as_label
+from gen3d.core import words as spell
 from gen3d.figures import names as wording
 from gen3d.figures import style
 from gen3d.figures.blocks import Card, Details, Figure, Heading, Points, Section, Table, Text
@@ -49,7 +50,7 @@ def _title(predicted: PredictedFolder) -> str:
     """What was predicted, and the folder."""
     head = predicted.metrics.get("head")
     target = head.get("target", {}) if isinstance(head, dict) else {}
-    name = wording.capital(str(target.get("name", "")).replace("_", " "))
+    name = spell.capital(str(target.get("name", "")).replace("_", " "))
     return f"{name} ({predicted.name})" if name else predicted.name
 
 
@@ -63,10 +64,10 @@ def _of_folder(context: Context, predicted: PredictedFolder) -> list[Any]:
     frame = ordered(predicted.people)
     blocks: list[Any] = []
     if predicted.summary:
-        blocks += [Text(wording.capital(predicted.summary[0]), "verdict"), Points(predicted.summary[1:])]
+        blocks += [Text(spell.capital(predicted.summary[0]), "verdict"), Points(predicted.summary[1:])]
     odd = [row for _, row in frame.iterrows() if warning_of(row)]
     if odd:
-        names = wording.listed([str(row["subject"]) for row in odd[:8]])
+        names = spell.listed([str(row["subject"]) for row in odd[:8]])
         more = f" and {len(odd) - 8} more" if len(odd) > 8 else ""
         blocks.append(
             Text(
@@ -78,12 +79,12 @@ def _of_folder(context: Context, predicted: PredictedFolder) -> list[Any]:
         return blocks
     if _is_probability(frame):
         blocks.append(_chart(predicted, frame.head(ROWS_SHOWN)))
-    caption = f"{wording.count(len(frame), 'scan')}, {_order_words(frame)}."
+    caption = f"{spell.count(len(frame), 'scan')}, {_order_words(frame)}."
     blocks.append(_table(predicted, frame.head(ROWS_SHOWN), caption))
     if len(frame) > ROWS_SHOWN:
         rest = frame.iloc[ROWS_SHOWN:]
         folded = _table(predicted, rest, "The others, in the same order.")
-        blocks.append(Details(f"The other {wording.count(len(rest), 'scan')}", [folded], False))
+        blocks.append(Details(f"The other {spell.count(len(rest), 'scan')}", [folded], False))
     strata = next((each for each in context.all(StrataFolder) if predicted.is_made_from(each.artefact)), None)
     return blocks + [_card(predicted, head, strata, row) for _, row in frame.head(context.subjects_shown).iterrows()]
 
@@ -151,12 +152,12 @@ def _table(predicted: PredictedFolder, frame: pd.DataFrame, caption: str) -> Tab
     rows = []
     for _, row in frame.iterrows():
         values = [_probability(strata_map.known(row, f"p_{name}")) for name in shown] or [
-            wording.number(strata_map.known(row, "y_score"), 1)
+            spell.number(strata_map.known(row, "y_score"), 1)
         ]
-        cells = [str(row["key"]), warning_of(row) or wording.NONE, *_identity(row), *values]
+        cells = [str(row["key"]), warning_of(row) or spell.NONE, *_identity(row), *values]
         cells += [as_label(row.get("y_pred")) if shown else "", _typicality(row)]
         if has_map:
-            cells.append(strata_map.cluster_words(row.get("cluster")) or wording.NONE)
+            cells.append(strata_map.cluster_words(row.get("cluster")) or spell.NONE)
         rows.append(cells)
     header = ["Scan", "Warning", "Age", "Sex", *columns, "Called", "More unusual than, %"] + (
         ["Cluster"] if has_map else []
@@ -173,31 +174,31 @@ def _table(predicted: PredictedFolder, frame: pd.DataFrame, caption: str) -> Tab
 def _identity(row: pd.Series) -> tuple[str, str]:
     age = strata_map.known(row, "age_years")
     sex = row.get("sex")
-    return (f"{age:.0f}" if math.isfinite(age) else wording.NONE), (str(sex) if sex and sex == sex else wording.NONE)
+    return (f"{age:.0f}" if math.isfinite(age) else spell.NONE), (str(sex) if sex and sex == sex else spell.NONE)
 
 
 def _probability(value: float) -> str:
     """A probability to two digits, never as 0 or 1."""
     if not math.isfinite(value):
-        return wording.NONE
+        return spell.NONE
     return "< 0.01" if value < 0.005 else "> 0.99" if value > 0.995 else f"{value:.2f}"
 
 
 def _typicality(row: pd.Series) -> str:
     value = strata_map.known(row, "typicality_percentile")
-    return f"{value:.0f}" if math.isfinite(value) else wording.NONE
+    return f"{value:.0f}" if math.isfinite(value) else spell.NONE
 
 
 def _card(predicted: PredictedFolder, head: HeadFolder | None, strata: StrataFolder | None, row: pd.Series) -> Card:
     blocks: list[Any] = []
     if warning_of(row):
-        blocks.append(Text(f"{wording.capital(warning_of(row))}.", "warning"))
+        blocks.append(Text(f"{spell.capital(warning_of(row))}.", "warning"))
     blocks += [Text(sentence) for sentence in (_call(row), worth(head, row), _standing(row)) if sentence]
     blocks += _position(predicted, strata, row) + _neighbours(predicted, str(row["key"]))
     age, sex = _identity(row)
     words = [
-        f"{age} years" if age != wording.NONE else "",
-        sex if sex != wording.NONE else "",
+        f"{age} years" if age != spell.NONE else "",
+        sex if sex != spell.NONE else "",
         str(row.get("site") or ""),
     ]
     identifier = f"prediction-{predicted.name.replace('/', '-')}-{row['key']}"
@@ -212,14 +213,14 @@ def _call(row: pd.Series) -> str:
     if not names:
         value = strata_map.known(row, "predicted")
         value = score if not math.isfinite(value) else value
-        return f"Predicted: {wording.number(value, 1)}." if math.isfinite(value) else ""
+        return f"Predicted: {spell.number(value, 1)}." if math.isfinite(value) else ""
     parts = [f"{name} {_probability(strata_map.known(row, f'p_{name}'))}" for name in names]
     if len(names) != 2:
         return f"Probabilities: {', '.join(parts)}; called {as_label(row.get('y_pred'))}."
     text = f"Probability of {names[-1]}: {_probability(strata_map.known(row, f'p_{names[-1]}'))}"
     if math.isfinite(threshold):
         side = "at or above" if score >= threshold else "below"
-        text += f", {side} the threshold of {wording.number(threshold)}: called {as_label(row.get('y_pred'))}"
+        text += f", {side} the threshold of {spell.number(threshold)}: called {as_label(row.get('y_pred'))}"
     return f"{text}."
 
 
@@ -234,7 +235,7 @@ def worth(head: HeadFolder | None, row: pd.Series) -> str:
     classes = [name.removeprefix("p_") for name in outputs(row.to_frame().T)]
     came = f"were {classes[-1]}" if len(classes) == 2 else "were told rightly"
     share = wording.with_interval(Interval(value, low, high, int(num)), 0, 100)
-    return f"When the head was tested, of {wording.people(int(num))} with about such a probability {share} % {came}."
+    return f"When the head was tested, of {spell.people(int(num))} with about such a probability {share} % {came}."
 
 
 def _of_head(head: HeadFolder, row: pd.Series) -> tuple[float, float, float, float]:
@@ -262,7 +263,7 @@ def _standing(row: pd.Series) -> str:
         parts.append(f"in the map in cluster {cluster}")
     elif "cluster" in row.index and math.isfinite(strata_map.known(row, "umap1")):
         parts.append(f"in the map {strata_map.NO_CLUSTER}")
-    return wording.capital("; ".join(parts)) + "." if parts else ""
+    return spell.capital("; ".join(parts)) + "." if parts else ""
 
 
 def _position(predicted: PredictedFolder, strata: StrataFolder | None, row: pd.Series) -> list[Figure]:
@@ -301,9 +302,9 @@ def _neighbours(predicted: PredictedFolder, key: str) -> list[Table]:
 
 def _cell(name: str, value: Any) -> str:
     if value is None or value != value:
-        return wording.NONE
+        return spell.NONE
     if name == "distance":
-        return wording.number(float(value))
+        return spell.number(float(value))
     if name in ("age", "age_years"):
         return f"{float(value):.0f}"
     return f"{value:g}" if isinstance(value, float) else str(value)

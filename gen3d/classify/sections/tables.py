@@ -10,6 +10,7 @@ import numpy as np
 
 from gen3d.classify.sections import charts as heads_charts
 from gen3d.classify.sections.models import CHANCE, LOWER_IS_BETTER, MEASURES, Models
+from gen3d.core import words as spell
 from gen3d.core.tables import Row
 from gen3d.figures import charts, style
 from gen3d.figures import names as wording
@@ -89,7 +90,7 @@ def _performance_table(models: Models, columns: Sequence[tuple[str, str]], capti
                 [
                     models.words(name),
                     *(
-                        wording.NONE if value is None else figures(value, measure)
+                        spell.NONE if value is None else figures(value, measure)
                         for value, (measure, _) in zip(found, columns, strict=True)
                     ),
                 ]
@@ -159,7 +160,7 @@ def _differences_table(models: Models, rows: Sequence[Row], caption: str) -> Tab
             models.words(str(row["model"])),
             models.words(str(row["against"])) + (" (baseline)" if models.is_baseline(str(row["against"])) else ""),
             wording.with_interval(interval_of(models.head, row, "differences", names), 3),
-            *(wording.probability(models.head.number(row, column, "differences")) for column, _ in tests),
+            *(spell.probability(models.head.number(row, column, "differences")) for column, _ in tests),
         ]
         for row in rows
     ]

@@ -18,7 +18,7 @@ from torch import Tensor
 from gen3d.cohort.coding import Categorical, Coding
 from gen3d.cohort.manifest import CONTROL_NAMES
 from gen3d.core.errors import UserError
-from gen3d.figures.names import listed
+from gen3d.core.words import listed
 from gen3d.imaging.plan import GridPlan
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Expectation, Model, Statistics
