@@ -26,6 +26,8 @@ from gen3d.report.open import SHOWN, all_sections, open_context
 UNBROKEN = re.compile(
     r"(?<=[\d\]]) (?=%|mm\b|dB\b|ml\b)|(?<=\bn) (?== \d)|(?<=\bn =) (?=\d)|(?<=\b[zpq]) (?=[<+\d\N{MINUS SIGN}])"
 )  # spaces at which a number must not part from its unit or its letter
+OPEN = frozenset({"summary", "groups", "people"})
+"""Chapters that a reader came for; the others are folded until they are opened, from the contents or by a click."""
 
 
 class Report(FolderVerb):
@@ -96,7 +98,14 @@ def render(title: str, sections: list[Section], missing: list[tuple[str, str]]) 
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["code"] = _with_code
-    values: dict[str, Any] = {"title": title, "sections": sections, "missing": missing, "version": __version__}
+    everything = {section.identifier for section in sections}
+    values: dict[str, Any] = {
+        "title": title,
+        "sections": sections,
+        "opened": everything & OPEN or everything,
+        "missing": missing,
+        "version": __version__,
+    }
     return environment.get_template("template.html.j2").render(**values)
 
 
