@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cohort.calibrators import MIN_CALIBRATION
 from gen3d.core.errors import UserError
 from gen3d.maths.design import MIN_GROUP, Design
 
-MIN_CALIBRATION = 8
 MIN_SITE_CONTROLS = MIN_GROUP
 LEAST_ALLOWED = 2
 """With one control, nobody is left to judge that control by, and nothing says how much the site scatters."""
