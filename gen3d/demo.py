@@ -13,11 +13,13 @@ from gen3d.classify.classify import Classify
 from gen3d.classify.folder import HeadFolder
 from gen3d.classify.predict import Predict
 from gen3d.cohort.channels import CHANNELS, Channel
-from gen3d.cohort.manifest import Split
+from gen3d.cohort.manifest import Split, read_manifest
+from gen3d.core import words as spell
 from gen3d.core.artefact import read
 from gen3d.core.config import Verb, execution
 from gen3d.core.progress import duration, say
 from gen3d.core.result_folder import ResultFolder
+from gen3d.core.tables import Row
 from gen3d.evaluate.evaluate import Evaluate
 from gen3d.evaluate.folder import EvaluationFolder
 from gen3d.harmonise.harmonise import Harmonise
@@ -26,6 +28,7 @@ from gen3d.latents.reconstruct import Reconstruct
 from gen3d.quality.folder import QualityFolder
 from gen3d.quality.quality import Quality
 from gen3d.report.report import Report
+from gen3d.simulate.conditions import CONTROL
 from gen3d.simulate.simulate import Simulate
 from gen3d.stratify.folder import StrataFolder
 from gen3d.stratify.stratify import Stratify
@@ -35,18 +38,20 @@ from gen3d.train.train import Train
 
 SPLIT = Split(train=0.4, calibration=0.4, test=0.2)
 T1W, BOTH = {"channels": ("t1w",)}, {"channels": ("t1w", "log_jacobian")}
-JUDGED: dict[str, tuple[tuple[str, ...], tuple[Channel, ...]]] = {
-    "restorer_and_pca": (("restorer", "pca"), CHANNELS),
+Judges = dict[str, tuple[tuple[str, ...], tuple[Channel, ...]]]
+LEAD = "restorer_and_pca"
+FIRST = "pca"
+SHORT: Judges = {LEAD: (("restorer", "pca"), CHANNELS), FIRST: (("pca",), CHANNELS)}
+FULL: Judges = {
+    LEAD: (("restorer", "pca"), CHANNELS),
     "restorer": (("restorer",), ("residual", "structural")),  # its volume maps would be those above
-    "pca": (("pca",), CHANNELS),
+    FIRST: (("pca",), CHANNELS),
     "vae": (("vae",), CHANNELS),
     "voxelwise": (("voxelwise",), CHANNELS),
     "latent_diffusion": (("ldm",), ("residual",)),
 }
 """Maps folders: the runs whose mean expectation each compares with, and the channels. The first is shown in full."""
 
-
-NUM_SYNTHETIC = 20
 SPATIAL: dict[str, Any] = {"kind": "vae", "latent": "spatial", "base_channels": 16, "max_channels": 64, "beta": 0.002}
 DIFFUSION: dict[str, Any] = {
     "kind": "latent_diffusion",
@@ -54,25 +59,42 @@ DIFFUSION: dict[str, Any] = {
     "base_channels": 32,
     "max_channels": 64,
 }
+EXTRACTORS_SHORT = ["random"]
 
 
 class Demo(Verb):
-    """Simulate a cohort, train two networks and two baselines, map anomalies, measure them against the truth, and report.
-    Tell the diagnosis from the latents beside what a volume tells, look for sub-groups, and say where people stand whom no
-    model saw. Then learn how the latents of a third network are distributed, draw synthetic scans, audit them for copies of
-    people, and compare them with real ones.
+    """Show the main job on simulated people, in whom it is known what is wrong.
 
-    The maps shown first compare with the mean of what the restorer and the PCA expect, which shows lesions best on real
-    brains; the maps of each model alone stand beside them.
+    Simulates a cohort with AD-like atrophy, lesions and people in whom nothing is planted. Trains a PCA and writes first maps
+    and a first page; then a restoration network, whose maps together with PCA's are measured against the truth; then a VAE,
+    from whose latents a diagnosis is predicted and sub-groups are looked for; then latent diffusion, which draws synthetic
+    scans that are audited for copies and compared with real ones. With full=true also every model alone, reconstructions,
+    harmonisation and predictions of new people.
+
     Every step is a verb of its own with a folder of its own below `out`, so the demo can be stopped and run again, and
     each folder can be looked at or used on.
     """
 
-    subjects: int = Field(90, ge=40, description="people in the simulated cohort")
+    full: bool = Field(
+        False, description="also the maps of every model alone, reconstruct, harmonise and predict: three times as long"
+    )
+    subjects: int | None = Field(None, ge=40, description="people in the simulated cohort; default 60, full 90")
     spacing_mm: float = Field(3.0, ge=2, le=4, description="edge of a voxel, mm")
-    steps: int = Field(200, ge=1, description="training steps of each network, 4 volumes each")
+    steps: int | None = Field(
+        None, ge=1, description="training steps of each network, 4 volumes each; default 100, full 200"
+    )
     seed: int = Field(0, ge=0, description="seed of cohort and training")
     workers: int = execution(0, "processes of the simulation; 0: one per core", ge=0)
+
+    @property
+    def num_subjects(self) -> int:
+        """People in the cohort."""
+        return self.subjects or (90 if self.full else 60)
+
+    @property
+    def num_steps(self) -> int:
+        """Training steps of each network."""
+        return self.steps or (200 if self.full else 100)
 
     def plan(self) -> list[str]:
         """The steps."""
@@ -85,57 +107,74 @@ class Demo(Verb):
         for number, verb in enumerate(verbs, start=1):
             say(f"\n[{number}/{len(verbs)}] {verb.verb_name()}: {verb.out}")
             verb.run()
-        report = verbs[-1].out
+            if isinstance(verb, Report) and verb is not verbs[-1]:
+                say(f"First maps, and a first page to look at while the rest runs: {verb.out / 'index.html'}")
         say("")
-        lines = headline(self.out / "evaluation") + latents_in_words(self.out / "head", self.out / "strata")
-        for line in lines + synthesis(self.out / "synthetic", self.out / "quality"):
+        for line in self._closing():
             say(line)
-        say(f"\n{duration(time.monotonic() - began)} in all. Open {report / 'index.html'}")
-        return report
+        say(f"\n{duration(time.monotonic() - began)} in all.")
+        return verbs[-1].out
 
     def _verbs(self) -> list[Verb]:
-        cohort, runs, maps = self.out / "cohort", self.out / "runs", self.out / "maps"
-        simulate = Simulate(
-            out=cohort,
-            subjects=self.subjects,
-            spacing_mm=self.spacing_mm,
-            seed=self.seed,
-            split=SPLIT,
-            workers=self.workers,
-        )
-        trains: list[Verb] = [
-            Train.model_validate({"prepared": cohort, "seed": self.seed, "out": runs / name} | keys)
-            for name, keys in self._models().items()
-        ]
-        trains.append(self._diffusion(cohort, runs))
-        vae = {"prepared": cohort, "run": runs / "vae"}
-        shown = [
-            Reconstruct.model_validate(vae | {"out": self.out / "reconstructed"}),
-            Encode.model_validate(vae | {"out": self.out / "latents"}),
-        ]
-        anomalies = [
-            Anomaly.model_validate(
-                {"prepared": cohort, "run": [runs / run for run in judges], "channels": channels, "out": maps / name}
-            )
-            for name, (judges, channels) in JUDGED.items()
-        ]
-        evaluate = Evaluate(maps=tuple(verb.out for verb in anomalies), truth=cohort, out=self.out / "evaluation")
-        verbs = [simulate, *trains, *shown, *anomalies, evaluate, *self._heads(cohort), *self._synthesis(cohort, runs)]
-        inputs = tuple(verb.out for verb in verbs)
-        report = Report(inputs=inputs, out=self.out / "report", title="gen3d demo: a simulated cohort")
-        return [*verbs, report]
+        first = self._first_look()
+        rest = [*self._trainings(), *self._maps(), *self._latents(), *self._synthesis()]
+        inputs = tuple(verb.out for verb in [*first, *rest] if not isinstance(verb, Report))
+        lead = self.out / "maps" / LEAD  # the first maps among a report's inputs are those shown in full
+        inputs = (lead, *(folder for folder in inputs if folder != lead))
+        return [*first, *rest, Report(inputs=inputs, out=self.out / "report", title="gen3d demo: a simulated cohort")]
 
-    def _heads(self, cohort: Path) -> list[Verb]:
-        """What the VAE's latents tell. People whom it learned from are left out, and shown by `predict` with a warning."""
-        latents = self.out / "latents"
-        told = {"target": "diagnosis", "classes": ["control", "AD"], "seen": "leave_out", "permutations": 200}
-        shown = {"maps": self.out / "maps" / next(iter(JUDGED)), "prepared": cohort}
-        return [
-            Harmonise.model_validate({"latents": latents, "out": self.out / "latents_harmonised", "seed": self.seed}),
-            Classify.model_validate(
-                {"latents": latents, "out": self.out / "head", "seed": self.seed, "workers": self.workers} | told
+    def _first_look(self) -> list[Verb]:
+        """Cohort, PCA, its maps and a page of them: what there is to look at after two minutes."""
+        cohort, run = self.out / "cohort", self.out / "runs" / FIRST
+        made: list[Verb] = [
+            Simulate(
+                out=cohort,
+                subjects=self.num_subjects,
+                spacing_mm=self.spacing_mm,
+                seed=self.seed,
+                split=SPLIT,
+                workers=self.workers,
             ),
-            Stratify.model_validate({"latents": latents, "out": self.out / "strata", "seed": self.seed} | shown),
+            self._train(FIRST, self._models()[FIRST]),
+            self._anomaly(FIRST, SHORT[FIRST]),
+        ]
+        page = Report(
+            inputs=(cohort, run, self.out / "maps" / FIRST),
+            out=self.out / "first_page",
+            title="gen3d demo: first maps, by PCA alone",
+        )
+        return [*made, page]
+
+    def _trainings(self) -> list[Verb]:
+        names = [name for name in self._models() if name != FIRST]
+        wanted = names if self.full else ["restorer", "vae_spatial"]
+        return [*(self._train(name, self._models()[name]) for name in wanted), self._diffusion()]
+
+    def _maps(self) -> list[Verb]:
+        """Maps of the models that are not mapped yet, and what they find of what was planted."""
+        judges = FULL if self.full else SHORT
+        made: list[Verb] = [self._anomaly(name, pair) for name, pair in judges.items() if name != FIRST]
+        folders = tuple(self.out / "maps" / name for name in judges)
+        return [*made, Evaluate(maps=folders, truth=self.out / "cohort", out=self.out / "evaluation")]
+
+    def _latents(self) -> list[Verb]:
+        """What the VAE's latents tell. People whom it learned from are left out."""
+        cohort, latents, run = self.out / "cohort", self.out / "latents", self.out / "runs" / self._vae
+        question = {"target": "diagnosis", "classes": ["control", "AD"], "seen": "leave_out", "permutations": 200}
+        shared = {"latents": latents, "seed": self.seed}
+        classify: list[Verb] = [
+            Encode.model_validate({"prepared": cohort, "run": run, "out": latents}),
+            Classify.model_validate(shared | question | {"out": self.out / "head", "workers": self.workers}),
+            Stratify.model_validate(
+                shared | {"maps": self.out / "maps" / LEAD, "prepared": cohort, "out": self.out / "strata"}
+            ),
+        ]
+        if not self.full:
+            return classify
+        return [
+            Reconstruct.model_validate({"prepared": cohort, "run": run, "out": self.out / "reconstructed"}),
+            *classify,
+            Harmonise.model_validate(shared | {"out": self.out / "latents_harmonised"}),
             Predict.model_validate(
                 {
                     "head": self.out / "head",
@@ -147,33 +186,62 @@ class Demo(Verb):
             ),
         ]
 
-    def _diffusion(self, cohort: Path, runs: Path) -> Verb:
+    @property
+    def _vae(self) -> str:
+        """The VAE whose latents are classified: one of its own, or the one that latent diffusion needs anyway."""
+        return "vae" if self.full else "vae_spatial"
+
+    def _synthesis(self) -> list[Verb]:
+        """Synthetic scans, and how they compare with people whom the model never saw."""
+        synthetic = self.out / "synthetic"
+        request = {
+            "run": self.out / "runs" / "ldm",
+            "count": 20 if self.full else 12,
+            "unnamed": "as_trained",
+            "precision": "auto",
+            "seed": self.seed,
+            "workers": self.workers,
+        }
+        comparison: dict[str, Any] = {"synthetic": synthetic, "reference": self.out / "cohort", "seen": "leave_out"}
+        if not self.full:
+            comparison |= {"extractors": EXTRACTORS_SHORT, "repeats": 100, "bootstrap": 500, "pairs": 300}
+        return [
+            Sample.model_validate(request | {"out": synthetic}),
+            Quality.model_validate(comparison | {"out": self.out / "quality"}),
+        ]
+
+    def _train(self, name: str, settings: dict[str, Any]) -> Verb:
+        shared = {"prepared": self.out / "cohort", "seed": self.seed, "out": self.out / "runs" / name}
+        return Train.model_validate(shared | settings)
+
+    def _anomaly(self, name: str, pair: tuple[tuple[str, ...], tuple[Channel, ...]]) -> Verb:
+        runs, channels = pair
+        return Anomaly.model_validate(
+            {
+                "prepared": self.out / "cohort",
+                "run": [self.out / "runs" / run for run in runs],
+                "channels": channels,
+                "out": self.out / "maps" / name,
+            }
+        )
+
+    def _diffusion(self) -> Verb:
         """Latent diffusion, trained on controls and some of the patients, so that either can be asked for."""
+        steps = 2 * self.num_steps
         settings = {
-            "prepared": cohort,
-            "vae": runs / "vae_spatial",
+            "vae": self.out / "runs" / "vae_spatial",
             "model": DIFFUSION,
             "patients": 0.5,
-            "optim": {"steps": 2 * self.steps, "batch_size": 8, "ema_decay": 0.99},
+            "optim": {"steps": steps, "batch_size": 8, "ema_decay": 0.99},
             "augment": {"flip": True},
-            "picture_every": 2 * self.steps,
+            "picture_every": steps,
         }
-        return Train.model_validate({"seed": self.seed, "out": runs / "ldm"} | settings)
-
-    def _synthesis(self, cohort: Path, runs: Path) -> list[Verb]:
-        """Synthetic scans, and how they compare with people whom the model never saw."""
-        asked = {"run": runs / "ldm", "count": NUM_SYNTHETIC, "unnamed": "as_trained", "precision": "auto"}
-        synthetic = self.out / "synthetic"
-        compared = {"synthetic": synthetic, "reference": cohort, "seen": "leave_out", "out": self.out / "quality"}
-        return [
-            Sample.model_validate({"seed": self.seed, "out": synthetic, "workers": self.workers} | asked),
-            Quality.model_validate(compared),
-        ]
+        return self._train("ldm", settings)
 
     def _models(self) -> dict[str, dict[str, Any]]:
         """Settings of each training. What learns from T1w alone leaves volume to the registration, which is best."""
-        network = {"optim": {"steps": self.steps}, "picture_every": max(1, self.steps // 4)}
-        pca = {"kind": "pca", "num_components": min(20, self.subjects // 4)}
+        network = {"optim": {"steps": self.num_steps}, "picture_every": max(1, self.num_steps // 4)}
+        pca = {"kind": "pca", "num_components": min(20, self.num_subjects // 4)}
         return {
             "restorer": {"model": {"kind": "restorer"}, "augment": {"flip": True}, **T1W, **network},
             "pca": {"model": pca, "cross_fit": 5, **T1W},
@@ -181,6 +249,22 @@ class Demo(Verb):
             "voxelwise": {"model": {"kind": "voxelwise"}, "cross_fit": 5, **BOTH},
             "vae_spatial": {"model": SPATIAL, "augment": {"flip": True}, **T1W, **network},
         }
+
+    def _closing(self) -> list[str]:
+        """A dozen lines: what was planted, what was found, where to look."""
+        return [
+            "What was planted",
+            f"  {planted(self.out / 'cohort')}",
+            "What was found (value [95 % interval over people])",
+            *(f"  {line}" for line in findings(opened(self.out / "evaluation", EvaluationFolder).headline)),
+            f"  Diagnosis from latents: {opened(self.out / 'head', HeadFolder).summary[0]}",
+            f"  Sub-groups: {opened(self.out / 'strata', StrataFolder).summary[0]}",
+            f"  Synthetic scans: {synthetic_scans(self.out / 'synthetic', self.out / 'quality')}",
+            "Where to look",
+            f"  {self.out / 'report' / 'index.html'}: everything on one page; open it in a browser",
+            f"  {self.out / 'maps' / LEAD / 'maps'}: z maps (NIfTI) to lay over the scans in {self.out / 'cohort' / 'volumes'}",
+            "  On your own scans: gen3d prepare source=BIDS_DIR out=prepared, and on as in the README.",
+        ]
 
 
 Reader = TypeVar("Reader", bound=ResultFolder)
@@ -191,53 +275,66 @@ def opened(folder: Path, kind: type[Reader]) -> Reader:
     return kind(read(folder), folder.name)
 
 
-def headline(evaluation: Path) -> list[str]:
-    """What was found and what was not, from the evaluation's own figures."""
-    rows = opened(evaluation, EvaluationFolder).headline
-    lines = ["Planted atrophy and lesions, value [95 % interval over people]:"]
-    for row in rows:
-        atrophy = row["measure"].startswith("AUC of") and row["condition"] != "null"
-        lesion = row["measure"] == "voxel AUROC" and row["condition"] == "lesion" and row["channel"] == "residual"
-        if atrophy or lesion:
-            lines.append(f"  {row['maps']:16s} {row['condition']:8s} {row['channel']:12s} {_figure(row)}")
-    lines.append("People in whom nothing is planted, controls held out of everything and null twins:")
-    return lines + _null_lines(rows)
+def planted(cohort: Path) -> str:
+    """Who is in the cohort, by what was planted in them."""
+    people = read_manifest(cohort).drop_duplicates("subject")
+    counts = people["diagnosis"].value_counts()
+    descriptions = {
+        "AD": "with AD-like atrophy in four grades",
+        "MCI": "with MCI-like atrophy",
+        "lesion": "with a lesion of 2, 10 or 30 ml",
+        "null": "in whom nothing was planted, as a check",
+    }
+    groups = [f"{counts[name]} {text}" for name, text in descriptions.items() if counts.get(name)]
+    return f"{len(people)} simulated people: {spell.listed([f'{counts.get(CONTROL, 0)} healthy controls', *groups])}."
 
 
-def latents_in_words(head: Path, strata: Path) -> list[str]:
-    """The verdicts of the head and of the search for sub-groups."""
-    verdicts = (opened(head, HeadFolder).summary[0], opened(strata, StrataFolder).summary[0])
-    return ["What the latents tell:", *(f"  {verdict}" for verdict in verdicts)]
+def findings(rows: list[Row]) -> list[str]:
+    """The best figure for atrophy and for lesions, and what the maps show where nothing was planted."""
+    lead = [row for row in rows if row["maps"] == LEAD and row["value"] is not None]
+    atrophy = [
+        row
+        for row in lead
+        if row["channel"] == "deformation" and row["condition"].upper() == "AD" and row["measure"].startswith("AUC of")
+    ]
+    lesion = [
+        row
+        for row in lead
+        if row["channel"] == "residual" and row["condition"] == "lesion" and row["measure"] == "voxel AUROC"
+    ]
+    lines = []
+    if atrophy:
+        best = max(atrophy, key=lambda row: float(row["value"]))
+        lines.append(f"Atrophy: local volume separates AD-like people from controls, {_figure(best)}")
+    if lesion:
+        lines.append(f"Lesions: the T1w map separates lesion voxels from all others, {_figure(lesion[0])}")
+    return lines + _where_nothing_was_planted([row for row in lead if row["channel"] == "deformation"])
 
 
-def synthesis(synthetic: Path, quality: Path) -> list[str]:
-    """How synthetic scans compare with real ones, and how many of them are copies."""
-    found = opened(quality, QualityFolder).summary
+def _where_nothing_was_planted(rows: list[Row]) -> list[str]:
+    """Voxels beyond |z| 1.96, where 5 % is right, and people with a significant voxel."""
+    names = {"test controls": "held-out controls", "null condition": "people in whom nothing was planted"}
+    figures = {(row["condition"], row["measure"]): row for row in rows}
+    lines = []
+    for condition, name in names.items():
+        share = figures.get((condition, "share of |z| > 1.96"))
+        alarms = figures.get((condition, "people with any FDR-positive voxel"))
+        if share is not None and alarms is not None:
+            positive = f"{round(alarms['value'] * alarms['num'])} of {alarms['num']} with a significant voxel"
+            lines.append(
+                f"False alarms in {name}: {spell.percent(share['value'])} of voxels beyond |z| 1.96, {positive}"
+            )
+    return lines
+
+
+def synthetic_scans(synthetic: Path, quality: Path) -> str:
+    """How many synthetic scans are copies, and whether they can be separated from real ones."""
     audit = opened(synthetic, SyntheticFolder).audit
     copies = audit["copies"]
-    lines = ["Synthetic scans:", f"  {found[0]}"]
-    share = f"{100 * copies['value']:.0f} % [{100 * copies['low']:.0f}, {100 * copies['high']:.0f}]"
-    return [*lines, f"  copies of people the model learned from: {share}, n {audit['num_synthetic']}"]
+    share = spell.interval(*(100 * copies[name] for name in ("value", "low", "high")), digits=0)
+    verdict = opened(quality, QualityFolder).summary[0].split(" (")[0]
+    return f"{share} % are copies of training people, n {audit['num_synthetic']}; {verdict}."
 
 
-def _null_lines(rows: list[dict[str, Any]]) -> list[str]:
-    """One line per model and channel: voxels beyond 1.96 (5 % is right) and people with any FDR-positive voxel."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        if row["condition"] not in ("test controls", "null condition") or row["value"] is None:
-            continue
-        if row["measure"] == "share of |z| > 1.96":
-            text = f"{row['condition']}: |z| > 1.96 in {100 * row['value']:.1f} % of voxels"
-        elif row["measure"] == "people with any FDR-positive voxel":
-            text = f"FDR-positive {round(row['value'] * row['num'])} of {row['num']}"
-        else:
-            continue
-        found.setdefault((row["maps"], row["channel"]), []).append(text)
-    return [f"  {maps:16s} {channel:12s} {', '.join(texts)}" for (maps, channel), texts in found.items()]
-
-
-def _figure(row: dict[str, Any]) -> str:
-    value, low, high = row["value"], row["low"], row["high"]
-    shown = "n/a" if value is None else f"{value:.2f}"
-    interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
-    return f"{row['measure']} {shown}{interval}, n {row['num']}"
+def _figure(row: Row) -> str:
+    return f"{row['measure']} {spell.interval(row['value'], row['low'], row['high'])}, n {row['num']}"
