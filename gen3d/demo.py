@@ -331,7 +331,8 @@ def synthetic_scans(synthetic: Path, quality: Path) -> str:
     """How many synthetic scans are copies, and whether they can be separated from real ones."""
     audit = opened(synthetic, SyntheticFolder).audit
     copies = audit["copies"]
-    share = spell.interval(*(100 * copies[name] for name in ("value", "low", "high")), digits=0)
+    value, low, high = (100 * copies[name] for name in ("value", "low", "high"))
+    share = spell.interval(value, low, high, digits=0)
     verdict = opened(quality, QualityFolder).summary[0].split(" (")[0]
     return f"{share} % are copies of training people, n {audit['num_synthetic']}; {verdict}."
 

@@ -24,6 +24,11 @@ class People:
     frame: pd.DataFrame
     members: tuple[NDArray[np.int64], ...]
 
+    @property
+    def num_patients(self) -> int:
+        """People with role `evaluation` among those that are learned from."""
+        return int(self.frame.loc[self.frame["role"] == "evaluation", "subject"].nunique())
+
     def seen(self) -> SeenBy:
         """Everybody whom each member learns from, with roles."""
         members = []

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from gen3d.cohort.calibrators import calibration_outlook
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.seen import SeenBy
 from gen3d.core.artefact import Work
@@ -119,6 +120,10 @@ class Material(ABC):
     def sentences(self) -> list[str]:
         """What it is, in words."""
 
+    def calibration(self) -> list[str]:
+        """How many controls will calibrate maps of the run, and what that allows; nothing where no maps come of it."""
+        return []
+
     def describe(self, work: Work) -> None:
         """Write what belongs to the run besides weights."""
         write_people_and_plan(work.folder, self.plan, self.seen(), self.design)
@@ -179,6 +184,11 @@ class Scans(Material):
             draw_reconstructions(path, volumes, expected, source.channels, f"{kind}: {path.stem}")
 
         return paint
+
+    def calibration(self) -> list[str]:
+        if self.people.num_patients:
+            return []
+        return calibration_outlook(self.prepared.manifest, len(self.people.members)).sentences()
 
     def sentences(self) -> list[str]:
         return [f"volumes: {len(self.channels)} channels ({', '.join(self.channels)}) on {self.plan.describe()}"]

@@ -89,6 +89,8 @@ class Train(TrainSettings):
         began = time.monotonic()
         if self.engine.threads:
             torch.set_num_threads(self.engine.threads)
+        for sentence in opened.calibration():
+            say(f"  {sentence}")
         opened.prepare(processes)
         for member in range(self.cross_fit):
             Member(self, opened, member, processes).train()
@@ -106,6 +108,7 @@ class Train(TrainSettings):
             f"people: {people.frame['subject'].nunique()} ({len(people.frame)} scans; {counts})",
             f"members: {self.cross_fit}, each learning from {' or '.join(map(str, sizes))} scans",
             *material.sentences(),
+            *material.calibration(),
         ]
         if not self.model.closed_form:
             sentences += self._step_sentences(material, min(sizes))
