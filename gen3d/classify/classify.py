@@ -10,10 +10,11 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from gen3d.classify.folder import ANSWERS, HEAD, MODEL_WORDS, write_study
-from gen3d.classify.head_folder import open_head, save_head
+from gen3d.classify.head_folder import HeadFamily, member_folder, open_heads, save_head
 from gen3d.classify.picture import draw_performance
 from gen3d.classify.scores.checklist import checklist
 from gen3d.classify.scores.scorecard import ScoreSettings, permutation_row, score
@@ -113,8 +114,8 @@ def external_test(question: Question, policy: SeenPolicy) -> Row:
     asked = question.settings
     assert asked.fit is not None
     features, codes, notes = open_external(question, policy)
-    head = open_head(asked.fit / "head")
-    _same_study(question, head, asked.fit)
+    family = open_heads(asked.fit / HEAD)
+    _same_study(question, family, asked.fit)
     models = [model for model in contestants(question) if model.elsewhere]
     everybody, tested = np.arange(len(question.features)), np.arange(len(codes))
     shared = (question.target, (), asked.seed, _controls_known(question))
@@ -123,10 +124,16 @@ def external_test(question: Question, policy: SeenPolicy) -> Row:
     where = {"repeat": 0, "fold": 0, "split": "external"}
     tables, chosen = [], {}
     for place, model in enumerate(track(models, "testing")):
-        fitted = head if place == 0 else fit(model, study, 0, everybody)
-        outputs = fitted.outputs(others.tested(model, 0, tested))
-        tables.append(prediction_rows(model, question.target, features.table, codes, outputs, fitted.learned, where))
-        chosen[model.name] = chosen_settings([dict(fitted.learned.settings)])
+        if place == 0:
+            spaces = [others.tested(model, member, tested) for member in range(len(family.heads))]
+            outputs, learned = family.outputs(spaces), [head.learned for head in family.heads]
+            threshold = family.threshold
+        else:
+            fitted = fit(model, study, 0, everybody)
+            outputs, learned = fitted.outputs(others.tested(model, 0, tested)), [fitted.learned]
+            threshold = fitted.learned.threshold
+        tables.append(prediction_rows(model, question.target, features.table, codes, outputs, threshold, where))
+        chosen[model.name] = chosen_settings([dict(each.settings) for each in learned])
     found = Found(pd.concat(tables, ignore_index=True), chosen, None)
     counts = class_counts(question.target, codes, np.unique(features.table["subject"], return_inverse=True)[1])
     return _write(question, models, found, f"the head of {asked.fit}", counts, notes)
@@ -185,19 +192,20 @@ def _discard(parts: Path) -> None:
     parts.rmdir()
 
 
-def _same_study(question: Question, head: Any, folder: Path) -> None:
-    """The head must have learned the same target, from the same people, in the same space."""
-    if head.target != question.target:
+def _same_study(question: Question, family: HeadFamily, folder: Path) -> None:
+    """The head must predict the same target, and be trained on the same people, in the same space."""
+    target, made_by = family.first.target, family.first.made_by
+    if target != question.target:
         raise UserError(
-            f"{folder}: its head tells {head.target.describe()}, not {question.target.describe()}; give the same target=, "
+            f"{folder}: its head predicts {target.describe()}, not {question.target.describe()}; give the same target=, "
             "classes= and task=."
         )
-    if tuple(head.made_by) != question.features.made_by:
-        raise UserError(f"{folder}: its head was learned in another space than {question.features.words}.")
-    if set(head.training.table["subject"].astype(str)) != set(question.features.table["subject"].astype(str)):
+    if tuple(made_by) != question.features.made_by or len(family.heads) != question.features.num_members:
+        raise UserError(f"{folder}: its head was trained in another space than {question.features.words}.")
+    if family.subjects != set(question.features.table["subject"].astype(str)):
         raise UserError(
-            f"{folder}: its head learned from other people than these latents hold; give the latents= (and only=, seen=) that "
-            "it was fitted with, so that the baselines learn from the same people."
+            f"{folder}: its head was trained on other people than these latents hold; give the latents= (and only=, seen=) that "
+            "it was fitted with, so that the baselines are trained on the same people."
         )
 
 
@@ -298,24 +306,35 @@ def _gaps(question: Question) -> list[str]:
 
 
 def kept_head(question: Question, model: Model, study: Study) -> str:
-    """Fit the first head on everybody and keep it; says what was kept, or why nothing."""
-    if question.features.num_members > 1:
-        return (
-            "no head was kept: the members of a cross-fitted family have spaces of their own; train with cross_fit=1 and fit again "
-            "for a head to use on new people"
-        )
+    """Fit the first head on everybody and keep it; of a family, the head of each member, as it was tested. Says what was kept."""
+    num_members, folder = question.features.num_members, question.settings.out / HEAD
     everybody = np.arange(len(question.features))
-    fitted = fit(model, study, 0, everybody)
-    rows, codes, groups = study.training(model, 0, everybody)
-    save_head(
-        question.settings.out / HEAD,
-        cast(HeadRecipe, model.recipe),  # only heads come first, see `contestants`
-        cast(KeptLearned, fitted.learned),
-        rows,
-        codes,
-        groups,
-        study.target,
-        study.seed,
-        question.features,
+    trained = [everybody] if num_members == 1 else _training_of_members(study)
+    for member, chosen in enumerate(trained):
+        fitted = fit(model, study, member, chosen)
+        rows, codes, groups = study.training(model, member, chosen)
+        save_head(
+            member_folder(folder, member, num_members),
+            cast(HeadRecipe, model.recipe),  # only heads come first, see `contestants`
+            cast(KeptLearned, fitted.learned),
+            rows,
+            codes,
+            groups,
+            study.target,
+            study.seed,
+            question.features,
+            num_members,
+        )
+    num_people = len(np.unique(study.groups))
+    if num_members == 1:
+        return f"the {model.name} head, fitted on all {num_people} people, is in head/"
+    return (
+        f"the {num_members} {model.name} heads that were tested, one in the space of each member of the family, are in head/; "
+        "new people get the mean of their predictions"
     )
-    return f"the {model.name} head, fitted on all {len(np.unique(groups))} people, is in head/"
+
+
+def _training_of_members(study: Study) -> list[NDArray[np.int64]]:
+    """Training scans of the fold of each member in the first repeat: the member never saw the people of that fold."""
+    folds = {fold.member: fold.train for fold in study.folds if fold.repeat == 0}
+    return [folds[member] for member in sorted(folds)]

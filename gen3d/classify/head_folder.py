@@ -9,6 +9,7 @@ that was kept. So a head folder holds data of the people it learned from, and is
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -79,6 +80,36 @@ class Head:
         return self.learned.outputs(self.reducer.apply(rows))
 
 
+@dataclass(frozen=True)
+class HeadFamily:
+    """The heads of a cross-fitted family of latents, one per member, each in the space of its member.
+
+    A new person was seen by none of the members, so each member's head predicts that person as it predicted the people who were
+    held out of its fold: these are the very heads that were tested. Their outputs are averaged. One space gives a family of one.
+    """
+
+    heads: tuple[Head, ...]
+
+    @property
+    def first(self) -> Head:
+        """The head of the first member, for what all of them share: settings, target, recipe, runs behind the latents."""
+        return self.heads[0]
+
+    @property
+    def threshold(self) -> float:
+        """Of the last class's probability, for two classes: the mean over members; NaN otherwise."""
+        return float(np.mean([head.threshold for head in self.heads]))
+
+    @property
+    def subjects(self) -> set[str]:
+        """Everybody that any of them was trained on."""
+        return {str(subject) for head in self.heads for subject in head.training.table["subject"]}
+
+    def outputs(self, rows: Sequence[Rows]) -> Values:
+        """Mean of the outputs, [n, outputs], of the same scans in the space of each member."""
+        return np.asarray(np.mean([head.outputs(part) for head, part in zip(self.heads, rows, strict=True)], axis=0))
+
+
 def save_head(
     folder: Path,
     recipe: HeadRecipe,
@@ -89,6 +120,7 @@ def save_head(
     target: Target,
     seed: int,
     features: Space,
+    num_members: int = 1,
 ) -> None:
     """Keep a head.
 
@@ -102,6 +134,7 @@ def save_head(
         target: what the codes mean.
         seed: given to `learn`.
         features: where the rows come from.
+        num_members: heads of the family that this one is a member of.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD).unlink(missing_ok=True)
@@ -130,7 +163,7 @@ def save_head(
         "harmonisation": harmonisation.model_dump(mode="json") if harmonisation is not None else None,
         "state": state,
         "seed": seed,
-        "latents": {"made_by": list(features.made_by), "words": features.words, "members": 1},
+        "latents": {"made_by": list(features.made_by), "words": features.words, "members": num_members},
         "shape": list(rows.shape),
         "blocks": list(rows.blocks),
         "text_columns": [
@@ -170,6 +203,27 @@ def open_head(folder: Path) -> Head:
     head = Head(settings, target, recipe, reducer, learned, rows, codes, groups, made_by, words)
     _check(folder, head, outputs, record["versions"])
     return head
+
+
+def member_folder(folder: Path, member: int, num_members: int) -> Path:
+    """Where the head of a member is kept: the folder itself, or a numbered one below it."""
+    return folder if num_members == 1 else folder / str(member)
+
+
+def open_heads(folder: Path) -> HeadFamily:
+    """Fit what is kept in a head's folder again: one head, or those of a family.
+
+    Raises:
+        UserError: no head there, a member missing, or as `open_head`.
+    """
+    if (folder / RECORD).is_file():
+        return HeadFamily((open_head(folder),))
+    num = _record(folder / "0")["latents"]["members"] if (folder / "0").is_dir() else 1
+    if not isinstance(num, int) or num < 1:
+        raise UserError(
+            f"{folder / '0' / RECORD}: damaged (members is {num!r}); fit the head again with `gen3d classify`."
+        )
+    return HeadFamily(tuple(open_head(member_folder(folder, member, num)) for member in range(num)))
 
 
 def _record(folder: Path) -> dict[str, Any]:

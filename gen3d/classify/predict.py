@@ -10,7 +10,7 @@ from pydantic import Field
 from threadpoolctl import threadpool_limits
 
 from gen3d.classify.folder import PREDICTIONS, write_predictions
-from gen3d.classify.prediction.people import Asked, open_asked
+from gen3d.classify.prediction.people import PredictionRequest, open_request
 from gen3d.classify.prediction.sentences import sentences, show
 from gen3d.classify.prediction.tables import judge_typicality, neighbour_table, prediction_table, training_summary
 from gen3d.cohort.seen import LeaveOutPolicy
@@ -39,15 +39,15 @@ class Predict(FolderVerb):
     seed: int = Field(0, ge=0, description="seed of the dealing of training people into folds for held-out distances")
 
     def plan(self) -> list[str]:
-        """Who would be predicted by what."""
-        asked = open_asked(self.head, self.latents, self.seen)
+        """Who would be predicted by which head."""
+        request = open_request(self.head, self.latents, self.seen)
         if self.strata is not None:
-            self._map(asked)
-        learned = training_summary(asked)
+            self._map(request)
+        training = training_summary(request)
         return [
-            f"tells {asked.head.target.describe()} of {len(asked.people)} scans by the {asked.head.settings.kind} head of "
-            f"{self.head}, learned from {learned['num_people']} people",
-            *asked.notes,
+            f"predicts {request.head.target.describe()} of {len(request.people)} scans by the {request.head.settings.kind} head of "
+            f"{self.head}, trained on {training['num_people']} people",
+            *request.notes,
             f"writes {self.out}",
         ]
 
@@ -56,67 +56,68 @@ class Predict(FolderVerb):
         inputs: dict[str, Any] = {"head": self.head, "latents": list(self.latents)}
         return inputs | ({"strata": self.strata} if self.strata is not None else {})
 
-    def open_inputs(self) -> tuple[Asked, PeopleMap | None]:
-        """The new people beside those whom the head learned from, and the map to place them in."""
+    def open_inputs(self) -> tuple[PredictionRequest, PeopleMap | None]:
+        """The head with the new people, and the map to place them in."""
         with threadpool_limits(1):  # small problems, in which threads would wait for each other
-            asked = open_asked(self.head, self.latents, self.seen)
-        return asked, self._map(asked) if self.strata is not None else None
+            request = open_request(self.head, self.latents, self.seen)
+        return request, self._map(request) if self.strata is not None else None
 
-    def write(self, work: Work, opened: tuple[Asked, PeopleMap | None]) -> dict[str, Any]:
+    def write(self, work: Work, opened: tuple[PredictionRequest, PeopleMap | None]) -> dict[str, Any]:
         """Write the folder."""
         with threadpool_limits(1):
             summary = self._predict(*opened)
         say(f"{self.out / PREDICTIONS.file}")
         return summary
 
-    def _map(self, asked: Asked) -> PeopleMap:
+    def _map(self, request: PredictionRequest) -> PeopleMap:
         assert self.strata is not None
         opened = open_map(self.strata)
-        if (opened.run_key,) != asked.people.made_by:
+        if (opened.run_key,) != request.people.made_by:
             raise UserError(
                 f"{self.strata}: the map is of latents made by the run {opened.run_key}, but these are made by "
-                f"{', '.join(asked.people.made_by)}; run `gen3d stratify` on latents of that run, or leave out strata=."
+                f"{', '.join(request.people.made_by)}; run `gen3d stratify` on latents of that run, or leave out strata=."
             )
         return opened
 
-    def _predict(self, asked: Asked, people_map: PeopleMap | None) -> dict[str, Any]:
-        model, found = judge_typicality(asked, self.seed)
-        neighbours = neighbour_table(asked, self.neighbours)
-        predictions = prediction_table(asked, model, found, neighbours)
+    def _predict(self, request: PredictionRequest, people_map: PeopleMap | None) -> dict[str, Any]:
+        model, typical = judge_typicality(request, self.seed)
+        neighbours = neighbour_table(request, self.neighbours)
+        predictions = prediction_table(request, model, typical, neighbours)
         if people_map is not None:
-            predictions = _placed(predictions, asked, people_map)
-        said = sentences(asked, predictions, model)
-        head = asked.head
+            predictions = _placed(predictions, request, people_map)
+        summary = sentences(request, predictions, model)
+        head, threshold = request.head, request.family.threshold
         record = {
-            "summary": said,
+            "summary": summary,
             "head": {
                 "folder": str(self.head),
                 "kind": head.settings.kind,
                 "target": {"name": head.target.name, "task": head.target.task, "classes": list(head.target.classes)},
                 "features": head.words,
                 "made_by": list(head.made_by),
-                "threshold": head.threshold if np.isfinite(head.threshold) else None,
-                "training": training_summary(asked),
-                "summary": asked.found.get("summary", [])[:1],
+                "threshold": threshold if np.isfinite(threshold) else None,
+                "members": len(request.family.heads),
+                "training": training_summary(request),
+                "summary": request.metrics.get("summary", [])[:1],
             },
             "typicality": {"num_people": model.num_people, "smallest_p": model.smallest_tail},
-            "notes": list(asked.notes),
+            "notes": list(request.notes),
         }
-        write_predictions(self.out, predictions, neighbours, record, asked.rows_of("reliability"))
-        show(asked, predictions, neighbours)
-        for sentence in said:
+        write_predictions(self.out, predictions, neighbours, record, request.rows_of("reliability"))
+        show(request, predictions, neighbours)
+        for sentence in summary:
             say(sentence)
         warned = int((predictions["out_of_distribution"] != "").sum())
         if warned:
             warn(
-                f"{warned} of {len(predictions)} scans are unlike those that the head learned from; see out_of_distribution."
+                f"{warned} of {len(predictions)} scans are unlike those that the head was trained on; see out_of_distribution."
             )
-        return {"summary": said[:1], "num_scans": len(predictions), "num_warned": warned}
+        return {"summary": summary[:1], "num_scans": len(predictions), "num_warned": warned}
 
 
-def _placed(predictions: pd.DataFrame, asked: Asked, people_map: PeopleMap) -> pd.DataFrame:
+def _placed(predictions: pd.DataFrame, request: PredictionRequest, people_map: PeopleMap) -> pd.DataFrame:
     """With the place in the map; the columns of the cluster are empty where the map has none."""
-    rows = asked.rows
+    rows = request.spaces[0]
     placed = people_map.project(np.asarray(rows.values), rows.table)
     return predictions.assign(
         pc1=placed.pcs[:, 0],

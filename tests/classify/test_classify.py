@@ -224,9 +224,9 @@ def test_a_family_is_judged_in_the_space_of_the_member_that_never_saw_the_person
     metrics = classify(tmp_path / "h", write_latents(tmp_path / "l", spaces, table, seen=seen))
     row = performance(metrics, "linear")
     assert row["low"] <= 0.5 <= row["high"]
-    assert "no head was kept" in metrics["head"]
-    items = pd.read_csv(tmp_path / "h" / "checklist.tsv", sep="\t").set_index("item")
-    assert items.loc["22", "text"].startswith("No head for new people was kept")
+    assert metrics["head_kept"]
+    assert metrics["head"].startswith("the 4 linear heads that were tested")
+    assert sorted(path.name for path in (tmp_path / "h" / "head").iterdir()) == ["0", "1", "2", "3"]
 
 
 def test_site_that_tells_the_classes_is_flagged_and_harmonised_away(tmp_path: Path) -> None:

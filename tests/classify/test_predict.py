@@ -319,7 +319,7 @@ def test_harmonised_latents_do_not_mix_with_others(tmp_path: Path, head: Path) -
     with pytest.raises(UserError, match=r"the latter are harmonised, the others are not"):
         run(tmp_path, other, write_latents(tmp_path / "raw", *people(6, 16, "n")))
     _, _, metrics = run(tmp_path, other, new)
-    assert any("harmonised apart from those that the head learned from" in note for note in metrics["notes"])
+    assert any("harmonised apart from those that the head was trained on" in note for note in metrics["notes"])
 
 
 def test_a_folder_without_a_head_is_refused(tmp_path: Path, head: Path) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from gen3d.classify.prediction.people import Asked
+from gen3d.classify.prediction.people import PredictionRequest
 from gen3d.classify.prediction.tables import TAIL, training_summary
 from gen3d.classify.prediction.typicality import TypicalityModel
 from gen3d.core.progress import console
@@ -19,12 +19,12 @@ PLAIN_WIDTH = 180
 """Characters per line of a table that goes to a file, where rich would assume 80 and break every cell."""
 
 
-def sentences(asked: Asked, predictions: pd.DataFrame, model: TypicalityModel) -> list[str]:
+def sentences(request: PredictionRequest, predictions: pd.DataFrame, model: TypicalityModel) -> list[str]:
     """What a reader must know, what was predicted first."""
-    lines = [_predicted(asked, predictions)]
-    if asked.found.get("summary"):
-        lines.append(f"Of this head its own test says: {asked.found['summary'][0]}")
-    lines += _meaning(asked)
+    lines = [_predicted(request, predictions)]
+    if request.metrics.get("summary"):
+        lines.append(f"Of this head its own test says: {request.metrics['summary'][0]}")
+    lines += _meaning(request)
     warned = int((predictions["out_of_distribution"] != "").sum())
     if warned:
         lines.append(
@@ -42,32 +42,34 @@ def sentences(asked: Asked, predictions: pd.DataFrame, model: TypicalityModel) -
             f"{seen} of {_scans(len(predictions))} {'is' if seen == 1 else 'are'} of people whom a model behind the latents saw "
             "(column seen): their latents may be unlike those of new people."
         )
-    return [*lines, *(f"{note[0].upper()}{note[1:]}." for note in asked.notes)]
+    return [*lines, *(f"{note[0].upper()}{note[1:]}." for note in request.notes)]
 
 
-def _predicted(asked: Asked, predictions: pd.DataFrame) -> str:
-    target, num = asked.head.target, len(predictions)
+def _predicted(request: PredictionRequest, predictions: pd.DataFrame) -> str:
+    target, num = request.head.target, len(predictions)
     if target.task == "number":
         values = predictions["predicted"]
         return f"{_scans(num)}: {target.name} is predicted from {values.min():.3g} to {values.max():.3g}."
     counts = predictions["y_pred"].value_counts()
     told = ", ".join(f"{int(counts.get(name, 0))} {name}" for name in target.classes)
-    rule = f" ({target.classes[-1]} from a probability of {asked.head.threshold:.2f})" if target.is_binary else ""
+    rule = f" ({target.classes[-1]} from a probability of {request.family.threshold:.2f})" if target.is_binary else ""
     return f"{_scans(num)}: {told}{rule}."
 
 
-def _meaning(asked: Asked) -> list[str]:
+def _meaning(request: PredictionRequest) -> list[str]:
     """What the probabilities refer to, or how far numbers were off in cross-validation."""
-    target = asked.head.target
+    target = request.head.target
     if target.task == "number":
         found = [
-            row for row in asked.rows_of("performance") if row.get("measure") == "mae" and row.get("value") is not None
+            row
+            for row in request.rows_of("performance")
+            if row.get("measure") == "mae" and row.get("value") is not None
         ]
         if not found:
             return []
         row = found[0]
         return [f"In cross-validation predictions of {target.name} were off by {_of(row)} on average."]
-    counts = training_summary(asked)["by_class"]
+    counts = training_summary(request)["by_class"]
     shares = ", ".join(f"{100 * count / sum(counts.values()):.0f} % {name}" for name, count in counts.items())
     return [
         f"Probabilities are those among people mixed as in training ({shares}); where {target.classes[-1]} is rarer, they are "
@@ -86,13 +88,13 @@ def _scans(num: int) -> str:
     return f"{num} {'scan' if num == 1 else 'scans'}"
 
 
-def show(asked: Asked, predictions: pd.DataFrame, neighbours: pd.DataFrame) -> None:
+def show(request: PredictionRequest, predictions: pd.DataFrame, neighbours: pd.DataFrame) -> None:
     """Print the table, where there are few enough people to read it."""
     if len(predictions) > MOST_SHOWN:
         return
-    target = asked.head.target
+    target = request.head.target
     placed = "cluster" in predictions.columns
-    table = Table(title=f"{target.describe()}, head {asked.folder}", title_justify="left")
+    table = Table(title=f"{target.describe()}, head {request.folder}", title_justify="left")
     for name in (
         "scan",
         *target.output_columns,

@@ -1,4 +1,4 @@
-"""The tables of `gen3d predict`: what the head says of each person, how far to trust it, and who is nearest."""
+"""The tables of `gen3d predict`: the prediction for each person, how far to trust it, and the nearest training people."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.classify.prediction.people import Asked, balanced, training_people
+from gen3d.classify.prediction.people import PredictionRequest, balanced
 from gen3d.classify.prediction.typicality import (
     PARTS,
     Typicality,
     TypicalityModel,
     fit_typicality,
+    mean_typicality,
     nearest_distances,
     pair_distances,
     typicality,
@@ -31,15 +32,20 @@ SAME_SCAN = 1e-6
 Values = NDArray[np.float64]
 
 
-def judge_typicality(asked: Asked, seed: int) -> tuple[TypicalityModel, Typicality]:
-    """How unusual the scans are among those the head learned from, in the space of the features themselves.
+def judge_typicality(request: PredictionRequest, seed: int) -> tuple[TypicalityModel, Typicality]:
+    """How unusual the scans are among those the head was trained on, in the space of the features themselves.
 
     Not in the head's components: those were fitted on the training people, who therefore lie farther out on them than new
-    people do.
+    people do. In a cross-fitted family each member judges in its own space, and what they find is averaged; the model that is
+    returned is that of the member with the fewest people, whose smallest p bounds what can be said.
     """
-    rows, _, groups, _ = training_people(asked)
-    model = fit_typicality(balanced(rows, rows), groups, seed=seed)
-    return model, typicality(model, balanced(asked.rows, rows))
+    models, results = [], []
+    for member, rows in enumerate(request.spaces):
+        training = request.training(member)
+        model = fit_typicality(balanced(training.rows, training.rows), training.groups, seed=seed)
+        models.append(model)
+        results.append(typicality(model, balanced(rows, training.rows)))
+    return min(models, key=lambda model: model.num_people), mean_typicality(results)
 
 
 def tail_of(model: TypicalityModel) -> float:
@@ -47,26 +53,28 @@ def tail_of(model: TypicalityModel) -> float:
     return max(TAIL, model.smallest_tail)
 
 
-def prediction_table(asked: Asked, model: TypicalityModel, found: Typicality, neighbours: pd.DataFrame) -> pd.DataFrame:
+def prediction_table(
+    request: PredictionRequest, model: TypicalityModel, typical: Typicality, neighbours: pd.DataFrame
+) -> pd.DataFrame:
     """One row per scan: identity, outputs, call, reliability of such probabilities, typicality and warnings."""
-    head, rows = asked.head, asked.rows
-    outputs = head.outputs(rows)
-    present = [name for name in IDENTITY if name in rows.table.columns]
-    frame = rows.table[present].copy()
-    for column, values in zip(head.target.output_columns, outputs.T, strict=True):
+    target, table = request.head.target, request.people.table
+    outputs = request.family.outputs(request.spaces)
+    present = [name for name in IDENTITY if name in table.columns]
+    frame = table[present].copy()
+    for column, values in zip(target.output_columns, outputs.T, strict=True):
         frame[column] = values
-    score, call, threshold = score_and_call(head.target, outputs, head.threshold)
+    score, call, threshold = score_and_call(target, outputs, request.family.threshold)
     frame["y_score"], frame["y_pred"], frame["threshold"] = score, call, threshold
-    if head.target.task != "number":
-        chance = outputs[:, -1] if head.target.is_binary else outputs.max(axis=1)
-        for name, values in reliability_of(chance, asked.rows_of("reliability")).items():
+    if target.task != "number":
+        chance = outputs[:, -1] if target.is_binary else outputs.max(axis=1)
+        for name, values in reliability_of(chance, request.rows_of("reliability")).items():
             frame[name] = values
-    frame["typicality_percentile"] = found.percentile
-    frame["typicality_p"] = found.p
+    frame["typicality_percentile"] = typical.percentile
+    frame["typicality_p"] = typical.p
     for place, name in enumerate(("distance_percentile", "residual_percentile")):
-        frame[name] = found.part_percentiles[:, place] if model.spread[place] > 0 else np.nan
-    frame["out_of_distribution"] = warnings_of(asked, model, found, neighbours)
-    frame["seen"] = asked.seen_by()
+        frame[name] = typical.part_percentiles[:, place] if model.spread[place] > 0 else np.nan
+    frame["out_of_distribution"] = warnings_of(request, model, typical, neighbours)
+    frame["seen"] = request.seen_by()
     return frame
 
 
@@ -90,44 +98,58 @@ def _number(value: Any) -> float:
     return np.nan if value is None else float(value)
 
 
-def neighbour_table(asked: Asked, num: int) -> pd.DataFrame:
+def neighbour_table(request: PredictionRequest, num: int) -> pd.DataFrame:
     """The nearest training people of each scan in the head's reduced space, one row per neighbour, the nearest first.
 
     A person is as near as the nearest of their scans. distance: in units of the median distance of a training person's scan to
-    the nearest other person.
+    the nearest other person; the mean over the members of a family whose head was trained on that person.
     """
-    rows, codes, groups, table = training_people(asked)
-    reduced = asked.head.reducer.apply(rows)
-    usual = nearest_distances(reduced, groups)
-    usual = usual[np.isfinite(usual) & (usual > 0)]
-    unit = float(np.median(usual)) if usual.size else 1.0
-    classes = asked.head.target.classes
+    everybody, target = request.everybody, request.head.target
+    table = everybody.rows.table
     shown = [name for name in ("age_years", "sex", "diagnosis") if name in table.columns]
-    found = []
-    new = asked.rows
-    distances = pair_distances(asked.head.reducer.apply(new), reduced) / unit
-    for key, row in zip(new.table["key"], distances, strict=True):
+    rows_found = []
+    for key, row in zip(request.people.table["key"], _distances(request), strict=True):
         order = np.argsort(row, kind="stable")
-        _, first = np.unique(groups[order], return_index=True)
+        _, first = np.unique(everybody.groups[order], return_index=True)
         for rank, place in enumerate(order[np.sort(first)][:num], start=1):
-            label: Any = classes[int(codes[place])] if classes else codes[place]
+            code = everybody.codes[place]
+            label: Any = target.classes[int(code)] if target.classes else code
             neighbour = {"key": key, "rank": rank, "neighbour_key": table.at[place, "key"], "distance": row[place]}
-            found.append(neighbour | {"neighbour_y": label} | {name: table.at[place, name] for name in shown})
-    return pd.DataFrame(found)
+            rows_found.append(neighbour | {"neighbour_y": label} | {name: table.at[place, name] for name in shown})
+    return pd.DataFrame(rows_found)
 
 
-def warnings_of(asked: Asked, model: TypicalityModel, found: Typicality, neighbours: pd.DataFrame) -> list[str]:
+def _distances(request: PredictionRequest) -> Values:
+    """Distance of each scan to each training scan [n, training scans], see `neighbour_table`."""
+    places = {str(key): place for place, key in enumerate(request.everybody.rows.table["key"])}
+    total = np.zeros((len(request.people), len(places)))
+    members = np.zeros(len(places))
+    for member, (head, rows) in enumerate(zip(request.family.heads, request.spaces, strict=True)):
+        training = request.training(member)
+        reduced = head.reducer.apply(training.rows)
+        usual = nearest_distances(reduced, training.groups)
+        usual = usual[np.isfinite(usual) & (usual > 0)]
+        unit = float(np.median(usual)) if usual.size else 1.0
+        columns = [places[str(key)] for key in training.rows.table["key"]]
+        total[:, columns] += pair_distances(head.reducer.apply(rows), reduced) / unit
+        members[columns] += 1
+    return np.asarray(total / members)
+
+
+def warnings_of(
+    request: PredictionRequest, model: TypicalityModel, typical: Typicality, neighbours: pd.DataFrame
+) -> list[str]:
     """Why a prediction may not hold for a person, in words; "" where nothing speaks against it."""
-    table, training = asked.rows.table, training_people(asked)[3]
-    beyond, part = found.beyond(tail_of(model)), found.widest()
+    training = request.everybody.rows.table
+    beyond, part = typical.beyond(tail_of(model)), typical.widest()
     nearest = {str(row["key"]): row for row in neighbours[neighbours["rank"] == 1].to_dict("records")}
     sites = set(training["site"].astype(str)) if "site" in training.columns else None
-    needed = _needed(asked)
-    said = []
-    for number, row in enumerate(table.to_dict("records")):
+    needed = _needed(request)
+    warnings = []
+    for number, row in enumerate(request.people.table.to_dict("records")):
         reasons: list[str] = []
         if beyond[number]:
-            share = "all" if found.percentile[number] >= 100 else f"{found.percentile[number]:.1f} % of"
+            share = "all" if typical.percentile[number] >= 100 else f"{typical.percentile[number]:.1f} % of"
             reasons.append(
                 f"the scan is more unusual than {share} {model.num_people:.0f} training people ({PARTS[part[number]]})"
             )
@@ -138,9 +160,9 @@ def warnings_of(asked: Asked, model: TypicalityModel, found: Typicality, neighbo
             reasons.append("sex is missing, and the head uses it")
         closest = nearest[str(row["key"])]
         if float(closest["distance"]) < SAME_SCAN:
-            reasons.append(f"the scan is the same as {closest['neighbour_key']}, which the head learned from")
-        said.append("; ".join(reasons))
-    return said
+            reasons.append(f"the scan is the same as {closest['neighbour_key']}, which the head was trained on")
+        warnings.append("; ".join(reasons))
+    return warnings
 
 
 def _of_age(age: Any, training: pd.DataFrame, needed: bool) -> list[str]:
@@ -152,19 +174,19 @@ def _of_age(age: Any, training: pd.DataFrame, needed: bool) -> list[str]:
     return [f"age {float(age):.0f} is outside of the {known.min():.0f} to {known.max():.0f} years of training people"]
 
 
-def _needed(asked: Asked) -> set[str]:
+def _needed(request: PredictionRequest) -> set[str]:
     """Columns of the cohort table that the head's features are adjusted by."""
-    recipe = asked.head.recipe
+    recipe = request.head.recipe
     if not isinstance(recipe, FeatureRecipe):
         return set()
     harmonised = getattr(recipe.reduction.harmonisation, "keep", ())
     return {*recipe.reduction.confounds, *harmonised}
 
 
-def training_summary(asked: Asked) -> dict[str, Any]:
-    """Whom the head learned from, in numbers."""
-    _, codes, groups, table = training_people(asked)
-    target = asked.head.target
-    counts = {name: len(np.unique(groups[codes == place])) for place, name in enumerate(target.classes)}
+def training_summary(request: PredictionRequest) -> dict[str, Any]:
+    """The people that the head was trained on, in numbers."""
+    everybody, target = request.everybody, request.head.target
+    table, groups = everybody.rows.table, everybody.groups
+    counts = {name: len(np.unique(groups[everybody.codes == place])) for place, name in enumerate(target.classes)}
     controls = int(table.loc[is_control(table), "subject"].nunique()) if "diagnosis" in table.columns else None
     return {"num_people": len(np.unique(groups)), "num_scans": len(table), "by_class": counts, "num_controls": controls}

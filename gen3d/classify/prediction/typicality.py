@@ -7,6 +7,7 @@ are for ordinary people is read from training people whom the model did not see,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,6 +123,15 @@ def typicality(model: TypicalityModel, values: Array) -> Typicality:
     return Typicality(
         distances, excess, 100.0 * by_part / num, 100.0 * lower / num, np.asarray((1.0 + at_least) / (num + 1.0))
     )
+
+
+def mean_typicality(results: Sequence[Typicality]) -> Typicality:
+    """What several spaces say of the same scans, averaged; the p of one space stays as it is.
+
+    Members of a family see almost the same people, so their p values are nearly the same number: the mean keeps its size.
+    """
+    names = ("distances", "excess", "part_percentiles", "percentile", "p")
+    return Typicality(**{name: np.mean([getattr(result, name) for result in results], axis=0) for name in names})
 
 
 def nearest_distances(values: Array, people: NDArray[np.int64]) -> Values:

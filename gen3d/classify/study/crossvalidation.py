@@ -106,7 +106,9 @@ def cross_validated(model: Model, study: Study) -> Iterator[tuple[pd.DataFrame, 
         where = {"repeat": fold.repeat, "fold": fold.number, "split": "cross-validation"}
         table = study.features.table.iloc[fold.test].reset_index(drop=True)
         yield (
-            prediction_rows(model, study.target, table, study.codes[fold.test], outputs, fitted.learned, where),
+            prediction_rows(
+                model, study.target, table, study.codes[fold.test], outputs, fitted.learned.threshold, where
+            ),
             dict(fitted.learned.settings),
         )
 
@@ -117,13 +119,13 @@ def prediction_rows(
     table: pd.DataFrame,
     codes: Values,
     outputs: Values,
-    learned: Learned,
+    threshold: float,
     where: dict[str, Any],
 ) -> pd.DataFrame:
     """Rows of the prediction table: identity, model, fold, truth, score and call."""
     present = [name for name in IDENTITY if name in table.columns]
     frame = table[present].assign(model=model.name, kind=model.kind, **where)
-    score, call, threshold = score_and_call(target, outputs, learned.threshold)
+    score, call, threshold = score_and_call(target, outputs, threshold)
     if target.task == "number":
         frame["y_true"] = codes
     else:
