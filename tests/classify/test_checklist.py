@@ -116,7 +116,7 @@ def test_what_only_authors_know_is_left_to_them() -> None:
     ("kept", "external", "status", "text"),
     [
         (True, None, DONE, "head/ holds the fitted head for `gen3d predict`."),
-        (False, None, AUTHORS, "No head for new people was kept: the members of a cross-fitted family"),
+        (False, None, AUTHORS, "No head for new people is in this folder"),
         (False, ["other"], DONE, "The head that was tested is in the folder given as fit="),
     ],
 )
