@@ -33,7 +33,7 @@ from gen3d.maths.stats import (
 
 FALSE_POSITIVE_VOXELS = 0.001
 FALSE_POSITIVE_PEOPLE = 0.05
-MAX_SEVERITIES = 6
+MAX_SEVERITIES = 6  # with more, too few people are left in each
 
 ALL = "all"
 ACROSS = "(across regions)"
