@@ -26,7 +26,7 @@ import yaml
 
 from gen3d.anomaly.anomaly import Anomaly
 from gen3d.cli import run_script
-from gen3d.evaluate.truth import JudgedMaps, Truth, open_maps, open_truth
+from gen3d.evaluate.truth import EvaluatedMaps, PlantedTruth, open_maps, open_truth
 from gen3d.evaluate.voxels_and_people import Settings, null_rows, voxel_scores
 from gen3d.maths.significance import conformal_p
 from gen3d.maths.stats import Interval, delong_interval, wilson_interval
@@ -46,7 +46,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "restorer joint": {"model": {"kind": "restorer"}, **FLIP},
 }
 TOGETHER = {"restorer and pca": ("restorer", "pca")}
-"""JudgedMaps whose prediction is the mean of the predictions of several candidates above."""
+"""EvaluatedMaps whose prediction is the mean of the predictions of several candidates above."""
 FEWEST_CONTROLS = 19
 BENCH = Path(__file__).parents[1] / "configs" / "simulate" / "truth_bench.yaml"
 LESIONS = ("lesion_small", "lesion_medium", "lesion_large")
@@ -111,7 +111,7 @@ def train(given: argparse.Namespace, name: str) -> Path:
     return Train.model_validate({"prepared": given.prepared, "out": run, **settings}).run()
 
 
-def tables(maps: Sequence[JudgedMaps], truth: Truth, baseline: str) -> dict[str, pd.DataFrame]:
+def tables(maps: Sequence[EvaluatedMaps], truth: PlantedTruth, baseline: str) -> dict[str, pd.DataFrame]:
     """Every table by its title, over the twins that are in all maps."""
     common = set.intersection(*(set(m.subjects["key"]) for m in maps))
     twins = truth.table[truth.table["key"].isin(common)]
@@ -144,7 +144,7 @@ def tables(maps: Sequence[JudgedMaps], truth: Truth, baseline: str) -> dict[str,
     }
 
 
-def _lesion(name: str, channel: str, size: str, mine: pd.DataFrame, maps: JudgedMaps) -> dict[str, Any]:
+def _lesion(name: str, channel: str, size: str, mine: pd.DataFrame, maps: EvaluatedMaps) -> dict[str, Any]:
     """Voxel measures of one lesion size, a row of `mine` per person, and the share of people detected."""
     row: dict[str, Any] = {"model": name, "channel": channel, "size": size, "n": len(mine)}
     row["prevalence"] = f"{mine['prevalence'].mean():.4f}"
@@ -156,7 +156,7 @@ def _lesion(name: str, channel: str, size: str, mine: pd.DataFrame, maps: Judged
     }
 
 
-def _detected(maps: JudgedMaps, condition: str, channel: str) -> str:
+def _detected(maps: EvaluatedMaps, condition: str, channel: str) -> str:
     """Share of twins with a cluster whose size only 5 % of the controls reach anywhere in the brain (p_cluster)."""
     if maps.artefact.summary["num_calibration"] < FEWEST_CONTROLS:
         return "n/a"
@@ -166,12 +166,12 @@ def _detected(maps: JudgedMaps, condition: str, channel: str) -> str:
     return _text(wilson_interval(int(people.isin(set(found)).sum()), len(people)), 2)
 
 
-def _loss(maps: JudgedMaps, truth: Truth, condition: str) -> list[dict[str, Any]]:
+def _loss(maps: EvaluatedMaps, truth: PlantedTruth, condition: str) -> list[dict[str, Any]]:
     """Hippocampal loss: AUC, detection and bias, for left, right and the mean of both."""
     return [row for channel in ("deformation", "contrast") for row in _loss_in(maps, truth, condition, channel)]
 
 
-def _loss_in(maps: JudgedMaps, truth: Truth, condition: str, channel: str) -> list[dict[str, Any]]:
+def _loss_in(maps: EvaluatedMaps, truth: PlantedTruth, condition: str, channel: str) -> list[dict[str, Any]]:
     table = maps.regions[maps.regions["channel"] == channel]
     z, effect = (table.pivot_table(index="key", columns="region", values=v) for v in ("z", "effect"))
     sides = ["left hippocampus", "right hippocampus"]
@@ -203,7 +203,7 @@ def _loss_in(maps: JudgedMaps, truth: Truth, condition: str, channel: str) -> li
     return rows
 
 
-def _null(name: str, channel: str, rows: list[dict[str, Any]], maps: JudgedMaps) -> list[dict[str, Any]]:
+def _null(name: str, channel: str, rows: list[dict[str, Any]], maps: EvaluatedMaps) -> list[dict[str, Any]]:
     found = []
     for row in rows:
         if row["num"]:

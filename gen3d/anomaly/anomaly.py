@@ -29,6 +29,7 @@ from gen3d.cohort.channels import CHANNELS, CONTRAST, LOG_JACOBIAN, ON_TEMPLATE,
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import is_twin
 from gen3d.cohort.seen import Guard
+from gen3d.core import words as spell
 from gen3d.core.artefact import Work
 from gen3d.core.config import Folders, waiver
 from gen3d.core.errors import UserError
@@ -46,13 +47,13 @@ class Anomaly(FolderVerb):
     Per voxel, region and person: z against calibration controls of the same age, sex and site (a linear model with
     leverage, moderated variance and a variance factor per site), p, BH-FDR, and clusters with a p family-wise over the
     brain; per region also a conformal p and one family-wise over regions. A person is never compared with a model that
-    saw that person, nor calibrated on any scan of that person. Several runs judge with the mean of what they expect, and
-    only people whom each of them can judge.
+    was trained on that person, nor calibrated on any scan of that person. Several runs are used together through the mean
+    of their expectations, for people who are held out from each of them.
     """
 
     prepared: Folders = Field(description="prepared folders (prepare or simulate)")
     run_folders: Folders = Field(
-        alias="run", description="run folder (train); several, [a,b]: their mean expectation is compared with"
+        alias="run", description="run folder (train); several, [a,b]: the mean of their expectations is used"
     )
     channels: tuple[Channel, ...] = Field(CHANNELS, description="what to compare: T1w, local structure, volume change")
     samples: int = Field(4, ge=0, description="posterior draws averaged into the expectation; 0 decodes the mean")
@@ -62,18 +63,20 @@ class Anomaly(FolderVerb):
         None, ge=0, description="least SD of a voxel, as a share of the brain's; default: what suits the model"
     )
     covariates: tuple[str, ...] = Field(("age", "age2", "sex", "site"), description="terms of the per-voxel model")
-    site_variance: bool = Field(True, description="give every site a factor of its own for the residual SD")
+    site_variance: bool = Field(True, description="estimate a factor of the residual SD for every site")
     min_site_controls: int = Field(
         MIN_SITE_CONTROLS,
         ge=LEAST_ALLOWED,
-        description="calibration controls of its own that a site needs to be judged",
+        description="calibration controls that a site needs for its scans to get a z",
     )
     few_site_controls: FewSiteControls = waiver(
         "refuse",
-        "a site with fewer: refuse it, or allow it (from 2 controls) and say so in every row",
+        "a site with fewer: refuse it, or allow it (from 2 controls) and flag every row",
         waives=("allow",),
     )
-    empirical_null: bool = Field(True, description="map voxel z so that it is normal in held-out calibration controls")
+    empirical_null: bool = Field(
+        True, description="map voxel z so that it is standard normal in held-out calibration controls"
+    )
     q: float = Field(0.05, gt=0, lt=1, description="false discovery rate within a person's map")
     cluster_z: float = Field(3.1, gt=0, description="clusters are neighbouring voxels with |z| above this")
     min_cluster_ml: float = Field(0.1, ge=0, description="smallest cluster listed, ml")
@@ -84,7 +87,7 @@ class Anomaly(FolderVerb):
     seed: int = Field(0, description="seed of the posterior draws")
 
     def plan(self) -> list[str]:
-        """What would be compared with what."""
+        """The scans, models and channels that would be compared."""
         prepared, run, panel, channels = self.open_inputs()
         gated = (
             f"; {len(panel.gated)} scans of a site with too few calibration controls get no z"
@@ -93,7 +96,7 @@ class Anomaly(FolderVerb):
         )
         return [
             f"compares {len(panel.table)} scans with the {run.kind} of {_joined(run)} in {', '.join(channels)}{gated}",
-            f"calibrates on {len(panel.calibration)} controls the model never saw ({', '.join(panel.design.columns)})",
+            f"calibrates on {len(panel.calibration)} controls that the model has not seen ({', '.join(panel.design.columns)})",
             f"grid {prepared.plan.describe()}",
             f"writes {self.out}",
         ]
@@ -106,7 +109,7 @@ class Anomaly(FolderVerb):
         """Write the maps folder: subjects.tsv, regions.tsv, clusters.tsv, calibration.json, maps/, native/."""
         prepared, run, panel, channels = opened
         _announce(panel)
-        _name_trained_on(prepared, run)
+        _warn_of_trained_on(prepared, run)
         values = compare(self.out, prepared, run, panel.table, channels, self.samples, self.smoothing_mm, self.seed)
         calibrations: dict[str, Any] = {}
         voxelwise: dict[Channel, Calibrated] = {}
@@ -137,19 +140,23 @@ class Anomaly(FolderVerb):
         return _summary(panel, {channel: calibrations[channel] for channel in channels})
 
     def open_inputs(self) -> Opened:
-        """The scans, models of healthy people alone, who is calibrated with whom, and the channels there are."""
+        """The scans, the models, the panel of calibration and scored people, and the available channels.
+
+        Raises:
+            UserError: a model trained on patients, or inputs that do not fit together.
+        """
         prepared, run = open_prepared(self.prepared), load_runs(self.run_folders)
         run.require(prepared)
         for each in run.runs if isinstance(run, Ensemble) else (run,):
             if each.learned_patients and not each.model_config.asks_for_healthy:
                 raise UserError(
-                    f"{each.folder}: learned from patients too (patients= of train), so what it expects is not healthy; judge "
-                    "with a run that learned from controls alone."
+                    f"{each.folder}: was trained on patients too (patients= of train), so its expectation is not healthy; use "
+                    "a run that was trained on controls alone."
                 )
         channels = available(self.channels, run.channels, prepared.plan.channels)
         # Cross-fitted residuals of a model that predicts from covariates already carry the uncertainty of that
-        # prediction; fitting the same covariates again would count it twice and make z too small. How uncertain it is
-        # for a person is in the panel's spread.
+        # prediction. Fitting the same covariates again would count it twice and make z too small. The panel's spread
+        # holds the uncertainty of each person's prediction instead.
         covered = run.predicts_out_of_sample
         panel = make_panel(
             _assessed(prepared, run),
@@ -161,32 +168,32 @@ class Anomaly(FolderVerb):
         return prepared, run, panel, channels
 
     def _floor(self, run: Run | Ensemble, channel: Channel) -> float:
-        """The variance floor of a channel: the model's own where the model made the channel."""
+        """The variance floor of a channel: that of the model, and 0 for a channel that the model does not predict."""
         if self.variance_floor is not None:
             return self.variance_floor
-        made = (LOG_JACOBIAN if channel == "deformation" else T1W) in run.channels
-        return run.variance_floor if made else 0.0
+        predicted = (LOG_JACOBIAN if channel == "deformation" else T1W) in run.channels
+        return run.variance_floor if predicted else 0.0
 
     def _measured(self, prepared: Prepared, panel: Panel) -> dict[str, tuple[pd.DataFrame, dict[str, Any]]]:
-        """Rows of the channels that exist by region only, `size` and `contrast`, and how they were calibrated."""
-        # No model has compared them with an expectation, so here the covariates always count.
-        own = panel.with_terms(self.covariates)
-        found = {
+        """Rows of the channels that exist by region only, `size` and `contrast`, and their calibration records."""
+        # No model has removed the effect of the covariates from these values, so the covariates always enter here.
+        with_covariates = panel.with_terms(self.covariates)
+        channels = {
             SIZE: (size_values(prepared, panel.table), size_names(prepared)),
             CONTRAST: (contrast_values(prepared, panel.table), prepared.region_table),
         }
         rows = {}
-        for name, (values, names) in found.items():
+        for name, (values, names) in channels.items():
             if values is not None:
-                calibrated = calibrate(values, own, site_variance=self.site_variance)
-                table = region_table(own, name, values, calibrated, names)
-                rows[name] = (table, describe_calibration(own, calibrated, self.q))
+                calibrated = calibrate(values, with_covariates, site_variance=self.site_variance)
+                table = region_table(with_covariates, name, values, calibrated, names)
+                rows[name] = (table, describe_calibration(with_covariates, calibrated, self.q))
         return rows
 
     def _write_maps(self, prepared: Prepared, panel: Panel, voxelwise: dict[Channel, Calibrated]) -> pd.DataFrame:
         min_voxels = max(1, round(self.min_cluster_ml * 1000 / prepared.plan.spacing_mm**3))
         mask, affine = prepared.mask, prepared.plan.matrix
-        heaviest = {c: heaviest_clusters(panel, found.z, mask, self.cluster_z) for c, found in voxelwise.items()}
+        heaviest = {c: heaviest_clusters(panel, item.z, mask, self.cluster_z) for c, item in voxelwise.items()}
         rows: list[dict[str, Any]] = []
         wanted = np.setdiff1d(np.arange(len(panel.table)), panel.gated)
         for i in track(wanted.tolist(), "writing maps"):
@@ -208,11 +215,11 @@ def _joined(run: Run | Ensemble) -> str:
 
 
 def _assessed(prepared: Prepared, run: Run | Ensemble) -> pd.DataFrame:
-    """Rows of every scan with a member that never saw the person; `calibrates` marks those that may calibrate."""
+    """Rows of every scan of a person who is held out from a member; `calibrates` marks those that may calibrate."""
     used = prepared.manifest[prepared.manifest["role"] != "excluded"]
     table = used[_guard(run).clear(used, _seen_by(run, used), "leave_out").testable].reset_index(drop=True)
-    # Controls outside the test set calibrate whenever a member is blind to them: the held-out calibration set of a
-    # single model, or every train and calibration control of a cross-fitted one.
+    # Controls outside the test set calibrate if they are held out from a member: the calibration set of a single model,
+    # or every train and calibration control of a cross-fitted family.
     table["calibrates"] = table["role"].isin(["calibration", "train"]) & ~is_twin(table)
     return table
 
@@ -221,38 +228,38 @@ def _guard(run: Run | Ensemble) -> Guard:
     learners = " or of ".join(str(folder) for folder in run.folders)
     return Guard(
         f"every member of {learners}",
-        "what is expected of them would resemble them",
-        "judge people that the model never saw, or train with cross_fit=5",
+        "their expectation would resemble them",
+        "use people that the model has not seen, or train with cross_fit=5",
     )
 
 
 def _seen_by(run: Run | Ensemble, table: pd.DataFrame) -> list[str]:
-    """What saw the person of each row, "" where each run has a member that never did."""
+    """The model that was trained on the person of each row, "" where each run has a member that was not."""
     return ["" if run.can_judge(subject) else run.kind for subject in table["subject"]]
 
 
-def _name_trained_on(prepared: Prepared, run: Run | Ensemble) -> None:
-    """Say how many calibration people cannot calibrate because the model learned from them."""
+def _warn_of_trained_on(prepared: Prepared, run: Run | Ensemble) -> None:
+    """Warn of calibration people who cannot calibrate because the model was trained on them."""
     people = prepared.select(["calibration"]).drop_duplicates("subject")
     seen_by = _seen_by(run, people)
     if any(seen_by):
         what = _guard(run).sentence(people, seen_by)
-        warn(f"role calibration: {what}; they calibrate nobody and are not judged.")
+        warn(f"role calibration: {what}; they neither calibrate nor get a z.")
 
 
 def _announce(panel: Panel) -> None:
     design = panel.design
     say(
-        f"{len(panel.table)} scans; calibrating on {len(panel.calibration)} controls the model never saw, "
-        f"aged {design.age_range_years[0]:.0f} to {design.age_range_years[1]:.0f}; terms: {', '.join(design.columns)}; "
+        f"{len(panel.table)} scans; calibrating on {len(panel.calibration)} controls that the model has not seen, "
+        f"aged {' to '.join(spell.number(age, 0) for age in design.age_range_years)}; terms: {', '.join(design.columns)}; "
         f"smallest possible conformal p 1/{len(panel.calibration) + 1}"
     )
     for term, reason in design.dropped.items():
         say(f"  covariate {term} left out: {reason}")
-    for site, people in panel.table.iloc[panel.gated].groupby("site"):
-        warn(f"{len(people)} scans get no z map: {panel.gate.refusal(str(site))}.")
-    judged = panel.table.drop(panel.gated)["site"].unique() if len(design.site_counts) > 1 else ()
-    for remark in filter(None, (panel.gate.remark(str(site)) for site in sorted(judged))):
+    for site, scans in panel.table.iloc[panel.gated].groupby("site"):
+        warn(f"{spell.count(len(scans), 'scan')} get no z map: {panel.gate.refusal(str(site))}.")
+    scored_sites = panel.table.drop(panel.gated)["site"].unique() if len(design.site_counts) > 1 else ()
+    for remark in filter(None, (panel.gate.remark(str(site)) for site in sorted(scored_sites))):
         say(f"  {remark}")
 
 
@@ -264,8 +271,8 @@ def _summary(panel: Panel, calibrations: dict[str, Any]) -> dict[str, Any]:
             summary[channel] = {name: test[name] for name in ("num_people", "mean", "sd", "share_beyond_1.96")}
             summary[channel]["share_people_fdr_positive"] = test["share_people_fdr_positive"]
             say(
-                f"{channel}: in {test['num_people']} held-out controls z has mean {test['mean']:+.2f}, "
-                f"SD {test['sd']:.2f}; |z| > 1.96 in {100 * test['share_beyond_1.96']:.1f} % of voxels; "
-                f"{100 * test['share_people_fdr_positive']:.0f} % have an FDR-positive voxel"
+                f"{channel}: in {test['num_people']} held-out controls z has mean {spell.number(test['mean'], signed=True)}, "
+                f"SD {spell.number(test['sd'])}; |z| > 1.96 in {spell.percent(test['share_beyond_1.96'])} of voxels; "
+                f"{spell.percent(test['share_people_fdr_positive'], 0)} have an FDR-positive voxel"
             )
     return summary

@@ -1,4 +1,4 @@
-"""`gen3d change`: what changed between two scans of one person, beyond what differs between scans of the unchanged."""
+"""`gen3d change`: change between two scans of one person, compared with the retest differences of unchanged people."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from gen3d.anomaly.folder import REGIONS, SUBJECTS
 from gen3d.anomaly.picture import draw_change
 from gen3d.cohort.channels import LOG_VOLUMES
 from gen3d.cohort.manifest import FILE, is_twin, read_manifest
+from gen3d.core import words as spell
 from gen3d.core.artefact import Work, read
 from gen3d.core.config import Folder
 from gen3d.core.errors import UserError
@@ -28,7 +29,7 @@ from gen3d.core.work import FolderVerb, Inputs
 from gen3d.maths.significance import fdr_adjust, p_values
 
 CONTROL_ROLES = ("train", "calibration", "test")
-MIN_AGREEMENT = 3  # pairs; fewer give no intraclass correlation
+MIN_AGREEMENT = 3  # pairs; `icc` needs as many
 
 Floats = NDArray[np.float64]
 
@@ -36,23 +37,23 @@ Floats = NDArray[np.float64]
 class Change(FolderVerb):
     """Compare two scans of one person, region by region: the reliable change index (Jacobson and Truax 1991).
 
-    z_change is the change of the effect (second minus first scan) minus the change expected, over the standard deviation
-    of such differences in controls who were scanned twice, of whom the person is never one. Effects are relative to age,
-    so ageing as seen across people is taken out already; the controls' own mean change per year, where they were
-    followed long enough, is what remains to be expected. A person's later scans are compared with the first.
+    z_change is the change of the effect (second minus first scan) minus the expected change, divided by the standard
+    deviation of such differences in other controls who were scanned twice. Effects are relative to age, so ageing across
+    people is already removed. The expected change is the mean change per year of these controls, if they were followed
+    long enough. Each later scan of a person is compared with the first.
     """
 
     maps: Folder = Field(description="maps folder (anomaly) with people who have several sessions")
     retest: Folder | None = Field(
         None, description="table channel, region, sd_within[, num_pairs] used when too few controls were scanned twice"
     )
-    min_controls: int = Field(10, ge=3, description="controls scanned twice from which their own differences are used")
+    min_controls: int = Field(10, ge=3, description="controls scanned twice that are needed to use their differences")
     q: float = Field(0.05, gt=0, lt=1, description="false discovery rate over a person's regions")
     figures: bool = Field(True, description="draw a picture per pair of scans")
     regions_shown: int = Field(15, ge=1, description="regions in a picture: those that changed most")
 
     def plan(self) -> list[str]:
-        """Who would be compared, and with what."""
+        """The pairs of scans, and the source of the retest differences."""
         pairs = _open(self.maps)
         return [
             f"compares {len(pairs.table)} pairs of scans of {pairs.table['subject'].nunique()} people",
@@ -64,13 +65,13 @@ class Change(FolderVerb):
         """The maps, and the table of retest differences if there is one."""
         return {"maps": self.maps} | ({"retest": self.retest} if self.retest is not None else {})
 
-    def open_inputs(self) -> tuple[Pairs, Any, str]:
-        """The pairs of scans, the stated retest differences, and where the differences of unchanged people come from."""
+    def open_inputs(self) -> tuple[ScanPairs, Any, str]:
+        """The pairs of scans, the stated retest differences, and a sentence on the source of the retest differences."""
         pairs = _open(self.maps)
         stated = _read_retest(self.retest, pairs) if self.retest is not None else None
         return pairs, stated, _describe_source(pairs, self.min_controls, self.retest)
 
-    def write(self, work: Work, opened: tuple[Pairs, Any, str]) -> dict[str, Any]:
+    def write(self, work: Work, opened: tuple[ScanPairs, Any, str]) -> dict[str, Any]:
         """Write the change folder: change.tsv, retest.tsv, figures/."""
         pairs, stated, source = opened
         say(source)
@@ -86,10 +87,10 @@ class Change(FolderVerb):
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Pairs of scans: `table` one row per pair; first and second [pairs, R] effects; `names` [R] channel and region.
+class ScanPairs:
+    """ScanPairs of scans: `table` one row per pair; first and second [pairs, R] effects; `names` [R] channel and region.
 
-    `retest` are the positions of the pairs that show how unchanged people differ: one per control.
+    `retest` are the positions of the pairs from which retest differences are estimated: one pair per control.
     """
 
     table: pd.DataFrame
@@ -104,11 +105,11 @@ class Pairs:
         return len(self.retest)
 
     def others(self, subject: str) -> NDArray[np.int64]:
-        """The retest pairs of everybody but this person."""
+        """The retest pairs without this person."""
         return self.retest[(self.table.loc[self.retest, "subject"] != subject).to_numpy()]
 
 
-def _open(folder: Path) -> Pairs:
+def _open(folder: Path) -> ScanPairs:
     artefact = read(folder, ("anomaly",))
     subjects = SUBJECTS.read(folder, "session", "age_years")
     regions = REGIONS.read(folder)
@@ -120,24 +121,24 @@ def _open(folder: Path) -> Pairs:
     table = pair_sessions(ordinary)
     if not len(table):
         raise UserError(
-            f"{folder}: nobody in these maps was scanned twice, so there is no change to measure; give maps of people "
+            f"{folder}: no person in these maps was scanned twice, so there is no change to measure; give maps of people "
             "with several sessions."
         )
     first, second = (wide.loc[table[f"key_{place}"]].to_numpy(np.float64) for place in (1, 2))
     control = table["role"].isin(CONTROL_ROLES) & ~table["subject"].duplicated()
-    return Pairs(table, first, second, wide.columns.to_frame(index=False), np.flatnonzero(control.to_numpy()))
+    return ScanPairs(table, first, second, wide.columns.to_frame(index=False), np.flatnonzero(control.to_numpy()))
 
 
 def _bases(inputs: dict[str, Any], subjects: pd.DataFrame) -> pd.Series:
-    """Which scan each scan is a planted copy of, from the cohort tables that the maps were made from."""
-    found: dict[str, str] = {}
+    """The scan from which each planted copy was made ("" for real scans), from the cohort tables of the maps."""
+    bases: dict[str, str] = {}
     for item in inputs.get("prepared", []):
         folder = Path(str(item["path"]))
         if (folder / FILE).is_file():
             manifest = read_manifest(folder)
             if "base" in manifest:
-                found |= dict(zip(manifest["key"], manifest["base"].fillna("").astype(str), strict=True))
-    return subjects["key"].map(lambda key: found.get(key, ""))
+                bases |= dict(zip(manifest["key"], manifest["base"].fillna("").astype(str), strict=True))
+    return subjects["key"].map(lambda key: bases.get(key, ""))
 
 
 def _natural(text: str) -> tuple[tuple[int, int | str], ...]:
@@ -172,19 +173,19 @@ def pair_sessions(subjects: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["subject", "role", "key_1", "key_2", "session_1", "session_2", "years"])
 
 
-def _describe_source(pairs: Pairs, min_controls: int, retest: Path | None) -> str:
+def _describe_source(pairs: ScanPairs, min_controls: int, retest: Path | None) -> str:
     if pairs.num_controls >= min_controls:
-        return f"differences between scans of the unchanged: from {pairs.num_controls} controls scanned twice"
+        return f"retest differences of unchanged people: from {pairs.num_controls} controls scanned twice"
     if retest is None:
         raise UserError(
             f"only {pairs.num_controls} controls in these maps were scanned twice, at least {min_controls} are needed to "
-            "know how much two scans of an unchanged person differ; give retest=TABLE (the retest.tsv of a cohort scanned "
-            "alike), or a smaller min_controls."
+            "estimate how much two scans of an unchanged person differ; give retest=TABLE (the retest.tsv of a cohort with "
+            "the same scanning), or a smaller min_controls."
         )
-    return f"differences between scans of the unchanged: from {retest}"
+    return f"retest differences of unchanged people: from {retest}"
 
 
-def _read_retest(path: Path, pairs: Pairs) -> dict[str, RetestNoise]:
+def _read_retest(path: Path, pairs: ScanPairs) -> dict[str, RetestNoise]:
     """Per channel the stated standard deviation of a difference, in the order of the pairs' regions."""
     frame = read_table(path, ("channel", "region", "sd_within"), "give a table of gen3d change").set_index(
         ["channel", "region"]
@@ -207,33 +208,37 @@ def _read_retest(path: Path, pairs: Pairs) -> dict[str, RetestNoise]:
     return stated
 
 
-def _warn_of_long_intervals(pairs: Pairs, from_controls: bool) -> None:
-    """A standard deviation from scans weeks apart knows measurement error, not how differently people age."""
+def _warn_of_long_intervals(pairs: ScanPairs, from_controls: bool) -> None:
+    """Warn of intervals longer than those of the controls.
+
+    The standard deviation of scans weeks apart holds measurement error, but not the differences in ageing between people.
+    """
     years = pairs.table["years"].fillna(0.0)
     longest = float(years.iloc[pairs.retest].max()) if from_controls and pairs.num_controls else 0.0
     beyond = pairs.table["subject"][years > max(2 * longest, MIN_YEARS)].nunique()
     if beyond:
         warn(
-            f"{beyond} people were scanned longer apart than the controls scanned twice ({longest:.1f} years at most): "
-            "their z_change says that a change is no measurement error, not that it is faster than ageing."
+            f"{spell.people(beyond)} had a longer interval between scans than the controls scanned twice (at most "
+            f"{spell.number(longest, 1)} years): a large z_change then means a change beyond measurement error, not "
+            "necessarily beyond normal ageing."
         )
 
 
-def compare_sessions(pairs: Pairs, stated: dict[str, RetestNoise] | None, min_controls: int) -> pd.DataFrame:
+def compare_sessions(pairs: ScanPairs, stated: dict[str, RetestNoise] | None, min_controls: int) -> pd.DataFrame:
     """change.tsv: one row per pair of scans, channel and region; q is Benjamini-Hochberg over a pair's regions.
 
-    Each person is judged by the differences of the other controls, or by the stated ones where there are too few.
+    Each person is compared with the differences of the other controls, or with the stated ones if there are too few controls.
     """
     frames = []
     difference = pairs.second - pairs.first
     years_of = pairs.table["years"].to_numpy(np.float64)
-    own = pairs.num_controls >= min_controls
+    enough_controls = pairs.num_controls >= min_controls
     for i in range(len(pairs.table)):
         row, years = pairs.table.iloc[i], float(years_of[i])
         others = pairs.others(row["subject"])
         for channel, names in pairs.names.groupby("channel", sort=False):
             of = names.index.to_numpy()
-            if own or stated is None:
+            if enough_controls or stated is None:
                 noise = fit_retest(difference[np.ix_(others, of)], years_of[others], min_controls)
             else:
                 noise = stated[str(channel)]
@@ -253,8 +258,8 @@ def compare_sessions(pairs: Pairs, stated: dict[str, RetestNoise] | None, min_co
     return pd.concat(frames, ignore_index=True)[list(CHANGE.columns)]
 
 
-def retest_table(pairs: Pairs) -> pd.DataFrame:
-    """retest.tsv: agreement of the controls' two scans per channel and region; no rows with fewer than three controls.
+def retest_table(pairs: ScanPairs) -> pd.DataFrame:
+    """retest.tsv: agreement of the two scans of controls per channel and region; empty with fewer than three controls.
 
     `sd_within` is the standard deviation between scans of one person (any ageing between them included), `sd_between` that
     between people, `icc` ICC(2,1); `smallest_reliable_change` is 1.96 sqrt(2) sd_within, in percent for local volume.
@@ -276,23 +281,23 @@ def retest_table(pairs: Pairs) -> pd.DataFrame:
     return frame[list(RETEST.columns)]
 
 
-def _summary(pairs: Pairs, changes: pd.DataFrame, agreement: pd.DataFrame, q: float) -> dict[str, Any]:
-    """Counts, and per channel how the two scans of controls agree; printed as well."""
+def _summary(pairs: ScanPairs, changes: pd.DataFrame, agreement: pd.DataFrame, q: float) -> dict[str, Any]:
+    """Counts, and the agreement of the two scans of controls per channel; also printed."""
     summary: dict[str, Any] = {"num_pairs": len(pairs.table), "num_controls": pairs.num_controls}
     for channel, part in changes.groupby("channel", sort=False):
-        found = part[part["q"] < q]
-        people = found["subject"].nunique()
-        summary[str(channel)] = {"num_changed_regions": len(found), "num_people_changed": people}
-        say(f"{channel}: {len(found)} regions of {people} people changed (q < {q:g})")
-        own = agreement[agreement["channel"] == channel]
-        if len(own):
-            middle = own[["icc", "sd_within"]].median()
+        changed = part[part["q"] < q]
+        people = changed["subject"].nunique()
+        summary[str(channel)] = {"num_changed_regions": len(changed), "num_people_changed": people}
+        say(f"{channel}: {spell.count(len(changed), 'region')} of {spell.people(people)} changed (q < {q:g})")
+        of_channel = agreement[agreement["channel"] == channel]
+        if len(of_channel):
+            middle = of_channel[["icc", "sd_within"]].median()
             summary[str(channel)] |= {
                 "median_icc": float(middle["icc"]),
                 "median_sd_within": float(middle["sd_within"]),
             }
             say(
-                f"  {pairs.num_controls} controls scanned twice: median over regions of ICC(2,1) {middle['icc']:.2f}, "
-                f"of the SD within a person {middle['sd_within']:.4f}"
+                f"  {pairs.num_controls} controls scanned twice: median over regions of ICC(2,1) {spell.number(middle['icc'])}, "
+                f"of the SD within a person {spell.number(middle['sd_within'], 4)}"
             )
     return summary

@@ -1,4 +1,4 @@
-"""What `gen3d change` writes: a row per pair of scans and region, and how the two scans of controls agree."""
+"""The folder of `gen3d change`: a row per pair of scans and region, and the agreement of the two scans of controls."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_change(folder: Path, changes: pd.DataFrame, retest: pd.DataFrame) -> N
 
 @dataclass(frozen=True)
 class ChangeFolder(ResultFolder):
-    """Two scans of one person compared, and how the two scans of controls agree."""
+    """Changes between two scans of one person, and the agreement of the two scans of controls."""
 
     named_by: ClassVar = "input"
 
@@ -50,10 +50,10 @@ class ChangeFolder(ResultFolder):
 
     @cached_property
     def retest(self) -> pd.DataFrame:
-        """A row per channel and region, none where too few controls were scanned twice."""
+        """A row per channel and region; empty if too few controls were scanned twice."""
         return RETEST.read(self.folder)
 
     @property
     def q(self) -> float:
-        """The false discovery rate that was asked for."""
+        """The requested false discovery rate."""
         return float(self.artefact.config.get("q", 0.05))

@@ -1,5 +1,7 @@
-"""Every assessed scan against its expectation: voxel values, region means and latents, kept on disk so that an
-interrupted comparison goes on."""
+"""Voxel values, region means and latents of every scan compared with its expectation.
+
+They are kept on disk, so that an interrupted comparison continues.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.anomaly.channels import ChannelMaker, Comparison
+from gen3d.anomaly.channels import ChannelMaker, ScanComparison
 from gen3d.anomaly.expectation import Ensemble
 from gen3d.cohort.channels import LOG_JACOBIAN, T1W, Channel
 from gen3d.cohort.folder import Prepared
@@ -21,7 +23,7 @@ from gen3d.models.run import Run, covariates_of, scan_seed
 
 
 @dataclass(frozen=True)
-class Values:
+class ChannelValues:
     """Per channel: smoothed voxel values [n, V] and region means [n, R]; latents [n, d] or None."""
 
     arrays: WorkingArrays
@@ -52,7 +54,7 @@ class RegionMeans:
 
 
 def open_latents(arrays: WorkingArrays, run: Run, prepared: Prepared, table: pd.DataFrame) -> NDArray[np.float32]:
-    """The working array of latents; its width is that of the first scan's latent."""
+    """The working array of latents, as wide as the latent of the first scan."""
     row = table.iloc[0]
     volume = prepared.load([row["key"]], run.channels)[0]
     return arrays.open("latents", (len(run.encode(volume, row["subject"], covariates_of(run, row))),))
@@ -67,15 +69,15 @@ def compare(
     samples: int,
     smoothing_mm: float,
     seed: int,
-) -> Values:
-    """Compute, or go on computing, the channel values of every row of `table`.
+) -> ChannelValues:
+    """Compute the channel values of every row of `table`, or continue an interrupted computation.
 
     Args:
-        folder: the maps folder; working files with the prefix `.values-` lie in it until `Values.discard`.
+        folder: the maps folder; working files with the prefix `.values-` lie in it until `ChannelValues.discard`.
         prepared: the cohort.
-        run: the model, or several that judge as one.
+        run: the model, or several that are used as one.
         table: assessed scans, one row each, index 0..n-1.
-        channels: which values to make.
+        channels: the channels to compute.
         samples: posterior draws per expectation, 0 for the posterior mean.
         smoothing_mm: FWHM of the voxel values.
         seed: seed of the draws; each scan has its own generator, so the order does not matter.
@@ -94,8 +96,8 @@ def compare(
         observed = {name: prepared.volume(row["key"], name) for name in names}
         volume = np.stack([observed[name] for name in run.channels])
         expectation = run.expect(volume, row["subject"], covariates_of(run, row), samples, scan_seed(seed, row["key"]))
-        assert expectation is not None, "assessed people have a blind member"
-        comparison = Comparison(observed, dict(zip(run.channels, expectation[0], strict=True)))
+        assert expectation is not None, "every row is held out from a member"
+        comparison = ScanComparison(observed, dict(zip(run.channels, expectation[0], strict=True)))
         for channel in channels:
             sharp = maker.sharp(comparison, channel)
             regions[channel][i] = region_means(sharp)
@@ -103,4 +105,4 @@ def compare(
         if encoder is not None and latents is not None:
             latents[i] = encoder.encode(volume, row["subject"], covariates_of(run, row))
         arrays.mark(i)
-    return Values(arrays, voxels, regions, latents)
+    return ChannelValues(arrays, voxels, regions, latents)

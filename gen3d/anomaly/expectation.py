@@ -1,4 +1,4 @@
-"""Several runs that judge as one: the expectation of a person is the mean of what the runs expect.
+"""Several runs used as one: the expectation of a person is the mean of the expectations of the runs.
 
 A PCA copies part of a lesion and blurs everything else, a restorer leaves most voxels as they are. They err in different
 places, and the mean of both shows lesions of every size at least as well as either (analysis/04_which_model.md).
@@ -22,9 +22,9 @@ from gen3d.models.run import Float, Run, load_run
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Two runs or more on one plan that learned the same channels, with what a comparison needs of a `Run`.
+    """Two or more runs on one plan that learned the same channels, with the interface of a `Run` that a comparison needs.
 
-    Their latent spaces have nothing in common, so an ensemble encodes nobody.
+    The runs have different latent spaces, so an ensemble has no latents.
     """
 
     runs: tuple[Run, ...]
@@ -41,26 +41,26 @@ class Ensemble:
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """What all of the runs learned."""
+        """The channels that all runs learned."""
         return self.runs[0].channels
 
     @property
     def design(self) -> Design:
-        """The first run's design; where `predicts_out_of_sample`, the one whose leverage widens the deviation."""
+        """The first run's design; if `predicts_out_of_sample`, its leverage widens the deviation."""
         return self.runs[0].design
 
     @property
     def variance_floor(self) -> float:
-        """The mean of the models' own floors, as the residual is the mean of theirs; see analysis/04_which_model.md."""
+        """The mean of the floors of the models, because the residual is the mean of theirs; see analysis/04_which_model.md."""
         return float(np.mean([run.variance_floor for run in self.runs]))
 
     @property
     def predicts_out_of_sample(self) -> bool:
-        """Whether every run does; a part that did not use covariates leaves their effect in the mean."""
+        """Whether every run does; a run without covariates would leave their effect in the mean."""
         return all(run.predicts_out_of_sample for run in self.runs)
 
     def can_judge(self, subject: str) -> bool:
-        """Whether each of the runs has a member that never saw this person."""
+        """Whether each run has a member that was not trained on this person."""
         return all(run.can_judge(subject) for run in self.runs)
 
     def covariates_of(self, age_years: Any, sex: Any, site: Any) -> NDArray[np.float64]:
@@ -74,31 +74,31 @@ class Ensemble:
 
         Args:
             volume: [C, X, Y, Z] in stored units, channels in the order of `channels`.
-            subject: whose it is.
+            subject: the person of the volume.
             covariates: the person's row of `covariates_of`, [sum of p].
             samples: posterior draws per member; 0 decodes the posterior mean.
             seed: of those draws.
 
         Returns:
-            mean [C, X, Y, Z] and no standard deviation, or None if every member of one of the runs saw this person.
+            mean [C, X, Y, Z] and no standard deviation, or None if every member of a run was trained on this person.
         """
         ends = np.cumsum([run.num_covariates for run in self.runs])[:-1]
         means: list[Float] = []
-        for run, own in zip(self.runs, np.split(covariates, ends), strict=True):
-            expectation = run.expect(volume, subject, own, samples, seed)
+        for run, of_run in zip(self.runs, np.split(covariates, ends), strict=True):
+            expectation = run.expect(volume, subject, of_run, samples, seed)
             if expectation is None:
                 return None
             means.append(expectation[0])
         return np.mean(means, axis=0, dtype=np.float32), None
 
     def require(self, prepared: Prepared) -> None:
-        """Refuse a prepared cohort that one of the runs cannot be used on: another plan, or channels that are missing."""
+        """Refuse a prepared cohort that does not fit one of the runs: another plan, or missing channels."""
         for run in self.runs:
             run.require(prepared)
 
 
 def load_runs(folders: Sequence[Path]) -> Run | Ensemble:
-    """Open one run, or several that judge as one.
+    """Open one run, or several that are used as one.
 
     Raises:
         UserError: a folder that is no finished run, a run given twice, or runs of different plans or channels.
@@ -113,7 +113,7 @@ def load_runs(folders: Sequence[Path]) -> Run | Ensemble:
         if run.plan.key != first.plan.key:
             raise UserError(
                 f"{run.folder}: trained on {run.plan.describe()}, but {first.folder} on {first.plan.describe()} "
-                f"({first.plan.difference(run.plan)}); give runs that learned from one prepared cohort."
+                f"({first.plan.difference(run.plan)}); give runs that were trained on one prepared cohort."
             )
         if run.channels != first.channels:
             raise UserError(

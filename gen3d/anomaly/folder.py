@@ -1,4 +1,4 @@
-"""What `gen3d anomaly` writes: maps, a row per scan, per region and per cluster, and how they were calibrated."""
+"""The folder of `gen3d anomaly`: maps, tables of scans, regions and clusters, and calibration records."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REGIONS = Table(
 CLUSTERS = Table(
     "clusters.tsv", ("key", "channel", "region", "peak_z", "volume_ml", "x_mm", "y_mm", "z_mm", "p_cluster"), AGAIN
 )
-"""What each column means is in columns.json, from which the BIDS export describes them."""
+"""The columns are described in columns.json, which the BIDS export uses."""
 
 CALIBRATION = "calibration.json"
 ZMAP, SIGNIFICANT = "zmap", "significant"
@@ -48,7 +48,7 @@ CHANNEL_ORDER = ("deformation", "residual", "structural", SIZE)
 
 
 def map_path(folder: Path, key: str, channel: str, kind: str = ZMAP, native: bool = False) -> Path:
-    """Where a map of a scan lies: on the template's grid, or on the scan's own voxels."""
+    """Path of a map of a scan, on the template's grid or on the voxels of the scan."""
     return folder / ("native" if native else "maps") / f"{key}_desc-{channel}_{kind}.nii.gz"
 
 
@@ -69,7 +69,7 @@ def write_map(
 def write_maps_tables(
     folder: Path, subjects: pd.DataFrame, regions: pd.DataFrame, clusters: pd.DataFrame, calibration: dict[str, Any]
 ) -> None:
-    """Write the tables, and how each channel was calibrated."""
+    """Write the tables and the calibration record of each channel."""
     REGIONS.write(folder, regions)
     SUBJECTS.write(folder, subjects)
     CLUSTERS.write(folder, clusters)
@@ -78,7 +78,7 @@ def write_maps_tables(
 
 @dataclass(frozen=True)
 class Score:
-    """One number per person: its channel, what it is made of (regions, voxels or distance), and where it stands."""
+    """One number per person: its channel, its kind (regions, voxels or distance), and its columns of subjects.tsv."""
 
     channel: str
     kind: str
@@ -88,13 +88,13 @@ class Score:
 
 @dataclass(frozen=True)
 class MapsFolder(ResultFolder):
-    """Anomaly maps of one model, or of several that judged together."""
+    """Anomaly maps of one model, or of several models used together."""
 
     named_by: ClassVar = "model"
 
     @cached_property
     def learned(self) -> tuple[str, ...] | None:
-        """Channels of the volumes that the runs behind the maps learned, None where no run can be read."""
+        """Channels that the runs of the maps learned; None if no run can be read."""
         for folder in self.input_folders(TRAIN):
             channels = learned_channels(folder)
             if channels is not None:
@@ -102,14 +102,16 @@ class MapsFolder(ResultFolder):
         return None
 
     def is_modelled(self, channel: str) -> bool:
-        """Whether a channel is compared with the model's expectation: not those of whole regions, and not local volume if
-        only T1w was learned."""
+        """Whether a channel is compared with the model's expectation.
+
+        Channels of whole regions are not, nor is local volume if the model learned only T1w.
+        """
         if channel in BY_REGION:
             return False
         return channel != "deformation" or self.learned is None or LOG_JACOBIAN in self.learned
 
     def title(self, channel: str) -> str:
-        """The name of the maps in one channel: with a word on those that no model made."""
+        """The name of the maps in one channel, with a suffix for channels without a model."""
         return self.name if self.is_modelled(channel) else f"{self.name} {REGISTRATION_ALONE}"
 
     @cached_property
@@ -119,7 +121,7 @@ class MapsFolder(ResultFolder):
 
     @property
     def cohort_rows(self) -> pd.DataFrame:
-        """Rows of the cohort table, as far as maps need it."""
+        """Rows of the cohort table that the maps hold."""
         return self.subjects
 
     @property
@@ -139,22 +141,22 @@ class MapsFolder(ResultFolder):
 
     @cached_property
     def calibration(self) -> dict[str, Any]:
-        """How each channel was calibrated."""
+        """The calibration record of each channel."""
         return read_record(self.folder / CALIBRATION, AGAIN)
 
     @property
     def calibrated_on(self) -> dict[str, Any]:
-        """What holds for every channel: age_range_years, sites, num_controls; {} where it is not known."""
+        """The part of the record that all channels share: age_range_years, sites, num_controls; {} if unknown."""
         return next((record for record in self.calibration.values() if isinstance(record, dict)), {})
 
     @property
     def num_flagged(self) -> int:
-        """Scans outside of what the calibration covers, or with missing covariates."""
+        """Scans outside the range of the calibration, or with missing covariates."""
         return int((self.subjects["flags"].astype(str) != "").sum()) if "flags" in self.subjects else 0
 
     @property
     def num_without_map(self) -> int:
-        """Scans that no control of their site calibrates."""
+        """Scans of a site with too few calibration controls."""
         columns = [score.column for score in self.scores if score.kind == "voxels"]
         return int(self.subjects[columns].isna().all(axis=1).sum())
 
@@ -167,20 +169,22 @@ class MapsFolder(ResultFolder):
 
     @cached_property
     def mapped_channels(self) -> frozenset[str]:
-        """Channels with a z map of somebody."""
+        """Channels with at least one z map."""
         return frozenset(map_paths(self.folder, "*"))
 
     @cached_property
     def scores(self) -> tuple[Score, ...]:
         """Every score that the table holds: of regions and voxels per channel, and the distance in latent space."""
         columns = self.subjects.columns
-        wanted = [
+        candidates = [
             Score(name, kind, f"{prefix}score_{name}", f"{prefix}percentile_{name}")
             for name in self.channels
             for kind, prefix in (("regions", "region_"), ("voxels", ""))
         ]
-        wanted.append(Score("latent", "distance", LATENT_SCORE, "percentile_latent"))
-        return tuple(score for score in wanted if score.column in columns and self.subjects[score.column].notna().any())
+        candidates.append(Score("latent", "distance", LATENT_SCORE, "percentile_latent"))
+        return tuple(
+            score for score in candidates if score.column in columns and self.subjects[score.column].notna().any()
+        )
 
     @property
     def score_columns(self) -> list[str]:
@@ -220,11 +224,11 @@ class MapsFolder(ResultFolder):
         return row.rename(key)
 
     def path(self, key: str, channel: str, kind: str = ZMAP) -> Path:
-        """Where a map of a scan lies."""
+        """Path of a map of a scan."""
         return map_path(self.folder, key, channel, kind)
 
     def z(self, key: str, channel: str) -> NDArray[np.float32] | None:
-        """z map [X, Y, Z], or None where the person has none."""
+        """z map [X, Y, Z], or None if the person has none."""
         path = self.path(key, channel)
         return read_map(path) if path.is_file() else None
 
@@ -256,11 +260,11 @@ class MapsFolder(ResultFolder):
 
     @cached_property
     def reference(self) -> pd.DataFrame:
-        """Controls that neither model nor calibration saw (role test)."""
+        """Held-out controls, which neither the model nor the calibration has seen (role test)."""
         frame = self.subjects
         return frame[(frame["role"] == "test") & self.controls]
 
     @property
     def evaluated(self) -> pd.DataFrame:
-        """Everyone who is not a control used for training, calibration or test."""
+        """People who are not controls for training, calibration or test."""
         return self.subjects[self.subjects["role"] == "evaluation"]

@@ -1,8 +1,8 @@
-"""Maps brought back from the template grid to the scan's own voxels, through the transforms between them.
+"""Maps resampled from the template grid to the voxels of the scan.
 
-Two coordinate systems: what is compared in the affinely aligned scan (T1w intensity, local structure) needs only the
-affine back. What lives on the template's voxels (local volume) first goes through the inverse of the diffeomorphism
-template -> aligned scan. `prepare` keeps the affine; the diffeomorphism is computed again from the stored T1w.
+Maps of the affinely aligned scan (T1w intensity, local structure) need only the inverse affine. Maps on the template's
+voxels (local volume) first go through the inverse of the diffeomorphism template -> aligned scan. `prepare` keeps the
+affine; the diffeomorphism is computed again from the stored T1w.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def undeformed(volume: NDArray[np.float32], inverse: NDArray[np.float32], order:
 
 
 def read_native_space(folder: Path, key: str) -> NativeSpace | None:
-    """The native space of a scan of a prepared folder; None where there is none (simulated scans).
+    """The native space of a scan of a prepared folder; None for simulated scans, which have none.
 
     Raises:
         UserError: the transform file is damaged.
@@ -93,5 +93,5 @@ def read_native_space(folder: Path, key: str) -> NativeSpace | None:
 def write_native(
     path: Path, native: NativeSpace, volume: NDArray[np.float32], plan_affine: NDArray[np.float64], order: int = 1
 ) -> None:
-    """Write a map of the affinely aligned scan in the scan's own space, in the scan's own axis order and affine."""
+    """Write a map of the affinely aligned scan in the space of the scan, with its axis order and affine."""
     write_nifti(path, native.resample(volume, plan_affine, order), native.scan_affine)

@@ -1,7 +1,7 @@
 """Local volume against its surroundings: a region's mean log-Jacobian minus that of a shell around it.
 
-A registration that places a whole lobe a little too large says so in every region of the lobe; the difference to the
-surroundings takes that out. It is blind to a loss that the surroundings share. Measured on hippocampi in real brains
+A registration that makes a whole lobe a little too large enlarges every region of the lobe; subtracting the surroundings
+removes that error. It also removes a loss that the surroundings share. Measured on hippocampi in real brains
 (`analysis/02_registration_settings.py`).
 """
 
@@ -27,7 +27,7 @@ LEFT, RIGHT = "left ", "right "
 
 
 class ShellMeans:
-    """Means of masked values over what lies within `SHELL_MM` of each region, the same structure of either side left out."""
+    """Means of masked values within `SHELL_MM` around each region, without the same structure of either side."""
 
     def __init__(
         self, labels: NDArray[np.int16], mask: NDArray[np.bool_], table: pd.DataFrame, spacing_mm: float
@@ -49,8 +49,8 @@ class ShellMeans:
         if not region.any():
             return np.empty(0, dtype=np.int64)
         reach = int(np.ceil(SHELL_MM / spacing_mm)) + 1
-        found = ndimage.find_objects(region.astype(np.int8))[0]
-        box = tuple(slice(max(0, axis.start - reach), axis.stop + reach) for axis in found)
+        bounds = ndimage.find_objects(region.astype(np.int8))[0]
+        box = tuple(slice(max(0, axis.start - reach), axis.stop + reach) for axis in bounds)
         near = ndimage.distance_transform_edt(~region[box], spacing_mm) <= SHELL_MM
         return np.asarray(place[box][near & ~same[box] & (place[box] >= 0)])
 
@@ -94,15 +94,15 @@ def read_log_scale(path: Path) -> float:
 
 
 def size_names(prepared: Prepared) -> pd.DataFrame:
-    """What the columns of `size_values` are: the whole brain, then every region."""
+    """The columns of `size_values`: the whole brain, then every region."""
     return pd.DataFrame({"name": [WHOLE_BRAIN, *prepared.region_table["name"]]})
 
 
 def size_values(prepared: Prepared, table: pd.DataFrame) -> NDArray[np.float32] | None:
     """Log volumes relative to the template of every scan: the whole brain, then every region, [n, 1 + R].
 
-    None where the cohort was aligned rigidly (its deformation channel holds the size already), has no deformation
-    channel, or lacks a scan's transform; the last is said.
+    None if the cohort was aligned rigidly (its deformation channel holds the size already), has no deformation channel, or
+    lacks a transform of a scan (which is printed).
     """
     if LOG_JACOBIAN not in prepared.plan.channels or prepared.plan.degrees_of_freedom == RIGID:
         return None

@@ -35,11 +35,11 @@ def region_table(
 ) -> pd.DataFrame:
     """One row per scan and region: effect, z, p, conformal p, q (BH over the person's regions) and p_max.
 
-    `effect` is the region mean minus what age, sex and site predict, in the channel's units; `effect_percent` is the
+    `effect` is the region mean minus its prediction from age, sex and site, in the channel's units; `effect_percent` is the
     volume difference 100 (exp(effect) - 1) where the channel is a log volume. The conformal p ranks |z| among the
-    held-out |z| of the same region in the calibration controls (without the person's own), so it needs no normal
-    distribution; `p_max` ranks it among the largest |z| of any region in each control, which makes it family-wise over
-    regions (the max statistic of Westfall and Young 1993). Neither can be below 1 / (controls + 1).
+    held-out |z| of the same region in the other calibration controls, so it assumes no normal distribution. `p_max` ranks
+    it among the largest |z| of any region in each control, so it is family-wise over regions (the max statistic of
+    Westfall and Young 1993). Neither can be below 1 / (controls + 1).
     """
     rows = np.arange(len(panel.table))
     effect = regional.deviation(means, panel.covariates(rows))
@@ -72,27 +72,27 @@ def region_table(
 
 @dataclass(frozen=True)
 class LatentScores:
-    """Mahalanobis distance of every scan's latent from calibration controls, and its percentile among them."""
+    """Mahalanobis distance of every latent from those of calibration controls, and its percentile among them."""
 
     distance: NDArray[np.float64]
     percentile: NDArray[np.float64]
 
 
 def latent_scores(panel: Panel, latents: NDArray[np.float32] | None) -> LatentScores | None:
-    """Distances in latent space; None for models without a latent or with latents that are not comparable."""
+    """Distances in latent space; None for models without latents or with latents that are not comparable."""
     if latents is None:
         return None
     reference = latents[panel.calibration]
     distance = deviation(fit_deviation(reference), latents)
     distance[panel.calibration] = held_out_deviation(reference)
-    for position in np.unique(panel.own[panel.repeats]):
+    for position in np.unique(panel.calibration_position[panel.repeats]):
         further = panel.scans_of(int(position))[1:]
         distance[further] = deviation(fit_deviation(np.delete(reference, position, axis=0)), latents[further])
     return LatentScores(distance, _percentiles(panel, distance))
 
 
 def _percentiles(panel: Panel, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Percentile of each scan's score [n] among those of the calibration controls other than the person's own."""
+    """Percentile of each scan's score [n] among those of the other calibration controls."""
     return np.array([percentile(scores[i : i + 1], scores[panel.reference(i)])[0] for i in range(len(scores))])
 
 
@@ -103,10 +103,10 @@ def subject_table(
     latent: LatentScores | None,
     q: float,
 ) -> pd.DataFrame:
-    """One row per scan: identity, flags in words, and per channel a voxel score and a region score.
+    """One row per scan: identity, flags as text, and per channel a voxel score and a region score.
 
-    `score_*` is the mean of the largest 5 % of |z| in the brain, `region_score_*` the largest |z| of any region; each
-    with its percentile among the held-out scores of calibration controls other than the person's own.
+    `score_*` is the mean of the largest 5 % of |z| in the brain, `region_score_*` the largest |z| of any region. Each has
+    its percentile among the held-out scores of the other calibration controls.
     """
     frame = panel.table[[*IDENTITY, *panel.table.columns.intersection(["base"])]].copy()
     frame["flags"] = panel.flags()
@@ -115,8 +115,9 @@ def subject_table(
         score = np.array([burden(z) if ok else np.nan for z, ok in zip(calibrated.z, known, strict=True)])
         frame[f"{SCORE}{channel}"] = score
         frame[f"percentile_{channel}"] = _percentiles(panel, score)
-        found = [int(fdr(p_values(z), q).sum()) if ok else np.nan for z, ok in zip(calibrated.z, known, strict=True)]
-        frame[f"voxels_fdr_{channel}"] = found
+        frame[f"voxels_fdr_{channel}"] = [
+            int(fdr(p_values(z), q).sum()) if ok else np.nan for z, ok in zip(calibrated.z, known, strict=True)
+        ]
         largest = regions[regions["channel"] == channel].groupby("key", sort=False)["z"].agg(_largest)
         region_score = largest.reindex(frame["key"]).to_numpy(dtype=np.float64)
         frame[f"{REGION_SCORE}{channel}"] = region_score

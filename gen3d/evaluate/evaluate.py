@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gen3d.cohort.manifest import NULL
+from gen3d.core import words as spell
 from gen3d.core.artefact import Work
 from gen3d.core.config import Folder, Folders
 from gen3d.core.progress import console, say, warn
@@ -19,7 +20,7 @@ from gen3d.core.tables import Row, rows_of
 from gen3d.core.work import FolderVerb, Inputs
 from gen3d.evaluate.folder import BY_SCAN, SHARE_P_CONFORMAL, write_evaluation
 from gen3d.evaluate.regions import BOTH, region_difference_rows, region_rows
-from gen3d.evaluate.truth import MIN_CONTROLS, JudgedMaps, Truth, open_maps, open_truth
+from gen3d.evaluate.truth import MIN_CONTROLS, EvaluatedMaps, PlantedTruth, open_maps, open_truth
 from gen3d.evaluate.voxels_and_people import (
     ALL,
     Settings,
@@ -33,17 +34,17 @@ from gen3d.evaluate.voxels_and_people import (
 )
 
 SMALLEST_SHARE = 0.1
-"""Of the largest planted change: what takes up the volume that a region gives is no headline of its own."""
+"""Share of the largest planted change below which a region is no headline: its change only makes room for another's."""
 
 PLAIN_WIDTH = 180
-"""Characters per line of a table that goes to a file, where rich would assume 80 and break every cell."""
+"""Characters per line of a table that goes to a file; rich would assume 80 there and break every cell."""
 
 
 class Evaluate(FolderVerb):
-    """Measure maps where the truth is known: voxels, regions, people, and what is found where nothing is.
+    """Measure maps where the truth is known: voxels, regions, people, and false alarms where nothing is planted.
 
-    Several maps folders (for example a network and its baselines) are compared side by side on the same people. Every
-    figure has the number of people behind it and an interval over them. Thresholds come from held-out controls.
+    Several maps folders (for example a network and its baselines) are compared on the same people. Every figure comes
+    with the number of people and an interval over them. Thresholds come from held-out controls.
     """
 
     maps: Folders = Field(
@@ -60,7 +61,7 @@ class Evaluate(FolderVerb):
     seed: int = Field(0, description="seed of the resampling")
 
     def plan(self) -> list[str]:
-        """What would be measured."""
+        """The maps that would be measured, and the conditions."""
         truth = open_truth(self.truth)
         opened = open_maps(self.maps, truth)
         lines = [
@@ -74,12 +75,12 @@ class Evaluate(FolderVerb):
         """The maps and the truth."""
         return {"maps": list(self.maps), "truth": self.truth}
 
-    def open_inputs(self) -> tuple[Truth, list[JudgedMaps]]:
+    def open_inputs(self) -> tuple[PlantedTruth, list[EvaluatedMaps]]:
         """The truth, and the maps that were made from it."""
         truth = open_truth(self.truth)
         return truth, open_maps(self.maps, truth)
 
-    def write(self, work: Work, opened: tuple[Truth, list[JudgedMaps]]) -> dict[str, Any]:
+    def write(self, work: Work, opened: tuple[PlantedTruth, list[EvaluatedMaps]]) -> dict[str, Any]:
         """Write metrics.json and the tables."""
         truth, every_maps = opened
         _warn_of_few_controls(every_maps)
@@ -92,16 +93,16 @@ class Evaluate(FolderVerb):
         return {"headline": headline, "maps": [maps.name for maps in every_maps]}
 
 
-def _warn_of_few_controls(opened: list[JudgedMaps]) -> None:
+def _warn_of_few_controls(opened: list[EvaluatedMaps]) -> None:
     for maps in opened:
         if len(maps.held_out) < MIN_CONTROLS:
             warn(
-                f"{maps.name}: {len(maps.held_out)} held-out controls; with fewer than {MIN_CONTROLS} nobody can be "
+                f"{maps.name}: {len(maps.held_out)} held-out controls; with fewer than {MIN_CONTROLS} no person can be "
                 "detected at 5 % false positives, so sensitivities are left empty."
             )
 
 
-def measure(opened: list[JudgedMaps], truth: Truth, settings: Settings) -> dict[str, pd.DataFrame]:
+def measure(opened: list[EvaluatedMaps], truth: PlantedTruth, settings: Settings) -> dict[str, pd.DataFrame]:
     """All tables, by name: calibration, voxels, voxels_by_scan, differences, detection, regions, region_differences, profiles."""
     rows: dict[str, list[Row]] = {name: [] for name in ("calibration", "detection", "regions", "profiles")}
     by_scan: list[Row] = []
@@ -114,7 +115,7 @@ def measure(opened: list[JudgedMaps], truth: Truth, settings: Settings) -> dict[
         rows["regions"] += region_rows(maps, truth, settings)
         rows["profiles"] += profile_rows(maps, truth, settings)
     scans = pd.DataFrame(by_scan)
-    tables = {name: pd.DataFrame(found) for name, found in rows.items()}
+    tables = {name: pd.DataFrame(table_rows) for name, table_rows in rows.items()}
     tables["voxels"] = pd.DataFrame(voxel_rows(scans, settings))
     tables[BY_SCAN] = scans
     tables["region_differences"] = pd.DataFrame(region_difference_rows(opened, truth, settings))
@@ -123,36 +124,36 @@ def measure(opened: list[JudgedMaps], truth: Truth, settings: Settings) -> dict[
 
 
 def headlines(tables: dict[str, pd.DataFrame]) -> list[Row]:
-    """The figures a reader wants first, one row each: maps, channel, condition, measure, value, low, high, num.
+    """The most important figures, one row each: maps, channel, condition, measure, value, low, high, num.
 
-    Per maps folder: the most shrunken and the most enlarged region of each condition (deformation) and its two sides together,
-    voxel AUROC per channel and condition, the detection limit, and what is found in test controls and null twins.
+    Per maps folder: the most shrunken and the most enlarged region of each condition (deformation) and its two sides
+    together, voxel AUROC per channel and condition, the detection limit, and false alarms in test controls and null twins.
     """
-    found: list[Row] = []
+    headline_rows: list[Row] = []
     voxels, regions, null = tables["voxels"], tables["regions"], tables["calibration"]
     for row in rows_of(voxels[voxels["severity"] == ALL]) if len(voxels) else ():
-        found += [_headline(row, "voxel " + name.upper(), name) for name in ("auroc", "auprc")]
-        found.append(_headline(row, "Dice at the control threshold", "dice_at_threshold"))
+        headline_rows += [_headline(row, "voxel " + name.upper(), name) for name in ("auroc", "auprc")]
+        headline_rows.append(_headline(row, "Dice at the control threshold", "dice_at_threshold"))
     changed = regions[regions["changed"] & (regions["channel"] == "deformation")] if len(regions) else regions
     for _, group in changed.groupby(["maps", "condition"], sort=False) if len(changed) else ():
         ordered = rows_of(group.sort_values("true_percent"))
-        # The most shrunken and the most enlarged region: one alone would hide that the other is not seen.
+        # Both the most shrunken and the most enlarged region: one alone would hide that the other goes undetected.
         single = [row for row in ordered if not row["region"].endswith(BOTH)]
         least = SMALLEST_SHARE * max(abs(row["true_percent"]) for row in single)
         extremes = [row for row, sign in ((single[0], -1), (single[-1], 1)) if sign * row["true_percent"] > least]
         for top in extremes:
             name = f"{top['region']} ({top['true_percent']:+.1f} % planted)"
-            found.append(_headline(top, f"AUC of {name}", "auc"))
-            found.append(_headline(top, f"share with conformal p <= 5 % in {name}", SHARE_P_CONFORMAL))
+            headline_rows.append(_headline(top, f"AUC of {name}", "auc"))
+            headline_rows.append(_headline(top, f"share with conformal p <= 5 % in {name}", SHARE_P_CONFORMAL))
             both = top["region"].removeprefix("left ").removeprefix("right ") + BOTH
             for row in (row for row in ordered if row["region"] in (top["region"], both)):
                 what = f"{row['region']} ({row['true_percent']:+.1f} % planted)"
-                found.append(_headline(row, f"detected at 5 % false positives by {what}", "sensitivity"))
+                headline_rows.append(_headline(row, f"detected at 5 % false positives by {what}", "sensitivity"))
     for row in rows_of(null[null["num"] > 0]):
         labelled = row | {"condition": row["group"]}
-        found.append(_headline(labelled, "share of |z| > 1.96", "share_beyond_1_96"))
-        found.append(_headline(labelled, "people with any FDR-positive voxel", "share_people_fdr_positive"))
-    return found + _limits(tables["detection"])
+        headline_rows.append(_headline(labelled, "share of |z| > 1.96", "share_beyond_1_96"))
+        headline_rows.append(_headline(labelled, "people with any FDR-positive voxel", "share_people_fdr_positive"))
+    return headline_rows + _limits(tables["detection"])
 
 
 def _limits(detection: pd.DataFrame) -> list[Row]:
@@ -178,7 +179,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _describe(maps: JudgedMaps) -> Row:
+def _describe(maps: EvaluatedMaps) -> Row:
     return {
         "folder": str(maps.folder.folder),
         "key": maps.folder.artefact.key,
@@ -189,18 +190,21 @@ def _describe(maps: JudgedMaps) -> Row:
     }
 
 
-def _counts(truth: Truth) -> dict[str, int]:
+def _counts(truth: PlantedTruth) -> dict[str, int]:
     return {str(name): int(count) for name, count in truth.table["condition"].value_counts().items()}
 
 
 def _print(tables: dict[str, pd.DataFrame], headline: list[Row]) -> None:
-    """The compact tables a person reads in the terminal; values with their 95 % interval over people."""
+    """Print the compact tables of the terminal: values with their 95 % interval over people."""
     voxels, null = tables["voxels"], tables["calibration"]
     where = [
         (
             *_labels(row, "channel", "condition", "num"),
-            *(_shown(row, name) for name in ("auroc", "auprc", "dice_at_threshold", "dice_oracle", "correlation")),
-            f"{row['prevalence']:.3g}",
+            *(
+                _with_interval(row, name)
+                for name in ("auroc", "auprc", "dice_at_threshold", "dice_oracle", "correlation")
+            ),
+            spell.probability(float(row["prevalence"])),
         )
         for row in (rows_of(voxels[voxels["severity"] == ALL]) if len(voxels) else ())
     ]
@@ -208,7 +212,7 @@ def _print(tables: dict[str, pd.DataFrame], headline: list[Row]) -> None:
         "Voxels of planted changes", "channel condition n AUROC AUPRC Dice oracle_Dice correlation prevalence", where
     )
     people = [
-        (*_labels(row, "channel", "condition", "num", "measure"), _shown(row, "value"))
+        (*_labels(row, "channel", "condition", "num", "measure"), _with_interval(row, "value"))
         for row in headline
         if not row["measure"].startswith(("voxel", "Dice", "share of |z|", "people with any"))
     ]
@@ -216,7 +220,7 @@ def _print(tables: dict[str, pd.DataFrame], headline: list[Row]) -> None:
     nothing = [
         (
             *_labels(row, "channel", "group", "num"),
-            *(_shown(row, name) for name in ("sd_z", "share_beyond_1_96", "share_people_fdr_positive")),
+            *(_with_interval(row, name) for name in ("sd_z", "share_beyond_1_96", "share_people_fdr_positive")),
         )
         for row in rows_of(null[null["num"] > 0])
     ]
@@ -239,9 +243,6 @@ def _labels(row: Row, *names: str) -> tuple[str, ...]:
     return tuple(str(row[name]) for name in ("maps", *names))
 
 
-def _shown(row: Row, name: str) -> str:
+def _with_interval(row: Row, name: str) -> str:
     prefix = "" if name == "value" else f"{name}_"
-    value, low, high = row[name], row[f"{prefix}low"], row[f"{prefix}high"]
-    if value is None or not math.isfinite(value):
-        return "n/a"
-    return f"{value:.3f}" if low is None or not math.isfinite(low) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    return spell.interval(row[name], row[f"{prefix}low"], row[f"{prefix}high"], 3)

@@ -29,11 +29,11 @@ def write_evaluation(
     """Write the folder.
 
     Args:
-        folder: where.
+        folder: the folder to write.
         truth: the cohort with the planted truth.
         maps: name -> folder, key and numbers of scans of each maps folder.
         conditions: scans per planted condition.
-        headline: rows that a reader wants first.
+        headline: rows of the most important figures.
         tables: calibration, voxels, voxels_by_scan, differences, detection, regions, region_differences, profiles.
     """
     metrics = {"truth": str(truth), "maps": dict(maps), "conditions": dict(conditions), "headline": headline}
@@ -56,7 +56,7 @@ class EvaluationFolder(ResultFolder):
 
     @property
     def headline(self) -> list[Row]:
-        """The figures that a reader wants first: maps, channel, condition, measure, value, low, high, num."""
+        """The most important figures: maps, channel, condition, measure, value, low, high, num."""
         return list(self.metrics.get("headline") or [])
 
     @property

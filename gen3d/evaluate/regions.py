@@ -1,6 +1,6 @@
 """Regions against planted truth: AUC, detection of people by one region, bias, and paired differences between models.
 
-Left and right of a structure are also judged together, by the mean of the two: rows named ``hippocampus (both)``.
+The mean of left and right of a structure is a region of its own: rows named ``hippocampus (both)``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gen3d.anomaly.folder import P_CONFORMAL
 from gen3d.core.tables import Row
 from gen3d.evaluate.folder import SHARE_P_CONFORMAL
-from gen3d.evaluate.truth import SIGNED_CHANNELS, JudgedMaps, Truth
+from gen3d.evaluate.truth import SIGNED_CHANNELS, EvaluatedMaps, PlantedTruth
 from gen3d.evaluate.voxels_and_people import FALSE_POSITIVE_PEOPLE, Settings, columns
 from gen3d.maths.significance import conformal_p, conformal_resolution
 from gen3d.maths.stats import Interval, correlation, delong_interval, wilson_interval
@@ -40,7 +40,7 @@ class Regional(NamedTuple):
     p: pd.DataFrame
 
 
-def regional(maps: JudgedMaps, channel: str) -> Regional:
+def regional(maps: EvaluatedMaps, channel: str) -> Regional:
     """The region table of a channel as wide tables; z and effect also hold the means of left and right."""
     z, effect, p = (maps.folder.by_region(channel, value) for value in ("z", "effect_percent", P_CONFORMAL))
     return Regional(with_both(z), with_both(effect), p)
@@ -54,13 +54,13 @@ def with_both(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table, pd.DataFrame(means, index=table.index)], axis=1)
 
 
-def region_rows(maps: JudgedMaps, truth: Truth, settings: Settings) -> list[Row]:
-    """Per channel, condition and region: is the region told from controls, and is its volume change right?
+def region_rows(maps: EvaluatedMaps, truth: PlantedTruth, settings: Settings) -> list[Row]:
+    """Per channel, condition and region: separation from controls, and error of the volume change.
 
-    AUC and sensitivity are of z in the direction of the true change (deformation channel, changed regions), of |z|
-    elsewhere, and of z in the structural channel. `sensitivity` is the share of people beyond what 5 % of held-out controls
-    exceed (a conformal p of at most 5 %), empty with fewer than 19 controls. `bias_percent` is estimated minus true
-    change; `recovered` their ratio of means.
+    AUC and sensitivity use z in the direction of the true change (changed regions of the volume channels), z itself in the
+    structural channel, and |z| elsewhere. `sensitivity` is the share of people whose conformal p against held-out controls
+    is at most 5 %; it is empty with fewer than 19 controls. `bias_percent` is estimated minus true change; `recovered` is
+    the ratio of their means.
     """
     controls = set(maps.held_out["key"])
     rows = []
@@ -84,7 +84,7 @@ def region_rows(maps: JudgedMaps, truth: Truth, settings: Settings) -> list[Row]
 
 
 def _scores(z: pd.Series, mean_true: float, channel: str) -> NDArray[np.float64]:
-    """What is large where the region is abnormal in the way that was planted."""
+    """Scores that are large where the region is abnormal in the planted direction."""
     values = z.to_numpy(dtype=float)
     if channel in VOLUME_CHANNELS and abs(mean_true) > CHANGED_PERCENT:
         return math.copysign(1.0, mean_true) * values
@@ -125,11 +125,11 @@ def _bias(effect: pd.Series | None, true: pd.Series, settings: Settings) -> Row:
     return row | {"recovered": float(effect.mean()) / mean_true if effect is not None and usable else math.nan}
 
 
-def region_difference_rows(opened: Sequence[JudgedMaps], truth: Truth, settings: Settings) -> list[Row]:
+def region_difference_rows(opened: Sequence[EvaluatedMaps], truth: PlantedTruth, settings: Settings) -> list[Row]:
     """AUC of each further maps folder minus that of the first, in every changed region of the deformation channel.
 
-    Both are measured on the same scans. Intervals are percentiles over resampled people: a person's twin and the same
-    person's own scan among the controls are drawn together.
+    Both are measured on the same scans. Intervals are percentiles over resampled people: a planted twin and the scan it
+    was made from are drawn together.
     """
     rows: list[Row] = []
     first = opened[0]
@@ -177,8 +177,9 @@ def paired_auc_difference(
 ) -> Interval:
     """AUC of the second minus that of the first, with a bootstrap interval over people.
 
-    ``first`` and ``second`` [people, controls] say who is more abnormal (1, 0.5 or 0); the subjects of the rows and of the
-    columns tell which of them are the same person. Pairs that either does not know are left out of both.
+    ``first`` and ``second`` [people, controls] hold 1 where the person is more abnormal than the control, 0.5 where both
+    are equal, and 0 otherwise. `subjects` and `control_subjects` name rows and columns, so that scans of one person are
+    drawn together. Pairs that are NaN in either are dropped from both.
     """
     known = np.isfinite(first) & np.isfinite(second)
     difference = np.where(known, second - first, 0.0)

@@ -1,4 +1,4 @@
-"""Maps against planted truth: where, who, how much, and what is found where nothing is."""
+"""Maps against planted truth: voxels, regions, people, and false alarms where nothing is planted."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from gen3d.figures.context import Context, page_section
 from gen3d.maths.stats import Interval
 
 ALL = "all"
-ALIKE = 0.8  # both sides are judged as one where their mean change is at least this share of the more changed side's
+ALIKE = 0.8  # both sides count as one region where their mean change is at least this share of the larger change
 NUM_SHRUNK, NUM_ENLARGED = 7, 3
-WITHOUT_MODEL = "Registration alone: no model expects anything here; volume is judged by age, sex and site."
+WITHOUT_MODEL = (
+    "Registration alone means without a model: local volume is compared with controls of the same age, sex and site."
+)
 SEVERITY_SCORES = {
     "largest region deformation": "strongest region, local volume",
     "burden residual": "most deviating voxels, intensity",
@@ -52,10 +54,10 @@ def _of_one(context: Context, evaluation: EvaluationFolder) -> list[Any]:
     planted = [f"{wording.condition(name)} ({n})" for name, n in evaluation.conditions.items()]
     blocks: list[Any] = [
         Text(
-            "The cohort was simulated, so what differs from a healthy twin is known voxel by voxel. Scans by "
+            "The cohort was simulated, so the planted change of every voxel is known. Scans by "
             f"condition: {spell.listed(planted)}. "
             "Thresholds come from held-out controls; nothing is tuned on the people measured here. "
-            "Where the best of several models and channels is named, its figure is flattered by that choice."
+            "The best of several models and channels is named because its figure is the highest, so that figure is optimistic."
         )
     ]
     voxels, differences = evaluation.table("voxels"), evaluation.table("differences")
@@ -65,12 +67,12 @@ def _of_one(context: Context, evaluation: EvaluationFolder) -> list[Any]:
     if len(differences):
         blocks.append(Details("Paired differences between models", [_difference_table(differences, names)]))
     if len(regions):
-        judges = titles(context, evaluation, "deformation")
-        blocks += [Heading("How much: regions"), *_region_tables(regions, judges)]
-        if any(name.endswith(REGISTRATION_ALONE) for name in judges.values()):
+        model_titles = titles(context, evaluation, "deformation")
+        blocks += [Heading("How much: regions"), *_region_tables(regions, model_titles)]
+        if any(name.endswith(REGISTRATION_ALONE) for name in model_titles.values()):
             blocks.append(Text(WITHOUT_MODEL))
     if len(detection):
-        blocks += [Heading("Who: people told from controls"), *_detection(context, detection, names)]
+        blocks += [Heading("Who: people separated from controls"), *_detection(context, detection, names)]
     null = evaluation.table("calibration")
     if len(null):
         blocks += [Heading("Where nothing is planted"), _null_table(null, names)]
@@ -84,7 +86,7 @@ def model_names(context: Context, evaluation: EvaluationFolder) -> dict[str, str
 
 
 def titles(context: Context, evaluation: EvaluationFolder, channel: str) -> dict[str, str]:
-    """`model_names` as they stand in one channel: those of maps that no model made say so."""
+    """`model_names` in one channel, marked where the maps of that channel come from registration alone."""
     by_name = {maps.name: maps for maps in context.all(MapsFolder)}
     names = model_names(context, evaluation)
     return {key: by_name[name].title(channel) if name in by_name else name for key, name in names.items()}
@@ -102,26 +104,27 @@ def interval(row: Row, name: str) -> Interval:
 
 
 def best_by_condition(context: Context, evaluation: EvaluationFolder) -> list[Row]:
-    """Per condition the model and channel that did best, and how every other model did in that channel.
+    """Per condition the best model and channel, and the scores of the other models in that channel.
 
-    Conditions that change regional volumes are judged twice, by the AUC of the most shrunk region (`direction` loss)
-    and of the most enlarged one (gain); the others, such as focal lesions, by voxel AUPRC (`direction` "").
+    Conditions that change regional volumes are scored twice: by the AUC of the most shrunk region (`direction` loss) and
+    by that of the most enlarged one (gain). Other conditions, such as focal lesions, are scored by voxel AUPRC
+    (`direction` "").
     """
     differences = {"auprc": evaluation.table("differences"), "auc": evaluation.table("region_differences")}
-    found = []
+    best_rows = []
     for condition in evaluation.planted:
-        for direction, measure, words, candidates in _candidates(evaluation, condition):
+        for direction, measure, description, candidates in _candidates(evaluation, condition):
             rows = [row for row in candidates if math.isfinite(interval(row, measure).value)]
             if rows:
-                judged = {"condition": condition, "direction": direction, "measure": measure, "what": words}
+                label = {"condition": condition, "direction": direction, "measure": measure, "what": description}
                 best = max(rows, key=lambda row: interval(row, measure).value)
                 names = titles(context, evaluation, str(best["channel"]))
-                found.append(judged | _standing(best, rows, measure, names, differences[measure]))
-    return found
+                best_rows.append(label | _standing(best, rows, measure, names, differences[measure]))
+    return best_rows
 
 
 def paired(differences: pd.DataFrame, first: Row, second: Row, measure: str) -> Interval | None:
-    """`first` minus `second`, rows of one condition and channel, over the same people; None where it was not measured."""
+    """`first` minus `second`, two rows of one condition and channel, over the same people; None if not measured."""
     if measure not in differences.columns:
         return None
     for row in rows_of(differences):
@@ -136,7 +139,7 @@ def paired(differences: pd.DataFrame, first: Row, second: Row, measure: str) -> 
 
 
 def _standing(best: Row, rows: list[Row], measure: str, names: dict[str, str], differences: pd.DataFrame) -> Row:
-    """The best row, and the others in its channel with how far they are behind it, paired over scans where known."""
+    """The best row, and the other rows of its channel, each with its paired difference to the best where known."""
     others = [row for row in rows if row["channel"] == best["channel"] and row["maps"] != best["maps"]]
     return {
         "model": names.get(str(best["maps"]), str(best["maps"])),
@@ -157,20 +160,21 @@ def _standing(best: Row, rows: list[Row], measure: str, names: dict[str, str], d
 
 
 def _candidates(evaluation: EvaluationFolder, condition: str) -> list[tuple[str, str, str, list[Row]]]:
-    """What a condition is judged by: direction, column compared, words, and one row per model and channel."""
+    """The scores of a condition: direction, compared column, description, and one row per model and channel."""
     voxels, regions = evaluation.table("voxels"), evaluation.table("regions")
     changed = regions[(regions["condition"] == condition) & regions["changed"]] if len(regions) else regions
     if not len(changed):
         chosen = voxels[(voxels["condition"] == condition) & (voxels["severity"] == ALL)] if len(voxels) else voxels
         return [("", "auprc", "voxels", rows_of(chosen))]
-    found = []
+    candidates = []
     true = changed.groupby("region")["true_percent"].mean()
-    for direction, region in (("loss", _judged(true, str(true.idxmin()))), ("gain", _judged(true, str(true.idxmax())))):
+    extremes = (("loss", str(true.idxmin())), ("gain", str(true.idxmax())))
+    for direction, region in ((direction, _both_if_alike(true, extreme)) for direction, extreme in extremes):
         planted = float(true[region])
         if (planted < 0) == (direction == "loss"):
-            words = f"{wording.region(region)} ({spell.number(planted, 1, signed=True)} % planted)"
-            found.append((direction, "auc", words, rows_of(changed[changed["region"] == region])))
-    return found
+            description = f"{wording.region(region)} ({spell.number(planted, 1, signed=True)} % planted)"
+            candidates.append((direction, "auc", description, rows_of(changed[changed["region"] == region])))
+    return candidates
 
 
 def _voxel_table(voxels: pd.DataFrame, names: dict[str, str]) -> Table:
@@ -186,17 +190,15 @@ def _voxel_table(voxels: pd.DataFrame, names: dict[str, str]) -> Table:
                     str(int(row["num"])),
                     wording.with_interval(interval(row, "auroc")),
                     wording.with_interval(interval(row, "auprc")),
-                    f"{float(row['prevalence']):.2g}",
+                    spell.probability(float(row["prevalence"])),
                     wording.with_interval(interval(row, "dice_at_threshold")),
                     spell.number(interval(row, "dice_oracle").value),
                 ]
             )
     caption = (
-        "How well the voxel maps show where the change is: mean over people with 95 % interval. AUPRC stands beside "
-        "the prevalence, which is what chance "
-        "reaches. Dice at the threshold that 0.1 % of voxels of held-out controls exceed; the oracle Dice picks its "
-        "threshold with the truth in hand and "
-        "is a ceiling, not a performance."
+        "How well the voxel maps show where the change is: mean over people with 95 % interval. Chance reaches an AUPRC "
+        "equal to the prevalence. The threshold of Dice is exceeded by 0.1 % of the voxels of held-out controls. The "
+        "oracle Dice uses the best threshold given the truth, so it is an upper limit and not a performance."
     )
     header = ["Channel", "Model", "n", "AUROC [95 %]", "AUPRC [95 %]", "Prevalence", "Dice [95 %]", "Oracle Dice"]
     return Table(caption, header, cells, "llrrrrrr")
@@ -216,15 +218,15 @@ def _difference_table(differences: pd.DataFrame, names: dict[str, str]) -> Table
         for row in rows_of(differences)
     ]
     caption = (
-        "Differences on the same scans, with 95 % interval over people. An interval that holds 0 means that the "
-        "two cannot be told apart here."
+        "Differences on the same scans, with 95 % interval over people. If the interval contains 0, the two models do not "
+        "differ detectably."
     )
     header = ["Condition", "Channel", "Models", "n", "AUROC", "AUPRC", "Dice"]
     return Table(caption, header, cells, "lllrrrr")
 
 
 def _region_tables(regions: pd.DataFrame, names: dict[str, str]) -> list[Any]:
-    """Per condition the regions that were shrunk and enlarged most: AUC of every model, and folded away the rest."""
+    """Per condition the most shrunk and most enlarged regions: AUC of every model; detection and bias are folded away."""
     local = regions[(regions["channel"] == "deformation") & regions["changed"]]
     blocks: list[Any] = []
     for condition, part in local.groupby("condition", sort=False):
@@ -234,8 +236,8 @@ def _region_tables(regions: pd.DataFrame, names: dict[str, str]) -> list[Any]:
         for region in chosen:
             rows = {str(row["maps"]): row for row in rows_of(part[part["region"] == region])}
             planted = f"{spell.number(float(next(iter(rows.values()))['true_percent']), 1, signed=True)} %"
-            found = [wording.with_interval(interval(rows[m], "auc")) if m in rows else spell.NONE for m in models]
-            areas.append([wording.region(region), planted, *found])
+            aucs = [wording.with_interval(interval(rows[m], "auc")) if m in rows else spell.NONE for m in models]
+            areas.append([wording.region(region), planted, *aucs])
             details.append([f"{wording.region(region)}, {planted} planted"])
             details += [_region_row(row, names) for row in rows.values()]
         who = f"{wording.group(str(condition))}, n = {int(part['num'].max())}"
@@ -255,18 +257,18 @@ def _region_tables(regions: pd.DataFrame, names: dict[str, str]) -> list[Any]:
     return blocks
 
 
-def _judged(true: pd.Series, region: str) -> str:
-    """A region, or both sides of its structure together where both changed about alike (`true` by region, percent)."""
+def _both_if_alike(true: pd.Series, region: str) -> str:
+    """A region, or both sides of its structure together where both changed alike (`true` in percent, by region)."""
     both = region.removeprefix("left ").removeprefix("right ").removesuffix(BOTH) + BOTH
     return both if both in true.index and abs(true[both]) >= ALIKE * abs(true[region]) else region
 
 
 def _most_changed(part: pd.DataFrame) -> list[str]:
-    """Regions by mean true change, the most shrunk ones, then the most enlarged ones; alike sides stand as one."""
+    """Regions by mean true change: the most shrunk first, then the most enlarged; sides that changed alike count as one."""
     true = part.groupby("region")["true_percent"].mean()
     single = true[[not str(region).endswith(BOTH) for region in true.index]].sort_values(kind="stable")
-    shrunk = list(dict.fromkeys(_judged(true, str(region)) for region in single[single < 0].index))
-    enlarged = list(dict.fromkeys(_judged(true, str(region)) for region in single[single > 0].index[::-1]))
+    shrunk = list(dict.fromkeys(_both_if_alike(true, str(region)) for region in single[single < 0].index))
+    enlarged = list(dict.fromkeys(_both_if_alike(true, str(region)) for region in single[single > 0].index[::-1]))
     return [*shrunk[:NUM_SHRUNK], *enlarged[:NUM_ENLARGED]]
 
 
@@ -294,9 +296,8 @@ def _detection(context: Context, detection: pd.DataFrame, names: dict[str, str])
     ]
     num_controls = int(detection["num_controls"].min())
     caption = (
-        f"One score per person against {spell.count(num_controls, 'held-out control')}. Detected: conformal p of at "
-        "most 5 %, which lets at most 5 % of controls "
-        "through; it needs 19 controls."
+        f"One score per person compared with {spell.count(num_controls, 'held-out control')}. Detected means a conformal "
+        "p of at most 5 %: at most 5 % of controls reach it, and it needs at least 19 controls."
     )
     header = ["Condition", "Score", "Model", "n", "AUC [95 %]", "Detected, % [95 %]"]
     inside = Table(caption, header, cells, "lllrrr", sortable=True)
@@ -306,8 +307,8 @@ def _detection(context: Context, detection: pd.DataFrame, names: dict[str, str])
 
 def _severity(context: Context, detection: pd.DataFrame, names: dict[str, str]) -> Figure | None:
     graded = detection[detection["severity"] != ALL]
-    panels: dict[str, list[charts.Severity]] = {}
-    for score, words in SEVERITY_SCORES.items():
+    panels: dict[str, list[charts.SeverityLine]] = {}
+    for score, description in SEVERITY_SCORES.items():
         for condition, part in graded[graded["score"] == score].groupby("condition", sort=False) if len(graded) else ():
             if condition == NULL or part["mean_severity"].nunique() < 2:
                 continue
@@ -317,16 +318,18 @@ def _severity(context: Context, detection: pd.DataFrame, names: dict[str, str]) 
                 ordered = rows_of(rows.sort_values("mean_severity"))
                 points = [float(row["mean_severity"]) for row in ordered]
                 lines.append(
-                    charts.Severity(name, context.model_colour(name), points, [interval(row, "auc") for row in ordered])
+                    charts.SeverityLine(
+                        name, context.model_colour(name), points, [interval(row, "auc") for row in ordered]
+                    )
                 )
-            panels[f"{wording.condition(str(condition))}: {words}"] = lines
+            panels[f"{wording.condition(str(condition))}: {description}"] = lines
     if not panels:
         return None
     panels = dict(sorted(panels.items()))
     png, svg = charts.severity_lines(panels, "Planted severity", "AUC against controls", 0.5)
     caption = (
-        "How well people are told from held-out controls, against the severity that was planted (the volume in ml for "
-        "lesions, else a factor on the volume changes), with 95 % intervals. The dashed line is chance."
+        "How well the score separates people with a condition from held-out controls, by planted severity (volume in ml "
+        "for lesions, otherwise a factor on the volume changes), with 95 % intervals. The dashed line is chance."
     )
     return Figure("severity", "AUC against planted severity.", caption, png, svg=svg)
 
@@ -350,8 +353,8 @@ def _null_table(null: pd.DataFrame, names: dict[str, str]) -> Table:
             if str(row["group"]) == group
         ]
     caption = (
-        "People in whom nothing is to be found. Expected: mean 0, SD 1, 5 % of voxels beyond 1.96, about 5 % of "
-        "people with an FDR-positive voxel."
+        "People without a planted change. Expected: mean 0, SD 1, 5 % of voxels beyond 1.96, about 5 % of people with an "
+        "FDR-positive voxel."
     )
     header = [
         "Channel",

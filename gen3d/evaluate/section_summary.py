@@ -1,4 +1,4 @@
-"""What planted truth says, for the first section of the page: which model and channel is best, and against what."""
+"""Sentences on planted truth for the summary: which model and channel is best, and how the others compare."""
 
 from __future__ import annotations
 
@@ -15,65 +15,67 @@ from gen3d.models.run_folder import is_baseline
 NUM_IN_LEAD = 3
 """Conditions of each kind that the first sentence names."""
 
+NO_DIFFERENCE = "does not differ detectably from"
+
 
 def in_short(best: list[Row]) -> list[str]:
-    """Which model and channel is best for lesions and which for atrophy, and how the network did against its baselines.
+    """The best model and channel for lesions and for atrophy, and the best network compared with the best baseline.
 
-    Only a few conditions of each kind; the sentences that follow name them all.
+    At most `NUM_IN_LEAD` conditions of each kind; the sentences that follow name all conditions.
     """
     if not best:
         return []
-    text = []
-    seen, unseen = [row for row in best if _is_found(row)], [row for row in best if not _is_found(row)]
-    focal = [row for row in seen if row["measure"] != "auc"][:NUM_IN_LEAD]
-    loss = [row for row in seen if row["direction"] == "loss"][:NUM_IN_LEAD]
-    parts = [
-        f"{what} best by {_winners(rows)}"
-        for what, rows in (("lesions are located", focal), ("atrophy is seen", loss))
-        if rows
-    ]
-    if parts:
-        text.append(f"{spell.capital('; '.join(parts))}.")
+    sentences = []
+    detected = [row for row in best if _is_above_chance(row)]
+    missed = [row for row in best if not _is_above_chance(row)]
+    focal = [row for row in detected if row["measure"] != "auc"][:NUM_IN_LEAD]
+    loss = [row for row in detected if row["direction"] == "loss"][:NUM_IN_LEAD]
+    if focal:
+        sentences.append(f"Lesions are located best by {_winners(focal)}.")
+    if loss:
+        sentences.append(f"Atrophy is detected best by {_winners(loss)}.")
     if any(row["model"].endswith(REGISTRATION_ALONE) for row in (*focal, *loss)):
-        text.append(WITHOUT_MODEL)
-    if unseen:
-        names = spell.listed([_planted(row) for row in unseen])
-        are = "is" if len(unseen) == 1 else "are"
-        text.append(f"{spell.capital(names)} {are} not told from chance by any model, judged in the same way.")
-    standing = [part for row in (*focal, *loss) if (part := _against_baseline(row))]
-    if standing:
-        text.append(f"Network against the best baseline: {'; '.join(standing)}.")
-    return [" ".join(text)] if text else []
+        sentences.append(WITHOUT_MODEL)
+    if missed:
+        names = spell.listed([_planted(row) for row in missed], "or")
+        sentences.append(f"No model detects {names} better than chance.")
+    comparisons = [text for row in (*focal, *loss) if (text := _against_baseline(row))]
+    if comparisons:
+        sentences.append(f"Best network compared with the best baseline: {'; '.join(comparisons)}.")
+    return [" ".join(sentences)] if sentences else []
 
 
 def _winners(rows: list[Row]) -> str:
-    """Models and channels that did best, each with the conditions in which they did."""
+    """The best models and channels, each with the conditions in which it is best."""
     by_winner: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         measure = "AUPRC" if row["measure"] != "auc" else f"AUC of {row['what']}"
-        words = f"{wording.condition(row['condition'])}: {measure} {wording.with_interval(row['value'])}"
-        by_winner.setdefault((row["model"], row["channel"]), []).append(words)
+        score = f"{wording.condition(row['condition'])}: {measure} {wording.with_interval(row['value'])}"
+        by_winner.setdefault((row["model"], row["channel"]), []).append(score)
     return spell.listed(
-        [f"{model} in {wording.in_text(channel)} ({'; '.join(words)})" for (model, channel), words in by_winner.items()]
+        [
+            f"{model} in {wording.in_text(channel)} ({'; '.join(scores)})"
+            for (model, channel), scores in by_winner.items()
+        ]
     )
 
 
 def _planted(row: Row) -> str:
-    """What was planted, in words: a focal condition, or the volume loss or gain of one."""
+    """The planted change: the name of a focal condition, or the volume loss or gain of a condition."""
     name = wording.condition(row["condition"])
     return f"volume {row['direction']} in {name}" if row["direction"] else name
 
 
-def _is_found(row: Row) -> bool:
-    """Whether the best figure of a condition is beyond chance: an AUC above 0.5, an AUPRC above the prevalence."""
+def _is_above_chance(row: Row) -> bool:
+    """Whether the best score of a condition is above chance: an AUC above 0.5, an AUPRC above the prevalence."""
     chance = 0.5 if row["measure"] == "auc" else float(row["prevalence"] or 0.0)
     return bool(row["value"].low > chance)
 
 
 def _against_baseline(row: Row) -> str:
-    """How the best network of one condition stands against the best baseline, in the channel that shows it best.
+    """The best network of one condition compared with the best baseline, in the channel that shows the condition best.
 
-    Maps that no model made, of local volume where only T1w was learned, are neither.
+    Maps without a model, those of local volume where only T1w was learned, count as neither.
     """
     rows = [{"model": row["model"], "value": row["value"], "behind": None}, *row["others"]]
     rows = [item for item in rows if not item["model"].endswith(REGISTRATION_ALONE)]
@@ -81,37 +83,39 @@ def _against_baseline(row: Row) -> str:
     baselines = [item for item in rows if is_baseline(item["model"])]
     if not networks or not baselines:
         return ""
-    own, rival = (max(group, key=lambda item: item["value"].value) for group in (networks, baselines))
-    first, second = (own, rival) if own["value"].value > rival["value"].value else (rival, own)
-    ahead, gap = first is own, second["behind"] if first["model"] == row["model"] else None
-    apart = gap.low > 0 if gap is not None else first["value"].low > second["value"].high
-    verdict = f"is {'ahead of' if ahead else 'behind'}" if apart else "cannot be told from"
+    network, baseline = (max(group, key=lambda item: item["value"].value) for group in (networks, baselines))
+    network_leads = network["value"].value > baseline["value"].value
+    first, second = (network, baseline) if network_leads else (baseline, network)
+    # Paired differences are known against the best row of the condition only; otherwise the intervals are compared.
+    gap = second["behind"] if first["model"] == row["model"] else None
+    differs = gap.low > 0 if gap is not None else first["value"].low > second["value"].high
+    verdict = f"is {'better' if network_leads else 'worse'} than" if differs else NO_DIFFERENCE
     measure = "AUC" if row["measure"] == "auc" else "AUPRC"
-    figures = f"{measure} {wording.with_interval(own['value'])} against {wording.with_interval(rival['value'])}"
     if gap is not None:
-        signed = gap if ahead else Interval(-gap.value, -gap.high, -gap.low, gap.num)
+        signed = gap if network_leads else Interval(-gap.value, -gap.high, -gap.low, gap.num)
         figures = f"paired difference in {measure} {wording.with_interval(signed, 3)}"
-    return f"on {_planted(row)}, {own['model']} {verdict} {rival['model']} ({figures})"
+    else:
+        values = [wording.with_interval(item["value"]) for item in (network, baseline)]
+        figures = f"{measure} {values[0]} against {values[1]}"
+    return f"on {_planted(row)}, {network['model']} {verdict} {baseline['model']} ({figures})"
 
 
 def best_sentence(row: Row) -> str:
-    """What shows a condition best, and how the other models did there."""
-    who = f"{spell.capital(_planted(row))}, n = {row['value'].num}"
-    where = f"{wording.in_text(row['channel'])} of {row['model']}"
-    value: Interval = row["value"]
+    """The model and channel that show a condition best, and the scores of the other models in that channel."""
+    group = f"{spell.capital(_planted(row))}, n = {row['value'].num}"
+    winner = f"{wording.in_text(row['channel'])} of {row['model']}"
+    value = wording.with_interval(row["value"])
     others = [f"{item['model']} {wording.with_interval(item['value'])}" for item in row["others"]]
-    beside = f"; beside it {spell.listed(others)}" if others else ""
+    rest = f" Other models in this channel: {spell.listed(others)}." if others else ""
     if row["measure"] == "auc":
-        return (
-            f"{who}: best told from controls by {where}, AUC of {row['what']} {wording.with_interval(value)}{beside}."
-        )
+        return f"{group}: best separated from controls by {winner}, AUC of {row['what']} {value}.{rest}"
     auroc = f"voxel AUROC {wording.with_interval(row['auroc'])}, " if row["auroc"] is not None else ""
-    prevalence = f" at a prevalence of {row['prevalence']:.2g}" if row["prevalence"] is not None else ""
-    return f"{who}: best located by {where}, {auroc}AUPRC {wording.with_interval(value)}{prevalence}{beside}."
+    chance = f" (chance: {spell.probability(row['prevalence'])})" if row["prevalence"] is not None else ""
+    return f"{group}: best located by {winner}, {auroc}AUPRC {value}{chance}.{rest}"
 
 
 def verdicts(context: Context, evaluation: EvaluationFolder, best: list[Row]) -> list[str]:
-    """One sentence per condition judged by voxels: does the first model differ from the others, by paired difference?"""
+    """Per condition scored by voxels, a sentence on the paired difference of the first model and each other model."""
     differences = evaluation.table("differences")
     names = model_names(context, evaluation)
     sentences = []
@@ -121,15 +125,15 @@ def verdicts(context: Context, evaluation: EvaluationFolder, best: list[Row]) ->
         paired = differences[
             (differences["condition"] == row["condition"]) & (differences["channel"] == row["channel"])
         ]
-        for found in rows_of(paired):
-            gap = interval(found, "auprc")
-            other, first = (names.get(str(found[name]), str(found[name])) for name in ("maps", "minus"))
+        for difference in rows_of(paired):
+            gap = interval(difference, "auprc")
+            other, first = (names.get(str(difference[name]), str(difference[name])) for name in ("maps", "minus"))
             if gap.low > 0:
                 verdict = f"{other} is better than {first}"
             elif gap.high < 0:
                 verdict = f"{first} is better than {other}"
             else:
-                verdict = f"{first} cannot be told from {other}"
+                verdict = f"{first} {NO_DIFFERENCE} {other}"
             sentences.append(
                 f"Locating {wording.condition(row['condition'])} in {wording.in_text(row['channel'])}: {verdict} "
                 f"(paired difference in AUPRC {wording.with_interval(gap, 3)})."

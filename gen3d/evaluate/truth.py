@@ -1,7 +1,7 @@
 """A simulated cohort's or a truth bench's planted truth, and the maps folders that are measured against it.
 
-The twins of a bench are judged beside the real cohort they were made from: maps of prepared=[cohort, bench] hold both, and
-the cohort's own controls are the healthy people who set the thresholds.
+The twins of a bench are measured together with the real cohort they were made from: maps of prepared=[cohort, bench] hold
+both, and the controls of the cohort set the thresholds.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from gen3d.imaging.volume import read_map
 from gen3d.simulate.folder import PERCENT_CHANGE, changed_path, log_jacobian_path, read_truth
 
 MIN_CONTROLS = 19
-"""Fewer people than this give no conformal p of 5 %."""
+"""Fewer people cannot give a conformal p of 5 % or less: the smallest is 1 / (n + 1)."""
 
 CONTROL_ROLES = ("train", "calibration", "test")
-"""Roles of healthy controls; what has another role and no truth says nothing."""
+"""Roles of healthy controls. Scans of other roles without a planted truth are dropped."""
 
 SIGNED_CHANNELS = ("structural",)
-"""Channels in which only large positive values are abnormal: a reconstruction cannot be suspiciously good."""
+"""Channels in which only large positive values are abnormal: no reconstruction is too good."""
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What was planted: `table` has one row per scan (key, subject, session, condition, severity)."""
+class PlantedTruth:
+    """The planted truth: `table` has one row per scan (key, subject, session, condition, severity)."""
 
     artefact: Artefact
     mask: NDArray[np.bool_]
@@ -47,8 +47,8 @@ class Truth:
     @cached_property
     def conditions(self) -> tuple[str, ...]:
         """Planted conditions other than healthy, the null condition last."""
-        found = sorted(set(self.table["condition"]) - {HEALTHY})
-        return tuple(sorted(found, key=lambda name: name == NULL))
+        names = sorted(set(self.table["condition"]) - {HEALTHY})
+        return tuple(sorted(names, key=lambda name: name == NULL))
 
     def log_jacobian(self, key: str) -> NDArray[np.float32] | None:
         """The condition's true log-Jacobian in template coordinates [V], or None where there is no truth volume."""
@@ -56,7 +56,7 @@ class Truth:
         return _masked(path, self.mask) if path.is_file() else None
 
     def changed(self, key: str, channel: str, changed_log_jacobian: float) -> NDArray[np.bool_]:
-        """Which mask voxels [V] truly differ, in the space of this channel's maps.
+        """The mask voxels [V] that truly differ, in the space of this channel's maps.
 
         residual and structural: the `changed` mask in the aligned scan; deformation: |true log-Jacobian| above
         `changed_log_jacobian` in template coordinates. A scan without a truth volume has nothing planted.
@@ -77,7 +77,7 @@ class Truth:
         return wide.reindex(index=list(keys), columns=list(regions)).fillna(0.0)
 
 
-def open_truth(folder: Path) -> Truth:
+def open_truth(folder: Path) -> PlantedTruth:
     """Open a finished folder of `gen3d simulate`.
 
     Raises:
@@ -86,11 +86,11 @@ def open_truth(folder: Path) -> Truth:
     artefact = read(folder, ("simulate",))
     table, regions = read_truth(folder)
     table["severity"] = pd.to_numeric(table["severity"], errors="coerce").fillna(0.0)
-    return Truth(artefact, read_mask(folder), table, regions)
+    return PlantedTruth(artefact, read_mask(folder), table, regions)
 
 
 @dataclass(frozen=True)
-class JudgedMaps:
+class EvaluatedMaps:
     """One maps folder against the truth: `subjects` has one row per scan with the planted condition joined."""
 
     name: str
@@ -118,31 +118,33 @@ class JudgedMaps:
 
     @property
     def test_controls(self) -> pd.DataFrame:
-        """Rows of healthy people that neither the model nor its calibration used."""
+        """Rows of healthy people that neither the model nor its calibration has seen."""
         healthy = self.with_condition(HEALTHY)
         return healthy[healthy["role"] == "test"]
 
     @property
     def other_controls(self) -> pd.DataFrame:
-        """Rows of the other healthy people: the model never saw them either, and their z is leave-one-out."""
+        """Rows of the other healthy people: the model has not seen them either, and their z is leave-one-out."""
         healthy = self.with_condition(HEALTHY)
         return healthy[healthy["role"] != "test"]
 
     @property
     def held_out(self) -> pd.DataFrame:
-        """Healthy people who set thresholds: test controls, and the others too where fewer than 19 test controls leave
-        no way to let 5 % through."""
+        """Healthy people who set thresholds: test controls, and the other controls too if there are fewer than 19 of those.
+
+        Fewer than 19 people cannot give a threshold that 5 % exceed.
+        """
         test = self.test_controls
         return test if len(test) >= MIN_CONTROLS else pd.concat([test, self.other_controls])
 
 
 def anomaly_score(z: NDArray[np.float32], channel: str) -> NDArray[np.float32]:
-    """What is large where a voxel is abnormal: |z|, or z itself in the channels of `SIGNED_CHANNELS`."""
+    """Scores that are large where a voxel is abnormal: |z|, or z itself in the channels of `SIGNED_CHANNELS`."""
     return z if channel in SIGNED_CHANNELS else np.abs(z)
 
 
-def open_maps(folders: Sequence[Path], truth: Truth) -> list[JudgedMaps]:
-    """Open finished folders of `gen3d anomaly` that were made from the simulated cohort, or from a bench and its bases.
+def open_maps(folders: Sequence[Path], truth: PlantedTruth) -> list[EvaluatedMaps]:
+    """Open finished folders of `gen3d anomaly` for the simulated cohort, or for a bench and its cohort.
 
     Raises:
         UserError: a folder given twice, of another verb, made from another cohort, or without a common scan.
@@ -154,9 +156,9 @@ def open_maps(folders: Sequence[Path], truth: Truth) -> list[JudgedMaps]:
     return [_open_maps(folder, name, truth) for folder, name in zip(folders, _names(folders), strict=True)]
 
 
-def _open_maps(folder: Path, name: str, truth: Truth) -> JudgedMaps:
+def _open_maps(folder: Path, name: str, truth: PlantedTruth) -> EvaluatedMaps:
     artefact = read(folder, ("anomaly",))
-    sources = [source for given in artefact.inputs.values() for source in given]
+    sources = [source for folders in artefact.inputs.values() for source in folders]
     if truth.artefact.key not in [source.get("key") for source in sources]:
         cohorts = ", ".join(source["path"] for source in sources if source.get("verb") in ("prepare", "simulate"))
         raise UserError(
@@ -182,14 +184,14 @@ def _open_maps(folder: Path, name: str, truth: Truth) -> JudgedMaps:
         )
     if not channels:
         raise UserError(f"{folder}: holds no z maps; run `gen3d anomaly` again.")
-    return JudgedMaps(name, maps, truth.mask, joined, channels)
+    return EvaluatedMaps(name, maps, truth.mask, joined, channels)
 
 
-def with_truth(subjects: pd.DataFrame, truth: Truth) -> pd.DataFrame:
+def with_truth(subjects: pd.DataFrame, truth: PlantedTruth) -> pd.DataFrame:
     """Rows of a maps folder with the planted condition and severity joined.
 
-    Scans that the truth does not know are healthy controls where their role says so, and are left out otherwise. Of a
-    healthy person's scans only the first counts: two would set thresholds as one and a half people.
+    Scans without a planted truth count as healthy controls if their role is one of `CONTROL_ROLES`; the others are dropped.
+    Only the first scan of a healthy person counts, because two scans of one person are not two independent controls.
     """
     planted = truth.table[["key", "condition", "severity"]]
     joined = subjects.drop(columns=["condition", "severity"], errors="ignore").merge(planted, on="key", how="left")
@@ -202,11 +204,11 @@ def with_truth(subjects: pd.DataFrame, truth: Truth) -> pd.DataFrame:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The shortest distinct names: the folder's own, or with its parent's where two are equal."""
-    own = [folder.resolve().name for folder in folders]
+    """The shortest distinct names: the folder's name, preceded by its parent's where two folders have the same name."""
+    names = [folder.resolve().name for folder in folders]
     return [
-        name if own.count(name) == 1 else f"{folder.resolve().parent.name}/{name}"
-        for folder, name in zip(folders, own, strict=True)
+        name if names.count(name) == 1 else f"{folder.resolve().parent.name}/{name}"
+        for folder, name in zip(folders, names, strict=True)
     ]
 
 

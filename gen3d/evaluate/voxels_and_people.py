@@ -1,7 +1,7 @@
 """The tables of `gen3d evaluate`: voxels, detection of people, regions, and calibration in people with nothing planted.
 
-Every function takes one maps folder and returns rows for a table; a measured value `x` has its interval over people in
-`x_low` and `x_high`, and `num` says how many people are behind the row.
+Every function returns rows of a table. The interval over people of a value `x` is in `x_low` and `x_high`; `num` is the
+number of people of the row.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gen3d.cohort.manifest import NULL
 from gen3d.core.progress import track
 from gen3d.core.tables import Row, rows_of
-from gen3d.evaluate.truth import SIGNED_CHANNELS, JudgedMaps, Truth, anomaly_score
+from gen3d.evaluate.truth import SIGNED_CHANNELS, EvaluatedMaps, PlantedTruth, anomaly_score
 from gen3d.maths.significance import conformal_p, conformal_resolution, fdr, p_values
 from gen3d.maths.stats import (
     Interval,
@@ -33,7 +33,7 @@ from gen3d.maths.stats import (
 
 FALSE_POSITIVE_VOXELS = 0.001
 FALSE_POSITIVE_PEOPLE = 0.05
-MAX_SEVERITIES = 6
+MAX_SEVERITIES = 6  # with more, too few people are left in each
 
 ALL = "all"
 ACROSS = "(across regions)"
@@ -41,7 +41,7 @@ ACROSS = "(across regions)"
 
 @dataclass(frozen=True)
 class Settings:
-    """What `Evaluate` was asked for, see its keys."""
+    """The settings of `Evaluate`; see its keys."""
 
     q: float
     bootstrap: int
@@ -99,8 +99,8 @@ def severity_groups(people: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataF
         yield f"{low:.3g} to {high:.3g}", float(group["severity"].mean()), group
 
 
-def null_rows(maps: JudgedMaps, channel: str, settings: Settings) -> tuple[list[Row], float]:
-    """How z behaves where nothing is planted, and the score that 0.1 % of held-out controls' voxels exceed.
+def null_rows(maps: EvaluatedMaps, channel: str, settings: Settings) -> tuple[list[Row], float]:
+    """z where nothing is planted, and the score that 0.1 % of the voxels of held-out controls exceed.
 
     Groups: test controls, calibration controls (whose z is leave-one-out), and the null condition.
     """
@@ -118,8 +118,8 @@ def null_rows(maps: JudgedMaps, channel: str, settings: Settings) -> tuple[list[
             z = maps.z(key, channel)
             if z is None:
                 continue
-            found = fdr(p_values(z), settings.q)
-            figures.append((z.mean(), z.std(), np.mean(np.abs(z) > 1.96), found.any(), found.mean()))
+            significant = fdr(p_values(z), settings.q)
+            figures.append((z.mean(), z.std(), np.mean(np.abs(z) > 1.96), significant.any(), significant.mean()))
             if key in setting_thresholds:
                 histogram.add(anomaly_score(z, channel))
         values = np.asarray(figures, dtype=np.float64).reshape(-1, 5)
@@ -145,7 +145,9 @@ VOXEL_MEASURES = (
 )
 
 
-def voxel_scores(maps: JudgedMaps, truth: Truth, channel: str, threshold: float, settings: Settings) -> list[Row]:
+def voxel_scores(
+    maps: EvaluatedMaps, truth: PlantedTruth, channel: str, threshold: float, settings: Settings
+) -> list[Row]:
     """One row per scan with a planted change in this channel: how well the map shows where.
 
     `correlation` is that of z with the true log-Jacobian over voxels (deformation channel only).
@@ -227,9 +229,11 @@ def difference_rows(scores: pd.DataFrame, names: Sequence[str], settings: Settin
     return rows
 
 
-def person_scores(maps: JudgedMaps) -> pd.DataFrame:
-    """Scores that may tell a patient from a control, one column each, indexed by key: the burden of each channel's map,
-    the most unusual region of each channel, and the latent deviation."""
+def person_scores(maps: EvaluatedMaps) -> pd.DataFrame:
+    """Scores that may separate patients from controls, one column each, indexed by key.
+
+    Per channel the burden of the map and the most unusual region; then the latent deviation.
+    """
     table = maps.subjects.set_index("key")
     scores = pd.DataFrame(index=table.index)
     for channel in maps.channels:
@@ -243,11 +247,11 @@ def person_scores(maps: JudgedMaps) -> pd.DataFrame:
     return scores
 
 
-def detection_rows(maps: JudgedMaps, truth: Truth) -> list[Row]:
-    """Are people with a condition told from controls by one score, at each severity?
+def detection_rows(maps: EvaluatedMaps, truth: PlantedTruth) -> list[Row]:
+    """How well one score separates people with a condition from controls, at each severity.
 
-    Detected means a conformal p of at most 5 % against held-out controls, which lets at most 5 % of controls through
-    by construction; with fewer than 19 controls no person can be detected and the columns are empty.
+    Detected means a conformal p of at most 5 % against held-out controls, which at most 5 % of controls reach. With fewer
+    than 19 controls no person can be detected, and the columns are empty.
     """
     scores = person_scores(maps)
     held_out = maps.held_out["key"].tolist()
@@ -269,8 +273,8 @@ def detection_rows(maps: JudgedMaps, truth: Truth) -> list[Row]:
     return rows
 
 
-def profile_rows(maps: JudgedMaps, truth: Truth, settings: Settings) -> list[Row]:
-    """Does a person's region table rank the regions as the truth does? Spearman over regions, mean over people."""
+def profile_rows(maps: EvaluatedMaps, truth: PlantedTruth, settings: Settings) -> list[Row]:
+    """Agreement of a person's region z with the true changes: Spearman over regions, mean over people."""
     rows = []
     for channel in maps.channels:
         table = maps.regions[maps.regions["channel"] == channel]
@@ -291,8 +295,11 @@ def profile_rows(maps: JudgedMaps, truth: Truth, settings: Settings) -> list[Row
 
 
 def detection_limit(rows: pd.DataFrame) -> float | None:
-    """The smallest severity from which on people are detected: AUC interval above 0.5 and sensitivity of at least 0.8 at
-    5 % false positives, there and at every greater severity. Rows of one score and condition; None if never."""
+    """The smallest severity from which on people are detected; None if there is none.
+
+    Detected means an AUC interval above 0.5 and a sensitivity of at least 0.8 at 5 % false positives, at this and at every
+    greater severity. `rows` are those of one score and condition.
+    """
     graded = rows[rows["severity"] != ALL] if (rows["severity"] != ALL).any() else rows
     limit = None
     for row in rows_of(graded.sort_values("mean_severity", ascending=False)):

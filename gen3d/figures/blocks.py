@@ -62,7 +62,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with the words that go with it; `png` also goes to figures/<name>.png.
+    """A picture with its caption; `png` is also written to figures/<name>.png.
 
     `markup` is inline SVG shown instead of the PNG where it is given.
     """
@@ -86,7 +86,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Code:
-    """Settings as they stand in a file."""
+    """The text of a settings file."""
 
     text: str
     kind: str = "code"
@@ -94,7 +94,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks that are folded away until asked for; in print they are unfolded if `printed`."""
+    """Folded blocks that a reader can open; in print they are unfolded if `printed`."""
 
     summary: str
     blocks: Sequence[Any]
@@ -104,7 +104,7 @@ class Details:
 
 @dataclass(frozen=True)
 class Card:
-    """One person: a titled frame. Text comes first, then figures beside tables, then what is folded away."""
+    """One person: a titled frame with text, then figures next to tables, then folded blocks."""
 
     title: str
     subtitle: str
@@ -125,10 +125,10 @@ class Section:
 
 def figures_in(blocks: Sequence[Any]) -> list[Figure]:
     """All figures among the blocks, however deep, in order."""
-    found: list[Figure] = []
+    figures: list[Figure] = []
     for block in blocks:
         if isinstance(block, Figure):
-            found.append(block)
+            figures.append(block)
         elif isinstance(block, (Details, Card)):
-            found += figures_in(block.blocks)
-    return found
+            figures += figures_in(block.blocks)
+    return figures

@@ -1,4 +1,4 @@
-"""Slices of brains: anatomy in grey, a map over it, sides and coordinates written on every one.
+"""Slices of brains: anatomy in grey, a map over it, each labelled with sides and coordinates.
 
 All arrays are on the plan's grid in RAS order, so the left of an image is the left of the brain (neurological convention).
 """
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from gen3d.core import words as spell
 from gen3d.figures import style
 
 CONVENTION = "Left of the image is left of the brain (neurological convention); x < 0 is left. Coordinates are MNI152."
@@ -29,7 +30,7 @@ OUTLINE = np.array([0.05, 0.05, 0.07])
 
 
 @dataclass(frozen=True)
-class Space:
+class DisplaySpace:
     """The grid that arrays are on: affine [4, 4] in mm (RAS, no shear) and the brain mask [X, Y, Z]."""
 
     affine: NDArray[np.float64]
@@ -83,7 +84,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Tile:
-    """One slice to draw: anatomy [X, Y, Z], what lies over it, and words above it."""
+    """One slice to draw: anatomy [X, Y, Z], the map over it, and a title above it."""
 
     cut: Cut
     anatomy: NDArray[np.floating]
@@ -99,7 +100,7 @@ class Strip:
     tiles: Sequence[Tile]
 
 
-def image_of(tile: Tile, space: Space) -> NDArray[np.float64]:
+def image_of(tile: Tile, space: DisplaySpace) -> NDArray[np.float64]:
     """The slice as [height, width, 3] in 0..1, interpolated linearly to about 1 mm per pixel, white outside the brain."""
     axis = AXES[tile.cut.plane]
     index = space.index(axis, tile.cut.position_mm)
@@ -142,7 +143,7 @@ def _blend(
 
 def draw(
     strips: Sequence[Strip],
-    space: Space,
+    space: DisplaySpace,
     bar: tuple[Overlay, str] | None = None,
     width_inches: float = style.WIDTH_INCHES,
     dpi: int = style.DPI,
@@ -152,7 +153,7 @@ def draw(
     Args:
         strips: the rows.
         space: the grid of all arrays.
-        bar: an overlay whose scale the colour bar shows, and the words beside it.
+        bar: an overlay whose scale the colour bar shows, and the label of the bar.
         width_inches: width of the figure; the longest row fills it.
         dpi: dots per inch of the PNG.
     """
@@ -179,9 +180,9 @@ def draw(
 
 
 def _row(
-    axes: Axes, strip: Strip, images: Sequence[NDArray[np.float64]], space: Space, between: tuple[float, float]
+    axes: Axes, strip: Strip, images: Sequence[NDArray[np.float64]], space: DisplaySpace, between: tuple[float, float]
 ) -> None:
-    """Slices side by side, centred between two heights, with their words."""
+    """Slices side by side, centred between two heights, with their labels."""
     middle, left = sum(between) / 2, 0.0
     small = {"fontsize": 7, "color": style.GREY}
     for tile, image in zip(strip.tiles, images, strict=True):
@@ -198,13 +199,13 @@ def _row(
         left += wide + GAP_MM
 
 
-def _coordinate(cut: Cut, space: Space) -> str:
+def _coordinate(cut: Cut, space: DisplaySpace) -> str:
     axis = AXES[cut.plane]
     exact = space.position_mm(axis, space.index(axis, cut.position_mm))
-    return f"{LETTERS[axis]} = {exact:+.0f} mm".replace("-", "\N{MINUS SIGN}")
+    return f"{LETTERS[axis]} = {spell.number(exact, 0, signed=True)} mm"
 
 
-def _colour_bar(figure: Canvas, overlay: Overlay, words: str, share: float) -> None:
+def _colour_bar(figure: Canvas, overlay: Overlay, label: str, share: float) -> None:
     width = min(0.5, 2.6 / figure.get_figwidth())
     axes = figure.add_axes((0.5 - width / 2, 0.42 * share, width, 0.15 * share))
     values = np.linspace(-overlay.limit, overlay.limit, 512)
@@ -213,15 +214,15 @@ def _colour_bar(figure: Canvas, overlay: Overlay, words: str, share: float) -> N
     ticks = [-overlay.limit, -overlay.threshold, overlay.threshold, overlay.limit]
     if overlay.threshold > 0.22 * overlay.limit:
         ticks.insert(2, 0.0)
-    axes.set_xticks(ticks, [f"{tick:g}".replace("-", "\N{MINUS SIGN}") for tick in ticks])
+    axes.set_xticks(ticks, [f"{tick:g}".replace("-", spell.MINUS) for tick in ticks])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.tick_params(length=2)
-    figure.text(0.5, 0.63 * share, words, ha="center", va="bottom", fontsize=8)
+    figure.text(0.5, 0.63 * share, label, ha="center", va="bottom", fontsize=8)
 
 
 def _over_tissue(values: NDArray[np.float64], overlay: Overlay) -> NDArray[np.float64]:
-    """The colours of values as they look over the grey of tissue, [n, 3]."""
+    """The colours of values over the grey of tissue, [n, 3]."""
     colours, alpha = _colours(values, overlay)
     return np.asarray(alpha[:, None] * colours + (1 - alpha[:, None]) * 0.72)
 
@@ -233,7 +234,7 @@ def _colours(values: NDArray[np.float64], overlay: Overlay) -> tuple[NDArray[np.
     return colours, 0.92 * np.clip((np.abs(values) - half) / half, 0, 1) ** 1.5
 
 
-def peak(values: NDArray[np.floating], mask: NDArray[np.bool_], space: Space) -> tuple[float, float, float]:
+def peak(values: NDArray[np.floating], mask: NDArray[np.bool_], space: DisplaySpace) -> tuple[float, float, float]:
     """World coordinates of the strongest value after a 3-voxel mean, inside the mask."""
     smooth = np.abs(ndimage.uniform_filter(np.nan_to_num(np.where(mask, values, 0.0)).astype(np.float64), 3))
     smooth[~mask] = -1.0
@@ -242,7 +243,7 @@ def peak(values: NDArray[np.floating], mask: NDArray[np.bool_], space: Space) ->
     return x, y, z
 
 
-def lightbox(space: Space, num_axial: int = 6) -> tuple[Cut, ...]:
+def lightbox(space: DisplaySpace, num_axial: int = 6) -> tuple[Cut, ...]:
     """Axial slices evenly over the brain, then a coronal and a sagittal slice through the left hippocampus."""
     box = space.cropped()[2]
     low = space.position_mm(2, box.start or 0)

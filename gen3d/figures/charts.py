@@ -89,7 +89,7 @@ def curves(panels: Mapping[str, Sequence[Curve]], x_label: str, logarithmic: Seq
 
 
 @dataclass(frozen=True)
-class Dots:
+class ScoreDots:
     """One panel of scores: values [n] by group, in the order of the axis."""
 
     title: str
@@ -97,7 +97,7 @@ class Dots:
     reference: str
 
 
-def strips(panels: Sequence[Dots], colours: Mapping[str, str], y_label: str, seed: int) -> Chart:
+def strips(panels: Sequence[ScoreDots], colours: Mapping[str, str], y_label: str, seed: int) -> Chart:
     """Every person's score as a dot, with the group's median and quartiles; the band spans 95 % of the reference group."""
     columns = 2 if len(panels) == 4 else min(3, max(1, len(panels)))
     rows = math.ceil(len(panels) / columns)
@@ -117,7 +117,7 @@ def strips(panels: Sequence[Dots], colours: Mapping[str, str], y_label: str, see
         return finished(figure)
 
 
-def _strip_panel(axes: Axes, panel: Dots, colours: Mapping[str, str], generator: np.random.Generator) -> None:
+def _strip_panel(axes: Axes, panel: ScoreDots, colours: Mapping[str, str], generator: np.random.Generator) -> None:
     reference = panel.by_group.get(panel.reference, np.empty(0))
     reference = reference[np.isfinite(reference)]
     if len(reference) >= 5:
@@ -141,7 +141,7 @@ def _strip_panel(axes: Axes, panel: Dots, colours: Mapping[str, str], generator:
 
 
 @dataclass(frozen=True)
-class Quantiles:
+class QuantilePanel:
     """One panel of a quantile plot: theoretical [q], one row of observed quantiles per person [n, q]."""
 
     title: str
@@ -149,7 +149,7 @@ class Quantiles:
     observed: Floats
 
 
-def quantile_plots(panels: Sequence[Quantiles], colour: str, columns: int = 3) -> Chart:
+def quantile_plots(panels: Sequence[QuantilePanel], colour: str, columns: int = 3) -> Chart:
     """Observed quantiles of z against those of a standard normal; each thin line is one person, the thick one their mean."""
     columns = min(columns, max(1, len(panels)))
     rows = math.ceil(len(panels) / columns)
@@ -176,7 +176,7 @@ def quantile_plots(panels: Sequence[Quantiles], colour: str, columns: int = 3) -
 
 
 @dataclass(frozen=True)
-class Severity:
+class SeverityLine:
     """One line of a severity chart: severity [k] and a value with interval at each."""
 
     name: str
@@ -185,7 +185,9 @@ class Severity:
     values: Sequence[Interval]
 
 
-def severity_lines(panels: Mapping[str, Sequence[Severity]], x_label: str, y_label: str, chance: float | None) -> Chart:
+def severity_lines(
+    panels: Mapping[str, Sequence[SeverityLine]], x_label: str, y_label: str, chance: float | None
+) -> Chart:
     """Values against severity with their intervals, one panel per condition, one line per model or channel."""
     columns = 2 if len(panels) == 4 else min(3, max(1, len(panels)))
     rows = math.ceil(len(panels) / columns)
@@ -210,7 +212,7 @@ def severity_lines(panels: Mapping[str, Sequence[Severity]], x_label: str, y_lab
         return finished(figure)
 
 
-def _severity_panel(axes: Axes, lines: Sequence[Severity], chance: float | None) -> None:
+def _severity_panel(axes: Axes, lines: Sequence[SeverityLine], chance: float | None) -> None:
     if chance is not None:
         axes.axhline(chance, color=style.INK, linewidth=0.8, linestyle=(0, (3, 2)))
     xs = sorted({x for line in lines for x in line.severity})
@@ -237,8 +239,8 @@ class Line:
     hollow: bool = False
 
 
-def intervals(lines: Sequence[Line], x_label: str, reference: float | None, words: str = "") -> Chart:
-    """Values with their 95 % intervals, one under the other; a dashed line at `reference` with `words` at its top."""
+def intervals(lines: Sequence[Line], x_label: str, reference: float | None, label: str = "") -> Chart:
+    """Values with their 95 % intervals, one under the other; a dashed line at `reference` with `label` above it."""
     height = 0.62 + 0.2 * len(lines)
     longest = max(len(line.name) for line in lines)
     with style.canvas(height, 7.2) as figure:
@@ -247,7 +249,7 @@ def intervals(lines: Sequence[Line], x_label: str, reference: float | None, word
         figure.subplots_adjust(left=left, right=0.98, top=1 - 0.2 / height, bottom=0.4 / height)
         if reference is not None:
             axes.axvline(reference, color=style.INK, linewidth=0.8, linestyle=DASHES)
-            axes.text(reference, -0.75, words, ha="center", va="bottom", fontsize=7, color=style.GREY)
+            axes.text(reference, -0.75, label, ha="center", va="bottom", fontsize=7, color=style.GREY)
         for place, line in enumerate(lines):
             if math.isfinite(line.value.low) and math.isfinite(line.value.high):
                 axes.plot([line.value.low, line.value.high], [place] * 2, color=line.colour, linewidth=1.6)
@@ -268,11 +270,11 @@ def range_strip(
     """A person's value as a dot on a scale from -reach to reach, over the band of the controls.
 
     Args:
-        value, reach: in the channel's units; values beyond the scale are drawn at its end.
+        value, reach: in the channel's units; values beyond the scale are drawn at its end, so no dot is lost.
         controls: low and high end of their range; None for no band.
         z: gives the dot its colour, filled only where `significant`.
         significant: whether the finding survives correction.
-        label: words for those who do not see it.
+        label: description for screen readers.
     """
     width, height = 148, 16
 
@@ -297,5 +299,5 @@ def range_strip(
         end=width - 6,
         zero=place(0),
         x=place(value),
-        colour=style.hex_colour((np.clip(z, -6, 6) / 4 + 1) / 2, style.DIVERGING) if significant else "#ffffff",
+        colour=style.hex_colour((np.clip(z, -6, 6) / 4 + 1) / 2, style.DIVERGING) if significant else style.PAPER,
     )

@@ -1,5 +1,4 @@
-"""What every section of a page may use: the opened folders, the cohort they are about, and colours that mean the same
-everywhere."""
+"""The context of a page, used by all its sections: the opened folders, their cohort, and one colour per group and model."""
 
 from __future__ import annotations
 
@@ -20,13 +19,13 @@ from gen3d.core.errors import UserError
 from gen3d.core.result_folder import ResultFolder
 from gen3d.figures import style
 from gen3d.figures.blocks import Section
-from gen3d.figures.brain import Space
+from gen3d.figures.brain import DisplaySpace
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.template import template_on
 
 Opened = TypeVar("Opened")
 MODELS = ("train", "anomaly")
-"""Verbs whose folders are called by the name of a model, which has a colour of its own."""
+"""Verbs whose folders have the name of a model; each model has its own colour."""
 
 COHORT_COLUMNS = ("key", "subject", "diagnosis", "role", "site", "sex", "age_years")
 
@@ -35,7 +34,8 @@ COHORT_COLUMNS = ("key", "subject", "diagnosis", "role", "site", "sex", "age_yea
 class Context:
     """The material of one page.
 
-    `artefacts` are all folders given; `opened` those that a capability reads, `prepared` the cohort where it was given.
+    `artefacts` are all input folders, `opened` those that a capability reads, `prepared` the cohort (None without a prepared
+    folder).
     """
 
     artefacts: tuple[Artefact, ...]
@@ -45,22 +45,22 @@ class Context:
     seed: int
 
     def all(self, kind: type[Opened]) -> tuple[Opened, ...]:
-        """The folders of one kind, in the order given."""
+        """The folders of one kind, in input order."""
         return tuple(folder for folder in self.opened if isinstance(folder, kind))
 
     def first(self, kind: type[Opened]) -> Opened | None:
-        """The first folder of one kind: what is shown in full; the others stand beside it in tables and folded parts."""
+        """The first folder of one kind. It is shown in full; the others appear in tables and folded parts."""
         return next(iter(self.all(kind)), None)
 
     @cached_property
     def _with_people(self) -> list[pd.DataFrame]:
-        """The cohort rows that folders hold; those of folders with maps first, which know who was held out."""
+        """The cohort rows of the folders; those of maps first, because they record the held-out people."""
         folders = sorted(self.opened, key=lambda folder: folder.example_map is None)
         return [rows for folder in folders if (rows := folder.cohort_rows) is not None]
 
     @cached_property
     def cohort(self) -> pd.DataFrame:
-        """The cohort table: of the prepared folders, or what the other folders know of it."""
+        """The cohort table of the prepared folders, or the rows that another folder has of it."""
         if self.prepared is not None:
             return self.prepared.manifest
         return next(iter(self._with_people), pd.DataFrame(columns=list(COHORT_COLUMNS)))
@@ -82,7 +82,7 @@ class Context:
 
     @cached_property
     def plan(self) -> GridPlan:
-        """The grid of all maps: of the prepared folder, else read off the first map."""
+        """The grid of all maps: that of the prepared folder, or else that of the first map."""
         if self.prepared is not None:
             return self.prepared.plan
         path = next((path for folder in self.opened if (path := folder.example_map) is not None), None)
@@ -96,10 +96,10 @@ class Context:
         return GridPlan(spacing_mm=abs(rows[0][0]), shape=(first, second, third), affine=rows)
 
     @cached_property
-    def space(self) -> Space:
+    def space(self) -> DisplaySpace:
         """The grid with the brain's mask."""
         mask = self.prepared.mask if self.prepared is not None else template_on(self.plan).mask
-        return Space(self.plan.matrix, np.asarray(mask, dtype=bool))
+        return DisplaySpace(self.plan.matrix, np.asarray(mask, dtype=bool))
 
     @cached_property
     def template_t1w(self) -> NDArray[np.float32]:
@@ -123,7 +123,7 @@ class Context:
         return style.group_colours(groups, self.controls)
 
     def model_colour(self, name: str) -> str:
-        """A colour per model, in the order given: of runs, then of maps."""
+        """A colour per model, in input order: runs first, then maps."""
         names = [folder.name for verb in MODELS for folder in self.opened if folder.artefact.verb == verb]
         names = list(dict.fromkeys(names))
         return style.GROUP_COLOURS[names.index(name) % len(style.GROUP_COLOURS)] if name in names else style.GREY
@@ -131,10 +131,11 @@ class Context:
 
 @dataclass(frozen=True)
 class PageSection:
-    """A section of the page: its title, how it is made of the folders, what a user gives for it, and its place.
+    """A section of the page: its title, its builder, the folder it needs, and its place.
 
-    Sections stand in the order of `place`. `build` returns None where the folders lack what it needs. `reads` opens the folders
-    of the verb that names the section; None for prepared folders, which are opened together as one cohort.
+    Sections are sorted by `place`. `build` returns None if the folders lack what it needs. `given_by` names the verb whose
+    folder the section needs. `reads` is the reader of that folder; None for prepared folders, which are opened together as
+    one cohort.
     """
 
     title: str

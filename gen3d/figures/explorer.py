@@ -1,7 +1,7 @@
-"""A scatter of people that answers: choose the plane and the colours, point at a dot, or walk with the arrow keys.
+"""An interactive scatter of people: choose the plane and the colours, point at a dot, or move with the arrow keys.
 
-It is inline SVG with its data beside it as JSON, so that it works without a network; without a script the first plane
-and the first colouring are there, with words on every dot.
+It is inline SVG followed by its data as JSON, so that it works without a network. Without a script it shows the first plane
+and the first colouring, with a label on every dot.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ DIAMOND = "M0 -6.5L6.5 0L0 6.5L-6.5 0Z"
 
 
 @dataclass(frozen=True)
-class Person:
-    """One dot: its identifier, what the card says (label, value), and a small picture, b"" for none.
+class PersonDot:
+    """One dot: identifier, title and facts (label, value) of its card, and a small picture, b"" for none.
 
-    `is_new` marks a person who was put into the map afterwards: a diamond.
+    `is_new` marks a person who was placed into an existing map: drawn as a diamond.
     """
 
     key: str
@@ -41,14 +41,14 @@ class Person:
     is_new: bool = False
 
     @property
-    def words(self) -> str:
-        """Everything on the card in one line."""
-        return ", ".join([self.title, *(f"{label} {value}" for label, value in self.facts)])
+    def label(self) -> str:
+        """All of the card in one line."""
+        return ", ".join([self.title, *(f"{name} {value}" for name, value in self.facts)])
 
 
 @dataclass(frozen=True)
 class Colouring:
-    """How people are coloured: a title, a colour per person, and the legend as (colour, words) or a range."""
+    """Colours of people: a title, a colour per person, and the legend as (colour, label) or the ends of a scale."""
 
     title: str
     colours: Sequence[str]
@@ -61,14 +61,14 @@ class Explorer:
     """People [n], planes name -> [n, 2] (NaN: not on this plane), and colourings of the n people."""
 
     identifier: str
-    people: Sequence[Person]
+    people: Sequence[PersonDot]
     planes: Mapping[str, NDArray[np.float64]]
     colourings: Sequence[Colouring]
     description: str
 
 
 def small_picture(picture: bytes) -> bytes:
-    """A picture of at most 3 kB: as it is, or as JPEG of as good a quality as fits; b"" where it cannot be read."""
+    """A picture of at most 3 kB: unchanged, or as JPEG of the best quality that fits; b"" if it cannot be read."""
     if not picture:
         return b""
     try:
@@ -89,7 +89,7 @@ def small_picture(picture: bytes) -> bytes:
 
 
 def with_pictures(num: int) -> NDArray[np.bool_]:
-    """Who of n people has a picture on the page: all, or 400 evenly over the table, [n]."""
+    """Which of n people have a picture on the page: all, or 400 evenly over the table, [n]."""
     chosen = np.zeros(num, dtype=bool)
     chosen[np.unique(np.linspace(0, num - 1, min(num, MOST_THUMBNAILS)).round().astype(int))] = True
     return chosen if num else np.zeros(0, dtype=bool)
@@ -136,13 +136,13 @@ def explore(explorer: Explorer) -> Markup:
 
 
 def legend_of(colouring: Colouring) -> Markup:
-    """The legend of a colouring: its colours with words, or its range."""
+    """The legend of a colouring: its colours with labels, or its scale."""
     return _scale(colouring.scale) if colouring.scale else _legend(colouring.legend)
 
 
 def _legend(entries: Sequence[tuple[str, str]]) -> Markup:
     items = [
-        Markup('<li><span style="background:{0}"></span>{1}</li>').format(colour, words) for colour, words in entries
+        Markup('<li><span style="background:{0}"></span>{1}</li>').format(colour, label) for colour, label in entries
     ]
     return Markup('<ul class="legend">{}</ul>').format(Markup("").join(items))
 
@@ -156,7 +156,7 @@ def _scale(ends: tuple[str, str]) -> Markup:
 
 
 def _places(values: NDArray[np.float64]) -> list[tuple[float, float] | None]:
-    """Where each person stands in the picture; None where the person is not on this plane."""
+    """Each person's position in the picture; None for a person who is not on this plane."""
     known = np.asarray(np.isfinite(values).all(axis=1))
     if not known.any():
         return [None] * len(values)
@@ -168,12 +168,12 @@ def _places(values: NDArray[np.float64]) -> list[tuple[float, float] | None]:
     return [(round(float(a), 1), round(float(b), 1)) if fine else None for a, b, fine in zip(x, y, known, strict=True)]
 
 
-def _mark(index: int, person: Person, place: tuple[float, float] | None, colour: str) -> Markup:
+def _mark(index: int, person: PersonDot, place: tuple[float, float] | None, colour: str) -> Markup:
     where = f"translate({place[0]} {place[1]})" if place else "translate(-99 -99)"
     common = Markup('class="dot{}" data-index="{}" fill="{}" transform="{}" role="img" aria-label="{}"{}').format(
-        " new" if person.is_new else "", index, colour, where, person.words, Markup("") if place else Markup(" hidden")
+        " new" if person.is_new else "", index, colour, where, person.label, Markup("") if place else Markup(" hidden")
     )
-    title = Markup("<title>{}</title>").format(person.words)
+    title = Markup("<title>{}</title>").format(person.label)
     if person.is_new:
         return Markup('<path d="{}" {}>{}</path>').format(DIAMOND, common, title)
     return Markup('<circle r="5" {}>{}</circle>').format(common, title)
@@ -187,14 +187,14 @@ def _choice(label: str, name: str, options: Sequence[str]) -> Markup:
 
 
 def _data(explorer: Explorer, places: Mapping[str, Sequence[tuple[float, float] | None]]) -> Markup:
-    """What the script needs: places, colours, and every person's card."""
+    """The data of the script: positions, colours, and every person's card."""
     people = [
         {"title": person.title, "facts": [list(fact) for fact in person.facts]}
         | ({"picture": address(person.thumbnail)} if person.thumbnail else {})
         for person in explorer.people
     ]
     content: dict[str, Any] = {
-        "planes": [list(found) for found in places.values()],
+        "planes": [list(of_plane) for of_plane in places.values()],
         "colours": [list(colouring.colours) for colouring in explorer.colourings],
         "people": people,
     }

@@ -1,4 +1,4 @@
-"""Codes as a reader meets them: channels, groups, conditions, regions, effects with their units."""
+"""Names for readers of codes: channels, groups, conditions, regions, effects with their units."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def with_interval(interval: Interval, digits: int = 2, scale: float = 1.0) -> st
 
 
 def channel(name: str) -> str:
-    """A channel's name in words."""
+    """A channel's name for readers."""
     return CHANNELS.get(name, (name.replace("_", " "), "", ""))[0]
 
 
@@ -62,12 +62,12 @@ def in_text(channel_name: str) -> str:
 
 
 def score(channel_name: str, kind: str) -> str:
-    """What a score is made of: its channel and how voxels or regions became one number."""
+    """The name of a score: its channel and how voxels or regions were reduced to one number."""
     return f"{channel(channel_name)}, {KINDS.get(kind, kind)}"
 
 
 def effect(channel_name: str, effect_value: float, effect_percent: float) -> str:
-    """An effect in the units that a reader knows: volume in %, intensity in % of the white-matter level."""
+    """An effect in common units: volume in %, intensity in % of the white-matter level."""
     if channel_name in LOG_VOLUMES:
         return f"{number(effect_percent, 1, signed=True)} %"
     if channel_name == "residual":
@@ -76,14 +76,14 @@ def effect(channel_name: str, effect_value: float, effect_percent: float) -> str
 
 
 def effect_scale(channel_name: str, effect_value: float) -> float:
-    """An effect as the number that `effect` shows."""
+    """An effect as the number that `effect` writes."""
     if channel_name in LOG_VOLUMES:
         return 100.0 * math.expm1(effect_value)
     return 100.0 * effect_value if channel_name == "residual" else effect_value
 
 
 def effect_unit(channel_name: str) -> str:
-    """The unit of the numbers that `effect_scale` gives, with a space before it; empty where there is none."""
+    """The unit of the numbers of `effect_scale`, with a space before it; "" for none."""
     return " %" if channel_name in LOG_VOLUMES else " % of WM" if channel_name == "residual" else ""
 
 
@@ -94,7 +94,7 @@ def effect_reach(channel_name: str, reach: float) -> str:
 
 
 def directions(name: str) -> tuple[str, str]:
-    """What a positive and a negative z mean in a channel."""
+    """The meanings of a positive and of a negative z in a channel."""
     _, up, down = CHANNELS.get(name, ("", "above the expectation", "below the expectation"))
     return up, down
 
@@ -107,12 +107,12 @@ def group(code: str) -> str:
 
 
 def condition(code: str) -> str:
-    """A condition's code as it is usually written."""
+    """A condition's code in its usual spelling."""
     return code.upper() if code in ABBREVIATIONS else code
 
 
 def region(name: str) -> str:
-    """A region's name without underscores; `hippocampus (both)` are both sides together."""
+    """A region's name without underscores; `hippocampus (both)` becomes both sides of hippocampus."""
     return re.sub(r"^(.*) \(both\)$", r"both sides of \1", name.replace("_", " "))
 
 

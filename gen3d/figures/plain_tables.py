@@ -1,4 +1,4 @@
-"""Tables of a folder as they stand: columns in words, numbers with sensible digits, intervals beside their values."""
+"""Tables of a folder for readers: columns with plain names, numbers with sensible digits, intervals next to their values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gen3d.figures.blocks import Table
 from gen3d.maths.stats import Interval
 
 P_VALUES = ("p", "q")
-WORDS = {
+COLUMN_NAMES = {
     "num": "n",
     "p": "p",
     "q": "q",
@@ -26,33 +26,33 @@ WORDS = {
 }
 
 
-def words(column: str) -> str:
+def column_name(column: str) -> str:
     """A column's name for a reader."""
-    if column in WORDS:
-        return WORDS[column]
+    if column in COLUMN_NAMES:
+        return COLUMN_NAMES[column]
     if column.startswith("num_"):
         return spell.capital(column.removeprefix("num_").replace("_", " "))
     return spell.capital(column.replace("_", " "))
 
 
 def plain_table(caption: str, rows: Sequence[Row], names: dict[str, str] | None = None) -> Table:
-    """All rows and all columns that hold anything.
+    """All rows, and all columns that are not empty.
 
-    Columns x_low and x_high (or low and high, beside `value`) stand in brackets after x.
+    Columns x_low and x_high (or low and high of `value`) are shown in brackets after x.
     """
     columns = [name for name in dict.fromkeys(key for row in rows for key in row) if not _is_empty(rows, name)]
     limits = {name: _limits(name, columns) for name in columns}
     hidden = {limit for pair in limits.values() if pair for limit in pair}
     shown = [name for name in columns if name not in hidden]
     named = names or {}
-    header = [named.get(name, words(name)) + (" [95 %]" if limits[name] else "") for name in shown]
+    header = [named.get(name, column_name(name)) + (" [95 %]" if limits[name] else "") for name in shown]
     cells = [[cell(row.get(name), name, _interval(row, name, limits[name])) for name in shown] for row in rows]
     align = "".join("r" if any(_is_number(row.get(name)) for row in rows) else "l" for name in shown)
     return Table(caption, header, cells, align)
 
 
 def cell(value: Any, column: str, interval: Interval | None = None) -> str:
-    """One cell in words."""
+    """The text of one cell."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not _is_number(value):
@@ -62,7 +62,7 @@ def cell(value: Any, column: str, interval: Interval | None = None) -> str:
     if column in P_VALUES or column.startswith(("p_", "q_")):
         return spell.probability(float(value))
     if isinstance(value, int) or (float(value).is_integer() and (column.startswith("num") or abs(float(value)) >= 10)):
-        return f"{float(value):.0f}".replace("-", spell.MINUS)
+        return spell.number(float(value), 0)
     return spell.number(float(value), _digits(abs(float(value))))
 
 
@@ -101,7 +101,7 @@ def interval_of(
     """A value with its interval, read from three columns of a row, and the number of people behind it.
 
     Raises:
-        UserError: a cell of the table holds words.
+        UserError: a cell of the table is not a number.
     """
     value, low, high = (folder.number(row, name, table) for name in names)
     num = folder.number(row, "num_people", table)

@@ -1,6 +1,6 @@
 """One look for every figure: typeface, sizes, colours, and how a figure becomes bytes.
 
-Colours: the Okabe-Ito set, which people with any colour vision can tell apart; controls are always slate grey.
+Colours: the Okabe-Ito set, which people with any colour vision can distinguish; controls are always slate grey.
 Maps: `managua` reversed (Crameri, Nature Communications 2020), diverging, perceptually uniform and dark in the middle,
 so that blue is below expectation and orange above it, over grey anatomy.
 """
@@ -22,8 +22,14 @@ from PIL import Image
 
 TYPEFACES = ("Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans")
 INK, GREY, FAINT = "#1c2126", "#5f6b76", "#d5dade"
+PAPER, BAND, UNSURE = "#ffffff", "#e7ebee", "#b3bcc4"
+"""The page, a range of reference values behind marks, and marks that are not significant."""
+
 CONTROL_COLOUR = "#6b7783"
 GROUP_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a6487f", "#b58900", "#3d9bd1", "#000000")
+LESS, MORE = GROUP_COLOURS[:2]
+"""Below and above the reference."""
+
 SEQUENTIAL = "cividis"
 DIVERGING = "managua_r"
 WIDTH_INCHES = 9.0
@@ -32,7 +38,7 @@ LEVELS = 64
 
 
 def rc_settings() -> dict[str, Any]:
-    """Matplotlib settings of the report; typefaces that this machine lacks are left out, so that none is searched for."""
+    """Matplotlib settings of the report; typefaces that this machine lacks are dropped, so that Matplotlib does not search."""
     present = {entry.name for entry in font_manager.fontManager.ttflist}
     return {
         "font.family": [name for name in TYPEFACES if name in present],
@@ -78,7 +84,7 @@ def canvas(height_inches: float, width_inches: float = WIDTH_INCHES) -> Iterator
 
 
 def png_bytes(figure: Canvas, dpi: int = DPI) -> bytes:
-    """The figure as PNG with 64 levels per colour, which halves the file and which the eye does not tell from 256."""
+    """The figure as PNG with 64 levels per colour, which halves the file; the eye sees no difference from 256 levels."""
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -90,7 +96,7 @@ def png_bytes(figure: Canvas, dpi: int = DPI) -> bytes:
 
 
 def svg_bytes(figure: Canvas) -> bytes:
-    """The figure as SVG whose words stay words, in the page's typefaces."""
+    """The figure as SVG with its text kept as text, in the page's typefaces."""
     figure.set_dpi(72)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -105,14 +111,14 @@ def figure_families() -> list[str]:
 
 
 def group_colours(groups: Sequence[str], controls: Sequence[str]) -> dict[str, str]:
-    """A colour per group in the order given; control groups are grey."""
+    """A colour per group, in order; control groups are grey."""
     others = [group for group in groups if group not in controls]
     colours = {group: CONTROL_COLOUR for group in groups if group in controls}
     return colours | {group: GROUP_COLOURS[index % len(GROUP_COLOURS)] for index, group in enumerate(others)}
 
 
 def category_colours(categories: Sequence[str]) -> dict[str, str]:
-    """A colour per category (sites), in the order given."""
+    """A colour per category (sites), in order."""
     return {category: GROUP_COLOURS[index % len(GROUP_COLOURS)] for index, category in enumerate(categories)}
 
 

@@ -11,7 +11,7 @@ from gen3d.figures import charts, style
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Details, Figure, Heading, Points, Section, Table, Text
 from gen3d.figures.context import Context, page_section
-from gen3d.figures.plain_tables import interval_of, plain_table, words
+from gen3d.figures.plain_tables import column_name, interval_of, plain_table
 from gen3d.harmonise.assessment import AFTER, BEFORE, DIFFERENCE
 from gen3d.harmonise.folder import HarmonisedFolder
 
@@ -84,7 +84,7 @@ def _compared(harmonised: HarmonisedFolder, table: str, title: str, by: tuple[st
         num = harmonised.number(first, "num_people", table)
         cells.append(
             [
-                words(name) if table == "kept" else spell.capital(name),
+                column_name(name) if table == "kept" else spell.capital(name),
                 _measure(measure),
                 f"{num:.0f}" if math.isfinite(num) else spell.NONE,
                 *(
@@ -96,7 +96,7 @@ def _compared(harmonised: HarmonisedFolder, table: str, title: str, by: tuple[st
                 spell.number(chance),
             ]
         )
-    header = [words(by[0]), "Measure", "n", *(f"{spell.capital(stage)} [95 %]" for stage in present), "Chance"]
+    header = [column_name(by[0]), "Measure", "n", *(f"{spell.capital(stage)} [95 %]" for stage in present), "Chance"]
     caption = (
         f"{title} from the latents, before and after; cross-validated, with the harmonisation fitted on other people."
     )

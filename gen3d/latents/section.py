@@ -13,7 +13,7 @@ from gen3d.figures import charts, explorer, style
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Figure, Heading, Section, Text
 from gen3d.figures.context import Context, page_section
-from gen3d.figures.explorer import Colouring, Explorer, Person
+from gen3d.figures.explorer import Colouring, Explorer, PersonDot
 from gen3d.latents.embedding import principal_components, umap_coordinates
 
 
@@ -50,7 +50,7 @@ def _figure(context: Context, latents: LatentsFolder) -> tuple[Figure, dict[str,
     if neighbours is not None:
         planes["UMAP"] = neighbours
     name = f"latent_{latents.artefact.folder.name}"
-    people = [Person(key, key, _facts(row)) for key, (_, row) in zip(keys, table.iterrows(), strict=True)]
+    people = [PersonDot(key, key, _facts(row)) for key, (_, row) in zip(keys, table.iterrows(), strict=True)]
     scatter = Explorer(f"explore_{name}", people, planes, _colourings(context, table), "People in latent space.")
     shares = components.share_of_variance
     caption = (

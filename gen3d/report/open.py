@@ -1,4 +1,4 @@
-"""Finished folders, recognised by the verb that wrote them, opened by the reader that the verb's section names, and named."""
+"""Open finished folders for the report: each by the reader of the section of its verb, each with a name for the page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gen3d.models.run_folder import AND, TRAIN, model_kind
 from gen3d.verbs import VERBS, named_object
 
 SHOWN = tuple(verb for verb, entry in VERBS.items() if entry.sections)
-"""Verbs whose folders have a section."""
+"""Verbs with a section on the page."""
 
 
 def sections_of(verb: str) -> tuple[PageSection, ...]:
@@ -48,34 +48,34 @@ def open_context(folders: Sequence[Path], subjects_shown: int = 6, seed: int = 0
 
 
 def _names(artefacts: Sequence[Artefact], readers: Mapping[str, type[ResultFolder]]) -> dict[Path, str]:
-    """What the page calls each folder, told apart within its verb."""
+    """The name of each folder on the page, unique within its verb."""
     names: dict[Path, str] = {}
     kinds = {item.key: model_kind(item.folder) for item in artefacts if item.verb == TRAIN}
     for verb, reader in readers.items():
-        mine = [item for item in artefacts if item.verb == verb]
+        of_verb = [item for item in artefacts if item.verb == verb]
         if reader.named_by == "model":
-            models = [_model_name(item, kinds) for item in mine]
+            models = [_model_name(item, kinds) for item in of_verb]
             names |= {
                 item.folder: name if models.count(name) == 1 else f"{name}, {item.folder.name}"
-                for item, name in zip(mine, models, strict=True)
+                for item, name in zip(of_verb, models, strict=True)
             }
         else:
-            own = [item.folder.name for item in mine]
+            folder_names = [item.folder.name for item in of_verb]
             names |= {
-                item.folder: name if own.count(name) == 1 else f"{item.folder.parent.name}/{name}"
-                for item, name in zip(mine, own, strict=True)
+                item.folder: name if folder_names.count(name) == 1 else f"{item.folder.parent.name}/{name}"
+                for item, name in zip(of_verb, folder_names, strict=True)
             }
     by_key = {item.key: names[item.folder] for item in artefacts if item.folder in names}
     for item in artefacts:
         if item.verb in readers and readers[item.verb].named_by == "input":
-            given = [by_key[key] for key in (str(source["key"]) for source in inputs_of(item)) if key in by_key]
-            names[item.folder] = given[0] if given else item.folder.name
+            inputs = [by_key[key] for key in (str(source["key"]) for source in inputs_of(item)) if key in by_key]
+            names[item.folder] = inputs[0] if inputs else item.folder.name
     return names
 
 
 def _model_name(artefact: Artefact, kinds: Mapping[str, str]) -> str:
-    """The kinds of the models behind a folder in words; the folder's name where they cannot be read."""
+    """The titles of the models of a folder; the folder's name where they cannot be read."""
     if artefact.verb == TRAIN:
         return title(kinds[artefact.key]) or artefact.folder.name
-    behind = [kinds.get(item["key"], "") or model_kind(Path(item["path"])) for item in inputs_of(artefact, (TRAIN,))]
-    return AND.join(title(kind) for kind in behind) if behind and all(behind) else artefact.folder.name
+    models = [kinds.get(item["key"], "") or model_kind(Path(item["path"])) for item in inputs_of(artefact, (TRAIN,))]
+    return AND.join(title(kind) for kind in models) if models and all(models) else artefact.folder.name

@@ -1,4 +1,4 @@
-"""What the report cannot say, and where every number comes from."""
+"""Limits of the report, and the provenance of every number."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def section(context: Context) -> Section:
         Points(tuple(_limits(context))),
         Heading("Inputs"),
         Text(
-            "Every folder carries a key made of its settings, its inputs' keys and the version; the same key means "
-            "the same result."
+            "Every folder has a key. It is computed from the settings, the keys of the inputs and the version, so the same "
+            "key means the same result."
         ),
         _inputs(artefacts),
         Details("Settings of every input", [Code(_settings(artefact)) for artefact in artefacts], printed=False),
@@ -49,7 +49,7 @@ def section(context: Context) -> Section:
             "Software",
             [
                 Table(
-                    "Versions when this report was made.",
+                    "Versions at the time of this report.",
                     ["Package", "Version"],
                     [list(item) for item in packages.items()],
                     "ll",
@@ -72,17 +72,16 @@ def _limits(context: Context) -> list[str]:
     sentences = [
         "This report is for research. It is not a medical device, has not been validated for clinical use, and must "
         "not guide the care of a person.",
-        "A z score says how unusual a finding is among healthy people of the same age and sex. It says nothing about "
-        "the cause: motion, scanner, medication, "
-        "hydration and preparation errors change brains on images too.",
+        "A z score measures how unusual a finding is among healthy people of the same age and sex. It does not show the "
+        "cause: motion, scanner, medication, hydration and preparation errors also change images of the brain.",
     ]
     sentences += limits_of_maps(context)
     if context.all(HeadFolder):
         sentences.append(LIMIT_OF_HEADS)
     if any(item.verb == "simulate" for item in context.artefacts):
         sentences.append(
-            "At least one cohort here is simulated. Its figures show that the method works as intended; they do not "
-            "predict performance in patients."
+            "At least one cohort of this report is simulated. Its figures show that the method works as intended; they do "
+            "not predict performance in patients."
         )
     waivers = [f"{text} in {artefact.folder}" for artefact in context.artefacts for text in artefact.waivers]
     sentences += [f"A safeguard was waived: {text}." for text in waivers]
@@ -97,15 +96,15 @@ def _inputs(artefacts: tuple[Artefact, ...]) -> Table:
             item.version,
             item.finished_at[:10],
             item.key,
-            _made_from(item),
+            _input_keys(item),
         ]
         for item in artefacts
     ]
     header = ["Folder", "Written by", "Version", "Finished", "Key", "Keys of its inputs"]
-    return Table("The folders that this report was made from.", header, rows, "llllll")
+    return Table("The input folders of this report.", header, rows, "llllll")
 
 
-def _made_from(artefact: Artefact) -> str:
+def _input_keys(artefact: Artefact) -> str:
     keys = [str(item.get("key", "")) for items in artefact.inputs.values() for item in items if isinstance(item, dict)]
     return ", ".join(keys) or spell.NONE
 
@@ -118,10 +117,10 @@ def _settings(artefact: Artefact) -> str:
 
 
 def _packages() -> dict[str, str]:
-    found = {"gen3d": __version__, "Python": platform.python_version()}
+    versions = {"gen3d": __version__, "Python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -1,4 +1,4 @@
-"""`gen3d report`: one self-contained page of everything that was made from a cohort."""
+"""`gen3d report`: one self-contained page on the results of a cohort."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from gen3d.report.open import SHOWN, all_sections, open_context
 
 UNBROKEN = re.compile(
     r"(?<=[\d\]]) (?=%|mm\b|dB\b|ml\b)|(?<=\bn) (?== \d)|(?<=\bn =) (?=\d)|(?<=\b[zpq]) (?=[<+\d\N{MINUS SIGN}])"
-)  # spaces at which a number must not part from its unit or its letter
+)  # spaces at which a line break would separate a number from its unit or letter
 OPEN = frozenset({"summary", "groups", "people"})
 """Chapters that a reader came for; the others are folded until they are opened, from the contents or by a click."""
 
 
 class Report(FolderVerb):
-    """Write one HTML file that needs no network and no other file, with its figures and every number beside it.
+    """Write one HTML file that needs no network and no other file, and its figures and numbers as separate files.
 
-    Reads finished folders in any order, recognised by the verb that wrote them. The first maps folder is shown in
-    full, further ones stand beside it in tables and folded parts.
+    Reads finished folders in any order and recognises the verb that wrote each of them. The first maps folder is shown in
+    full; further maps folders appear in tables and folded parts.
     """
 
     inputs: Folders = Field(description=f"finished folders of {', '.join(SHOWN[:-1])} or {SHOWN[-1]}, in any order")
     out: Folder = Field(Path("report"), description="folder to write")
     title: str = Field("Normative modelling of structural brain MRI", description="title of the page")
     subjects_shown: int = Field(
-        6, ge=0, description="people with a page of their own: most deviating, then typical controls"
+        6, ge=0, description="people with a card each: the most deviating, then typical controls"
     )
     seed: int = Field(0, ge=0, description="seed of UMAP and of the jitter of dots")
 
     def plan(self) -> list[str]:
-        """Which sections would be there."""
+        """The folders that would be read, and the files that would be written."""
         context = open_context(self.inputs, self.subjects_shown, self.seed)
-        found = [f"{artefact.folder}: gen3d {artefact.verb}" for artefact in context.artefacts]
-        return [*found, f"writes {self.out / 'index.html'}, {self.out / FIGURES}, {self.out / METRICS}"]
+        inputs = [f"{artefact.folder}: gen3d {artefact.verb}" for artefact in context.artefacts]
+        return [*inputs, f"writes {self.out / 'index.html'}, {self.out / FIGURES}, {self.out / METRICS}"]
 
     def reads(self) -> Inputs:
         """The folders that are reported on."""
@@ -72,7 +72,7 @@ class Report(FolderVerb):
 
 
 def build(context: Context) -> tuple[list[Section], list[tuple[str, str]]]:
-    """The sections that the inputs allow, and (title, verb that would give it) of the others."""
+    """The sections that the inputs allow, and (title, required verb) of each section that is missing."""
     sections: list[Section] = []
     missing: list[tuple[str, str]] = []
     for page_section in track([summary.section, *all_sections()], "writing the report"):
@@ -110,7 +110,7 @@ def render(title: str, sections: list[Section], missing: list[tuple[str, str]]) 
 
 
 def _with_code(text: str) -> Markup:
-    """Text with `quoted` commands set as code, and numbers that stay on one line with their units."""
+    """Text as HTML: `quoted` commands as code, numbers on one line with their units."""
     if isinstance(text, Markup):
         return text
     parts = UNBROKEN.sub("\N{NO-BREAK SPACE}", str(text)).split("`")

@@ -1,4 +1,4 @@
-"""The first page: what was found and how sure it is, in plain sentences."""
+"""The summary: the main findings and their uncertainty, in plain sentences."""
 
 from __future__ import annotations
 

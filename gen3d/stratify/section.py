@@ -230,7 +230,7 @@ def _means(context: Context, strata: StrataFolder) -> list[Any]:
     return [Heading("What the brains of each cluster have in common"), *blocks] if blocks else []
 
 
-def _grid(context: Context, values: Volume, affine: NDArray[np.float64]) -> tuple[brain.Space, Volume]:
+def _grid(context: Context, values: Volume, affine: NDArray[np.float64]) -> tuple[brain.DisplaySpace, Volume]:
     """The grid of the maps with its mask, and the template's T1w on it."""
     if context.prepared is not None and context.space.mask.shape == values.shape:
         return context.space, context.template_t1w
@@ -239,4 +239,4 @@ def _grid(context: Context, values: Volume, affine: NDArray[np.float64]) -> tupl
     template = template_on(
         GridPlan(spacing_mm=float(np.linalg.norm(affine[:3, 0])), shape=(first, second, third), affine=rows)
     )
-    return brain.Space(affine, np.asarray(template.mask, dtype=bool)), template.t1w
+    return brain.DisplaySpace(affine, np.asarray(template.mask, dtype=bool)), template.t1w

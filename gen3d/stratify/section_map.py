@@ -12,7 +12,7 @@ from gen3d.cohort.manifest import is_control
 from gen3d.core import words as spell
 from gen3d.figures import charts, style
 from gen3d.figures import explorer as interactive
-from gen3d.figures.explorer import Colouring, Explorer, Person
+from gen3d.figures.explorer import Colouring, Explorer, PersonDot
 from gen3d.stratify.folder import StrataFolder
 
 PLANES = (("UMAP", ("umap1", "umap2")), ("Principal components", ("pc1", "pc2")))
@@ -44,7 +44,7 @@ def explorer(strata: StrataFolder, new: pd.DataFrame | None = None) -> tuple[Exp
     ] + [b""] * (len(together) - num)
     several = bool(frame["subject"].duplicated().any())
     people = [
-        Person(str(row["key"]), _title(row, several), facts(row), thumbnail, index >= num)
+        PersonDot(str(row["key"]), _title(row, several), facts(row), thumbnail, index >= num)
         for (index, row), thumbnail in zip(together.iterrows(), thumbnails, strict=True)
         if isinstance(index, int)
     ]

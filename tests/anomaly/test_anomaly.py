@@ -1,4 +1,4 @@
-"""Maps against known truth: planted people are found, healthy ones are not, nobody is judged by a model that saw them."""
+"""Maps against known truth: planted changes are detected, healthy people are not, and every scored person is held out."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_clusters_of_healthy_people_are_not_large_among_the_largest(maps: Path) 
         assert p.min() >= 1 / 22 - 1e-6
 
 
-def test_people_in_whom_nothing_is_wrong(maps: Path) -> None:
+def test_z_of_healthy_people_is_calibrated(maps: Path) -> None:
     calibration = json.loads((maps / "calibration.json").read_text())
     for channel in ("residual", "structural", "deformation"):
         test = calibration[channel]["test"]
@@ -103,11 +103,11 @@ def test_null_patients_stay_null(tmp_path: Path) -> None:
     assert 20 < patients["percentile_deformation"].mean() < 80
 
 
-def test_train_people_are_never_judged(maps: Path) -> None:
+def test_train_people_get_no_z(maps: Path) -> None:
     assert "train" not in set(table(maps, "subjects")["role"])
 
 
-def test_a_second_scan_of_a_calibration_person_is_judged_without_that_person(maps: Path) -> None:
+def test_a_second_scan_of_a_calibration_person_is_calibrated_without_that_person(maps: Path) -> None:
     subjects = table(maps, "subjects")
     calibration = json.loads((maps / "calibration.json").read_text())["residual"]["num_controls"]
     people = subjects[subjects["role"] == "calibration"]
@@ -117,7 +117,7 @@ def test_a_second_scan_of_a_calibration_person_is_judged_without_that_person(map
     assert again["percentile_residual"].between(0, 100).all()
 
 
-def test_a_planted_copy_is_judged_beside_its_base(cohort: Path, run: Path, maps: Path, tmp_path: Path) -> None:
+def test_a_planted_copy_is_calibrated_without_its_base(cohort: Path, run: Path, maps: Path, tmp_path: Path) -> None:
     """Two copies of a calibration scan: one unchanged, which gets the z of its base, one with a block taken out."""
     subjects = table(maps, "subjects")
     base = subjects[(subjects["role"] == "calibration") & (subjects["session"] == 1)].iloc[-1]["key"]
@@ -163,7 +163,7 @@ def test_cross_fitting_calibrates_on_train_people_too(cohort: Path, tmp_path: Pa
     assert 0.035 < calibration["residual"]["test"]["share_beyond_1.96"] < 0.07
 
 
-def test_calibration_people_who_were_trained_on_calibrate_nobody(
+def test_people_who_were_trained_on_do_not_calibrate(
     cohort: Path, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     mixed = tmp_path / "mixed"
@@ -254,7 +254,7 @@ def test_mistakes(cohort: Path, run: Path, tmp_path: Path) -> None:
         anomaly(prepared=other, run=run, out=tmp_path / "m4")
 
 
-def test_everybody_seen_is_refused(tmp_path: Path) -> None:
+def test_a_cohort_without_held_out_people_is_refused(tmp_path: Path) -> None:
     prepared = write_cohort(
         tmp_path / "c", num_controls=20, num_patients=0, split=Split(train=1, calibration=0, test=0)
     )

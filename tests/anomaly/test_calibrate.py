@@ -1,4 +1,4 @@
-"""Who is judged by whom: nobody's own scan helps to judge another scan of the same person."""
+"""Calibration leaves a person out: no scan gets a z from another scan of the same person."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def twins_of(panel: Panel) -> NDArray[np.int64]:
     return np.flatnonzero((panel.table["base"] != "").to_numpy())
 
 
-def test_a_twin_is_judged_as_if_its_person_were_not_in_the_cohort() -> None:
+def test_a_twin_is_calibrated_as_if_its_person_were_not_in_the_cohort() -> None:
     table = with_twins(people(), [3, 11], per_base=2)
     panel = make_panel(table, TERMS)
     values = null_values(table)

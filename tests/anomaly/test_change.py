@@ -1,4 +1,4 @@
-"""Change between sessions against known truth: the unchanged stay unchanged, a planted change is found."""
+"""Change between sessions against known truth: a planted change is detected, and unchanged people stay unchanged."""
 
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ def test_twins_are_known_from_the_cohort_table_too(table: pd.DataFrame, tmp_path
     pd.testing.assert_frame_equal(again, table)
 
 
-def test_a_control_is_judged_by_the_others(tmp_path: Path) -> None:
-    """A control whose second scan went wrong would hide in an SD that it had made itself."""
+def test_a_control_is_compared_with_other_controls(tmp_path: Path) -> None:
+    """A bad second scan of a control would be hidden if it entered the SD that it is compared with."""
     maps = write_maps(tmp_path / "maps", num_controls=10, num_patients=0)
     regions = pd.read_csv(maps / "regions.tsv", sep="\t")
     regions.loc[regions["key"] == "sub-p0_ses-2", "effect"] += 0.3
@@ -177,14 +177,14 @@ def test_long_intervals_against_scans_weeks_apart_are_warned_of(
 ) -> None:
     few = write_maps(tmp_path / "few", num_controls=0, years=2.0)
     change(maps=few, out=tmp_path / "change", retest=out / "retest.tsv")
-    assert "not that it is faster than ageing" in " ".join(capfd.readouterr().err.split())
+    assert "not necessarily beyond normal ageing" in " ".join(capfd.readouterr().err.split())
 
 
-def test_nobody_scanned_twice(tmp_path: Path) -> None:
+def test_maps_without_repeated_scans_are_refused(tmp_path: Path) -> None:
     maps = write_maps(tmp_path / "maps", num_controls=3, num_patients=0)
     subjects = pd.read_csv(maps / "subjects.tsv", sep="\t", dtype=str).query("session == '1'")
     subjects.to_csv(maps / "subjects.tsv", sep="\t", index=False)
-    with pytest.raises(UserError, match="nobody in these maps was scanned twice"):
+    with pytest.raises(UserError, match="no person in these maps was scanned twice"):
         change(maps=maps, out=tmp_path / "change")
 
 

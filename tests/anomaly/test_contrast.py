@@ -1,4 +1,4 @@
-"""Local volume against its surroundings: what the surroundings share is taken out, what is the region's own stays."""
+"""Local volume against its surroundings: a shared change is removed, a change of the region alone stays."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def diffusion(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Train.model_validate(tree).run()
 
 
-def test_it_judges_whom_neither_stage_saw_and_is_calibrated(cohort: Path, diffusion: Path, tmp_path: Path) -> None:
+def test_people_held_out_from_both_stages_get_calibrated_z(cohort: Path, diffusion: Path, tmp_path: Path) -> None:
     verb = {"prepared": cohort, "run": diffusion, "out": tmp_path / "maps", "samples": 2, "native": False}
     maps = Anomaly.model_validate(verb).run()
     subjects = pd.read_csv(maps / "subjects.tsv", sep="\t", dtype={"subject": str})

@@ -1,4 +1,4 @@
-"""Runs that judge as one expect the mean of what each expects, and only of people that each of them can judge."""
+"""Several runs used as one: the mean of their expectations, for people held out from each of them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_expectation_is_the_mean_of_the_runs(cohort: Path, run: Path, pca_ru
     assert np.abs(apart[0] - apart[2]).max() > 0.01
 
 
-def test_what_is_planted_is_found_and_where_nothing_is_little_is(maps: Path) -> None:
+def test_planted_changes_are_detected_and_few_others(maps: Path) -> None:
     subjects, regions = table(maps, "subjects"), table(maps, "regions")
     people = subjects.loc[subjects["role"] == "evaluation", "key"]
     found = regions[regions["key"].isin(people)]
@@ -100,7 +100,7 @@ def test_the_record_names_every_run(maps: Path, run: Path, pca_run: Path, tmp_pa
     assert "voxelwise and pca" in "".join(path.read_text() for path in dataset.glob("*.json"))
 
 
-def test_a_person_that_one_run_saw_is_not_judged(cohort: Path, run: Path, tmp_path: Path) -> None:
+def test_a_person_seen_by_one_run_gets_no_z(cohort: Path, run: Path, tmp_path: Path) -> None:
     family = fit(cohort, tmp_path / "family", kind="pca", num_components=4, cross_fit=3)
     seen = open_prepared([cohort]).select(["train"])["subject"].unique()
     assert load_run(family).can_judge(seen[0])
@@ -141,11 +141,11 @@ def test_runs_that_do_not_belong_together_are_refused(cohort: Path, run: Path, p
     other = shutil.copytree(pca_run, tmp_path / "other")
     plan = json.loads((other / "plan.json").read_text())
     (other / "plan.json").write_text(json.dumps({**plan, "intensity": "percentile"}))
-    with pytest.raises(UserError, match="give runs that learned from one prepared cohort"):
+    with pytest.raises(UserError, match="give runs that were trained on one prepared cohort"):
         load_runs([run, other])
 
 
-def test_nobody_left_to_judge_names_both_runs(tmp_path: Path) -> None:
+def test_no_held_out_people_names_both_runs(tmp_path: Path) -> None:
     split = Split(train=1, calibration=0, test=0)
     prepared = write_cohort(tmp_path / "c", num_controls=20, num_patients=0, split=split)
     runs = [fit(prepared, tmp_path / "a"), fit(prepared, tmp_path / "b", kind="pca", num_components=4, cross_fit=3)]

@@ -1,4 +1,4 @@
-"""The site gate: which sites are judged, from how many controls, and what is said about it."""
+"""The site gate: sites with too few calibration controls get no z, and their rows are flagged."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_few_controls_are_allowed_on_request_and_named_in_every_row() -> None:
     assert "site tiny" in panel.design.columns or panel.design.sites[-1] == "tiny"
     assert set(panel.sites(panel.gated)) == {"one", "unseen"}
     flags = panel.flags()
-    assert flag(frame, flags, "tiny") == "site tiny is judged from only 2 calibration controls of its own"
+    assert flag(frame, flags, "tiny") == "site tiny has only 2 calibration controls"
     assert "site one has 1 calibration control of its own" in flag(frame, flags, "one")
     z = calibrate(np.random.default_rng(0).standard_normal((len(frame), 50)).astype(np.float32), panel).z
     assert np.isfinite(z[(frame["site"] == "tiny").to_numpy()]).all()
@@ -89,7 +89,7 @@ def test_fewer_controls_than_covariates_drop_covariates_and_say_which() -> None:
 def test_too_few_controls_are_one_sentence() -> None:
     with pytest.raises(UserError, match=r"only 7 controls can calibrate \(role calibration"):
         make_panel(table(a=7), TERMS)
-    with pytest.raises(UserError, match=r"too few are of one site \(site b 2, site c 2; 3 per site are needed\)"):
+    with pytest.raises(UserError, match=r"too few belong to one site \(site b 2, site c 2; 3 per site are needed\)"):
         make_panel(table(a=6, b=2, c=2), TERMS)
 
 

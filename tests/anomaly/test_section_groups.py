@@ -1,4 +1,4 @@
-"""Groups against held-out controls: what was planted is found, and nothing else."""
+"""Groups against held-out controls: planted differences are detected, and no others."""
 
 from __future__ import annotations
 

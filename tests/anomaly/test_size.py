@@ -1,4 +1,4 @@
-"""Size is said once globally and once regionally."""
+"""Head size appears once globally, and local volume once per region."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_affine_and_deformation_add_up_to_what_a_rigid_alignment_shows(tmp_path:
     assert list(size_names(prepared)["name"]) == [WHOLE_BRAIN, "left block", "right block"]
 
 
-def test_nothing_is_said_twice_and_missing_transforms_are_named(
+def test_rigid_cohorts_have_no_size_rows_and_missing_transforms_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cohort = write_cohort(tmp_path / "cohort", num_controls=4, num_patients=0)

@@ -41,13 +41,13 @@ GROUPS = {
 
 
 class Cohort(Verb):
-    """Stands for the verb that simulates: only its record matters here."""
+    """Stand-in for the verb that simulates: only its record matters here."""
 
     seed: int = Field(0, description="seed")
 
 
 class MadeFrom(Verb):
-    """Stands for the verb that makes maps."""
+    """Stand-in for the verb that writes maps."""
 
     prepared: Folders = Field(description="cohorts")
 
@@ -326,10 +326,10 @@ def test_plan_says_what_would_be_measured(folders: dict[str, Path], tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
-def test_twins_are_judged_beside_the_real_controls_they_were_made_from(
+def test_twins_of_a_bench_are_measured_with_the_controls_of_its_cohort(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Maps of prepared=[cohort, bench]: the truth knows the twins only; healthy people are told by their roles, once each."""
+    """Maps of prepared=[cohort, bench]: the truth lists the twins only; controls are recognised by role and count once."""
     bench = write_cohort(tmp_path / "bench")
     planted = pd.read_csv(bench / "truth" / "truth.tsv", sep="\t", dtype=str, keep_default_na=False)
     planted[planted["condition"] != "none"].to_csv(bench / "truth" / "truth.tsv", sep="\t", index=False)
@@ -388,7 +388,7 @@ def test_few_controls_leave_sensitivities_empty(
     kept = table[~healthy | (healthy.cumsum() <= 10)]
     kept.to_csv(maps / "subjects.tsv", sep="\t", index=False)
     out = Evaluate(maps=maps, truth=folders["cohort"], out=tmp_path / "out", bootstrap=100).run()
-    assert "10 held-out controls; with fewer than 19 nobody" in capsys.readouterr().err
+    assert "10 held-out controls; with fewer than 19 no person" in capsys.readouterr().err
     few = rows({"out": out}, "detection", score="burden residual", condition="lesion")
     assert few["sensitivity"].isna().all()
     assert (few["num_controls"] == 10).all()

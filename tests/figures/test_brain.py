@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gen3d.figures.brain import Cut, Overlay, Space, Tile, image_of, lightbox, peak
+from gen3d.figures.brain import Cut, DisplaySpace, Overlay, Tile, image_of, lightbox, peak
 from gen3d.imaging.plan import plan_grid
 
 PLAN = plan_grid(4.0)
@@ -18,7 +18,7 @@ def _ball(centre_mm: tuple[float, float, float], radius_mm: float) -> NDArray[np
     return np.asarray(sum((g - c) ** 2 for g, c in zip(grid, centre_mm, strict=True)) < radius_mm**2)
 
 
-SPACE = Space(PLAN.matrix, _ball((0, -18, 6), 60))
+SPACE = DisplaySpace(PLAN.matrix, _ball((0, -18, 6), 60))
 GREY = 0.6 * SPACE.mask.astype(np.float32)
 
 

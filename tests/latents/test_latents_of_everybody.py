@@ -42,7 +42,7 @@ def test_everybody_is_tested_by_a_member_that_never_saw_them(everybody: Path, tm
 
 
 def test_a_run_that_learned_from_patients_maps_nobody(everybody: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="learned from patients too"):
+    with pytest.raises(UserError, match="was trained on patients too"):
         Anomaly.model_validate(
             {"prepared": everybody / "cohort", "run": everybody / "run", "out": tmp_path / "maps"}
         ).run()

@@ -1,4 +1,4 @@
-"""The report says what was put in, needs nothing but itself, and says what it lacks."""
+"""The report shows the numbers of its inputs, needs no other file, and lists the sections that are missing."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_needs_nothing_but_itself(page: Page, report: Path) -> None:
     assert len(html) < 15e6
 
 
-def test_links_lead_somewhere_and_pictures_have_words(page: Page) -> None:
+def test_links_have_targets_and_pictures_have_descriptions(page: Page) -> None:
     identifiers = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     targets = {attributes["href"][1:] for tag, attributes in page.tags if tag == "a"}
     assert targets
@@ -149,7 +149,7 @@ def test_calibration_figures_are_those_of_the_folder(page: Page, metrics: dict[s
     assert "age2 was left out: too few people" in page.text.lower()
 
 
-def test_the_models_and_whom_they_saw(page: Page, metrics: dict[str, Any]) -> None:
+def test_the_models_and_their_training_people(page: Page, metrics: dict[str, Any]) -> None:
     vae, pca = (next(row for row in metrics["model"]["models"] if row["kind"] == kind) for kind in ("vae", "pca"))
     assert vae["num_people"] == vae["num_known"] == ROLES["train"]
     assert vae["num_weights"] == 1200
@@ -166,19 +166,19 @@ def test_the_first_sentences_name_the_winner(page: Page, metrics: dict[str, Any]
     assert lesion["value"]["value"] == pytest.approx(0.442)
     assert (loss["model"], loss["channel"], loss["measure"]) == ("PCA", "deformation", "auc")
     assert (
-        "AUC of both sides of hippocampus (\N{MINUS SIGN}22.9 % planted) 0.92 [0.86, 0.97]; beside it VAE 0.90"
+        "AUC of both sides of hippocampus (\N{MINUS SIGN}22.9 % planted) 0.92 [0.86, 0.97]. Other models in this channel: VAE 0.90"
         in page.text
     )
     assert "AUC of left lateral ventricle (+31.0 % planted)" in page.text
     lead = next(words for words in page.words if "located best" in words)
     assert lead.startswith(
-        "Lesions are located best by PCA in T1w intensity (lesion: AUPRC 0.44 [0.39, 0.49]); atrophy"
+        "Lesions are located best by PCA in T1w intensity (lesion: AUPRC 0.44 [0.39, 0.49]). Atrophy"
     )
-    assert "atrophy is seen best by PCA in local volume (AD: AUC of both sides of hippocampus" in lead
-    assert "on lesion, VAE is behind PCA (paired difference in AUPRC \N{MINUS SIGN}0.030 [" in lead
+    assert "Atrophy is detected best by PCA in local volume (AD: AUC of both sides of hippocampus" in lead
+    assert "on lesion, VAE is worse than PCA (paired difference in AUPRC \N{MINUS SIGN}0.030 [" in lead
     minus = "\N{MINUS SIGN}"
-    wanted = f"on volume loss in AD, VAE cannot be told from PCA (paired difference in AUC {minus}0.015 [{minus}0.055, 0.025])"
-    assert wanted in lead
+    figures = f"(paired difference in AUC {minus}0.015 [{minus}0.055, 0.025])"
+    assert f"on volume loss in AD, VAE does not differ detectably from PCA {figures}" in lead
     assert "PCA is better than VAE (paired difference in AUPRC 0.030 [0.010, 0.050])" in page.text
     assert "0.44 [0.39, 0.49]" in page.text
 
@@ -198,14 +198,14 @@ def test_people_are_shown_with_their_regions(world: World, page: Page, metrics: 
 
 
 def test_every_model_that_is_no_baseline_is_a_network(world: World, tmp_path: Path) -> None:
-    """A kind of model that the report has never heard of is measured against PCA like any network."""
+    """A kind of model that the report does not know is compared with PCA like any network."""
     run, maps, evaluation = tmp_path / "restorer", world["maps/vae"], world["evaluation"]
     shutil.copytree(world["runs/vae"], run)
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("kind: vae", "kind: restorer"))
     context = open_context((run, maps, world["runs/pca"], world["maps/pca"], evaluation))
     found = summary.section(context)
     assert found is not None
-    assert "on lesion, Restorer is behind PCA" in found.blocks[0].text
+    assert "on lesion, Restorer is worse than PCA" in found.blocks[0].text
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def pair(world: World, tmp_path: Path) -> tuple[Path, ...]:
     return (*runs, maps, world["runs/pca"], world["maps/pca"], world["evaluation"])
 
 
-def test_two_models_that_judged_together_are_named_and_traced(pair: tuple[Path, ...]) -> None:
+def test_two_models_used_together_are_named_and_traced(pair: tuple[Path, ...]) -> None:
     for given in (pair, pair[2:]):  # the runs are found in the record of the maps where they are not given
         context = open_context(given)
         opened = context.all(MapsFolder)
@@ -244,20 +244,18 @@ def test_two_models_that_judged_together_are_named_and_traced(pair: tuple[Path, 
     assert is_baseline("PCA and Voxelwise regression, maps2")
 
 
-def test_volume_that_no_model_made_is_said_to_be_the_registrations(pair: tuple[Path, ...]) -> None:
+def test_volume_without_a_model_is_marked_as_registration_alone(pair: tuple[Path, ...]) -> None:
     found = summary.section(open_context(pair, 0))
     assert found is not None
     lead = found.blocks[0].text
-    assert "on lesion, Restorer and PCA is behind PCA" in lead
+    assert "on lesion, Restorer and PCA is worse than PCA" in lead
     assert "on volume loss" not in lead  # there is one model of volume, so nothing to compare it with
     others = next(row for row in found.numbers["best_by_condition"] if row["direction"] == "loss")["others"]
     assert [row["model"] for row in others] == ["Restorer and PCA (registration alone)"]
 
 
-def test_clusters_are_said_with_their_rank_among_controls(page: Page) -> None:
-    assert "by mass among the heaviest clusters of the controls, p 0.048." in page.text.replace(
-        "\N{NO-BREAK SPACE}", " "
-    )
+def test_clusters_have_a_p_against_controls(page: Page) -> None:
+    assert "p 0.048 among the heaviest clusters of the controls." in page.text.replace("\N{NO-BREAK SPACE}", " ")
     assert "Clusters of voxels with |z| above 3.1" in page.text
 
 
@@ -274,7 +272,7 @@ def test_change_between_sessions(page: Page, metrics: dict[str, Any]) -> None:
     assert "\N{MINUS SIGN}12.0 %" in page.text
 
 
-def test_a_person_stands_beside_the_range_of_the_other_controls(world: World, metrics: dict[str, Any]) -> None:
+def test_a_person_is_shown_with_the_range_of_other_controls(world: World, metrics: dict[str, Any]) -> None:
     subjects = pd.read_csv(world["maps/vae"] / "subjects.tsv", sep="\t", dtype={"subject": str})
     effects = pd.read_csv(world["maps/vae"] / "regions.tsv", sep="\t").merge(subjects[["key", "subject", "diagnosis"]])
     for person in metrics["people"]["shown"]:

@@ -18,7 +18,7 @@ from gen3d.core.errors import UserError
 from gen3d.figures import explorer as interactive
 from gen3d.figures import style
 from gen3d.figures.blocks import Figure, Section, Table, Text
-from gen3d.figures.explorer import MOST_BYTES, MOST_THUMBNAILS, Colouring, Explorer, Person
+from gen3d.figures.explorer import MOST_BYTES, MOST_THUMBNAILS, Colouring, Explorer, PersonDot
 from gen3d.imaging.plan import plan_grid
 from gen3d.imaging.volume import write_nifti
 from gen3d.report.open import open_context
@@ -121,7 +121,7 @@ def test_the_page_part_refers_to_nothing_outside(section: Section) -> None:
 
 def test_a_name_cannot_break_out_of_the_page() -> None:
     evil = '</script><script>alert("x")</script>&'
-    person = Person("k", evil, [("Site", evil)])
+    person = PersonDot("k", evil, [("Site", evil)])
     place = np.zeros((1, 2))
     colouring = Colouring(evil, ["#000000"], [("#000000", evil)])
     markup = str(interactive.explore(Explorer("map", [person], {evil: place}, [colouring], evil)))

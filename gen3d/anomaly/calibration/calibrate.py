@@ -1,9 +1,9 @@
-"""From channel values to calibrated z, and what the figures of held-out controls are.
+"""From channel values to calibrated z, and the distribution of z in held-out controls.
 
-Every scan of a calibration person (the calibration scan itself, a second session, a planted twin) is judged by a
-calibration without that person: the fit, the sites' variance factors, the empirical null and every reference
-distribution leave the person out. Everybody else is judged by the calibration on all controls. Which covariates the
-model has is decided once, on all controls.
+Every scan of a calibration person (the calibration scan itself, a second session, a planted twin) gets its z from a
+calibration without that person: the fit, the variance factors of sites, the empirical null and every reference
+distribution exclude the person. All other scans get theirs from the calibration on all controls. The covariates of the
+model are chosen once, on all controls.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from gen3d.maths.significance import conformal_resolution, fdr, p_values
 
 @dataclass(frozen=True)
 class Calibrated:
-    """z [n, V] of every scan of a panel (NaN rows for gated ones), and the model behind it."""
+    """z [n, V] of every scan of a panel (NaN rows for gated ones), and its model."""
 
     z: NDArray[np.float32]
     model: NormativeModel
     site_variance: SiteVariance
 
     def deviation(self, values: NDArray[np.floating], covariates: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Values minus what the covariates predict, [m, V]."""
+        """Values minus their prediction from the covariates, [m, V]."""
         return np.asarray(values - self.model.expected(covariates), dtype=np.float32)
 
 
@@ -47,12 +47,12 @@ def calibrate(
 
     Args:
         values: channel values [n, V] of every scan of the panel; may be memory-mapped.
-        panel: who is who.
+        panel: roles of the scans.
         mask: the V voxels, when the variance map is to be smoothed by `fwhm_voxels`.
         fwhm_voxels: smoothing of the variance map, voxels.
         empirical_null: map z so that the held-out z of calibration people, pooled over voxels, is standard normal;
             every scan of a calibration person is mapped by the pool of the others.
-        site_variance: give each site a factor of its own for the residual SD.
+        site_variance: estimate a factor of the residual SD for each site.
         variance_floor: least SD of a voxel, as a share of the root mean square over voxels.
     """
     z = np.full(values.shape, np.nan, dtype=np.float32)
@@ -60,30 +60,30 @@ def calibrate(
     weight = 1.0 / spread[panel.calibration][:, None]
     reference, design = values[panel.calibration], panel.covariates(panel.calibration) * weight
     reference *= weight.astype(np.float32)  # a copy: rows were picked by number
-    everybody, without = _site_factors(reference, design, panel, site_variance)
+    all_factors, without = _site_factors(reference, design, panel, site_variance)
     names, groups = np.unique(panel.sites(panel.calibration).astype(str), return_inverse=True)
-    scales = np.stack([found.of(names) for found in without])
+    scales = np.stack([factors.of(names) for factors in without])
     for position, model in enumerate(models_without_each(reference, design, mask, fwhm_voxels, groups, scales)):
         rows = panel.scans_of(position)
         scale = spread[rows] * without[position].of(panel.sites(rows))
         z[rows] = z_scores(model.with_floor(variance_floor), values[rows], panel.covariates(rows), scale)
-    model = fit_normative(reference, design, mask, fwhm_voxels, everybody.of(panel.sites(panel.calibration)))
+    model = fit_normative(reference, design, mask, fwhm_voxels, all_factors.of(panel.sites(panel.calibration)))
     model = model.with_floor(variance_floor)
     for row in panel.others:
         one = np.asarray([row])
-        scale = spread[one] * everybody.of(panel.sites(one))
+        scale = spread[one] * all_factors.of(panel.sites(one))
         z[row] = z_scores(model, values[one], panel.covariates(one), scale)[0]
     if empirical_null:
         _to_normal(z, panel)
-    return Calibrated(z, model, everybody)
+    return Calibrated(z, model, all_factors)
 
 
 def _site_factors(
-    reference: NDArray[np.float32], design: NDArray[np.float64], panel: Panel, wanted: bool
+    reference: NDArray[np.float32], design: NDArray[np.float64], panel: Panel, site_variance: bool
 ) -> tuple[SiteVariance, list[SiteVariance]]:
     """Variance factors of the sites from all controls, and from all but each one."""
     num = len(panel.calibration)
-    if not wanted:
+    if not site_variance:
         return SiteVariance({}, {}), [SiteVariance({}, {})] * num
     sites, some = panel.sites(panel.calibration), np.asarray(reference[:, some_voxels(reference.shape[1])], np.float64)
     people = np.arange(num)
@@ -95,17 +95,17 @@ def _to_normal(z: NDArray[np.float32], panel: Panel) -> None:
     """Map z in place by the empirical null of the calibration people."""
     counts = [count(z[row]) for row in panel.calibration]
     pool = np.sum(counts, axis=0)
-    for position, own in enumerate(counts):
-        without = fit_null_map(pool - own)
+    for position, of_person in enumerate(counts):
+        without = fit_null_map(pool - of_person)
         for row in panel.scans_of(position):
             z[row] = without(z[row])
-    everybody = fit_null_map(pool)
+    null_map = fit_null_map(pool)
     for row in panel.others:
-        z[row] = everybody(z[row])
+        z[row] = null_map(z[row])
 
 
 def null_figures(z: NDArray[np.float32], q: float, sites: NDArray[np.object_]) -> dict[str, Any]:
-    """How z behaves in people in whom nothing is known to be wrong: z [m, V] -> mean, SD, shares, with m, also by site."""
+    """Distribution of z in healthy people: z [m, V] -> mean, SD, shares and number of people, also by site."""
     if not len(z):
         return {"num_people": 0}
     by_person = {
@@ -134,7 +134,7 @@ def null_figures(z: NDArray[np.float32], q: float, sites: NDArray[np.object_]) -
 
 
 def describe_calibration(panel: Panel, calibrated: Calibrated, q: float) -> dict[str, Any]:
-    """What a reader must know of one channel's calibration, JSON-ready."""
+    """The calibration record of one channel, JSON-ready."""
     roles = panel.table["role"].to_numpy()
     test = panel.others[roles[panel.others] == "test"]
     test = test[~panel.table.loc[test, "subject"].duplicated().to_numpy()]
@@ -154,9 +154,9 @@ def describe_calibration(panel: Panel, calibrated: Calibrated, q: float) -> dict
     }
 
 
-def _describe_sites(panel: Panel, found: SiteVariance) -> dict[str, Any]:
+def _describe_sites(panel: Panel, variance: SiteVariance) -> dict[str, Any]:
     """Factor of the residual SD of each site with the number of controls behind it; empty without factors."""
     counts = panel.design.site_counts
     return {
-        site: {"sd_factor": round(factor, 4), "num_controls": counts[site]} for site, factor in found.factors.items()
+        site: {"sd_factor": round(factor, 4), "num_controls": counts[site]} for site, factor in variance.factors.items()
     }

@@ -1,4 +1,4 @@
-"""The empirical null: z scores made standard normal by what z really is in people in whom nothing is wrong.
+"""The empirical null: a map of z that makes it standard normal in healthy people.
 
 A per-voxel linear model assumes normal errors. Edges of a folded brain have heavier tails, so a threshold far out (the
 one that FDR control over a whole brain uses) is passed too often. Pooled over voxels and held-out calibration people
@@ -19,8 +19,8 @@ from scipy.special import ndtri_exp
 
 LIMIT = 30.0
 WIDTH = 0.01
-TAIL_SHARE = 0.005
-MAX_SHAPE = 0.5
+TAIL_SHARE = 0.005  # further out, single people decide the empirical quantiles
+MAX_SHAPE = 0.5  # from here on the fitted tail would have an infinite variance
 EDGES = np.linspace(-LIMIT, LIMIT, round(2 * LIMIT / WIDTH) + 1)
 CENTRES = 0.5 * (EDGES[1:] + EDGES[:-1])
 
@@ -28,7 +28,7 @@ Counts = NDArray[np.float64]
 
 
 def count(z: NDArray[np.floating]) -> Counts:
-    """Histogram of z over bins of width 0.01 from -30 to 30; what lies outside is counted in the last bins."""
+    """Histogram of z over bins of width 0.01 from -30 to 30; values outside are counted in the outermost bins."""
     return np.histogram(np.clip(z, -LIMIT, LIMIT), EDGES)[0].astype(np.float64)
 
 

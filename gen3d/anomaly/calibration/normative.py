@@ -1,14 +1,14 @@
-"""Normative models: how far one person is from what controls with the same covariates show, in standard deviations.
+"""Normative models: the deviation of a person from controls with the same covariates, in standard deviations.
 
 Per voxel: r = beta' c + e over n calibration controls with p covariate columns, variance moderated across voxels by
 the empirical Bayes of limma (Smyth 2004, Statistical Applications in Genetics and Molecular Biology 3:3), and
 
     t = (r - beta' c) / (sd sqrt(1 + c' (C'C)^-1 c)),   t ~ Student t with d0 + n - p degrees of freedom under the null,
 
-turned into a standard normal z. People may have a scale: a factor of their residual SD known beforehand (that of their
-site). Residual and covariates of a person are divided by it, which is weighted least squares. Memory: chunks of `CHUNK`
-voxels in float64 (n x CHUNK x 8 bytes, 52 MB for n = 100), beside the residuals and a few arrays of V voxels; leaving
-one out, (groups x p + p) V numbers more.
+mapped to a standard normal z. People may have a scale: a known factor of their residual SD (that of their site). Residual
+and covariates of a person are divided by it, which is weighted least squares. Memory: chunks of `CHUNK`
+voxels in float64 (n x CHUNK x 8 bytes, 52 MB for n = 100), in addition to the residuals and a few arrays of V voxels.
+Leaving one out needs another (groups x p + p) V numbers.
 """
 
 from __future__ import annotations
@@ -94,14 +94,14 @@ class NormativeModel:
         return self.dof_residual + self.prior.dof
 
     def expected(self, design: NDArray[np.float64]) -> NDArray[np.float32]:
-        """What the covariates predict: design [m, p] -> [m, V]."""
+        """Prediction from the covariates: design [m, p] -> [m, V]."""
         return np.asarray(design, dtype=np.float32) @ self.coefficients
 
     def with_floor(self, share: float) -> NormativeModel:
         """The model with no SD below `share` of the root mean square of all SDs.
 
-        For values that are nearly zero in most people and large in few: from few controls, the SD of most voxels misses
-        the few.
+        For values that are nearly zero in most people and large in a few: a small sample of controls misses those few, so
+        the SD of most voxels is too small.
         """
         floor = np.float32(share * math.sqrt(float(np.mean(np.square(self.sd, dtype=np.float64)))))
         return replace(self, sd=np.maximum(self.sd, floor)) if share > 0 else self
@@ -163,9 +163,9 @@ def models_without_each(
     groups: NDArray[np.int64] | None = None,
     scales: NDArray[np.float64] | None = None,
 ) -> Iterator[NormativeModel]:
-    """The n models that `fit_normative` gives without person 0, without person 1, and so on, at the cost of one fit.
+    """The n models of `fit_normative` without person 0, without person 1, and so on, at the cost of one fit.
 
-    The sums C'C, C'r and r'r of each group of people with one scale are made once; a model needs them weighted, minus
+    The sums C'C, C'r and r'r of each group of people with one scale are computed once; a model needs them weighted, minus
     one person. Prior, floor and smoothing are those of each reduced fit, so the result equals n refits.
 
     Args:
@@ -174,7 +174,7 @@ def models_without_each(
         mask: see `fit_normative`.
         fwhm_voxels: see `fit_normative`.
         groups: [n], number of the group of each person, from 0; None for one group.
-        scales: [n, groups], row i holding the scale of each group as it is known without person i; None for 1.
+        scales: [n, groups], row i holding the scale of each group estimated without person i; None for 1.
 
     Raises:
         UserError: fewer than p + 3 people, or a person who alone carries a column.
@@ -209,8 +209,8 @@ def held_out_z(
     """Leave-one-out z [n, V] of the calibration people themselves; arguments and errors of `models_without_each`."""
     z = np.empty(residuals.shape, dtype=np.float32)
     for i, model in enumerate(models_without_each(residuals, design, mask, fwhm_voxels, groups, scales)):
-        own = None if groups is None or scales is None else scales[i, groups[i : i + 1]]
-        z[i] = z_scores(model, residuals[i : i + 1], design[i : i + 1], own)[0]
+        scale = None if groups is None or scales is None else scales[i, groups[i : i + 1]]
+        z[i] = z_scores(model, residuals[i : i + 1], design[i : i + 1], scale)[0]
     return z
 
 
@@ -240,7 +240,7 @@ class _Sums:
     def without(
         self, person: int, weights: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """(C'WC)^-1, coefficients [p, V] and weighted residual sum of squares [V] of everybody but one person."""
+        """(C'WC)^-1, coefficients [p, V] and weighted residual sum of squares [V] without one person."""
         row, weight = self._design[person], float(weights[self._groups[person]])
         errors = np.asarray(self._residuals[person], dtype=np.float64) - row @ self._common
         gram = np.tensordot(weights, self._gram, axes=1) - weight * np.outer(row, row)
@@ -341,7 +341,7 @@ def _chunks(residuals: Array, dtype: type = np.float64) -> Iterator[tuple[slice,
 def _gram_inverse(design: NDArray[np.float64]) -> NDArray[np.float64]:
     if np.linalg.matrix_rank(design) < design.shape[1]:
         raise UserError(
-            "The covariates of the calibration controls are collinear (for example sex and site say the same): "
+            "The covariates of the calibration controls are collinear (for example sex and site are identical): "
             "leave one of them out."
         )
     return np.asarray(np.linalg.inv(design.T @ design), dtype=np.float64)

@@ -1,10 +1,10 @@
-"""Who calibrates, who is judged, and who is not: the people of one set of maps.
+"""The people of one set of maps: calibration controls, scored people, and people of gated sites, who get no z.
 
-Calibration people are controls whose expectation comes from a model that never saw them. A site is judged only when
-enough controls of its own calibrate. With a term of its own, leverage and a shrunken variance factor, three controls
-beside 20 of another site keep |z| > 1.96 in 5.1 to 5.9 % of a new healthy person's voxels (simulated: SD ratio between
-sites 1 to 1.5, log mean square of a person with SD 0.5; eight controls 5.3 to 6.1 %, without the factor up to 16 %), so
-three are required; that there are fewer than `FEW` is said in every row of that site.
+Calibration people are controls whose expectation comes from a model that was not trained on them. Scans of a site get a z
+only if enough controls of that site calibrate. With a site term, leverage and a shrunken variance factor, three controls
+together with 20 of another site keep |z| > 1.96 in 5.1 to 5.9 % of the voxels of a new healthy person (simulated: SD ratio
+between sites 1 to 1.5, log mean square of a person with SD 0.5; eight controls 5.3 to 6.1 %, without the factor up to
+16 %). So three are required, and every row of a site with fewer than `FEW` is flagged.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.cohort.calibrators import MIN_CALIBRATION
+from gen3d.core import words as spell
 from gen3d.core.errors import UserError
 from gen3d.maths.design import MIN_GROUP, Design
 
 MIN_SITE_CONTROLS = MIN_GROUP
 LEAST_ALLOWED = 2
-"""With one control, nobody is left to judge that control by, and nothing says how much the site scatters."""
+"""Leave-one-out needs two controls per site: with one there is no reference and no variance."""
 FEW = 8
 MAX_LEVERAGE = 9.0
-"""A person whom the other controls cannot predict at all has infinite leverage."""
+"""Upper limit: a person whose covariates the other controls do not cover has infinite leverage."""
 
 FewSiteControls = Literal["refuse", "allow"]
 
 
 @dataclass(frozen=True)
 class SiteGate:
-    """The rule by which sites are judged, and how many calibration controls each site of the table has."""
+    """The rule for sites, and the number of calibration controls of each site of the table."""
 
     num_controls: dict[str, int] = field(default_factory=dict)
     required: int = MIN_SITE_CONTROLS
@@ -46,9 +47,9 @@ class SiteGate:
         return self.num_controls.get(site, 0) >= needed
 
     def refusal(self, site: str) -> str:
-        """Why a site is not judged, as a sentence."""
+        """The reason why scans of a site get no z, and what to do."""
         num = self.num_controls.get(site, 0)
-        have = "no calibration control" if num == 0 else f"{num} calibration control{'s' if num > 1 else ''}"
+        have = spell.count(num, "calibration control") if num else "no calibration control"
         also = ", or allow few_site_controls" if self.required > num >= LEAST_ALLOWED else ""
         return (
             f"{_named(site)} has {have} of its own and {self.required} are needed: prepare more controls of that site "
@@ -56,17 +57,17 @@ class SiteGate:
         )
 
     def remark(self, site: str) -> str:
-        """What a reader of a judged scan must know about its site, "" where nothing."""
+        """A caution for the scans of a site with few calibration controls, "" for none."""
         num = self.num_controls.get(site, 0)
-        return f"{_named(site)} is judged from only {num} calibration controls of its own" if num < FEW else ""
+        return f"{_named(site)} has only {num} calibration controls" if num < FEW else ""
 
 
 @dataclass(frozen=True)
 class Panel:
     """The people of one set of maps. Row numbers refer to `table`, one row per assessed scan.
 
-    `repeats` are all other scans of calibration people, `others` the scans of everybody else, `gated` those of a site
-    that is not judged. `predicted` are the covariates from which the model predicted everybody out of sample, if it did.
+    `repeats` are all other scans of calibration people, `others` the scans of other people, `gated` those of a site with too
+    few calibration controls. `predicted` are the covariates of a model that predicts everyone out of sample, or None.
     """
 
     table: pd.DataFrame
@@ -79,18 +80,20 @@ class Panel:
     predicted: Design | None = None
 
     @cached_property
-    def own(self) -> NDArray[np.int64]:
-        """Per row, the position in `calibration` of the same person's calibration scan, -1 where there is none."""
+    def calibration_position(self) -> NDArray[np.int64]:
+        """Per row, the position in `calibration` of the same person's calibration scan; -1 for none."""
         position = {self.table.at[row, "subject"]: i for i, row in enumerate(self.calibration)}
         return np.array([position.get(subject, -1) for subject in self.table["subject"]], dtype=np.int64)
 
     def reference(self, row: int) -> NDArray[np.int64]:
-        """The calibration rows that a scan is ranked among: all but the person's own."""
-        return np.delete(self.calibration, self.own[row]) if self.own[row] >= 0 else self.calibration
+        """The calibration rows that a scan is ranked among: those of other people."""
+        position = self.calibration_position[row]
+        return np.delete(self.calibration, position) if position >= 0 else self.calibration
 
     def scans_of(self, position: int) -> NDArray[np.int64]:
-        """All judged scans of a calibration person: the calibration scan first."""
-        return np.concatenate([self.calibration[[position]], self.repeats[self.own[self.repeats] == position]])
+        """All scans with a z of a calibration person: the calibration scan first."""
+        repeats = self.repeats[self.calibration_position[self.repeats] == position]
+        return np.concatenate([self.calibration[[position]], repeats])
 
     def sites(self, rows: NDArray[np.int64]) -> NDArray[np.object_]:
         """Names of the sites of some rows."""
@@ -102,10 +105,10 @@ class Panel:
 
     @cached_property
     def spread(self) -> NDArray[np.float64]:
-        """Per row, how much an out-of-sample prediction from covariates widens the deviation: sqrt(1 + leverage), [n].
+        """Per row the widening of the deviation by an out-of-sample prediction from covariates: sqrt(1 + leverage), [n].
 
-        1 where the model does not use covariates. The leverage is that in the calibration controls, without the
-        person's own scan: (1 + c' (C'C)^-1 c) sigma^2 is the variance of a new observation about a linear prediction.
+        1 for a model without covariates. The leverage is computed in the calibration controls without the person:
+        (1 + c' (C'C)^-1 c) sigma^2 is the variance of a new observation about a linear prediction.
         """
         if self.predicted is None:
             return np.ones(len(self.table))
@@ -120,11 +123,11 @@ class Panel:
         return np.asarray(np.sqrt(1.0 + np.minimum(leverage, MAX_LEVERAGE)))
 
     def with_terms(self, terms: Sequence[str]) -> Panel:
-        """The same people with other covariates, for values that no model has compared with an expectation yet."""
+        """The same people with other covariates, for values that no model has compared with an expectation."""
         return replace(self, design=_design(self.table.iloc[self.calibration], terms, self.gate), predicted=None)
 
     def flags(self) -> list[str]:
-        """What makes each row's z doubtful or absent, in words, "" where nothing does."""
+        """The reasons why z of each row is doubtful or absent, as text; "" for none."""
         table = self.table
         people = self.design.flags(table["age_years"].tolist(), table["sex"].tolist())
         return ["; ".join(filter(None, (flag, self._site_flag(row)))) for row, flag in enumerate(people)]
@@ -135,7 +138,7 @@ class Panel:
             return f"no z map: {self.gate.refusal(site)}"
         model = self.predicted if self.predicted is not None and "site" in self.predicted.terms else self.design
         beyond = model.site_flag(site)
-        several = len(self.design.site_counts) > 1  # of a single site, the number of controls is that of all
+        several = len(self.design.site_counts) > 1  # a single site has all controls, so no caution is needed
         return "; ".join(filter(None, (self.gate.remark(site) if several else "", beyond)))
 
 
@@ -148,16 +151,16 @@ def make_panel(
 ) -> Panel:
     """Sort assessed scans into calibration, further scans of calibration people, others, and those of a gated site.
 
-    Controls of a gated site calibrate nobody.
+    Controls of a gated site do not calibrate.
 
     Args:
         table: rows of the cohort table of every scan that has an expectation; column `calibrates` says which may
             calibrate. The first such scan of a person does.
         terms: covariates of the per-voxel model.
-        min_site_controls: calibration controls of its own that a site needs.
-        few_site_controls: `allow` judges sites with fewer, from two upwards.
-        predicted: the model's own covariates, where its expectation of everybody is an out-of-sample prediction from
-            them; `terms` should then not repeat them.
+        min_site_controls: calibration controls that a site needs.
+        few_site_controls: `allow` accepts sites with fewer, from two upwards.
+        predicted: the covariates of the model, if its expectation of everyone is an out-of-sample prediction from them;
+            `terms` should then not repeat them.
 
     Raises:
         UserError: too few calibration controls.
@@ -168,12 +171,12 @@ def make_panel(
     candidates = candidates[~candidates["subject"].duplicated()]
     counts = {str(site): int(num) for site, num in candidates["site"].value_counts().sort_index().items()}
     gate = SiteGate(counts, min_site_controls, few_site_controls)
-    judged = table["site"].map(gate.is_open).to_numpy(dtype=bool)
-    calibration = candidates.index.to_numpy()[judged[candidates.index]]
+    accepted = table["site"].map(gate.is_open).to_numpy(dtype=bool)
+    calibration = candidates.index.to_numpy()[accepted[candidates.index]]
     _require(len(calibration), candidates, gate)
     rest = np.setdiff1d(np.arange(len(table)), calibration)
     again = table.loc[rest, "subject"].isin(set(table.loc[calibration, "subject"])).to_numpy(dtype=bool)
-    known = judged[rest]
+    known = accepted[rest]
     design = _design(table.iloc[calibration], terms, gate)
     groups = rest[again & known], rest[~again & known], rest[~known]
     return Panel(table, calibration, *groups, design, gate, predicted)
@@ -190,18 +193,18 @@ def _design(people: pd.DataFrame, terms: Sequence[str], gate: SiteGate) -> Desig
 
 
 def _require(num: int, candidates: pd.DataFrame, gate: SiteGate) -> None:
-    """Refuse fewer than `MIN_CALIBRATION` controls, and say whether sites or the split are the reason."""
+    """Refuse fewer than `MIN_CALIBRATION` controls; the error names sites or the split as the reason."""
     if num >= MIN_CALIBRATION:
         return
     if len(candidates) >= MIN_CALIBRATION:
         listed = ", ".join(f"{_named(site)} {n}" for site, n in gate.num_controls.items() if not gate.is_open(site))
         raise UserError(
-            f"only {num} controls can calibrate, at least {MIN_CALIBRATION} are needed: too few are of one site "
+            f"only {num} controls can calibrate, at least {MIN_CALIBRATION} are needed: too few belong to one site "
             f"({listed}; {gate.required} per site are needed); prepare more controls per site, train with cross_fit=5, "
             "or set few_site_controls=allow."
         )
     raise UserError(
-        f"only {num} controls can calibrate (role calibration, or train when cross-fitted, and unseen by the model), "
+        f"only {num} controls can calibrate (role calibration, or train when cross-fitted, and not seen by the model), "
         f"at least {MIN_CALIBRATION} are needed; prepare with a larger split.calibration, or train with cross_fit=5."
     )
 

@@ -1,4 +1,4 @@
-"""Agreement of repeated measurements, and change beyond their disagreement.
+"""Agreement of repeated measurements, and change beyond measurement error.
 
 With d = x2 - x1 of n people who did not change, the within-person standard deviation is sqrt(sum d^2 / 2n) (Bland and
 Altman 1996, BMJ 313:744), and a change is reliable when it is large against the standard deviation of d (Jacobson and
@@ -21,7 +21,7 @@ from gen3d.anomaly.calibration.student import log_survival
 
 Array = NDArray[np.float64]
 MIN_YEARS = 0.25
-"""Repeats closer than this say nothing about change per year."""
+"""Repeats closer than this carry no information on change per year."""
 
 
 @dataclass(frozen=True)

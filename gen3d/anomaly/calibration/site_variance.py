@@ -1,10 +1,10 @@
-"""How much more or less people of one site scatter than people of another: one factor per site.
+"""One factor of the residual SD per site, because people of one site scatter more than those of another.
 
 The scale part of ComBat (Johnson, Li and Rabinovic 2007, Biostatistics 8:118; Fortin et al. 2018, NeuroImage 167:104)
 with one factor for all voxels instead of one per voxel, so that a handful of controls suffices: the residual SD of voxel
 v at site s is factor_s sd_v. A person's mean square m over voxels, in units of the common variance and corrected for
-leverage, has expectation factor_s^2. Whole brains differ from person to person, so the number of people, not of voxels,
-says how well the factor is known: log m is averaged over the people of a site (outliers winsorised), and the averages
+leverage, has expectation factor_s^2. Whole brains differ from person to person, so the precision of the factor depends on
+the number of people, not of voxels: log m is averaged over the people of a site (outliers winsorised), and the averages
 are shrunk towards their common mean by tau^2 / (tau^2 + omega^2 / n_s) with omega^2 the variance of log m within sites
 and tau^2 that between them (DerSimonian and Laird 1986, Controlled Clinical Trials 7:177).
 """
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from gen3d.maths.design import MIN_GROUP
 
 NUM_VOXELS = 2000
-"""Voxels looked at; the factor is one number per site, and its error comes from the number of people."""
+"""Voxels used; the factor is one number per site, and its error comes from the number of people."""
 ITERATIONS = 3
 MOST_SPREADS = 2.5
-"""One person with a bad scan, or of an age that nobody else has, must not speak for a site."""
+"""Limits the influence of one person, so that one bad scan or one unusual age cannot set the variance of a site."""
 
 Array = NDArray[np.floating]
 

@@ -1,4 +1,4 @@
-"""Whether z is a z: what held-out controls, in whom nothing is known to be wrong, look like."""
+"""Calibration of z and of conformal p, measured in held-out controls."""
 
 from __future__ import annotations
 
@@ -25,16 +25,15 @@ LEVEL = 0.05
 
 @page_section("Calibration", "`gen3d anomaly`", place=150, reads=MapsFolder)
 def section(context: Context) -> Section | None:
-    """Table and quantile plots of z, and shares of conformal p, in controls used for nothing, per model and channel."""
+    """Table and quantile plots of z, and shares of conformal p, in held-out controls, per model and channel."""
     if not context.all(MapsFolder):
         return None
     rows = [row for maps in context.all(MapsFolder) for row in null_figures(maps)]
     blocks: list[Any] = [
         Text(
-            "A z of 2 should mean the same everywhere. In controls that neither the model nor the calibration saw, z "
-            "should have mean 0 and SD 1, "
-            "exceed 1.96 in 5 % of voxels, and hardly any person should have a voxel that survives the false "
-            "discovery rate."
+            "A z of 2 should mean the same everywhere. In controls that neither the model nor the calibration has seen, z "
+            "should have mean 0 and SD 1, |z| should exceed 1.96 in 5 % of voxels, and about 5 % of people should have a "
+            "voxel that survives the false discovery rate."
         )
     ]
     if rows:
@@ -47,7 +46,7 @@ def section(context: Context) -> Section | None:
         blocks.append(_rank_figure(ranks))
     described = [_description(maps) for maps in context.all(MapsFolder) if maps.calibration]
     if described:
-        blocks.append(Details("Who calibrated, and which terms were in the model", [Text(text) for text in described]))
+        blocks.append(Details("Calibration controls and covariates", [Text(text) for text in described]))
     numbers = [{name: row[name] for name in row if name != "by_person"} for row in ranks]
     return Section("calibration", "Calibration", blocks, {"held_out_controls": rows, "conformal": numbers})
 
@@ -85,10 +84,10 @@ def null_figures(maps: MapsFolder) -> list[dict[str, Any]]:
 
 
 def conformal_figures(maps: MapsFolder) -> list[dict[str, Any]]:
-    """Per channel: the share of a test control's regions with conformal p at most 0, 1, ... 100 %, [people, 101].
+    """Per channel: the share of regions of a test control with conformal p of at most 0, 1, ... 100 %, [people, 101].
 
-    `share_5_percent` is the mean at 5 % over people, with its interval; `expected_5_percent` what n controls allow, the
-    largest k / (n + 1) that is at most 5 %.
+    `share_5_percent` is the mean at 5 % over people, with its interval. `expected_5_percent` is the largest k / (n + 1)
+    that is at most 5 %, because the p of n controls has steps of 1 / (n + 1).
     """
     rows: list[dict[str, Any]] = []
     regions = maps.regions[maps.regions["key"].isin(set(maps.reference["key"])) & maps.regions[P_CONFORMAL].notna()]
@@ -140,10 +139,10 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         "% [95 %]",
     ]
     fewest = min(row["num_people"] for row in rows)
-    words = " With so few people the shares are only roughly known." if fewest < FEW else ""
+    caution = " With so few people the shares are only roughly known." if fewest < FEW else ""
     caption = (
         "z in held-out controls. Expected: mean 0, SD 1, 5 % of voxels, about 5 % of people. Intervals are over "
-        f"people.{words}"
+        f"people.{caution}"
     )
     return Table(caption, header, cells, "lrrrrrr")
 
@@ -153,20 +152,22 @@ def _figure(context: Context) -> Figure | None:
     panels = []
     for maps in context.all(MapsFolder):
         for channel in maps.channels:
-            found = [_inside(maps, str(key), channel, mask) for key in maps.reference["key"]]
-            observed = [np.quantile(values, QUANTILES) for values in found if values.size]
+            people = [_inside(maps, str(key), channel, mask) for key in maps.reference["key"]]
+            observed = [np.quantile(values, QUANTILES) for values in people if values.size]
             if observed:
                 panels.append(
-                    charts.Quantiles(f"{maps.name}: {wording.in_text(channel)}", ndtri(QUANTILES), np.array(observed))
+                    charts.QuantilePanel(
+                        f"{maps.name}: {wording.in_text(channel)}", ndtri(QUANTILES), np.array(observed)
+                    )
                 )
     if not panels:
         return None
     columns = max(len(maps.channels) for maps in context.all(MapsFolder))
     png, svg = charts.quantile_plots(panels, style.GROUP_COLOURS[0], columns)
     caption = (
-        "Quantiles of voxel z in test controls, whom neither the model nor the calibration used, against those of the "
-        "standard normal distribution. Each thin line is a person, the thick one their mean; on the dashed line z is "
-        "exact. A person's own line may lie off it: whole brains differ, the group should not."
+        "Quantiles of voxel z in held-out controls (role test), against those of the standard normal distribution. Each "
+        "thin line is a person, the thick line their mean; on the dashed line z is exact. The line of one person may "
+        "deviate from it, because whole brains differ; the mean should not."
     )
     return Figure(
         "calibration",
@@ -197,10 +198,9 @@ def _rank_figure(rows: list[dict[str, Any]]) -> Figure:
         for row in rows
     )
     caption = (
-        "Share of regions (%) whose conformal p is at most the value on the axis, in test controls, whom neither the "
-        "model nor the calibration used. Thin lines are people, the thick one their mean; on the dashed line p is "
-        "exact; it moves in steps of one over the number of controls plus one. Regions with p of at most 5 %, with the "
-        f"interval over people: {fives}."
+        "Share of regions (%) whose conformal p is at most the value on the axis, in held-out controls (role test). Thin "
+        "lines are people, the thick line their mean; on the dashed line p is exact. Conformal p has steps of 1 / (number of "
+        f"controls + 1). Regions with p of at most 5 %, with the interval over people: {fives}."
     )
     return Figure("conformal", "Cumulative shares of conformal p in test controls.", caption, png, svg=svg)
 
@@ -220,7 +220,7 @@ def _description(maps: MapsFolder) -> str:
     low, high = (record.get("age_range_years") or [None, None])[:2]
     text = f"{maps.name}: calibrated on {spell.count(int(record.get('num_controls', 0)), 'control')}"
     if low is not None and high is not None:
-        text += f" aged {low:.0f} to {high:.0f}"
+        text += f" aged {spell.number(low, 0)} to {spell.number(high, 0)}"
     sites = record.get("sites") or {}
     if sites:
         text += " from " + spell.listed([f"{name or 'no named site'} ({n})" for name, n in sites.items()])
@@ -230,18 +230,18 @@ def _description(maps: MapsFolder) -> str:
     columns = [str(name) for name in record.get("columns", []) if str(name) != "intercept"]
     text += f"; covariates: {spell.listed(columns)}." if columns else "; no covariates."
     for term, reason in (record.get("dropped") or {}).items():
-        text += f" {spell.capital(str(term))} was left out: {reason}."
+        text += f" Covariate {term} was left out: {reason}."
     factors = record.get("site_variance") or {}
     if len(factors) > 1:
         listed = [
-            f"{name or 'no named site'} {entry['sd_factor']:.2f} ({entry['num_controls']})"
+            f"{name or 'no named site'} {spell.number(entry['sd_factor'])} ({entry['num_controls']})"
             for name, entry in factors.items()
         ]
         text += (
-            f" Residual SD of each site relative to the average one, in {wording.in_text(channel)}, with the number of "
+            f" Residual SD of each site relative to the average site, in {wording.in_text(channel)}, with the number of "
             f"controls: {spell.listed(listed)}."
         )
     resolution = record.get("conformal_resolution")
     if resolution is not None:
-        text += f" The smallest conformal p that so many controls allow is {spell.probability(float(resolution))}."
+        text += f" The smallest possible conformal p with this number of controls is {spell.probability(float(resolution))}."
     return text

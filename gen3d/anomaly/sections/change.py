@@ -1,4 +1,4 @@
-"""What changed between two scans of one person, beyond what scans of unchanged people differ by."""
+"""Change between two scans of one person, compared with the differences between two scans of unchanged controls."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ REGIONS_SHOWN = 12
 
 @page_section("Change between sessions", "`gen3d change` on people with several sessions", place=70, reads=ChangeFolder)
 def section(context: Context) -> Section | None:
-    """Agreement of repeated scans, a row per pair of scans, and pictures of those that changed most."""
+    """Agreement of repeated scans, a row per pair of scans, and pictures of the pairs that changed most."""
     if not context.all(ChangeFolder):
         return None
     blocks: list[Any] = [
         Text(
-            "A change of a region is compared with the differences between two scans of controls in whom nothing is known "
-            "to have changed (reliable change index, Jacobson and Truax 1991); nobody is among those that they are "
-            "compared with. z is standard normal where nothing changed, q is over a person's regions. Ageing as "
-            "it is seen across people is taken out of both scans."
+            "The change of a region is compared with the differences between two scans of controls without a known change "
+            "(reliable change index, Jacobson and Truax 1991); no person is compared with their own scans. z is standard "
+            "normal where nothing changed; q is over a person's regions. The effect of age is removed from both scans."
         )
     ]
     numbers: dict[str, Any] = {}
@@ -52,10 +51,10 @@ def section(context: Context) -> Section | None:
 
 def agreement_of(change: ChangeFolder) -> list[Row]:
     """Per channel the quartiles over regions of ICC and within-person SD of controls scanned twice."""
-    found = []
+    rows = []
     for channel, part in sorted(change.retest.groupby("channel"), key=lambda item: _rank(str(item[0]))):
         within = [wording.effect_scale(str(channel), float(sd)) for sd in part["sd_within"]]
-        found.append(
+        rows.append(
             {
                 "channel": str(channel),
                 "num_pairs": int(part["num_pairs"].iloc[0]),
@@ -65,7 +64,7 @@ def agreement_of(change: ChangeFolder) -> list[Row]:
                 "sd_within_quartiles": np.nanpercentile(within, [25, 50, 75]).tolist(),
             }
         )
-    return found
+    return rows
 
 
 def _rank(channel: str) -> int:
@@ -100,10 +99,10 @@ def _agreement_table(agreement: list[Row]) -> Table:
 
 def changed_pairs(change: ChangeFolder) -> list[Row]:
     """Per pair of scans and channel: how many regions changed, and the strongest change."""
-    found = []
+    rows = []
     for (subject, first, second, channel), part in change.changes.groupby([*PAIR, "channel"], sort=False):
         strongest = rows_of(part.loc[[part["z_change"].abs().idxmax()]])[0]
-        found.append(
+        rows.append(
             {
                 "subject": str(subject),
                 "session_1": str(first),
@@ -117,7 +116,7 @@ def changed_pairs(change: ChangeFolder) -> list[Row]:
                 },
             }
         )
-    return found
+    return rows
 
 
 def _most_changed_first(pairs: list[Row]) -> list[Pair]:
@@ -132,12 +131,12 @@ def _most_changed_first(pairs: list[Row]) -> list[Pair]:
 def _pair_table(pairs: list[Row], shown: list[Pair], q: float) -> Table:
     cells: list[list[str]] = []
     for pair in shown:
-        own = [row for row in pairs if (row["subject"], row["session_1"], row["session_2"]) == pair]
-        own.sort(key=lambda row: _rank(row["channel"]))
-        years = own[0]["years"]
+        of_pair = [row for row in pairs if (row["subject"], row["session_1"], row["session_2"]) == pair]
+        of_pair.sort(key=lambda row: _rank(row["channel"]))
+        years = of_pair[0]["years"]
         gap = f", {spell.number(years, 1)} years" if years > 0 else ""
         cells.append([f"{pair[0]}, session {pair[1]} to {pair[2]}{gap}"])
-        for row in own:
+        for row in of_pair:
             strongest = row["strongest"]
             cells.append(
                 [
@@ -150,8 +149,8 @@ def _pair_table(pairs: list[Row], shown: list[Pair], q: float) -> Table:
                 ]
             )
     caption = (
-        f"Pairs of scans, those with most changed regions first: how many changed (q < {q:g}), and the strongest change of "
-        "each channel."
+        f"Pairs of scans, most changed first: the number of changed regions (q < {q:g}), and the strongest change of each "
+        "channel."
     )
     header = ["Channel", "Regions changed", "Strongest", "Change", "z", "q"]
     return Table(caption, header, cells, "lrlrrr")

@@ -1,4 +1,4 @@
-"""What distinguishes each group from the controls: mean maps and regions."""
+"""Differences between each group and the controls: mean maps and regions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIMIT, THRESHOLD = 3.0, 1.0
 FALSE_DISCOVERY_RATE = 0.05
 MINIMUM_GROUP = 5
 REGIONS_SHOWN = 8
-FOLDED_DPI = 115  # of the models that stand folded beside the first
+FOLDED_DPI = 115  # of the models after the first, which are folded away
 Volume = NDArray[np.float64]
 
 
@@ -38,17 +38,16 @@ class Moments:
 
 @page_section("Group maps", "`gen3d anomaly` on a cohort with people other than controls", place=40, reads=MapsFolder)
 def section(context: Context) -> Section | None:
-    """Mean z maps per diagnosis beside the held-out controls, and the regions that differ."""
+    """Mean z maps of held-out controls and of every diagnosis, and the regions that differ."""
     lead = context.first(MapsFolder)
     if lead is None or not len(lead.evaluated):
         return None
     numbers: dict[str, Any] = {}
     blocks: list[Any] = [
         Text(
-            "These maps show what the people of one group have in common. Each voxel holds the group's mean z, that "
-            "is, how far its "
-            "people lie from what the model expects of a healthy person of their age and sex, in standard deviations "
-            "of controls."
+            "These maps show what the people of a group have in common. Each voxel holds the group's mean z: the mean "
+            "deviation from what the model expects of healthy people of the same age and sex, in standard deviations of "
+            "controls."
         )
     ]
     for maps in context.all(MapsFolder):
@@ -61,11 +60,11 @@ def _of_model(context: Context, maps: MapsFolder, numbers: dict[str, Any]) -> li
     blocks: list[Any] = []
     numbers[maps.name] = {}
     for channel in maps.channels:
-        figure, found = _figure(context, maps, channel)
+        figure, records = _figure(context, maps, channel)
         if figure is None:
             continue
         rows = regions_that_differ(maps, channel)
-        numbers[maps.name][channel] = {"voxels": found, "regions": rows}
+        numbers[maps.name][channel] = {"voxels": records, "regions": rows}
         blocks += [Heading(f"{wording.channel(channel)}, {maps.title(channel)}"), figure]
         if any(row["q"] < FALSE_DISCOVERY_RATE for row in rows):
             blocks.append(_region_table(rows, channel, len(maps.reference)))
@@ -82,27 +81,27 @@ def _of_model(context: Context, maps: MapsFolder, numbers: dict[str, Any]) -> li
 def _groups(maps: MapsFolder) -> dict[str, pd.DataFrame]:
     """People by row of the figure: held-out controls, then every diagnosis of the evaluation set."""
     evaluated = maps.evaluated
-    found = {"Controls (held out)": maps.reference} if len(maps.reference) else {}
-    return found | {str(name): evaluated[evaluated["diagnosis"] == name] for name in maps.groups}
+    controls = {"Controls (held out)": maps.reference} if len(maps.reference) else {}
+    return controls | {str(name): evaluated[evaluated["diagnosis"] == name] for name in maps.groups}
 
 
 def _figure(context: Context, maps: MapsFolder, channel: str) -> tuple[Figure | None, list[dict[str, Any]]]:
     space, template = context.space, context.template_t1w
     moments = {name: moments_of(maps, list(part["key"]), channel) for name, part in _groups(maps).items()}
-    present = {name: found for name, found in moments.items() if found is not None}
+    present = {name: of_group for name, of_group in moments.items() if of_group is not None}
     if not present:
         return None, []
     reference = present.get("Controls (held out)")
     rows, records = [], []
     overlay = brain.Overlay(np.zeros(1), LIMIT, THRESHOLD)
-    for name, found in present.items():
+    for name, of_group in present.items():
         outlined = None
         if name != "Controls (held out)" and reference is not None:
-            outlined = significant_difference(found, reference, space.mask)
-        overlay = brain.Overlay(np.where(space.mask, found.mean, 0.0), LIMIT, THRESHOLD, outlined)
+            outlined = significant_difference(of_group, reference, space.mask)
+        overlay = brain.Overlay(np.where(space.mask, of_group.mean, 0.0), LIMIT, THRESHOLD, outlined)
         tiles = [brain.Tile(cut, template, overlay) for cut in brain.lightbox(space)]
-        rows.append(brain.Strip(f"{name or charts.UNNAMED}, n = {found.num_people}", tiles))
-        records.append(_record(name, found, outlined, space.mask))
+        rows.append(brain.Strip(f"{name or charts.UNNAMED}, n = {of_group.num_people}", tiles))
+        records.append(_record(name, of_group, outlined, space.mask))
     dpi = style.DPI if maps is context.first(MapsFolder) else FOLDED_DPI
     png = brain.draw(rows, space, (overlay, "mean z"), dpi=dpi)
     up, down = wording.directions(channel)
@@ -116,18 +115,18 @@ def _figure(context: Context, maps: MapsFolder, channel: str) -> tuple[Figure | 
 
 def _outline_sentence(reference: Moments | None) -> str:
     if reference is None or reference.num_people < MINIMUM_GROUP:
-        return f"No voxelwise test was made: it needs at least {MINIMUM_GROUP} held-out controls."
+        return f"There is no voxelwise test, because it needs at least {MINIMUM_GROUP} held-out controls."
     return (
         "A dark line surrounds voxels in which the group differs from the held-out controls "
         f"(Welch's t, false discovery rate {FALSE_DISCOVERY_RATE:g}; groups of {MINIMUM_GROUP} or more)."
     )
 
 
-def _record(name: str, found: Moments, outlined: NDArray[np.bool_] | None, mask: NDArray[np.bool_]) -> dict[str, Any]:
+def _record(name: str, moments: Moments, outlined: NDArray[np.bool_] | None, mask: NDArray[np.bool_]) -> dict[str, Any]:
     return {
         "group": name,
-        "num_people": found.num_people,
-        "mean_z_in_brain": float(np.nanmean(found.mean[mask])),
+        "num_people": moments.num_people,
+        "mean_z_in_brain": float(np.nanmean(moments.mean[mask])),
         "share_of_voxels_different": float(outlined[mask].mean()) if outlined is not None else None,
     }
 
@@ -156,7 +155,7 @@ def moments_of(maps: MapsFolder, keys: list[str], channel: str) -> Moments | Non
 
 
 def significant_difference(group: Moments, reference: Moments, mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-    """Voxels whose mean differs between two groups by Welch's t test under FDR control, or None for groups under 5."""
+    """Voxels whose mean differs between two groups (Welch's t, FDR); None if a group has fewer than 5 people."""
     if min(group.num_people, reference.num_people) < MINIMUM_GROUP:
         return None
     tested = mask & (group.num > 2) & (reference.num > 2) & (group.variance > 0) & (reference.variance > 0)
@@ -164,11 +163,11 @@ def significant_difference(group: Moments, reference: Moments, mask: NDArray[np.
     second = reference.variance[tested] / reference.num[tested]
     t = (group.mean[tested] - reference.mean[tested]) / np.sqrt(first + second)
     dof = (first + second) ** 2 / (first**2 / (group.num[tested] - 1) + second**2 / (reference.num[tested] - 1))
-    found = np.zeros(mask.shape, dtype=bool)
+    significant = np.zeros(mask.shape, dtype=bool)
     if t.size:
         p = 2 * distributions.t.sf(np.abs(t), dof)
-        found[tested] = distributions.false_discovery_control(p) < FALSE_DISCOVERY_RATE
-    return found
+        significant[tested] = distributions.false_discovery_control(p) < FALSE_DISCOVERY_RATE
+    return significant
 
 
 def regions_that_differ(maps: MapsFolder, channel: str) -> list[dict[str, Any]]:
@@ -227,10 +226,10 @@ def _region_table(rows: list[dict[str, Any]], channel: str, num_reference: int) 
             ]
             for row in kept
         ]
-    words = f" No region of {spell.listed(silent)} differs." if silent else ""
+    remainder = f" No region differs in {spell.listed(silent)}." if silent else ""
     caption = (
         f"Regions in which a group differs from the {num_reference} held-out controls in {wording.in_text(channel)}, "
         f"at most {REGIONS_SHOWN} per group: "
-        f"mean effect, difference in mean z with its 95 % interval, and q (Benjamini-Hochberg over regions).{words}"
+        f"mean effect, difference in mean z with its 95 % interval, and q (Benjamini-Hochberg over regions).{remainder}"
     )
     return Table(caption, ["Region", "Effect", "Difference in z [95 %]", "q"], cells, "lrrr")

@@ -1,4 +1,4 @@
-"""One card per person: where they stand among controls, their maps, and their regions."""
+"""One card per person: scores compared with controls, maps, and regions."""
 
 from __future__ import annotations
 
@@ -32,21 +32,20 @@ def section(context: Context) -> Section | None:
     chosen = choose(lead, context.subjects_shown)
     cards, numbers = [], []
     for key in chosen:
-        card, found = _card(context, lead, key)
+        card, of_person = _card(context, lead, key)
         cards.append(card)
-        numbers.append(found)
+        numbers.append(of_person)
     text = (
-        f"Shown are {spell.people(len(chosen))} of {len(lead.subjects)}: in turn the most deviating of each "
-        "diagnosis, then controls in the middle of "
-        f"the held-out ones. Maps and regions are those of {lead.name}. Everybody's numbers are in regions.tsv and "
-        "subjects.tsv of the maps folder."
+        f"{spell.capital(spell.people(len(chosen)))} of {len(lead.subjects)} shown: the most deviating people of every "
+        f"diagnosis in turn, then typical held-out controls. Maps and regions are those of {lead.name}. The numbers of all "
+        "people are in regions.tsv and subjects.tsv of the maps folder."
     )
     reading = (
         f"Slices go through the strongest finding of each channel. Colour fades out below |z| = {THRESHOLD:g}; a dark "
-        "line surrounds voxels that survive "
-        f"the false discovery rate of 5 %. {brain.CONVENTION} Local volume is drawn on the template, on whose voxels it "
-        "is measured. In the tables the grey band spans the 5th to the 95th percentile of the other controls and the dot "
-        "is this person, on a common scale per channel; a filled dot marks q < 0.05 over the person's regions."
+        f"line surrounds voxels that survive the false discovery rate of 5 %. {brain.CONVENTION} Local volume is drawn on "
+        "the template, because it is measured there. In the tables the grey band spans the 5th to the 95th percentile of "
+        "the other controls. The dot is this person, on a common scale per channel; it is filled where q < 0.05 over the "
+        "person's regions."
     )
     return Section("people", "Individual people", [Text(text), Text(reading, "note"), *cards], {"shown": numbers})
 
@@ -108,22 +107,22 @@ def _title(row: pd.Series, key: str) -> str:
 
 def _subtitle(row: pd.Series) -> str:
     age = row.get("age_years", np.nan)
-    words = [f"{age:.0f} years" if np.isfinite(age) else "age unknown"]
-    words.append({"F": "woman", "M": "man"}.get(str(row.get("sex", "")), "sex unknown"))
+    facts = [f"{spell.number(age, 0)} years" if np.isfinite(age) else "age unknown"]
+    facts.append({"F": "woman", "M": "man"}.get(str(row.get("sex", "")), "sex unknown"))
     if row.get("site"):
         site = str(row["site"])
-        words.append(site if site.lower().startswith("site") else f"site {site}")
-    words += [wording.group(str(row["diagnosis"])), wording.ROLES.get(str(row["role"]), str(row["role"])).lower()]
-    return " \N{MIDDLE DOT} ".join(words)
+        facts.append(site if site.lower().startswith("site") else f"site {site}")
+    facts += [wording.group(str(row["diagnosis"])), wording.ROLES.get(str(row["role"]), str(row["role"])).lower()]
+    return " \N{MIDDLE DOT} ".join(facts)
 
 
 def _standing(maps: MapsFolder, row: pd.Series) -> list[dict[str, Any]]:
-    """Per score: value, percentile among calibration controls, how many of the held-out controls score lower."""
-    found = []
+    """Per score: value, percentile among calibration controls, number of held-out controls with a lower score."""
+    rows = []
     for score in maps.headline_scores:
         value = float(row[score.column])
         well = maps.reference[maps.reference["key"] != row.name][score.column].dropna()
-        found.append(
+        rows.append(
             {
                 "channel": score.channel,
                 "kind": score.kind,
@@ -134,7 +133,7 @@ def _standing(maps: MapsFolder, row: pd.Series) -> list[dict[str, Any]]:
                 "voxels_fdr": float(row.get(f"voxels_fdr_{score.channel}", np.nan)),
             }
         )
-    return found
+    return rows
 
 
 def _standing_table(standing: list[dict[str, Any]]) -> Table:
@@ -145,17 +144,19 @@ def _standing_table(standing: list[dict[str, Any]]) -> Table:
             spell.number(item["score"]),
             spell.number(item["percentile"], 0),
             f"{item['num_controls_lower']} of {item['num_controls']}" if item["num_controls"] else spell.NONE,
-            f"{item['voxels_fdr']:.0f}" if np.isfinite(item["voxels_fdr"]) else spell.NONE,
+            spell.number(item["voxels_fdr"], 0),
         ]
         for item in standing
     ]
     header = ["Channel", "Score", "Value", "Percentile", "Above held-out", "FDR-positive voxels"]
-    caption = "Scores, their percentile among the calibration controls, and how many held-out controls score lower."
+    caption = (
+        "Scores, their percentile among calibration controls, and the number of held-out controls with a lower score."
+    )
     return Table(caption, header, cells, "llrrrr")
 
 
 def _strongest_sentence(regions: pd.DataFrame) -> str:
-    """The strongest volume finding, or the strongest of any channel, in words."""
+    """A sentence on the strongest volume finding, or on the strongest of any channel where volume was not measured."""
     known = regions[regions["z"].notna() & ~regions["channel"].isin(("size", "contrast"))]
     if not len(known):
         return "No z map was made for this person."
@@ -177,7 +178,7 @@ def _strongest_sentence(regions: pd.DataFrame) -> str:
 
 
 def _size_sentence(regions: pd.DataFrame) -> str:
-    """The size of the whole brain, which an affine alignment takes out of the regions; empty where it was not measured."""
+    """A sentence on the size of the whole brain, which affine alignment removes from the regions; "" if not measured."""
     whole = regions[
         (regions["channel"] == "size") & regions["region"].str.startswith("whole brain") & regions["z"].notna()
     ]
@@ -189,14 +190,14 @@ def _size_sentence(regions: pd.DataFrame) -> str:
 
 
 def _cluster_sentence(clusters: pd.DataFrame) -> str:
-    """The cluster that is rarest in controls, the largest of equals, in words; empty without one."""
+    """A sentence on the cluster that is rarest in controls (among equals the largest); "" without clusters."""
     if not len(clusters):
         return ""
     row = clusters.sort_values(["p_cluster", "volume_ml"], ascending=[True, False], kind="stable").iloc[0]
     up, down = wording.directions(str(row["channel"]))
     rank = ""
     if np.isfinite(row["p_cluster"]):
-        rank = f"; by mass among the heaviest clusters of the controls, p {spell.probability(float(row['p_cluster']))}"
+        rank = f", p {spell.probability(float(row['p_cluster']))} among the heaviest clusters of the controls"
     return (
         f" Rarest cluster of voxels: {spell.number(float(row['volume_ml']), 1)} ml in "
         f"{wording.in_text(str(row['channel']))}, {up if row['peak_z'] > 0 else down}, peak "
@@ -207,7 +208,7 @@ def _cluster_sentence(clusters: pd.DataFrame) -> str:
 def _figures(context: Context, maps: MapsFolder, key: str) -> list[Any]:
     """Three planes through the strongest finding of each channel and, folded away, a lightbox of every channel."""
     space = context.space
-    own_anatomy, own = context.anatomy(key)
+    person_t1w, is_own = context.anatomy(key)
     planes: list[brain.Strip] = []
     boxes: list[brain.Strip] = []
     overlay = None
@@ -218,7 +219,7 @@ def _figures(context: Context, maps: MapsFolder, key: str) -> list[Any]:
         significant = maps.significant(key, channel)
         overlay = brain.Overlay(np.where(space.mask, z, 0.0), LIMIT, THRESHOLD, significant)
         within = space.mask & significant if significant is not None and significant[space.mask].any() else space.mask
-        anatomy = context.template_t1w if channel in ON_TEMPLATE else own_anatomy
+        anatomy = context.template_t1w if channel in ON_TEMPLATE else person_t1w
         for strips, cuts in (
             (planes, brain.three_planes(brain.peak(z, within, space))),
             (boxes, brain.lightbox(space)),
@@ -226,8 +227,8 @@ def _figures(context: Context, maps: MapsFolder, key: str) -> list[Any]:
             strips.append(brain.Strip(wording.channel(channel), [brain.Tile(cut, anatomy, overlay) for cut in cuts]))
     if overlay is None:
         return []
-    where = "the person\N{RIGHT SINGLE QUOTATION MARK}s own T1w" if own else "the template T1w"
-    where += ", local volume over the template" if own and set(maps.channels) & set(ON_TEMPLATE) else ""
+    where = "the person\N{RIGHT SINGLE QUOTATION MARK}s own T1w" if is_own else "the template T1w"
+    where += ", local volume over the template" if is_own and set(maps.channels) & set(ON_TEMPLATE) else ""
     png = brain.draw(planes, space, (overlay, "z"), WIDTH_INCHES, DOTS_PER_INCH)
     box = brain.draw(boxes, space, (overlay, "z"), dpi=LIGHTBOX_DOTS_PER_INCH)
     alt = f"Slices of the z maps of {key}, one row per channel."
@@ -238,25 +239,27 @@ def _figures(context: Context, maps: MapsFolder, key: str) -> list[Any]:
 
 def _strongest(maps: MapsFolder, regions: pd.DataFrame, subject: str) -> list[dict[str, Any]]:
     """The regions with the largest |z| of each channel, with the range of the controls."""
-    found = []
+    strongest = []
     for channel in maps.channels:
         part = regions[(regions["channel"] == channel) & regions["z"].notna()]
         order = part["z"].abs().sort_values(ascending=False, kind="stable").index[: REGIONS_SHOWN.get(channel, 3)]
         for row in rows_of(part.loc[order].drop(columns=["key"])):
-            found.append(row | {"controls_5_95": maps.control_range(subject, channel, str(row["region"]))})
-    return found
+            strongest.append(row | {"controls_5_95": maps.control_range(subject, channel, str(row["region"]))})
+    return strongest
 
 
 def _region_table(rows: list[dict[str, Any]]) -> Table:
     cells: list[list[Cell]] = []
     for channel in dict.fromkeys(str(row["channel"]) for row in rows):
-        own = [row for row in rows if row["channel"] == channel]
+        of_channel = [row for row in rows if row["channel"] == channel]
         reach = 1.05 * max(
-            abs(wording.effect_scale(channel, float(value))) for row in own for value in (row["effect"], *_band(row))
+            abs(wording.effect_scale(channel, float(value)))
+            for row in of_channel
+            for value in (row["effect"], *_band(row))
         )
         scale = wording.effect_reach(channel, reach)
         cells.append([f"{wording.channel(channel)} (scale \N{MINUS SIGN}{scale} to +{scale})"])
-        cells += [_region_cells(row, channel, reach) for row in own]
+        cells += [_region_cells(row, channel, reach) for row in of_channel]
     header = ["Region", "Effect", "Controls and this person", "z", "p", "q"]
     return Table(
         "The regions furthest from expectation; p is conformal, q over the person's regions.", header, cells, "lrcrrr"
@@ -270,12 +273,12 @@ def _band(row: dict[str, Any]) -> tuple[float, ...]:
 def _region_cells(row: dict[str, Any], channel: str, reach: float) -> list[Cell]:
     band = tuple(wording.effect_scale(channel, value) for value in _band(row))
     value, z = wording.effect_scale(channel, float(row["effect"])), float(row["z"])
-    words = f"{value:.3g} on a scale to {reach:.3g}"
-    words += f", controls {band[0]:.3g} to {band[1]:.3g}" if band else ""
+    label = f"{spell.figure(value)} on a scale to {spell.figure(reach)}"
+    label += f", controls {spell.figure(band[0])} to {spell.figure(band[1])}" if band else ""
     return [
         wording.region(str(row["region"])),
         wording.effect(channel, float(row["effect"]), float(row["effect_percent"])),
-        range_strip(value, (band[0], band[1]) if band else None, reach, z, bool(row["q"] < 0.05), words),
+        range_strip(value, (band[0], band[1]) if band else None, reach, z, bool(row["q"] < 0.05), label),
         spell.number(z, 1, signed=True),
         spell.probability(float(row[P_CONFORMAL])),
         spell.probability(float(row["q"])),
@@ -296,7 +299,7 @@ def _cluster_table(clusters: pd.DataFrame, threshold: float) -> Table:
     ]
     header = ["Channel", "Region at the peak", "Peak z", "Volume (ml)", "p", "Peak x, y, z (mm, MNI152)"]
     caption = (
-        f"Clusters of voxels with |z| above {threshold:g}, largest first; p ranks the mass among the heaviest clusters of "
-        "the controls, which makes it family-wise over the brain."
+        f"Clusters of voxels with |z| above {threshold:g}, largest first. p is family-wise over the brain: it ranks the mass "
+        "of a cluster among the heaviest clusters of the controls."
     )
     return Table(caption, header, cells, "llrrrr")

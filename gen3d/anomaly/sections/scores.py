@@ -26,10 +26,8 @@ def section(context: Context) -> Section | None:
     rows = [row for maps in context.all(MapsFolder) for row in separation(maps)]
     blocks: list[Any] = [
         Text(
-            "Each person gets two scores per channel: the largest |z| of any region, which is made for atrophy, and "
-            "the mean of the most "
-            "deviating 5 % of voxels, which is made for lesions. AUC is the probability that a person of the group "
-            "scores higher than a "
+            "Each person gets two scores per channel. The largest |z| of any region suits atrophy; the mean of the most "
+            "deviating 5 % of voxels suits lesions. AUC is the probability that a person of the group scores higher than a "
             "held-out control: 0.5 is chance, 1 is complete separation."
         )
     ]
@@ -77,18 +75,18 @@ def _figure(context: Context, maps: MapsFolder) -> Figure | None:
             part = maps.evaluated[maps.evaluated["diagnosis"] == diagnosis]
             by_group[str(diagnosis)] = part[score.column].to_numpy(float)
         if by_group:
-            panels.append(charts.Dots(wording.channel(score.channel), by_group, HELD_OUT))
+            panels.append(charts.ScoreDots(wording.channel(score.channel), by_group, HELD_OUT))
     if not panels:
         return None
     colours = {HELD_OUT: style.CONTROL_COLOUR} | context.colours
     png, svg = charts.strips(panels, colours, "Score", context.seed)
-    made_of = spell.listed(
+    components = spell.listed(
         [f"{wording.KINDS[score.kind]} for {wording.in_text(score.channel)}" for score in maps.headline_scores]
     )
     caption = (
-        f"Scores of {maps.name}: {made_of}. Each dot is a person; the bar spans the middle half of the group, its "
-        "mark is the median. "
-        "Controls are those that neither the model nor its calibration saw; the band spans 95 % of them."
+        f"Scores of {maps.name}: {components}. Each dot is a person. The bar spans the middle half of the group; its mark "
+        "is the median. Controls are held out: neither the model nor its calibration has seen them. The band spans 95 % "
+        "of them."
     )
     return Figure(f"scores_{maps.folder.name}", f"Scores by group for {maps.name}.", caption, png, svg=svg)
 
@@ -101,15 +99,14 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         mine = {(row["channel"], row["kind"], row["model"]): row for row in rows if row["group"] == group}
         cells.append([f"{wording.group(group)}, n = {max(row['num_people'] for row in mine.values())}"])
         for channel, kind in dict.fromkeys((row["channel"], row["kind"]) for row in rows):
-            found = [mine.get((channel, kind, model)) for model in models]
-            areas = [wording.with_interval(row["auc"]) if row else spell.NONE for row in found]
+            by_model = [mine.get((channel, kind, model)) for model in models]
+            areas = [wording.with_interval(row["auc"]) if row else spell.NONE for row in by_model]
             cells.append([wording.channel(channel), wording.KINDS.get(kind, kind), *areas])
     fewest = min(row["num_controls"] for row in rows)
-    words = " With so few controls the intervals are wide and approximate." if fewest < FEW else ""
+    caution = " With so few controls the intervals are wide and approximate." if fewest < FEW else ""
     caption = (
         f"AUC [95 %] against {spell.count(fewest, 'held-out control')} by model. Intervals are DeLong's, or "
-        "Newcombe's where separation is complete; they are "
-        f"not corrected for the number of scores.{words}"
+        f"Newcombe's where separation is complete. They are not corrected for the number of scores.{caution}"
     )
     if not fewest:
         caption = "No AUC can be given: the maps hold no held-out controls (role test)."

@@ -1,4 +1,4 @@
-"""What maps say of groups and of held-out controls, for the first section of the page."""
+"""Sentences on groups and held-out controls for the summary of the page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FALSE_POSITIVE_PEOPLE = 0.05
 
 
 def group_sentences(rows: list[Row]) -> list[str]:
-    """One sentence per group: which scores tell it from held-out controls; rows are its scores."""
+    """One sentence per group: the scores that separate it from held-out controls; `rows` hold one score each."""
     sentences = []
     for group in dict.fromkeys(row["group"] for row in rows):
         mine = [row for row in rows if row["group"] == group]
@@ -29,7 +29,7 @@ def group_sentences(rows: list[Row]) -> list[str]:
 
 
 def _group_sentence(rows: list[Row], null: bool) -> str:
-    """By which scores one group differs from held-out controls; rows are its scores."""
+    """The scores that separate one group from held-out controls; `rows` are the scores of the group."""
     num_people, num_controls = (max(row[name] for row in rows) for name in ("num_people", "num_controls"))
     size = f"n = {num_people} against {spell.count(num_controls, 'held-out control')}"
     if min(num_people, num_controls) < FEWEST:
@@ -37,26 +37,26 @@ def _group_sentence(rows: list[Row], null: bool) -> str:
     apart = [row for row in rows if row["auc"].low > 0.5]
     if not apart:
         top = max(rows, key=lambda row: np.nan_to_num(row["auc"].value))
-        text = f"{size}: not told from controls by any score; the largest AUC is "
+        text = f"{size}: no score separates this group from controls. The largest AUC is "
         text += f"{wording.with_interval(top['auc'])}, {wording.in_text(top['channel'])}."
-        return text + (" That is as it should be: nothing was planted." if null else "")
+        return text + (" This is correct: nothing was planted." if null else "")
     parts = [f"{wording.in_text(row['channel'])} (AUC {wording.with_interval(row['auc'])})" for row in apart]
-    text = f"{size}: told from controls by {spell.listed(parts)}."
+    text = f"{size}: separated from controls by {spell.listed(parts)}."
     doubt = (
-        " Nothing was planted in these people: this is a false alarm, and the other findings deserve the same doubt."
+        " Nothing was planted in these people, so this is a false alarm. Treat the other findings with the same doubt."
     )
     return text + (doubt if null else "")
 
 
 def region_sentences(context: Context) -> list[str]:
-    """Per group, the regions whose volume differs most."""
+    """One sentence per group: the regions whose volume differs most from that of held-out controls."""
     lead = context.first(MapsFolder)
     if lead is None or "deformation" not in lead.channels:
         return []
     sentences = []
-    found = groups.regions_that_differ(lead, "deformation")
-    for group in dict.fromkeys(row["group"] for row in found):
-        top = [row for row in found if row["group"] == group and row["q"] < groups.FALSE_DISCOVERY_RATE][:3]
+    rows = groups.regions_that_differ(lead, "deformation")
+    for group in dict.fromkeys(row["group"] for row in rows):
+        top = [row for row in rows if row["group"] == group and row["q"] < groups.FALSE_DISCOVERY_RATE][:3]
         if top:
             parts = [
                 f"{wording.region(row['region'])} ({spell.number(row['effect_percent'], 1, signed=True)} %, z "
@@ -71,7 +71,7 @@ def region_sentences(context: Context) -> list[str]:
 
 
 def calibration_sentences(rows: list[Row]) -> list[str]:
-    """What z is in people in whom nothing is known to be wrong; it should have mean 0 and SD 1."""
+    """One sentence per channel: z in held-out controls, which should have mean 0 and SD 1."""
     sentences = []
     for row in rows:
         text = (
@@ -80,7 +80,7 @@ def calibration_sentences(rows: list[Row]) -> list[str]:
             f"{row['num_positive']} of {spell.people(row['num_people'])} with a voxel that survives the false discovery rate."
         )
         if row["share_positive"].low > FALSE_POSITIVE_PEOPLE:
-            text += " That is more than the expected 5 %, so single voxels found in this channel deserve doubt."
+            text += " More than the expected 5 %: treat single significant voxels of this channel with doubt."
         sentences.append(text)
     return sentences
 
