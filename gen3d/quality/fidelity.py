@@ -101,10 +101,10 @@ def _pairs(
     values = column.to_numpy(dtype=np.float64)
     known = np.isfinite(values)
 
-    def learn(rows: NDArray[np.int64]) -> Callable[[Readings], Values]:
+    def fit(rows: NDArray[np.int64]) -> Callable[[Readings], Values]:
         return fit_numeric(material.real_readings.rows(rows), values[rows]).numbers
 
-    predictions = cross_predicted(material, known, learn, seed)
+    predictions = cross_predicted(material, known, fit, seed)
     if predictions is None:
         return "predicted", {}
     real, synthetic = predictions
@@ -125,11 +125,11 @@ def _classified(
         return []
     known = np.isin(codes.astype(str), usable)
 
-    def learn(rows: NDArray[np.int64]) -> Callable[[Readings], Values]:
+    def fit(rows: NDArray[np.int64]) -> Callable[[Readings], Values]:
         predictor = fit_categorical(material.real_readings.rows(rows), codes[rows])
         return lambda readings: predictor.shares(readings, usable)
 
-    predictions = cross_predicted(material, known, learn, seed, len(usable))
+    predictions = cross_predicted(material, known, fit, seed, len(usable))
     if predictions is None:
         return []
     real, synthetic = predictions
@@ -144,7 +144,7 @@ def _classified(
 def cross_predicted(
     material: PredictorMaterial,
     known: NDArray[np.bool_],
-    learn: Callable[[NDArray[np.int64]], Callable[[Readings], Values]],
+    fit: Callable[[NDArray[np.int64]], Callable[[Readings], Values]],
     seed: int,
     num_columns: int = 0,
 ) -> tuple[Values, Values] | None:
@@ -152,7 +152,7 @@ def cross_predicted(
 
     Args:
         known: real people whose value is known, [n].
-        learn: rows of real people -> a function of readings.
+        fit: rows of real people -> a function of readings.
         num_columns: of a prediction; 0 for one number.
 
     Returns:
@@ -166,7 +166,7 @@ def cross_predicted(
         rows = np.setdiff1d(np.flatnonzero(known), tested[part])
         if len(rows) < MIN_TRAINING:
             return None
-        predict = learn(rows)
+        predict = fit(rows)
         real[tested[part]] = predict(material.real_readings.rows(tested[part]))
         total += predict(material.synthetic_readings)
     return (real, total / len(parts)) if parts else None

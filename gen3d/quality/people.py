@@ -91,11 +91,13 @@ def choose_people(synthetic: Prepared, real: Prepared, match: Sequence[str], see
     held_out, notes = held_out[cleared.testable], list(cleared.notes)
     candidates = held_out
     if f"{REQUESTED}diagnosis" not in scans.columns:
-        learned_from = set(table.loc[known.by_any(table), "diagnosis"].astype(str))
-        alike = held_out["diagnosis"].astype(str).isin(learned_from)
-        if learned_from and not alike.all():
+        training_diagnoses = set(table.loc[known.by_any(table), "diagnosis"].astype(str))
+        alike = held_out["diagnosis"].astype(str).isin(training_diagnoses)
+        if training_diagnoses and not alike.all():
             candidates = held_out[alike]
-            notes.append(f"narrowed to what the generator learned from: {', '.join(sorted(learned_from))}")
+            notes.append(
+                f"narrowed to the diagnoses of the generator's training people: {', '.join(sorted(training_diagnoses))}"
+            )
     reference, narrowed = _like_requested(candidates, scans, match)
     if len(reference) < MIN_PEOPLE:
         also = f" ({'; '.join(narrowed)})" if narrowed else ""

@@ -1,4 +1,4 @@
-"""The picture that a synthetic dataset is first judged by: its first scans in three planes."""
+"""A picture of the first scans of a synthetic dataset in three planes."""
 
 from __future__ import annotations
 

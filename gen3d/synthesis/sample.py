@@ -66,7 +66,7 @@ class Sample(SharedVerb):
     sampler: SamplerName = Field("dpm_solver", description="how noise becomes a latent")
     steps: int = Field(25, ge=1, le=1000, description="denoising steps; ddpm needs 1000")
     guidance: float = Field(
-        1.0, ge=0, description="1: conditions as they were learned; more exaggerates them; 0: ignores them"
+        1.0, ge=0, description="1: conditions as trained; larger values exaggerate them; 0 ignores them"
     )
     per_call: int = Field(
         2,

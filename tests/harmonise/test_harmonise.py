@@ -444,7 +444,9 @@ def test_folders_of_one_run_are_harmonised_together(tmp_path: Path) -> None:
 def test_too_few_people_to_assess_still_give_latents(tmp_path: Path) -> None:
     latents = write(tmp_path / "latents", cohort(num=8, num_sites=2))
     folder = Harmonise(latents=(latents,), keep=("age_years",), out=tmp_path / "harmonised").run()
-    assert metrics(folder)["summary"][0].startswith("The effect of harmonising could not be assessed: fewer than two values")
+    assert metrics(folder)["summary"][0].startswith(
+        "The effect of harmonising could not be assessed: fewer than two values"
+    )
     assert (folder / "sites.tsv").read_text(encoding="utf-8").startswith("stage\tclassifier")
     assert len(open_latents_folder(folder).table) == 8
 
