@@ -35,7 +35,7 @@ from gen3d.models.diffusion.latent_diffusion import LatentDiffusion
 from gen3d.models.diffusion.noising import target
 from gen3d.models.run import Run, load_run
 from gen3d.quality.distances import distance_rows
-from gen3d.quality.features import FeatureMaker, RandomFeatures, Scans
+from gen3d.quality.features import FeatureMaker, RandomFeatures, ScanSet
 from gen3d.synthesis.sample import Sample
 from gen3d.train.train import Train
 
@@ -240,14 +240,14 @@ class Experiment:
         keys, real = tuple(self.people["held out"]["key"]), self.real("held out")
         blurred = ndimage.gaussian_filter(real, (0, 0, 0.85, 0.85, 0.85))  # 2 voxels FWHM
         of_train = self.people["train"].drop_duplicates("subject")["key"]
-        training = Scans("training", tuple(of_train), lambda key: self.cohort.volume(key, "t1w"))
-        sets = [Scans("real", keys, in_memory(keys, real))]
+        training = ScanSet("training", tuple(of_train), lambda key: self.cohort.volume(key, "t1w"))
+        sets = [ScanSet("real", keys, in_memory(keys, real))]
         for steps in self.steps:
             made = self.like_people[steps]
             names = tuple(made.manifest["key"])
-            sets.append(Scans(f"synthetic_{steps}", names, in_memory(names, self.read(made))))
-        sets.append(Scans("reconstructed", keys, in_memory(keys, self.reconstructed), True))
-        sets.append(Scans("smoothed", keys, in_memory(keys, blurred), True))
+            sets.append(ScanSet(f"synthetic_{steps}", names, in_memory(names, self.read(made))))
+        sets.append(ScanSet("reconstructed", keys, in_memory(keys, self.reconstructed), True))
+        sets.append(ScanSet("smoothed", keys, in_memory(keys, blurred), True))
         folder, mask = self.out / "features", self.cohort.mask
         makers = [FeatureMaker(config, folder, training, mask) for config in (RandomFeatures(),)]
         table = distance_rows(makers, sets, 200, 0)

@@ -42,16 +42,19 @@ def percent(share: float | None, digits: int = 1) -> str:
     return NONE if share is None or not math.isfinite(share) else f"{number(100 * share, digits)} %"
 
 
-def interval(value: float | None, low: float | None, high: float | None, digits: int | None = 2) -> str:
+def interval(
+    value: float | None, low: float | None, high: float | None, digits: int | None = 2, signed: bool = False
+) -> str:
     """A value and its 95 % interval, 0.87 [0.78, 0.94]; the value alone where the interval is unknown.
 
     Args:
         value, low, high: None or NaN for unknown.
         digits: decimals; None for as many as each number needs (`figure`).
+        signed: whether positive numbers have a plus sign, as differences do; only with decimals.
     """
 
     def shown(part: float | None) -> str:
-        return figure(part) if digits is None else number(part, digits)
+        return figure(part) if digits is None else number(part, digits, signed)
 
     known = all(limit is not None and math.isfinite(limit) for limit in (low, high))
     return f"{shown(value)} [{shown(low)}, {shown(high)}]" if known and shown(value) != NONE else shown(value)

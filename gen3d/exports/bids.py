@@ -42,7 +42,7 @@ from gen3d.imaging.volume import read_map, read_stored
 IDENTITY = {"age_years": "age", "sex": "sex", "diagnosis": "group", "site": "site", "role": "role"}
 
 
-Texts = Annotated[tuple[str, ...], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
 class Export(FolderVerb):
@@ -55,51 +55,53 @@ class Export(FolderVerb):
 
     maps: Folder = Field(description="maps folder (anomaly)")
     prepared: Folders | None = Field(
-        None, description="prepared folders of the maps; those that the maps name if absent"
+        None, description="prepared folders of the maps; by default those that the maps were computed from"
     )
     native: bool = Field(True, description="also write maps in each scan's own space (about 4 s per scan at 2 mm)")
     name: str = Field("Normative maps of T1w scans", description="name of the dataset")
     source: Texts = Field((), description="where the scans come from: doi:10.x/y or URLs, for SourceDatasets")
-    workers: int = execution(0, "processes that make maps in the scans' own space; 0: one per core", ge=0)
+    workers: int = execution(0, "processes that compute maps in the scans' own space; 0: one per core", ge=0)
 
     def plan(self) -> list[str]:
         """How many scans would be exported, and in which spaces."""
-        found = _open(self)
-        spaces = bids.TEMPLATE_SPACE + (f" and the own space of {len(found.native)} of them" if self.native else "")
-        return [f"exports {len(found.scans)} scans ({', '.join(found.channels)}) in {spaces}", f"writes {self.out}"]
+        material = _open(self)
+        spaces = bids.TEMPLATE_SPACE + (f" and the own space of {len(material.native)} of them" if self.native else "")
+        return [
+            f"exports {len(material.scans)} scans ({', '.join(material.channels)}) in {spaces}",
+            f"writes {self.out}",
+        ]
 
-    def open_inputs(self) -> Found:
+    def open_inputs(self) -> ExportMaterial:
         """The maps, and the prepared scans where they are needed."""
         return _open(self)
 
-    def identity(self, opened: Callable[[], Found]) -> Identity:
+    def identity(self, opened: Callable[[], ExportMaterial]) -> Identity:
         """The maps, and the prepared folders that they name."""
         prepared = opened().prepared
         return Identity({"maps": self.maps} | ({"prepared": prepared.folders} if prepared else {}))
 
-    def write(self, work: Work, opened: Found) -> dict[str, Any]:
+    def write(self, work: Work, opened: ExportMaterial) -> dict[str, Any]:
         """Write the dataset."""
-        found = opened
-        _forget_places(work)
-        for scan in track(found.scans, "exporting"):
-            _export_scan(self.out, found, scan)
-        _write_tables(self.out, found)
-        self._write_native(found)
-        _write_descriptions(self, found)
-        say(f"{self.out}: {len(found.scans)} scans, {len(found.native)} of them in their own space too.")
-        return {"num_scans": len(found.scans), "num_in_own_space": len(found.native)}
+        _drop_paths(work)
+        for scan in track(opened.scans, "exporting"):
+            _export_scan(self.out, opened, scan)
+        _write_tables(self.out, opened)
+        self._write_native(opened)
+        _write_descriptions(self, opened)
+        say(f"{self.out}: {len(opened.scans)} scans, {len(opened.native)} of them in their own space too.")
+        return {"num_scans": len(opened.scans), "num_in_own_space": len(opened.native)}
 
-    def _write_native(self, found: Found) -> None:
-        if not found.native:
+    def _write_native(self, material: ExportMaterial) -> None:
+        if not material.native:
             return
-        workers = num_workers(self.workers, len(found.native))
-        done = as_done(write_scan, read_plan(found.native_plan), found.native, workers)
-        for _ in track(done, "own space", total=len(found.native)):
+        workers = num_workers(self.workers, len(material.native))
+        done = as_done(write_scan, read_plan(material.native_plan), material.native, workers)
+        for _ in track(done, "own space", total=len(material.native)):
             pass
 
 
 @dataclass(frozen=True)
-class Scan:
+class ExportScan:
     """One scan: its key in the maps folder, its BIDS name, folder inside the dataset, and z map by channel."""
 
     key: str
@@ -109,12 +111,12 @@ class Scan:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What is exported."""
+class ExportMaterial:
+    """What is exported: the maps, their tables, and the prepared scans where maps in native space are wanted."""
 
     artefact: Artefact
     subjects: pd.DataFrame
-    scans: list[Scan]
+    scans: list[ExportScan]
     channels: list[str]
     spacing_mm: float
     prepared: Prepared | None
@@ -141,7 +143,7 @@ class Found:
         return " and ".join(str(model.get("kind", "normative model")) for model in models)
 
 
-def _open(verb: Export) -> Found:
+def _open(verb: Export) -> ExportMaterial:
     artefact = read(verb.maps, ("anomaly",))
     subjects = read_cells(verb.maps / SUBJECTS.file)
     bids.check_labels(list(zip(subjects["subject"], subjects["session"], strict=True)))
@@ -150,7 +152,7 @@ def _open(verb: Export) -> Found:
         maps = map_paths(verb.maps, str(row["key"]))
         session = bids.label(row["session"])
         folder = Path(f"sub-{bids.label(row['subject'])}") / (f"ses-{session}" if session else "") / "anat"
-        scans.append(Scan(row["key"], bids.stem(row["subject"], row["session"]), folder, maps))
+        scans.append(ExportScan(row["key"], bids.stem(row["subject"], row["session"]), folder, maps))
     with_maps = [path for scan in scans for path in scan.maps.values()]
     if not with_maps:
         raise UserError(f"{verb.maps}: holds no z map; run `gen3d anomaly` again.")
@@ -159,7 +161,7 @@ def _open(verb: Export) -> Found:
     channels = list(dict.fromkeys(channel for scan in scans for channel in scan.maps))
     prepared = _prepared(verb, artefact) if verb.native else None
     native = _native_scans(verb.out, scans, prepared) if prepared is not None else []
-    return Found(artefact, subjects, scans, channels, spacing_mm, prepared, native)
+    return ExportMaterial(artefact, subjects, scans, channels, spacing_mm, prepared, native)
 
 
 def _prepared(verb: Export, artefact: Artefact) -> Prepared:
@@ -173,10 +175,10 @@ def _prepared(verb: Export, artefact: Artefact) -> Prepared:
     return open_prepared(folders)
 
 
-def _native_scans(out: Path, scans: list[Scan], prepared: Prepared) -> list[NativeScan]:
+def _native_scans(out: Path, scans: list[ExportScan], prepared: Prepared) -> list[NativeScan]:
     """Scans that have a space of their own; simulated ones have none."""
     folder_of = dict(zip(prepared.manifest["key"], prepared.manifest["folder"].map(str), strict=True))
-    found = []
+    native = []
     for scan in scans:
         folder = folder_of.get(scan.key)
         if folder is None:
@@ -186,12 +188,12 @@ def _native_scans(out: Path, scans: list[Scan], prepared: Prepared) -> list[Nati
         if scan.maps and read_native_space(Path(folder), scan.key) is not None:
             names = {channel: sidecars.statmap(scan.name, channel, sidecars.NATIVE_SPACE) for channel in scan.maps}
             targets = {channel: out / scan.folder / f"{name}.nii.gz" for channel, name in names.items()}
-            found.append(NativeScan(Path(folder), scan.key, scan.maps, targets))
-    return found
+            native.append(NativeScan(Path(folder), scan.key, scan.maps, targets))
+    return native
 
 
-def _forget_places(work: Work) -> None:
-    """The dataset is given to others: its record keeps names and hashes of the inputs, not where they lay."""
+def _drop_paths(work: Work) -> None:
+    """Reduce the paths of inputs in the record to names: the dataset is shared, and must not show folders of this machine."""
     work.record["inputs"] = {
         label: [item | {"path": Path(str(item["path"])).name} for item in items]
         for label, items in work.record["inputs"].items()
@@ -204,15 +206,16 @@ def _forget_places(work: Work) -> None:
     write_json(work.folder / RECORD, work.record)
 
 
-def _export_scan(out: Path, found: Found, scan: Scan) -> None:
+def _export_scan(out: Path, material: ExportMaterial, scan: ExportScan) -> None:
     """Link or copy the maps of one scan, and write its region table."""
     for channel, path in scan.maps.items():
         place(
-            path, out / scan.folder / f"{sidecars.statmap(scan.name, channel, bids.TEMPLATE_SPACE, found.res)}.nii.gz"
+            path,
+            out / scan.folder / f"{sidecars.statmap(scan.name, channel, bids.TEMPLATE_SPACE, material.res)}.nii.gz",
         )
-        significant = map_path(found.artefact.folder, scan.key, channel, SIGNIFICANT)
+        significant = map_path(material.artefact.folder, scan.key, channel, SIGNIFICANT)
         if significant.is_file():
-            place(significant, out / scan.folder / f"{sidecars.mask(scan.name, channel, found.res)}.nii.gz")
+            place(significant, out / scan.folder / f"{sidecars.mask(scan.name, channel, material.res)}.nii.gz")
 
 
 def place(source: Path, target: Path) -> None:
@@ -225,18 +228,18 @@ def place(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _write_tables(out: Path, found: Found) -> None:
+def _write_tables(out: Path, material: ExportMaterial) -> None:
     """Region tables by scan and for the group, clusters, scans, participants and sessions."""
-    subjects, folder = found.subjects, found.artefact.folder
+    subjects, folder = material.subjects, material.artefact.folder
     ids = pd.DataFrame({"key": subjects["key"]})
     ids["participant_id"] = "sub-" + subjects["subject"].map(bids.label)
     ids["session_id"] = subjects["session"].map(lambda session: f"ses-{bids.label(session)}" if session else "n/a")
     regions = read_cells(folder / REGIONS.file)
     by_key = dict(tuple(regions.groupby("key", sort=False)))
-    for scan in found.scans:
+    for scan in material.scans:
         if scan.key in by_key:
-            own = by_key[scan.key].drop(columns="key").replace("", "n/a")
-            write_table(out / scan.folder / f"{scan.name}_desc-regions_stats.tsv", own)
+            rows = by_key[scan.key].drop(columns="key").replace("", "n/a")
+            write_table(out / scan.folder / f"{scan.name}_desc-regions_stats.tsv", rows)
     scans = subjects.rename(columns=IDENTITY).drop(columns=["subject", "session"])
     tables = {"regions": regions, "scans": scans}
     if (folder / CLUSTERS.file).is_file():
@@ -258,27 +261,34 @@ def _write_tables(out: Path, found: Found) -> None:
     write_json(out / "sessions.json", sidecars.describe_columns(["session_id", "age", "group", "site"], "scans"))
 
 
-def _write_descriptions(verb: Export, found: Found) -> None:
+def _write_descriptions(verb: Export, material: ExportMaterial) -> None:
     """dataset_description.json, README, .bidsignore and the sidecars that hold for all maps of a channel."""
-    q = float(found.artefact.config.get("q", 0.05))
-    for channel in found.channels:
-        sidecar = sidecars.statmap_sidecar(channel, found.res, found.spacing_mm)
-        write_json(verb.out / f"{sidecars.statmap('', channel, bids.TEMPLATE_SPACE, found.res)}.json", sidecar)
+    q = float(material.artefact.config.get("q", 0.05))
+    for channel in material.channels:
+        sidecar = sidecars.statmap_sidecar(channel, material.res, material.spacing_mm)
+        write_json(verb.out / f"{sidecars.statmap('', channel, bids.TEMPLATE_SPACE, material.res)}.json", sidecar)
         surviving = f"voxels of the z map with q < {q:g} within this map (Benjamini and Hochberg 1995)"
         described = {"Description": surviving, "Type": "ROI", "Resolution": sidecar["Resolution"]}
-        write_json(verb.out / f"{sidecars.mask('', channel, found.res)}.json", described)
-        if found.native:
-            own = sidecars.statmap_sidecar(channel, "", found.spacing_mm)
-            write_json(verb.out / f"{sidecars.statmap('', channel, sidecars.NATIVE_SPACE)}.json", own)
-    given = [{"DOI": text} if text.lower().startswith("doi:") else {"URL": text} for text in verb.source]
+        write_json(verb.out / f"{sidecars.mask('', channel, material.res)}.json", described)
+        if material.native:
+            native_sidecar = sidecars.statmap_sidecar(channel, "", material.spacing_mm)
+            write_json(verb.out / f"{sidecars.statmap('', channel, sidecars.NATIVE_SPACE)}.json", native_sidecar)
+    sources = [{"DOI": text} if text.lower().startswith("doi:") else {"URL": text} for text in verb.source]
     prepared = [
-        {"Version": f"gen3d {item['verb']} {item['key']}"} for item in found.artefact.inputs.get("prepared", [])
+        {"Version": f"gen3d {item['verb']} {item['key']}"} for item in material.artefact.inputs.get("prepared", [])
     ]
     write_json(
-        verb.out / "dataset_description.json", sidecars.dataset_description(verb.name, found.model, given or prepared)
+        verb.out / "dataset_description.json",
+        sidecars.dataset_description(verb.name, material.model, sources or prepared),
     )
-    words = {"version": __version__, "model": found.model, "space": bids.TEMPLATE_SPACE, "res": found.res, "q": q}
-    write_atomic(verb.out / "README", sidecars.README.format(**words, channels=", ".join(found.channels)))
+    fields = {
+        "version": __version__,
+        "model": material.model,
+        "space": bids.TEMPLATE_SPACE,
+        "res": material.res,
+        "q": q,
+    }
+    write_atomic(verb.out / "README", sidecars.README.format(**fields, channels=", ".join(material.channels)))
     write_atomic(verb.out / ".bidsignore", sidecars.BIDS_IGNORE)
 
 

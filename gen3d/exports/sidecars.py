@@ -1,8 +1,8 @@
-"""What a BIDS derivatives dataset of anomaly maps says about itself: names, column descriptions, and the text files.
+"""Names, column descriptions and text files of a BIDS derivatives dataset of anomaly maps.
 
 Names follow BIDS 1.10 (derivatives; entity order `space`, `res`, `desc`) and, for what that does not cover, the
 convention that fitlins and nilearn use and BIDS extension proposal 41 describes: `stat-z` and the suffix `statmap`, after
-the other entities. What holds for many files is said once, in a JSON file at the top (BIDS' inheritance principle).
+the other entities. What holds for many files stands once, in a JSON file at the top (BIDS' inheritance principle).
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ def statmap_sidecar(channel: str, res: str, spacing_mm: float) -> dict[str, Any]
     }
     if res:
         return sidecar | {"Resolution": {res: f"cubic voxels of {spacing_mm:g} mm on the template"}}
-    brought = (
+    transform = (
         "the inverse of the deformation and of the affine" if channel == "deformation" else "the inverse of the affine"
     )
     sidecar["SpatialReference"] = "orig"
-    sidecar["Description"] += f"; brought from the template to the voxels of the T1w scan by {brought}, linear"
+    sidecar["Description"] += f"; resampled from the template to the voxels of the T1w scan by {transform}, linear"
     return sidecar
 
 
 def describe_column(name: str, table: str) -> dict[str, Any]:
-    """What a column of a table of maps holds; a column that is not known is called so."""
+    """What a column of a table of maps holds; a generic description for an unknown column."""
     known = PARTICIPANT_COLUMNS | COLUMNS[table]
     if name in known:
         return dict(known[name])
@@ -97,6 +97,6 @@ Layout
 Every column is described in the JSON file of the same name; a JSON file at the top holds for all files whose name ends
 with its own (BIDS' inheritance principle). Channels: {channels}.
 The maps of residual and structural live in the affinely aligned scan, those of deformation on the template's voxels; in
-the scan's own space each was brought back through its own inverse transform.
+the scan's own space each was resampled through its own inverse transform.
 """
 BIDS_IGNORE = "artefact.json\n.lock\ngroup_*\n*_stats.*\n*_statmap.*\n*FDR_mask.*\n"

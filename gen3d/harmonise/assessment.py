@@ -1,9 +1,9 @@
-"""What harmonisation did: how well the site, and what is to be kept, can be told from the latents before and after.
+"""What harmonisation did: how well the site, and the kept columns, are predicted from the latents before and after.
 
-All is out of fold: 5 folds of people (one scan each), and within the training people of a fold the harmonisation, at most 20
-principal components and a logistic (for a number: linear) regression. "After" therefore says what harmonisation does for
+All predictions are cross-validated: 5 folds of people (one scan each). Harmonisation, at most 20 principal components and a
+logistic regression (linear for a number) are fitted on the training people of a fold. "After" therefore shows harmonisation of
 people that it was not fitted on; on its own people it would look perfect by construction. Intervals are over the tested people
-and take the fitted models as they are, which makes them somewhat narrow in small cohorts.
+with the fitted models fixed, which makes them somewhat narrow in small cohorts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from gen3d.cohort.target import FEWEST_DISTINCT, Rows, Target, Values, as_label, make_target
 from gen3d.core.errors import UserError
 from gen3d.core.tables import Row
-from gen3d.harmonise.recipe import Harmonisation, speakers
+from gen3d.harmonise.recipe import Harmonisation, reference_rows
 from gen3d.maths.cross_validated import Bootstrap, WithinModels, codes_of, percentiles, resampled_weights
 
 NUM_FOLDS = 5
@@ -29,11 +29,11 @@ PEOPLE_PER_COMPONENT = 5
 NUM_RESAMPLES = 1000
 BEFORE, AFTER, DIFFERENCE = "before", "after", "after minus before"
 LINEAR, SQUARES = "linear", "with squares"
-"""The logistic regression sees the components, or also their squares, which tell sites that differ in scatter only."""
+"""Inputs of the logistic regression: the components, or also their squares, which separate sites that differ in scatter only."""
 
 
 @dataclass(frozen=True)
-class Fold:
+class AssessmentFold:
     """Components of the training and the test people of a fold, standardised on the training people, [n, k] each."""
 
     train: NDArray[np.int64]
@@ -41,31 +41,31 @@ class Fold:
     before: tuple[Values, Values]
     after: tuple[Values, Values] | None
     hidden: dict[str, Values]
-    """After, with one kept column hidden in the test people: its value must not help to predict itself."""
+    """`after` of the test people with one kept column hidden: its value must not help to predict itself."""
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """People of the sites that can be assessed, in folds. `left_out` are sentences about the others."""
+    """People of the sites that can be assessed, in folds. `left_out` are sentences about the other sites."""
 
     rows: Rows
     sites: NDArray[np.str_]
-    folds: tuple[Fold, ...]
+    folds: tuple[AssessmentFold, ...]
     left_out: tuple[str, ...]
 
     @property
     def models(self) -> NDArray[np.int64]:
         """The fold that tests each person, [n]."""
-        found = np.empty(len(self.rows), dtype=np.int64)
+        fold_of = np.empty(len(self.rows), dtype=np.int64)
         for number, fold in enumerate(self.folds):
-            found[fold.test] = number
-        return found
+            fold_of[fold.test] = number
+        return fold_of
 
 
 def assess(
     rows: Rows, harmonisation: Harmonisation, seed: int, allowed: NDArray[np.bool_] | None = None, after: bool = True
 ) -> Assessment:
-    """Deal people into folds within sites, and reduce their latents before and after harmonising.
+    """Divide people into folds within sites, and reduce their latents to components before and after harmonising.
 
     Args:
         rows: all scans; the first real one of every person is used.
@@ -79,13 +79,13 @@ def assess(
     """
     may = np.ones(len(rows), dtype=bool) if allowed is None else allowed
     sites = harmonisation.sites_of(rows.table)
-    first = speakers(rows.table)
-    found, counts = np.unique(sites[first & may], return_counts=True)
-    large = found[counts >= NUM_FOLDS]
+    first = reference_rows(rows.table)
+    names, counts = np.unique(sites[first & may], return_counts=True)
+    large = names[counts >= NUM_FOLDS]
     if len(large) < 2:
         raise UserError(
-            f"fewer than two values of {harmonisation.by} have {NUM_FOLDS} people, so it cannot be said how well it shows "
-            "in the latents."
+            f"fewer than two values of {harmonisation.by} have {NUM_FOLDS} people, so its predictability from the latents "
+            "cannot be measured."
         )
     small = sorted(set(sites[first].tolist()) - set(large.tolist()))
     left_out = (
@@ -106,7 +106,7 @@ def assess(
 
 
 def _deal(strata: Sequence[str], seed: int) -> NDArray[np.int64]:
-    """Fold of each person [n]: shuffled within strata and dealt in turn, so that each fold has its share of each."""
+    """AssessmentFold of each person [n]: shuffled within strata and dealt in turn, so that each fold has its share of each."""
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(strata))
     order = order[np.argsort(np.array(strata)[order], kind="stable")]
@@ -123,12 +123,12 @@ def _reduced(
     harmonisation: Harmonisation,
     seed: int,
     after: bool,
-) -> Fold:
+) -> AssessmentFold:
     learning, tested = people.take(train), people.take(test)
     before = _components(learning.values, seed)
     pair = (before(learning.values), before(tested.values))
     if not after:
-        return Fold(train, test, pair, None, {})
+        return AssessmentFold(train, test, pair, None, {})
     fitted = harmonisation.fit(learning.take(may[train]))
     values = fitted.apply(learning)
     reduce = _components(values, seed)
@@ -136,7 +136,7 @@ def _reduced(
     for name in harmonisation.keep:
         blank = tested.table.assign(**{name: None})
         hidden[name] = reduce(fitted.apply(Rows(tested.values, blank)))
-    return Fold(train, test, pair, (reduce(values), reduce(fitted.apply(tested))), hidden)
+    return AssessmentFold(train, test, pair, (reduce(values), reduce(fitted.apply(tested))), hidden)
 
 
 def _components(values: NDArray[np.floating], seed: int) -> Callable[[NDArray[np.floating]], Values]:
@@ -150,10 +150,10 @@ def _components(values: NDArray[np.floating], seed: int) -> Callable[[NDArray[np
 
 
 def site_predictability(assessment: Assessment, by: str, seed: int) -> list[Row]:
-    """How well the site can be told: stage, classifier, measure, value, low, high, chance, num_people, num_sites.
+    """How well the site is predicted: stage, classifier, measure, value, low, high, chance, num_people, num_sites.
 
     Balanced accuracy and macro AUC (one against the rest) with percentile intervals over people. After harmonisation they may
-    lie below chance: what the shrunken fit leaves of the training people's own accidents has the opposite sign in others.
+    lie below chance: the fit also removes accidents of the training people, which adds their opposite to the tested people.
     """
     names = tuple(str(name) for name in np.unique(assessment.sites))
     target = Target(by, "categories", names)
@@ -166,10 +166,10 @@ def site_predictability(assessment: Assessment, by: str, seed: int) -> list[Row]
 
 
 def kept_effects(assessment: Assessment, columns: Sequence[str], seed: int) -> tuple[list[Row], list[str]]:
-    """How well columns of the table can be told, before and after: stage, column, task, measure, value, low, high, chance.
+    """How well columns of the table are predicted, before and after: stage, column, task, measure, value, low, high, chance.
 
-    A number by R2 and Pearson's correlation, words by balanced accuracy and macro AUC. Sentences say which columns could not be
-    scored. A kept column is hidden in the tested people.
+    Numbers are scored by R2 and Pearson's correlation, categories by balanced accuracy and macro AUC. Sentences name the columns
+    that could not be scored. A kept column is hidden in the tested people.
     """
     rows: list[Row] = []
     sentences = []
@@ -188,7 +188,7 @@ def kept_effects(assessment: Assessment, columns: Sequence[str], seed: int) -> t
         codes = target.codes(column)
         known = int(np.isfinite(codes).sum())
         if known < 2 * NUM_FOLDS:
-            sentences.append(f"the effect of {name} could not be scored: it is known of {known} people only.")
+            sentences.append(f"the effect of {name} could not be scored: only {known} people have a value.")
             continue
         for label, value in _scores(assessment, target, codes, seed, LINEAR, name):
             rows.append({"stage": label.pop("stage"), "column": name, "task": target.task, **label, **value})
@@ -196,7 +196,7 @@ def kept_effects(assessment: Assessment, columns: Sequence[str], seed: int) -> t
 
 
 def _frequent(column: pd.Series) -> list[str] | None:
-    """Values that at least 5 people have, controls' usual names first; None for a column of numbers."""
+    """Categories of at least 5 people, the usual names of controls first; None for a column of numbers."""
     labels = pd.Series([label for label in map(as_label, column) if label], dtype=object)
     if labels.nunique() >= FEWEST_DISTINCT and pd.to_numeric(labels, errors="coerce").notna().all():
         return None
@@ -216,7 +216,7 @@ def _scores(
     bootstrap = Bootstrap(people, resampled_weights(strata, NUM_RESAMPLES, seed))
     stages = [BEFORE, AFTER] if all(fold.after is not None for fold in assessment.folds) else [BEFORE]
     outputs = {stage: _out_of_fold(assessment, target, codes, classifier, stage, hide)[kept] for stage in stages}
-    found: list[tuple[Row, Row]] = []
+    scores: list[tuple[Row, Row]] = []
     for name, chance in _chances(target).items():
         values = {stage: _measured(name, bootstrap, truth, predicted, models) for stage, predicted in outputs.items()}
         if AFTER in values:
@@ -226,12 +226,12 @@ def _scores(
             low, high = percentiles(drawn)
             level = 0.0 if stage == DIFFERENCE else chance
             numbers = {"value": value, "low": low, "high": high, "chance": level, "num_people": len(truth)}
-            found.append(({"stage": stage, "measure": name}, numbers))
-    return found
+            scores.append(({"stage": stage, "measure": name}, numbers))
+    return scores
 
 
 def _chances(target: Target) -> dict[str, float]:
-    """The measures of a target, and what each is for somebody who guesses."""
+    """The measures of a target, and the value of each at chance."""
     if target.task == "number":
         return {"r2": 0.0, "pearson": 0.0}
     return {"balanced_accuracy": 1.0 / target.num_outputs, "macro_auc": 0.5}
@@ -240,7 +240,7 @@ def _chances(target: Target) -> dict[str, float]:
 def _measured(
     name: str, bootstrap: Bootstrap, truth: Values, outputs: Values, models: NDArray[np.int64]
 ) -> tuple[float, Values]:
-    """A measure, and its value in every resample of people; areas and correlations compare people of one fold only."""
+    """A measure, and its value in every resample of people. AUCs and correlations compare only people of the same fold."""
     if name == "macro_auc":
         areas = [
             WithinModels(outputs[:, code], truth == code, models, bootstrap.people, bootstrap.num_people)
@@ -278,7 +278,7 @@ def _correlation(sums: Values) -> Values:
 def _out_of_fold(
     assessment: Assessment, target: Target, codes: Values, classifier: str, stage: str, hide: str | None
 ) -> Values:
-    """Predictions of everybody by models that did not see them, [n, outputs]."""
+    """Predictions of each person by the models of the fold that tests them, [n, outputs]."""
     outputs = np.full((len(codes), target.num_outputs), np.nan)
     for fold in assessment.folds:
         train, test = fold.before if stage == BEFORE or fold.after is None else fold.after

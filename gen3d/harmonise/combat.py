@@ -7,7 +7,7 @@ Johnson, Li and Rabinovic 2007, Biostatistics 8:118 (the model and its empirical
 
 with x what is to be kept (age, sex). The sites' locations average to zero over the people of the fit, so harmonised values lie
 about the grand mean. gamma and delta of a site are shrunk towards what its features have in common: the fewer the people, the
-more. Estimating them needs no values of other sites, which is how a site that was not in the fit can be added.
+more. Estimating them needs no values of other sites, so a site that was not in the fit can be added.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gen3d.core.errors import UserError
 
 FEWEST_PEOPLE = 2
-"""Of a site; the scatter of one is unknown."""
+"""Fewest people of a site: one person has no scatter."""
 COLLINEAR = 1e-6
 STILL = 1e-7
 """A feature whose residual SD is below this share of its size does not vary beyond the rounding of float32."""
@@ -120,8 +120,8 @@ def fit_combat(
         values: [n, d].
         sites: the site of each person; at least 2 people each.
         design: numbers that say what is to be kept, [n, p]; p may be 0. Not the intercept.
-        empirical_bayes: shrink the estimates; without it every feature stands for itself.
-        names: what each column of the design is called, for messages.
+        empirical_bayes: shrink the estimates; without it every feature is estimated by itself.
+        names: names of the design's columns, for messages.
         blocks: widths of groups of features (latents, scores) that share no prior; their sum is d. Empty for one group.
 
     Returns:
@@ -134,23 +134,25 @@ def fit_combat(
     """
     data, kept = np.asarray(values, dtype=np.float64), np.asarray(design, dtype=np.float64).reshape(len(values), -1)
     labels = np.array([str(site) for site in sites])
-    found, rows, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    _check(data, kept, found, counts)
-    members = np.eye(len(found))[rows]
+    site_names, rows, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    _check(data, kept, site_names, counts)
+    members = np.eye(len(site_names))[rows]
     _check_columns(members, kept, list(names) or [f"column {index + 1}" for index in range(kept.shape[1])])
 
     columns = np.hstack([members, kept])
     solution = np.linalg.lstsq(columns, data, rcond=None)[0]
     constant = np.ptp(data, axis=0) == 0
-    coefficients = np.where(constant, 0.0, solution[len(found) :])
-    grand_mean = np.where(constant, data[0], (counts / counts.sum()) @ solution[: len(found)])
+    coefficients = np.where(constant, 0.0, solution[len(site_names) :])
+    grand_mean = np.where(constant, data[0], (counts / counts.sum()) @ solution[: len(site_names)])
     sd = np.sqrt(np.mean((data - columns @ solution) ** 2, axis=0))
     varying = sd > STILL * np.sqrt(np.mean(data**2, axis=0))
     sd = np.where(varying, sd, 1.0)
     standard = (data - grand_mean - kept @ coefficients) / sd
-    effects = [_site_effect(standard[rows == site], varying, empirical_bayes, blocks) for site in range(len(found))]
+    effects = [
+        _site_effect(standard[rows == site], varying, empirical_bayes, blocks) for site in range(len(site_names))
+    ]
     return Combat(
-        sites=tuple(str(name) for name in found),
+        sites=tuple(str(name) for name in site_names),
         num_people=counts.astype(np.int64),
         grand_mean=grand_mean,
         coefficients=coefficients,
@@ -163,24 +165,24 @@ def fit_combat(
     )
 
 
-def _check(data: Array, kept: Array, found: NDArray[np.str_], counts: NDArray[np.int64]) -> None:
+def _check(data: Array, kept: Array, site_names: NDArray[np.str_], counts: NDArray[np.int64]) -> None:
     bad = int((~np.isfinite(data)).any(axis=1).sum())
     if bad:
         raise UserError(f"the values of {bad} of {len(data)} people are not finite, so nothing can be harmonised.")
     few = counts.argmin() if len(counts) else 0
     if not len(counts) or counts[few] < FEWEST_PEOPLE:
-        who = f"site {found[few]} has {counts[few]} person" if len(counts) else "there is nobody"
+        who = f"site {site_names[few]} has {counts[few]} person" if len(counts) else "there is nobody"
         raise UserError(
             f"{who} to estimate its effect from, and {FEWEST_PEOPLE} are needed; leave the site out, or add people."
         )
-    if len(data) <= len(found) + kept.shape[1]:
+    if len(data) <= len(site_names) + kept.shape[1]:
         raise UserError(
-            f"{len(data)} people cannot carry {len(found)} sites and {kept.shape[1]} kept columns; keep fewer columns."
+            f"{len(data)} people are too few for {len(site_names)} sites and {kept.shape[1]} kept columns; keep fewer columns."
         )
 
 
 def _check_columns(members: Array, kept: Array, names: list[str]) -> None:
-    """Refuse what cannot be told apart from the sites, column by column."""
+    """Refuse kept columns that are constant or collinear with the sites or with one another."""
     for index, name in enumerate(names):
         column = kept[:, index]
         size = float(np.linalg.norm(column - column.mean()))
@@ -190,7 +192,7 @@ def _check_columns(members: Array, kept: Array, names: list[str]) -> None:
             )
         if _remaining(members, column) <= COLLINEAR * size:
             raise UserError(
-                f"{name} does not vary within any site, so what it does cannot be told apart from the sites; leave it out of "
+                f"{name} does not vary within any site, so its effect cannot be separated from the sites'; leave it out of "
                 "keep (its effect then goes with the sites'), or add people who differ in it at one site."
             )
         if _remaining(np.hstack([members, kept[:, :index]]), column) <= COLLINEAR * size:
@@ -217,7 +219,7 @@ def _site_effect(
     group = np.repeat(np.arange(len(blocks)), blocks) if blocks else np.zeros(len(gamma), dtype=np.int64)
     for number in range(max(1, len(blocks)) if empirical_bayes else 0):
         chosen = varying & (group == number)
-        if chosen.sum() > 1:  # one feature alone has nothing in common with others
+        if chosen.sum() > 1:  # a prior needs the spread over features
             gamma[chosen], delta[chosen] = _posterior(gamma[chosen], squares[chosen], len(standard))
     return gamma, delta
 
@@ -226,7 +228,7 @@ def _posterior(mean: Array, squares: Array, num: int) -> tuple[Array, Array]:
     """Posterior means of gamma (normal prior) and delta (inverse gamma prior), priors by moments over the features.
 
     Equations of Johnson et al. 2007, section 3.2, solved by turns for all features at once: the sum of squares about any
-    location follows from that about the mean, so the data are not looked at again.
+    location follows from that about the mean, so the data are not needed again.
     """
     variance = squares / (num - 1)
     centre, spread = float(mean.mean()), float(mean.var(ddof=1))

@@ -1,4 +1,4 @@
-"""What `gen3d harmonise` writes beside the latents: what it did to every site, and how to do it to new people."""
+"""What `gen3d harmonise` writes next to the latents: the fitted harmonisation, its tables and its picture."""
 
 from __future__ import annotations
 
@@ -33,4 +33,4 @@ def write_harmonised(
 
 @dataclass(frozen=True)
 class HarmonisedFolder(ResultFolder):
-    """Latents from which differences between sites were taken, and what that did."""
+    """Harmonised latents, and the measured effect of harmonising."""

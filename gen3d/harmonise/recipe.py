@@ -1,8 +1,8 @@
 """Harmonisation as a step inside a fold: ComBat with a coding of what is to be kept, fitted on training people.
 
-Who speaks for a site: real people with one scan each, the first of theirs in the table; planted twins and synthetic scans are
-harmonised but never fitted on. A kept column enters the harmonised values, since the scale of a site acts around what is
-expected of the person; whoever predicts a column must therefore not keep it (`Harmonisation.protects`).
+Sites are estimated from the first scan of every real person; planted twins and synthetic scans are harmonised but never
+fitted on. A kept column enters the harmonised values, since the scale of a site acts around what is expected of the person.
+A column that is to be predicted must therefore not be kept (`Harmonisation.protects`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Harmonisation(Config):
     by: str = Field("site", min_length=1, description="column whose effect is taken away: site, or scanner")
     keep: tuple[str, ...] = Field(
         ("age_years", "sex"),
-        description="columns (numbers or words) whose effect is kept where sites differ in them; never what is to be predicted",
+        description="columns (numbers or categories) whose effect is kept where sites differ in them; never the column to predict",
     )
     unknown: Literal["refuse", "controls"] = Field(
         "refuse",
@@ -64,36 +64,36 @@ class Harmonisation(Config):
         return column in self.keep
 
     def protection_sentence(self, column: str) -> str:
-        """Why a column that is kept cannot be predicted."""
+        """The error for a kept column that is to be predicted."""
         rest = ", ".join(name for name in self.keep if name != column)
         return (
-            f"harmonisation keeps {column}, which is what is to be predicted: its value would enter the features of the tested "
+            f"harmonisation keeps {column}, the column to predict: its value would enter the features of the tested "
             f"person; give keep=[{rest}]."
         )
 
     def fit(self, rows: Rows) -> FittedHarmonisation:
-        """Estimate everything from these people; sources that were put side by side are shrunk each by itself.
+        """Estimate everything from these people; feature blocks (latents, scores) are shrunk separately.
 
         Raises:
             UserError: a missing column or site, one site only (unless others can be estimated from their controls), a site
                 with one person, or a kept column that is constant or tied to the site.
         """
-        chosen = rows.take(speakers(rows.table))
+        chosen = rows.take(reference_rows(rows.table))
         sites = self.sites_of(chosen.table)
-        found, counts = np.unique(sites, return_counts=True)
-        if not len(found):
+        names, counts = np.unique(sites, return_counts=True)
+        if not len(names):
             raise UserError(
                 f"there is nobody to estimate the effect of {self.by} from: only planted or synthetic scans."
             )
-        if len(found) < 2 and self.unknown == "refuse":
+        if len(names) < 2 and self.unknown == "refuse":
             raise UserError(
-                f"everybody here has {self.by} {found[0]}, and harmonising needs two; leave harmonisation out, or add "
+                f"everybody here has {self.by} {names[0]}, and harmonising needs two; leave harmonisation out, or add "
                 "people of another one."
             )
         few = int(counts.argmin())
         if counts[few] < FEWEST_PEOPLE:
             raise UserError(
-                f"{self.by} {found[few]} has one person to estimate its effect from, and {FEWEST_PEOPLE} are needed; leave it "
+                f"{self.by} {names[few]} has one person to estimate its effect from, and {FEWEST_PEOPLE} are needed; leave it "
                 "out, or name a coarser column in by=."
             )
         kept = fit_columns(chosen.table, self.keep, KEPT, "keep")
@@ -125,8 +125,8 @@ class Harmonisation(Config):
         return sites
 
 
-def speakers(table: pd.DataFrame) -> NDArray[np.bool_]:
-    """Which rows an estimate is made from: the first scan of every real person, [n]."""
+def reference_rows(table: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which rows sites are estimated from: the first scan of every real person, [n]."""
     real = ~is_twin(table).to_numpy()
     if "generator" in table.columns:
         real &= np.array([as_label(value) == "" for value in table["generator"]])
@@ -142,7 +142,7 @@ KEPT = Rules()
 
 @dataclass(frozen=True)
 class FittedHarmonisation:
-    """What was estimated from the people of the fit, ready for anybody."""
+    """A fitted harmonisation, which can be applied to scans of any person."""
 
     settings: Harmonisation
     kept: TableCode
@@ -151,9 +151,9 @@ class FittedHarmonisation:
     def apply(self, rows: Rows, controls: NDArray[np.bool_] | None = None) -> Values:
         """Harmonised values, [n, d].
 
-        Row by row for sites that the fit has seen. With unknown="controls", a site that it has not seen is estimated from the
-        controls among the given rows: that uses the diagnosis of tested people who are controls, and their values, so a
-        performance there holds for a site that first scans some controls of its own. Give all its scans in one call.
+        Row by row for sites of the fit. With unknown="controls", any other site is estimated from its controls among these
+        rows. That uses the diagnosis and the values of tested controls, so a performance measured there holds for a site that
+        first scans some controls of its own. Give all scans of such a site in one call.
 
         Args:
             rows: scans.
@@ -162,11 +162,11 @@ class FittedHarmonisation:
         Raises:
             UserError: an unknown site with unknown="refuse", or one with fewer than 5 controls.
         """
-        able = self.with_sites_of(rows, controls)
-        return able.combat.apply(rows.values, self.settings.sites_of(rows.table), self.kept.matrix(rows.table))
+        extended = self.with_sites_of(rows, controls)
+        return extended.combat.apply(rows.values, self.settings.sites_of(rows.table), self.kept.matrix(rows.table))
 
     def with_sites_of(self, rows: Rows, controls: NDArray[np.bool_] | None = None) -> FittedHarmonisation:
-        """The same, with every site of the rows that it lacks estimated from its controls.
+        """The same harmonisation, extended by the sites of these rows that it lacks, each estimated from its controls.
 
         Raises:
             UserError: as `apply`.
@@ -188,7 +188,7 @@ class FittedHarmonisation:
                     f"unknown=controls needs the column diagnosis, to find the controls of {by} {unknown[0]}."
                 )
             controls = is_control(rows.table).to_numpy()
-        usable = controls & speakers(rows.table)
+        usable = controls & reference_rows(rows.table)
         combat = self.combat
         for name in unknown:
             chosen = rows.take(usable & (sites == name))
@@ -219,8 +219,8 @@ class FittedHarmonisation:
             "unknown": _text([self.settings.unknown]),
             "empirical_bayes": np.array([self.settings.empirical_bayes]),
             "keep": _text(self.kept.names),
-            "keep_num_levels": np.array([len(words) for words in levels], dtype=np.int64),
-            "keep_levels": _text([word for words in levels for word in words]),
+            "keep_num_levels": np.array([len(codes) for codes in levels], dtype=np.int64),
+            "keep_levels": _text([code for codes in levels for code in codes]),
             "keep_mean": np.array([mean for column in columns for mean in column.mean], dtype=np.float64),
             "keep_sd": np.array([sd for column in columns for sd in column.sd], dtype=np.float64),
             "keep_num_missing": np.array([column.num_missing for column in columns], dtype=np.int64),
@@ -268,20 +268,20 @@ class FittedHarmonisation:
 
 
 def _kept_columns(arrays: Mapping[str, NDArray[Any]]) -> TableCode:
-    """The kept columns from `to_arrays`: of each its words, none for numbers, and its share of the means and SDs."""
+    """The kept columns from `to_arrays`: each with its categories (none for numbers) and its part of the means and SDs."""
     columns: list[ColumnCode] = []
-    word = place = 0
+    level = place = 0
     for name, num, missing in zip(arrays["keep"], arrays["keep_num_levels"], arrays["keep_num_missing"], strict=True):
-        levels = tuple(str(label) for label in arrays["keep_levels"][word : word + int(num)]) or None
+        levels = tuple(str(label) for label in arrays["keep_levels"][level : level + int(num)]) or None
         part = slice(place, place + max(1, int(num) - 1))
         mean, sd = (tuple(arrays[key][part].tolist()) for key in ("keep_mean", "keep_sd"))
         columns.append(ColumnCode(str(name), levels, mean, sd, int(missing), KEPT))
-        word, place = word + int(num), part.stop
+        level, place = level + int(num), part.stop
     return TableCode(tuple(columns), "keep")
 
 
-def _text(words: Any) -> NDArray[np.str_]:
-    return np.array([str(word) for word in words], dtype=np.str_)
+def _text(values: Any) -> NDArray[np.str_]:
+    return np.array([str(value) for value in values], dtype=np.str_)
 
 
 def _some(table: pd.DataFrame) -> str:

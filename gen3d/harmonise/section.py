@@ -1,4 +1,4 @@
-"""What harmonisation took from the latents, and what it kept: before and after, with the harmonisation fitted on others."""
+"""Report section of `gen3d harmonise`: site and kept columns before and after, with the harmonisation fitted on other people."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ PEOPLE_COLUMNS = {"num_fitted": "Estimated from, people", "shift_sd": "Shift, SD
 
 @page_section("Harmonisation", "`gen3d harmonise`", place=90, reads=HarmonisedFolder)
 def section(context: Context) -> Section | None:
-    """Per folder: what it did in sentences, before and after in numbers and as a picture."""
-    given = context.all(HarmonisedFolder)
-    if not given:
+    """Per folder: the effect in sentences, in numbers and as a picture."""
+    folders = context.all(HarmonisedFolder)
+    if not folders:
         return None
     blocks: list[Any] = []
-    for harmonised in given:
-        if len(given) > 1:
+    for harmonised in folders:
+        if len(folders) > 1:
             blocks.append(Heading(harmonised.name))
         blocks += _of_folder(harmonised)
-    numbers = {harmonised.name: harmonised.metrics for harmonised in given}
+    numbers = {harmonised.name: harmonised.metrics for harmonised in folders}
     return Section("harmonisation", "Harmonisation", blocks, numbers)
 
 
@@ -46,8 +46,8 @@ def _of_folder(harmonised: HarmonisedFolder) -> list[Any]:
     if harmonised.summary:
         blocks += [Text(spell.capital(harmonised.summary[0]), "verdict"), Points(harmonised.summary[1:])]
     by = str(harmonised.artefact.config.get("by", "site")).replace("_", " ")
-    blocks += _compared(harmonised, "sites", f"Telling the {by}", ("classifier", "measure"), by)
-    blocks += _compared(harmonised, "kept", "Telling what is to be kept or shown", ("column", "measure"), "")
+    blocks += _compared(harmonised, "sites", f"Predicting the {by}", ("classifier", "measure"), by)
+    blocks += _compared(harmonised, "kept", "Predicting the kept and the reported columns", ("column", "measure"), "")
     png = harmonised.picture("before_after")
     if png:
         caption = f"The latents before and after on the same two principal components, coloured by {by}."
@@ -55,8 +55,8 @@ def _of_folder(harmonised: HarmonisedFolder) -> list[Any]:
     people = harmonised.rows("people")
     if people:
         caption = (
-            f"What was taken from each {by}: its shift (root mean square over dimensions) and its scale (1: none), and how many "
-            "people they were estimated from."
+            f"What was removed from each {by}: its shift (root mean square over dimensions) and its scale (1: none), and the "
+            "number of people that they were estimated from."
         )
         blocks.append(Details("What was estimated", [plain_table(caption, people, PEOPLE_COLUMNS)]))
     return blocks
@@ -67,18 +67,18 @@ def _name(harmonised: HarmonisedFolder, figure: str) -> str:
 
 
 def _compared(harmonised: HarmonisedFolder, table: str, title: str, by: tuple[str, str], site: str) -> list[Any]:
-    """A chart and a table of what can be told before and after, a line per classifier or column and measure."""
+    """A chart and a table of predictions before and after, a line per classifier or column and measure."""
     rows = harmonised.rows(table, "stage", "measure", "value", "low", "high")
-    found: dict[tuple[str, str], dict[str, Row]] = {}
+    by_line: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
         if math.isfinite(harmonised.number(row, "value", table)):
             key = (str(row.get(by[0]) or site), str(row["measure"]))
-            found.setdefault(key, {})[str(row["stage"])] = row
-    if not found:
+            by_line.setdefault(key, {})[str(row["stage"])] = row
+    if not by_line:
         return []
-    present = [stage for stage in STAGES if any(stage in stages for stages in found.values())]
+    present = [stage for stage in STAGES if any(stage in stages for stages in by_line.values())]
     cells = []
-    for (name, measure), stages in found.items():
+    for (name, measure), stages in by_line.items():
         first = next(iter(stages.values()))
         chance = harmonised.number(first, "chance", table)
         num = harmonised.number(first, "num_people", table)
@@ -102,7 +102,7 @@ def _compared(harmonised: HarmonisedFolder, table: str, title: str, by: tuple[st
     )
     return [
         Heading(title),
-        _chart(harmonised, table, found),
+        _chart(harmonised, table, by_line),
         Table(caption, header, cells, "llr" + "r" * len(present) + "r"),
     ]
 
@@ -111,9 +111,9 @@ def _measure(name: str) -> str:
     return MEASURES.get(name, name.replace("_", " "))
 
 
-def _chart(harmonised: HarmonisedFolder, table: str, found: dict[tuple[str, str], dict[str, Row]]) -> Figure:
+def _chart(harmonised: HarmonisedFolder, table: str, by_line: dict[tuple[str, str], dict[str, Row]]) -> Figure:
     lines = []
-    for (name, measure), stages in found.items():
+    for (name, measure), stages in by_line.items():
         for stage, colour in ((BEFORE, style.GREY), (AFTER, style.GROUP_COLOURS[0])):
             if stage in stages:
                 value = interval_of(harmonised, stages[stage], table)

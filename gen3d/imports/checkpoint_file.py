@@ -26,7 +26,7 @@ NUMBERS: list[Any] = [
     *{type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64", "bool")},
     codecs.encode,
 ]
-"""What NumPy numbers in a file are made with, such as a best loss beside the weights; none of it executes anything."""
+"""What NumPy numbers in a file are restored with, such as a best loss next to the weights; none of it executes code."""
 
 DEPTH = 4
 """Levels of nested dictionaries that are searched: trainers wrap weights in one or two."""
@@ -50,26 +50,26 @@ def read_checkpoint(path: Path, mark: str, network: str, entry: str | None = Non
     Args:
         path: the file.
         mark: a tensor that every such network has.
-        network: what it is called, for messages.
+        network: its name, for messages.
         entry: which entry, where several hold such a network.
 
     Raises:
         UserError: no such file, a file that would have to be executed, a damaged one, or none or several such networks.
     """
     tree = _load(path)
-    found = dict(_networks(tree, mark))
+    networks = dict(_networks(tree, mark))
     if entry is not None:
-        if entry not in found:
-            raise UserError(f"{path}: has no {network} under `{entry}`; there is {_listed(found)}.")
-        return CheckpointFile(found[entry], entry, _scale_factor(tree))
-    if len(found) > 1:
-        raise UserError(f"{path}: holds several networks: {_listed(found)}; choose one with ...options.entry=NAME.")
-    if not found:
+        if entry not in networks:
+            raise UserError(f"{path}: has no {network} under `{entry}`; there is {_listed(networks)}.")
+        return CheckpointFile(networks[entry], entry, _scale_factor(tree))
+    if len(networks) > 1:
+        raise UserError(f"{path}: holds several networks: {_listed(networks)}; choose one with ...options.entry=NAME.")
+    if not networks:
         raise UserError(
             f"{path}: holds no weights of {network} (no tensor ends in {mark}); it holds {_described(tree)}. Give a file that "
             "MONAI or monai-generative trained."
         )
-    label, tensors = next(iter(found.items()))
+    label, tensors = next(iter(networks.items()))
     return CheckpointFile(tensors, label, _scale_factor(tree))
 
 
@@ -94,7 +94,7 @@ def _load(path: Path) -> Any:
         if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
                 f"{path}: reading it would execute code ({match[1]}), so it was not read; where you trust the file, write its "
-                "tensors alone with torch.save(model.state_dict(), ...) in the program that made it, and give that."
+                "tensors alone with torch.save(model.state_dict(), ...) in the program that wrote it, and give that."
             ) from None
         raise _damaged(path, error) from None
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, IndexError, TypeError) as error:
@@ -131,8 +131,8 @@ def _networks(tree: Any, mark: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
             if prefix == name or (prefix and not prefix.endswith(".")):
                 continue
             place = ".".join(part for part in (label, prefix.removesuffix(".")) if part)
-            own = [other for other in names if other.startswith(prefix)]
-            yield place, {other.removeprefix(prefix): _plain(mapping[other]) for other in own}
+            of_network = [other for other in names if other.startswith(prefix)]
+            yield place, {other.removeprefix(prefix): _plain(mapping[other]) for other in of_network}
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -141,19 +141,19 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def _scale_factor(tree: Any) -> float | None:
     """The one number called scale_factor, wherever it is."""
-    found = set()
+    factors = set()
     for _, mapping in _mappings(tree):
         for key, value in mapping.items():
             if str(key).rpartition(".")[2] != "scale_factor":
                 continue
             single = isinstance(value, Tensor) and value.numel() == 1
             if single or (isinstance(value, (int, float)) and not isinstance(value, bool)):
-                found.add(float(value))
-    return found.pop() if len(found) == 1 else None
+                factors.add(float(value))
+    return factors.pop() if len(factors) == 1 else None
 
 
-def _listed(found: Mapping[str, Any]) -> str:
-    return ", ".join(f"`{label}`" if label else "the file itself" for label in found) or "none at all"
+def _listed(networks: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{label}`" if label else "the file itself" for label in networks) or "none at all"
 
 
 def _described(tree: Any) -> str:

@@ -47,9 +47,9 @@ _X, _Y, _Z = ((low + high) / 2 for low, high in FIELD_OF_VIEW_MM)
 class ImportWeights(FolderVerb):
     """Open weights of AutoencoderKL and DiffusionModelUNet (MONAI, or monai-generative up to 0.2.3) as a run folder.
 
-    The architecture is read from the tensors; what they do not show is asked for. The weights are loaded completely or
-    not at all. Who they learned from is not known, so a person of yours may be among them, and what is drawn from them
-    cannot be audited for copies without a waiver.
+    The architecture is read from the tensors; the options give what they do not show. The weights are loaded completely or
+    not at all. Their training people are not known: people of your cohort may be among them, and scans drawn from them cannot
+    be audited for copies, so `gen3d sample` needs a waiver.
     """
 
     autoencoder: Path = Field(description="file of an AutoencoderKL's weights (.pt or .safetensors)")
@@ -69,8 +69,8 @@ class ImportWeights(FolderVerb):
     )
     orientation: str = Field("RAS", description="where x, y, z of its training's arrays lead: L or R, P or A, I or S")
     intensity: str = Field(UNKNOWN_INTENSITY, description="how the training made intensities comparable, in words")
-    intensity_zero: float = Field(0.0, description="stored value that the autoencoder was given as 0")
-    intensity_one: float = Field(1.0, description="stored value that the autoencoder was given as 1")
+    intensity_zero: float = Field(0.0, description="stored value that was 0 in the autoencoder's training")
+    intensity_one: float = Field(1.0, description="stored value that was 1 in the autoencoder's training")
 
     @model_validator(mode="after")
     def _complete(self) -> ImportWeights:
@@ -97,7 +97,7 @@ class ImportWeights(FolderVerb):
         return {name: path for name, path in files.items() if path is not None}
 
     def open_inputs(self) -> tuple[GridPlan, Any, list[str]]:
-        """The grid, the model with its weights, and what there is to say of them."""
+        """The grid, the model with its weights, and notes on them."""
         plan = self._grid()
         return plan, *self._read(plan)
 
@@ -108,7 +108,7 @@ class ImportWeights(FolderVerb):
         work.record["config"] |= self._described(model)  # where other verbs look for the model of a run
         for note in notes:
             say(note)
-        say(f"{self.out}: {model.config.kind}, imported; who it learned from is not known.")
+        say(f"{self.out}: {model.config.kind}, imported; its training people are not known.")
         return {"kind": model.config.kind, "num_weights": _count_weights(model), "notes": notes}
 
     def _rows(self) -> list[int]:
@@ -138,20 +138,20 @@ class ImportWeights(FolderVerb):
         )
 
     def _read(self, plan: GridPlan) -> tuple[Any, list[str]]:
-        """The model with its weights, and what a user should know of them, in words."""
+        """The model with its weights, and notes on them for the user."""
         options = self.autoencoder_options
         file = read_checkpoint(self.autoencoder, AUTOENCODER_MARK, "AutoencoderKL", options.entry)
         saved = under_new_names(file.tensors, options.include_fc)
-        found, tensors = autoencoder_arguments(
+        arguments, tensors = autoencoder_arguments(
             saved, str(self.autoencoder), options.norm_num_groups, options.norm_eps, options.use_convtranspose
         )
-        if found.num_channels != len(self.channels):
+        if arguments.num_channels != len(self.channels):
             raise UserError(
-                f"{self.autoencoder}: takes volumes of {found.num_channels} channels, but channels={list(self.channels)} names "
+                f"{self.autoencoder}: takes volumes of {arguments.num_channels} channels, but channels={list(self.channels)} names "
                 f"{len(self.channels)}."
             )
-        notes = [f"{self.autoencoder}: AutoencoderKL {_origin(saved)}, levels of {list(found.channels)} channels"]
-        settings = {name: value for name, value in vars(found).items() if name != "num_channels"}
+        notes = [f"{self.autoencoder}: AutoencoderKL {_origin(saved)}, levels of {list(arguments.channels)} channels"]
+        settings = {name: value for name, value in vars(arguments).items() if name != "num_channels"}
         autoencoder = AutoencoderKLConfig.model_validate(settings)
         if self.diffusion is None:
             built: Any = autoencoder.build(plan, self.channels, self._statistics(plan), 1)
@@ -168,19 +168,19 @@ class ImportWeights(FolderVerb):
         source = str(self.diffusion)
         unet_file = read_checkpoint(self.diffusion, UNET_MARK, "DiffusionModelUNet", options.entry)
         saved = under_new_names(unet_file.tensors, options.include_fc)
-        found, unet = unet_arguments(
+        arguments, unet = unet_arguments(
             saved, source, options.norm_num_groups, options.norm_eps, options.heads, options.upcast_attention
         )
-        if found.out_channels != autoencoder.latent_channels:
+        if arguments.out_channels != autoencoder.latent_channels:
             raise UserError(
-                f"{source}: a network of {found.out_channels} latent channels, but the autoencoder's latents have "
+                f"{source}: a network of {arguments.out_channels} latent channels, but the autoencoder's latents have "
                 f"{autoencoder.latent_channels}; they do not belong together."
             )
-        check_conditions(found, len(options.conditions), source)
+        check_conditions(arguments, len(options.conditions), source)
         scale = _agreed_scale(options.scale_factor, unet_file.scale_factor or file.scale_factor, source)
-        notes.append(f"{source}: DiffusionModelUNet {_origin(saved)}, levels of {list(found.channels)} channels")
+        notes.append(f"{source}: DiffusionModelUNet {_origin(saved)}, levels of {list(arguments.channels)} channels")
         notes.append(f"latents are multiplied by {scale:g} before the U-Net and divided by it afterwards")
-        model = self._diffusion_config(plan, autoencoder, found, options).build(
+        model = self._diffusion_config(plan, autoencoder, arguments, options).build(
             plan, self.channels, self._statistics(plan), 1
         )
         fill(cast(nn.Module, model.autoencoder.network), tensors, str(self.autoencoder))
@@ -189,9 +189,9 @@ class ImportWeights(FolderVerb):
         return model, notes
 
     def _diffusion_config(
-        self, plan: GridPlan, autoencoder: AutoencoderKLConfig, found: UNetArguments, options: DiffusionOptions
+        self, plan: GridPlan, autoencoder: AutoencoderKLConfig, arguments: UNetArguments, options: DiffusionOptions
     ) -> LatentDiffusionConfig:
-        reduction = 2 ** (len(found.channels) - 1)
+        reduction = 2 ** (len(arguments.channels) - 1)
         padded = autoencoder.model_copy(update={"latent_divisible_by": reduction})
         blank = padded.build(plan, self.channels, self._statistics(plan), 1)
         return LatentDiffusionConfig(
@@ -202,7 +202,7 @@ class ImportWeights(FolderVerb):
             autoencoder=padded,
             coding=options.coding.to_dict(),
             latent_shape=blank.latent_shape,
-            network=found,
+            network=arguments,
         )
 
     def _statistics(self, plan: GridPlan) -> Statistics:
@@ -227,23 +227,23 @@ def _origin(saved: Saved) -> str:
     return f"of {'monai-generative' if saved.old else 'MONAI'}{dropped}"
 
 
-def _agreed_scale(given: float | None, held: float | None, source: str) -> float:
+def _agreed_scale(option: float | None, stored: float | None, source: str) -> float:
     """The one latent scale.
 
     Raises:
-        UserError: none is known, or two that differ.
+        UserError: no scale is known, or the option and the file differ.
     """
-    if given is None and held is None:
+    if option is None and stored is None:
         raise UserError(
             f"{source}: does not hold the number that latents were multiplied with; give diffusion_options.scale_factor=, "
             "which is `scale_factor` of the training script (often printed as the inverse of the standard deviation of the "
             "first batch of latents), or 1 where its inference decodes the U-Net's latents as they are."
         )
-    if given is not None and held is not None and not math.isclose(given, held, rel_tol=1e-3):
+    if option is not None and stored is not None and not math.isclose(option, stored, rel_tol=1e-3):
         raise UserError(
-            f"{source}: holds scale_factor {held:g}, but diffusion_options.scale_factor={given:g}; leave it out."
+            f"{source}: holds scale_factor {stored:g}, but diffusion_options.scale_factor={option:g}; leave it out."
         )
-    return float(held if held is not None else given or 1.0)
+    return float(stored if stored is not None else option or 1.0)
 
 
 def _signed(unet: Tensors, options: DiffusionOptions) -> Tensors:

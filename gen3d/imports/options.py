@@ -1,4 +1,4 @@
-"""What a file of weights from elsewhere does not show, and a user has to say."""
+"""Settings of imported networks that their tensors do not show, so that a user has to give them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ class AutoencoderOptions(Config):
 
 
 class ImportedCondition(Config):
-    """A number or a category that the U-Net was told, as the column of a cohort table."""
+    """A condition of the U-Net, a number or a category, as the column of a cohort table."""
 
     name: str = Field(description="column, such as age_years, sex, diagnosis, ventricles_ml")
-    zero: float | None = Field(None, description="a number: value that the U-Net was told as 0")
-    one: float | None = Field(None, description="a number: value that the U-Net was told as 1")
-    codes: tuple[str, ...] | None = Field(None, min_length=2, description="a category: codes told as 0, 1, 2 ...")
+    zero: float | None = Field(None, description="a number: value that was coded as 0")
+    one: float | None = Field(None, description="a number: value that was coded as 1")
+    codes: tuple[str, ...] | None = Field(
+        None, min_length=2, description="a category: codes in the order of their numbers 0, 1, 2 ..."
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> ImportedCondition:
@@ -70,7 +72,7 @@ class DiffusionOptions(Config):
     scale_factor: float | None = Field(
         None, gt=0, description="number that latents were multiplied with, where the file of the U-Net does not hold it"
     )
-    conditions: tuple[ImportedCondition, ...] = Field((), description="what the U-Net was told, in its order")
+    conditions: tuple[ImportedCondition, ...] = Field((), description="conditions of the U-Net, in its order")
     entry: str | None = Field(None, description="entry of the file, where several hold a U-Net")
 
     @model_validator(mode="after")
@@ -99,5 +101,5 @@ class DiffusionOptions(Config):
 
     @property
     def predicted(self) -> Literal["epsilon", "v", "flow"]:
-        """What the U-Net predicts, in gen3d's words."""
+        """What the U-Net predicts, by gen3d's names."""
         return "flow" if self.noising == "flow" else self.prediction or "epsilon"

@@ -39,9 +39,9 @@ def principal_components(latents: NDArray[np.floating], num_components: int = 2)
         UserError: fewer than two people, or values that are not finite.
     """
     fitted = fit_components(latents, num_components)
-    found = len(fitted.loadings)
+    num = len(fitted.loadings)
     coordinates, share = np.zeros((len(fitted.coordinates), num_components)), np.zeros(num_components)
-    coordinates[:, :found], share[:found] = fitted.coordinates, fitted.share_of_variance
+    coordinates[:, :num], share[:num] = fitted.coordinates, fitted.share_of_variance
     return PrincipalComponents(coordinates, share)
 
 
@@ -56,7 +56,7 @@ class FittedComponents:
 
 
 def fit_components(latents: NDArray[np.floating], num_components: int) -> FittedComponents:
-    """`principal_components` with what projects new people: k is at most min(n, d)."""
+    """`principal_components` with the mean and loadings that project new people; k is at most min(n, d)."""
     values = _checked(latents)
     mean = values.mean(axis=0)
     _, singular, loadings = np.linalg.svd(values - mean, full_matrices=False)
@@ -99,9 +99,9 @@ def places_among(
 ) -> NDArray[np.float64]:
     """Coordinates [m, 2] of new people in a finished map: the mean of their nearest people's places, with UMAP's own weights.
 
-    This is where UMAP starts when it transforms new points. What it does after that, a descent that repels each point from
-    everybody while nobody gives way, drives people to the rim of a map of tens to hundreds, even those who are in it. Somebody
-    in the map has the place they have; nobody's place depends on who else is placed.
+    UMAP starts from these places when it transforms new points. Its further optimisation moves each new point away from all
+    people while these stay fixed, which drives new people to the rim of a map of tens to hundreds, even copies of people in it.
+    Without it, a person of the map gets their place in the map, and no place depends on the other new people.
 
     Args:
         reduced: components [n, k] that the map was made of.
@@ -121,7 +121,7 @@ def places_among(
 def membership_strengths(distances: NDArray[np.float64]) -> NDArray[np.float64]:
     """exp(-(d - d_1) / sigma) of the k nearest, sigma such that they sum to log2 k (McInnes, Healy, Melville 2018, algorithm 3).
 
-    distances: [k], the nearest first; a distance of 0 is the same person, who alone counts then.
+    distances: [k], the nearest first; a distance of 0 is the same person, who then has all the weight.
     """
     excess = distances - distances[0]
     same = distances <= SAME_PERSON * max(float(distances[-1]), 1e-12)
@@ -160,7 +160,7 @@ def _checked(latents: NDArray[np.floating]) -> NDArray[np.float64]:
     values = np.asarray(latents, dtype=np.float64)
     values = values.reshape(len(values), -1)
     if len(values) < 2:
-        raise UserError(f"a map of latents needs at least two people, found {len(values)}; encode more scans.")
+        raise UserError(f"a map of latents needs at least two people, and there are {len(values)}; encode more scans.")
     bad = int((~np.isfinite(values)).any(axis=1).sum())
     if bad:
         raise UserError(f"the latents of {bad} of {len(values)} people are not finite; encode them again.")

@@ -25,10 +25,10 @@ class Encode(FolderVerb):
 
     Writes latents.npy [scans, dimensions] float32 and latents.tsv, whose rows are the same scans with their row of the
     cohort table, the volumes of brain structures (ml) where there is a deformation channel, and `seen`: whether the model
-    was trained on that person (every member of it, in a family). latent.json has the shape of a latent and the run that made
-    it, seen.json the hashes of everybody whom the model saw, or whom the generator of synthetic scans saw. The members of a
-    cross-fitted run have spaces of their own: latents.npy is [members, scans, dimensions] then, and `gen3d classify` judges
-    everybody in the space of a member that never saw that person.
+    was trained on that person (every member of it, in a family). latent.json has the shape of a latent and its run, seen.json
+    the hashes of all people that the model, or the generator of synthetic scans, saw. The members of a cross-fitted run have
+    separate spaces: latents.npy is [members, scans, dimensions] then, and `gen3d classify` tests each person in the space of a
+    member that never saw them.
     """
 
     prepared: Folders = Field(description="prepared folders (prepare or simulate)")
@@ -67,17 +67,17 @@ class Encode(FolderVerb):
             row = table.iloc[i]
             volume = prepared.load([row["key"]], run.channels)[0]
             for member in range(run.num_members):
-                known = (row["subject"], covariates_of(run, row), member)
-                latents[i, member] = run.encode(volume, *known)
+                person = (row["subject"], covariates_of(run, row), member)
+                latents[i, member] = run.encode(volume, *person)
                 if mirrored is not None:
-                    mirrored[i, member] = run.encode(volume[:, ::-1], *known)
+                    mirrored[i, member] = run.encode(volume[:, ::-1], *person)
             arrays.mark(i)
         _refuse_non_finite(latents, list(table["key"]))
-        made_by = {"shape": run.latent_shape, "kind": run.kind, "run_key": run.artefact.key, "channels": run.channels}
+        source = {"shape": run.latent_shape, "kind": run.kind, "run_key": run.artefact.key, "channels": run.channels}
         scans = with_structures(prepared, table).drop(columns=["folder"])
         both = (_by_member(latents), None if mirrored is None else _by_member(mirrored))
         seen = run.seen.of_kind(run.kind).joined(generator_seen(prepared))
-        write_latents(self.out, both[0], scans, made_by, seen, both[1])
+        write_latents(self.out, both[0], scans, source, seen, both[1])
         arrays.discard()
         num_dimensions = sides[1]
         each = f" in each of {run.num_members} spaces" if run.num_members > 1 else ""
@@ -96,7 +96,7 @@ class Encode(FolderVerb):
 
 
 def _by_member(latents: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[scans, members, d] as it is kept: [scans, d] of one member, else [members, scans, d]."""
+    """[scans, members, d] as it is stored: [scans, d] of one member, else [members, scans, d]."""
     return np.asarray(latents[:, 0] if latents.shape[1] == 1 else np.moveaxis(latents, 1, 0))
 
 

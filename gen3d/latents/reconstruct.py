@@ -11,6 +11,7 @@ from pydantic import Field
 from gen3d.cohort.channels import DATA_RANGE, T1W
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import ROLES
+from gen3d.core import words as spell
 from gen3d.core.artefact import Work
 from gen3d.core.config import Folders
 from gen3d.core.progress import say, track
@@ -27,8 +28,8 @@ LOG_JACOBIAN_RANGE = 2.0
 class Reconstruct(FolderVerb):
     """Write the model's expectation of every scan and a table of MSE, PSNR and SSIM inside the brain mask.
 
-    People the model never saw are compared with the members that are blind to them; people it was trained on are
-    reconstructed too, marked `seen`, so that the gap between the two can be read off.
+    Held-out people are reconstructed by the members that were not trained on them. Training people are reconstructed too,
+    marked `seen`, to show the gap between both.
     """
 
     prepared: Folders = Field(description="prepared folders (prepare or simulate)")
@@ -97,5 +98,6 @@ def _by_role(metrics: pd.DataFrame) -> dict[str, Any]:
             part = of_channel[of_channel["role"] == role]
             figures = {"n": len(part), "psnr": float(part["psnr"].mean()), "ssim": float(part["ssim"].mean())}
             summary[f"{channel} {role}"] = figures
-            say(f"{channel}, {role} (n {figures['n']}): PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.3f}")
+            text = f"PSNR {spell.number(figures['psnr'])} dB, SSIM {spell.number(figures['ssim'], 3)}"
+            say(f"{channel}, {role} (n {figures['n']}): {text}")
     return summary

@@ -1,4 +1,4 @@
-"""Where people lie in the model's latent space, in two dimensions."""
+"""Report section of `gen3d encode`: the latent space in two dimensions."""
 
 from __future__ import annotations
 
@@ -25,19 +25,18 @@ def section(context: Context) -> Section | None:
         return None
     blocks: list[Any] = [
         Text(
-            "The latent vector is the model's short description of a brain. People who lie close together look alike "
-            "to the model. Principal "
-            "components keep distances; UMAP keeps neighbourhoods, so that the distance between two far points in it "
+            "The latent vector is the model's short description of a brain. People who lie close together look alike to the "
+            "model. Principal components keep distances. UMAP keeps neighbourhoods, so the distance between two far points "
             "means nothing."
         )
     ]
     numbers: dict[str, Any] = {}
     for latents in usable:
-        figure, found = _figure(context, latents)
+        figure, figures = _figure(context, latents)
         if len(usable) > 1:
             blocks.append(Heading(latents.name))
         blocks.append(figure)
-        numbers[latents.name] = found
+        numbers[latents.name] = figures
     return Section("latent", "Latent space", blocks, numbers)
 
 
@@ -79,7 +78,7 @@ def _figure(context: Context, latents: LatentsFolder) -> tuple[Figure, dict[str,
 
 
 def _facts(row: pd.Series) -> list[tuple[str, str]]:
-    """What the card of a person says."""
+    """The lines of a person's card."""
     age = row.get("age_years", np.nan)
     facts = [("diagnosis", wording.group(str(row.get("diagnosis", ""))))]
     facts += [("age", f"{age:.0f} years")] if np.isfinite(age) else []
@@ -90,7 +89,7 @@ def _colourings(context: Context, table: pd.DataFrame) -> list[Colouring]:
     diagnoses = table["diagnosis"].astype(str)
     colours = style.group_colours([*context.groups, *sorted(set(diagnoses) - set(context.groups))], context.controls)
     present = [group for group in colours if (diagnoses == group).any()]
-    found = [
+    colourings = [
         Colouring(
             "Diagnosis",
             [colours[name] for name in diagnoses],
@@ -101,11 +100,11 @@ def _colourings(context: Context, table: pd.DataFrame) -> list[Colouring]:
     if ages.notna().sum() > 1 and ages.max() > ages.min():
         fractions = (ages - ages.min()) / (ages.max() - ages.min())
         dots = [style.hex_colour(f) if np.isfinite(f) else style.FAINT for f in fractions]
-        found.append(Colouring("Age", dots, scale=(f"{ages.min():.0f} years", f"{ages.max():.0f} years")))
+        colourings.append(Colouring("Age", dots, scale=(f"{ages.min():.0f} years", f"{ages.max():.0f} years")))
     sites = table["site"].astype(str)
     if sites.nunique() > 1:
         by_site = style.category_colours(sorted(sites.unique()))
-        found.append(
+        colourings.append(
             Colouring("Site", [by_site[name] for name in sites], [(colour, name) for name, colour in by_site.items()])
         )
-    return found
+    return colourings

@@ -1,4 +1,4 @@
-"""What the models expect of a held-out healthy brain, beside the brain."""
+"""Report section of `gen3d reconstruct`: a held-out healthy brain and the expectation of every model."""
 
 from __future__ import annotations
 
@@ -26,19 +26,17 @@ SHOWN = {
 @page_section("Reconstructions", "`gen3d reconstruct`", place=30, reads=ReconstructedFolder)
 def section(context: Context) -> Section | None:
     """Scan, expectation and residual of a test control, and PSNR and SSIM by role."""
-    given = context.all(ReconstructedFolder)
-    if not given:
+    folders = context.all(ReconstructedFolder)
+    if not folders:
         return None
     blocks: list[Any] = [
         Text(
-            "The expectation is what a model makes of a scan under the rule that everything is healthy; for people "
-            "whom the model never saw it "
-            "is an honest test. A close reconstruction is not a virtue by itself: a model that copies a lesion does "
-            "not find it."
+            "The expectation is the scan as the model reconstructs it for a healthy person. Only people that the model never saw "
+            "are a fair test. A close reconstruction alone is not a merit: a model that copies a lesion does not find it."
         )
     ]
-    key = typical_control(given[0].errors)
-    channels = list(dict.fromkeys(str(name) for name in given[0].errors.get("channel", [])))
+    key = typical_control(folders[0].errors)
+    channels = list(dict.fromkeys(str(name) for name in folders[0].errors.get("channel", [])))
     for channel in channels or ["t1w"]:
         figure = _figure(context, key, channel) if key else None
         if figure is not None:
@@ -46,7 +44,7 @@ def section(context: Context) -> Section | None:
             blocks.append(
                 figure if first else Details(f"{SHOWN.get(channel, (channel,))[0]} of the same person", [figure])
             )
-    rows = [row for reconstructed in given for row in fidelity(reconstructed)]
+    rows = [row for reconstructed in folders for row in fidelity(reconstructed)]
     if rows:
         blocks.append(_table(rows))
     return Section("reconstruction", "Reconstructions", blocks, {"shown": key, "fidelity": rows})
@@ -68,15 +66,14 @@ def _figure(context: Context, key: str, channel: str) -> Figure | None:
     if prepared is None or channel not in prepared.plan.channels or key not in set(prepared.manifest["key"]):
         return None
     shown = [
-        (item.name, found)
+        (item.name, volume)
         for item in context.all(ReconstructedFolder)[:MAX_MODELS]
-        if (found := item.volume(key, channel)) is not None
+        if (volume := item.volume(key, channel)) is not None
     ]
     if not shown:
         return None
     scan, signed = prepared.volume(key, channel), channel != "t1w"
     title, units, limit, threshold = SHOWN.get(channel, (channel, channel, 0.5, 0.1))
-    words = "scan minus expected"
     grey = context.anatomy(key)[0]
     cuts = brain.three_planes((CUT_MM[0], CUT_MM[1], CUT_MM[2]))
 
@@ -88,13 +85,14 @@ def _figure(context: Context, key: str, channel: str) -> Figure | None:
     for name, expected in shown:
         strips.append(
             brain.Strip(
-                f"{name}: expected (left), {words} (right)", [*tiles(expected, signed), *tiles(scan - expected, True)]
+                f"{name}: expected (left), scan minus expected (right)",
+                [*tiles(expected, signed), *tiles(scan - expected, True)],
             )
         )
     bar = brain.Overlay(scan, limit, threshold)
     png = brain.draw(strips, context.space, (bar, units))
     caption = (
-        f"{title} of {key}, a held-out control with the median error: the scan, what each model expects, and scan "
+        f"{title} of {key}, a held-out control with the median error: the scan, the expectation of each model, and scan "
         f"minus expectation. {brain.CONVENTION}"
     )
     alt = f"Scan, expectation and difference of {key} on three planes."
@@ -102,7 +100,7 @@ def _figure(context: Context, key: str, channel: str) -> Figure | None:
 
 
 def fidelity(reconstructed: ReconstructedFolder) -> list[dict[str, Any]]:
-    """Mean PSNR and SSIM per channel and role with intervals over people; people that the model saw stand apart."""
+    """Mean PSNR and SSIM per channel and role with intervals over people; people that the model saw have rows of their own."""
     metrics = reconstructed.errors
     if "psnr" not in metrics.columns or "ssim" not in metrics.columns:
         return []
@@ -142,7 +140,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         for row in sorted(rows, key=lambda row: row["channel"] != "t1w")
     ]
     caption = (
-        "How close expectation and scan are inside the brain mask, mean with 95 % interval over scans. Higher is "
+        "Similarity of expectation and scan inside the brain mask, mean with 95 % interval over scans. Higher is "
         "closer."
     )
     return Table(

@@ -1,4 +1,4 @@
-"""What every model of the family is: volumes in, the healthy expectation of the same volumes out, in stored units."""
+"""The interface of every model: volumes in, the healthy expectation of the same volumes out, in stored units."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Covariates = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Statistics:
-    """What is known of the training volumes before a model is fitted, in stored units.
+    """Statistics of the training volumes that a model is built from, in stored units.
 
     Mean and standard deviation of each channel over all training volumes inside the mask [C]; the mask [X, Y, Z]; and
-    the mean volume [C, X, Y, Z], or None where a model's own weights will bring it.
+    the mean volume [C, X, Y, Z], or None where the weights of the model hold it.
     """
 
     channel_mean: NDArray[np.float32]
@@ -41,7 +41,7 @@ class Expectation:
     """What a model expects: mean [B, C, X, Y, Z] in stored units, zero outside the mask.
 
     `std` is the spread of the expectation over posterior samples, or None for a model whose expectation is a point
-    or when fewer than two samples were asked for. It is not the spread of the population.
+    or with fewer than two samples. It is not the spread of the population.
     """
 
     mean: Tensor
@@ -169,10 +169,10 @@ class BaseModelConfig(Config):
     """What every model's settings offer to the verbs."""
 
     material: ClassVar[Literal["scans", "latents"]] = "scans"
-    """What the model learns from."""
+    """What the model is trained on."""
 
     written_by_train: ClassVar[tuple[str, ...]] = ()
-    """Fields that a user leaves out, as training finds them out and writes them into the run."""
+    """Fields that a user leaves out: training computes them and writes them into the run."""
 
     kind: str = Field("", description="which model")
 
@@ -183,7 +183,7 @@ class BaseModelConfig(Config):
 
     @property
     def form(self) -> str:
-        """What distinguishes it among models of its kind, in a few words for tables; "" where there is nothing to say."""
+        """What distinguishes it among models of its kind, for tables; "" for nothing."""
         return ""
 
     @property
@@ -198,7 +198,7 @@ class BaseModelConfig(Config):
 
     @property
     def asks_for_healthy(self) -> bool:
-        """Whether it is asked for a healthy person, and so expects one even where it learned from patients too."""
+        """Whether diagnosis is a condition set to healthy, so that training on patients does not make patients expected."""
         return False
 
     @property
@@ -207,7 +207,7 @@ class BaseModelConfig(Config):
         return 0.0
 
     def covariates_for(self, design: Design, age_years: Any, sex: Any, site: Any) -> NDArray[np.float64]:
-        """What the model is told of people of these ages, sexes and sites, [n, p]: rows of the fitted design."""
+        """Covariates of people of these ages, sexes and sites, [n, p]: rows of the fitted design."""
         return design.matrix(age_years, sex, site)
 
     def check(self, plan: GridPlan, num_volumes: int) -> None:

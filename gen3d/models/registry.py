@@ -90,7 +90,7 @@ def read_config(tree: Any) -> Any:
 
 
 def any_config() -> Any:
-    """The type of any kind's settings, told apart by `kind`, for a field of a verb; all kinds are loaded."""
+    """The type of any kind's settings, distinguished by `kind`, for a field of a verb; all kinds are loaded."""
     return Annotated[Union[tuple(map(config_class, KINDS))], Field(discriminator="kind")]  # noqa: UP007 (a tuple)
 
 

@@ -1,4 +1,4 @@
-"""Open a run folder: the members, who each of them saw, and the expectation of a person by those that never did."""
+"""Open a run folder: its members, their training people, and expectations by the members not trained on a person."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Run:
 
     @property
     def learned_patients(self) -> bool:
-        """Whether somebody it learned from was no healthy control."""
+        """Whether some of its training people were not healthy controls."""
         return "evaluation" in self.seen.roles
 
     @property
@@ -93,7 +93,7 @@ class Run:
 
     @property
     def predicts_out_of_sample(self) -> bool:
-        """Whether the model predicts people from their covariates, in members that did not learn from them."""
+        """Whether the model predicts people from their covariates, in members that were not trained on them."""
         return self.num_members > 1 and self.model_config.uses_covariates
 
     @property
@@ -137,7 +137,7 @@ class Run:
         seed: int = 0,
         allow_seen: bool = False,
     ) -> tuple[Float, Float | None] | None:
-        """The healthy expectation of one person's volume: the mean over the members that judge the person.
+        """The healthy expectation of one person's volume: the mean over members that were not trained on the person.
 
         Args:
             volume: [C, X, Y, Z] in stored units, channels in the order of `channels`.
@@ -145,8 +145,8 @@ class Run:
             covariates: the person's row of `design.matrix`, [p].
             samples: posterior draws per member; 0 decodes the posterior mean.
             seed: of those draws; with the member's number it determines them.
-            allow_seen: for a person whom every member saw, use all of them instead of none: how well training people
-                are reconstructed. Such an expectation must not judge anybody.
+            allow_seen: for a person that every member saw, use all members instead of none, to measure how well training people
+                are reconstructed. Such an expectation must not be used to score the person.
 
         Returns:
             mean [C, X, Y, Z] and the standard deviation over draws and members (None for point expectations),
@@ -183,8 +183,8 @@ class Run:
     ) -> Float:
         """The latent mean of one person's volume, flattened to [d].
 
-        Members have latent spaces of their own, which cannot be averaged: `member` chooses one; None takes the first
-        that never saw the person, or the first of all if every one did.
+        Members have separate latent spaces, which cannot be averaged: `member` chooses one; None takes the first member that
+        never saw the person, or the first of all if every one did.
 
         Raises:
             UserError: the model has no latent space.
@@ -197,7 +197,7 @@ class Run:
         return flat
 
     def covariates_of(self, age_years: Any, sex: Any, site: Any) -> NDArray[np.float64]:
-        """What the model is told of healthy people of these ages, sexes and sites, [n, p]."""
+        """Covariates of healthy people of these ages, sexes and sites, as the model takes them, [n, p]."""
         return self.model_config.covariates_for(self.design, age_years, sex, site)
 
     @cached_property
@@ -270,7 +270,7 @@ def _config(folder: Path) -> tuple[BaseModelConfig, tuple[str, ...]]:
 
 
 class Conditioned(Protocol):
-    """A run, or several that judge as one: what tells its models of a person's age, sex and site."""
+    """A run, or several used as one, that codes age, sex and site for its models."""
 
     def covariates_of(self, age_years: Any, sex: Any, site: Any) -> NDArray[np.float64]:
         """Rows of the design, [n, p]."""
@@ -283,5 +283,5 @@ def covariates_of(run: Conditioned, row: pd.Series) -> NDArray[np.float64]:
 
 
 def scan_seed(seed: int, key: str) -> int:
-    """A seed of a scan's own, so that neither order nor interruption changes its posterior draws."""
+    """A seed that depends on the scan, so that neither order nor interruption changes its posterior draws."""
     return int(digest([seed, key])[:8], 16)

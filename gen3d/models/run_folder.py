@@ -1,4 +1,4 @@
-"""What `gen3d train` and `gen3d import-weights` write: settings, whom each member saw, the design, the log and the weights.
+"""What `gen3d train` and `gen3d import-weights` write: settings, each member's training people, design, log and weights.
 
 Nothing here loads a network, so that a report, or a reader of maps, opens a run without torch.
 """
@@ -45,7 +45,7 @@ def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def write_people_and_plan(folder: Path, plan: GridPlan, seen: SeenBy, design: Design) -> None:
-    """Write the grid, whom each member saw (hash of a subject -> role), and the design of covariates."""
+    """Write the grid, the people that each member saw (hash of a subject -> role), and the design of covariates."""
     write_plan(folder / PLAN, plan)
     write_json(folder / SUBJECTS, seen.record())
     write_json(folder / DESIGN, design.to_dict())
@@ -68,7 +68,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def read_seen(folder: Path) -> SeenBy:
-    """Whom each member saw.
+    """The people that each member saw.
 
     Raises:
         UserError: missing or damaged.
@@ -100,7 +100,7 @@ def _settings_if_there(folder: Path) -> dict[str, Any]:
 
 
 def learned_channels(folder: Path) -> tuple[str, ...] | None:
-    """Channels of the volumes that a run learned, None where it cannot be read."""
+    """Channels of the volumes that a run was trained on, None where it cannot be read."""
     channels = _settings_if_there(folder).get("channels")
     return tuple(str(name) for name in channels) if isinstance(channels, list) else None
 
@@ -113,7 +113,7 @@ def model_kind(folder: Path) -> str:
 
 
 def is_baseline(name: str) -> bool:
-    """Whether a model of this name (its kind in words, a folder's name after a comma) is a baseline, or all of several are."""
+    """Whether a model of this name (the title of its kind, a folder's name after a comma) is a baseline, or all of several are."""
     kinds = name.split(",")[0].split(AND)
     baselines = {
         name for kind, entry in registry.KINDS.items() if entry.baseline for name in (kind, entry.title.lower())
@@ -123,7 +123,7 @@ def is_baseline(name: str) -> bool:
 
 @dataclass(frozen=True)
 class RunFolder(ResultFolder):
-    """A trained model: its settings, log and the record of whom it saw."""
+    """A trained model: its settings, its log and the record of the people that it saw."""
 
     named_by: ClassVar = "model"
 
@@ -136,7 +136,7 @@ class RunFolder(ResultFolder):
 
     @cached_property
     def seen(self) -> SeenBy:
-        """Whom each member saw; nobody where that is not known."""
+        """The people that each member saw; none where that is not known."""
         return SeenBy.of(read_record(self.folder / SUBJECTS))
 
     @property

@@ -1,4 +1,4 @@
-"""A task says what is optimised: its players, and the losses of each on a batch. It never says where."""
+"""What is optimised in training: the players of a task, and the losses of each on a batch. Devices are not its concern."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Batch:
     `seeds` holds one number per volume, a function of the run's seed, the step and the volume's place in the global
     batch only, so that the noise a volume meets does not depend on how the batch is split over processes.
     `conditions` are coded conditions of the volumes [B, p], NaN where unknown, for models that have any; `labels` are
-    what a supervised task learns to predict [B]: class numbers, or standardised values.
+    the targets of a supervised task [B]: class numbers, or standardised values.
     `shared` lets one player leave tensors for the next, within this batch.
     """
 

@@ -56,7 +56,7 @@ def read_weights(path: Path, plan_key: str, model_kind: str) -> dict[str, Tensor
     if metadata.get("plan") != plan_key:
         raise UserError(
             f"{path}: weights of another plan: they were trained on plan {metadata.get('plan')}, but the plan.json "
-            f"beside them is {plan_key}; restore the run folder's own files."
+            f"next to them is {plan_key}; restore the run folder's own files."
         )
     return tensors
 
@@ -76,14 +76,14 @@ def fill(path: Path, model: Model, tensors: dict[str, Tensor]) -> None:
     Raises:
         UserError: naming the first tensors that are missing, unexpected or of another shape.
     """
-    own = model.state_dict()
-    missing = [name for name in own if name not in tensors]
-    unexpected = [name for name in tensors if name not in own]
-    misshapen = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
-    for words, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)):
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in tensors]
+    unexpected = [name for name in tensors if name not in expected]
+    misshapen = [name for name in expected if name in tensors and expected[name].shape != tensors[name].shape]
+    for problem, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)):
         if names:
             raise UserError(
-                f"{path}: the weights do not fit the model in config.yaml: {len(names)} tensors are {words}, such as "
+                f"{path}: the weights do not fit the model in config.yaml: {len(names)} tensors are {problem}, such as "
                 f"{names[0]}; a model is loaded completely or not at all."
             )
     with torch.no_grad():

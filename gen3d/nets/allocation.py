@@ -1,4 +1,4 @@
-"""Keeping freed memory on CPUs, instead of giving it back to the system and asking for it again in every layer."""
+"""Keep freed memory on CPUs, instead of returning it to the system and requesting it again in every layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NEVER, TOP_PAD_BYTES = -1, 2**28
 
 
 def keep_freed_memory() -> bool:
-    """Tell the C library (glibc) to keep what this process frees; false where there is no such library.
+    """Set the C library (glibc) to keep what this process frees; false where there is no such library.
 
     Feature maps of tens of megabytes are above the size from which glibc maps every block afresh, so that each layer of
     each step waits for zeroed pages: a quarter to a third of a training step of a 3D network on a CPU. From here on the

@@ -1,4 +1,4 @@
-"""The network of a latent diffusion model: MONAI's U-Net on padded latents, told the time and a person's conditions."""
+"""The network of a latent diffusion model: MONAI's U-Net on padded latents, with the time and a person's conditions as inputs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Denoiser(nn.Module):
     """Noisy latents [B, C, *shape] at positions [B], conditions [B, p] -> [B, C, *shape].
 
     The conditions' tokens are added to the embedding of the time, which reaches every residual block (as class labels
-    do in Dhariwal and Nichol 2021), and with `cross_attention` the coarse levels look at them too (Rombach et al. 2022).
+    do in Dhariwal and Nichol 2021), and with `cross_attention` the coarse levels attend to them too (Rombach et al. 2022).
     A shape that the network cannot halve is padded with zeros, the mean of standardised latents.
     """
 

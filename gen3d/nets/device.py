@@ -15,16 +15,16 @@ def computes_bfloat16(device: torch.device) -> bool:
     return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def device_of(asked: str, local_rank: int, key: str) -> torch.device:
+def device_of(setting: str, local_rank: int, key: str) -> torch.device:
     """The device of this process: auto takes a GPU if there is one; `key` is what the user sets it by.
 
     Raises:
-        UserError: a GPU was asked for and there is none, or none for this process.
+        UserError: a GPU was requested and there is none, or none for this process.
     """
     available = torch.cuda.is_available()
-    if asked == "cuda" and not available:
+    if setting == "cuda" and not available:
         raise UserError(f"{key}=cuda, but torch sees no GPU; use {key}=cpu or install torch for CUDA.")
-    if not available or asked == "cpu":
+    if not available or setting == "cpu":
         return torch.device("cpu")
     if local_rank >= torch.cuda.device_count():
         raise UserError(
@@ -34,8 +34,8 @@ def device_of(asked: str, local_rank: int, key: str) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def precision_of(asked: str, device: torch.device) -> torch.dtype:
+def precision_of(setting: str, device: torch.device) -> torch.dtype:
     """bfloat16 or float32; auto is bfloat16 where the device computes in it."""
-    if asked == "auto":
+    if setting == "auto":
         return torch.bfloat16 if computes_bfloat16(device) else torch.float32
-    return torch.bfloat16 if asked == "bf16" else torch.float32
+    return torch.bfloat16 if setting == "bf16" else torch.float32

@@ -71,7 +71,7 @@ class BrainFeatures(Extractor):
 
     def pooled(self, volumes: Tensor, mask: Tensor) -> Tensor:
         """Normalised volumes [B, 1, X, Y, Z] and weights [1 or B, 1, X, Y, Z] -> raw features [B, d]."""
-        maps, weights, found = volumes, mask, []
+        maps, weights, vectors = volumes, mask, []
         for layer in self.layers:
             maps = layer(maps)
             # The same halving as the convolution's, so that both cover the same voxels.
@@ -79,8 +79,8 @@ class BrainFeatures(Extractor):
             total = weights.sum(dim=(2, 3, 4)).clamp_min(1e-6)
             mean = (maps * weights).sum(dim=(2, 3, 4)) / total
             squares = ((maps - mean[:, :, None, None, None]).square() * weights).sum(dim=(2, 3, 4)) / total
-            found += [mean, (squares + 1e-8).sqrt()]
-        return torch.cat(found, dim=1)
+            vectors += [mean, (squares + 1e-8).sqrt()]
+        return torch.cat(vectors, dim=1)
 
     def raw(self, volumes: Tensor, mask: Tensor) -> Tensor:
         """Features [B, d] of volumes [B, X, Y, Z] in stored units before they are brought to one scale."""
@@ -116,7 +116,7 @@ class Med3D(Extractor):
 class RadImageNet(Extractor):
     """RadImageNet's ResNet-50 on the central slices of three planes, every slice one vector (MAISI's 2.5D protocol).
 
-    Two layouts of the weights exist and are told apart: the authors' PyTorch one, and a conversion from Keras, whose
+    Two layouts of the weights exist and are recognised: the authors' PyTorch one, and a conversion from Keras, whose
     convolutions have biases and whose first 1 x 1 convolution of a stage does the halving.
     """
 
@@ -136,12 +136,12 @@ class RadImageNet(Extractor):
         low, high = volumes.amin(dim=(1, 2, 3), keepdim=True), volumes.amax(dim=(1, 2, 3), keepdim=True)
         scaled = (volumes - low) / (high - low).clamp_min(1e-6)
         mean = volumes.new_tensor(RADIMAGENET_MEAN).view(1, 3, 1, 1)
-        found = []
+        vectors = []
         for axis in (3, 1, 2):  # axial, sagittal, coronal
             slices = scaled.index_select(axis, self._central(volumes.shape[axis], volumes.device)).movedim(axis, 1)
             pictures = slices.flatten(0, 1).unsqueeze(1).expand(-1, 3, -1, -1) - mean
-            found.append(self.network(pictures).unflatten(0, (len(volumes), -1)))
-        return found
+            vectors.append(self.network(pictures).unflatten(0, (len(volumes), -1)))
+        return vectors
 
     def _central(self, size: int, device: torch.device) -> Tensor:
         first, last = int((1 - self.central_share) / 2 * size), int((1 + self.central_share) / 2 * size)

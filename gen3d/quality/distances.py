@@ -1,4 +1,4 @@
-"""Distances between synthetic and real scans in feature spaces, each beside what real scans differ by among themselves."""
+"""Distances between synthetic and real scans in feature spaces, with that between two halves of real scans."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from gen3d.core.tables import Row
 from gen3d.maths.stats import Interval
-from gen3d.quality.features import FeatureMaker, Scans, metric_name
+from gen3d.quality.features import FeatureMaker, ScanSet, metric_name
 
 NUM_PERMUTATIONS = 999
 
 
-def distance_rows(makers: Sequence[FeatureMaker], sets: Sequence[Scans], num_repeats: int, seed: int) -> pd.DataFrame:
+def distance_rows(makers: Sequence[FeatureMaker], sets: Sequence[ScanSet], num_repeats: int, seed: int) -> pd.DataFrame:
     """One row per extractor, metric and set of scans.
 
     Args:
         makers: the extractors.
-        sets: the real scans first; those of `made_from_real` are what something does to the same scans.
+        sets: the real scans first; those that are `derived_from_real` are the same scans, changed.
         num_repeats: halves of the real people that are drawn.
         seed: of the halves and permutations.
 
@@ -45,13 +45,15 @@ def _pool(features: list[np.ndarray[Any, np.dtype[np.float64]]]) -> Pool:
     return Pool(np.concatenate(features), median_distance(real))
 
 
-def _rows(maker: FeatureMaker, pools: Sequence[Pool], sets: Sequence[Scans], num_repeats: int, seed: int) -> list[Row]:
+def _rows(
+    maker: FeatureMaker, pools: Sequence[Pool], sets: Sequence[ScanSet], num_repeats: int, seed: int
+) -> list[Row]:
     starts = np.cumsum([0, *(len(scans) for scans in sets)])
     places = {
-        scans.name: (np.arange(start, start + len(scans)), scans.made_from_real)
+        scans.name: (np.arange(start, start + len(scans)), scans.derived_from_real)
         for scans, start in zip(sets[1:], starts[1:], strict=False)
     }
-    synthetic = next(scans for scans in sets[1:] if not scans.made_from_real)
+    synthetic = next(scans for scans in sets[1:] if not scans.derived_from_real)
     draws = half_draws(len(sets[0]), len(synthetic), num_repeats, seed)
     rows = []
     for metric in METRICS:
@@ -59,8 +61,8 @@ def _rows(maker: FeatureMaker, pools: Sequence[Pool], sets: Sequence[Scans], num
         def distance(first: Any, second: Any, metric: str = metric) -> float:
             return float(np.mean([getattr(pool, metric)(first, second) for pool in pools]))
 
-        floor, found = compare_sets(distance, draws, places)
-        for name, compared in found.items():
+        floor, by_set = compare_sets(distance, draws, places)
+        for name, compared in by_set.items():
             row = _row(maker, metric, name, floor, compared)
             if name == synthetic.name and metric == "mmd":
                 everybody = np.arange(len(sets[0])), places[name][0]
@@ -71,7 +73,7 @@ def _rows(maker: FeatureMaker, pools: Sequence[Pool], sets: Sequence[Scans], num
     return rows
 
 
-def _row(maker: FeatureMaker, metric: str, name: str, floor: Interval, compared: Compared) -> Row:
+def _row(maker: FeatureMaker, metric: str, name: str, floor: Interval, compared: SetDistances) -> Row:
     kind, num = maker.config.kind, compared.value.num
     return {
         "extractor": kind,
@@ -97,7 +99,7 @@ Rows = NDArray[np.int64]
 
 METRICS = ("fid", "kid", "mmd")
 MIN_SCANS = 2
-"""Scans in each of two sets that a covariance, or a mean over pairs of scans, needs."""
+"""ScanSet in each of two sets that a covariance, or a mean over pairs of scans, needs."""
 
 
 def median_distance(features: ArrayLike) -> float:
@@ -156,7 +158,7 @@ class Pool:
         a, b = self._vectors(first), self._vectors(second)
         aa, bb, ab = self._inner[np.ix_(a, a)], self._inner[np.ix_(b, b)], self._inner[np.ix_(a, b)]
         between = aa.mean() + bb.mean() - 2.0 * ab.mean()
-        traces = sum((np.trace(own) - len(own) * own.mean()) / (len(own) - 1) for own in (aa, bb))
+        traces = sum((np.trace(inner) - len(inner) * inner.mean()) / (len(inner) - 1) for inner in (aa, bb))
         centred = ab - ab.mean(axis=0) - ab.mean(axis=1, keepdims=True) + ab.mean()
         shared = np.linalg.svd(centred, compute_uv=False).sum() / np.sqrt((len(a) - 1.0) * (len(b) - 1.0))
         return float(max(between, 0.0) + traces - 2.0 * shared)
@@ -237,7 +239,7 @@ Distance = Callable[[Rows, Rows], float]
 
 
 @dataclass(frozen=True)
-class Compared:
+class SetDistances:
     """One set against real scans over repeated halves.
 
     `value` and `excess` (value minus the floor of the same repetition) are means with the 2.5th and 97.5th percentile over
@@ -251,22 +253,22 @@ class Compared:
 
 def compare_sets(
     distance: Distance, draws: Sequence[Draw], sets: Mapping[str, tuple[Rows, bool]]
-) -> tuple[Interval, dict[str, Compared]]:
+) -> tuple[Interval, dict[str, SetDistances]]:
     """The floor (real against other real scans) and every set against the same real scans.
 
     Args:
         distance: between two arrays of row numbers of the pool; the real scans are its first rows.
         draws: of `half_draws`.
-        sets: name -> (rows of the pool, whether row i is made from real scan i). A set that is made from the real scans is
-            represented by what was made from `Draw.other`, so that nobody is compared with a copy of their own scan.
+        sets: name -> (rows of the pool, whether row i is derived from real scan i). Of a derived set, the scans derived from
+            `Draw.other` are used, so that no real scan is compared with its own changed copy.
     """
     floor = np.array([distance(draw.other, draw.real) for draw in draws])
-    found = {}
+    by_set = {}
     for name, (rows, paired) in sets.items():
         values = np.array([distance(rows[draw.other if paired else draw.positions], draw.real) for draw in draws])
         num = len(draws[0].real)
-        found[name] = Compared(over_repeats(values, num), over_repeats(values - floor, num))
-    return over_repeats(floor, len(draws[0].real)), found
+        by_set[name] = SetDistances(over_repeats(values, num), over_repeats(values - floor, num))
+    return over_repeats(floor, len(draws[0].real)), by_set
 
 
 def over_repeats(values: ArrayLike, num: int) -> Interval:

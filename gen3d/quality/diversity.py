@@ -1,4 +1,4 @@
-"""How different synthetic scans are from one another, beside how different real people are: MS-SSIM over pairs."""
+"""Diversity of synthetic scans compared with that of real people: MS-SSIM over pairs of scans of a set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gen3d.core.progress import track
 from gen3d.core.tables import Row
 from gen3d.imaging.similarity import structural_similarity
 from gen3d.maths.stats import Interval
-from gen3d.quality.features import Scans, whole_file
+from gen3d.quality.features import ScanSet, whole_file
 
 KEPT_BYTES = 1_500_000_000
 """Prepared scans that are kept in memory while pairs are measured."""
@@ -25,7 +25,7 @@ KEPT_BYTES = 1_500_000_000
 Moments = TypeVar("Moments")
 
 
-def pair_means(measure: MultiScaleSSIM, scans: Scans, num_pairs: int, seed: int, kept: Path) -> PairMeans:
+def pair_means(measure: MultiScaleSSIM, scans: ScanSet, num_pairs: int, seed: int, kept: Path) -> PairMeans:
     """MS-SSIM of all pairs of some scans, or of `num_pairs` random ones; values are kept in a file."""
     first, second = choose_pairs(len(scans), num_pairs, seed)
     if kept.is_file():
@@ -50,7 +50,7 @@ def pair_means(measure: MultiScaleSSIM, scans: Scans, num_pairs: int, seed: int,
 
 def diversity_rows(
     mask: NDArray[np.bool_],
-    sets: Sequence[Scans],
+    sets: Sequence[ScanSet],
     num_pairs: int,
     num_resamples: int,
     seed: int,
@@ -58,18 +58,18 @@ def diversity_rows(
 ) -> list[Row]:
     """One row per set: mean MS-SSIM over pairs with its interval over scans, and the difference from the real scans.
 
-    The first set are the real scans; their mean is what any other is read against. A higher mean is less diversity.
+    The first set are the real scans, to which all others are compared. A higher mean is less diversity.
     """
     measure = MultiScaleSSIM(mask, DATA_RANGE)
-    found = [pair_means(measure, scans, num_pairs, seed, folder / f"pairs_{scans.name}.npy") for scans in sets]
-    real = found[0].resampled(num_resamples, seed)
+    by_set = [pair_means(measure, scans, num_pairs, seed, folder / f"pairs_{scans.name}.npy") for scans in sets]
+    real = by_set[0].resampled(num_resamples, seed)
     rows = []
-    for scans, pairs in zip(sets, found, strict=True):
-        # What is made from the real scans varies with them: the same people are drawn for both.
-        together = scans is sets[0] or scans.made_from_real
+    for scans, pairs in zip(sets, by_set, strict=True):
+        # Derived scans vary with the real ones, so the same resamples of people are used for both and cancel in the difference.
+        together = scans is sets[0] or scans.derived_from_real
         drawn = pairs.resampled(num_resamples, seed if together else seed + 1)
         value = _interval(pairs.mean, drawn, len(scans))
-        difference = _interval(pairs.mean - found[0].mean, drawn - real, len(scans))
+        difference = _interval(pairs.mean - by_set[0].mean, drawn - real, len(scans))
         rows.append(
             {"measure": measure.name, "set": scans.name, "num_scans": len(scans), "num_pairs": len(pairs.values)}
             | {"value": value.value, "value_low": value.low, "value_high": value.high}
@@ -161,15 +161,15 @@ class MultiScaleSSIM:
 
     def prepare(self, volume: Float) -> list[ScaleMoments]:
         """What a scan [X, Y, Z] in stored units contributes to all its pairs, per scale."""
-        found, values = [], _inside(volume, self._box, self._windows[0].mask)
+        moments, values = [], _inside(volume, self._box, self._windows[0].mask)
         for scale, window in enumerate(self._windows):
             if scale:
                 values = _halved(values)
             # About the middle of the range, where float32 loses nothing to cancellation.
             centred = (values - np.float32(self.data_range / 2)) * window.mask
             mean = window.mean(centred)
-            found.append(ScaleMoments(centred, mean, np.maximum(window.mean(centred**2) - mean**2, 0)))
-        return found
+            moments.append(ScaleMoments(centred, mean, np.maximum(window.mean(centred**2) - mean**2, 0)))
+        return moments
 
     def pair(self, first: list[ScaleMoments], second: list[ScaleMoments]) -> float:
         """MS-SSIM of two prepared scans: contrast and structure at every scale, luminance at the coarsest."""

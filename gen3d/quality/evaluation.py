@@ -1,4 +1,4 @@
-"""The parts of one evaluation of synthetic scans: sets of scans, distances, diversity, structures, fidelity, utility."""
+"""The tables of one evaluation of synthetic scans: distances, diversity, structures, fidelity and utility."""
 
 from __future__ import annotations
 
@@ -24,107 +24,106 @@ from gen3d.models.base import Model
 from gen3d.models.run import Run, load_run
 from gen3d.quality.distances import distance_rows
 from gen3d.quality.diversity import diversity_rows
-from gen3d.quality.features import ExtractorConfig, FeatureMaker, Scans
-from gen3d.quality.fidelity import Fidelity, Material, fidelity
+from gen3d.quality.features import FeatureMaker, ScanSet
+from gen3d.quality.fidelity import Fidelity, PredictorMaterial, fidelity
 from gen3d.quality.folder import SHUFFLED_KEY
-from gen3d.quality.people import People, generator_run
+from gen3d.quality.people import QualityPeople, generator_run
 from gen3d.quality.picture import draw_fidelity, draw_scans, draw_structures
 from gen3d.quality.predictors import read_all
+from gen3d.quality.settings import QualitySettings
 from gen3d.quality.structures import structure_columns, structure_rows
 from gen3d.quality.utility import utility_rows
 from gen3d.synthesis.folder import PROVENANCE
 
-MIN_LEARNED = 8
+MIN_SCALING = 8
 """People with role train whose scans set the scale of random features; with fewer, the people of the reference do."""
 
 FEATURES, FIGURES = "features", "figures"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What an evaluation was asked for; see the keys of `Quality`."""
-
-    out: Path
-    extractors: tuple[ExtractorConfig, ...]
-    run: Path | None
-    repeats: int
-    pairs: int
-    bootstrap: int
-    smoothing_voxels: float
-    pictured: int
-    seed: int
-    device: str
+NO_RUN = (
+    f"reconstructions: the generator's run is not where {PROVENANCE} says it is; give run=FOLDER to see what its "
+    "autoencoder alone does to real scans"
+)
+NO_STRUCTURES = "structures: the plan has no deformation channel, so no volume is measured"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation's parts, each computed when first asked for."""
+    """The tables and pictures of one evaluation, each computed when it is first read.
 
-    asked: Asked
-    prepared: Prepared
-    cohort: Prepared
-    people: People
+    Args:
+        settings: of the verb.
+        device: the device that `settings.device` stands for on this machine.
+        synthetic: the dataset that is evaluated.
+        real: the prepared cohort that it is compared with.
+        people: whose scans are compared.
+    """
+
+    settings: QualitySettings
+    device: str
+    synthetic: Prepared
+    real: Prepared
+    people: QualityPeople
 
     @cached_property
     def notes(self) -> list[str]:
-        """What the evaluation lacks, and why."""
-        return []
+        """What could not be computed and why, in the order of the tables, whichever of them was read first."""
+        return [
+            *([] if self._run else [NO_RUN]),
+            *([] if self._has_structures else [NO_STRUCTURES]),
+            *(f"fidelity of {note}" for note in self.conditioning.notes),
+            *(f"training on synthetic scans, {note}" for note in self._utility[1]),
+        ]
 
     @cached_property
-    def real(self) -> Scans:
-        """Scans of the reference."""
-        return Scans("real", tuple(self.people.reference["key"]), self._reader(self.cohort))
-
-    @cached_property
-    def sets(self) -> list[Scans]:
-        """Real, synthetic, and what the real ones become."""
-        synthetic = Scans("synthetic", tuple(self.people.synthetic["key"]), self._reader(self.prepared))
-        spacing = self.cohort.plan.spacing_mm
-        blurred = smoothed(self.real, self.cohort.mask, self.asked.smoothing_voxels * spacing, spacing)
-        return [self.real, synthetic, *self._reconstructed(), blurred]
+    def sets(self) -> list[ScanSet]:
+        """The sets of scans that are compared: real (the reference), synthetic, reconstructed (with a run), smoothed."""
+        real = ScanSet("real", tuple(self.people.reference["key"]), self._reader(self.real))
+        synthetic = ScanSet("synthetic", tuple(self.people.synthetic["key"]), self._reader(self.synthetic))
+        spacing = self.real.plan.spacing_mm
+        blurred = smoothed(real, self.real.mask, self.settings.smoothing_voxels * spacing, spacing)
+        return [real, synthetic, *self._reconstructed(real), blurred]
 
     def _reader(self, prepared: Prepared) -> Any:
-        mask = self.cohort.mask
+        mask = self.real.mask
         return lambda key: np.asarray(prepared.volume(key, T1W) * mask, dtype=np.float32)
 
-    def _reconstructed(self) -> list[Scans]:
-        run = self._run()
-        if run is None:
-            self.notes.append(
-                f"reconstructions: the generator's run is not where {PROVENANCE} says it is; give run=FOLDER to see what its "
-                "autoencoder alone does to real scans"
-            )
-            warn(self.notes[-1])
+    def _reconstructed(self, real: ScanSet) -> list[ScanSet]:
+        if self._run is None:
+            warn(NO_RUN)
             return []
-        run.require(self.cohort)
-        return [reconstructed(self.real, self.cohort, run, self.asked.out / "reconstructed")]
+        self._run.require(self.real)
+        return [reconstructed(real, self.real, self._run, self.settings.out / "reconstructed")]
 
+    @cached_property
     def _run(self) -> Run | None:
-        folder, key = generator_run(self.prepared.folders[0])
-        folder = self.asked.run or folder
+        """The generator's run, None where it is not there any more."""
+        recorded, key = generator_run(self.synthetic.folders[0])
+        folder = self.settings.run_folder or recorded
         if folder is None:
             return None
-        run = load_run(folder, self.asked.device)
+        run = load_run(folder, self.device)
         if run.artefact.key != key:
             raise UserError(f"{folder}: is run {run.artefact.key}, but the synthetic scans were drawn from run {key}.")
         return run
 
+    @property
+    def _scaled_by_training_people(self) -> bool:
+        return len(self.people.training) >= MIN_SCALING
+
     @cached_property
     def makers(self) -> list[FeatureMaker]:
-        """The extractors; random features are scaled by people that the generator learned from, never by synthetic scans."""
-        enough = len(self.people.learned) >= MIN_LEARNED
-        chosen = self.people.learned if enough else self.people.reference
-        scaling = Scans("scaling", tuple(chosen["key"]), self._reader(self.cohort))
-        folder = self.asked.out / "features"
+        """The extractors. Real people set the scale of random features, training people where there are enough."""
+        chosen = self.people.training if self._scaled_by_training_people else self.people.reference
+        scaling = ScanSet("scaling", tuple(chosen["key"]), self._reader(self.real))
+        folder = self.settings.out / FEATURES
         return [
-            FeatureMaker(config, folder, scaling, self.cohort.mask, self.asked.device)
-            for config in self.asked.extractors
+            FeatureMaker(config, folder, scaling, self.real.mask, self.device) for config in self.settings.extractors
         ]
 
     @property
     def extractors(self) -> dict[str, dict[str, Any]]:
-        """What a reader must know of each extractor."""
-        scaled_by = "role train" if len(self.people.learned) >= MIN_LEARNED else "the reference"
+        """Normalisation of each extractor and, for random features, whose scans scale them."""
+        scaled_by = "role train" if self._scaled_by_training_people else "the reference"
         return {
             maker.config.kind: {"normalisation": maker.normalisation}
             | ({"num_scaling": len(maker.scaling), "scaled_by": scaled_by} if maker.config.kind == "random" else {})
@@ -134,93 +133,113 @@ class Evaluation:
     @cached_property
     def distances(self) -> pd.DataFrame:
         """FID, KID and MMD of every extractor."""
-        return distance_rows(self.makers, self.sets, self.asked.repeats, self.asked.seed)
+        return distance_rows(self.makers, self.sets, self.settings.repeats, self.settings.seed)
 
     @cached_property
     def diversity(self) -> pd.DataFrame:
         """MS-SSIM over pairs of scans."""
-        asked = self.asked
+        settings = self.settings
         rows = diversity_rows(
-            self.cohort.mask, self.sets, asked.pairs, asked.bootstrap, asked.seed, asked.out / "features"
+            self.real.mask,
+            self.sets,
+            num_pairs=settings.pairs,
+            num_resamples=settings.bootstrap,
+            seed=settings.seed,
+            folder=settings.out / FEATURES,
         )
         return pd.DataFrame(rows)
 
     @cached_property
     def _measured(self) -> dict[str, pd.DataFrame]:
-        """Tables of people with their structure volumes."""
+        """Tables of people with the volumes of their structures: real (training, then held-out people) and synthetic."""
         people = self.people
-        everybody = pd.concat([people.learned, people.held_out], ignore_index=True)
+        everybody = pd.concat([people.training, people.held_out], ignore_index=True)
         return {
-            "real": with_structures(self.cohort, everybody),
-            "synthetic": with_structures(self.prepared, people.synthetic),
+            "real": with_structures(self.real, everybody),
+            "synthetic": with_structures(self.synthetic, people.synthetic),
         }
 
     @property
-    def _like(self) -> NDArray[np.int64]:
+    def _reference_rows(self) -> NDArray[np.int64]:
         """Rows of the measured real people that are the reference."""
         return np.flatnonzero(self._measured["real"]["key"].isin(set(self.people.reference["key"])))
 
-    @cached_property
-    def structures(self) -> pd.DataFrame:
-        """Volumes of structures."""
-        real, synthetic = self._measured["real"].iloc[self._like], self._measured["synthetic"]
-        if not structure_columns(real, synthetic):
-            self.notes.append("structures: the plan has no deformation channel, so that no volume is measured")
-            return pd.DataFrame()
-        return structure_rows(real, synthetic, self.asked.bootstrap, self.asked.repeats, self.asked.seed)
+    @property
+    def _measured_reference(self) -> pd.DataFrame:
+        return self._measured["real"].iloc[self._reference_rows]
+
+    @property
+    def _has_structures(self) -> bool:
+        return bool(structure_columns(self._measured_reference, self._measured["synthetic"]))
 
     @cached_property
-    def material(self) -> Material:
-        """What predictors learn from and are tested on."""
+    def structures(self) -> pd.DataFrame:
+        """Volumes of structures; empty where none is measured."""
+        if not self._has_structures:
+            return pd.DataFrame()
+        settings = self.settings
+        return structure_rows(
+            self._measured_reference,
+            self._measured["synthetic"],
+            num_resamples=settings.bootstrap,
+            num_repeats=settings.repeats,
+            seed=settings.seed,
+        )
+
+    @cached_property
+    def material(self) -> PredictorMaterial:
+        """What predictors are trained and tested on."""
         real, synthetic = self._measured["real"], self._measured["synthetic"]
-        readings = read_all([(self.cohort, real), (self.prepared, synthetic)])
-        held_out = np.arange(len(self.people.learned), len(real))
-        return Material(real, synthetic, readings[0], readings[1], held_out, self._like)
+        readings = read_all([(self.real, real), (self.synthetic, synthetic)])
+        held_out = np.arange(len(self.people.training), len(real))
+        return PredictorMaterial(real, synthetic, readings[0], readings[1], held_out, self._reference_rows)
 
     @cached_property
     def conditioning(self) -> Fidelity:
-        """Requested against measured."""
-        found = fidelity(self.material, self.people.requested, self.asked.bootstrap, self.asked.seed)
-        self.notes.extend(f"fidelity of {note}" for note in found.notes)
-        return found
+        """Requested against measured conditions."""
+        return fidelity(self.material, self.people.requested, self.settings.bootstrap, self.settings.seed)
 
     @property
     def fidelity(self) -> pd.DataFrame:
         """The table of `conditioning`."""
         return self.conditioning.table
 
-    @cached_property
+    @property
     def utility(self) -> pd.DataFrame:
         """Synthetic scans as training material."""
-        table, notes = utility_rows(self.material, self.people.requested, self.asked.bootstrap, self.asked.seed)
-        self.notes.extend(f"training on synthetic scans, {note}" for note in notes)
-        return table
+        return self._utility[0]
+
+    @cached_property
+    def _utility(self) -> tuple[pd.DataFrame, list[str]]:
+        """The table, and why a column has none."""
+        return utility_rows(self.material, self.people.requested, self.settings.bootstrap, self.settings.seed)
 
     def write_pictures(self) -> None:
-        """Grids of scans, structures and fidelity."""
-        out = self.asked.out
-        generator = np.random.default_rng(self.asked.seed)
+        """Draw grids of scans, structures and fidelity."""
+        out = self.settings.out
+        generator = np.random.default_rng(self.settings.seed)
         shown = [
             (scans, str(key))
             for scans in self.sets[:2]
-            for key in generator.permutation(scans.keys)[: self.asked.pictured]
+            for key in generator.permutation(scans.keys)[: self.settings.pictured]
         ]
         order = generator.permutation(len(shown))
-        plan = self.cohort.plan
+        plan = self.real.plan
         volumes = [scans.read(key) for scans, key in shown]
         names = [f"{scans.name}  {key}" for scans, key in shown]
         write_picture(out, "labelled", draw_scans(volumes, names, "Real and synthetic scans", plan))
         mixed = [volumes[i] for i in order]
         numbers = [str(number) for number in range(1, len(order) + 1)]
-        title = "Which of these scans are real? The answer is in shuffled_key.tsv."
+        title = f"Which of these scans are real? The answer is in {SHUFFLED_KEY.file}."
         write_picture(out, "shuffled", draw_scans(mixed, numbers, title, plan))
         key_rows = [
             {"number": n, "kind": shown[i][0].name, "key": shown[i][1]} for n, i in zip(numbers, order, strict=True)
         ]
         SHUFFLED_KEY.write(out / FIGURES, pd.DataFrame(key_rows))
         if len(self.structures):
-            real = self._measured["real"].iloc[self._like]
-            picture = draw_structures(real, self._measured["synthetic"], self.structures, SUFFIX)
+            picture = draw_structures(
+                self._measured_reference, self._measured["synthetic"], self.structures, suffix=SUFFIX
+            )
             write_picture(out, "structures", picture)
         people = self.conditioning.people
         if len(people):
@@ -230,15 +249,15 @@ class Evaluation:
 RECONSTRUCTED, SMOOTHED = "reconstructed", "smoothed"
 
 
-def smoothed(real: Scans, mask: NDArray[np.bool_], fwhm_mm: float, spacing_mm: float) -> Scans:
+def smoothed(real: ScanSet, mask: NDArray[np.bool_], fwhm_mm: float, spacing_mm: float) -> ScanSet:
     """The real scans through a Gaussian of this FWHM inside the brain."""
-    return Scans(SMOOTHED, real.keys, lambda key: smooth_inside(real.read(key), mask, fwhm_mm, spacing_mm), True)
+    return ScanSet(SMOOTHED, real.keys, lambda key: smooth_inside(real.read(key), mask, fwhm_mm, spacing_mm), True)
 
 
-def reconstructed(real: Scans, prepared: Prepared, run: Run, folder: Path) -> Scans:
-    """The real scans through the encoder and the decoder that the generator draws through; volumes are kept in `folder`.
+def reconstructed(real: ScanSet, prepared: Prepared, run: Run, folder: Path) -> ScanSet:
+    """The real scans through the generator's autoencoder (its own mean latent, decoded); volumes are kept in `folder`.
 
-    What the synthetic scans are worse by than these, the diffusion model has to answer for.
+    The diffusion model can at best draw latents like these, so only what is worse than these is its own error.
     """
     model = run.member(0)
     autoencoder = cast(Model, getattr(model, "autoencoder", model))
@@ -249,4 +268,4 @@ def reconstructed(real: Scans, prepared: Prepared, run: Run, folder: Path) -> Sc
         volume = torch.from_numpy(prepared.load([key], run.channels)).to(run.device)
         expected = autoencoder.expect(volume).mean[0, place].float().cpu().numpy()
         store(paths[key], expected, prepared.plan.matrix)
-    return Scans(RECONSTRUCTED, real.keys, lambda key: read_stored(paths[key]), True)
+    return ScanSet(RECONSTRUCTED, real.keys, lambda key: read_stored(paths[key]), True)

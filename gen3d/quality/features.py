@@ -64,12 +64,12 @@ def check_extractors(configs: Sequence[ExtractorConfig]) -> dict[str, str]:
     Raises:
         UserError: naming the file.
     """
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for config in configs:
         if isinstance(config, (Med3DFeatures, RadImageNetFeatures)):
             check_weights(config.weights, STANDARD[config.kind])
-            found[config.kind] = file_digest(config.weights)
-    return found
+            digests[config.kind] = file_digest(config.weights)
+    return digests
 
 
 def metric_name(metric: str, kind: str, num: int, normalisation: str) -> str:
@@ -81,16 +81,20 @@ def metric_name(metric: str, kind: str, num: int, normalisation: str) -> str:
 
 
 @dataclass(frozen=True)
-class Scans:
-    """Some scans: a name for the set, their keys, and how one is read: key -> T1w [X, Y, Z] in stored units.
+class ScanSet:
+    """A named set of scans.
 
-    `made_from_real`: scan i of the set is real scan i with something done to it.
+    Attributes:
+        name: of the set: real, synthetic, reconstructed, smoothed.
+        keys: of the scans.
+        read: key -> T1w [X, Y, Z] in stored units.
+        derived_from_real: scan i of the set is real scan i, changed.
     """
 
     name: str
     keys: tuple[str, ...]
     read: Callable[[str], Floats]
-    made_from_real: bool = False
+    derived_from_real: bool = False
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -102,14 +106,14 @@ class Scans:
 
 @dataclass
 class FeatureMaker:
-    """One extractor at work: built when first needed, its features kept under `folder`.
+    """Computes the features of one extractor, which is built when first needed, and keeps them under `folder`.
 
     `scaling` are the real scans that give random features their scale.
     """
 
     config: ExtractorConfig
     folder: Path
-    scaling: Scans
+    scaling: ScanSet
     mask: NDArray[np.bool_]
     device: str = "cpu"
     _network: Extractor | None = field(default=None, repr=False)
@@ -120,7 +124,7 @@ class FeatureMaker:
         kinds: dict[str, type[Extractor]] = {"med3d": Med3D, "radimagenet": RadImageNet}
         return kinds.get(self.config.kind, BrainFeatures).normalisation
 
-    def features(self, scans: Scans) -> list[Floats]:
+    def features(self, scans: ScanSet) -> list[Floats]:
         """Features [n, k, d] of every plane."""
         path = self.folder / f"{self.config.kind}_{scans.name}.npz"
         if path.is_file():
@@ -164,7 +168,7 @@ def random_network(seed: int) -> BrainFeatures:
         return BrainFeatures().requires_grad_(False).eval()
 
 
-def scale_features(network: BrainFeatures, scans: Scans, mask: Tensor) -> None:
+def scale_features(network: BrainFeatures, scans: ScanSet, mask: Tensor) -> None:
     """Let real scans set the scale of every feature."""
     rows = (np.array([row]) for row in range(len(scans)))
     with torch.no_grad():

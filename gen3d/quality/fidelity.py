@@ -27,11 +27,15 @@ MIN_PAIRS = 4
 
 
 @dataclass(frozen=True)
-class Material:
-    """Everybody that predictors learn from or are tested on: tables, readings of their scans, and who is like requested.
+class PredictorMaterial:
+    """What predictors are trained and tested on.
 
-    `real` are real people with role train first, then those that the generator never saw; `held_out` are the rows of the
-    latter, `like` those of them that are like what was requested.
+    Attributes:
+        real: table of real people, those with role train first, then those that the generator never saw.
+        synthetic: table of synthetic scans.
+        real_readings, synthetic_readings: what predictors see of the scans of both tables.
+        held_out: rows of `real` that the generator never saw.
+        reference: rows of `held_out` people who match what was requested.
     """
 
     real: pd.DataFrame
@@ -39,24 +43,24 @@ class Material:
     real_readings: Readings
     synthetic_readings: Readings
     held_out: NDArray[np.int64]
-    like: NDArray[np.int64]
+    reference: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """The table of covariates, the numbers behind it (covariate, people, requested, measured), and what has no rows, why."""
+    """`table`: rows of covariates; `people`: the numbers behind them, one row per scan; `notes`: why a covariate has no row."""
 
     table: pd.DataFrame
     people: pd.DataFrame
     notes: tuple[str, ...]
 
 
-def fidelity(material: Material, names: Sequence[str], num_resamples: int, seed: int) -> Fidelity:
-    """Two rows per covariate that was requested: synthetic scans, and real people of whom the predictor knew nothing.
+def fidelity(material: PredictorMaterial, names: Sequence[str], num_resamples: int, seed: int) -> Fidelity:
+    """Two rows per covariate that was requested: one of synthetic scans, one of real people outside the predictor's training.
 
-    A structure's volume is measured in the scan. Everything else is predicted: by ridge or logistic regression on structure
-    volumes and principal components, trained on real people alone, in five folds over held-out people; what a synthetic
-    scan is predicted to be is the mean over the five. The row of real people says what the predictor can do.
+    A structure's volume is measured in the scan. Everything else is predicted by ridge or logistic regression on structure
+    volumes and principal components. Predictors are trained on real people alone, in five folds over held-out people; the
+    prediction of a synthetic scan is the mean over the five. The row of real people shows what the predictor can do.
 
     Columns of the table: covariate, method, people, n, then r, slope, mae or accuracy, auc with `_low` and `_high`.
     """
@@ -68,25 +72,27 @@ def fidelity(material: Material, names: Sequence[str], num_resamples: int, seed:
         numbers = numbers_of(requested)
         if numbers is not None:
             method, pairs = _pairs(material, name, numbers.to_numpy(dtype=np.float64), seed)
-            for kind, (asked, found) in pairs.items():
-                rows.append(_agreement(name, method, kind, asked, found, num_resamples, seed))
+            for kind, (target, reading) in pairs.items():
+                rows.append(_agreement(name, method, kind, target, reading, num_resamples, seed))
                 people.append(
-                    pd.DataFrame({"covariate": name, "people": kind, "requested": asked, "measured": found}).dropna()
+                    pd.DataFrame({"covariate": name, "people": kind, "requested": target, "measured": reading}).dropna()
                 )
             if not pairs:
                 notes.append(f"{name}: fewer than {MIN_TRAINING} real people whose value is known")
             continue
-        found_rows = _classified(material, name, requested, num_resamples, seed)
-        rows += found_rows
-        if not found_rows:
-            notes.append(f"{name}: fewer than {MIN_CLASS} real people of each of two categories to learn it from")
+        category_rows = _classified(material, name, requested, num_resamples, seed)
+        rows += category_rows
+        if not category_rows:
+            notes.append(f"{name}: fewer than {MIN_CLASS} real people of each of two categories to train on")
     columns = ["covariate", "people", "requested", "measured"]
     everybody = pd.concat(people, ignore_index=True) if people else pd.DataFrame(columns=columns)
     return Fidelity(pd.DataFrame(rows), everybody, tuple(notes))
 
 
-def _pairs(material: Material, name: str, requested: Values, seed: int) -> tuple[str, dict[str, tuple[Values, Values]]]:
-    """How a number is read off a scan, and what was requested (or is true) with what is read: synthetic, real."""
+def _pairs(
+    material: PredictorMaterial, name: str, requested: Values, seed: int
+) -> tuple[str, dict[str, tuple[Values, Values]]]:
+    """The method, measured or predicted, and for synthetic and real scans the pair (requested or true value, its reading)."""
     if name.endswith(SUFFIX) and name in material.synthetic.columns:
         return "measured", {"synthetic": (requested, material.synthetic[name].to_numpy(dtype=np.float64))}
     column = numbers_of(material.real[name]) if name in material.real.columns else None
@@ -95,18 +101,20 @@ def _pairs(material: Material, name: str, requested: Values, seed: int) -> tuple
     values = column.to_numpy(dtype=np.float64)
     known = np.isfinite(values)
 
-    def learn(rows: NDArray[np.int64]) -> Callable[[Readings], Values]:
+    def fit(rows: NDArray[np.int64]) -> Callable[[Readings], Values]:
         return fit_numeric(material.real_readings.rows(rows), values[rows]).numbers
 
-    made = cross_predicted(material, known, learn, seed)
-    if made is None:
+    predictions = cross_predicted(material, known, fit, seed)
+    if predictions is None:
         return "predicted", {}
-    real, synthetic = made
-    like = material.like[known[material.like]]
-    return "predicted", {"synthetic": (requested, synthetic), "real": (values[like], real[like])}
+    real, synthetic = predictions
+    reference = material.reference[known[material.reference]]
+    return "predicted", {"synthetic": (requested, synthetic), "real": (values[reference], real[reference])}
 
 
-def _classified(material: Material, name: str, requested: pd.Series, num_resamples: int, seed: int) -> list[Row]:
+def _classified(
+    material: PredictorMaterial, name: str, requested: pd.Series, num_resamples: int, seed: int
+) -> list[Row]:
     if name not in material.real.columns:
         return []
     codes = material.real[name].astype(object).where(material.real[name].notna(), "").astype(str).to_numpy(dtype=object)
@@ -117,34 +125,34 @@ def _classified(material: Material, name: str, requested: pd.Series, num_resampl
         return []
     known = np.isin(codes.astype(str), usable)
 
-    def learn(rows: NDArray[np.int64]) -> Callable[[Readings], Values]:
+    def fit(rows: NDArray[np.int64]) -> Callable[[Readings], Values]:
         predictor = fit_categorical(material.real_readings.rows(rows), codes[rows])
         return lambda readings: predictor.shares(readings, usable)
 
-    made = cross_predicted(material, known, learn, seed, len(usable))
-    if made is None:
+    predictions = cross_predicted(material, known, fit, seed, len(usable))
+    if predictions is None:
         return []
-    real, synthetic = made
-    like = material.like[known[material.like]]
-    asked = np.isin(wanted.astype(str), usable)
+    real, synthetic = predictions
+    reference = material.reference[known[material.reference]]
+    requested_rows = np.isin(wanted.astype(str), usable)
     return [
-        _agreeing(name, "synthetic", wanted[asked], synthetic[asked], usable, num_resamples, seed),
-        _agreeing(name, "real", codes[like], real[like], usable, num_resamples, seed),
+        _recognition(name, "synthetic", wanted[requested_rows], synthetic[requested_rows], usable, num_resamples, seed),
+        _recognition(name, "real", codes[reference], real[reference], usable, num_resamples, seed),
     ]
 
 
 def cross_predicted(
-    material: Material,
+    material: PredictorMaterial,
     known: NDArray[np.bool_],
-    learn: Callable[[NDArray[np.int64]], Callable[[Readings], Values]],
+    fit: Callable[[NDArray[np.int64]], Callable[[Readings], Values]],
     seed: int,
     num_columns: int = 0,
 ) -> tuple[Values, Values] | None:
-    """Predictions of held-out real people, who are in no training of theirs, and of synthetic scans; None with too few.
+    """Predictions of held-out real people by predictors not trained on them, and of synthetic scans; None with too few people.
 
     Args:
         known: real people whose value is known, [n].
-        learn: rows of real people -> a function of readings.
+        fit: rows of real people -> a function of readings.
         num_columns: of a prediction; 0 for one number.
 
     Returns:
@@ -158,7 +166,7 @@ def cross_predicted(
         rows = np.setdiff1d(np.flatnonzero(known), tested[part])
         if len(rows) < MIN_TRAINING:
             return None
-        predict = learn(rows)
+        predict = fit(rows)
         real[tested[part]] = predict(material.real_readings.rows(tested[part]))
         total += predict(material.synthetic_readings)
     return (real, total / len(parts)) if parts else None
@@ -188,7 +196,7 @@ def _slope(pairs: Values) -> float:
     return float(x @ pairs[:, 1]) / total if total > 0 else float("nan")
 
 
-def _agreeing(
+def _recognition(
     name: str, people: str, codes: NDArray[np.object_], shares: Values, known: list[str], num_resamples: int, seed: int
 ) -> Row:
     """Accuracy and AUC of a category (the mean of one against the rest), with intervals over people."""
@@ -209,7 +217,7 @@ def auc_interval(shares: Values, labels: NDArray[np.int64], num_resamples: int, 
 
 
 def macro_auc(table: Values) -> float:
-    """Rows of label and shares [n, 1 + codes] -> mean AUC over the labels that occur beside others; NaN where there is one."""
+    """Rows of label and shares [n, 1 + codes] -> mean AUC over the labels that occur; NaN where only one does."""
     labels = table[:, 0].astype(np.int64)
     present = np.unique(labels)
     if len(present) < 2:

@@ -25,7 +25,7 @@ def write_quality(
     reference: pd.DataFrame,
     fidelity_people: pd.DataFrame,
 ) -> None:
-    """Write the tables, the real people compared with, the people behind fidelity, and metrics.json."""
+    """Write the tables, the reference people, the people behind fidelity, and metrics.json."""
     REFERENCE.write(folder, reference)
     FIDELITY_PEOPLE.write(folder, fidelity_people)
     write_result(folder, metrics, tables)
@@ -35,7 +35,7 @@ REAL, SAME_N, SYNTHETIC, BOTH = "real", "real, as many as synthetic", "synthetic
 """What predictors of the utility table were trained on."""
 
 STANDARD = {"med3d": "Med3D ResNet-50", "radimagenet": "RadImageNet ResNet-50 2.5D"}
-"""Extractors with a name of their own in the literature; distances by any other are called FID-self and the like."""
+"""Extractors with published results, and their names; a distance by any other has its kind in its name: FID-random."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Whom synthetic scans are compared with: real people whom the generator never saw, like those that were asked for."""
+"""The real people that synthetic scans are compared with: never seen by the generator, and like the requested ones."""
 
 from __future__ import annotations
 
@@ -21,28 +21,31 @@ from gen3d.synthesis.folder import PROVENANCE
 REQUESTED = "requested_"
 HELD_OUT = ("calibration", "test", "evaluation")
 MIN_PEOPLE = 4
-"""Real people, and synthetic scans, below which nothing is compared."""
+"""Fewest real people, and fewest synthetic scans, of a comparison: distances compare two halves of two people each."""
 
 ENOUGH = 10
 """Real people that must remain for the reference to be narrowed to what was requested, other than the diagnosis."""
 
 NEARLY_ALL = 0.9
-"""Share of people who fit a request, from which on the reference is not narrowed by it."""
+"""Share of matching people above which the reference is not narrowed: it would lose people and gain nothing."""
 
 
 @dataclass(frozen=True)
-class People:
+class QualityPeople:
     """The scans of one evaluation, one per person.
 
-    `reference` are real people that the generator never saw and that are like those requested; `held_out` all such people,
-    also unlike; `learned` real people with role train, from whom predictors learn; `synthetic` all
-    synthetic scans. `notes` say in words how the reference was chosen.
+    Attributes:
+        synthetic: all synthetic scans.
+        reference: real people that the generator never saw and that match the requested conditions.
+        held_out: all real people that the generator never saw.
+        training: real people with role train, on which predictors are trained.
+        notes: how the reference was chosen, in sentences.
     """
 
     synthetic: pd.DataFrame
     reference: pd.DataFrame
     held_out: pd.DataFrame
-    learned: pd.DataFrame
+    training: pd.DataFrame
     notes: tuple[str, ...]
 
     @property
@@ -52,17 +55,17 @@ class People:
         return tuple(name.removeprefix(REQUESTED) for name in named if self.synthetic[name].notna().any())
 
 
-def choose_people(synthetic: Prepared, real: Prepared, match: Sequence[str], seen: LeaveOutPolicy) -> People:
-    """Choose the people of an evaluation; of somebody with several sessions, the first is taken.
+def choose_people(synthetic: Prepared, real: Prepared, match: Sequence[str], seen: LeaveOutPolicy) -> QualityPeople:
+    """Choose the people of an evaluation; a person with several sessions is represented by the first.
 
     Args:
         synthetic: what `gen3d sample` wrote.
         real: the cohort that it is compared with.
         match: columns in which the reference is narrowed to what was requested: categories, and ranges of numbers.
-        seen: what to do with held-out people whom the generator saw.
+        seen: what to do with held-out people that the generator saw.
 
     Raises:
-        UserError: no synthetic scans or too few, other plans, too few real people, or people whom the generator saw.
+        UserError: too few synthetic scans or real people, differing plans, or people that the generator saw.
     """
     scans = synthetic.manifest[synthetic.manifest["role"] != "excluded"].reset_index(drop=True)
     if len(scans) < MIN_PEOPLE:
@@ -88,25 +91,27 @@ def choose_people(synthetic: Prepared, real: Prepared, match: Sequence[str], see
     held_out, notes = held_out[cleared.testable], list(cleared.notes)
     candidates = held_out
     if f"{REQUESTED}diagnosis" not in scans.columns:
-        learned_from = set(table.loc[known.by_any(table), "diagnosis"].astype(str))
-        alike = held_out["diagnosis"].astype(str).isin(learned_from)
-        if learned_from and not alike.all():
+        training_diagnoses = set(table.loc[known.by_any(table), "diagnosis"].astype(str))
+        alike = held_out["diagnosis"].astype(str).isin(training_diagnoses)
+        if training_diagnoses and not alike.all():
             candidates = held_out[alike]
-            notes.append(f"narrowed to what the generator learned from: {', '.join(sorted(learned_from))}")
+            notes.append(
+                f"narrowed to the diagnoses of the generator's training people: {', '.join(sorted(training_diagnoses))}"
+            )
     reference, narrowed = _like_requested(candidates, scans, match)
     if len(reference) < MIN_PEOPLE:
         also = f" ({'; '.join(narrowed)})" if narrowed else ""
         raise UserError(
             f"{real.folders[0]}: only {len(reference)} real people to compare with{also}; at least {MIN_PEOPLE} are needed "
-            f"with roles {', '.join(HELD_OUT)} whom the generator never saw."
+            f"with roles {', '.join(HELD_OUT)} that the generator never saw."
         )
-    learned = table[table["role"] == "train"].drop_duplicates("subject")
-    parts = [part.reset_index(drop=True) for part in (reference, held_out, learned)]
-    return People(scans, parts[0], parts[1], parts[2], (*notes, *narrowed))
+    training = table[table["role"] == "train"].drop_duplicates("subject")
+    parts = [part.reset_index(drop=True) for part in (reference, held_out, training)]
+    return QualityPeople(scans, parts[0], parts[1], parts[2], (*notes, *narrowed))
 
 
 def _seen_by_generator(folder: Path) -> SeenBy:
-    """Everybody whom the generator saw: as `sample` wrote it, else from the run that provenance names.
+    """The people that the generator saw: as `gen3d sample` wrote them, else as the run that provenance names has them.
 
     Raises:
         UserError: neither is there.
@@ -119,8 +124,8 @@ def _seen_by_generator(folder: Path) -> SeenBy:
     if run is not None:
         return SeenBy(({person: role for people in read_seen(run).members for person, role in people.items()},))
     raise UserError(
-        f"{path}: missing, and the run that {PROVENANCE} names is not there either, so that nobody knows whom the generator "
-        "saw; run `gen3d sample` again."
+        f"{path}: missing, and the run that {PROVENANCE} names is not there either, so the people that the generator saw "
+        "are not known; run `gen3d sample` again."
     )
 
 
@@ -128,7 +133,7 @@ def generator_run(folder: Path) -> tuple[Path | None, str]:
     """The run that synthetic scans were drawn from: its folder, None where it is not there any more, and its key.
 
     Raises:
-        UserError: the folder does not say.
+        UserError: the provenance is missing or damaged.
     """
     run = _json(folder / PROVENANCE).get("run", {})
     record, key = Path(str(run.get("folder", ""))) / "artefact.json", str(run.get("key", ""))
@@ -147,25 +152,25 @@ def _json(path: Path) -> dict[str, Any]:
 def _like_requested(
     held_out: pd.DataFrame, scans: pd.DataFrame, match: Sequence[str]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The people who are like what was requested, and in words what was done."""
+    """The held-out people who match what was requested, and a sentence for each column that decided."""
     kept, notes = held_out, []
     for name in match:
         column = f"{REQUESTED}{name}"
         if column not in scans.columns or name not in held_out.columns or scans[column].notna().sum() == 0:
             continue
-        fitting, words = _fitting(kept[name], scans[column])
+        fitting, wanted = _fitting(kept[name], scans[column])
         if float(fitting.mean()) >= (1.0 if name == "diagnosis" else NEARLY_ALL):
             continue
         if name != "diagnosis" and int(fitting.sum()) < ENOUGH:
-            notes.append(f"not narrowed to {name} {words}: only {int(fitting.sum())} people would remain")
+            notes.append(f"not narrowed to {name} {wanted}: only {int(fitting.sum())} people would remain")
             continue
         kept = kept[fitting]
-        notes.append(f"narrowed to {name} {words}")
+        notes.append(f"narrowed to {name} {wanted}")
     return kept, notes
 
 
 def _fitting(values: pd.Series, requested: pd.Series) -> tuple[pd.Series, str]:
-    """Which people have a requested category or lie in the requested range; and that in words."""
+    """Which people have a requested category or lie in the requested range; and a description of it."""
     wanted = pd.to_numeric(requested, errors="coerce")
     if wanted.notna().sum() == requested.notna().sum():
         low, high = float(wanted.min()), float(wanted.max())

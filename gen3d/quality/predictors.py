@@ -1,4 +1,4 @@
-"""What a simple predictor reads off a scan: structure volumes and principal components of coarse voxels, then a linear model."""
+"""Simple predictors of scans: a linear model on structure volumes and principal components of coarse voxels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_COMPONENTS, PEOPLE_PER_COMPONENT = 20, 3
 NUM_FOLDS = 5
 MIN_TRAINING = 12
 MIN_CLASS = 4
-"""People of each category that are needed to learn it, and to test it."""
+"""Fewest people of a category, to train on it and to test it."""
 
 RIDGE = np.logspace(-1, 4, 11)
 INVERSE_PENALTY = 0.1
@@ -44,7 +44,7 @@ class Readings:
         """Some of the scans."""
         return Readings(self.structures[chosen], self.voxels[chosen])
 
-    def with_more(self, others: Readings) -> Readings:
+    def joined(self, others: Readings) -> Readings:
         """These scans, then others."""
         return Readings(
             np.concatenate([self.structures, others.structures]), np.concatenate([self.voxels, others.voxels])
@@ -72,7 +72,7 @@ def _block_means(volume: NDArray[np.float32], block: int) -> NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Predictor:
-    """A linear model of one covariate; made by `fit_numeric` or `fit_categorical`."""
+    """A fitted linear model of one covariate, see `fit_numeric` and `fit_categorical`."""
 
     model: Any
     structure_mean: Values
@@ -91,11 +91,11 @@ class Predictor:
 
     def shares(self, readings: Readings, codes: Sequence[str]) -> Values:
         """Probability of each code [n, codes]; 0 for codes that the training people lack."""
-        found = np.zeros((len(readings), len(codes)))
-        found[:, [list(codes).index(str(code)) for code in self.model.classes_]] = self.model.predict_proba(
+        shares = np.zeros((len(readings), len(codes)))
+        shares[:, [list(codes).index(str(code)) for code in self.model.classes_]] = self.model.predict_proba(
             self.inputs(readings)
         )
-        return found
+        return shares
 
 
 def fit_numeric(readings: Readings, values: Values) -> Predictor:
@@ -104,7 +104,7 @@ def fit_numeric(readings: Readings, values: Values) -> Predictor:
 
 
 def fit_categorical(readings: Readings, codes: NDArray[np.object_]) -> Predictor:
-    """Logistic regression in which every category counts alike."""
+    """Logistic regression with balanced class weights."""
     model = LogisticRegression(C=INVERSE_PENALTY, class_weight="balanced", max_iter=5000)
     return _fitted(model, readings, codes.astype(str))
 

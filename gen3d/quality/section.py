@@ -1,4 +1,4 @@
-"""Synthetic scans against real people: distances, diversity, structures, conditions and usefulness, each beside its floor."""
+"""Report section of `gen3d quality`: distances, diversity, structures, conditions and use as training material."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from gen3d.figures.blocks import Details, Figure, Heading, Points, Section, Tabl
 from gen3d.figures.context import Context, page_section
 from gen3d.maths.stats import Interval
 from gen3d.quality.folder import QualityFolder
+from gen3d.quality.sentences import distance_text
 
 SETS = {
     "floor": "Real people, two halves",
@@ -21,28 +22,29 @@ SETS = {
     "reconstructed": "Real, through the autoencoder",
     "smoothed": "Real, smoothed",
 }
-COLOURS = {"floor": style.CONTROL_COLOUR, "synthetic": "#d55e00", "reconstructed": "#0072b2", "smoothed": "#b58900"}
+BLUE, ORANGE, _, _, OCHRE = style.GROUP_COLOURS[:5]
+COLOURS = {"floor": style.CONTROL_COLOUR, "synthetic": ORANGE, "reconstructed": BLUE, "smoothed": OCHRE}
 STRUCTURES_SHOWN = 10
 HEAD_INCHES, LINE_INCHES, FOOT_INCHES = 0.3, 0.17, 0.4
 
 
 @page_section("Synthetic against real scans", "`gen3d quality`", place=140, reads=QualityFolder)
 def section(context: Context) -> Section | None:
-    """What was found in sentences, scans to try oneself on, and a table per question."""
-    given = context.all(QualityFolder)
-    if not given:
+    """The results in sentences, real and synthetic scans in random order, and a table per question."""
+    folders = context.all(QualityFolder)
+    if not folders:
         return None
     blocks: list[Any] = [
         Text(
-            "Synthetic scans are compared with real people whom the generator never saw. Every figure stands beside what "
-            "real people differ by among themselves at the same number of scans (the floor), and beside two known damages to "
-            "the real scans: what the generator's autoencoder alone does to them, and a smoothing. Intervals hold 95 % of "
-            "repeated halves of the people, or of resamples of people."
+            "Synthetic scans are compared with real people that the generator never saw. Distances have three yardsticks: the "
+            "same distance between two halves of the real people (the floor), between real scans and their reconstructions by "
+            "the generator's autoencoder, and between real scans and smoothed ones. Intervals hold 95 % of repeated halves of "
+            "the people, or of resamples of people."
         )
     ]
     numbers: dict[str, Any] = {}
-    for quality in given:
-        if len(given) > 1:
+    for quality in folders:
+        if len(folders) > 1:
             blocks.append(Heading(quality.name))
         blocks += _blocks(quality)
         numbers[quality.name] = quality.metrics
@@ -80,7 +82,7 @@ def _scans(quality: QualityFolder) -> list[Any]:
         quality,
         "shuffled",
         "Real and synthetic scans in random order.",
-        "Real and synthetic scans in random order, an axial, a coronal and a sagittal slice of each. The answer is folded away.",
+        "Real and synthetic scans in random order, an axial, a coronal and a sagittal slice of each. The answer is folded below.",
     )
     if not shuffled:
         return []
@@ -99,13 +101,6 @@ def _columns(name: str) -> tuple[str, str, str]:
     return name, f"{name}_low", f"{name}_high"
 
 
-def _figures(value: Interval) -> str:
-    """A distance with its interval, to three digits whatever its size."""
-    size = max(abs(value.low), abs(value.high), abs(value.value)) if math.isfinite(value.low) else abs(value.value)
-    digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
-    return wording.with_interval(value, digits)
-
-
 def _distances(quality: QualityFolder, rows: list[Row]) -> list[Any]:
     by_name = {
         name: [row for row in rows if row["name"] == name] for name in dict.fromkeys(row["name"] for row in rows)
@@ -113,13 +108,14 @@ def _distances(quality: QualityFolder, rows: list[Row]) -> list[Any]:
     present = [name for name in SETS if name == "floor" or any(row["set"] == name for row in rows)]
     cells = []
     for name, of_name in by_name.items():
-        of_set = {row["set"]: interval(row, "value") for row in of_name} | {"floor": interval(of_name[0], "floor")}
+        of_set = {row["set"]: distance_text(row, "value") for row in of_name}
+        of_set["floor"] = distance_text(of_name[0], "floor")
         p = next((row["p"] for row in of_name if row["set"] == "synthetic"), None)
-        cells.append([name, *(_figures(of_set[kind]) for kind in present), spell.probability(p)])
+        cells.append([name, *(of_set[kind] for kind in present), spell.probability(p)])
     caption = (
         "Distances to real scans, lower is nearer. KID and MMD are 0 on average between samples of one population. An FID "
-        "of few scans is never 0, and is also low for scans without variety: compare it with the floor alone, and read it "
-        "with the diversity. p: permutation test on all scans of both sets."
+        "of few scans is never 0, and is also low for scans without variety: compare it only with the floor, and read it "
+        "together with the diversity. p: permutation test on all scans of both sets."
     )
     table = Table(caption, ["Distance", *(SETS[kind] for kind in present), "p"], cells, "l" + "r" * (len(present) + 1))
     return [Heading("Distances"), _chart(quality, rows, present), table]
@@ -148,7 +144,7 @@ def _chart(quality: QualityFolder, rows: list[Row], present: Sequence[str]) -> F
             axes.set_yticks(range(len(present)), [SETS[kind] for kind in present])
         grid[0].set_ylim(len(present) - 0.5, -0.5)
         png, svg = style.png_bytes(figure), style.svg_bytes(figure)
-    caption = "MMD to real scans with 95 % of repetitions; the band is what two halves of the real people differ by."
+    caption = "MMD to real scans with 95 % of repetitions; the band is the MMD between two halves of the real people."
     name = f"quality_{quality.folder.name}_distances"
     return Figure(name, "Lines of distances to real scans with their intervals.", caption, png, svg=svg)
 
@@ -220,7 +216,7 @@ def _fidelity(quality: QualityFolder, rows: list[Row]) -> list[Any]:
     ]
     caption = (
         "What was requested against what is measured in the scan, or predicted from it by a linear model trained on other "
-        "real people. The row of real people says how well that prediction can be at best."
+        "real people. The row of real people shows how good that prediction can be at best."
     )
     header = ["Condition", "How", "n", "r [95 %]", "Slope [95 %]", "Mean error [95 %]", "Accuracy [95 %]", "AUC [95 %]"]
     picture = _figure(

@@ -1,8 +1,6 @@
-"""Volumes of brain structures: are those of synthetic scans distributed as those of real people?"""
+"""Volumes of brain structures: whether synthetic scans and real people have the same distribution."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -86,11 +84,12 @@ def _wasserstein(real: Values, synthetic: Values, num_repeats: int, seed: int) -
     spread = max(float(real.std(ddof=1)), 1e-12)
     draws = half_draws(len(real), len(synthetic), num_repeats, seed)
     num = len(draws[0].real)
-    found: Sequence[list[float]] = ([], [])
+    values: list[float] = []
+    floors: list[float] = []
     for draw in draws:
-        found[0].append(wasserstein_distance(synthetic[draw.positions], real[draw.real]) / spread)
-        found[1].append(wasserstein_distance(real[draw.other], real[draw.real]) / spread)
-    return over_repeats(found[0], num), over_repeats(found[1], num)
+        values.append(wasserstein_distance(synthetic[draw.positions], real[draw.real]) / spread)
+        floors.append(wasserstein_distance(real[draw.other], real[draw.real]) / spread)
+    return over_repeats(values, num), over_repeats(floors, num)
 
 
 def _columns(name: str, interval: Interval) -> Row:

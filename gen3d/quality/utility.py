@@ -1,4 +1,4 @@
-"""What synthetic scans are worth to a classifier of real people: trained on them alone, and in addition to real ones."""
+"""Synthetic scans as training material: classifiers trained on them alone or with real scans, tested on real people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gen3d.core.tables import Row
 from gen3d.maths.stats import Interval, bootstrap_interval
-from gen3d.quality.fidelity import Material, auc_interval, macro_auc
+from gen3d.quality.fidelity import PredictorMaterial, auc_interval, macro_auc
 from gen3d.quality.folder import BOTH, REAL, SAME_N, SYNTHETIC
 from gen3d.quality.people import REQUESTED, numbers_of
 from gen3d.quality.predictors import MIN_CLASS, MIN_TRAINING, Readings, fit_categorical, folds
@@ -22,13 +22,13 @@ NUM_REPEATS = 3
 
 
 def utility_rows(
-    material: Material, names: Sequence[str], num_resamples: int, seed: int
+    material: PredictorMaterial, names: Sequence[str], num_resamples: int, seed: int
 ) -> tuple[pd.DataFrame, list[str]]:
     """Four rows per category that was requested: the same classifier trained on different scans, tested on the same people.
 
-    The people tested are real, unknown to the generator, and in no training (five folds by subject, scores averaged over
-    three splits). `gain` is the difference of AUC, paired over people: for `synthetic` from as many real scans, for
-    `real and synthetic` from real ones.
+    The people tested are real, never seen by the generator, and in no training (five folds by subject, scores averaged over
+    three splits). `gain` is a difference of AUC, paired over people: `synthetic` minus as many real scans, and
+    `real and synthetic` minus the real ones.
 
     Returns:
         the table (target, trained_on, n_train, n_test, auc, gain, each with `_low` and `_high`), and why a category has none.
@@ -47,10 +47,10 @@ def utility_rows(
         if len(shared) < 2:
             notes.append(f"{name}: not two categories with {MIN_CLASS} synthetic scans and {MIN_CLASS} held-out people")
             continue
-        found = _of_target(material, name, real, synthetic, shared, num_resamples, seed)
-        rows += found
-        if not found:
-            notes.append(f"{name}: fewer than {MIN_TRAINING} scans to learn from")
+        of_target = _of_target(material, name, real, synthetic, shared, num_resamples, seed)
+        rows += of_target
+        if not of_target:
+            notes.append(f"{name}: fewer than {MIN_TRAINING} scans to train on")
     return pd.DataFrame(rows), notes
 
 
@@ -60,12 +60,18 @@ def _codes(column: pd.Series) -> Codes:
 
 
 def _of_target(
-    material: Material, name: str, real: Codes, synthetic: Codes, codes: list[str], num_resamples: int, seed: int
+    material: PredictorMaterial,
+    name: str,
+    real: Codes,
+    synthetic: Codes,
+    codes: list[str],
+    num_resamples: int,
+    seed: int,
 ) -> list[Row]:
-    known, asked = np.isin(real.astype(str), codes), np.flatnonzero(np.isin(synthetic.astype(str), codes))
+    known, usable = np.isin(real.astype(str), codes), np.flatnonzero(np.isin(synthetic.astype(str), codes))
     tested = material.held_out[known[material.held_out]]
     training = np.flatnonzero(known)
-    if min(len(asked), len(training) - -(-len(tested) // 5)) < MIN_TRAINING:
+    if min(len(usable), len(training) - -(-len(tested) // 5)) < MIN_TRAINING:
         return []
     generator = np.random.default_rng(seed)
     shares = {kind: np.zeros((len(tested), len(codes))) for kind in (REAL, SAME_N, SYNTHETIC, BOTH)}
@@ -76,15 +82,16 @@ def _of_target(
         shares[kind][part] += predictor.shares(material.real_readings.rows(tested[part]), codes) / NUM_REPEATS
         sizes[kind] = max(sizes[kind], len(labels))
 
-    more, more_codes = material.synthetic_readings.rows(asked), synthetic[asked]
+    synthetic_readings, synthetic_codes = material.synthetic_readings.rows(usable), synthetic[usable]
     for repeat in range(NUM_REPEATS):
-        score(SYNTHETIC, more, more_codes, np.arange(len(tested)))
+        score(SYNTHETIC, synthetic_readings, synthetic_codes, np.arange(len(tested)))
         for part in folds(len(tested), seed + repeat):
             rows = np.setdiff1d(training, tested[part])
-            own = material.real_readings.rows(rows)
-            score(REAL, own, real[rows], part)
-            score(BOTH, own.with_more(more), np.concatenate([real[rows], more_codes]), part)
-            fewer = _as_many(rows, real, len(asked), generator)
+            real_readings = material.real_readings.rows(rows)
+            score(REAL, real_readings, real[rows], part)
+            both = real_readings.joined(synthetic_readings)
+            score(BOTH, both, np.concatenate([real[rows], synthetic_codes]), part)
+            fewer = _as_many(rows, real, len(usable), generator)
             score(SAME_N, material.real_readings.rows(fewer), real[fewer], part)
     labels = np.array([codes.index(str(code)) for code in real[tested]], dtype=np.int64)
     against = {SYNTHETIC: SAME_N, BOTH: REAL}
@@ -99,7 +106,7 @@ def _of_target(
 
 
 def _as_many(rows: NDArray[np.int64], codes: Codes, num: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """At most `num` of the rows, every category in its share and none left out."""
+    """At most `num` of the rows, each category in its share, with two rows at least."""
     if len(rows) <= num:
         return rows
     order = generator.permutation(rows)

@@ -1,7 +1,7 @@
-"""The memorisation audit: does a run hand out copies of the people it learned from?
+"""The memorisation audit: whether the synthetic scans of a run are copies of its training people.
 
 Synthetic scans, training scans and held-out scans are compared in at least two embeddings: the autoencoder's latents, and
-the T1w brain in coarse voxels. Real scans go through the autoencoder first, so that all have the same blur.
+the T1w brain in coarse voxels. Real scans go through the autoencoder first, so that all scans have the same blur.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 from gen3d.cohort.channels import T1W
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.manifest import is_twin, subject_hash
+from gen3d.core import words as spell
 from gen3d.core.config import Config
 from gen3d.core.errors import UserError
 from gen3d.core.progress import track
@@ -49,7 +50,7 @@ class AuditSettings(Config):
         1e-5,
         gt=0,
         lt=0.5,
-        description="how rarely a real person may stand out as much as a copy does, by extrapolation",
+        description="largest probability that a real person is as isolated as a copy, by extrapolation",
     )
     percentiles: tuple[float, ...] = Field(
         (95.0, 99.0),
@@ -64,7 +65,7 @@ class AuditSettings(Config):
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found. `embeddings`: name -> figures; `train`: subject and key of the training scans that they number."""
+    """The result of an audit. `embeddings`: name -> figures; `train`: subject and key of each training scan, by row number."""
 
     settings: AuditSettings
     run_key: str
@@ -89,23 +90,23 @@ class Audit:
 
     @property
     def rule(self) -> str:
-        """When the audit fails, in words."""
+        """The condition under which the audit fails, as a predicate."""
         return (
-            f"fails when more than {self.settings.limit:.1%} of the synthetic scans are copies in an embedding: their nearest "
-            "training person, or nearest two, stand out from all other people more than one in "
-            f"{1 / self.settings.tail:,.0f} real people would"
+            f"fails when more than {spell.percent(self.settings.limit)} of the synthetic scans are copies in an embedding. A scan "
+            "is a copy when its similarity to its nearest training person, or nearest two, exceeds that to all other people by "
+            f"more than is expected of one in {1 / self.settings.tail:,.0f} real people"
         )
 
     @property
     def sentences(self) -> list[str]:
-        """The result for people."""
+        """The result in sentences, the verdict first."""
         num, share = int(self.copied.sum()), self.copies
         verdict = "failed" if self.failed else "passed"
-        by_embedding = ", ".join(f"{int(found.copied.sum())} by {name}" for name, found in self.embeddings.items())
+        by_embedding = ", ".join(f"{int(figures.copied.sum())} by {name}" for name, figures in self.embeddings.items())
+        interval = spell.interval(100 * share.value, 100 * share.low, 100 * share.high, 1)
         lines = [
             f"memorisation audit {verdict}: {num} of {len(self.keys)} synthetic scans are copies of a training scan "
-            f"({by_embedding}; {share.value:.1%}, 95 % interval {share.low:.1%} to {share.high:.1%}; limit "
-            f"{self.settings.limit:.1%})"
+            f"({by_embedding}; {interval} %; limit {spell.percent(self.settings.limit)})"
         ]
         return lines + [_sentence(name, figures) for name, figures in self.embeddings.items()]
 
@@ -113,18 +114,18 @@ class Audit:
     def nearest(self) -> pd.DataFrame:
         """Per synthetic scan and embedding its nearest training person: `nearest_subject` and `nearest_scan` are hashes."""
         frames = []
-        for name, found in self.embeddings.items():
-            rows = self.train.iloc[found.nearest]
+        for name, figures in self.embeddings.items():
+            rows = self.train.iloc[figures.nearest]
             columns = {
                 "key": self.keys,
                 "embedding": name,
                 "nearest_subject": [subject_hash(subject) for subject in rows["subject"]],
                 "nearest_scan": [subject_hash(key) for key in rows["key"]],
-                "mirrored": found.mirrored,
-                "similarity": found.similarity,
-                "isolation": found.isolation,
-                "threshold": found.threshold,
-                "copy": found.copied,
+                "mirrored": figures.mirrored,
+                "similarity": figures.similarity,
+                "isolation": figures.isolation,
+                "threshold": figures.threshold,
+                "copy": figures.copied,
             }
             frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True)
@@ -138,33 +139,33 @@ class Audit:
             "settings": self.settings.settings(),
             "num_synthetic": len(self.keys),
             "copies": _plain(self.copies),
-            "embeddings": {name: _figures(found) for name, found in self.embeddings.items()},
+            "embeddings": {name: _figures(figures) for name, figures in self.embeddings.items()},
         }
 
     def most_copied(self, num: int) -> list[tuple[str, str, str, bool]]:
         """The scans that are nearest to being copies: (synthetic key, embedding, key of the training scan, mirrored)."""
         names = list(self.embeddings)
-        excess = np.stack([found.isolation / found.threshold for found in self.embeddings.values()])
+        excess = np.stack([figures.isolation / figures.threshold for figures in self.embeddings.values()])
         listed = []
         for scan in np.argsort(-excess.max(axis=0), kind="stable")[:num]:
             name = names[int(excess[:, scan].argmax())]
-            found = self.embeddings[name]
-            key = str(self.train["key"].iloc[found.nearest[scan]])
-            listed.append((self.keys[scan], name, key, bool(found.mirrored[scan])))
+            figures = self.embeddings[name]
+            key = str(self.train["key"].iloc[figures.nearest[scan]])
+            listed.append((self.keys[scan], name, key, bool(figures.mirrored[scan])))
         return listed
 
 
-def _figures(found: Memorisation) -> dict[str, Any]:
+def _figures(figures: Memorisation) -> dict[str, Any]:
     names = ("copies", "subjects_copied", "paired", "accuracy_train", "accuracy_held_out", "privacy_loss", "membership")
     return {
-        "num_train_people": found.num_train,
-        "num_held_out_people": found.num_held_out,
-        "threshold": found.threshold,
-        "largest_isolation": float(found.isolation.max()),
-        "largest_isolation_of_real_people": float(found.real_isolation.max()),
-        "num_doubles": found.num_doubles,
-        "closeness": [asdict(closeness) for closeness in found.closeness],
-        **{name: _plain(getattr(found, name)) for name in names},
+        "num_train_people": figures.num_train,
+        "num_held_out_people": figures.num_held_out,
+        "threshold": figures.threshold,
+        "largest_isolation": float(figures.isolation.max()),
+        "largest_isolation_of_real_people": float(figures.real_isolation.max()),
+        "num_doubles": figures.num_doubles,
+        "closeness": [asdict(closeness) for closeness in figures.closeness],
+        **{name: _plain(getattr(figures, name)) for name in names},
     }
 
 
@@ -173,24 +174,27 @@ def _plain(interval: Interval) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else value for name, value in asdict(interval).items()}
 
 
-def _sentence(name: str, found: Memorisation) -> str:
-    def words(interval: Interval) -> str:
-        return f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+def _sentence(name: str, figures: Memorisation) -> str:
+    def shown(interval: Interval) -> str:
+        return spell.interval(interval.value, interval.low, interval.high)
 
     remarks = []
-    if found.membership.low > 0.5:
-        remarks.append("synthetic scans come nearer to training people than to others, to individuals or to their mean")
-    if found.num_doubles:
+    if figures.membership.low > 0.5:
         remarks.append(
-            f"{found.num_doubles} real people look like copies themselves: is somebody in the cohort under two names?"
+            "synthetic scans are nearer to training people than to held-out people, to individuals or to their mean"
         )
-    figures = (
-        f"{name}: {found.num_train} training and {found.num_held_out} held-out people, {found.subjects_copied.value:.1%} of "
-        f"the training people copied; the most isolated scan stands out by {found.isolation.max():.1f} SD, a copy by more "
-        f"than {found.threshold:.1f}; membership AUC {words(found.membership)} and nearest of two a training person "
-        f"{words(found.paired)}, 0.5 where nothing of them is remembered; privacy loss {words(found.privacy_loss)}, 0 there"
+    if figures.num_doubles:
+        remarks.append(
+            f"{figures.num_doubles} real people are as isolated as copies: check whether a person is in the cohort under two names"
+        )
+    result = (
+        f"{name}: {figures.num_train} training and {figures.num_held_out} held-out people; copies of "
+        f"{spell.percent(figures.subjects_copied.value)} of the training people; largest isolation of a synthetic scan "
+        f"{spell.number(figures.isolation.max(), 1)} SD, of a copy more than {spell.number(figures.threshold, 1)}; membership AUC "
+        f"{shown(figures.membership)} and nearest of two a training person {shown(figures.paired)}, both 0.50 without "
+        f"memorisation; privacy loss {shown(figures.privacy_loss)}, 0 without memorisation"
     )
-    return "; ".join([figures, *remarks])
+    return "; ".join([result, *remarks])
 
 
 def run_audit(
@@ -200,14 +204,14 @@ def run_audit(
     settings: AuditSettings | None = None,
     extractor: Extractor | None = None,
 ) -> Audit:
-    """Compare synthetic scans with the people that a run learned from and with people that it never saw.
+    """Compare synthetic scans with the training people of a run and with people that it never saw.
 
     Args:
         run: the generator's run; its autoencoder makes the latents.
         synthetic: key and volume [C, X, Y, Z] of each synthetic scan, in stored units, channels in the order of
             `run.channels`; read once, one at a time.
         reference: the prepared cohort the run was trained on, with held-out people, or several such folders as one.
-        settings: limits; the defaults when not given.
+        settings: limits; None for the defaults.
         extractor: a further embedding.
 
     Raises:
@@ -220,15 +224,18 @@ def run_audit(
     train, held_out = known_people(run, reference, settings)
     embedder = _Embedder(run, settings, extractor)
     groups = [_real_scans(embedder, reference, frame, settings.mirrored) for frame in (train, held_out)]
-    keys, made = [], []
+    keys, synthetic_vectors = [], []
     for key, volume in track(synthetic, "auditing synthetic scans"):
         keys.append(key)
-        made.append(embedder.of_synthetic(volume))
+        synthetic_vectors.append(embedder.of_synthetic(volume))
     if not keys:
         raise UserError(f"{run.folder}: no synthetic scans were given to audit.")
     embeddings = {}
     for name in embedder.names:
-        vectors, (seen, unseen) = np.stack([embedded[name] for embedded in made]), (group[name] for group in groups)
+        vectors, (seen, unseen) = (
+            np.stack([embedded[name] for embedded in synthetic_vectors]),
+            (group[name] for group in groups),
+        )
         if name == LATENT:
             vectors, seen, unseen = _standardised(vectors, seen, unseen)
         embeddings[name] = memorisation(
@@ -244,21 +251,21 @@ def run_audit(
 
 
 def known_people(run: Run, reference: Prepared, settings: AuditSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of the scans of people that the run learned from, and of people with their diagnoses that it never saw.
+    """Rows of the scans of a run's training people, and of people with the same diagnoses that it never saw.
 
     Raises:
         UserError: too few of them.
     """
     table = reference.manifest
     table = table[(table["role"] != "excluded") & ~is_twin(table)]
-    if "generator" in table.columns:  # synthetic scans in the reference are nobody
+    if "generator" in table.columns:  # synthetic scans in the reference are not people
         table = table[table["generator"].isna() | (table["generator"] == "")]
     seen = run.seen.by_any(table)
     train = table[seen].reset_index(drop=True)
     num_train = train["subject"].nunique()
     if num_train < LEAST_TRAINING_PEOPLE:
         raise UserError(
-            f"{reference.folders[0]}: holds {num_train} of the people that {run.folder} learned from, so copies of them "
+            f"{reference.folders[0]}: holds {num_train} of the training people of {run.folder}, so copies of them "
             "cannot be found; give the prepared folders that its autoencoder and the run itself were trained on."
         )
     diagnoses = sorted(set(train["diagnosis"]))
@@ -306,10 +313,10 @@ class _Embedder:
 
     def _embed(self, latents: Tensor, volume: Float) -> dict[str, Float]:
         latent = latents[0].flatten().float().cpu().numpy()
-        found = {LATENT: latent, VOXELS: self._coarse(volume[self._channel])}
+        embedded = {LATENT: latent, VOXELS: self._coarse(volume[self._channel])}
         if self._extractor is not None:
-            found[EXTRACTOR] = np.asarray(self._extractor(volume), dtype=np.float32).ravel()
-        return found
+            embedded[EXTRACTOR] = np.asarray(self._extractor(volume), dtype=np.float32).ravel()
+        return embedded
 
 
 class CoarseVoxels:
@@ -350,7 +357,7 @@ def _real_scans(embedder: _Embedder, reference: Prepared, frame: pd.DataFrame, m
 
 
 def _standardised(synthetic: Float, train: RealScans, held_out: RealScans) -> tuple[Float, RealScans, RealScans]:
-    """Latents with unit variance over training scans in every element; elements that never vary have no say."""
+    """Latents with unit variance over training scans in every element; elements that do not vary become 0."""
     std = train.vectors.std(axis=0)
     scale = np.where(std > 1e-6 * std.max(), 1.0 / np.maximum(std, np.finfo(np.float32).tiny), 0.0).astype(np.float32)
 
@@ -364,9 +371,9 @@ def _standardised(synthetic: Float, train: RealScans, held_out: RealScans) -> tu
 def draw_nearest(
     path: Path, audit: Audit, synthetic: Callable[[str], Float], reference: Prepared, num: int = 6
 ) -> None:
-    """Write a PNG: the synthetic scans that are nearest to being copies, each beside its nearest training scan.
+    """Write a PNG: the synthetic scans that are nearest to being copies, each next to its nearest training scan.
 
-    The picture shows patients: it belongs to who may see the training scans, not into a dataset that is passed on.
+    The picture shows patients: only those who may see the training scans should have it; it never goes into the dataset.
 
     Args:
         path: file to write.
@@ -377,14 +384,16 @@ def draw_nearest(
     """
     volumes, names = [], []
     for key, embedding, training_key, mirrored in audit.most_copied(num):
-        found = audit.embeddings[embedding]
+        figures = audit.embeddings[embedding]
         scan = audit.keys.index(key)
         real = reference.volume(training_key, T1W)
         volumes += [synthetic(key), real[::-1] if mirrored else real]
-        verdict = "copy" if found.copied[scan] else "no copy"
-        names.append(f"{key}: {verdict}, stands out {found.isolation[scan]:.1f} SD, limit {found.threshold:.1f}")
+        verdict = "copy" if figures.copied[scan] else "no copy"
         names.append(
-            f"nearest training scan{', mirrored' if mirrored else ''} ({embedding}, r {found.similarity[scan]:.2f})"
+            f"{key}: {verdict}, isolation {spell.number(figures.isolation[scan], 1)} SD, limit {spell.number(figures.threshold, 1)}"
+        )
+        names.append(
+            f"nearest training scan{', mirrored' if mirrored else ''} ({embedding}, r {spell.number(figures.similarity[scan])})"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(draw_samples(volumes, names, _title(audit), reference.plan))

@@ -1,4 +1,4 @@
-"""From noise to volumes: what one sample is, whatever others are computed with it.
+"""From noise to volumes: a sample is the same whatever others are computed with it.
 
 Each sample has random streams of its own, and samples are computed in fixed groups: how a sum is rounded depends on the
 number of volumes in a call of the network (on CPUs, a convolution of one volume even takes another, slower path). Sample
@@ -27,7 +27,7 @@ from gen3d.core.errors import UserError
 from gen3d.imaging.volume import read_stored
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion
 from gen3d.models.run import Run
-from gen3d.synthesis.folder import Atlas, Dataset, subject_of, writing
+from gen3d.synthesis.folder import Atlas, SyntheticDataset, subject_of, writing
 from gen3d.synthesis.gate import Gate
 from gen3d.synthesis.picture import draw_samples
 from gen3d.synthesis.request import FIRST_NOISE, FRESH_NOISE, Request, stream
@@ -38,7 +38,7 @@ DECODED_PER_CALL = {"cpu": 2}
 
 @dataclass(frozen=True)
 class Drawing:
-    """How samples are drawn: all that determines them besides seed, number and conditions."""
+    """The model and settings that, with seed, number and conditions, determine a sample."""
 
     model: LatentDiffusion
     seed: int
@@ -60,7 +60,7 @@ class Drawing:
 
     @torch.no_grad()
     def latents(self, group: Sequence[int], coded: NDArray[np.float32]) -> Tensor:
-        """Latents [samples, *latent_shape] of the samples of a group, given their conditions [samples, p].
+        """Latents [samples, *latent_shape] of the samples of a group, for conditions [samples, p].
 
         Raises:
             UserError: the device has too little memory.
@@ -136,12 +136,12 @@ DRAWING_SETTINGS = ("seed", "sampler", "steps", "guidance", "per_call", "precisi
 
 
 @dataclass(frozen=True)
-class Job:
-    """The run, the request, the dataset that the answer becomes, and the gate that it has to pass."""
+class SampleJob:
+    """The run, the request, the dataset to write, and the gate that its scans have to pass."""
 
     run: Run
     request: Request
-    dataset: Dataset
+    dataset: SyntheticDataset
     gate: Gate
 
     @property
@@ -156,12 +156,12 @@ class Job:
 
     @cached_property
     def atlas(self) -> Atlas:
-        """The regions of the people that the model learned from, so that synthetic and real structures are the same."""
+        """The regions of the training cohort, so that synthetic and real structures are the same."""
         reference = self.gate.reference
         return Atlas.on(self.run.plan) if reference is None else Atlas(reference.regions, reference.region_table)
 
     def coded(self, samples: Sequence[int]) -> NDArray[np.float32]:
-        """Conditions of some samples as the network is given them, [samples, p]."""
+        """Conditions of some samples as inputs of the network, [samples, p]."""
         return self.request.coding.encode(self.request.draw(samples))
 
     def draw_picture(self) -> None:
@@ -176,7 +176,7 @@ class Job:
             path.write_bytes(draw_samples(volumes, names, title, self.dataset.plan))
 
     def provenance(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """How every scan came to be; `settings` are those of the verb."""
+        """The origin of the scans for provenance.json; `settings` are those of the verb."""
         run = self.run
         drawn = "as the model drew it" if LOG_JACOBIAN in self.dataset.plan.channels else "none"
         return {
@@ -202,7 +202,7 @@ class Job:
 
 
 def _person(conditions: pd.Series) -> str:
-    """The conditions of one sample in few words."""
+    """A short description of the conditions of one sample."""
     known = conditions.dropna().items()
-    words = [f"{str(name).replace('_', ' ')} {v:.3g}" if isinstance(v, float) else str(v) for name, v in known]
-    return ", ".join(words)
+    parts = [f"{str(name).replace('_', ' ')} {v:.3g}" if isinstance(v, float) else str(v) for name, v in known]
+    return ", ".join(parts)

@@ -1,6 +1,6 @@
-"""The scans that `gen3d sample` makes, and what is measured on them. See `synthetic_tables` for the dataset around them.
+"""The scans that `gen3d sample` writes, and their measurement. See `gen3d.synthesis.tables` for the tables of the dataset.
 
-Until it is handed over, its volumes lie in quarantine/, under names that no reader takes for scans.
+Until the dataset is released, its volumes lie in quarantine/, which no reader opens.
 """
 
 from __future__ import annotations
@@ -70,30 +70,30 @@ class Atlas:
 
 
 @dataclass(frozen=True)
-class Dataset:
+class SyntheticDataset:
     """A synthetic dataset in the folder `out`, on `plan`, whose channels are those that are stored."""
 
     out: Path
     plan: GridPlan
 
     @property
-    def handed_over(self) -> bool:
+    def released(self) -> bool:
         """Whether the volumes have left quarantine."""
         return (self.out / VOLUMES).is_dir()
 
     def path(self, sample: int, channel: str) -> Path:
         """Where a volume is stored."""
-        folder = self.out if self.handed_over else self.quarantine
+        folder = self.out if self.released else self.quarantine
         return folder / VOLUMES / f"{key_of(sample)}_{channel}.nii"
 
     def drawn(self, sample: int, channel: str) -> Path:
-        """Where a channel is as the model drew it: a log-Jacobian that was drawn makes way for the measured one."""
+        """Where a channel is as the model drew it; the name of a drawn log-Jacobian leaves the usual name to the measured one."""
         generated = self.path(sample, GENERATED + channel)
         return generated if generated.is_file() else self.path(sample, channel)
 
     @property
     def quarantine(self) -> Path:
-        """Where scans are kept that were not handed over."""
+        """Where scans lie that are not released."""
         return self.out / QUARANTINE
 
     def image(self, sample: int) -> Path:
@@ -111,7 +111,7 @@ class Dataset:
         return [sample for sample in samples if not self.path(sample, T1W).is_file()]
 
     def keep(self, sample: int, volumes: Mapping[str, Floats], measured: bool) -> None:
-        """Store the channels [X, Y, Z] of a sample; the T1w scan, which says that all is there, comes last.
+        """Store the channels [X, Y, Z] of a sample; the T1w scan comes last, so that its presence means that all are there.
 
         Args:
             measured: a log-Jacobian will be measured on the scan, so that one that the model drew gets another name.
@@ -125,9 +125,9 @@ class Dataset:
                 name = GENERATED + channel if measured and channel == LOG_JACOBIAN else channel
                 store(self.path(sample, name), values, self.plan.matrix)
 
-    def hand_over(self) -> None:
-        """Let the volumes out of quarantine, all at once."""
-        if not self.handed_over:
+    def release(self) -> None:
+        """Move the volumes out of quarantine, all at once."""
+        if not self.released:
             with writing(self.out):
                 for partial in (self.quarantine / VOLUMES).glob(".*"):  # of a process that was killed while it wrote
                     partial.unlink()
@@ -155,11 +155,11 @@ class writing:
 # ------------------------------------------------------------------------------------------------------ measuring
 
 
-def measure_all(dataset: Dataset, atlas: Atlas, samples: Sequence[int], workers: int) -> Iterator[Row]:
+def measure_all(dataset: SyntheticDataset, atlas: Atlas, samples: Sequence[int], workers: int) -> Iterator[Row]:
     """Register every T1w scan to the template and measure its structures; yields one row per sample as it is done.
 
     The log-Jacobian is stored as a channel. It is measured on the scan alone, as `gen3d prepare` measures it on real ones:
-    what a model itself says of local volumes plays no part. Rows of an earlier, interrupted run come first.
+    the log-Jacobian that a model may draw is not used. Rows of an earlier, interrupted run come first.
 
     Raises:
         UserError: the folder cannot be written, or a worker process was killed.
@@ -174,11 +174,11 @@ def measure_all(dataset: Dataset, atlas: Atlas, samples: Sequence[int], workers:
     )
 
 
-def _measure_group(shared: tuple[Dataset, Atlas], samples: list[int]) -> list[Row]:
+def _measure_group(shared: tuple[SyntheticDataset, Atlas], samples: list[int]) -> list[Row]:
     return [measure(*shared, sample) for sample in samples]
 
 
-def measure(dataset: Dataset, atlas: Atlas, sample: int) -> Row:
+def measure(dataset: SyntheticDataset, atlas: Atlas, sample: int) -> Row:
     """Register one scan, store its log-Jacobian, and measure the volumes (ml) of the structures that the atlas names."""
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     plan = dataset.plan
@@ -193,7 +193,7 @@ def measure(dataset: Dataset, atlas: Atlas, sample: int) -> Row:
     return row
 
 
-def _kept(dataset: Dataset, sample: int) -> Row | None:
+def _kept(dataset: SyntheticDataset, sample: int) -> Row | None:
     row = dataset.rows.get(key_of(sample))
     there = LOG_JACOBIAN not in dataset.plan.channels or dataset.path(sample, LOG_JACOBIAN).is_file()
     return row if there else None
@@ -204,7 +204,7 @@ MANIFEST, PROVENANCE, AUDIT, PICTURE = "manifest.tsv", "provenance.json", "audit
 
 @dataclass(frozen=True)
 class SyntheticFolder(ResultFolder):
-    """A dataset of synthetic scans: its table, its picture, where it comes from and its audit."""
+    """A dataset of synthetic scans: its table, its picture, its provenance and its audit."""
 
     @cached_property
     def scan_table(self) -> pd.DataFrame:
@@ -227,5 +227,5 @@ class SyntheticFolder(ResultFolder):
 
     @cached_property
     def audit(self) -> dict[str, Any]:
-        """What the audit for copies found."""
+        """The audit for copies."""
         return read_record(self.folder / AUDIT)

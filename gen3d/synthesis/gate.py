@@ -1,4 +1,4 @@
-"""The gate between quarantine and a synthetic dataset: nothing is handed over before the audit for copies, or a waiver."""
+"""The gate between quarantine and a synthetic dataset: scans are released after the audit for copies, or with a waiver."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gen3d.core.tables import write_table
 from gen3d.imaging.volume import read_stored
 from gen3d.models.run import Run
 from gen3d.synthesis.audit import Audit, AuditSettings, draw_nearest, known_people, run_audit
-from gen3d.synthesis.folder import AUDIT, Dataset, key_of, writing
+from gen3d.synthesis.folder import AUDIT, SyntheticDataset, key_of, writing
 
 NEAREST_PICTURE, NEAREST_TABLE = "nearest.png", "nearest.tsv"
 ADVICE = "train with more people, augment.flip, fewer steps or a smaller network"
@@ -28,7 +28,7 @@ ADVICE = "train with more people, augment.flip, fewer steps or a smaller network
 
 @dataclass(frozen=True)
 class Gate:
-    """What the scans of a run are audited with. Without a reference cohort, `obstacle` says why no audit is possible."""
+    """The audit of a run's scans. Without a reference cohort, `obstacle` says why no audit is possible."""
 
     run: Run
     settings: AuditSettings
@@ -37,26 +37,26 @@ class Gate:
     waiver: str | None
 
     @classmethod
-    def open(cls, run: Run, settings: AuditSettings, given: Sequence[Path] | None, waiver: str | None) -> Gate:
-        """Find the people to audit against: in the folders given, or in those that the run was trained on.
+    def open(cls, run: Run, settings: AuditSettings, folders: Sequence[Path] | None, waiver: str | None) -> Gate:
+        """Open the people to audit against: in these folders, or in those that the run was trained on.
 
         Raises:
-            UserError: there are none, or too few, and no waiver was given.
+            UserError: there are none, or too few, and there is no waiver.
         """
         try:
-            reference = open_prepared(tuple(given) if given is not None else training_folders(run))
+            reference = open_prepared(tuple(folders) if folders is not None else training_folders(run))
             run.require(reference)
             known_people(run, reference, settings)
         except UserError as error:
             if waiver is None:
                 raise UserError(
                     f"no audit for copies of training people is possible: {error} Give audit_against= the prepared folders "
-                    "with the training and held-out people, or say with waiver='reason' that the scans may go unaudited."
+                    "with the training and held-out people, or release the scans without an audit by waiver='reason'."
                 ) from None
             return cls(run, settings, None, str(error), waiver)
         return cls(run, settings, reference, "", waiver)
 
-    def pass_through(self, dataset: Dataset, samples: Sequence[int]) -> list[bool | None]:
+    def pass_through(self, dataset: SyntheticDataset, samples: Sequence[int]) -> list[bool | None]:
         """Audit the scans and write audit.json; returns which of them are copies, None where no audit was possible.
 
         Raises:
@@ -74,43 +74,43 @@ class Gate:
             self._keep_aside(dataset, audit)
             raise UserError(
                 f"{audit.sentences[0]}; the scans stay in {dataset.out}/quarantine, where {NEAREST_PICTURE} shows the "
-                f"nearest of them beside the training scans; {ADVICE}, or run the same command with waiver='reason'."
+                f"nearest of them next to the training scans; {ADVICE}, or run the same command with waiver='reason'."
             )
         if audit.failed:
             warn(f"the audit failed and is waived: {self.waiver}")
         return [bool(copied) for copied in audit.copied]
 
-    def _scans(self, dataset: Dataset, samples: Sequence[int]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    def _scans(self, dataset: SyntheticDataset, samples: Sequence[int]) -> Iterator[tuple[str, NDArray[np.float32]]]:
         for sample in samples:
             paths = [dataset.drawn(sample, channel) for channel in self.run.channels]
             yield key_of(sample), np.stack([read_stored(path) for path in paths])
 
-    def report(self, dataset: Dataset) -> dict[str, Any]:
-        """What the audit of a dataset found, as audit.json has it."""
+    def report(self, dataset: SyntheticDataset) -> dict[str, Any]:
+        """The audit of a dataset, as audit.json has it."""
         figures: dict[str, Any] = json.loads((dataset.out / AUDIT).read_text(encoding="utf-8"))
         return figures
 
-    def summary(self, dataset: Dataset) -> str:
+    def summary(self, dataset: SyntheticDataset) -> str:
         """The verdict on a dataset in a word or two."""
         figures = self.report(dataset)
         verdict = "not possible" if not figures["done"] else "failed" if figures["failed"] else "passed"
         return verdict if verdict == "passed" else f"{verdict}, waived: {figures['waiver']}"
 
-    def still_stands(self, dataset: Dataset) -> None:
-        """Refuse to take a finished dataset for good that was handed over with a waiver which is not given any more."""
+    def still_stands(self, dataset: SyntheticDataset) -> None:
+        """Refuse a finished dataset that was released with a waiver, unless the waiver is given again."""
         figures = self.report(dataset)
         if self.waiver is None and (figures.get("failed") or not figures["done"]):
             raise UserError(
-                f"{dataset.out}: was finished before, but handed over with a waiver ({figures['waiver']}); give waiver= to say "
-                "that this still holds."
+                f"{dataset.out}: was finished before, but released with a waiver ({figures['waiver']}); give waiver= again to "
+                "confirm it."
             )
 
-    def _report(self, dataset: Dataset, figures: dict[str, Any]) -> None:
+    def _report(self, dataset: SyntheticDataset, figures: dict[str, Any]) -> None:
         with writing(dataset.out):
             write_json(dataset.out / AUDIT, _without_nan(figures | {"waiver": self.waiver}))
 
-    def _keep_aside(self, dataset: Dataset, audit: Audit) -> None:
-        """Show what was found where the scans are: these files show patients, and never become part of the dataset."""
+    def _keep_aside(self, dataset: SyntheticDataset, audit: Audit) -> None:
+        """Write the nearest training scans to quarantine: these files show patients and never become part of the dataset."""
         assert self.reference is not None
         samples = {key: number for number, key in enumerate(audit.keys)}
         with writing(dataset.out):
@@ -127,10 +127,10 @@ def training_folders(run: Run) -> tuple[Path, ...]:
     """The prepared folders that a run and its autoencoder were trained on, as they recorded them.
 
     Raises:
-        UserError: one of them is not there any more, or holds something else now.
+        UserError: one of them is missing, or was replaced.
     """
     if run.artefact.verb == "import-weights":
-        raise UserError(f"{run.folder}: holds weights from elsewhere, and whom they learned from is not known.")
+        raise UserError(f"{run.folder}: holds imported weights, so its training people are not known.")
     items = _recorded(run.artefact.inputs)
     if not items:
         raise UserError(f"{run.folder}: does not say which prepared folders its model was trained on.")
@@ -151,6 +151,6 @@ def _recorded(inputs: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _without_nan(figures: dict[str, Any]) -> dict[str, Any]:
-    """Figures that cannot be had (of a single scan, say) as null: NaN is no JSON."""
+    """Figures with null for NaN (undefined for a single scan, for instance), which JSON lacks."""
     plain: dict[str, Any] = json.loads(json.dumps(figures, default=str), parse_constant=lambda name: None)
     return plain

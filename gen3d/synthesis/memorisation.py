@@ -1,10 +1,10 @@
 """Whether synthetic scans copy training scans: nearest neighbours in an embedding, against people that were held out.
 
 Dar et al. 2023 (arXiv 2307.01148) call a synthetic scan a copy when it correlates more with its nearest training scan than
-95 % of held-out scans do. That rule alarms for every blurred generator, because few components correlate with everybody,
-and with a dozen held-out people its threshold is little more than their maximum. A copy is told here by its `isolation`:
-how much nearer its nearest training person (or two) is than everybody else, which blur leaves alone. How isolated real
-people are is known from all of them: held-out people, and training people among the others.
+95 % of held-out scans do. That rule flags every blurred generator, because scans of few components correlate with everybody,
+and with a dozen held-out people its threshold is close to their maximum. Here a copy is recognised by its `isolation`:
+how much nearer its nearest training person (or two) is than all other people, which does not depend on blur. The threshold
+comes from the isolation of all real people: held-out people, and each training person compared with all others.
 
 Pure functions of arrays. Scans are rows; statistics count people.
 """
@@ -59,12 +59,12 @@ class Closeness:
 
 @dataclass(frozen=True)
 class Memorisation:
-    """What one embedding says of copies.
+    """The figures of one embedding.
 
     Per synthetic scan [s]: `nearest`, the row of its nearest training scan; `mirrored`, whether that scan's mirror image is
     meant; `similarity`, their correlation; `isolation` and `copied`.
-    `real_isolation` are the values of real people that made `threshold`; `num_doubles` of them stand out like copies
-    themselves (the same person under two names).
+    `real_isolation` are the values of real people behind `threshold`; `num_doubles` of them are as isolated as copies (the
+    same person under two names).
     """
 
     nearest: Index
@@ -87,7 +87,7 @@ class Memorisation:
     membership: Interval
 
 
-class _Scans:
+class _AuditScans:
     """All scans of an audit in one Gram matrix, from which every correlation about any mean follows."""
 
     def __init__(self, synthetic: NDArray[np.floating], train: RealScans, held_out: RealScans) -> None:
@@ -140,11 +140,11 @@ class _Scans:
 
     def to_people(self, queries: Index, weights: Float) -> Float:
         """[queries, people]: the largest correlation with a scan of the person, or with its mirror image."""
-        found = np.full((len(queries), self.num_people), -np.inf)
+        largest = np.full((len(queries), self.num_people), -np.inf)
         correlations = self.correlations(queries, self.candidates, weights)
         for column, person in enumerate(self.candidate_person):
-            np.maximum(found[:, person], correlations[:, column], out=found[:, person])
-        return found
+            np.maximum(largest[:, person], correlations[:, column], out=largest[:, person])
+        return largest
 
 
 def closeness(similarity: Float, held_out: Float, percentile: float) -> Closeness:
@@ -178,14 +178,14 @@ def memorisation(
 
     Args:
         synthetic: [s, d] embeddings of the synthetic scans.
-        train: scans of the people the generator learned from, at least two people.
-        held_out: scans of people like them that it never saw, at least two people.
-        tail: how rarely a real person may be as isolated as a copy is.
+        train: scans of the generator's training people, at least two people.
+        held_out: scans of similar people that it never saw, at least two people.
+        tail: probability that a real person is as isolated as the threshold for copies.
         percentiles: of the held-out people's correlations, for `closeness`.
         num_resamples: bootstrap draws.
         seed: of subsamples and draws.
     """
-    scans = _Scans(synthetic, train, held_out)
+    scans = _AuditScans(synthetic, train, held_out)
     everybody = scans.mean_weights()
     to_people = scans.to_people(scans.synthetic, everybody)
     nearest_person, alone = isolation(to_people, scans.num_train)
@@ -216,20 +216,20 @@ def memorisation(
     )
 
 
-def _isolation_of_people(scans: _Scans) -> Float:
-    """Isolation of every real person, asked by the first scan: training people among the others, then held-out people."""
-    found = []
+def _isolation_of_people(scans: _AuditScans) -> Float:
+    """Isolation of every real person by the first scan: training people, then held-out people."""
+    of_training = []
     for person, row in enumerate(scans.first_scans(held_out=False)):
         similarity = scans.to_people(np.array([row]), scans.mean_weights(without=person))
         similarity[:, person] = np.nan
-        found.append(isolation(similarity, scans.num_train)[1])
+        of_training.append(isolation(similarity, scans.num_train)[1])
     similarity = scans.to_people(scans.first_scans(held_out=True), scans.mean_weights())
-    own = np.arange(scans.num_held_out)
-    similarity[own, scans.num_train + own] = np.nan
-    return np.concatenate([*found, isolation(similarity, scans.num_train)[1]])
+    number = np.arange(scans.num_held_out)
+    similarity[number, scans.num_train + number] = np.nan  # not compared with oneself
+    return np.concatenate([*of_training, isolation(similarity, scans.num_train)[1]])
 
 
-def _nearest_scan(scans: _Scans, person: Index, weights: Float) -> tuple[Index, NDArray[np.bool_]]:
+def _nearest_scan(scans: _AuditScans, person: Index, weights: Float) -> tuple[Index, NDArray[np.bool_]]:
     """The training scan behind each synthetic scan's nearest person, and whether it is the scan's mirror image."""
     of_training = scans.candidate_person < scans.num_train
     correlations = scans.correlations(scans.synthetic, scans.candidates[of_training], weights)
@@ -238,11 +238,11 @@ def _nearest_scan(scans: _Scans, person: Index, weights: Float) -> tuple[Index, 
     return column % len(scans.train), column >= len(scans.train)
 
 
-def _fair_similarity(scans: _Scans) -> tuple[Float, Float]:
-    """[s, training people] and [s, held-out people]: correlations in which no person has a part in the mean removed.
+def _fair_similarity(scans: _AuditScans) -> tuple[Float, Float]:
+    """[s, training people] and [s, held-out people]: correlations after removal of a mean without the compared person.
 
-    A person that is part of the mean correlates less with everybody, which would hide that synthetic scans are nearer to
-    training people; for a held-out person another training person is left out, so that all means are equally exact. One
+    A person who is part of the mean correlates less with everybody, which would hide that synthetic scans are nearer to
+    training people. For a held-out person another training person is left out, so that all means have the same precision. One
     scan per person and its mirror image, so that people with more scans have no advantage.
     """
     columns: list[Float] = []
@@ -262,9 +262,9 @@ def _fair_similarity(scans: _Scans) -> tuple[Float, Float]:
 def paired_share(to_train: Float, to_held_out: Float, num_resamples: int, seed: int) -> Interval:
     """The share of synthetic scans that are nearest to a training person, among equally many training and held-out people.
 
-    0.5 is expected of a generator that knows no individual, whatever else is wrong with its scans; it needs no threshold
-    (in the spirit of the data-copying test of Meehan et al. 2020). Copies of many training people are noticed little
-    when few people are held out: an equally small set of training people seldom contains the one that was copied.
+    0.5 is expected without memorisation, whatever else is wrong with the scans; no threshold is needed (in the spirit of the
+    data-copying test of Meehan et al. 2020). The measure has little power when few people are held out: an equally small set
+    of training people seldom contains the one that was copied.
 
     Args:
         to_train, to_held_out: [s, people] similarities.
@@ -288,12 +288,12 @@ def paired_share(to_train: Float, to_held_out: Float, num_resamples: int, seed: 
     return Interval(float(value), float(low), float(high), to_train.shape[1] + to_held_out.shape[1])
 
 
-def _adversarial(scans: _Scans, num_resamples: int, seed: int) -> dict[str, Interval]:
+def _adversarial(scans: _AuditScans, num_resamples: int, seed: int) -> dict[str, Interval]:
     """Nearest-neighbour adversarial accuracy to training and to held-out people, and its difference (Yale et al. 2020).
 
     Euclidean distances between equally many synthetic scans, training people and held-out people, averaged over random
-    subsamples. 0.5: synthetic and real scans cannot be told apart; below: they are copies; towards 1: they look different.
-    The privacy loss is held-out minus training: 0 is expected of a generator that knows no individual. Intervals from
+    subsamples. 0.5: synthetic and real scans are indistinguishable; below: they are copies; towards 1: they look different.
+    The privacy loss is held-out minus training: 0 is expected without memorisation. Intervals from
     resampling people and synthetic scans; a scan drawn twice is used once, as it would be its own nearest neighbour. NaN of a
     single synthetic scan.
     """
@@ -309,8 +309,8 @@ def _adversarial(scans: _Scans, num_resamples: int, seed: int) -> dict[str, Inte
 
     def accuracies(drawn: list[Index]) -> tuple[float, float, float]:
         size = min(len(rows) for rows in drawn)
-        made, train, held_out = (generator.permutation(rows)[:size] for rows in drawn)
-        to_train, to_held_out = (_accuracy(squared, made, real) for real in (train, held_out))
+        synthetic, train, held_out = (generator.permutation(rows)[:size] for rows in drawn)
+        to_train, to_held_out = (_accuracy(squared, synthetic, real) for real in (train, held_out))
         return to_train, to_held_out, to_held_out - to_train
 
     values = np.mean([accuracies(groups) for _ in range(NUM_SUBSAMPLES)], axis=0)
@@ -323,8 +323,8 @@ def _adversarial(scans: _Scans, num_resamples: int, seed: int) -> dict[str, Inte
     }
 
 
-def _accuracy(squared: Float, made: Index, real: Index) -> float:
-    """Mean share of scans, of both kinds, that are nearer to their own kind than to the other."""
-    across = squared[np.ix_(made, real)]
-    own_made, own_real = (squared[np.ix_(rows, rows)].min(axis=1) for rows in (made, real))
-    return float(0.5 * (np.mean(across.min(axis=1) > own_made) + np.mean(across.min(axis=0) > own_real)))
+def _accuracy(squared: Float, synthetic: Index, real: Index) -> float:
+    """Mean over synthetic and real scans of the share that is nearer to its own kind than to the other kind."""
+    across = squared[np.ix_(synthetic, real)]
+    among_synthetic, among_real = (squared[np.ix_(rows, rows)].min(axis=1) for rows in (synthetic, real))
+    return float(0.5 * (np.mean(across.min(axis=1) > among_synthetic) + np.mean(across.min(axis=0) > among_real)))

@@ -1,7 +1,7 @@
-"""Who is asked for: the conditions of every synthetic scan, drawn from its own random stream.
+"""The requested conditions of every synthetic scan, drawn from its own random stream.
 
-A request names some conditions of the model; each sample draws its values from a stream that depends on the seed and the
-sample's number alone, so that who sample k is does not depend on how many are asked for.
+A request names some conditions of the model. Each sample draws its values from a stream that depends only on the seed and
+the sample's number, so the conditions of sample k do not depend on the number of samples.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ CONDITION, FIRST_NOISE, FRESH_NOISE = range(3)
 """Purposes of random numbers of a sample: a stream each."""
 
 NUM_NEAREST = 10
-"""Training people, nearest in what is named, of whom one lends a sample the conditions that are not named."""
+"""Number of training people nearest in the named conditions; one of them, at random, supplies the unnamed conditions."""
 
 JITTER_SD = 0.2
-"""Numbers taken from a training person are moved by a normal draw of so many standard deviations (a smoothed bootstrap), so
-that nobody's own values are handed out."""
+"""Numbers taken from a training person are moved by a normal draw of this many standard deviations (a smoothed bootstrap), so
+that no person's exact values are released."""
 
 SAME_SD = 0.25
-"""A training person fits a single number when it differs by at most this many standard deviations."""
+"""A training person matches a single number when theirs differs by at most this many standard deviations."""
 
 ID_COLUMNS = ("participant_id", "subject")
 LARGEST_COUNT = 1_000_000
@@ -41,12 +41,12 @@ Wanted = Value | tuple[Value, ...]
 Unnamed = Literal["unknown", "as_trained"]
 
 
-def _conditions(given: Any) -> Any:
+def _conditions(tree: Any) -> Any:
     """Values as numbers, texts, or lists of them; anything else is refused by name."""
-    if not isinstance(given, dict):
+    if not isinstance(tree, dict):
         raise ValueError("conditions are `name: value` pairs, for instance '{sex: F, age_years: [70, 80]}'")
     checked: dict[str, Wanted] = {}
-    for name, wanted in given.items():
+    for name, wanted in tree.items():
         several = isinstance(wanted, (list, tuple))
         values = tuple(wanted) if several else (wanted,)
         for value in values:
@@ -67,12 +67,12 @@ def stream(seed: int, sample: int, purpose: int, step: int = 0) -> np.random.Gen
 
 @dataclass(frozen=True)
 class Request:
-    """The people asked for.
+    """The requested people.
 
-    `people` has one row per sample when a table asks for each by name, otherwise it is None and `condition` holds for
-    all. `trained` are the conditions of the training people, None where the run does not keep them.
+    `people` has one row per sample when a table lists them, otherwise it is None and `condition` holds for all. `trained` are
+    the conditions of the training people, None where the run does not keep them.
 
-    Raises UserError, when made, for a condition that the model does not know or cannot follow.
+    The constructor raises a UserError for a condition that the model does not know or cannot follow.
     """
 
     coding: Coding
@@ -103,8 +103,8 @@ class Request:
     @property
     def named(self) -> tuple[str, ...]:
         """Conditions that the request names, in the model's order."""
-        given = self.condition if self.people is None else self.people.columns
-        return tuple(name for name in self.coding.names if name in given)
+        requested = self.condition if self.people is None else self.people.columns
+        return tuple(name for name in self.coding.names if name in requested)
 
     def draw(self, samples: Sequence[int]) -> pd.DataFrame:
         """The conditions of these samples: one row each, a column per condition of the model, NaN where left unknown.
@@ -118,21 +118,21 @@ class Request:
 
     @cached_property
     def outside(self) -> dict[str, dict[str, list[float]]]:
-        """What is asked for beyond the trained range, by condition: `asked` and `trained`, each [low, high]."""
-        found = {}
+        """Requested and trained range, `asked` and `trained`, [low, high] each, of every condition outside its trained range."""
+        ranges = {}
         for covariate in self.coding.covariates:
             if not isinstance(covariate, Numeric) or covariate.name not in self.named:
                 continue
-            asked = self._numbers(covariate.name)
-            if len(asked) and (asked.min() < covariate.low or asked.max() > covariate.high):
-                limits = [float(asked.min()), float(asked.max())]
-                found[covariate.name] = {"asked": limits, "trained": [covariate.low, covariate.high]}
-        return found
+            values = self._numbers(covariate.name)
+            if len(values) and (values.min() < covariate.low or values.max() > covariate.high):
+                limits = [float(values.min()), float(values.max())]
+                ranges[covariate.name] = {"asked": limits, "trained": [covariate.low, covariate.high]}
+        return ranges
 
     def num_fitting(self) -> int | None:
-        """How many training people have all at once what `condition` names; None where that cannot be said.
+        """How many training people match every condition at once; None where that is not known.
 
-        Every condition may lie in its trained range while nobody has that combination: the model then extrapolates.
+        Each condition may lie in its trained range while no training person has the combination; the model then extrapolates.
         """
         if self.trained is None or self.people is not None:
             return None
@@ -144,26 +144,26 @@ class Request:
         return int(fits.sum())
 
     def remarks(self) -> list[str]:
-        """What is doubtful about the request, in words."""
+        """Warnings about the request."""
         remarks = [
             f"{name} {limits['asked'][0]:g} to {limits['asked'][1]:g} is outside the range {limits['trained'][0]:g} to "
-            f"{limits['trained'][1]:g} that the model learned from"
+            f"{limits['trained'][1]:g} of the model's training people"
             for name, limits in self.outside.items()
         ]
         if self.num_fitting() == 0:
-            remarks.append("no training person has all that is asked for together, so the model extrapolates")
+            remarks.append("no training person has all requested conditions together, so the model extrapolates")
         return remarks
 
     def describe(self) -> str:
-        """The request in words."""
+        """A description of the request."""
         if self.people is not None:
-            words = [f"{', '.join(self.named) or 'nothing'} from a table"]
+            parts = [f"{', '.join(self.named) or 'nothing'} from a table"]
         else:
-            words = [_in_words(name, self.condition[name], self.coding) for name in self.named]
+            parts = [_description(name, self.condition[name], self.coding) for name in self.named]
         others = [name for name in self.coding.names if name not in self.named]
         if others:
-            words.append(f"{', '.join(others)} {'as trained' if self.unnamed == 'as_trained' else UNKNOWN}")
-        return "; ".join(words) or "no conditions"
+            parts.append(f"{', '.join(others)} {'as trained' if self.unnamed == 'as_trained' else UNKNOWN}")
+        return "; ".join(parts) or "no conditions"
 
     def _check(self, name: str, wanted: Any) -> None:
         covariate, values = self.coding[name], _several(wanted)
@@ -185,7 +185,7 @@ class Request:
             row = self.people.iloc[min(sample, len(self.people) - 1)]
             drawn = {name: row[name] for name in self.named if str(row[name]).strip().lower() not in MISSING}
         if self.unnamed == "as_trained":
-            drawn = self._like_somebody(drawn, generator) | drawn
+            drawn = self._borrowed(drawn, generator) | drawn
         return {name: self._plain(name, drawn.get(name, UNKNOWN)) for name in self.coding.names}
 
     def _value(self, name: str, wanted: Wanted, generator: np.random.Generator) -> Value:
@@ -196,8 +196,8 @@ class Request:
             return float(generator.uniform(float(values[0]), float(values[1])))
         return values[int(generator.integers(len(values)))]
 
-    def _like_somebody(self, drawn: Mapping[str, Any], generator: np.random.Generator) -> dict[str, Any]:
-        """All conditions of a training person of the named categories, near in the named numbers."""
+    def _borrowed(self, drawn: Mapping[str, Any], generator: np.random.Generator) -> dict[str, Any]:
+        """All conditions of a random training person with the named categories and near the named numbers."""
         distance = np.zeros(0 if self.trained is None else len(self.trained))
         for name, value in drawn.items():
             if _unknown(value):
@@ -214,18 +214,18 @@ class Request:
         if not len(near):
             named = ", ".join(f"{name}={value}" for name, value in drawn.items())
             raise UserError(
-                f"no training person has {named} together, so that the other conditions cannot be taken from one; use "
+                f"no training person has {named} together, so the other conditions cannot be taken from one; use "
                 "unnamed=unknown, or name every condition."
             )
-        row, lent = int(near[generator.integers(len(near))]), {}
+        row, borrowed = int(near[generator.integers(len(near))]), {}
         for covariate in self.coding.covariates:
             value = self._columns[covariate.name][row]
             if isinstance(covariate, Numeric):
                 moved = value + JITTER_SD * covariate.std * generator.standard_normal()
-                lent[covariate.name] = np.clip(moved, covariate.low, covariate.high)
+                borrowed[covariate.name] = np.clip(moved, covariate.low, covariate.high)
             else:
-                lent[covariate.name] = value
-        return lent
+                borrowed[covariate.name] = value
+        return borrowed
 
     @cached_property
     def _columns(self) -> dict[str, NDArray[Any]]:
@@ -246,14 +246,14 @@ class Request:
     def _fitting(self, name: str, choices: Sequence[Value]) -> NDArray[np.bool_]:
         """Which training people have one of these codes, or a number in their range."""
         covariate, values = self.coding[name], self._columns[name]
-        found: NDArray[np.bool_]
+        fits: NDArray[np.bool_]
         if isinstance(covariate, Categorical):
-            found = np.isin(values, [str(choice).strip() for choice in choices])
+            fits = np.isin(values, [str(choice).strip() for choice in choices])
         else:
-            asked = [float(choice) for choice in choices]
-            margin = SAME_SD * covariate.std if len(asked) == 1 else 0.0
-            found = (values >= min(asked) - margin) & (values <= max(asked) + margin)
-        return found
+            limits = [float(choice) for choice in choices]
+            margin = SAME_SD * covariate.std if len(limits) == 1 else 0.0
+            fits = (values >= min(limits) - margin) & (values <= max(limits) + margin)
+        return fits
 
     def _numbers(self, name: str) -> NDArray[np.float64]:
         """All numbers that are named of a condition."""
@@ -265,7 +265,7 @@ def read_people(path: Path, coding: Coding) -> pd.DataFrame:
     """A table (TSV) of requested people: a column per named condition, a row per person, as text; an id column is left out.
 
     Raises:
-        UserError: no such table, one without rows, a column that is no condition of the model, a condition twice.
+        UserError: no such table, one without rows, a column that is not a condition of the model.
     """
     try:
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
@@ -274,7 +274,7 @@ def read_people(path: Path, coding: Coding) -> pd.DataFrame:
     table.columns = [str(column).strip() for column in table.columns]
     table = table.drop(columns=[column for column in table.columns if column in ID_COLUMNS])
     if table.empty:
-        raise UserError(f"{path}: asks for nobody; write a column per condition and a row per person.")
+        raise UserError(f"{path}: lists no people; write a column per condition and a row per person.")
     for column in table.columns:
         try:
             coding[column]
@@ -313,7 +313,7 @@ def _shown(values: Sequence[Value]) -> str:
     return "[" + ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values) + "]"
 
 
-def _in_words(name: str, wanted: Wanted, coding: Coding) -> str:
+def _description(name: str, wanted: Wanted, coding: Coding) -> str:
     values = [f"{value:g}" if isinstance(value, float) else str(value) for value in _several(wanted)]
     if len(values) == 1:
         return f"{name} {values[0]}"

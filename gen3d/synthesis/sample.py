@@ -24,8 +24,8 @@ from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffu
 from gen3d.models.run import OneRun, load_run
 from gen3d.nets.device import device_of, precision_of
 from gen3d.synthesis.audit import AuditSettings
-from gen3d.synthesis.drawing import PICTURE, Drawing, Job
-from gen3d.synthesis.folder import PROVENANCE, REGISTRATION_S_PER_MEGAVOXEL, Dataset, measure_all, writing
+from gen3d.synthesis.drawing import PICTURE, Drawing, SampleJob
+from gen3d.synthesis.folder import PROVENANCE, REGISTRATION_S_PER_MEGAVOXEL, SyntheticDataset, measure_all, writing
 from gen3d.synthesis.gate import Gate
 from gen3d.synthesis.request import LARGEST_COUNT, Conditions, Request, Unnamed, read_people, read_trained
 from gen3d.synthesis.tables import cohort_table, write_bids, write_image, write_prepared
@@ -38,13 +38,13 @@ TRAINED = "conditions.tsv"
 
 
 class Sample(SharedVerb):
-    """Draw synthetic scans from a latent diffusion model: who is asked for, how many, and with which seed.
+    """Draw synthetic scans from a latent diffusion model, for requested conditions, a number of scans and a seed.
 
     Sample k of a seed is the same scan whatever batch_size, the number of processes, the order or an interruption; on
     another device, or with another number of threads, it may differ by one step of what is stored. Every
-    scan is registered to the template, which measures its structures; then all are audited for copies of people that the
-    model learned from. Only what passes is handed over: volumes/, BIDS images and the tables. What does not stays in
-    quarantine/ and the verb ends with an error, unless waiver= gives a reason, which is written into provenance.json.
+    scan is registered to the template, which measures its structures. All scans are then audited for copies of training
+    people. Scans that pass are released: volumes/, BIDS images and the tables. Otherwise they stay in quarantine/ and the verb
+    ends with an error, unless waiver= gives a reason, which is written into provenance.json.
     """
 
     run_folder: OneRun = Field(alias="run", description="run folder of `gen3d train`, model.kind=latent_diffusion")
@@ -52,21 +52,21 @@ class Sample(SharedVerb):
     seed: int = Field(0, ge=0, description="seed; with the sample's number it determines the scan")
     condition: Conditions = Field(
         default_factory=dict,
-        description="who is asked for, name: value. A number or a code is fixed; [low, high] of a number is drawn uniformly, "
-        "a list of codes too; unknown leaves it open",
+        description="requested conditions, name: value. A number or a code is fixed; [low, high] of a number and a list of codes "
+        "are drawn from uniformly; unknown leaves it open",
     )
     table: Path | None = Field(
         None, description="instead of condition: TSV with a column per condition and a row per requested person"
     )
     unnamed: Unnamed = Field(
         "unknown",
-        description="conditions not named: unknown, or as_trained: near those of a training person who fits what is named",
+        description="conditions not named: unknown, or as_trained: near those of a training person who has the named ones",
     )
-    extrapolate: bool = waiver(False, "allow conditions outside the range that the model learned from", waives=(True,))
+    extrapolate: bool = waiver(False, "allow conditions outside the range of the training people", waives=(True,))
     sampler: SamplerName = Field("dpm_solver", description="how noise becomes a latent")
     steps: int = Field(25, ge=1, le=1000, description="denoising steps; ddpm needs 1000")
     guidance: float = Field(
-        1.0, ge=0, description="1: conditions as they were learned; more exaggerates them; 0: ignores them"
+        1.0, ge=0, description="1: conditions as trained; larger values exaggerate them; 0 ignores them"
     )
     per_call: int = Field(
         2,
@@ -88,12 +88,12 @@ class Sample(SharedVerb):
     )
     waiver: str | None = waiver(
         None,
-        "a reason to hand the scans over although the audit failed or was not possible; kept in provenance.json",
+        "a reason to release the scans although the audit failed or was not possible; kept in provenance.json",
         execution=True,
     )
     audit_against: Folders | None = Field(
         None,
-        description="prepared folders with the people the model learned from, and held-out ones; none: those recorded in the run",
+        description="prepared folders with training and held-out people; none: those recorded in the run",
     )
     batch_size: int = execution(
         4,
@@ -108,7 +108,7 @@ class Sample(SharedVerb):
     @model_validator(mode="after")
     def _consistent(self) -> Sample:
         if self.table is not None and (self.count is not None or self.condition):
-            raise ValueError("table= says who and how many; leave out condition= and count=")
+            raise ValueError("table= sets conditions and count; leave out condition= and count=")
         if self.table is None and self.count is None:
             raise ValueError("count= is missing: how many scans to draw")
         if 0 < self.decode_tile < SMALLEST_TILE:
@@ -127,25 +127,25 @@ class Sample(SharedVerb):
         named = {name: value for name in ("table", "audit_against") if (value := getattr(self, name)) is not None}
         return {"run": self.run_folder, **named}
 
-    def open_inputs(self) -> Job:
+    def open_inputs(self) -> SampleJob:
         """The run, the request and the dataset, on this process's device.
 
         Raises:
-            UserError: a request that the model cannot follow, or nobody to audit against.
+            UserError: a request that the model cannot follow, or no people to audit against.
         """
         return self._open(str(device_of(self.device, launched().local_rank, "device")))
 
-    def notes(self, opened: Job) -> dict[str, str]:
+    def notes(self, opened: SampleJob) -> dict[str, str]:
         """The run, and the table of requested people."""
         notes = {"run": opened.run.artefact.key, "backend": "gloo"}
         return notes | ({"table": file_digest(self.table)} if self.table is not None else {})
 
-    def check_finished(self, opened: Job) -> None:
-        """A dataset that was handed over with a waiver needs it again."""
+    def check_finished(self, opened: SampleJob) -> None:
+        """A dataset that was released with a waiver needs the waiver again."""
         opened.gate.still_stands(opened.dataset)
 
     def plan(self) -> list[str]:
-        """Who would be drawn, how long it would take and how much it would write."""
+        """What would be drawn, how long it would take and how much it would write."""
         job = self.open_inputs()
         request, missing = job.request, job.dataset.missing(job.samples)
         megavoxels = float(np.prod(job.run.plan.shape)) / 1e6
@@ -156,17 +156,17 @@ class Sample(SharedVerb):
             workers = num_workers(self.workers, max(1, len(missing)))
             parts["registration"] = REGISTRATION_S_PER_MEGAVOXEL * megavoxels * len(missing) / workers
         shown = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())
-        made = f" ({request.count - len(missing)} of them are there)" if len(missing) < request.count else ""
+        done = f" ({request.count - len(missing)} of them are there)" if len(missing) < request.count else ""
         return [
-            f"draws {request.count} scans{made} with {self.sampler}, {self.steps} steps, seed {self.seed}",
+            f"draws {request.count} scans{done} with {self.sampler}, {self.steps} steps, seed {self.seed}",
             f"conditions: {request.describe()}",
             *request.remarks(),
             f"takes about {duration(sum(parts.values()))} in one process ({shown}), and the audit",
             f"writes about {megabytes:.0f} MB to {self.out}",
         ]
 
-    def _open(self, device: str) -> Job:
-        """The run, the request and the dataset; all that can be wrong with them is found here."""
+    def _open(self, device: str) -> SampleJob:
+        """The run, the request and the dataset, checked."""
         run = load_run(self.run_folder, device)
         config = run.model_config
         if not isinstance(config, LatentDiffusionConfig):
@@ -189,7 +189,7 @@ class Sample(SharedVerb):
         )
         if config.network is not None and (len(request.named) < len(coding.names) or self.guidance != 1.0):
             raise UserError(
-                f"{self.run_folder}: its network was never told an unknown condition; name all of "
+                f"{self.run_folder}: its network was trained without unknown conditions; name all of "
                 f"{', '.join(coding.names)}, with guidance=1."
             )
         kept = [c for c in run.plan.channels if c in run.channels or (self.measure and c == LOG_JACOBIAN)]
@@ -197,20 +197,20 @@ class Sample(SharedVerb):
             run.plan if len(kept) == len(run.plan.channels) else run.plan.model_copy(update={"channels": tuple(kept)})
         )
         gate = Gate.open(run, self.audit, self.audit_against, self.waiver)
-        return Job(run, request, Dataset(self.out, plan), gate)
+        return SampleJob(run, request, SyntheticDataset(self.out, plan), gate)
 
-    def _drawing(self, job: Job) -> Drawing:
+    def _drawing(self, job: SampleJob) -> Drawing:
         model = cast(LatentDiffusion, job.run.member(0))
         if self.decode_tile:
             decode_in_tiles(model, self.decode_tile)
         precision = precision_of(self.precision, job.run.device)
         return Drawing(model, self.seed, self.sampler, self.steps, self.guidance, self.per_call, precision)
 
-    def share(self, opened: Job, processes: Processes) -> dict[str, Any]:
-        """Draw, measure, audit and hand over; an interrupted call goes on with what is missing.
+    def share(self, opened: SampleJob, processes: Processes) -> dict[str, Any]:
+        """Draw, measure, audit and release; an interrupted call continues with what is missing.
 
         Raises:
-            UserError: scans that are not finite, or copies.
+            UserError: scans that are not finite, or too many copies.
         """
         job, began = opened, time.monotonic()
         for remark in job.request.remarks():
@@ -219,12 +219,12 @@ class Sample(SharedVerb):
         measured = self._measure(job, processes)
         processes.on_first(job.draw_picture)
         copies = processes.on_first(lambda: job.gate.pass_through(job.dataset, job.samples))
-        self._hand_over(job, measured, copies, processes)
+        self._release(job, measured, copies, processes)
         audit, seconds = processes.on_first(lambda: job.gate.summary(job.dataset)), time.monotonic() - began
         say(f"{self.out}: {job.request.count} scans in {duration(seconds)}; look at {PICTURE}.")
         return {"num_scans": job.request.count, "seconds": round(seconds, 1), "audit": audit}
 
-    def _draw(self, job: Job, processes: Processes) -> None:
+    def _draw(self, job: SampleJob, processes: Processes) -> None:
         """Draw what is missing, each process whole groups of samples; every scan is stored as soon as it is decoded.
 
         Raises:
@@ -243,7 +243,7 @@ class Sample(SharedVerb):
             num = sum(sample in wanted for group in mine for sample in group)
             return [sample for sample, finite in track(drawn, "drawing", total=num) if not finite]
 
-        bad = sorted(sample for found in processes.gather(processes.together(draw_mine)) for sample in found)
+        bad = sorted(sample for part in processes.gather(processes.together(draw_mine)) for sample in part)
         if bad:
             named = ", ".join(map(str, bad[:NUM_NAMED])) + (" and others" if len(bad) > NUM_NAMED else "")
             error = UserError(
@@ -254,7 +254,7 @@ class Sample(SharedVerb):
             raise error
 
     def _drawn(
-        self, job: Job, drawing: Drawing, groups: list[tuple[int, ...]], wanted: set[int]
+        self, job: SampleJob, drawing: Drawing, groups: list[tuple[int, ...]], wanted: set[int]
     ) -> Iterator[tuple[int, bool]]:
         """Draw groups and keep those of their samples that are wanted; yields each with whether it is finite."""
         at_once = max(1, self.batch_size // self.per_call)
@@ -270,7 +270,7 @@ class Sample(SharedVerb):
                             job.dataset.keep(sample, dict(zip(job.run.channels, channels, strict=True)), self.measure)
                         yield sample, finite
 
-    def _measure(self, job: Job, processes: Processes) -> list[Row]:
+    def _measure(self, job: SampleJob, processes: Processes) -> list[Row]:
         """Register every scan, each process its share; the rows of all, in every process."""
         if not self.measure:
             return []
@@ -281,13 +281,13 @@ class Sample(SharedVerb):
         def measure_mine() -> list[Row]:
             return list(track(measure_all(job.dataset, job.atlas, mine, workers), "measuring", total=len(mine)))
 
-        rows = [row for found in processes.gather(processes.together(measure_mine)) for row in found]
+        rows = [row for part in processes.gather(processes.together(measure_mine)) for row in part]
         return sorted(rows, key=lambda row: int(row["sample"]))
 
-    def _hand_over(self, job: Job, measured: list[Row], copies: list[bool | None], processes: Processes) -> None:
-        """Let the scans out of quarantine and write the tables and images around them."""
+    def _release(self, job: SampleJob, measured: list[Row], copies: list[bool | None], processes: Processes) -> None:
+        """Move the scans out of quarantine and write the tables and images around them."""
         dataset = job.dataset
-        processes.on_first(dataset.hand_over)
+        processes.on_first(dataset.release)
         mine = list(job.samples)[processes.rank :: processes.num]
 
         def write_mine() -> None:

@@ -17,7 +17,7 @@ from gen3d.cohort.structures import SUFFIX
 from gen3d.core.artefact import write_atomic, write_json
 from gen3d.core.tables import Row, write_table
 from gen3d.imaging.volume import read_stored, store
-from gen3d.synthesis.folder import ENTITIES, SESSION, Atlas, Dataset, key_of, subject_of, writing
+from gen3d.synthesis.folder import ENTITIES, SESSION, Atlas, SyntheticDataset, key_of, subject_of, writing
 
 SITE, ROLE = "synthetic", "evaluation"
 REQUESTED, COPY = "requested_", "audit_copy"
@@ -36,10 +36,10 @@ def cohort_table(
     are conditions; an unknown value is missing in both.
 
     Args:
-        requested: conditions as given to the network, [samples, names], indexed by sample.
+        requested: requested conditions, [samples, names], indexed by sample.
         measured: rows of `measure_all`, or none.
-        copies: whether the audit took each for a copy; None where there was no audit.
-        generator: key of the run that made them.
+        copies: verdict of the audit on each; None where there was no audit.
+        generator: key of the run that drew them.
     """
     samples = list(requested.index)
     frame = pd.DataFrame({"subject": [subject_of(sample) for sample in samples]}, index=requested.index)
@@ -58,14 +58,14 @@ def cohort_table(
     return frame.reset_index(drop=True)
 
 
-def write_prepared(dataset: Dataset, atlas: Atlas, table: pd.DataFrame, mask: NDArray[np.bool_]) -> None:
+def write_prepared(dataset: SyntheticDataset, atlas: Atlas, table: pd.DataFrame, mask: NDArray[np.bool_]) -> None:
     """Write what makes the folder one that `open_prepared` reads: plan, mask, regions and the cohort table."""
     plan, out = dataset.plan, dataset.out
     with writing(out):
         write_cohort(out, plan, mask, atlas.labels, atlas.table, table)
 
 
-def write_image(dataset: Dataset, sample: int) -> None:
+def write_image(dataset: SyntheticDataset, sample: int) -> None:
     """Write a scan's BIDS image, the stored T1w compressed, unless it is there."""
     path = dataset.image(sample)
     if not path.is_file():
@@ -73,7 +73,7 @@ def write_image(dataset: Dataset, sample: int) -> None:
             store(path, read_stored(dataset.path(sample, T1W)), dataset.plan.matrix)
 
 
-def write_bids(dataset: Dataset, table: pd.DataFrame, model: str) -> None:
+def write_bids(dataset: SyntheticDataset, table: pd.DataFrame, model: str) -> None:
     """Write what makes the folder a BIDS derivatives dataset around the images: tables, descriptions and the reading notes."""
     out = dataset.out
     dropped = ["session", "role", "key", "cdr", "mmse"]
@@ -100,7 +100,7 @@ def describe_column(name: str) -> dict[str, Any]:
     """What a column of participants.tsv holds, with its unit."""
     if name.startswith(REQUESTED):
         condition = name.removeprefix(REQUESTED)
-        return {"Description": f"{condition} that the model was given; n/a: left unknown"} | _unit(condition)
+        return {"Description": f"{condition} that was requested of the model; n/a: left unknown"} | _unit(condition)
     if name.endswith(SUFFIX):
         structure = name.removesuffix(SUFFIX).replace("_", " ")
         return {
@@ -132,7 +132,7 @@ Layout
   sub-*/anat/sub-*_{entities}.nii.gz   the scans, on the template, skull-stripped
   participants.tsv, participants.json                       what was requested and what was measured, every column described
   provenance.json                                           run, request, seeds, sampler, and the result of the audit
-  audit.json                                                whether scans copy people that the model learned from
+  audit.json                                                whether scans copy training people
   figures/samples.png                                       the first scans, to look at
   volumes/, manifest.tsv, plan.json, ...                    the same scans as the verbs of gen3d read them
 

@@ -176,14 +176,14 @@ def _profiles(side: int, tile: int) -> Tensor:
 
 def _share_norms(module: nn.Module) -> list[SharedNorm]:
     """Put a shared normalisation in the place of every group normalisation below a module."""
-    found = []
+    shared = []
     for name, below in list(module.named_children()):
         if isinstance(below, nn.GroupNorm):
-            found.append(SharedNorm(below))
-            setattr(module, name, found[-1])
+            shared.append(SharedNorm(below))
+            setattr(module, name, shared[-1])
         else:
-            found += _share_norms(below)
-    return found
+            shared += _share_norms(below)
+    return shared
 
 
 def decode_in_tiles(model: LatentDiffusion, tile: int) -> None:

@@ -185,7 +185,7 @@ def test_native_maps_lie_where_the_transforms_say(dataset: Path, displacement: n
     assert np.linalg.norm(found - expected) < PLAN.spacing_mm * (0.3 if channel == "residual" else 1.0)
     sidecar = read_json(dataset / f"space-individual_desc-{channel}_stat-z_statmap.json")
     assert sidecar["SpatialReference"] == "orig"
-    assert ("deformation" in str(sidecar["Description"]).split("brought")[1]) == (channel == "deformation")
+    assert ("deformation" in str(sidecar["Description"]).split("resampled")[1]) == (channel == "deformation")
 
 
 def test_the_template_is_the_one_that_the_name_says() -> None:

@@ -151,7 +151,7 @@ def test_features_that_do_not_vary_pass_unchanged() -> None:
     assert np.array_equal(fit_combat(0 * values, sites, age).apply(0 * values, sites, age), 0 * values)
 
 
-def test_a_feature_that_only_tells_the_site_becomes_the_grand_mean() -> None:
+def test_a_feature_that_only_separates_the_sites_becomes_the_grand_mean() -> None:
     values, sites, age, _, _ = people(40, 6, 7, (1, 1))
     values[:, 2] = np.where(sites == "A", 3.0, 5.0)
     after = fit_combat(values, sites, age).apply(values, sites, age)
@@ -202,7 +202,7 @@ def test_bad_input_is_a_sentence() -> None:
         fit_combat(values, np.append(sites[:-1], "Z"), age)
     with pytest.raises(UserError, match="values of 1 of 30 people are not finite"):
         fit_combat(np.where(np.arange(30)[:, None] == 3, np.nan, values), sites, age)
-    with pytest.raises(UserError, match="6 people cannot carry 3 sites and 3 kept columns"):
+    with pytest.raises(UserError, match="6 people are too few for 3 sites and 3 kept columns"):
         fit_combat(values[:6], sites[:6], np.random.default_rng(0).normal(size=(6, 3)))
     with pytest.raises(UserError, match="site Q is not among those"):
         fit_combat(values, sites, age).apply(values[:1], np.array(["Q"]), age[:1])

@@ -104,7 +104,7 @@ def test_arrays_bring_back_the_same_harmonisation(tmp_path: Path) -> None:
     np.testing.assert_array_equal(FittedHarmonisation.from_arrays(nothing.to_arrays()).apply(rows), nothing.apply(rows))
 
 
-def test_a_missing_value_counts_as_the_mean_and_is_told() -> None:
+def test_a_missing_value_counts_as_the_mean_and_is_reported() -> None:
     rows = cohort()
     ages = rows.table["age_years"].to_numpy().copy()
     ages[[3, 4]] = np.nan
@@ -120,7 +120,7 @@ def test_a_missing_value_counts_as_the_mean_and_is_told() -> None:
     assert np.array_equal(missing[:, 1], np.zeros(150))
 
 
-def test_one_scan_of_a_real_person_speaks_for_a_site() -> None:
+def test_a_site_is_estimated_from_one_scan_of_each_real_person() -> None:
     rows = cohort()
     more = pd.concat([rows.table] + [rows.table.iloc[:5].assign(session=str(k)) for k in (2, 3)], ignore_index=True)
     more["base"] = np.where(np.arange(160) < 155, "", "sub-p0000_ses-1")
@@ -244,7 +244,7 @@ def test_a_planted_site_effect_shows_before_and_not_after() -> None:
     assert found(rows, stage=BEFORE, classifier=LINEAR, measure="balanced_accuracy")["chance"] == pytest.approx(1 / 3)
 
 
-def test_sites_that_differ_in_scatter_only_are_told_by_squares() -> None:
+def test_sites_that_differ_in_scatter_only_are_predicted_by_squares() -> None:
     rows = sites_of(assess(cohort(num=240, location=0.0, scale=0.8), Harmonisation(), 0), "site", 0)
     linear = found(rows, stage=BEFORE, classifier=LINEAR, measure="macro_auc")
     squares = found(rows, stage=BEFORE, classifier=SQUARES, measure="macro_auc")
@@ -352,7 +352,7 @@ def test_the_verb_writes_latents_that_open(tmp_path: Path, capsys: pytest.Captur
     verb = Harmonise(latents=(latents,), out=tmp_path / "harmonised")
     assert verb.plan()[:2] == [
         "harmonises 150 latents of 24 dimensions by site, keeping age_years, sex",
-        "people that speak for each site: A 50, B 50, C 50",
+        "people used to estimate each site: A 50, B 50, C 50",
     ]
     assert not (tmp_path / "harmonised").exists()
     verb.run()
@@ -379,7 +379,7 @@ def test_the_verb_writes_latents_that_open(tmp_path: Path, capsys: pytest.Captur
     assert [row["num_fitted"] for row in written["tables"]["people"]] == [50, 50, 50]
     summary = written["summary"]
     assert summary[0] == (
-        "The site could be told from the latents before harmonising, and not better than by chance after it."
+        "The site could be predicted from the latents before harmonising, and not better than by chance after it."
     )
     assert "give the raw latents and harmonise.by=site instead" in summary[-1]
     assert summary[-1] in capsys.readouterr().out
@@ -394,23 +394,23 @@ def test_without_a_site_effect_the_verb_says_so(tmp_path: Path) -> None:
     latents = write(tmp_path / "latents", cohort(seed=1, location=0.0, scale=0.0))
     Harmonise(latents=(latents,), out=tmp_path / "harmonised").run()
     first = metrics(tmp_path / "harmonised")["summary"][0]
-    assert first == "The site could not be told from the latents better than by chance even before harmonising."
+    assert first == "The site could not be predicted from the latents better than by chance, even before harmonising."
 
 
-def test_fitted_on_training_people_or_controls_the_others_say_nothing(tmp_path: Path) -> None:
+def test_fitted_on_training_people_or_controls_the_others_do_not_count(tmp_path: Path) -> None:
     rows = change(cohort(num=45), role=np.where(np.arange(45) % 5 < 3, "train", "evaluation"))
     training, control = (rows.table["role"] == "train").to_numpy(), (rows.table["diagnosis"] == "CN").to_numpy()
-    for fit_on, speaks in (("train", training), ("controls", control)):
+    for fit_on, used in (("train", training), ("controls", control)):
         values = []
         for move in (0.0, 40.0):
-            given = change(rows, rows.values + move * ~speaks[:, None])
+            given = change(rows, rows.values + move * ~used[:, None])
             latents = write(tmp_path / f"{fit_on}{move}", given)
             folder = Harmonise.model_validate(
                 {"latents": latents, "fit_on": fit_on, "out": tmp_path / f"h{fit_on}{move}"}
             ).run()
             values.append(open_latents_folder(folder))
-        np.testing.assert_array_equal(values[0].values[0][speaks], values[1].values[0][speaks])
-        assert len(values[0].seen.members[0]) == speaks.sum()
+        np.testing.assert_array_equal(values[0].values[0][used], values[1].values[0][used])
+        assert len(values[0].seen.members[0]) == used.sum()
         assert metrics(values[0].folder)["tables"]["people"][0]["estimated_from"] == fit_on
 
 
@@ -444,7 +444,9 @@ def test_folders_of_one_run_are_harmonised_together(tmp_path: Path) -> None:
 def test_too_few_people_to_assess_still_give_latents(tmp_path: Path) -> None:
     latents = write(tmp_path / "latents", cohort(num=8, num_sites=2))
     folder = Harmonise(latents=(latents,), keep=("age_years",), out=tmp_path / "harmonised").run()
-    assert metrics(folder)["summary"][0].startswith("What harmonising did could not be assessed: fewer than two values")
+    assert metrics(folder)["summary"][0].startswith(
+        "The effect of harmonising could not be assessed: fewer than two values"
+    )
     assert (folder / "sites.tsv").read_text(encoding="utf-8").startswith("stage\tclassifier")
     assert len(open_latents_folder(folder).table) == 8
 

@@ -1,4 +1,4 @@
-"""The section on harmonisation shows what could be told before and after, with intervals, and the folder's picture."""
+"""The section on harmonisation shows predictions before and after, with intervals, and the folder's picture."""
 
 from __future__ import annotations
 

@@ -236,8 +236,8 @@ def test_scans_are_drawn_from_imported_weights_with_a_waiver_only(tmp_path: Path
     asked: dict[str, Any] = {"run": run, "count": 1, "steps": 2, "measure": False, "condition": person}
     with pytest.raises(UserError, match="no audit for copies of training people is possible"):
         Sample.model_validate({**asked, "out": tmp_path / "unaudited"}).run()
-    asked["waiver"] = "whom the weights learned from is not known"
-    with pytest.raises(UserError, match="never told an unknown condition"):
+    asked["waiver"] = "the training people are not known"
+    with pytest.raises(UserError, match="trained without unknown conditions"):
         Sample.model_validate({**asked, "condition": {"sex": "F"}, "out": tmp_path / "unknown"}).run()
     drawn = open_prepared(Sample.model_validate({**asked, "out": tmp_path / "drawn"}).run())
     assert np.isfinite(drawn.load(list(drawn.manifest["key"]), ("t1w",))).all()

@@ -224,7 +224,7 @@ def test_networks_that_cannot_be_right_are_refused() -> None:
         read_autoencoder(saved_autoencoder(spatial_dims=2))
     with pytest.raises(UserError, match=r"holds no tensor encoder\.blocks\.0"):
         read_autoencoder(saved_unet())
-    with pytest.raises(UserError, match=r"told a class \(num_class_embeds\)"):
+    with pytest.raises(UserError, match=r"takes a class \(num_class_embeds\)"):
         read_unet(saved_unet(num_class_embeds=3))
     with pytest.raises(UserError, match="use_convtranspose is said of it"):
         read_autoencoder(saved_autoencoder(), transposed=True)

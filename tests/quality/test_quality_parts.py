@@ -10,16 +10,16 @@ import pytest
 from numpy.typing import NDArray
 
 from gen3d.quality.diversity import diversity_rows
-from gen3d.quality.features import Scans, metric_name
-from gen3d.quality.fidelity import Material, fidelity, macro_auc
+from gen3d.quality.features import ScanSet, metric_name
+from gen3d.quality.fidelity import PredictorMaterial, fidelity, macro_auc
 from gen3d.quality.folder import BOTH, REAL, SAME_N, SYNTHETIC
 from gen3d.quality.people import numbers_of
 from gen3d.quality.predictors import Readings, fit_numeric, folds
-from gen3d.quality.sentences import fidelity_words, lead_extractor
+from gen3d.quality.sentences import fidelity_sentence, lead_extractor
 from gen3d.quality.structures import structure_columns, structure_rows
 from gen3d.quality.utility import utility_rows
 
-NUM_REAL, NUM_LEARNED = 80, 30
+NUM_REAL, NUM_TRAINING = 80, 30
 
 
 def volumes(generator: np.random.Generator, num: int) -> pd.DataFrame:
@@ -53,7 +53,7 @@ def test_structures_are_those_that_all_tables_have() -> None:
     assert structure_columns(table, table.drop(columns="c_ml")) == ["a_ml"]
 
 
-def material(generator: np.random.Generator, obedient: bool) -> Material:
+def material(generator: np.random.Generator, obedient: bool) -> PredictorMaterial:
     """Real people whose age and sex show in voxels; synthetic scans that follow what was requested, or nothing."""
 
     def scans(age: NDArray[np.float64], sex: NDArray[np.object_]) -> Readings:
@@ -75,8 +75,8 @@ def material(generator: np.random.Generator, obedient: bool) -> Material:
         made["requested_hippocampus_ml"] if obedient else made["requested_hippocampus_ml"].mean()
     ) + noise
     arrays = [(frame["age_years"].to_numpy(float), frame["sex"].to_numpy(object)) for frame in (real, shown)]
-    held_out = np.arange(NUM_LEARNED, NUM_REAL)
-    return Material(real, made, scans(*arrays[0]), scans(*arrays[1]), held_out, held_out[:40])
+    held_out = np.arange(NUM_TRAINING, NUM_REAL)
+    return PredictorMaterial(real, made, scans(*arrays[0]), scans(*arrays[1]), held_out, held_out[:40])
 
 
 NAMES = ("age_years", "sex", "hippocampus_ml")
@@ -120,7 +120,7 @@ def test_scans_that_are_predicted_better_than_any_new_person_are_called_copies()
     real = row | {"people": "real", "r": 0.6, "r_low": 0.4, "r_high": 0.8}
     for r_low, found in ((0.7, False), (0.9, True)):
         made = row | {"people": "synthetic", "r": 0.95, "r_low": r_low, "r_high": 0.99}
-        assert ("points to copies" in fidelity_words([made, real])) == found
+        assert ("points to copies" in fidelity_sentence([made, real])) == found
 
 
 def test_sentences_are_about_an_extractor_that_others_use_where_there_is_one() -> None:
@@ -200,9 +200,9 @@ def test_diversity_sees_that_scans_are_copies_of_each_other(tmp_path: Path) -> N
     def alike(key: str) -> NDArray[np.float32]:
         return 0.7 * shared + 0.3 * brain(int(key))
 
-    real = Scans("real", tuple(map(str, range(8))), lambda key: brain(int(key)))
-    others = Scans("synthetic", tuple(map(str, range(20, 27))), lambda key: brain(int(key)))
-    copies = Scans("copies", tuple(map(str, range(40, 47))), alike)
+    real = ScanSet("real", tuple(map(str, range(8))), lambda key: brain(int(key)))
+    others = ScanSet("synthetic", tuple(map(str, range(20, 27))), lambda key: brain(int(key)))
+    copies = ScanSet("copies", tuple(map(str, range(40, 47))), alike)
     rows = pd.DataFrame(diversity_rows(mask, [real, others, copies], 1000, 300, 0, tmp_path))
     assert set(rows["measure"]) == {"MS-SSIM (2 scales, brain)"}
     part = rows.set_index("set")

@@ -1,4 +1,4 @@
-"""The synthetic dataset: quarantine until it is handed over, valid names, and a description of every column."""
+"""The synthetic dataset: quarantine until it is released, valid names, and a description of every column."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import SLOPE
 from gen3d.prepare.sources import read_sources
-from gen3d.synthesis.folder import Atlas, Dataset, key_of, measure_all, subject_of
+from gen3d.synthesis.folder import Atlas, SyntheticDataset, key_of, measure_all, subject_of
 from gen3d.synthesis.tables import cohort_table, write_bids, write_image, write_prepared
 
 NAME = re.compile(r"sub-[0-9A-Za-z]+/anat/sub-[0-9A-Za-z]+_space-MNI152NLin2009aSym_desc-synthetic_T1w\.nii\.gz")
@@ -29,9 +29,9 @@ def plan() -> GridPlan:
     return plan_grid(4.0)
 
 
-def filled(out: Path, plan: GridPlan, num: int = 3) -> Dataset:
+def filled(out: Path, plan: GridPlan, num: int = 3) -> SyntheticDataset:
     """Scans that are the template at different brightness, with an out-of-range voxel."""
-    dataset, template = Dataset(out, plan), template_on(plan)
+    dataset, template = SyntheticDataset(out, plan), template_on(plan)
     for sample in range(num):
         t1w = template.t1w * (1 + 0.05 * sample)
         t1w[20, 20, 20], t1w[21, 20, 20] = -1.0, 5.0
@@ -49,15 +49,15 @@ def test_ids_are_labels_and_sort_by_number() -> None:
     assert subject_of(123456) == "syn123456"
 
 
-def test_scans_stay_in_quarantine_until_they_are_handed_over(tmp_path: Path, plan: GridPlan) -> None:
+def test_scans_stay_in_quarantine_until_they_are_released(tmp_path: Path, plan: GridPlan) -> None:
     dataset = filled(tmp_path, plan)
     assert dataset.missing(range(5)) == [3, 4]
     names = {path.name for path in (tmp_path / "quarantine" / "volumes").iterdir()}
     assert names == {f"{key_of(k)}_{c}.nii" for k in range(3) for c in ("t1w", "generated_log_jacobian")}
     assert not list(tmp_path.rglob("*_T1w.nii*")), "no reader takes a scan in quarantine for one"
     (tmp_path / "quarantine" / "volumes" / ".123-sub-syn00003_ses-1_t1w.nii").write_bytes(b"cut short")
-    dataset.hand_over()
-    dataset.hand_over()
+    dataset.release()
+    dataset.release()
     assert {path.name for path in (tmp_path / "volumes").iterdir()} == names
     assert dataset.missing(range(5)) == [3, 4]
     assert not (tmp_path / "quarantine").exists()
@@ -89,7 +89,7 @@ def test_what_is_written_is_bids_and_every_column_is_described(tmp_path: Path, p
     )
     rows = list(measure_all(dataset, Atlas.on(plan), range(3), 1))
     table = cohort_table(asked, rows, [False, True, None], "abc")
-    dataset.hand_over()
+    dataset.release()
     write_prepared(dataset, Atlas.on(plan), table, template_on(plan).mask)
     for sample in range(3):
         write_image(dataset, sample)
@@ -138,7 +138,7 @@ def test_the_source_readers_find_every_scan_with_sex_and_age(tmp_path: Path, pla
         [None] * 3,
         "abc",
     )
-    dataset.hand_over()
+    dataset.release()
     for sample in range(3):
         write_image(dataset, sample)
     write_bids(dataset, table, "latent_diffusion")

@@ -15,7 +15,7 @@ from gen3d.imaging.volume import read_stored
 from gen3d.models.run import Run, load_run
 from gen3d.synthesis.audit import AuditSettings, known_people
 from gen3d.synthesis.drawing import Drawing
-from gen3d.synthesis.folder import Dataset
+from gen3d.synthesis.folder import SyntheticDataset
 from gen3d.synthesis.gate import Gate, training_folders
 from gen3d.synthesis.sample import Sample
 from tests.cohorts import write_cohort
@@ -42,9 +42,9 @@ def reference(place: Path) -> Prepared:
     return open_prepared(place / "cohort")
 
 
-def dataset_of(people: list[str], reference: Prepared, out: Path) -> Dataset:
+def dataset_of(people: list[str], reference: Prepared, out: Path) -> SyntheticDataset:
     """A synthetic dataset whose scans are those of real people."""
-    dataset = Dataset(out, reference.plan.model_copy(update={"channels": ("t1w",)}))
+    dataset = SyntheticDataset(out, reference.plan.model_copy(update={"channels": ("t1w",)}))
     for sample, key in enumerate(people):
         dataset.keep(sample, {"t1w": reference.volume(key, "t1w")}, False)
     return dataset
@@ -71,10 +71,10 @@ def test_copies_of_training_people_stay_in_quarantine(run: Run, reference: Prepa
     waived = Gate.open(run, SETTINGS, None, "only to test the rule")
     assert waived.pass_through(dataset, range(4)) == [True] * 4
     assert json.loads((dataset.out / "audit.json").read_text())["waiver"] == "only to test the rule"
-    dataset.hand_over()
+    dataset.release()
     assert not dataset.quarantine.exists(), "pictures of training people do not become part of the dataset"
     assert read_stored(dataset.path(2, "t1w")).any()
-    with pytest.raises(UserError, match="handed over with a waiver"):
+    with pytest.raises(UserError, match="released with a waiver"):
         gate.still_stands(dataset)
     waived.still_stands(dataset)
 
@@ -113,7 +113,7 @@ def test_a_failed_request_is_kept_and_a_waiver_hands_over_the_same_scans(
     assert provenance["waiver"] == "rule of a test"
     assert provenance["audit"]["failed"]
     assert open_prepared(out).manifest["audit_copy"].astype(str).str.lower().eq("true").all()
-    with pytest.raises(UserError, match=r"handed over with a waiver \(rule of a test\)"):
+    with pytest.raises(UserError, match=r"released with a waiver \(rule of a test\)"):
         verb.run()
 
 
@@ -142,7 +142,7 @@ def test_other_people_in_the_recorded_place_are_no_reference(place: Path, tmp_pa
     run = load_run(place / "ldm")
     assert training_folders(run) == (place / "cohort",)
     other = write_cohort(tmp_path / "other", num_controls=30, num_patients=0, seed=5, prefix="q")
-    with pytest.raises(UserError, match=r"holds 0 of the people that .* learned from"):
+    with pytest.raises(UserError, match=r"holds 0 of the training people of"):
         Gate.open(run, SETTINGS, [other], None)
     kept = (place / "cohort" / "artefact.json").read_text()
     (place / "cohort" / "artefact.json").write_text((other / "artefact.json").read_text())

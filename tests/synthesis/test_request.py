@@ -1,4 +1,4 @@
-"""Who is asked for: draws against their known distribution, and every way to ask for what cannot be given."""
+"""Requested conditions: draws against their known distribution, and every way to ask for what cannot be given."""
 
 from __future__ import annotations
 
@@ -157,8 +157,8 @@ def test_as_trained_needs_people_that_fit() -> None:
     ("text", "sentence"),
     [
         ("sex\tage_year\nF\t70\n", r"column age_year: condition age_year: .*Did you mean age_years"),
-        ("sex\tage_years\n", r"asks for nobody"),
-        ("participant_id\n1\n", r"asks for nobody"),
+        ("sex\tage_years\n", r"lists no people"),
+        ("participant_id\n1\n", r"lists no people"),
         ("sex\tsex\nF\tF\n", r"column sex.1"),
         ("sex\nF\nX\n", r"row 3 of table=: sex=X: the model knows"),
     ],

@@ -1,4 +1,4 @@
-"""The section on synthetic scans: what was asked for, and what the audit said, with its figures."""
+"""The section on synthetic scans: the requested conditions, and the audit with its figures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def text_of(section: Any) -> str:
     return " ".join(block.text for block in section.blocks if isinstance(block, Text))
 
 
-def test_what_was_asked_for_and_the_audit_are_told(tmp_path: Path) -> None:
+def test_the_requested_conditions_and_the_audit_are_reported(tmp_path: Path) -> None:
     section = section_of(write_synthetic(tmp_path / "synthetic", audit_of(False, 0.0)))
     assert "4 scans of people who do not exist, drawn by dpm_solver in 25 steps" in text_of(section)
     assert "The audit for copies of training people was passed" in text_of(section)
@@ -43,9 +43,9 @@ def test_copies_and_waivers_are_said_first(tmp_path: Path) -> None:
     failed = write_synthetic(tmp_path / "failed", audit_of(True, 0.5, "for a class on privacy"))
     unaudited = write_synthetic(tmp_path / "unaudited", {"done": False, "waiver": "whom it saw is not known"})
     text = text_of(section_of(failed, unaudited))
-    assert "Copies were found: 50.0" in text
-    assert "handed over with a waiver: for a class on privacy" in text
-    assert "not audited for copies of training people; the reason given: whom it saw is not known" in text
+    assert "The audit found copies of training people: 50.0" in text
+    assert "released with a waiver: for a class on privacy" in text
+    assert "not audited for copies of training people; the stated reason: whom it saw is not known" in text
 
 
 def test_without_a_dataset_there_is_no_section(world: Any) -> None:

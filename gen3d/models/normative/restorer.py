@@ -76,7 +76,7 @@ class RestorerConfig(BaseModelConfig):
 class Restorer(Model):
     """expectation = x + network(x, mean volume): what the network would change.
 
-    The mean training volume goes in beside the scan, so that the network knows where in the brain it is. Its last
+    The mean training volume is a second input, so that the network knows where in the brain it is. Its last
     convolution starts at zero: an untrained network expects the scan itself.
     """
 
@@ -128,13 +128,13 @@ class RestorerTask(Task):
     def forward(self, batch: Batch, player: str) -> Losses:
         model, corruption = self.model, self.config.corruption
         corrupted, opacity = corrupt(batch, model.brain_mask, model.channels, model.voxel_ml, corruption)
-        target, given = model.normalise(batch.volumes), model.normalise(corrupted)
-        restored = model.restore(given)
+        target, damaged = model.normalise(batch.volumes), model.normalise(corrupted)
+        restored = model.restore(damaged)
         batch.shared["reconstruction"] = restored.detach()
         with without_autocast(target.device):
             kind = self.config.reconstruction
             error = losses.reconstruction_loss(restored, target, model.brain_mask, kind)
-            inside, damage = (_inside(values, target, opacity, kind) for values in (restored, given))
+            inside, damage = (_inside(values, target, opacity, kind) for values in (restored, damaged))
             loss = error + corruption.weight * inside
         return {"loss": loss, "reconstruction": error.detach(), "inside": inside.detach(), "damage": damage.detach()}
 

@@ -17,7 +17,7 @@ def num_scores(target: Target) -> int:
 
 
 def class_weights(codes: NDArray[np.floating], num_classes: int) -> NDArray[np.float64]:
-    """n / (classes x people of the class), so that every class weighs the same; 0 for a class with nobody, [classes]."""
+    """n / (classes x people of the class), so that every class weighs the same; 0 for an empty class, [classes]."""
     counts = np.bincount(np.asarray(codes, dtype=np.int64), minlength=num_classes).astype(np.float64)
     present = counts > 0
     return np.where(present, counts.sum() / (present.sum() * np.maximum(counts, 1.0)), 0.0)

@@ -70,7 +70,7 @@ class ResidualHead(nn.Module):
 class GradedHead(nn.Module):
     """One score per person against limits that only rise: logits of being above each grade but the last, [B, limits].
 
-    The shared score makes the answers consistent (Cao et al. 2020): nobody is likelier to be above a higher grade.
+    The shared score makes the outputs consistent (Cao et al. 2020): the probability of exceeding a grade never rises with it.
 
     Args:
         score: gives [B, 1].

@@ -15,7 +15,7 @@ from gen3d.nets.padding import Padding
 class ImportedDenoiser(nn.Module):
     """Noisy latents [B, C, *shape] at positions [B], conditions [B, p] -> [B, C, *shape].
 
-    The network is told the conditions as the numbers they are: all of them as one token that attention looks at, as p more
+    The network takes the conditions as plain numbers: all of them as one token for cross-attention, as p more
     input channels that are constant over the volume, or both (Pinaya et al. 2022). There is no code for "unknown".
     """
 
@@ -34,7 +34,7 @@ class ImportedDenoiser(nn.Module):
     def forward(self, latents: Tensor, position: Tensor, conditions: Tensor) -> Tensor:
         if not torch.isfinite(conditions).all():
             raise UserError(
-                "the imported network was never told an unknown condition: give a value for every condition, and guidance=1."
+                "the imported network was trained without unknown conditions; give a value for every condition, and guidance=1."
             )
         volumes = self.padding.pad(latents)
         if self.concatenated:
@@ -57,7 +57,7 @@ def check_conditions(arguments: UNetArguments, num_conditions: int, source: str)
     if len(taken) > 1 or concatenated < 0:
         raise UserError(
             f"{source}: {arguments.in_channels} input and {arguments.out_channels} output channels with cross-attention to "
-            f"{arguments.cross_attention_dim} numbers; gen3d can import networks that are told the same conditions both ways."
+            f"{arguments.cross_attention_dim} numbers; gen3d can import networks that take the same conditions both ways."
         )
     wanted = taken.pop() if taken else 0
     if num_conditions != wanted:

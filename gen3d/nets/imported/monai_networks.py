@@ -1,4 +1,4 @@
-"""MONAI's AutoencoderKL and DiffusionModelUNet with the arguments of a saved one, and what the old package had besides."""
+"""MONAI's AutoencoderKL and DiffusionModelUNet with the arguments of a saved one, and layers that only the old package had."""
 
 from __future__ import annotations
 

@@ -74,10 +74,10 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None
     Raises:
         UserError: naming the first tensor that is missing, left over, of another shape, or not finite.
     """
-    own = network.state_dict()
-    compare({name: tensor.shape for name, tensor in own.items()}, tensors, source)
+    expected = network.state_dict()
+    compare({name: tensor.shape for name, tensor in expected.items()}, tensors, source)
     with torch.no_grad():
-        for name, tensor in own.items():
+        for name, tensor in expected.items():
             tensor.copy_(tensors[name])
 
 
@@ -90,10 +90,10 @@ def compare(expected: Mapping[str, torch.Size], tensors: Mapping[str, Tensor], s
     missing = [name for name in expected if name not in tensors]
     left_over = [name for name in tensors if name not in expected]
     misshapen = [name for name in expected if name in tensors and expected[name] != tensors[name].shape]
-    for words, names in (("missing", missing), ("of no known use", left_over), ("of an unexpected shape", misshapen)):
+    for problem, names in (("missing", missing), ("of no known use", left_over), ("of an unexpected shape", misshapen)):
         if names:
             raise UserError(
-                f"{source}: {_count(names)} {words}, such as {names[0]}; weights are loaded completely or not at all, so "
+                f"{source}: {_count(names)} {problem}, such as {names[0]}; weights are loaded completely or not at all, so "
                 "give the file that the training saved."
             )
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
@@ -179,7 +179,7 @@ def unet_arguments(
     _require_three_dimensions(tensors, UNET_MARK, source)
     if "class_embedding.weight" in tensors:
         raise UserError(
-            f"{source}: the network is told a class (num_class_embeds), which gen3d cannot import; it can import networks "
+            f"{source}: the network takes a class (num_class_embeds), which gen3d cannot import; it can import networks "
             "conditioned by cross-attention, by concatenated channels, by both, or not at all."
         )
     try:
@@ -268,20 +268,20 @@ def _upsampling(tensors: Tensors, old: bool, old_transposed: bool) -> Upsampling
 
 
 def _heads(
-    given: tuple[int, ...], channels: tuple[int, ...], attention: tuple[bool, ...], source: str
+    option: tuple[int, ...], channels: tuple[int, ...], attention: tuple[bool, ...], source: str
 ) -> tuple[int, ...]:
     """Channels per head of every level; the last level's are those of the middle block too, which always has attention."""
-    per_level = given * len(channels) if len(given) == 1 else given
+    per_level = option * len(channels) if len(option) == 1 else option
     if len(per_level) != len(channels):
         raise UserError(
-            f"{source}: the network has {len(channels)} levels, but diffusion_options.num_head_channels has {len(given)} "
+            f"{source}: the network has {len(channels)} levels, but diffusion_options.num_head_channels has {len(option)} "
             "entries; give one number, or one per level."
         )
     used = (*attention[:-1], True)
     for head, width, attends in zip(per_level, channels, used, strict=True):
         if attends and (head <= 0 or width % head):
             raise UserError(
-                f"{source}: diffusion_options.num_head_channels={list(given)} does not divide a level of {width} channels; "
+                f"{source}: diffusion_options.num_head_channels={list(option)} does not divide a level of {width} channels; "
                 "give the value that the network was trained with."
             )
     return per_level
