@@ -30,7 +30,7 @@ MASK_SUFFIXES = ("_desc-brain_mask", "_mask", "_brainmask")
 
 
 @dataclass(frozen=True)
-class Task:
+class ScanTask:
     """One scan to prepare into `out`. `identity` hashes all that determines its result."""
 
     key: str
@@ -55,7 +55,7 @@ def make_tasks(
     plan: GridPlan,
     brain_mask: MaskMethod,
     bias_correction: bool,
-) -> list[Task]:
+) -> list[ScanTask]:
     """One task per row of the cohort table (columns key, source, and mask where there is one)."""
     tasks = []
     for row in track(frame.to_dict("records"), "reading files", total=len(frame)):
@@ -71,7 +71,7 @@ def make_tasks(
                 "version": __version__,
             }
         )
-        tasks.append(Task(row["key"], scan, mask, out, plan, brain_mask, bias_correction, identity))
+        tasks.append(ScanTask(row["key"], scan, mask, out, plan, brain_mask, bias_correction, identity))
     return tasks
 
 
@@ -88,7 +88,7 @@ def find_mask(scan: Path, named: str, sources: Sequence[Path]) -> Path | None:
     return next((path for path in beside if path.is_file()), None)
 
 
-def prepare_all(tasks: Sequence[Task], workers: int) -> Iterator[Row]:
+def prepare_all(tasks: Sequence[ScanTask], workers: int) -> Iterator[Row]:
     """Yield one row per task as it is done; rows kept by an earlier, interrupted run come first and cost nothing.
 
     Raises:
@@ -97,11 +97,11 @@ def prepare_all(tasks: Sequence[Task], workers: int) -> Iterator[Row]:
     return kept_or_made(tasks, _kept, _prepare_group, None, lambda num_tasks: num_workers(workers, num_tasks))
 
 
-def _prepare_group(shared: None, tasks: list[Task]) -> list[Row]:
+def _prepare_group(shared: None, tasks: list[ScanTask]) -> list[Row]:
     return [prepare_scan(task) for task in tasks]
 
 
-def prepare_scan(task: Task) -> Row:
+def prepare_scan(task: ScanTask) -> Row:
     """Prepare one scan and store all that belongs to it; a scan that cannot be used becomes a row with its `failure`.
 
     Raises:
@@ -133,7 +133,7 @@ def prepare_scan(task: Task) -> Row:
     return row
 
 
-def _store(task: Task, done: Conformed) -> None:
+def _store(task: ScanTask, done: Conformed) -> None:
     volumes = task.out / "volumes"
     store(volumes / f"{task.key}_t1w.nii", done.t1w, task.plan.matrix)
     if done.log_jacobian is not None:
@@ -151,7 +151,7 @@ def _store(task: Task, done: Conformed) -> None:
     draw(picture, done.t1w, done.log_jacobian, template_on(task.plan).mask, task.plan)
 
 
-def _kept(task: Task) -> Row | None:
+def _kept(task: ScanTask) -> Row | None:
     """The row of an earlier run, if it was made from the same scan with the same settings; what failed is tried again."""
     row = task.rows.get(task.key, task.identity)
     usable = row is not None and not row["failure"]

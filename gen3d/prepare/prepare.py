@@ -24,8 +24,9 @@ from gen3d.imaging.brainmask import MaskMethod, check_tool
 from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.registration import DeformationSettings
 from gen3d.imaging.template import template_on
-from gen3d.prepare.one_scan import Task, make_tasks, prepare_all
-from gen3d.prepare.sources import Columns, Source, read_sources
+from gen3d.prepare.columns import Columns
+from gen3d.prepare.one_scan import ScanTask, make_tasks, prepare_all
+from gen3d.prepare.sources import ScanSource, read_sources
 
 SECONDS_PER_SCAN, SECONDS_PER_MEGAVOXEL = 4.0, 4.0  # of one core: alignment and bias; resampling and deformation
 PICTURE_MB = 0.2
@@ -73,19 +74,19 @@ class Prepare(FolderVerb):
         """The folders and tables of scans."""
         return {"source": list(self.source)}
 
-    def open_inputs(self) -> tuple[Source, list[Task]]:
+    def open_inputs(self) -> tuple[ScanSource, list[ScanTask]]:
         """The cohort table, and every scan with all that determines its result."""
         check_tool(self.brain_mask)
         found = self._read()
         return found, make_tasks(found.frame, self.source, self.out, self.grid(), self.brain_mask, self.bias_correction)
 
-    def identity(self, opened: Callable[[], tuple[Source, list[Task]]]) -> Identity:
+    def identity(self, opened: Callable[[], tuple[ScanSource, list[ScanTask]]]) -> Identity:
         """Also every scan's content, and the cohort table."""
         found, tasks = opened()
         scans = digest([task.identity for task in tasks] + [found.frame.drop(columns="source").to_csv()])
         return Identity(self.reads(), {"scans": scans})
 
-    def write(self, work: Work, opened: tuple[Source, list[Task]]) -> dict[str, Any]:
+    def write(self, work: Work, opened: tuple[ScanSource, list[ScanTask]]) -> dict[str, Any]:
         """Prepare every scan, judge them together, and write the cohort folder."""
         found, tasks = opened
         done = track(prepare_all(tasks, self.workers), "preparing scans", total=len(tasks))
@@ -121,10 +122,10 @@ class Prepare(FolderVerb):
             deformation=settings,
         )
 
-    def _read(self) -> Source:
+    def _read(self) -> ScanSource:
         return read_sources(self.source, self.columns, self.shared_ids)
 
-    def _write_cohort(self, found: Source, rows: pd.DataFrame, plan: GridPlan) -> dict[str, Any]:
+    def _write_cohort(self, found: ScanSource, rows: pd.DataFrame, plan: GridPlan) -> dict[str, Any]:
         """Write what belongs to the cohort as a whole, and return the summary of the artefact."""
         verdicts = rows.join(judge(rows))
         excluded = verdicts.loc[verdicts["verdict"] == "exclude", "key"].tolist()
