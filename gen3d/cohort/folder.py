@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from gen3d.cohort.manifest import FILE, check_split, read_manifest, write_manifest
 from gen3d.core.artefact import digest, file_digest, read
 from gen3d.core.errors import UserError
-from gen3d.core.tables import Table, write_table
+from gen3d.core.tables import TableFile, write_table
 from gen3d.imaging.plan import GridPlan, read_plan, write_plan
 from gen3d.imaging.volume import SLOPE, open_stored, read_map, write_nifti
 
 PLAN, MASK, REGIONS, REGION_TABLE = "plan.json", "mask.nii", "regions.nii", "regions.tsv"
-VERDICTS = Table("verdicts.tsv", ("key", "source", "verdict", "reason"))
-UNMATCHED = Table("unmatched.tsv", ("entry", "remark"))
+VERDICTS = TableFile("verdicts.tsv", ("key", "source", "verdict", "reason"))
+UNMATCHED = TableFile("unmatched.tsv", ("entry", "remark"))
 """Of folders made from real scans or simulated: a verdict per scan, and what of tables and folders did not match up."""
 
 VERBS = ("prepare", "simulate", "sample")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gen3d.core.artefact import Artefact, write_json
 from gen3d.core.errors import UserError
-from gen3d.core.tables import Row, Table, read_record, read_table, records, rows_of, write_table
+from gen3d.core.tables import Row, TableFile, read_record, read_table, records, rows_of, write_table
 
 METRICS, FIGURES = "metrics.json", "figures"
 
@@ -104,7 +104,7 @@ class ResultFolder:
         path = self.folder / f"{name}.tsv"
         return read_table(path) if path.is_file() else pd.DataFrame()
 
-    def scans(self, table: Table) -> pd.DataFrame:
+    def scans(self, table: TableFile) -> pd.DataFrame:
         """A table with a row per scan.
 
         Raises:

@@ -116,7 +116,7 @@ class Bootstrap:
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedGroup:
     """The scans of one fitted model: rows of the positives [p] and negatives [q], and who wins [p, q] (half for ties)."""
 
     positives: Codes
@@ -144,7 +144,7 @@ class WithinModels:
     num_people: int
 
     @cached_property
-    def groups(self) -> tuple[Compared, ...]:
+    def groups(self) -> tuple[ComparedGroup, ...]:
         """The comparisons model by model; a model whose test people are of one class has none."""
         found = []
         order = np.argsort(self.models, kind="stable")
@@ -152,7 +152,7 @@ class WithinModels:
             ill, well = rows[self.positive[rows]], rows[~self.positive[rows]]
             if ill.size and well.size:
                 difference = self.scores[ill][:, None] - self.scores[well][None, :]
-                found.append(Compared(ill, well, (difference > 0) + 0.5 * (difference == 0)))
+                found.append(ComparedGroup(ill, well, (difference > 0) + 0.5 * (difference == 0)))
         return tuple(found)
 
     @cached_property

@@ -28,7 +28,7 @@ from gen3d.simulate.appearance import make_sites
 from gen3d.simulate.conditions import Condition, Name, default_conditions
 from gen3d.simulate.folder import PERCENT_CHANGE, VOLUME_ML, write_truth
 from gen3d.simulate.lesion_masks import LesionMask, masks_of_size
-from gen3d.simulate.making import CACHE, Cohort, simulate_all
+from gen3d.simulate.making import CACHE, SimulatedCohort, simulate_all
 from gen3d.simulate.people import NONE, design
 from gen3d.simulate.planting import check_on_template
 from gen3d.simulate.twins import short_name, twin_table
@@ -129,7 +129,7 @@ class Simulate(FolderVerb):
     def write(self, work: Work, opened: Opened) -> dict[str, Any]:
         """Simulate every person and write the cohort folder."""
         bases, scans, plan, masks = opened
-        cohort = Cohort(
+        cohort = SimulatedCohort(
             self.out,
             self.seed,
             cohort_space(plan),

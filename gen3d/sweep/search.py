@@ -37,7 +37,7 @@ STATUS = {
 OBJECTIVE, ERROR, SECONDS = "objective", "error", "seconds"
 
 
-class Study:
+class SweepStudy:
     """All trials of a sweep, number n in the folder of number n.
 
     All numbers are enqueued at the start, so that a trial keeps its number and its values whatever is interrupted.

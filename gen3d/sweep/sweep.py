@@ -21,7 +21,7 @@ from gen3d.sweep.settings import STOPPED, Command, Range, SweepSettings, Trial, 
 from gen3d.sweep.trial import interrupted, work_off, work_on
 
 if TYPE_CHECKING:  # imported where it is used: a sweep's settings and its plan need no Optuna
-    from gen3d.sweep.search import Study
+    from gen3d.sweep.search import SweepStudy
 
 SETTINGS = "sweep.yaml"
 
@@ -65,9 +65,9 @@ class Sweep(SweepSettings):
 
     def write(self, work: Work, opened: None) -> dict[str, Any] | None:
         """Work off what is left to do and conclude; None while SLURM has it."""
-        from gen3d.sweep.search import Study
+        from gen3d.sweep.search import SweepStudy
 
-        study = Study(self)
+        study = SweepStudy(self)
         if self.where == "slurm" and self._is_queued(study):
             return None
         plain = self.model_dump(mode="json", by_alias=True, exclude={"task", "retry_failed"})
@@ -88,7 +88,7 @@ class Sweep(SweepSettings):
     def _objective_in_words(self) -> str:
         return f"{self.objective.direction} {self.objective.title} of {self.judged_step}"
 
-    def _is_queued(self, study: Study) -> bool:
+    def _is_queued(self, study: SweepStudy) -> bool:
         from gen3d.sweep.slurm import queued
 
         if jobs := queued(self.out):
@@ -98,7 +98,7 @@ class Sweep(SweepSettings):
             )
         return bool(jobs)
 
-    def _submit(self, study: Study, pending: Sequence[int]) -> None:
+    def _submit(self, study: SweepStudy, pending: Sequence[int]) -> None:
         from gen3d.sweep.slurm import submit
 
         self._write(study)
@@ -108,13 +108,13 @@ class Sweep(SweepSettings):
 
     def _run_task(self, number: int) -> Path:
         """Work on one trial, as one task of an array; others may be at theirs on other nodes."""
-        from gen3d.sweep.search import Study
+        from gen3d.sweep.search import SweepStudy
 
         if not (self.out / RECORD).is_file():
             raise UserError(
                 f"{self.out}: task= is for the tasks of a sweep; run the sweep itself first (without task=)."
             )
-        study = Study(self)
+        study = SweepStudy(self)
         ended: list[Trial] = []
         work_off([number], partial(work_on, self, study), ended.append, 1)
         for trial in ended:
@@ -123,7 +123,7 @@ class Sweep(SweepSettings):
                 raise interrupted(signal.SIGTERM)
         return self.out
 
-    def _run_here(self, study: Study, pending: Sequence[int]) -> None:
+    def _run_here(self, study: SweepStudy, pending: Sequence[int]) -> None:
         """Work off the pending trials, a line for each, and the table after each."""
         num_over = 0
 
@@ -142,12 +142,12 @@ class Sweep(SweepSettings):
             self._write(study)
             raise
 
-    def _write_table(self, study: Study) -> list[Trial]:
+    def _write_table(self, study: SweepStudy) -> list[Trial]:
         trials = study.trials()
         results.write_trials(self.out / "trials.tsv", trials, list(self.vary))
         return trials
 
-    def _write(self, study: Study) -> None:
+    def _write(self, study: SweepStudy) -> None:
         """The table, and the picture and the best settings as soon as a trial has its objective."""
         self._write_table(study)
         if (best := study.best()) is not None:
@@ -159,7 +159,7 @@ class Sweep(SweepSettings):
         commands = self.commands(best.values, best.folder)
         return next((command for command in commands if command.verb == "train"), commands[0])
 
-    def _conclude(self, study: Study, numbers: Sequence[int]) -> dict[str, Any]:
+    def _conclude(self, study: SweepStudy, numbers: Sequence[int]) -> dict[str, Any]:
         """Write everything and say what was found, after work on the trials `numbers`; the summary of the folder.
 
         Raises:

@@ -26,7 +26,7 @@ from gen3d.sweep.settings import DONE, FAILED, PRUNED, STOPPED, Command, SweepSe
 from gen3d.train.stopping import StopSignal
 
 if TYPE_CHECKING:  # search.py loads Optuna
-    from gen3d.sweep.search import Attempt, Study
+    from gen3d.sweep.search import Attempt, SweepStudy
 
 LOG = "log.jsonl"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -93,7 +93,7 @@ def work_off(
         raise interrupted(halt.received)
 
 
-def work_on(sweep: SweepSettings, study: Study, number: int, slot: int, halt: Halt) -> Trial | None:
+def work_on(sweep: SweepSettings, study: SweepStudy, number: int, slot: int, halt: Halt) -> Trial | None:
     """Work on a trial unless it has ended; what became of it, or None if it was not begun.
 
     Raises:
@@ -113,7 +113,7 @@ def work_on(sweep: SweepSettings, study: Study, number: int, slot: int, halt: Ha
 
 def _attempt(
     sweep: SweepSettings,
-    study: Study,
+    study: SweepStudy,
     attempt: Attempt,
     folder: Path,
     environment: dict[str, str],
@@ -144,7 +144,7 @@ def _attempt(
             shutil.rmtree(folder / path, ignore_errors=True)
 
 
-def _measured(sweep: SweepSettings, study: Study, folder: Path) -> tuple[float | None, str]:
+def _measured(sweep: SweepSettings, study: SweepStudy, folder: Path) -> tuple[float | None, str]:
     """The objective of a trial whose steps are finished, or why there is none."""
     try:
         return measure(sweep.objective, folder / sweep.judged_step), ""

@@ -18,7 +18,7 @@ from gen3d.train.engine.processes import Processes
 
 
 @dataclass(frozen=True)
-class People:
+class TrainingPeople:
     """The scans a run may learn from, and for each member the row numbers that it learns from."""
 
     frame: pd.DataFrame
@@ -54,7 +54,7 @@ def learners(table: pd.DataFrame, patients: float, roles: Sequence[str] = ("trai
     return np.flatnonzero(chosen)
 
 
-def choose_people(prepared: Prepared, cross_fit: int, seed: int, patients: float = 0.0) -> People:
+def choose_people(prepared: Prepared, cross_fit: int, seed: int, patients: float = 0.0) -> TrainingPeople:
     """Rows with role `train`, and with `cross_fit` > 1 also `calibration`, shared out over the members by subject; with them a
     share of the people with role `evaluation`.
 
@@ -74,9 +74,9 @@ def choose_people(prepared: Prepared, cross_fit: int, seed: int, patients: float
             "controls=[...] naming the diagnoses that are healthy."
         )
     if cross_fit == 1:
-        return People(frame, (np.arange(len(frame)),))
+        return TrainingPeople(frame, (np.arange(len(frame)),))
     folds = assign_folds(frame, cross_fit, seed).to_numpy()
-    return People(frame, tuple(np.flatnonzero(folds != fold) for fold in range(cross_fit)))
+    return TrainingPeople(frame, tuple(np.flatnonzero(folds != fold) for fold in range(cross_fit)))
 
 
 def statistics(

@@ -23,9 +23,9 @@ from gen3d.models.base import BaseModelConfig, Model, Statistics
 from gen3d.models.registry import learning_from
 from gen3d.models.run_folder import write_people_and_plan
 from gen3d.train.augment import AugmentConfig
-from gen3d.train.batches import PreparedSource, Source
+from gen3d.train.batches import BatchSource, PreparedSource
 from gen3d.train.engine.processes import Processes
-from gen3d.train.learners import People, choose_people, statistics
+from gen3d.train.learners import TrainingPeople, choose_people, statistics
 from gen3d.train.log import Painter
 from gen3d.train.pictures import draw_reconstructions
 from gen3d.train.settings import TrainSettings
@@ -34,12 +34,12 @@ NUM_PICTURED = 2
 
 
 @dataclass(frozen=True)
-class Material(ABC):
+class TrainingMaterial(ABC):
     """Volumes to learn from, whose they are, and what a model of them needs to be built."""
 
     plan: GridPlan
     channels: tuple[str, ...]
-    people: People
+    people: TrainingPeople
     design: Design
 
     unused: ClassVar[frozenset[str]] = frozenset()
@@ -52,7 +52,7 @@ class Material(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, asked: TrainSettings) -> Material:
+    def open(cls, asked: TrainSettings) -> TrainingMaterial:
         """Open the inputs and choose who is learned from.
 
         Raises:
@@ -66,7 +66,7 @@ class Material(ABC):
 
     @property
     @abstractmethod
-    def source(self) -> Source:
+    def source(self) -> BatchSource:
         """The volumes, by row of `people.frame`."""
 
     @property
@@ -130,7 +130,7 @@ class Material(ABC):
 
 
 @dataclass(frozen=True)
-class Scans(Material):
+class ScanMaterial(TrainingMaterial):
     """Prepared scans."""
 
     prepared: Prepared
@@ -144,7 +144,7 @@ class Scans(Material):
             raise ValueError(f"{extra[0]}= goes with model.kind={' or '.join(learning_from('latents'))} only")
 
     @classmethod
-    def open(cls, asked: TrainSettings) -> Scans:
+    def open(cls, asked: TrainSettings) -> ScanMaterial:
         prepared = open_prepared(cast(tuple[Path, ...], asked.prepared))
         prepared.require_channels(asked.channels)
         people = choose_people(prepared, asked.cross_fit, asked.seed, asked.patients)
@@ -194,11 +194,11 @@ class Scans(Material):
         return [f"volumes: {len(self.channels)} channels ({', '.join(self.channels)}) on {self.plan.describe()}"]
 
 
-def _covariate_columns(people: People) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def _covariate_columns(people: TrainingPeople) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     frame = people.frame
     return frame["age_years"].to_numpy(), frame["sex"].to_numpy(), frame["site"].to_numpy()
 
 
-def design_of(people: People) -> Design:
+def design_of(people: TrainingPeople) -> Design:
     """Age, sex and site of the people, as covariates."""
     return Design.fit(*_covariate_columns(people))

@@ -29,9 +29,9 @@ from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffu
 from gen3d.models.run import Run, load_run
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.engine.processes import Processes
-from gen3d.train.learners import People, learners
+from gen3d.train.learners import TrainingPeople, learners
 from gen3d.train.log import Painter
-from gen3d.train.material import NUM_PICTURED, Material, design_of
+from gen3d.train.material import NUM_PICTURED, TrainingMaterial, design_of
 from gen3d.train.pictures import draw_samples
 from gen3d.train.random_numbers import INITIAL_WEIGHTS, seed_of
 from gen3d.train.settings import TrainSettings
@@ -62,7 +62,7 @@ class LatentSource:
 
 
 @dataclass(frozen=True)
-class Latents(Material):
+class LatentMaterial(TrainingMaterial):
     """Latents of people, the autoencoder that made them, and where the array lies or will lie.
 
     `given` is whether the user named the autoencoder; `rows` are the places in the array of the scans of `people.frame`, which
@@ -93,7 +93,7 @@ class Latents(Material):
             raise ValueError(f"augment.intensity changes scans, not latents; leave it out for {kind}")
 
     @classmethod
-    def open(cls, asked: TrainSettings) -> Latents:
+    def open(cls, asked: TrainSettings) -> LatentMaterial:
         """Open the latents and their autoencoder, and choose who is learned from.
 
         Raises:
@@ -125,7 +125,7 @@ class Latents(Material):
             frame = with_structures(cohort, frame)
         coding = Coding.fit(frame, cast(LatentDiffusionConfig, asked.model).conditions)
         everybody = pd.concat([frame, frame], ignore_index=True) if mirrored else frame
-        people = People(everybody, (np.arange(len(everybody)),))
+        people = TrainingPeople(everybody, (np.arange(len(everybody)),))
         rows = np.arange(len(frame)) if cohort is not None else chosen
         return cls(
             plan=run.plan,

@@ -20,7 +20,7 @@ from gen3d.train.engine.processes import Processes
 from gen3d.train.engine.start import start_engine
 from gen3d.train.log import TrainLog, append, keep_until, memory_gib
 from gen3d.train.loop import Checkpoints, run_loop
-from gen3d.train.material import Material
+from gen3d.train.material import TrainingMaterial
 from gen3d.train.random_numbers import INITIAL_WEIGHTS, seed_of
 from gen3d.train.settings import TrainSettings
 
@@ -32,7 +32,7 @@ class Member:
     """The member number `index` of the run that is asked for."""
 
     asked: TrainSettings
-    material: Material
+    material: TrainingMaterial
     index: int
     processes: Processes
 

@@ -16,12 +16,12 @@ from gen3d.core.words import listed
 from gen3d.core.work import Identity
 from gen3d.models.run_folder import write_settings
 from gen3d.train.engine.processes import Processes, launched
-from gen3d.train.material import Material, Scans
-from gen3d.train.material_latents import Latents
+from gen3d.train.material import ScanMaterial, TrainingMaterial
+from gen3d.train.material_latents import LatentMaterial
 from gen3d.train.member import Member
 from gen3d.train.settings import TrainSettings
 
-MATERIALS: dict[str, type[Material]] = {"scans": Scans, "latents": Latents}
+MATERIALS: dict[str, type[TrainingMaterial]] = {"scans": ScanMaterial, "latents": LatentMaterial}
 """What models learn from, by the `material` of their settings."""
 
 
@@ -43,7 +43,7 @@ class Train(TrainSettings):
         return self
 
     @property
-    def _material(self) -> type[Material]:
+    def _material(self) -> type[TrainingMaterial]:
         return MATERIALS[self.model.material]
 
     def settings(self) -> dict[str, Any]:
@@ -57,16 +57,16 @@ class Train(TrainSettings):
         """Seconds that a process waits for the others."""
         return self.engine.timeout_s
 
-    def open_inputs(self) -> Material:
+    def open_inputs(self) -> TrainingMaterial:
         """What is learned from, once it is clear that so many processes can learn."""
         self._check_launch(launched())
         return self._open()
 
-    def notes(self, opened: Material) -> dict[str, str]:
+    def notes(self, opened: TrainingMaterial) -> dict[str, str]:
         """The data, and how gradients are exchanged."""
         return {"data": opened.fingerprint(), "backend": self._check_launch(launched())}
 
-    def identity(self, opened: Callable[[], Material]) -> Identity:
+    def identity(self, opened: Callable[[], TrainingMaterial]) -> Identity:
         """The folders that the material names."""
         return Identity(opened().inputs)
 
@@ -84,7 +84,7 @@ class Train(TrainSettings):
         self.engine.parts(self.optim.batch_size, place.num)
         return self.engine.chosen_backend(self.engine.chosen_device(place.local_rank))
 
-    def share(self, opened: Material, processes: Processes) -> dict[str, Any]:
+    def share(self, opened: TrainingMaterial, processes: Processes) -> dict[str, Any]:
         """Train every member that is not finished yet."""
         began = time.monotonic()
         if self.engine.threads:
@@ -114,7 +114,7 @@ class Train(TrainSettings):
             sentences += self._step_sentences(material, min(sizes))
         return [*sentences, f"writes {self.out}"]
 
-    def _step_sentences(self, material: Material, num_scans: int) -> list[str]:
+    def _step_sentences(self, material: TrainingMaterial, num_scans: int) -> list[str]:
         from gen3d.train.plan.plan import plan_step, step_settings
 
         def build(config: Any) -> Any:
@@ -125,14 +125,14 @@ class Train(TrainSettings):
         step = step_settings(self.model, self.optim, self.engine, launched().num)
         return plan_step(step, build, num_scans, self.engine.memory_gib).sentences()
 
-    def _open(self) -> Material:
+    def _open(self) -> TrainingMaterial:
         """What is learned from; everything is checked here."""
         material = self._material.open(self)
         for rows in material.people.members:
             material.completed(self.model).check(material.plan, len(rows))
         return material
 
-    def describe(self, work: Work, opened: Material) -> None:
+    def describe(self, work: Work, opened: TrainingMaterial) -> None:
         """Write config.yaml and what the material says of itself."""
         tree = self.model_dump(mode="json") | {
             "model": opened.completed(self.model).model_dump(mode="json"),
@@ -141,7 +141,7 @@ class Train(TrainSettings):
         write_settings(work.folder, tree)
         opened.describe(work)
 
-    def _summary(self, material: Material, seconds: float) -> dict[str, Any]:
+    def _summary(self, material: TrainingMaterial, seconds: float) -> dict[str, Any]:
         people = material.people
         return {
             "model": self.model.kind,
