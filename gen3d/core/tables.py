@@ -1,7 +1,7 @@
 """Tables on disk and in JSON: tab-separated with BIDS's n/a, and rows whose missing numbers are null.
 
 A folder's `folder.py` says once what each of its tables is called and which columns it has, as a `TableFile`; the verb writes
-through it and everybody else reads through it.
+through it and all others read through it.
 """
 
 from __future__ import annotations
