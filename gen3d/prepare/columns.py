@@ -35,21 +35,28 @@ class Columns(Config):
 
     subject: str | None = Field(None, description="column with the person's id (usual: participant_id, subject)")
     session: str | None = Field(None, description="column with the session or visit (usual: session_id, session)")
-    site: str | None = Field(None, description="column with the site or scanner; default the folder's name")
+    site: str | None = Field(
+        None, description="column with the site or scanner; without one, the folder's name is the site"
+    )
     age_years: str | None = Field(None, description="column with the age at the scan (usual: age)")
     sex: str | None = Field(None, description="column with the sex (usual: sex, gender, M/F)")
     diagnosis: str | None = Field(None, description="column with the diagnosis (usual: diagnosis, group, dx)")
     cdr: str | None = Field(None, description="column with the Clinical Dementia Rating")
     mmse: str | None = Field(None, description="column with the Mini-Mental State Examination score")
-    path: str | None = Field(None, description="in a table: column with the scan's file, relative to the table")
+    path: str | None = Field(
+        None,
+        description="for a table of scans: column with each scan's path, relative to the table",
+    )
     age_unit: Literal["years", "months", "days"] = Field("years", description="unit of the age column")
     sex_codes: dict[str, Literal["M", "F"]] = Field(
-        default_factory=dict, description="further codes of sex, for instance {1: M, 2: F}"
+        default_factory=dict, description="meaning of codes of sex other than M and F, for instance {1: M, 2: F}"
     )
     diagnosis_codes: dict[str, str] = Field(
         default_factory=dict, description="new names for diagnoses, for instance {depr: depression, 0: control}"
     )
-    space: str | None = Field(None, description="in derivatives with several `space-` images: the one to take")
+    space: str | None = Field(
+        None, description="in derivatives with images in several spaces: the `space-` label to read"
+    )
 
 
 def read_table(path: Path) -> pd.DataFrame:

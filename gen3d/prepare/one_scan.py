@@ -1,4 +1,4 @@
-"""Many scans through `conform`, in several processes, each result kept as soon as it is there."""
+"""Many scans through `conform`, in several processes, each result stored as soon as it is ready."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MASK_SUFFIXES = ("_desc-brain_mask", "_mask", "_brainmask")
 
 @dataclass(frozen=True)
 class ScanTask:
-    """One scan to prepare into `out`. `identity` hashes all that determines its result."""
+    """One scan to prepare into `out`. `identity` is a hash of all that determines the result."""
 
     key: str
     source: Path
@@ -76,16 +76,16 @@ def make_tasks(
 
 
 def find_mask(scan: Path, named: str, sources: Sequence[Path]) -> Path | None:
-    """The brain mask of a scan: the file that the table names, or one beside the scan (`*_desc-brain_mask`, `*_mask`)."""
+    """The brain mask of a scan: the file that the table names, or one next to the scan (`*_desc-brain_mask`, `*_mask`)."""
     if named:
         places = [scan.parent, *(source if source.is_dir() else source.parent for source in sources), Path()]
         return next((place / named for place in places if (place / named).is_file()), places[0] / named)
     stem = scan.name.split(".")[0]
     stems = (stem, stem.rpartition("_")[0])
-    beside = [
+    neighbours = [
         scan.with_name(f"{s}{suffix}{end}") for s in stems for suffix in MASK_SUFFIXES for end in (".nii.gz", ".nii")
     ]
-    return next((path for path in beside if path.is_file()), None)
+    return next((path for path in neighbours if path.is_file()), None)
 
 
 def prepare_all(tasks: Sequence[ScanTask], workers: int) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""What `gen3d simulate` knows of a cohort beside its scans: what was planted in whom, where and how much."""
+"""The truth of a simulated cohort: what was planted in which scan, where and how much."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def simulate_scan(cohort: SimulatedCohort, person: Row) -> Row:
     severity, age = float(person["severity"]), float(person["age_years"])
     who = (cohort.seed, int(person["index"]), int(person["session"]))
     try:
-        made = make_person(
+        simulated = make_person(
             cohort.space,
             site,
             age,
@@ -107,10 +107,10 @@ def simulate_scan(cohort: SimulatedCohort, person: Row) -> Row:
     except ValueError as error:
         what = f"condition {person['condition']} at severity {severity:g}"
         raise UserError(f"{key}: {what} cannot be made at {plan.spacing_mm:g} mm ({error}); lower it.") from None
-    t1w, levels = apply_tissue_rule(made.scan, template_on(plan), made.brain)
+    t1w, levels = apply_tissue_rule(simulated.scan, template_on(plan), simulated.brain)
     log_jacobian, quality = deformation_channel(t1w, plan)
-    scan = SimulatedScan(t1w, log_jacobian, made.brain, levels, _alignment(cohort, person), quality, "simulated")
-    return _keep(cohort, key, scan, made.truth, start, {"volume_ml": made.volumes_ml})
+    scan = SimulatedScan(t1w, log_jacobian, simulated.brain, levels, _alignment(cohort, person), quality, "simulated")
+    return _keep(cohort, key, scan, simulated.truth, start, {"volume_ml": simulated.volumes_ml})
 
 
 def simulate_twins(cohort: SimulatedCohort, twins: Sequence[Row]) -> Iterator[Row]:
@@ -132,15 +132,15 @@ def simulate_twins(cohort: SimulatedCohort, twins: Sequence[Row]) -> Iterator[Ro
     for twin in twins:
         start, name, severity = time.monotonic(), str(twin["condition"]), float(twin["severity"])
         try:
-            made = plant(base, cohort.conditions[name], severity, cohort.masks.get(name, ()), cohort.seed, name)
+            planted = plant(base, cohort.conditions[name], severity, cohort.masks.get(name, ()), cohort.seed, name)
         except ValueError as error:
             yield {"key": str(twin["key"]), "condition": name, "left_out": f"{key}: no twin with {name} ({error})"}
             continue
-        seen = channels_of(base, made)
-        scan = SimulatedScan(seen.t1w, seen.log_jacobian, made.brain, seen.levels, affine, seen.quality, "planted")
+        seen = channels_of(base, planted)
+        scan = SimulatedScan(seen.t1w, seen.log_jacobian, planted.brain, seen.levels, affine, seen.quality, "planted")
         noise = {"noise_level": round(base.noise.level, 5)}
         noise["noise_correlation"] = round(float(np.mean(base.noise.correlation)), 3)
-        yield _keep(cohort, str(twin["key"]), scan, made.truth, start, {"volume_ml": {}, "planting": noise})
+        yield _keep(cohort, str(twin["key"]), scan, planted.truth, start, {"volume_ml": {}, "planting": noise})
 
 
 @dataclass(frozen=True)

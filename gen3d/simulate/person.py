@@ -1,4 +1,4 @@
-"""One simulated person: healthy anatomy, the condition on top, the scan, and what is known to be true about it."""
+"""One simulated person: healthy anatomy, the condition on top, the scan, and the true changes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class PlantedTruth:
     """What differs from the healthy twin.
 
     ``log_jacobian`` of the condition in template coordinates, ``changed`` voxels of the noiseless scan, volume change by
-    region, and the volume and mask of a lesion. ``error_percent`` is the largest relative error of a volume asked for.
+    region, and the volume and mask of a lesion. ``error_percent`` is the largest relative error of a requested volume.
     """
 
     log_jacobian: Floats
@@ -144,7 +144,7 @@ def plant_lesion(
 
 
 def _error(change: deformation.Reached, planted: Mapping[int, float]) -> float:
-    """Largest relative error of the volumes asked for, percent."""
+    """Largest relative error of the requested volumes, percent."""
     return 100 * max(abs(float(np.expm1(change.log_changes[label] - log))) for label, log in planted.items())
 
 

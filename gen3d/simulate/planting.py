@@ -181,16 +181,16 @@ def channels_of(base: Base, planted: Planted) -> Channels:
     measured as stored, and what differs between them is added to what prepare found in the base.
     """
     template, known = template_on(base.space.plan), base.levels
-    found = deform(planted.scan, base.space.plan)
-    levels = levels_under(planted.scan, planted.brain, found, template)
+    deformation = deform(planted.scan, base.space.plan)
+    levels = levels_under(planted.scan, planted.brain, deformation, template)
     slope = (known.white - known.grey) / max(levels.white - levels.grey, 1e-3)
     t1w = np.where(planted.brain, np.clip(known.white + slope * (planted.scan - levels.white), *LIMITS), 0)
     t1w = (t1w * template.mask).astype(np.float32)
     if base.log_jacobian is None:
         return Channels(t1w, None, levels, {})
-    log_jacobian = base.log_jacobian + found.log_jacobian - base.deformation.log_jacobian
+    log_jacobian = base.log_jacobian + deformation.log_jacobian - base.deformation.log_jacobian
     log_jacobian = np.where(template.mask, np.maximum(log_jacobian, np.log(MINIMUM_JACOBIAN)), 0).astype(np.float32)
-    quality = found.quality | {"log_jacobian_sd": float(log_jacobian[template.mask].std())}
+    quality = deformation.quality | {"log_jacobian_sd": float(log_jacobian[template.mask].std())}
     return Channels(t1w, log_jacobian, levels, quality)
 
 
@@ -272,11 +272,11 @@ def _percent_changes(labels: NDArray[np.int16], change: deformation.Reached) -> 
 
 def _drawn_percent(maps: LabelMaps, log_changes: Mapping[int, float]) -> dict[str, float]:
     """Exact changes of drawn regions that the package has under the same name: they replace what its own region shows."""
-    own = {plain_name(region.name): region.name for region in all_regions()}
+    package_names = {plain_name(region.name): region.name for region in all_regions()}
     return {
-        own[maps.names[label]]: 100 * float(np.expm1(log))
+        package_names[maps.names[label]]: 100 * float(np.expm1(log))
         for label, log in log_changes.items()
-        if maps.names[label] in own
+        if maps.names[label] in package_names
     }
 
 

@@ -1,4 +1,4 @@
-"""`gen3d sweep`: many trainings, one table and one picture of what mattered."""
+"""`gen3d sweep`: train with many settings, and find the best ones and those that matter."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ SETTINGS = "sweep.yaml"
 
 
 class Sweep(SweepSettings):
-    """Run the same verbs many times with other settings, and say which settings were best.
+    """Run the same verbs many times with other settings, and report which settings were best.
 
-    A trial is a list of steps, each a `gen3d` verb in a process and a folder of its own: out/trials/0003/train. What
-    fails is a row of the table with its sentence; what was stopped goes on when the same command is run again. More
-    trials may be asked for later, and `objective` may be changed: it is read from the finished trials' folders.
+    A trial is a list of steps. Each step is a `gen3d` verb with its own process and folder: out/trials/0003/train. A trial
+    that fails is a row of the table with its error; a trial that was stopped goes on when the same command is run again.
+    `trials` may be raised and `objective` changed later: it is read from the folders of the finished trials.
     """
 
     reopens: ClassVar[bool] = True  # for more trials, another objective, failed trials again
@@ -64,7 +64,7 @@ class Sweep(SweepSettings):
         return {"prepared": list(self.prepared)} if self.prepared else {}
 
     def write(self, work: Work, opened: None) -> dict[str, Any] | None:
-        """Work off what is left to do and conclude; None while SLURM has it."""
+        """Run the remaining trials and conclude; None while SLURM runs them."""
         from gen3d.sweep.search import SweepStudy
 
         study = SweepStudy(self)
@@ -83,7 +83,7 @@ class Sweep(SweepSettings):
         """Refuse what cannot work before anything is started."""
         self.check_steps()
         if self.objective.file.endswith(".jsonl") or self.objective.where.get("role") == "train":
-            warn("the objective is measured on the people that were learned from: it rewards learning them by heart.")
+            warn("the objective is measured on the training people: it rewards overfitting.")
 
     def _objective_in_words(self) -> str:
         return f"{self.objective.direction} {self.objective.title} of {self.judged_step}"
@@ -160,7 +160,7 @@ class Sweep(SweepSettings):
         return next((command for command in commands if command.verb == "train"), commands[0])
 
     def _conclude(self, study: SweepStudy, numbers: Sequence[int]) -> dict[str, Any]:
-        """Write everything and say what was found, after work on the trials `numbers`; the summary of the folder.
+        """Write the results and print the conclusion, after work on the trials `numbers`; the summary of the folder.
 
         Raises:
             Interrupted: a trial was stopped from outside.
@@ -169,7 +169,7 @@ class Sweep(SweepSettings):
         self._write(study)
         trials, best = study.trials(), study.best()
         if stopped := [str(trial.number) for trial in trials if trial.status == STOPPED and trial.number in numbers]:
-            raise Interrupted(f"trial {', '.join(stopped)} was stopped by somebody else; the same command goes on.")
+            raise Interrupted(f"trial {', '.join(stopped)} was stopped from outside; the same command goes on.")
         if best is None:
             first = next((trial.error for trial in trials if trial.error), "all were pruned")
             raise UserError(f"none of {len(trials)} trials worked; the first one says: {first}")

@@ -65,7 +65,7 @@ def work_off(
         at_once: how many work side by side.
 
     Raises:
-        Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the trials at work were asked to save, and did.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the trials at work have saved their state.
         UserError: from `work` or `ended`; the trials at work are stopped first.
     """
     slots: SimpleQueue[int] = SimpleQueue()
@@ -168,8 +168,8 @@ def interrupted(number: int) -> Interrupted:
 def locked(folder: Path, halt: Halt) -> Iterator[int]:
     """Hold a trial's folder; the file descriptor of the lock is to be handed down to the processes at work there.
 
-    Should the sweep itself be killed, the trial stays locked until the last of its processes is gone, and nobody begins
-    it a second time beside them.
+    Should the sweep itself be killed, the trial stays locked until the last of its processes is gone, so that it is
+    not begun a second time.
 
     Raises:
         TrialEnded: stopped while waiting for the processes of an earlier start.

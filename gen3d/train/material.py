@@ -1,4 +1,4 @@
-"""What a training learns from: scans, or the latents of scans."""
+"""The training material: scans, or the latents of scans."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NUM_PICTURED = 2
 
 @dataclass(frozen=True)
 class TrainingMaterial(ABC):
-    """Volumes to learn from, whose they are, and what a model of them needs to be built."""
+    """Volumes to train on, the people they show, and all else that a model of them is built from."""
 
     plan: GridPlan
     channels: tuple[str, ...]
@@ -47,16 +47,16 @@ class TrainingMaterial(ABC):
 
     @classmethod
     @abstractmethod
-    def refuse(cls, asked: TrainSettings) -> None:
+    def refuse(cls, settings: TrainSettings) -> None:
         """Raise a ValueError where the settings do not go together with this material."""
 
     @classmethod
     @abstractmethod
-    def open(cls, asked: TrainSettings) -> TrainingMaterial:
-        """Open the inputs and choose who is learned from.
+    def open(cls, settings: TrainSettings) -> TrainingMaterial:
+        """Open the inputs and choose the training people.
 
         Raises:
-            UserError: inputs that do not fit, or nobody to learn from.
+            UserError: inputs that do not fit, or no training people.
         """
 
     @property
@@ -79,7 +79,7 @@ class TrainingMaterial(ABC):
         """The same wherever the same data are readable."""
 
     def seen(self) -> SeenBy:
-        """Everybody whom each member learned from."""
+        """The people that each member was trained on."""
         return self.people.seen()
 
     def completed(self, model: BaseModelConfig) -> BaseModelConfig:
@@ -87,7 +87,7 @@ class TrainingMaterial(ABC):
         return model
 
     def prepare(self, processes: Processes) -> None:  # noqa: B027 (most materials need nothing)
-        """Make what is read in every step, once; every process calls it."""
+        """Compute once what is read in every step; every process calls it."""
 
     @abstractmethod
     def statistics(self, rows: NDArray[np.int64], processes: Processes) -> Statistics:
@@ -96,15 +96,15 @@ class TrainingMaterial(ABC):
     def set_frozen_parts(  # noqa: B027 (most models learn everything)
         self, model: Model, rows: NDArray[np.int64], processes: Processes
     ) -> None:
-        """Load into a model that was just built what it does not learn."""
+        """Load the parts of a new model that are not trained: the autoencoder and the scale of its latents."""
 
-    def augmentation(self, asked: AugmentConfig) -> AugmentConfig:
+    def augmentation(self, settings: AugmentConfig) -> AugmentConfig:
         """How volumes are changed when a batch is made of them."""
-        return asked
+        return settings
 
     @abstractmethod
     def painter(self, model: Model, rows: NDArray[np.int64], kind: str, seed: int) -> Painter | None:
-        """A function that draws how far a model in training is, for some of these rows; None where there is no picture."""
+        """A function that draws the state of a model in training, for some of these rows; None where there is no picture."""
 
     @property
     def blank(self) -> Statistics:
@@ -118,7 +118,7 @@ class TrainingMaterial(ABC):
 
     @abstractmethod
     def sentences(self) -> list[str]:
-        """What it is, in words."""
+        """Lines about the material for the plan."""
 
     def calibration(self) -> list[str]:
         """How many controls will calibrate maps of the run, and what that allows; nothing where no maps come of it."""
@@ -136,19 +136,19 @@ class ScanMaterial(TrainingMaterial):
     prepared: Prepared
 
     @classmethod
-    def refuse(cls, asked: TrainSettings) -> None:
-        if asked.prepared is None:
-            raise ValueError("prepared=FOLDER is needed: scans to learn from")
-        extra = [name for name in ("latents", "autoencoder") if getattr(asked, name) is not None]
+    def refuse(cls, settings: TrainSettings) -> None:
+        if settings.prepared is None:
+            raise ValueError("prepared=FOLDER is needed: scans to train on")
+        extra = [name for name in ("latents", "autoencoder") if getattr(settings, name) is not None]
         if extra:
             raise ValueError(f"{extra[0]}= goes with model.kind={' or '.join(learning_from('latents'))} only")
 
     @classmethod
-    def open(cls, asked: TrainSettings) -> ScanMaterial:
-        prepared = open_prepared(cast(tuple[Path, ...], asked.prepared))
-        prepared.require_channels(asked.channels)
-        people = choose_people(prepared, asked.cross_fit, asked.seed, asked.patients)
-        return cls(prepared.plan, asked.channels, people, design_of(people), prepared)
+    def open(cls, settings: TrainSettings) -> ScanMaterial:
+        prepared = open_prepared(cast(tuple[Path, ...], settings.prepared))
+        prepared.require_channels(settings.channels)
+        people = choose_people(prepared, settings.cross_fit, settings.seed, settings.patients)
+        return cls(prepared.plan, settings.channels, people, design_of(people), prepared)
 
     @property
     def inputs(self) -> Inputs:
