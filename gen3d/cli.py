@@ -1,4 +1,4 @@
-"""The command line: `gen3d <verb> [file.yaml] [a.b=value ...]`, made from the table of verbs and their fields."""
+"""The command line: `gen3d <verb> [file.yaml] [a.b=value ...]`, built from the table of verbs and their fields."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from gen3d.core.config import Verb
 
 USAGE = "gen3d <verb> [file.yaml] [key=value ...] [--help | --show | --dry-run]"
-FIRST_SPEAKS_S = 2.0
-"""Seconds that the other processes leave the first one to tell the user what happened."""
+FIRST_REPORTS_S = 2.0
+"""Seconds that the other processes wait before they end, so that the first one can report the error."""
 
 FLAGS = ("--help", "-h", "--show", "--dry-run", "--traceback", "--version")
 
@@ -31,19 +31,19 @@ def main(arguments: list[str] | None = None) -> int:
 
     0 done, 2 the user's mistake, 3 done but for some inputs, 130 stopped by Ctrl-C, 128 + its number by another signal.
     """
-    given = sys.argv[1:] if arguments is None else arguments
-    flags = {item for item in given if item.startswith("-")}
-    words = [item for item in given if not item.startswith("-")]
-    if "--version" in flags and not words:
+    typed = sys.argv[1:] if arguments is None else arguments
+    flags = {item for item in typed if item.startswith("-")}
+    positional = [item for item in typed if not item.startswith("-")]
+    if "--version" in flags and not positional:
         print(f"gen3d {__version__}")
         return 0
 
     def work() -> int:
         _check_flags(flags)
-        if not words:
+        if not positional:
             _print_overview()
             return 0
-        return _run(words[0], words[1:], flags)
+        return _run(positional[0], positional[1:], flags)
 
     return _ending_in_a_sentence(work, "--traceback" in flags)
 
@@ -74,7 +74,7 @@ def _ending_in_a_sentence(work: Callable[[], int], traceback: bool = False) -> i
         return error.exit_code
     except KeyboardInterrupt as stop:
         return _stopped(stop)
-    except BrokenPipeError:  # whoever reads has seen enough; see entry()
+    except BrokenPipeError:  # the reader of the pipe has closed it; see entry()
         raise
     except OSError as error:
         if traceback:
@@ -85,7 +85,7 @@ def _ending_in_a_sentence(work: Callable[[], int], traceback: bool = False) -> i
         return UserError.exit_code
 
 
-def _run(name: str, words: list[str], flags: set[str]) -> int:
+def _run(name: str, settings: list[str], flags: set[str]) -> int:
     from gen3d.core.config import load
     from gen3d.verbs import VERBS, verb_class
 
@@ -101,7 +101,7 @@ def _run(name: str, words: list[str], flags: set[str]) -> int:
         return 0
     _check_processes(verb_type)
     try:
-        file, overrides = _split(words)
+        file, overrides = _split(settings)
         verb = load(verb_type, file, overrides)
     except UserError as error:
         raise verb_type.cannot_begin(error, num_processes()) from None
@@ -118,9 +118,9 @@ def _run(name: str, words: list[str], flags: set[str]) -> int:
     return 0
 
 
-def _split(words: list[str]) -> tuple[Path | None, list[str]]:
-    files = [word for word in words if "=" not in word]
-    overrides = [word for word in words if "=" in word]
+def _split(settings: list[str]) -> tuple[Path | None, list[str]]:
+    files = [text for text in settings if "=" not in text]
+    overrides = [text for text in settings if "=" in text]
     if len(files) > 1:
         raise UserError(f"one configuration file at most, but {len(files)} were given: {', '.join(files)}.")
     if files and Path(files[0]).suffix not in (".yaml", ".yml"):
@@ -137,13 +137,13 @@ def _check_flags(flags: set[str]) -> None:
 def _reason(error: OSError) -> str:
     import errno
 
-    words = {
+    sentences = {
         errno.ENOSPC: "the disk is full; free some space and run the same command again.",
         errno.EACCES: "permission denied; choose another folder or mend its permissions.",
         errno.EROFS: "the file system is read-only; choose another out=.",
         errno.EDQUOT: "the disk quota is used up; free some space and run the same command again.",
     }
-    return words.get(error.errno or 0, f"{error.strerror or error}.")
+    return sentences.get(error.errno or 0, f"{error.strerror or error}.")
 
 
 def _check_processes(verb_type: type[Verb]) -> None:
@@ -155,7 +155,7 @@ def _check_processes(verb_type: type[Verb]) -> None:
 
 
 def _launched() -> bool:
-    """Whether a launcher started several processes; `main` complains of an environment that does not say."""
+    """Whether a launcher started several processes; `main` reports an environment that does not say so."""
     try:
         return num_processes() > 1
     except UserError:
@@ -163,7 +163,7 @@ def _launched() -> bool:
 
 
 def _complain(error: UserError) -> None:
-    """One process of several tells the user; one that failed alone says who it is."""
+    """Print the error: one process of several does, and one that failed alone adds its rank and machine."""
     if error.shared:
         return
     who = "" if is_first() else f"rank {os.environ['RANK']} on {os.uname().nodename}: "
@@ -178,19 +178,19 @@ def _print_overview() -> None:
         f"gen3d {__version__}: generative models of 3D structural brain MRI\n\n  {USAGE}\n\nVerbs, in the order of the data:"
     )
     for name, (_, _, summary) in VERBS.items():
-        print(f"  {name:12s} {summary}")
+        print(f"  {name:14s} {summary}")
     print(
-        "\n  gen3d <verb> --help      every key with its type, unit and default"
-        "\n  gen3d <verb> ... --show      the resolved settings, nothing run"
-        "\n  gen3d <verb> ... --dry-run   what would be done, nothing run"
-        "\n\nExit codes: 0 done, 2 something to mend, 3 done but some inputs could not be used, "
-        "130 or 143 stopped (again: it goes on)."
+        "\n  gen3d <verb> --help          every key with its type, unit and default"
+        "\n  gen3d <verb> ... --show      print all settings; nothing is run"
+        "\n  gen3d <verb> ... --dry-run   print what would be done; nothing is run"
+        "\n\nExit codes: 0 done, 2 a mistake in the settings or inputs, 3 done but some inputs could not be used,"
+        "\n130 or 143 stopped (the same command goes on)."
     )
 
 
 def entry() -> None:
     """Console-script entry point."""
-    _stop_in_words()
+    _end_on_signals()
     try:
         code = main()
         sys.stdout.flush()
@@ -205,12 +205,12 @@ def entry() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         if code and not is_first():
-            time.sleep(FIRST_SPEAKS_S)  # torchrun ends everybody when one has ended
+            time.sleep(FIRST_REPORTS_S)  # torchrun ends everybody when one has ended
         os._exit(code)
     sys.exit(code)
 
 
-def _stop_in_words() -> None:
+def _end_on_signals() -> None:
     """Let a stop signal end the process in a sentence, with its usual code, after its workers.
 
     A training handles these signals itself while it makes steps: see `train.stopping`. A signal that whoever started the
@@ -235,7 +235,7 @@ def _stopped(stop: KeyboardInterrupt) -> int:
 
 
 def _note_exit_code(code: int) -> None:
-    """Leave the exit code where a launcher asks for it: torchrun keeps its workers' codes to itself."""
+    """Write the exit code where a launcher reads it: torchrun does not pass on the codes of its workers."""
     path = os.environ.get("GEN3D_EXIT_FILE")
     if path and code != 0 and os.environ.get("LOCAL_RANK", "0") == "0":
         Path(path).write_text(f"{code}\n", encoding="utf-8")

@@ -14,7 +14,7 @@ from gen3d.core.errors import UserError
 
 
 class Entry(NamedTuple):
-    """A verb's class and the sections of the report that its folders fill, as `module:name`, and what it does in one line."""
+    """A verb's class and the report sections that its folders fill, as `module:name`, and what the verb does in one line."""
 
     verb: str
     sections: tuple[str, ...]
@@ -25,27 +25,27 @@ VERBS: dict[str, Entry] = {
     "prepare": Entry(
         "gen3d.prepare.prepare:Prepare",
         ("gen3d.prepare.section:section",),
-        "T1w scans (BIDS, CAPS or a table) to one grid, with a verdict per scan",
+        "bring T1w scans (BIDS, CAPS or a table) to one grid and check the quality of each",
     ),
     "simulate": Entry(
         "gen3d.simulate.simulate:Simulate",
         ("gen3d.prepare.section:section",),
-        "a cohort of brains whose truth is known, laid out like prepare's",
+        "make a cohort of brains with known changes, in the layout that prepare writes",
     ),
     "train": Entry(
         "gen3d.train.train:Train",
         ("gen3d.train.section:section",),
-        "a normative model (restorer, VAE, PCA, voxelwise) of controls, or latent diffusion",
+        "train a normative model of controls (restorer, VAE, PCA, voxelwise), or latent diffusion",
     ),
     "encode": Entry(
         "gen3d.latents.encode:Encode",
         ("gen3d.latents.section:section",),
-        "every scan's latent vector, as one table",
+        "write the latent vector of every scan",
     ),
     "reconstruct": Entry(
         "gen3d.latents.reconstruct:Reconstruct",
         ("gen3d.latents.section_reconstruction:section",),
-        "what the model expects of every scan, and how far off it is",
+        "reconstruct every scan with a model and measure the error",
     ),
     "anomaly": Entry(
         "gen3d.anomaly.anomaly:Anomaly",
@@ -55,72 +55,72 @@ VERBS: dict[str, Entry] = {
             "gen3d.anomaly.sections.people:section",
             "gen3d.anomaly.sections.calibration:section",
         ),
-        "calibrated z maps and region tables of every person",
+        "write calibrated z maps and region tables of every person",
     ),
     "change": Entry(
         "gen3d.anomaly.change:Change",
         ("gen3d.anomaly.sections.change:section",),
-        "two scans of one person: what changed beyond measurement error",
+        "compare two scans of one person: changes beyond measurement error",
     ),
     "export": Entry(
         "gen3d.exports.bids:Export",
         (),
-        "maps and region tables as a BIDS derivatives dataset",
+        "write maps and region tables as a BIDS derivatives dataset",
     ),
     "sample": Entry(
         "gen3d.synthesis.sample:Sample",
         ("gen3d.synthesis.section:section",),
-        "synthetic scans on request, audited for copies, as a dataset the other verbs read",
+        "draw synthetic scans and check them for copies of training scans",
     ),
     "quality": Entry(
         "gen3d.quality.quality:Quality",
         ("gen3d.quality.section:section",),
-        "synthetic scans against real ones, beside what real ones differ among them",
+        "compare synthetic scans with real ones, and with how much real ones differ",
     ),
     "import-weights": Entry(
         "gen3d.imports.import_weights:ImportWeights",
         (),
-        "weights of monai-generative or MONAI as a run of this platform",
+        "turn weights of MONAI or monai-generative into a trained model of gen3d",
     ),
     "classify": Entry(
         "gen3d.classify.classify:Classify",
         ("gen3d.classify.sections.heads:section",),
-        "a diagnosis, stage or age told from the latents, tested by person beside its baselines",
+        "train classifiers of diagnosis, stage or age on latents, cross-validated with baselines",
     ),
     "stratify": Entry(
         "gen3d.stratify.stratify:Stratify",
         ("gen3d.stratify.section:section",),
-        "a map of the cohort, its sub-groups, and what they mean",
+        "map the cohort, find subgroups, and test what they are related to",
     ),
     "harmonise": Entry(
         "gen3d.harmonise.harmonise:Harmonise",
         ("gen3d.harmonise.section:section",),
-        "latents without the mean and spread of their site (ComBat)",
+        "remove site differences from latents (ComBat)",
     ),
     "predict": Entry(
         "gen3d.classify.predict:Predict",
         ("gen3d.classify.sections.predictions:section",),
-        "where new people stand: a head's probability, neighbours, warnings",
+        "apply a classifier to new people: probability, nearest neighbours, warnings",
     ),
     "evaluate": Entry(
         "gen3d.evaluate.evaluate:Evaluate",
         ("gen3d.evaluate.section:section",),
-        "maps against planted truth, with intervals and baselines",
+        "score maps against planted changes, with intervals and baselines",
     ),
     "report": Entry(
         "gen3d.report.report:Report",
         (),
-        "one self-contained HTML page of everything above",
+        "collect all results in one self-contained HTML page",
     ),
     "sweep": Entry(
         "gen3d.sweep.sweep:Sweep",
         (),
-        "many trainings, one table: which settings are best, and what mattered",
+        "train with many settings: which are best, and which settings matter",
     ),
     "demo": Entry(
         "gen3d.demo:Demo",
         (),
-        "the whole story on a simulated cohort, in minutes",
+        "run the whole pipeline on a small simulated cohort",
     ),
 }
 
@@ -129,8 +129,8 @@ def verb_class(name: str) -> type[Verb]:
     """Import and return the class of a verb."""
     if name not in VERBS:
         raise UserError(f"`{name}` is not a verb of gen3d; the verbs are {', '.join(VERBS)}.")
-    found: type[Verb] = named_object(VERBS[name].verb)
-    return found
+    verb_type: type[Verb] = named_object(VERBS[name].verb)
+    return verb_type
 
 
 def named_object(place: str) -> Any:

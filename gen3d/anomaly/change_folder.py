@@ -10,10 +10,10 @@ from typing import ClassVar
 import pandas as pd
 
 from gen3d.core.result_folder import ResultFolder
-from gen3d.core.tables import Table
+from gen3d.core.tables import TableFile
 
 AGAIN = "run `gen3d change` again"
-CHANGE = Table(
+CHANGE = TableFile(
     "change.tsv",
     (
         "subject", "session_1", "session_2", "years", "channel", "region", "effect_1", "effect_2", "change", "change_percent",
@@ -21,7 +21,7 @@ CHANGE = Table(
     ),
     AGAIN,
 )  # fmt: skip
-RETEST = Table(
+RETEST = TableFile(
     "retest.tsv",
     (
         "channel", "region", "num_pairs", "median_years", "sd_within", "sd_within_percent", "sd_between", "icc", "icc_low",

@@ -15,7 +15,7 @@ from gen3d.cohort.channels import CONTRAST, LOG_JACOBIAN, SIZE
 from gen3d.cohort.manifest import NULL, is_control
 from gen3d.core.artefact import write_json
 from gen3d.core.result_folder import ResultFolder
-from gen3d.core.tables import Table, read_record
+from gen3d.core.tables import TableFile, read_record
 from gen3d.imaging.volume import read_map, write_nifti
 from gen3d.models.run_folder import TRAIN, learned_channels
 
@@ -32,11 +32,11 @@ P_MAX = "p_max"
 
 SCORE, REGION_SCORE, LATENT_SCORE = "score_", "region_score_", "latent_d"
 IDENTITY = ("key", "subject", "session", "role", "diagnosis", "age_years", "sex", "site")
-SUBJECTS = Table("subjects.tsv", ("key", "subject", "role"), AGAIN)
-REGIONS = Table(
+SUBJECTS = TableFile("subjects.tsv", ("key", "subject", "role"), AGAIN)
+REGIONS = TableFile(
     "regions.tsv", ("key", "channel", "region", "effect", "effect_percent", "z", "p", P_CONFORMAL, "q"), AGAIN
 )
-CLUSTERS = Table(
+CLUSTERS = TableFile(
     "clusters.tsv", ("key", "channel", "region", "peak_z", "volume_ml", "x_mm", "y_mm", "z_mm", "p_cluster"), AGAIN
 )
 """The columns are described in columns.json, which the BIDS export uses."""

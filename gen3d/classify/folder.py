@@ -17,15 +17,15 @@ import pandas as pd
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
 from gen3d.core.result_folder import METRICS, ResultFolder, write_result
-from gen3d.core.tables import Row, Table, records
+from gen3d.core.tables import Row, TableFile, records
 from gen3d.stratify.folder import PlacedFolder
 
 HEAD = "head"
-PREDICTIONS = Table("predictions.tsv", ("key", "subject"))
+PREDICTIONS = TableFile("predictions.tsv", ("key", "subject"))
 """Of `classify` a row per model, repeat and scan (model, kind, split, y_true, y_score, y_pred); of `predict` a row per scan."""
 
-NEIGHBOURS = Table("neighbours.tsv", ("key", "rank", "neighbour_key", "distance"))
-CHECKLIST = Table("checklist.tsv")
+NEIGHBOURS = TableFile("neighbours.tsv", ("key", "rank", "neighbour_key", "distance"))
+CHECKLIST = TableFile("checklist.tsv")
 MODEL_WORDS = ("model", "kind", "split")
 ANSWERS = ("y_true", "y_pred")
 

@@ -21,8 +21,8 @@ TEMPLATE_SPACE = "MNI152NLin2009aSym"
 
 def read_columns(package: str) -> dict[str, Any]:
     """`columns.json` of a package such as `gen3d.cohort`: column -> its BIDS description, or table -> columns."""
-    found: dict[str, Any] = json.loads(files(package).joinpath("columns.json").read_text(encoding="utf-8"))
-    return found
+    columns: dict[str, Any] = json.loads(files(package).joinpath("columns.json").read_text(encoding="utf-8"))
+    return columns
 
 
 PARTICIPANT_COLUMNS: dict[str, dict[str, Any]] = read_columns("gen3d.cohort")
@@ -39,7 +39,7 @@ def stem(subject: str, session: str) -> str:
 
 
 def check_labels(subjects: list[tuple[str, str]]) -> None:
-    """Refuse ids that are told apart only by characters that a BIDS label may not hold.
+    """Refuse ids that differ only in characters that a BIDS label may not hold.
 
     Raises:
         UserError: naming the ids.

@@ -1,8 +1,8 @@
 """How the conditions of a generative model become numbers: fitted once, kept with the weights, refused when it differs.
 
-Not `cohort.columns`, because a generator embeds its conditions: a word is the number of its embedding and no indicator, and a
-missing value stays missing (NaN), which the network has a token of its own for, instead of becoming the mean. A single value
-that a user types is coded as well, and is checked against the codes and the range of the training people.
+Not `cohort.columns`, because a generator embeds its conditions: a category is the number of its embedding, not an indicator; a
+missing value stays missing (NaN), because the network has a token for it, instead of becoming the mean. A single value
+that a user types is coded as well, and checked against the codes and the range of the training people.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gen3d.core.errors import UserError
 
 MISSING = frozenset(("", "n/a", "na", "nan", "none", "<na>"))
 UNKNOWN = "unknown"
-"""What a user writes for a value that shall be left open."""
+"""What a user writes to leave a condition open."""
 
 LEAST_SD_SHARE = 1e-6
 
@@ -50,12 +50,12 @@ class Numeric:
             raise UserError(f"{self.name}={value}: not a finite number.")
         if np.isfinite(number) and not self.low <= number <= self.high and not extrapolate:
             raise UserError(
-                f"{self.name}={number:g} is outside the range {self.low:g} to {self.high:g} of the people that the model "
-                "learned from; ask within it, or say extrapolate=true and read the result with care."
+                f"{self.name}={number:g} is outside the range {self.low:g} to {self.high:g} of the training people; choose a "
+                "value within it, or set extrapolate=true and read the result with care."
             )
 
     def describe(self) -> str:
-        """The condition in words."""
+        """The condition and its range, for a sentence."""
         return f"{self.name} ({self.low:g} to {self.high:g})"
 
 
@@ -89,7 +89,7 @@ class Categorical:
         raise UserError(f"{self.name}={text}: the model knows {', '.join(self.codes)} (and {UNKNOWN}){hint}")
 
     def describe(self) -> str:
-        """The condition in words."""
+        """The condition and its codes, for a sentence."""
         return f"{self.name} ({', '.join(self.codes)})"
 
 
@@ -139,13 +139,13 @@ class Coding:
         self[name].check(value, extrapolate)
 
     def __getitem__(self, name: str) -> Covariate:
-        found = next((covariate for covariate in self.covariates if covariate.name == name), None)
-        if found is None:
+        match = next((covariate for covariate in self.covariates if covariate.name == name), None)
+        if match is None:
             known = ", ".join(covariate.describe() for covariate in self.covariates) or "nothing"
             near = difflib.get_close_matches(name, self.names, 1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise UserError(f"condition {name}: the model is conditioned on {known}.{hint}")
-        return found
+        return match
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary that JSON and YAML can hold."""

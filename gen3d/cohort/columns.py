@@ -112,8 +112,8 @@ class ColumnCode:
     @property
     def indicators(self) -> tuple[str, ...]:
         """The words that have a column: all but the reference. A lone word keeps its constant column, to be named by."""
-        words = self.levels or ()
-        return words if len(words) == 1 or (self.rules.every_word and len(words) > 2) else words[1:]
+        levels = self.levels or ()
+        return levels if len(levels) == 1 or (self.rules.every_word and len(levels) > 2) else levels[1:]
 
     def matrix(self, table: pd.DataFrame, setting: str = "") -> Values:
         """[n, k].

@@ -1,4 +1,4 @@
-"""People who are in a cohort under two ids: found by how much alike their scans are."""
+"""People who are in a cohort under two ids, found by the similarity of their scans."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Pair:
 
 
 def find_duplicates(vectors: NDArray[np.floating], subjects: Sequence[str]) -> list[Pair]:
-    """Pairs of subjects of whom each is the other's nearest, and stands out from everybody else as two scans of one person do.
+    """Pairs of subjects that are each other's nearest, and as far from all others as two scans of one person are.
 
     Nearness is the correlation of the first n / 2 principal components, made equally large: left as they are, age and size
-    make strangers alike (of pairs with a correlation of .9 about a strong common factor, half were found without and all
+    make strangers alike (of pairs with a correlation of 0.9 about a strong common factor, half were found without and all
     with it, no stranger in 100 simulated cohorts either way). How far the nearest stands out is measured on Fisher's scale in
     SD over everybody else (`maths.isolation.isolation`), against the distribution of that number in the cohort.
 
@@ -80,15 +80,15 @@ def groups_of(subjects: Sequence[str], pairs: Sequence[Pair]) -> NDArray[np.int6
 
 
 def judge_duplicates(pairs: Sequence[Pair], policy: Duplicates) -> tuple[str, ...]:
-    """What is said of them.
+    """The sentence about the pairs, for the report; none without pairs.
 
     Raises:
         UserError: with refuse, naming the pairs.
     """
     if not pairs:
         return ()
-    whom = "; ".join(f"{pair.first} and {pair.second} (r {pair.similarity:.3f})" for pair in pairs[:MOST_NAMED])
-    what = f"{len(pairs)} pair(s) of ids look like one person each: {whom}"
+    listing = "; ".join(f"{pair.first} and {pair.second} (r {pair.similarity:.3f})" for pair in pairs[:MOST_NAMED])
+    what = f"{len(pairs)} pair(s) of ids look like one person each: {listing}"
     if policy == "refuse":
         raise UserError(
             f"{what}; one of them in training would give away the other in a test: give both one id, set duplicates=merge to "

@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 from gen3d.cohort.manifest import FILE, check_split, read_manifest, write_manifest
 from gen3d.core.artefact import digest, file_digest, read
 from gen3d.core.errors import UserError
-from gen3d.core.tables import Table, write_table
+from gen3d.core.tables import TableFile, write_table
 from gen3d.imaging.plan import GridPlan, read_plan, write_plan
 from gen3d.imaging.volume import SLOPE, open_stored, read_map, write_nifti
 
 PLAN, MASK, REGIONS, REGION_TABLE = "plan.json", "mask.nii", "regions.nii", "regions.tsv"
-VERDICTS = Table("verdicts.tsv", ("key", "source", "verdict", "reason"))
-UNMATCHED = Table("unmatched.tsv", ("entry", "remark"))
+VERDICTS = TableFile("verdicts.tsv", ("key", "source", "verdict", "reason"))
+UNMATCHED = TableFile("unmatched.tsv", ("entry", "remark"))
 """Of folders made from real scans or simulated: a verdict per scan, and what of tables and folders did not match up."""
 
 VERBS = ("prepare", "simulate", "sample")
 GENERATOR_SUBJECTS = "generator_subjects.json"
-"""In a folder of synthetic scans: hashes of everybody whom their generator learned from, with roles."""
+"""In a folder of synthetic scans: hashes of all people that their generator was trained on, with roles."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Prepared:
 
 
 def read_generator_subjects(folder: Path) -> dict[str, str] | None:
-    """Hash -> role of everybody whom the generator of a folder of synthetic scans saw; None where the folder does not say.
+    """Hash -> role of all people that the generator of a folder of synthetic scans saw; None if the folder has no such record.
 
     Raises:
         UserError: a damaged file.
@@ -138,7 +138,7 @@ def read_generator_subjects(folder: Path) -> dict[str, str] | None:
 
 
 def generator_seen(prepared: Prepared) -> dict[str, str]:
-    """Everybody whom the generators of synthetic scans among the folders saw: hash -> `generator of FOLDER (train)`."""
+    """All people that the generators of synthetic scans in these folders saw: hash -> `generator of FOLDER (train)`."""
     return {
         person: f"generator of {folder.name} ({role})"
         for folder in prepared.folders
@@ -188,7 +188,7 @@ def open_prepared(folders: Path | Sequence[Path]) -> Prepared:
     if len(twice):
         raise UserError(
             f"{', '.join(twice.iloc[:5])}: the same subject and session in two prepared folders; if they are different "
-            "people, prepare the sources together (source=[a,b]) so that their ids are told apart."
+            "people, prepare the sources together (source=[a,b]) so that their ids are kept apart."
         )
     check_split(manifest)
     key = artefacts[0].key if len(listed) == 1 else digest([artefact.key for artefact in artefacts])

@@ -1,7 +1,7 @@
-"""Folders of latents: one vector per scan, the scan's row of the cohort table, and everybody whom their makers saw.
+"""Folders of latents: one vector per scan, the scan's row of the cohort table, and all people that the models behind them saw.
 
 `gen3d encode` and `gen3d harmonise` write them. latents.npy is [scans, dimensions], or [members, scans, dimensions] where a
-cross-fitted family made them: each member has a space of its own, and judges the people it never saw.
+cross-fitted family made them: each member has its own latent space, and scores the people that it never saw.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ VERBS = ("encode", "harmonise")
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """Where latents lie, so that those of different spaces, whose numbers have nothing to do with each other, never meet.
+    """The space that latents lie in. Numbers of two spaces cannot be compared, so spaces are checked before latents are joined.
 
     Attributes:
-        words: what lies there: `64 latents of the vae of FOLDER`.
+        description: of its latents: `64 latents of the vae of FOLDER`.
         made_by: keys of the runs that made it.
         width: numbers per scan.
         num_members: spaces, of the members of a cross-fitted family.
         harmonised: whether the sites' effects were taken out; None where that is not known.
     """
 
-    words: str
+    description: str
     made_by: tuple[str, ...]
     width: int
     num_members: int = 1
@@ -77,17 +77,19 @@ def require_one_space(spaces: Sequence[LatentSpace], families: bool = False) -> 
     for space in spaces:
         if space.num_members > 1 and not families:
             raise UserError(
-                f"{space.words}: each of its {space.num_members} members has a latent space of its own; encode with a run "
+                f"{space.description}: each of its {space.num_members} members has a latent space of its own; encode with a run "
                 "trained with cross_fit=1."
             )
         difference, remedy = first._difference(space)
         if difference:
-            raise UserError(f"{space.words} and {first.words} are not in one latent space: {difference}; {remedy}.")
+            raise UserError(
+                f"{space.description} and {first.description} are not in one latent space: {difference}; {remedy}."
+            )
 
 
 @dataclass(frozen=True)
 class Latents:
-    """An opened folder. `seen`: whom each member learned from; `record` is what the folder says of its latents."""
+    """An opened folder. `seen`: who each member was trained on; `record` describes the latents."""
 
     artefact: Artefact
     table: pd.DataFrame
@@ -109,20 +111,20 @@ class Latents:
         return array if array.ndim == 3 else array[None]
 
     @property
-    def shape_in_words(self) -> str:
+    def shape_text(self) -> str:
         """`64 latents`, or `4 x 8 x 8 x 8 latents`."""
         return f"{' x '.join(map(str, self.shape))} latents"
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """`64 latents of the vae of FOLDER`."""
-        return f"{self.shape_in_words} of the {self.kind} of {self.folder}"
+        return f"{self.shape_text} of the {self.kind} of {self.folder}"
 
     @property
     def space(self) -> LatentSpace:
         """Where they lie."""
         harmonised = self.artefact.verb == "harmonise"
-        return LatentSpace(self.words, (self.run_key,), self.values.shape[2], self.num_members, harmonised)
+        return LatentSpace(self.description, (self.run_key,), self.values.shape[2], self.num_members, harmonised)
 
     @property
     def num_members(self) -> int:
@@ -150,7 +152,7 @@ def write_latents(
         values: [scans, dimensions], or [members, scans, dimensions] of a cross-fitted family.
         table: rows of the cohort table, one per scan.
         record: shape of one latent, kind and run_key of the model, and its channels.
-        seen: whom each member saw.
+        seen: who each member was trained on.
         mirrored: latents of the scans mirrored left to right, shaped as `values`.
     """
     np.save(folder / ARRAY, np.asarray(values, dtype=np.float32))

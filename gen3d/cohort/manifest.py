@@ -4,7 +4,7 @@ Columns: subject, session, site, age_years, sex, diagnosis, cdr, mmse, role, key
 Roles: `train`, `calibration`, `test` (controls only, a subject has one role), `evaluation` (everyone else),
 `excluded` (a scan whose verdict was exclude).
 A row with a non-empty column `base` is a twin: that scan of the same person with something planted in it. Its role is
-always `evaluation`, whatever the person's role is, so that nothing ever learns from it.
+always `evaluation`, whatever the person's role is, so that no model is trained on it.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ CONTROL_NAMES = ("control", "controls", "ctl", "ctrl", "cn", "hc", "healthy", "n
 class Split(Config):
     """How controls are shared out, by subject, before anything is fitted."""
 
-    train: float = Field(0.6, ge=0, le=1, description="share of control subjects that models learn from")
-    calibration: float = Field(0.25, ge=0, le=1, description="share that only calibrates z scores and thresholds")
-    test: float = Field(0.15, ge=0, le=1, description="share that is never used, to check false positives")
+    train: float = Field(0.6, ge=0, le=1, description="share of control subjects that models are trained on")
+    calibration: float = Field(
+        0.25, ge=0, le=1, description="share of control subjects that calibrate z scores and thresholds"
+    )
+    test: float = Field(0.15, ge=0, le=1, description="share of control subjects held out, to count false positives")
     seed: int = Field(0, description="seed of the split")
 
     @model_validator(mode="after")
@@ -68,7 +70,7 @@ def is_control(frame: pd.DataFrame, controls: Sequence[str] | None = None) -> pd
 
     Args:
         frame: cohort table.
-        controls: diagnoses that count as control (any case); None for the usual names; ("all",) for everybody.
+        controls: diagnoses that count as control (any case); None for the usual names; ("all",) for all people.
 
     Raises:
         UserError: names were given but none occurs in the table.
@@ -76,13 +78,13 @@ def is_control(frame: pd.DataFrame, controls: Sequence[str] | None = None) -> pd
     if controls is not None and [name.lower() for name in controls] == ["all"]:
         return pd.Series(True, index=frame.index)
     names = {name.lower() for name in (controls or CONTROL_NAMES)}
-    found = frame["diagnosis"].fillna("").astype(str).str.lower().isin(names)
-    if controls is not None and not found.any():
+    has_name = frame["diagnosis"].fillna("").astype(str).str.lower().isin(names)
+    if controls is not None and not has_name.any():
         counts = ", ".join(
             f"{name or '(none)'} {n}" for name, n in frame["diagnosis"].value_counts(dropna=False).items()
         )
         raise UserError(f"controls={list(controls)} matches no row; the diagnoses in the table are: {counts}.")
-    return found
+    return has_name
 
 
 def assign_roles(
@@ -119,13 +121,13 @@ def _deal(people: pd.DataFrame, split: Split) -> dict[str, str]:
     generator = np.random.default_rng(split.seed)
     order = people.assign(_tie=generator.random(len(people))).sort_values(["site", "sex", "age_years", "_tie"])
     shares = {role: share for role, share in split.shares.items() if share > 0}
-    given = dict.fromkeys(shares, 0.0)
+    dealt = dict.fromkeys(shares, 0.0)
     roles: dict[str, str] = {}
     for position, subject in enumerate(order.index, start=1):
         jitter = {role: generator.uniform(-0.35, 0.35) for role in shares}
-        deficit = {role: share * position - given[role] + jitter[role] for role, share in shares.items()}
+        deficit = {role: share * position - dealt[role] + jitter[role] for role, share in shares.items()}
         chosen = max(deficit, key=lambda role: deficit[role])
-        given[chosen] += 1
+        dealt[chosen] += 1
         roles[str(subject)] = chosen
     return roles
 
@@ -181,7 +183,7 @@ def check_split(frame: pd.DataFrame) -> None:
     if len(astray):
         raise UserError(
             f"{', '.join(astray.iloc[:3])}: a planted copy of a scan (column base) has the role "
-            f"{frame.loc[astray.index[0], 'role']} in {FILE}; its role is always evaluation, so that nothing learns from it."
+            f"{frame.loc[astray.index[0], 'role']} in {FILE}; its role is always evaluation, so that no model is trained on it."
         )
     used = frame[(frame["role"] != "excluded") & ~twins]
     roles = used.groupby("subject")["role"].nunique()

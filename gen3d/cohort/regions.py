@@ -56,12 +56,12 @@ class Region(NamedTuple):
 @lru_cache(maxsize=1)
 def all_regions() -> tuple[Region, ...]:
     """Every region in the order of its label."""
-    found: list[Region] = []
+    regions: list[Region] = []
     for definition in DEFINITIONS:
         for side in ("midline",) if definition.midline else ("left", "right"):
             name = definition.name if definition.midline else f"{side} {definition.name}"
-            found.append(Region(len(found) + 1, name, side, REPORTED_TISSUE[definition.tissue], definition.name))
-    return tuple(found)
+            regions.append(Region(len(regions) + 1, name, side, REPORTED_TISSUE[definition.tissue], definition.name))
+    return tuple(regions)
 
 
 def region_table() -> pd.DataFrame:
@@ -75,12 +75,12 @@ def find(name: str) -> list[int]:
     Raises:
         UserError: no such region; the sentence gives the nearest name.
     """
-    wanted = " ".join(name.lower().replace("_", " ").split())
-    labels = [region.label for region in all_regions() if wanted in (region.name.lower(), region.structure.lower())]
+    plain = " ".join(name.lower().replace("_", " ").split())
+    labels = [region.label for region in all_regions() if plain in (region.name.lower(), region.structure.lower())]
     if not labels:
         structures = list(dict.fromkeys(region.structure for region in all_regions()))
         known = {text.lower(): text for text in (*structures, *(region.name for region in all_regions()))}
-        near = difflib.get_close_matches(wanted, known, n=1)
+        near = difflib.get_close_matches(plain, known, n=1)
         hint = f"the nearest name is '{known[near[0]]}'" if near else f"the regions are {', '.join(structures)}"
         raise UserError(f"there is no region '{name}'; {hint}.")
     return labels
@@ -144,7 +144,7 @@ def _group(tissue: Tissue, closed: bool) -> tuple[NDArray[np.float64], NDArray[n
     chosen = [d for d in DEFINITIONS if d.tissue == tissue and d.closed == closed]
     spheres = [_spheres(definition) for definition in chosen]
     labels = [find(d.name if d.midline else f"left {d.name}")[0] for d in chosen]
-    owners = [np.full(len(own), label, np.int16) for own, label in zip(spheres, labels, strict=True)]
+    owners = [np.full(len(chain), label, np.int16) for chain, label in zip(spheres, labels, strict=True)]
     return np.concatenate(spheres), np.concatenate(owners)
 
 
@@ -161,8 +161,8 @@ def _deal_out(
     tree = cKDTree(np.column_stack([spheres[:, :3], height]))
     reach = largest if closed else np.inf
     distance, nearest = tree.query(np.column_stack([world, np.zeros(len(world))]), distance_upper_bound=reach)
-    found = np.isfinite(distance)
-    return np.where(found, owners[np.where(found, nearest, 0)], 0).astype(np.int16)
+    reached = np.isfinite(distance)
+    return np.where(reached, owners[np.where(reached, nearest, 0)], 0).astype(np.int16)
 
 
 def regions_on(plan: GridPlan) -> Labels:

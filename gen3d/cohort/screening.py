@@ -1,4 +1,4 @@
-"""Is this scan usable? Numbers that tell failed registrations from odd brains, and a verdict in words.
+"""Is this scan usable? Measures that separate failed registrations from unusual brains, and a verdict with its reason.
 
 Two kinds of limits: absolute ones, which no correctly aligned brain passes, and robust ones against the cohort (median and
 MAD), applied where it has at least ten scans, because what is usual depends on the scanner and the mask.
@@ -78,13 +78,13 @@ def judge(rows: pd.DataFrame) -> pd.DataFrame:
             verdicts.append("exclude")
             reasons.append(str(row["failure"]))
             continue
-        found = [
+        outcomes = [
             _judge_one(float(row[limit.column]), limit, robust[limit.column])
             for limit in LIMITS
             if limit.column in robust
         ]
-        severe = [text for verdict, text in found if verdict == "exclude"]
-        mild = [text for verdict, text in found if verdict == "warn"]
+        severe = [text for verdict, text in outcomes if verdict == "exclude"]
+        mild = [text for verdict, text in outcomes if verdict == "warn"]
         verdicts.append("exclude" if severe else "warn" if mild else "keep")
         reasons.append("; ".join(severe + mild))
     return pd.DataFrame({"verdict": verdicts, "reason": reasons}, index=rows.index)

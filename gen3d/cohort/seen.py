@@ -1,7 +1,7 @@
-"""Nobody is tested by something that saw them: who saw whom (`SeenBy`), and what a verb does about it (`Guard`).
+"""No person is tested by a model trained on them: who each model saw (`SeenBy`), and what a verb does about it (`Guard`).
 
-Every verb that tests or judges people asks here; `tests/contracts/test_seen.py` lists them. Two rules beside this one: a person
-has one role (`manifest.check_split`), and ids that are one person are found by their scans (`cohort.duplicates`).
+Every verb that tests or scores people uses this module; `tests/contracts/test_seen.py` lists them. Two rules complement it: a
+person has one role (`manifest.check_split`), and two ids of one person are found by their scans (`cohort.duplicates`).
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from gen3d.cohort.manifest import subject_hash
 from gen3d.core.errors import UserError
 
 SeenPolicy = Literal["refuse", "leave_out", "train_only", "waive"]
-"""Towards people who were seen: stop; neither test nor learn from them; learn from them only; test them all the same."""
+"""What to do with people who were seen: stop; neither test nor train on them; train on them only; test them anyway."""
 
 LeaveOutPolicy = Literal["refuse", "leave_out"]
-"""The same for verbs that learn from nobody."""
+"""The same for verbs that train nothing."""
 
 MOST_NAMED = 5
 TRAINING = "its training"
 WAYS_OUT: dict[str, str] = {
-    "leave_out": "set seen=leave_out to do without them",
-    "train_only": "set seen=train_only to learn from them and test the others",
-    "waive": "set seen=waive to test them all the same and record the waiver",
+    "leave_out": "set seen=leave_out to exclude them",
+    "train_only": "set seen=train_only to train on them and test the others",
+    "waive": "set seen=waive to test them anyway and record the waiver",
 }
 
 PersonHashes = tuple[str, ...]
-"""Hashes that a person is recognised by; somebody is seen if any of them was."""
+"""Hashes that identify a person; the person was seen if any of the hashes was."""
 
 
 def identity_of(subject: str, *further: str) -> PersonHashes:
-    """What a person is recognised by: the hash of the id, and further hashes, such as one of a scan's content."""
+    """The hashes that identify a person: of the id, and further ones, such as that of a scan's content."""
     return (subject_hash(str(subject)), *further)
 
 
@@ -50,7 +50,7 @@ def identities(table: pd.DataFrame) -> list[PersonHashes]:
 
 @dataclass(frozen=True)
 class SeenBy:
-    """Whom each member of a model, or what stands before it, learned from: hash -> role (`train`) or words (`vae (train)`).
+    """Who each member of a model, or a model before it, was trained on: hash -> role (`train`) or description (`vae (train)`).
 
     subjects.json of a run and seen.json of latents hold one.
     """
@@ -98,7 +98,7 @@ class SeenBy:
         return [role for people in self.members for role in people.values()]
 
     def saw(self, person: PersonHashes) -> list[int]:
-        """Members that learned from a person."""
+        """Members that were trained on a person."""
         return [index for index, people in enumerate(self.members) if any(name in people for name in person)]
 
     def blind_to(self, person: PersonHashes) -> list[int]:
@@ -107,11 +107,11 @@ class SeenBy:
         return [index for index in range(len(self.members)) if index not in saw]
 
     def judges(self, person: PersonHashes) -> list[int]:
-        """The members that judge a person: as many blind ones for everybody as the people of the family itself have.
+        """The members that score a person: everyone is scored by as many blind members as a calibration person has.
 
-        A calibration person of a cross-fitted family has one blind member, somebody from outside has them all. The mean of
-        several members is a better expectation, so people from outside would look healthier than the people that calibrate;
-        of their members, one is chosen by the person's hash.
+        A calibration person of a cross-fitted family has one blind member, an outsider has all of them. Averaging several
+        members would shrink the residuals of outsiders only, and make them look healthier than the calibration people. So
+        one member is chosen for them, by the person's hash.
         """
         blind = self.blind_to(person)
         if len(blind) <= self._num_judges:
@@ -121,7 +121,7 @@ class SeenBy:
 
     @cached_property
     def _num_judges(self) -> int:
-        """Fewest members, above none, that are blind to a person whom another member saw; all, where there is no such person."""
+        """Fewest members, above 0, that are blind to a person seen by another member; all members if there is no such person."""
         everybody = {person for people in self.members for person in people}
         counts = [sum(person not in people for people in self.members) for person in everybody]
         return min((count for count in counts if count), default=len(self.members))
@@ -138,24 +138,24 @@ class SeenBy:
         return np.asarray(~self.blind(table).all(axis=0))
 
     def by_all(self, table: pd.DataFrame) -> NDArray[np.bool_]:
-        """Whether every member saw the person of a row, so that none can judge them, [n]."""
+        """Whether every member saw the person of a row, so that none can score them, [n]."""
         return np.asarray(~self.blind(table).any(axis=0))
 
-    def words(self, person: PersonHashes) -> str:
+    def reason(self, person: PersonHashes) -> str:
         """What saw a person, "" where nothing did."""
         return next((people[name] for people in reversed(self.members) for name in person if name in people), "")
 
     def seen_by(self, table: pd.DataFrame) -> list[str]:
         """What saw the person of each row, "" where a member never did, [n]."""
         people = identities(table)
-        return ["" if self.blind_to(person) else self.words(person) or TRAINING for person in people]
+        return ["" if self.blind_to(person) else self.reason(person) or TRAINING for person in people]
 
     def of_kind(self, what: str) -> SeenBy:
-        """The same with roles in words: `vae (train)`."""
+        """The same with the model in front of each role: `vae (train)`."""
         return SeenBy(tuple({person: f"{what} ({role})" for person, role in people.items()} for people in self.members))
 
     def joined(self, others: Mapping[str, str]) -> SeenBy:
-        """With further people in every member; who is there already was seen by both."""
+        """With further people in every member; people already there were seen by both."""
         return SeenBy(tuple(_joined(people, others) for people in self.members))
 
 
@@ -169,7 +169,7 @@ def _joined(people: Mapping[str, str], others: Mapping[str, str]) -> dict[str, s
 
 @dataclass(frozen=True)
 class Cleared:
-    """Who may be tested and who may be learned from, [n] each, with what the report must print."""
+    """The rows that may be tested and those that may be trained on, [n] each, with the notes for the report."""
 
     testable: NDArray[np.bool_]
     usable: NDArray[np.bool_]
@@ -180,11 +180,11 @@ class Cleared:
 
 @dataclass(frozen=True)
 class Guard:
-    """What a verb uses people for, in the words of its sentences.
+    """What a verb uses people for, as phrases of its sentences.
 
     Attributes:
         witness: what must not have seen them: `the generator`.
-        harm: what would be wrong of people whom it saw: `a test of them would be too good`.
+        harm: what would be wrong with results for people that it saw: `a test of them would be too good`.
         remedy: what to do other than to choose another policy.
         policies: that the verb offers.
         where: folder that the sentence begins with, "" for none.
@@ -202,8 +202,8 @@ class Guard:
         subjects = list(dict.fromkeys(people[np.array(seen_by, dtype=object) != ""]))
         what = ", ".join(sorted(set(seen_by) - {""}))
         begin = f"{self.where}: " if self.where else ""
-        whom = f"{len(subjects)} of {people.nunique()} people ({named(subjects)})"
-        return f"{begin}{whom} were seen by {self.witness} ({what})"
+        people_seen = f"{len(subjects)} of {people.nunique()} people ({named(subjects)})"
+        return f"{begin}{people_seen} were seen by {self.witness} ({what})"
 
     def clear(self, table: pd.DataFrame, seen_by: Sequence[str], policy: SeenPolicy) -> Cleared:
         """Apply the policy.
@@ -222,9 +222,7 @@ class Guard:
             return Cleared(everybody, everybody, 0)
         what, num = self.sentence(table, seen_by), int(table.loc[seen, "subject"].nunique())
         if policy == "waive":
-            return Cleared(
-                everybody, everybody, num, (), (f"{what}, and are tested all the same: figures may be too good",)
-            )
+            return Cleared(everybody, everybody, num, (), (f"{what}, and are tested anyway: figures may be too good",))
         if seen.all():
             raise UserError(f"{what}; nobody is left; {self.remedy}.")
         if policy == "refuse":
@@ -233,13 +231,13 @@ class Guard:
         if policy == "leave_out":
             return Cleared(~seen, ~seen, num, (f"{what}, and are left out",))
         note = (
-            f"{what}: they are learned from, and the others are tested. Where only controls were seen, this makes the controls "
-            "learned from unlike those tested"
+            f"{what}: they are used for training only, and the others are tested. Where only controls were seen, the training "
+            "controls differ from the tested ones"
         )
         return Cleared(~seen, everybody, num, (note,))
 
 
 def named(subjects: Sequence[str]) -> str:
     """The first few of many."""
-    more = " and others" if len(subjects) > MOST_NAMED else ""
-    return ", ".join(map(str, subjects[:MOST_NAMED])) + more
+    ending = " and others" if len(subjects) > MOST_NAMED else ""
+    return ", ".join(map(str, subjects[:MOST_NAMED])) + ending

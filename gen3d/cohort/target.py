@@ -1,4 +1,4 @@
-"""What a head learns from and what it predicts: rows of features, and a column as categories, ordered grades or a number."""
+"""What a classifier is trained on and what it predicts: rows of features, and a column of categories, ordered grades or numbers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from gen3d.core.errors import UserError
 Task = Literal["categories", "ordered", "number"]
 Values = NDArray[np.float64]
 FEWEST_DISTINCT = 6
-"""A numeric column with fewer values is taken for categories, unless somebody names the task."""
+"""A numeric column with fewer values is read as categories, unless the task is named."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """The column, the task, and the classes in order: the first is the reference (healthy), the last the one looked for."""
+    """The column, the task, and the classes in order: the first is the reference (healthy), the last is the class to detect."""
 
     name: str
     task: Task
@@ -43,7 +43,7 @@ class Target:
         return tuple(f"p_{name}" for name in self.classes) if self.classes else ("predicted",)
 
     def codes(self, column: pd.Series) -> NDArray[np.float64]:
-        """Class number (0, 1, ...) or value of every row, NaN where it is missing or of no class asked for, [n]."""
+        """Class number (0, 1, ...) or value of every row, NaN where it is missing or of no requested class, [n]."""
         if self.task == "number":
             return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
         place = {name: float(index) for index, name in enumerate(self.classes)}
@@ -71,13 +71,13 @@ def as_label(value: Any) -> str:
 
 
 def make_target(column: pd.Series, name: str, classes: Sequence[Any] | None, task: Task | None) -> Target:
-    """Settle the task and the classes from what was asked for and what the column holds.
+    """Choose the task and the classes from the settings and from what the column holds.
 
     Without a task: categories where classes are given, or where the column is text or has fewer than 6 distinct values;
     a number otherwise. Without classes: all that occur, controls' usual names first.
 
     Raises:
-        UserError: a class that does not occur, one class only, or a number asked of a column of text.
+        UserError: a class that does not occur, one class only, or task=number for a column of text.
     """
     labels = [as_label(value) for value in column]
     present = list(dict.fromkeys(label for label in labels if label))
@@ -89,7 +89,9 @@ def make_target(column: pd.Series, name: str, classes: Sequence[Any] | None, tas
     )
     if settled == "number":
         if classes is not None:
-            raise UserError(f"task=number takes no classes; leave out classes=, or task= to tell classes of {name}.")
+            raise UserError(
+                f"task=number takes no classes; leave out classes=, or leave out task= to predict classes of {name}."
+            )
         if not numeric:
             word = next(label for label in present if pd.isna(pd.to_numeric(label, errors="coerce")))
             raise UserError(
@@ -98,16 +100,18 @@ def make_target(column: pd.Series, name: str, classes: Sequence[Any] | None, tas
         if len(present) < 2:
             raise UserError(f"{name} is {present[0]} for everybody, so there is nothing to learn.")
         return Target(name, settled)
-    asked = tuple(as_label(item) for item in classes) if classes is not None else _in_order(present, bool(numeric))
+    chosen = tuple(as_label(item) for item in classes) if classes is not None else _in_order(present, bool(numeric))
     counts = ", ".join(f"{label} {labels.count(label)}" for label in sorted(present))
-    absent = [label for label in asked if label not in present]
+    absent = [label for label in chosen if label not in present]
     if absent:
         raise UserError(f"nobody has {name} {absent[0]}; the column holds {counts} (scans).")
-    if len(set(asked)) != len(asked):
-        raise UserError(f"classes={list(asked)} names a class twice.")
-    if len(asked) < 2:
-        raise UserError(f"{name} has one class only ({counts}), and telling needs two; add people of another class.")
-    return Target(name, settled, asked)
+    if len(set(chosen)) != len(chosen):
+        raise UserError(f"classes={list(chosen)} names a class twice.")
+    if len(chosen) < 2:
+        raise UserError(
+            f"{name} has only one class ({counts}), and a classifier needs two; add people of another class."
+        )
+    return Target(name, settled, chosen)
 
 
 def _in_order(present: list[str], numeric: bool) -> tuple[str, ...]:

@@ -237,7 +237,7 @@ def _describe(paths: Path | Sequence[Path]) -> list[dict[str, str]]:
 
 
 def _difference(record: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
-    """What distinguishes the folder's work from the work asked for, in words."""
+    """What distinguishes the folder's work from the work that is requested, as part of a sentence."""
     old = record.get("identity", {})
     if old.get("verb") != identity["verb"]:
         return f"holds the output of `gen3d {old.get('verb')}`"

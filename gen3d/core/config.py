@@ -1,6 +1,6 @@
 """The frozen, typed configuration that every verb is.
 
-A knob exists once, beside the class that uses it, with its unit and default in its `Field`; the command line,
+Every setting is declared once, in the class that uses it, with its unit and default in its `Field`. The command line,
 `--help`, `--show` and the YAML files are all read from those fields.
 """
 
@@ -95,7 +95,7 @@ class Verb(Config):
 
     @classmethod
     def cannot_begin(cls, error: UserError, num_processes: int) -> UserError:
-        """What to tell when the settings are wrong; a verb that several processes share tells the others first."""
+        """The error to raise for wrong settings; a verb that several processes share informs the others first."""
         return error
 
     @classmethod
@@ -263,12 +263,12 @@ def tag_of(model: type[BaseModel]) -> str | None:
 
 
 def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
-    return [field.alias or name for found in _models_at(model, location) for name, field in found.model_fields.items()]
+    return [field.alias or name for group in _models_at(model, location) for name, field in group.model_fields.items()]
 
 
 def _description(model: type[BaseModel], location: list[str]) -> str:
-    for found in _models_at(model, location[:-1]):
-        for name, field in found.model_fields.items():
+    for group in _models_at(model, location[:-1]):
+        for name, field in group.model_fields.items():
             if location[-1] in (name, field.alias):
                 return field.description or "no description"
     return "no description"

@@ -9,7 +9,7 @@ class UserError(Exception):
     exit_code = 2
 
     shared = False
-    """Whether another process of the same training tells the user, so that this one stays silent."""
+    """Whether another process of the same training reports the error, so that this one stays silent."""
 
 
 class Unfinished(UserError):
@@ -25,7 +25,7 @@ class Interrupted(UserError):
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked this process to end.
+    """A signal to end this process.
 
     No `Exception`, so that code which goes on after the failure of one scan does not take it for such a failure.
     """

@@ -33,7 +33,10 @@ def verb_help(verb: type[Verb], summary: str) -> str:
 
 
 def describe(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str, str]]:
-    """Every key of a model as (dotted key, type, default, description), nested groups unfolded."""
+    """Every key of a model as (dotted key, type, default, description), nested groups unfolded.
+
+    NAME in a key stands for the name that the user gives to a group.
+    """
     rows = []
     for name, field in model.model_fields.items():
         nested = list(models_in(field.annotation))
@@ -42,7 +45,8 @@ def describe(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, s
         rows.append((prefix + name, _type_name(field.annotation), shown_default, field.description or ""))
         for below in nested:
             tag = f"[kind={tag_of(below)}]" if tag_of(below) and len(nested) > 1 else ""
-            rows += describe(below, f"{prefix}{name}{tag}.")
+            member = ".NAME" if get_origin(field.annotation) is dict else ""
+            rows += describe(below, f"{prefix}{name}{tag}{member}.")
     return rows
 
 
@@ -52,6 +56,8 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined or isinstance(value, BaseModel):
         return ""
+    if isinstance(value, dict) and any(isinstance(item, BaseModel) for item in value.values()):
+        return ", ".join(value)  # every setting of every group would fill a page; `--show` prints them
     shown = json_ready(value)
     return "none" if shown is None else yaml.safe_dump(shown, default_flow_style=True).removesuffix("...\n").strip()
 

@@ -30,5 +30,5 @@ def num_processes() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process speaks for all: the first of several, and every one that no launcher numbered."""
+    """Whether this process prints and writes for all of them: the first of several, and every one that no launcher numbered."""
     return os.environ.get("RANK", "").strip() in ("", "0")

@@ -25,7 +25,7 @@ Shared = TypeVar("Shared")
 Result = TypeVar("Result")
 
 LOOK_EVERY_S = 1.0
-"""Seconds between two looks of a worker at whether its parent still lives, where the kernel does not tell it."""
+"""Seconds between two checks of a worker that its parent still lives, where the kernel gives it no signal."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -109,7 +109,7 @@ def _end_with(parent: int, kernel: bool) -> None:
     """End this process when its parent has ended, in whatever way.
 
     The kernel does so at once, even in the middle of native code. A thread that looks for a new parent does so on any
-    system, as soon as native code lets it run, and also covers a parent that ended before the kernel was asked.
+    system, as soon as native code lets it run, and also covers a parent that ended before the request to the kernel.
     """
     if kernel:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

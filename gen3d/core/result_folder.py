@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gen3d.core.artefact import Artefact, write_json
 from gen3d.core.errors import UserError
-from gen3d.core.tables import Row, Table, read_record, read_table, records, rows_of, write_table
+from gen3d.core.tables import Row, TableFile, read_record, read_table, records, rows_of, write_table
 
 METRICS, FIGURES = "metrics.json", "figures"
 
@@ -46,7 +46,7 @@ def picture_path(folder: Path, name: str) -> Path:
 class ResultFolder:
     """A finished folder, and the name by which a reader of several calls it.
 
-    `beside` are other finished folders that were given together: an input that has moved is looked for among them.
+    `companions` are other finished folders that were opened together: an input that has moved is looked for among them.
     """
 
     named_by: ClassVar[Literal["folder", "model", "input"]] = "folder"
@@ -54,7 +54,7 @@ class ResultFolder:
 
     artefact: Artefact
     name: str
-    beside: tuple[Artefact, ...] = ()
+    companions: tuple[Artefact, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -104,7 +104,7 @@ class ResultFolder:
         path = self.folder / f"{name}.tsv"
         return read_table(path) if path.is_file() else pd.DataFrame()
 
-    def scans(self, table: Table) -> pd.DataFrame:
+    def scans(self, table: TableFile) -> pd.DataFrame:
         """A table with a row per scan.
 
         Raises:
@@ -131,7 +131,7 @@ class ResultFolder:
         """A cell as a number, NaN where it is missing.
 
         Raises:
-            UserError: the cell holds words.
+            UserError: the cell is text.
         """
         value = row.get(column)
         if value is None or value == "":
@@ -146,9 +146,9 @@ class ResultFolder:
         return np.array([self.number(row, column, table) for row in rows], dtype=np.float64)
 
     def input_folders(self, *verbs: str) -> list[Path]:
-        """The folders of these verbs that this one was made from: as given beside it, else where they lay then."""
-        given = {artefact.key: artefact.folder for artefact in self.beside}
-        return [given.get(str(item["key"]), Path(str(item["path"]))) for item in inputs_of(self.artefact, verbs)]
+        """The folders of these verbs that this one was made from: among its companions, else at the path that was recorded."""
+        moved = {artefact.key: artefact.folder for artefact in self.companions}
+        return [moved.get(str(item["key"]), Path(str(item["path"]))) for item in inputs_of(self.artefact, verbs)]
 
     def is_made_from(self, other: Artefact) -> bool:
         """Whether a folder was among the inputs of this one."""

@@ -1,7 +1,7 @@
 """Tables on disk and in JSON: tab-separated with BIDS's n/a, and rows whose missing numbers are null.
 
-A folder's `folder.py` says once what each of its tables is called and which columns it has, as a `Table`; the verb writes
-through it and everybody else reads through it.
+A folder's `folder.py` says once what each of its tables is called and which columns it has, as a `TableFile`; the verb writes
+through it and all others read through it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ AGAIN = "run the verb that wrote this folder again"
 
 
 @dataclass(frozen=True)
-class Table:
+class TableFile:
     """One table of a folder: its file, and the columns that its writer gives and its readers rely on.
 
     A table may have more columns than these (`score_residual`, `score_deformation`, ...). `again` ends the sentence about a

@@ -20,7 +20,7 @@ FINISHED_BEFORE = "finished before, nothing to do."
 
 @dataclass(frozen=True)
 class Identity:
-    """What determines a verb's result beside its settings: `inputs` by content, and `extra`, see `artefact.begin`."""
+    """What determines a verb's result besides its settings: `inputs` by content, and `extra`, see `artefact.begin`."""
 
     inputs: Inputs
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class FolderVerb(Verb):
         opened = functools.cache(self.open_inputs)
         if not (self.out / RECORD).is_file():
             opened()
-        # A folder that was begun before is asked first: its inputs were right then, and may be gone if it is finished.
+        # A folder that was begun before is opened before the inputs: those were right then, and may be gone if it is finished.
         identity = self.identity(opened)
         with begin(self, self.verb_name(), identity.inputs, identity.extra, extendable=self.reopens) as work:
             if work.finished and not self.reopens:

@@ -135,7 +135,7 @@ class Optimiser:
         return np.linalg.inv(self.to_itk_world) @ matrix_of(transform)
 
     def linear(self, matrix: Matrix, degrees_of_freedom: int) -> Matrix:
-        """All parameters asked for, at two resolutions; nine are the rotation and scales nearest to the twelve."""
+        """All requested parameters, at two resolutions; nine are the rotation and scales nearest to the twelve."""
         matrix = self.to_itk_world @ matrix
         if degrees_of_freedom == 6:
             transform: sitk.Transform = sitk.Euler3DTransform()
@@ -147,8 +147,8 @@ class Optimiser:
             scales = [CORTEX_RADIUS_MM**2] * 9 + [1.0] * 3
         self._descend(transform, scales, step_mm=4.0, stop_mm=0.05, share=0.05, smoothing_mm=2.0, iterations=100)
         self._descend(transform, scales, step_mm=1.0, stop_mm=0.01, share=0.2, smoothing_mm=0.0, iterations=100)
-        found = np.linalg.inv(self.to_itk_world) @ matrix_of(transform)
-        return without_shear(found) if degrees_of_freedom == 9 else found
+        world_matrix = np.linalg.inv(self.to_itk_world) @ matrix_of(transform)
+        return without_shear(world_matrix) if degrees_of_freedom == 9 else world_matrix
 
     def _descend(
         self,
@@ -209,7 +209,7 @@ def _start(angles_degrees: tuple[float, float, float], scale: float, centre_mm: 
 
 
 def registration_template() -> Template:
-    """The template on the grid on which alignments are computed, whatever the spacing asked for."""
+    """The template on the grid on which alignments are computed, whatever the requested spacing."""
     return template_on(plan_grid(REGISTRATION_SPACING_MM))
 
 

@@ -92,7 +92,7 @@ def given_mask(path: Path, scan: Volume) -> NDArray[np.bool_]:
 
 
 def check_tool(method: str) -> None:
-    """Raise a UserError if an external tool was asked for and is not installed."""
+    """Raise a UserError if an external tool was chosen that is not installed."""
     if method in TOOLS and shutil.which(TOOLS[method][0]) is None:
         raise UserError(
             f"brain_mask={method} needs the program `{TOOLS[method][0]}`, which is not on the PATH; "

@@ -60,15 +60,15 @@ def apply_tissue_rule(
     Raises:
         UserError: no tissue where it should be, or grey matter not darker than white (then it is no T1w scan, or misplaced).
     """
-    found = levels or tissue_levels(volume, template, brain)
+    tissue = levels or tissue_levels(volume, template, brain)
     wanted_grey = tissue_levels(template.t1w, template, template.mask).grey
-    if not found.grey < found.white:
+    if not tissue.grey < tissue.white:
         raise UserError(
             "grey matter is not darker than white matter; this is no T1-weighted scan, or its registration failed."
         )
-    slope = (WM_LEVEL - wanted_grey) / (found.white - found.grey)
-    scaled = WM_LEVEL + slope * (volume - found.white)
-    return np.where(brain, np.clip(scaled, *LIMITS), 0.0).astype(np.float32), found
+    slope = (WM_LEVEL - wanted_grey) / (tissue.white - tissue.grey)
+    scaled = WM_LEVEL + slope * (volume - tissue.white)
+    return np.where(brain, np.clip(scaled, *LIMITS), 0.0).astype(np.float32), tissue
 
 
 def _core(share: NDArray[np.float32], purity: float) -> NDArray[np.bool_]:

@@ -35,14 +35,16 @@ CONTRAST_FLOOR = 0.1  # of white matter: where tissue varies less than this, sta
 class DeformationSettings(Config):
     """Settings of the diffeomorphic registration; kept in the plan, because the channel means something only with them."""
 
-    iterations: tuple[int, ...] = Field((20, 20, 10), min_length=1, description="per resolution level, coarse to fine")
+    iterations: tuple[int, ...] = Field(
+        (20, 20, 10), min_length=1, description="iterations per resolution level, coarse to fine"
+    )
     update_sigma_voxels: float = Field(2.0, ge=0, description="smoothing of each update (fluid), SD in voxels")
     field_sigma_voxels: float = Field(0.5, ge=0, description="smoothing of the whole field (elastic), SD in voxels")
     step_voxels: float = Field(2.0, gt=0, description="longest step of one iteration, voxels")
     neighbourhood_voxels: float = Field(
         4.0,
         ge=0,
-        description="intensities are standardised in a Gaussian of this SD; 0: histograms are matched instead",
+        description="SD in voxels of the Gaussian in which intensities are standardised; 0: histograms are matched instead",
     )
     direction: Literal["template_to_scan", "scan_to_template"] = Field(
         "template_to_scan", description="which image stays fixed first; scan_to_template is inverted afterwards"
@@ -71,8 +73,8 @@ def deformation_channel(t1w_on_grid: Floats, plan: GridPlan) -> tuple[Floats, di
         the template's mask; quality: correlation_before, correlation_after (inside the mask), jacobian_minimum,
         jacobian_maximum, folded_percent (share of voxels with det J <= 0), log_jacobian_sd.
     """
-    found = deform(t1w_on_grid, plan)
-    return found.log_jacobian, found.quality
+    deformation = deform(t1w_on_grid, plan)
+    return deformation.log_jacobian, deformation.quality
 
 
 def deform(t1w_on_grid: Floats, plan: GridPlan) -> Deformation:
@@ -137,11 +139,11 @@ def standardised(volume: Floats, sigma_voxels: float) -> Floats:
 
 def inverse(displacement: Floats, iterations: int = 15) -> Floats:
     """Displacement of the inverse deformation, by the fixed point v(y) = -u(y + v(y)) (Chen et al., Medical Physics 2008)."""
-    grid, found = identity_grid(displacement.shape[1:]), -displacement
+    grid, backward = identity_grid(displacement.shape[1:]), -displacement
     for _ in range(iterations):
-        moved = [ndimage.map_coordinates(axis, grid + found, order=1, mode="nearest") for axis in displacement]
-        found = -np.stack(moved)
-    return found.astype(np.float32)
+        moved = [ndimage.map_coordinates(axis, grid + backward, order=1, mode="nearest") for axis in displacement]
+        backward = -np.stack(moved)
+    return backward.astype(np.float32)
 
 
 def _demons(fixed: sitk.Image, moving: sitk.Image, settings: DeformationSettings) -> Floats:

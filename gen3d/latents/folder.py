@@ -15,10 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.core.result_folder import ResultFolder
-from gen3d.core.tables import Table
+from gen3d.core.tables import TableFile
 from gen3d.imaging.volume import read_map
 
-METRICS = Table("metrics.tsv", ("key", "role", "diagnosis", "channel", "seen", "mse", "psnr", "ssim"))
+METRICS = TableFile("metrics.tsv", ("key", "role", "diagnosis", "channel", "seen", "mse", "psnr", "ssim"))
 
 
 def volume_path(folder: Path, key: str, channel: str) -> Path:

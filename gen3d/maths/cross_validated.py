@@ -1,14 +1,14 @@
-"""What may be said about predictions that several fitted models made, each of people that it never saw.
+"""Intervals and tests for predictions of several fitted models, each of people that it was not fitted on.
 
-Scores of different models are not on one scale: a model fitted where more people were ill gives everybody higher scores,
-and left fewer ill people for its own test fold. Scores pooled over folds therefore rank worse than chance where there is
-nothing to find. Here only scans that one fitted model predicted are compared with each other, as in LeDell, Petersen and
+Scores of different models are not on one scale: a model fitted on more patients gives everyone higher scores,
+and leaves fewer patients for its own test fold. Scores pooled over folds therefore rank worse than chance where there is
+no effect. Here only scans that one fitted model predicted are compared with each other, as in LeDell, Petersen and
 van der Laan 2015 (Electron J Statist 9:1583), generalised to repeated cross-validation.
 
-People, not scans, are the unit of every interval: all scans of a person, and all repeats, move together. An interval takes
-the fitted models as given. Where there is nothing to find, models of overlapping training sets err together, and 95 %
-intervals were seen to cover 0.5 in about 86 % of simulated cohorts: against chance the test is the permutation of labels,
-with the models fitted anew.
+People, not scans, are the unit of every interval: all scans of a person, and all repeats, move together. An interval treats
+the fitted models as fixed. Without an effect, models of overlapping training sets err together, and 95 % intervals
+covered 0.5 in only about 86 % of simulated cohorts. The test against chance is therefore the permutation of labels, with
+the models fitted anew.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Values = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
 MERGED = -1
-"""Stratum of people who are alone in theirs: nobody could take their place in a resample."""
+"""Stratum of people who are alone in theirs: a resample could not replace them by another person."""
 
 
 def codes_of(*columns: ArrayLike) -> Codes:
@@ -41,7 +41,7 @@ def codes_of(*columns: ArrayLike) -> Codes:
 def strata_of(people: Codes, labels: ArrayLike, num_people: int) -> Codes:
     """The class of every person [num_people]; people whose scans are of several classes are a stratum of their own kind.
 
-    Who would be alone in a stratum is put together with the others who are. people: number of the person of each row [n].
+    People alone in a stratum form one stratum together. people: number of the person of each row [n].
     """
     classes = codes_of(labels)
     held = np.zeros((num_people, int(classes.max(initial=0)) + 1), dtype=np.int64)
@@ -116,7 +116,7 @@ class Bootstrap:
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedGroup:
     """The scans of one fitted model: rows of the positives [p] and negatives [q], and who wins [p, q] (half for ties)."""
 
     positives: Codes
@@ -134,7 +134,7 @@ class WithinModels:
     Attributes:
         scores: higher for the class looked for [n]; positive: boolean [n].
         models: number of the fitted model (repeat and fold) of each row [n]; people: of the person [n].
-        num_people: people altogether, of whom some may have no row.
+        num_people: all people, including those without a row.
     """
 
     scores: Values
@@ -144,16 +144,16 @@ class WithinModels:
     num_people: int
 
     @cached_property
-    def groups(self) -> tuple[Compared, ...]:
+    def groups(self) -> tuple[ComparedGroup, ...]:
         """The comparisons model by model; a model whose test people are of one class has none."""
-        found = []
+        groups = []
         order = np.argsort(self.models, kind="stable")
         for rows in np.split(order, np.flatnonzero(np.diff(self.models[order])) + 1):
             ill, well = rows[self.positive[rows]], rows[~self.positive[rows]]
             if ill.size and well.size:
                 difference = self.scores[ill][:, None] - self.scores[well][None, :]
-                found.append(Compared(ill, well, (difference > 0) + 0.5 * (difference == 0)))
-        return tuple(found)
+                groups.append(ComparedGroup(ill, well, (difference > 0) + 0.5 * (difference == 0)))
+        return tuple(groups)
 
     @cached_property
     def num_pairs(self) -> int:
@@ -281,20 +281,20 @@ def permutation_p(observed: float, null_values: ArrayLike) -> float:
 
 
 def permute_labels(labels: ArrayLike, people: Codes, strata: ArrayLike, generator: np.random.Generator) -> Values:
-    """Labels dealt out anew among the people of each stratum (site), [n].
+    """Labels permuted among the people of each stratum (site), [n].
 
-    A person's labels are kept together. Where nobody's labels differ between scans, people exchange them whatever their
-    number of scans; otherwise a person's sequence of labels goes to somebody of the stratum with as many scans.
+    A person's labels are kept together. Where no person's labels differ between scans, people exchange them whatever their
+    number of scans; otherwise a person's sequence of labels goes to a person of the stratum with as many scans.
     labels [n]; people: number of the person of each row [n]; strata [n], constant within a person (the first row's counts).
     """
     values = np.asarray(labels, dtype=np.float64)
     order = np.argsort(people, kind="stable")
     rows = np.split(order, np.flatnonzero(np.diff(people[order])) + 1)
-    constant = all(np.ptp(values[own]) == 0 for own in rows)
+    constant = all(np.ptp(values[places]) == 0 for places in rows)
     site = codes_of(strata)
     kinds = codes_of(
-        np.array([site[own[0]] for own in rows]),
-        np.zeros(len(rows)) if constant else np.array([len(own) for own in rows]),
+        np.array([site[places[0]] for places in rows]),
+        np.zeros(len(rows)) if constant else np.array([len(places) for places in rows]),
     )
     permuted = np.empty_like(values)
     for kind in np.unique(kinds):

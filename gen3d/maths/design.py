@@ -1,7 +1,7 @@
 """The covariates of a normative model as a numeric matrix: age, age squared, sex and site of each person.
 
 Not `cohort.columns`, because its columns mean something: age in decades, so that a coefficient reads as a change per decade;
-sites coded by their deviation from the mean over sites, so that somebody of an unmodelled site is compared with that mean
+sites coded by their deviation from the mean over sites, so that a person of an unmodelled site is compared with that mean
 and not with the first site; and only as many terms as the number of people can carry. Runs keep these numbers.
 """
 
@@ -30,7 +30,7 @@ SEX_CODES = {"F": -0.5, "M": 0.5}
 
 @dataclass(frozen=True)
 class Design:
-    """How covariates become columns: fitted on calibration people, applied to anybody.
+    """How covariates become columns: fitted on calibration people, applied to any person.
 
     Columns: intercept; age in decades from the mean age of the fit; its square; sex (F -0.5, M +0.5); one deviation
     column per modelled site but the last (1 for its people, -1 for those of the last modelled site, 0 elsewhere), so
@@ -57,9 +57,9 @@ class Design:
     ) -> Design:
         """Choose the terms that the calibration people (n of them) can carry.
 
-        Rules: at most n / 5 columns, the intercept included, given out in the order site, age, sex, age2; age needs a
+        Rules: at most n / 5 columns, the intercept included, assigned in the order site, age, sex, age2; age needs a
         spread of half a year; sex needs 3 people of each; a site needs `min_site` people to have a column; a term that
-        is a linear combination of earlier ones is dropped; age2 needs age. `.dropped` says why, in words.
+        is a linear combination of earlier ones is dropped; age2 needs age. `.dropped` gives the reasons.
 
         Raises UserError for an unknown term, an unknown sex code, or nobody to fit on.
         """
@@ -135,7 +135,7 @@ class Design:
                 f"and the model with {term} would have {matrix.shape[1]}"
             )
         if np.linalg.matrix_rank(matrix / np.linalg.norm(matrix, axis=0), tol=1e-6) < matrix.shape[1]:
-            return "it cannot be told apart from the other covariates in these people"
+            return "it is a linear combination of the other covariates in these people"
         return None
 
     def matrix(

@@ -1,4 +1,4 @@
-"""How far one scan stands out from all others by its nearest neighbour: what tells a copy, or one person under two names."""
+"""How far one scan stands out from all others by its nearest neighbour: the sign of a copy, or of one person under two ids."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ LEAST_ISOLATION = 3.0
 
 
 def isolation(similarity: Float, num_train: int) -> tuple[Index, Float]:
-    """How far the nearest training person, or the nearest two, stand out from everybody else.
+    """How far the nearest training person, or the nearest two, stand out from all others.
 
     With w = artanh(correlation), w1 and w2 of the two nearest training people and SD over the people left: the larger of
     (w1 - w of the nearest other person) / SD and (w2 - w of the nearest person but these two) / SD. It is a
-    nearest-neighbour ratio on Fisher's scale; the SD belongs to the query, so that scans which correlate with everybody
+    nearest-neighbour ratio on Fisher's scale; the SD belongs to the query, so that scans which correlate with all others
     (blurred, or of an outlying kind) are not taken for copies. The second term finds mixtures of two people, and copies of
-    somebody who is in the training cohort twice.
+    a person who is in the training cohort twice.
 
     Args:
         similarity: [q, people] correlations, at least two training people first; NaN where the query is that person.

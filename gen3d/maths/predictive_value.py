@@ -1,4 +1,4 @@
-"""What a positive or negative answer means for a person, and whether acting on it does more good than harm."""
+"""Predictive values of a positive or negative result at a prevalence, and the net benefit of acting on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NUM_DRAWS = 40_000
 
 @dataclass(frozen=True)
 class Counts:
-    """People by truth and answer. Fractions are allowed: a person of whom half the repeats are right counts half."""
+    """People by truth and answer. Fractions are allowed: a person with half of the repeats right counts half."""
 
     true_positives: float
     false_negatives: float
@@ -60,11 +60,11 @@ def predictive_values(
     hit, false_alarm = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
     miss, cleared = (1 - sensitivity) * prevalence, specificity * (1 - prevalence)
     tails = [50.0, 50 * (1 - level), 50 * (1 + level)]
-    found = []
+    intervals = []
     for values in (hit / (hit + false_alarm), cleared / (cleared + miss)):
         median, low, high = np.percentile(values, tails)
-        found.append(Interval(float(median), float(low), float(high), num))
-    return found[0], found[1]
+        intervals.append(Interval(float(median), float(low), float(high), num))
+    return intervals[0], intervals[1]
 
 
 def net_benefit(
@@ -82,5 +82,5 @@ def net_benefit(
 
 
 def net_benefit_of_all(positive: ArrayLike, thresholds: ArrayLike, share: ArrayLike) -> NDArray[np.float64]:
-    """Net benefit of acting on everybody, [thresholds]; that of acting on nobody is 0."""
+    """Net benefit of acting on all people, [thresholds]; that of acting on none is 0."""
     return net_benefit(np.ones(len(np.asarray(share))), positive, thresholds, share)

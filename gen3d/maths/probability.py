@@ -1,4 +1,4 @@
-"""Whether predicted probabilities (or numbers) mean what they say: Brier score, calibration error, recalibration.
+"""Whether predicted probabilities (or numbers) agree with the outcomes: Brier score, calibration error, recalibration.
 
 Rows may be repeats of the same scans: `share` weighs them (1 / repeats), and intervals are over people.
 """
@@ -27,7 +27,7 @@ def ratio(sums: Values) -> Values:
 
 
 def brier(bootstrap: Bootstrap, probabilities: ArrayLike, truth: ArrayLike, share: Values) -> Interval:
-    """Mean squared distance of probabilities from what came true (Brier 1950).
+    """Mean squared distance of probabilities from the outcomes (Brier 1950).
 
     Two classes: probabilities and truth (0 or 1) [n], between 0 and 1. More: [n, classes], summed over the classes, up to 2.
     """
@@ -50,7 +50,7 @@ def expected_calibration_error(
     """Mean over bins of equal count of |mean prediction - share that came true|, weighted by their size.
 
     The bins stay those of all people in every resample. The error is never negative, so that it is too large for few people
-    even where calibration is perfect (.08 for 200 people and 10 bins, .04 for 1,000, in simulation), and larger still in
+    even where calibration is perfect (0.08 for 200 people and 10 bins, 0.04 for 1,000, in simulation), and larger still in
     resamples. The interval is therefore the reflected one (2 x value - percentile, Davison and Hinkley 1997, section 5.2),
     not below 0 and with the value inside. It is no test: it left out 0 in half of such simulated cohorts. The slope is one.
     """
@@ -84,11 +84,11 @@ def reliability(
 ) -> list[Bin]:
     """The bins of `expected_calibration_error`, from the lowest predictions to the highest.
 
-    Where nobody or everybody of a bin came true, the interval is Wilson's for the number of people.
+    Where the event came true for none or all people of a bin, the interval is Wilson's for the number of people.
     """
     values, came = np.asarray(predicted, dtype=np.float64), np.asarray(truth, dtype=np.float64)
     bins = equal_count_bins(values, num_bins)
-    found = []
+    rows = []
     for index in range(int(bins.max()) + 1):
         inside = bins == index
         people = len(np.unique(bootstrap.people[inside]))
@@ -98,10 +98,10 @@ def reliability(
         if observed.value in (0.0, 1.0):
             exact = wilson_interval(round(observed.value * people), people)
             low, high = exact.low, exact.high
-        found.append(
+        rows.append(
             Bin(float(np.average(values[inside], weights=share[inside])), Interval(observed.value, low, high, people))
         )
-    return found
+    return rows
 
 
 def calibration_slope(people: NDArray[np.int64], predicted: ArrayLike, truth: ArrayLike, share: Values) -> Interval:
@@ -116,8 +116,8 @@ def calibration_slope(people: NDArray[np.int64], predicted: ArrayLike, truth: Ar
     if np.ptp(x) < 1e-9 or not 0 < y.mean() < 1 or _separated(x, y):
         return Interval(math.nan, math.nan, math.nan, num)
     design = np.stack([np.ones_like(x), x], axis=1)
-    found = _logistic(design, y, share, np.zeros_like(x), people)
-    return Interval(math.nan, math.nan, math.nan, num) if found is None else _normal(found[0][1], found[1][1], num)
+    fit = _logistic(design, y, share, np.zeros_like(x), people)
+    return Interval(math.nan, math.nan, math.nan, num) if fit is None else _normal(fit[0][1], fit[1][1], num)
 
 
 def calibration_intercept(people: NDArray[np.int64], predicted: ArrayLike, truth: ArrayLike, share: Values) -> Interval:
@@ -130,8 +130,8 @@ def calibration_intercept(people: NDArray[np.int64], predicted: ArrayLike, truth
     num = len(np.unique(people))
     if not 0 < y.mean() < 1:
         return Interval(math.nan, math.nan, math.nan, num)
-    found = _logistic(np.ones((len(x), 1)), y, share, x, people)
-    return Interval(math.nan, math.nan, math.nan, num) if found is None else _normal(found[0][0], found[1][0], num)
+    fit = _logistic(np.ones((len(x), 1)), y, share, x, people)
+    return Interval(math.nan, math.nan, math.nan, num) if fit is None else _normal(fit[0][0], fit[1][0], num)
 
 
 def _separated(x: Values, y: Values) -> bool:
@@ -148,27 +148,27 @@ def _logistic(
         eta = design @ coefficients + offset
         return float(np.sum(share * (np.logaddexp(0.0, eta) - truth * eta)))
 
-    found = np.zeros(design.shape[1])
+    estimate = np.zeros(design.shape[1])
     for _ in range(NEWTON_STEPS):
-        chance = expit(design @ found + offset)
+        chance = expit(design @ estimate + offset)
         score = design.T @ (share * (truth - chance))
         information = (design * (share * chance * (1 - chance))[:, None]).T @ design
         if not np.isfinite(information).all() or np.linalg.cond(information) > 1e14:
             return None
         step = np.linalg.solve(information, score)
-        while deviance(found + step) > deviance(found) + 1e-12 and np.abs(step).max() > 1e-10:
+        while deviance(estimate + step) > deviance(estimate) + 1e-12 and np.abs(step).max() > 1e-10:
             step = step / 2
-        found = found + step
+        estimate = estimate + step
         if np.abs(step).max() < 1e-9:
             break
     else:
         return None
-    chance = expit(design @ found + offset)
+    chance = expit(design @ estimate + offset)
     residual = design * (share * (truth - chance))[:, None]
     scores = np.stack([np.bincount(people, weights=column) for column in residual.T], axis=1)
     influence = scores[np.unique(people)] @ np.linalg.inv(information)
     together = np.zeros(len(influence), dtype=np.int64)
-    return found, np.array([influence_variance(column, together) for column in influence.T])
+    return estimate, np.array([influence_variance(column, together) for column in influence.T])
 
 
 def _normal(value: float, variance: float, num: int, level: float = 0.95) -> Interval:

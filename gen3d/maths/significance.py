@@ -68,7 +68,7 @@ def clusters(significant: NDArray[np.bool_], z: Array, min_voxels: int, affine: 
     """
     affine = np.asarray(affine, dtype=np.float64)
     voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
-    found: list[Cluster] = []
+    clusters: list[Cluster] = []
     for sign in (1, -1):
         labels, _ = ndimage.label(significant & (sign * z > 0), structure=np.ones((3, 3, 3)))
         for index, box in enumerate(ndimage.find_objects(labels), start=1):
@@ -80,7 +80,7 @@ def clusters(significant: NDArray[np.bool_], z: Array, min_voxels: int, affine: 
             voxels = np.argwhere(inside) + corner
             values = z[box][inside]
             peak = int(np.argmax(sign * values))
-            found.append(
+            clusters.append(
                 Cluster(
                     label=0,
                     sign=sign,
@@ -92,8 +92,8 @@ def clusters(significant: NDArray[np.bool_], z: Array, min_voxels: int, affine: 
                     centre_mm=_world(affine, voxels.mean(axis=0)),
                 )
             )
-    found.sort(key=lambda cluster: (-cluster.num_voxels, -abs(cluster.peak_z)))
-    return [replace(cluster, label=label) for label, cluster in enumerate(found, start=1)]
+    clusters.sort(key=lambda cluster: (-cluster.num_voxels, -abs(cluster.peak_z)))
+    return [replace(cluster, label=label) for label, cluster in enumerate(clusters, start=1)]
 
 
 def heaviest_cluster(z: Array, threshold: float) -> float:

@@ -52,7 +52,7 @@ def _descending(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float6
 def auprc(scores: ArrayLike, labels: ArrayLike) -> float:
     """Average precision, sum over thresholds of (recall step) x precision; NaN without a positive.
 
-    Its value for random scores is the prevalence, which belongs beside it in every table.
+    Its value for random scores is the prevalence, which belongs next to it in every table.
     """
     if not np.any(labels):
         return math.nan

@@ -1,4 +1,4 @@
-"""Many scans through `conform`, in several processes, each result kept as soon as it is there."""
+"""Many scans through `conform`, in several processes, each result stored as soon as it is ready."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ MASK_SUFFIXES = ("_desc-brain_mask", "_mask", "_brainmask")
 
 
 @dataclass(frozen=True)
-class Task:
-    """One scan to prepare into `out`. `identity` hashes all that determines its result."""
+class ScanTask:
+    """One scan to prepare into `out`. `identity` is a hash of all that determines the result."""
 
     key: str
     source: Path
@@ -55,7 +55,7 @@ def make_tasks(
     plan: GridPlan,
     brain_mask: MaskMethod,
     bias_correction: bool,
-) -> list[Task]:
+) -> list[ScanTask]:
     """One task per row of the cohort table (columns key, source, and mask where there is one)."""
     tasks = []
     for row in track(frame.to_dict("records"), "reading files", total=len(frame)):
@@ -71,24 +71,24 @@ def make_tasks(
                 "version": __version__,
             }
         )
-        tasks.append(Task(row["key"], scan, mask, out, plan, brain_mask, bias_correction, identity))
+        tasks.append(ScanTask(row["key"], scan, mask, out, plan, brain_mask, bias_correction, identity))
     return tasks
 
 
 def find_mask(scan: Path, named: str, sources: Sequence[Path]) -> Path | None:
-    """The brain mask of a scan: the file that the table names, or one beside the scan (`*_desc-brain_mask`, `*_mask`)."""
+    """The brain mask of a scan: the file that the table names, or one next to the scan (`*_desc-brain_mask`, `*_mask`)."""
     if named:
         places = [scan.parent, *(source if source.is_dir() else source.parent for source in sources), Path()]
         return next((place / named for place in places if (place / named).is_file()), places[0] / named)
     stem = scan.name.split(".")[0]
     stems = (stem, stem.rpartition("_")[0])
-    beside = [
+    neighbours = [
         scan.with_name(f"{s}{suffix}{end}") for s in stems for suffix in MASK_SUFFIXES for end in (".nii.gz", ".nii")
     ]
-    return next((path for path in beside if path.is_file()), None)
+    return next((path for path in neighbours if path.is_file()), None)
 
 
-def prepare_all(tasks: Sequence[Task], workers: int) -> Iterator[Row]:
+def prepare_all(tasks: Sequence[ScanTask], workers: int) -> Iterator[Row]:
     """Yield one row per task as it is done; rows kept by an earlier, interrupted run come first and cost nothing.
 
     Raises:
@@ -97,11 +97,11 @@ def prepare_all(tasks: Sequence[Task], workers: int) -> Iterator[Row]:
     return kept_or_made(tasks, _kept, _prepare_group, None, lambda num_tasks: num_workers(workers, num_tasks))
 
 
-def _prepare_group(shared: None, tasks: list[Task]) -> list[Row]:
+def _prepare_group(shared: None, tasks: list[ScanTask]) -> list[Row]:
     return [prepare_scan(task) for task in tasks]
 
 
-def prepare_scan(task: Task) -> Row:
+def prepare_scan(task: ScanTask) -> Row:
     """Prepare one scan and store all that belongs to it; a scan that cannot be used becomes a row with its `failure`.
 
     Raises:
@@ -133,7 +133,7 @@ def prepare_scan(task: Task) -> Row:
     return row
 
 
-def _store(task: Task, done: Conformed) -> None:
+def _store(task: ScanTask, done: Conformed) -> None:
     volumes = task.out / "volumes"
     store(volumes / f"{task.key}_t1w.nii", done.t1w, task.plan.matrix)
     if done.log_jacobian is not None:
@@ -151,7 +151,7 @@ def _store(task: Task, done: Conformed) -> None:
     draw(picture, done.t1w, done.log_jacobian, template_on(task.plan).mask, task.plan)
 
 
-def _kept(task: Task) -> Row | None:
+def _kept(task: ScanTask) -> Row | None:
     """The row of an earlier run, if it was made from the same scan with the same settings; what failed is tried again."""
     row = task.rows.get(task.key, task.identity)
     usable = row is not None and not row["failure"]

@@ -1,4 +1,4 @@
-"""`gen3d prepare`: T1w scans of any source to one grid, each with a verdict; interrupted, it goes on where it stopped."""
+"""`gen3d prepare`: T1w scans of any source to one grid, each with a verdict; an interrupted run goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from gen3d.imaging.brainmask import MaskMethod, check_tool
 from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.registration import DeformationSettings
 from gen3d.imaging.template import template_on
-from gen3d.prepare.one_scan import Task, make_tasks, prepare_all
-from gen3d.prepare.sources import Columns, Source, read_sources
+from gen3d.prepare.columns import Columns
+from gen3d.prepare.one_scan import ScanTask, make_tasks, prepare_all
+from gen3d.prepare.sources import ScanSource, read_sources
 
 SECONDS_PER_SCAN, SECONDS_PER_MEGAVOXEL = 4.0, 4.0  # of one core: alignment and bias; resampling and deformation
 PICTURE_MB = 0.2
@@ -33,77 +34,88 @@ FIRST_COLUMNS = ("key", "source", "verdict", "reason")
 
 
 class Prepare(FolderVerb):
-    """T1w scans (BIDS, BIDS derivatives, CAPS, or a table of paths) to volumes on one grid, each with a verdict.
+    """T1w scans (BIDS, BIDS derivatives, CAPS, or a table of paths) to volumes on one grid, each with a quality verdict.
 
-    Every scan is brain-masked, bias-corrected, aligned to MNI152 with restarts, resampled once, brought to one intensity
-    scale, and deformed diffeomorphically from the template; verdicts.tsv says which scans to keep and why, figures/ shows them.
+    Every scan is brain-masked, bias-corrected, aligned to MNI152 from many starts, resampled once and brought to one
+    intensity scale; the template is deformed to it diffeomorphically. verdicts.tsv says which scans to keep and why;
+    figures/ has a picture of each.
     """
 
     source: Folders = Field(
-        description="BIDS or CAPS folder, or a table with the scans' paths; a list for several sites"
+        description="BIDS folder, CAPS folder or table with the paths of the scans; a list for several sites"
     )
     spacing_mm: float = Field(2.0, ge=1, le=4, description="edge of a cubic voxel of the grid, mm (1 to 4)")
     degrees_of_freedom: Literal[6, 9, 12] = Field(
-        12, description="of the alignment: 6 rigid, 9 with scales, 12 with shears"
+        12, description="degrees of freedom of the linear alignment: 6 rigid, 9 with scales, 12 with shears"
     )
     brain_mask: MaskMethod = Field(
         "auto",
-        description="auto: stripped where scans look so, else the template's mask; given: a mask file beside each scan "
-        "or in a column `mask`; synthstrip, hd-bet: programs on the PATH",
+        description="auto: stripped if the scan has no skull, else template; given: a mask file next to each scan or "
+        "named in a column `mask`; synthstrip, hd-bet: these programs, if they are on the PATH",
     )
-    bias_correction: bool = Field(True, description="N4 correction of the intensity drift")
-    deformation_channel: bool = Field(True, description="store the log-Jacobian of a diffeomorphism template -> scan")
+    bias_correction: bool = Field(True, description="N4 correction of the smooth intensity drift of the coils")
+    deformation_channel: bool = Field(
+        True, description="store local volume: the log-Jacobian of the deformation template -> scan"
+    )
     deformation: DeformationSettings = Field(
-        default_factory=DeformationSettings, description="settings of that diffeomorphism"
+        default_factory=DeformationSettings, description="settings of that deformation"
     )
     divisible_by: int = Field(
-        8, ge=1, le=64, description="every side of the grid is a multiple of this: models halve it"
+        8,
+        ge=1,
+        le=64,
+        description="every side of the grid, in voxels, is a multiple of this; networks halve it several times",
     )
     columns: Columns = Field(
-        default_factory=Columns, description="names and codings of the table that differ from the usual"
+        default_factory=Columns, description="column names and codes of the table that differ from the usual"
     )
-    shared_ids: bool = Field(False, description="the same id in two sources is the same person")
+    shared_ids: bool = Field(False, description="true: the same id in two sources is the same person")
     controls: tuple[str, ...] | None = Field(
-        None, description="diagnoses that are healthy controls; [all] for everybody; none for the usual names"
+        None,
+        description="diagnoses that count as healthy controls; [all]: everybody; none: the usual names (control, CN, ...)",
     )
-    split: Split = Field(default_factory=Split, description="how control subjects are shared out over the roles")
-    workers: int = execution(0, "scans at a time; 0 means one per core", ge=0)
+    split: Split = Field(
+        default_factory=Split, description="shares of the control subjects for training, calibration and test"
+    )
+    workers: int = execution(0, "scans processed at a time; 0: one per core", ge=0)
 
     def reads(self) -> Inputs:
         """The folders and tables of scans."""
         return {"source": list(self.source)}
 
-    def open_inputs(self) -> tuple[Source, list[Task]]:
+    def open_inputs(self) -> tuple[ScanSource, list[ScanTask]]:
         """The cohort table, and every scan with all that determines its result."""
         check_tool(self.brain_mask)
-        found = self._read()
-        return found, make_tasks(found.frame, self.source, self.out, self.grid(), self.brain_mask, self.bias_correction)
+        source = self._read()
+        return source, make_tasks(
+            source.frame, self.source, self.out, self.grid(), self.brain_mask, self.bias_correction
+        )
 
-    def identity(self, opened: Callable[[], tuple[Source, list[Task]]]) -> Identity:
+    def identity(self, opened: Callable[[], tuple[ScanSource, list[ScanTask]]]) -> Identity:
         """Also every scan's content, and the cohort table."""
-        found, tasks = opened()
-        scans = digest([task.identity for task in tasks] + [found.frame.drop(columns="source").to_csv()])
+        source, tasks = opened()
+        scans = digest([task.identity for task in tasks] + [source.frame.drop(columns="source").to_csv()])
         return Identity(self.reads(), {"scans": scans})
 
-    def write(self, work: Work, opened: tuple[Source, list[Task]]) -> dict[str, Any]:
+    def write(self, work: Work, opened: tuple[ScanSource, list[ScanTask]]) -> dict[str, Any]:
         """Prepare every scan, judge them together, and write the cohort folder."""
-        found, tasks = opened
+        source, tasks = opened
         done = track(prepare_all(tasks, self.workers), "preparing scans", total=len(tasks))
         rows = pd.DataFrame(list(done)).sort_values("key", ignore_index=True)
-        return self._write_cohort(found, rows, self.grid())
+        return self._write_cohort(source, rows, self.grid())
 
     def plan(self) -> list[str]:
         """What `run()` would do, how long it would take, and how much it would write."""
         check_tool(self.brain_mask)
-        found, grid = self._read(), self.grid()
-        num_scans, megavoxels = len(found.frame), math.prod(grid.shape) / 1e6
+        source, grid = self._read(), self.grid()
+        num_scans, megavoxels = len(source.frame), math.prod(grid.shape) / 1e6
         workers = num_workers(self.workers, num_scans)
         seconds = num_scans * (SECONDS_PER_SCAN + SECONDS_PER_MEGAVOXEL * megavoxels) / workers
         megabytes = num_scans * (megavoxels * 2 * len(grid.channels) + PICTURE_MB)
-        sites = ", ".join(f"{site} {count}" for site, count in Counter(found.frame["site"]).items())
+        sites = ", ".join(f"{site} {count}" for site, count in Counter(source.frame["site"]).items())
         return [
-            f"reads {num_scans} scans of {found.frame['subject'].nunique()} people ({sites})",
-            *(f"{len(found.unmatched)} entries do not match up" for _ in found.unmatched[:1]),
+            f"reads {num_scans} scans of {source.frame['subject'].nunique()} people ({sites})",
+            *(f"{len(source.unmatched)} entries do not match up" for _ in source.unmatched[:1]),
             f"the grid is {grid.describe()}",
             f"takes about {duration(seconds)} with {workers} workers",
             f"writes about {megabytes:.0f} MB to {self.out}",
@@ -121,29 +133,29 @@ class Prepare(FolderVerb):
             deformation=settings,
         )
 
-    def _read(self) -> Source:
+    def _read(self) -> ScanSource:
         return read_sources(self.source, self.columns, self.shared_ids)
 
-    def _write_cohort(self, found: Source, rows: pd.DataFrame, plan: GridPlan) -> dict[str, Any]:
+    def _write_cohort(self, source: ScanSource, rows: pd.DataFrame, plan: GridPlan) -> dict[str, Any]:
         """Write what belongs to the cohort as a whole, and return the summary of the artefact."""
         verdicts = rows.join(judge(rows))
         excluded = verdicts.loc[verdicts["verdict"] == "exclude", "key"].tolist()
-        manifest = assign_roles(found.frame, self.split, self.controls, excluded)
+        manifest = assign_roles(source.frame, self.split, self.controls, excluded)
         write_cohort(self.out, plan, template_on(plan).mask, regions_on(plan), region_table(), manifest)
         ordered = [*FIRST_COLUMNS, *(c for c in verdicts.columns if c not in (*FIRST_COLUMNS, "failure"))]
         VERDICTS.write(self.out, verdicts[ordered])
-        UNMATCHED.write(self.out, pd.DataFrame(found.unmatched, columns=list(UNMATCHED.columns)))
+        UNMATCHED.write(self.out, pd.DataFrame(source.unmatched, columns=list(UNMATCHED.columns)))
         return {
             "num_scans": len(rows),
             "verdicts": {name: int((verdicts["verdict"] == name).sum()) for name in ("keep", "warn", "exclude")},
             "roles": {str(role): int(count) for role, count in manifest["role"].value_counts().items()},
             "seconds_per_scan": round(float(rows["seconds"].median()), 2),
-            "num_unmatched": len(found.unmatched),
+            "num_unmatched": len(source.unmatched),
             "unusable": [str(text) for text in rows["failure"] if text],
         }
 
     def conclude(self, summary: Mapping[str, Any]) -> None:
-        """Say how it went.
+        """Print the number of scans by verdict.
 
         Raises:
             Unfinished: everything else is done, but some scans could not be used; a script notices by the exit code.

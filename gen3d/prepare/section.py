@@ -1,4 +1,4 @@
-"""Who is in the cohort, and who was left out and why."""
+"""Who is in the cohort, and who was excluded and why."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ def section(context: Context) -> Section | None:
     blocks.append(
         _as_block(
             overview,
-            "People by role and diagnosis. The models learn from train; z is calibrated on calibration; test is used for "
-            "neither, to see what happens in healthy people; all three hold controls only. A person has one role.",
+            "People by role and diagnosis. Models are trained on role train; z scores are calibrated on role calibration. Role "
+            "test is used for neither, and shows the results in held-out healthy people. These three roles hold controls "
+            "only. A person has one role.",
         )
     )
     blocks += _ages(context, used)
@@ -130,8 +131,8 @@ def _ages(context: Context, used: pd.DataFrame) -> list[Any]:
         return []
     png, svg = charts.ages(groups, context.colours)
     caption = (
-        "Age by diagnosis, in bins of 5 years, all rows to one scale. Controls are grey. A model says nothing "
-        "certain about ages that its controls do not cover."
+        "Age by diagnosis, in bins of 5 years, all rows to one scale. Controls are grey. Results are uncertain "
+        "at ages without controls."
     )
     return [Figure("ages", "Histogram of age for each diagnosis.", caption, png, svg=svg, width_percent=64)]
 
@@ -160,8 +161,8 @@ def _exclusions(frame: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[list[Any],
     counts = {str(name): int(n) for name, n in verdicts["verdict"].value_counts().items()}
     left_out = verdicts[~verdicts["verdict"].isin(["keep", "warn"])]
     doubtful = verdicts[verdicts["verdict"] == "warn"]
-    words = {"keep": "kept", "warn": "kept with a warning", "exclude": "excluded"}
-    parts = [f"{n} {words.get(name, name)}" for name, n in sorted(counts.items(), key=lambda item: item[0] != "keep")]
+    labels = {"keep": "kept", "warn": "kept with a warning", "exclude": "excluded"}
+    parts = [f"{n} {labels.get(name, name)}" for name, n in sorted(counts.items(), key=lambda item: item[0] != "keep")]
     text = f"Of {spell.count(len(verdicts), 'input')}, {spell.listed(parts)}."
     blocks: list[Any] = [Heading("Quality control"), Text(text)]
     if len(left_out):

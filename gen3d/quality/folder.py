@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 
 from gen3d.core.result_folder import ResultFolder, write_result
-from gen3d.core.tables import Row, Table, rows_of
+from gen3d.core.tables import Row, TableFile, rows_of
 
 FIGURES = "figures"
-REFERENCE = Table("reference.tsv", ("key", "subject"))
-FIDELITY_PEOPLE = Table("fidelity_people.tsv")
-SHUFFLED_KEY = Table("shuffled_key.tsv", ("number", "kind", "key"), "run `gen3d quality` again")
+REFERENCE = TableFile("reference.tsv", ("key", "subject"))
+FIDELITY_PEOPLE = TableFile("fidelity_people.tsv")
+SHUFFLED_KEY = TableFile("shuffled_key.tsv", ("number", "kind", "key"), "run `gen3d quality` again")
 
 
 def write_quality(

@@ -38,7 +38,7 @@ COMPENSATION_REACH_MM = 15.0
 
 
 @dataclass(frozen=True)
-class Space:
+class AnatomySpace:
     """What every person of a cohort is made from.
 
     ``labels`` of the regions, ``fluid`` that can give or take volume, brain ``mask``, all [X, Y, Z].
@@ -60,14 +60,14 @@ class Space:
         return max(0.5, 1.4 / self.plan.spacing_mm)
 
 
-def cohort_space(plan: GridPlan) -> Space:
+def cohort_space(plan: GridPlan) -> AnatomySpace:
     """The template's space on a plan's grid."""
     labels, template = regions_on(plan), template_on(plan)
     fluid = np.where(np.isin(labels, find("sulcal CSF")), 1.0, 0.25 * template.csf).astype(np.float32)
-    return Space(plan, labels, fluid, template.mask)
+    return AnatomySpace(plan, labels, fluid, template.mask)
 
 
-def healthy_targets(space: Space, age_years: float, rng: np.random.Generator) -> dict[int, float]:
+def healthy_targets(space: AnatomySpace, age_years: float, rng: np.random.Generator) -> dict[int, float]:
     """Log volume change of each region against the template, by label: ageing, and variation that regions share.
 
     Regions of a lobe correlate (about 0.4), left and right of a structure more (about 0.75). The mean over all tissue is
@@ -103,7 +103,7 @@ def ageing_effect(label: int, age_years: float) -> float:
     return float(rate / 100 * (age_years - REFERENCE_AGE_YEARS))
 
 
-def healthy_anatomy(space: Space, targets: Mapping[int, float], rng: np.random.Generator) -> deformation.Reached:
+def healthy_anatomy(space: AnatomySpace, targets: Mapping[int, float], rng: np.random.Generator) -> deformation.Reached:
     """Deformation template -> healthy person: a random smooth part, plus what gives each region its volume.
 
     Volumes are nearly always met within 5 %, most within 1 %; those reached are recorded, so that they are known in any case.
@@ -134,7 +134,7 @@ def healthy_anatomy(space: Space, targets: Mapping[int, float], rng: np.random.G
 
 
 def condition_anatomy(
-    space: Space, labels: NDArray[np.int16], targets: Mapping[int, float], after: Floats | None
+    space: AnatomySpace, labels: NDArray[np.int16], targets: Mapping[int, float], after: Floats | None
 ) -> deformation.Reached:
     """Deformation of a condition in the space of ``labels``; each target is met within 0.4 %, nearby CSF takes it up.
 

@@ -1,4 +1,4 @@
-"""What a condition does to the brain: regional volume changes with their sources, and the conditions of a cohort.
+"""The effect of a condition on the brain: regional volume changes with their sources, and the conditions of a cohort.
 
 Sources of the effect table: volume changes in AD and MCI, variation of controls and ageing rates are means of the ADNI and
 NACC FreeSurfer tables that accompany Liu et al. 2022 (Sci Rep 12:17106), one scan per person, adjusted for age and
@@ -116,26 +116,28 @@ class Condition(Config):
     """One group of people of a simulated cohort, besides the healthy."""
 
     kind: Kind = Field(
-        description="ad, mci, ds (Down syndrome), atrophy (the changes given), lesion (focal), null (differs by nothing)"
+        description="ad, mci, ds (Down syndrome), atrophy (volume changes listed in `changes`), lesion (focal), null (no change)"
     )
-    share: float = Field(0.1, ge=0, le=1, description="share of all people (with base: every base has one twin)")
+    share: float = Field(
+        0.1, ge=0, le=1, description="share of all people, 0 to 1 (not with base: there every base has one twin)"
+    )
     count: int | None = Field(None, ge=0, description="number of people; replaces share")
     severity: tuple[float, ...] = Field(
         (),
-        description="one per person in turn; lesion: ml (default 10; masks are scaled to it, or used as they are); "
-        "others: factor on the log volume changes (default 1)",
+        description="assigned to the people in turn; lesion: volume in ml (default 10; without one, masks keep their size); "
+        "other kinds: factor on the log volume changes (default 1)",
     )
     changes: dict[str, float] = Field(
         default_factory=dict, description="volume change in percent by region; replaces the effect table"
     )
     masks: Folder | None = Field(
-        None, description="lesion: folder of NIfTI masks in MNI152 space, dealt out at random; none: irregular blobs"
+        None, description="lesion: folder of NIfTI masks in MNI152 space, drawn at random; none: irregular blobs"
     )
     sizes_ml: tuple[float, float] | None = Field(
-        None, description="lesion: smallest and largest volume inside the brain of the masks that are used, ml"
+        None, description="lesion: smallest and largest mask to use, ml inside the brain"
     )
     level: tuple[float, float] = Field(
-        LESION_LEVELS, description="lesion: darkest and brightest T1w intensity, drawn per person (white matter is 1)"
+        LESION_LEVELS, description="lesion: range of its T1w intensity, drawn per person (white matter is 1)"
     )
     labels: Folder | None = Field(
         None, description="with base: folder of label maps <key>.nii[.gz], each in its scan's own space, for `changes`"
@@ -162,8 +164,8 @@ class Condition(Config):
 
     def _check_lesion(self) -> None:
         fields = type(self).model_fields
-        given = [name for name in ("masks", "sizes_ml", "level") if getattr(self, name) != fields[name].default]
-        if self.kind != "lesion" and given:
+        lesion_only = [name for name in ("masks", "sizes_ml", "level") if getattr(self, name) != fields[name].default]
+        if self.kind != "lesion" and lesion_only:
             raise ValueError(f"masks, sizes_ml and level are those of a lesion; kind {self.kind} has none.")
         if self.sizes_ml is not None and (self.masks is None or not 0 <= self.sizes_ml[0] < self.sizes_ml[1]):
             raise ValueError(
@@ -176,7 +178,7 @@ class Condition(Config):
 
     @property
     def severities(self) -> tuple[float, ...]:
-        """Severities dealt out in turn; 0 is that of a mask used as it is, whose volume is known when it is planted."""
+        """Severities assigned in turn; 0 is that of a mask used as it is, whose volume is known when it is planted."""
         if self.kind == "lesion":
             return self.severity or ((0.0,) if self.masks is not None else (10.0,))
         return self.severity or (1.0,)

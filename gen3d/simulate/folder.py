@@ -1,4 +1,4 @@
-"""What `gen3d simulate` knows of a cohort beside its scans: what was planted in whom, where and how much."""
+"""The truth of a simulated cohort: what was planted in which scan, where and how much."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.core.tables import Table
+from gen3d.core.tables import TableFile
 from gen3d.imaging.volume import write_nifti
 
 AGAIN = "run `gen3d simulate` again"
 FOLDER = "truth"
-TRUTH = Table("truth.tsv", ("subject", "session", "key", "condition", "severity"), AGAIN)
+TRUTH = TableFile("truth.tsv", ("subject", "session", "key", "condition", "severity"), AGAIN)
 PERCENT_CHANGE, VOLUME_ML = "percent_change", "volume_ml"
-TRUTH_REGIONS = Table("truth_regions.tsv", ("key", "region", PERCENT_CHANGE), AGAIN)
-TRUTH_VOLUMES = Table("truth_volumes.tsv", ("key", "region", VOLUME_ML), AGAIN)
+TRUTH_REGIONS = TableFile("truth_regions.tsv", ("key", "region", PERCENT_CHANGE), AGAIN)
+TRUTH_VOLUMES = TableFile("truth_volumes.tsv", ("key", "region", VOLUME_ML), AGAIN)
 
 
 def write_truth(folder: Path, truth: pd.DataFrame, regions: pd.DataFrame, volumes: pd.DataFrame) -> None:

@@ -40,14 +40,14 @@ class LabelMaps:
         Raises:
             UserError: no such name; the sentence gives the nearest one.
         """
-        wanted = plain_name(name)
-        found = [label for label, known in self.names.items() if wanted in (known, without_side(known))]
-        if not found:
+        plain = plain_name(name)
+        labels = [label for label, known in self.names.items() if plain in (known, without_side(known))]
+        if not labels:
             known_names = list(dict.fromkeys([*self.names.values(), *map(without_side, self.names.values())]))
-            near = difflib.get_close_matches(wanted, known_names, n=1)
+            near = difflib.get_close_matches(plain, known_names, n=1)
             hint = f"the nearest name is '{near[0]}'" if near else f"the first names are {', '.join(known_names[:5])}"
             raise UserError(f"label_names= has no region '{name}'; {hint}.")
-        return found
+        return labels
 
 
 def plain_name(name: str) -> str:
@@ -110,13 +110,13 @@ def labels_on_plan(
         share[tuple((places - low).T)] = 1
         share = ndimage.gaussian_filter(share, sigma, mode="constant")
         moved = ndimage.affine_transform(share, to_map[:3, :3], to_map[:3, 3] - low, output_shape=plan.shape, order=1)
-        own = moved >= largest
-        if not own.any():
+        filled = moved >= largest
+        if not filled.any():
             size_ml = len(places) * float(abs(np.linalg.det(np.asarray(image.affine)[:3, :3]))) / 1000
             if size_ml > 8 * plan.spacing_mm**3 / 1000 and not moved.any():
                 raise ValueError(f"{path.name} does not lie on its scan: it is in another space")
             raise ValueError(f"label {label} fills no voxel of this grid in {path.name}: it has {size_ml:.3g} ml there")
-        result[own], largest = label, np.maximum(largest, moved)
+        result[filled], largest = label, np.maximum(largest, moved)
     if brain[result > 0].mean() < MIN_SHARE_IN_BRAIN:
         raise ValueError(f"{path.name} does not lie on its scan: it is in another space")
     return result

@@ -1,4 +1,4 @@
-"""Focal lesions whose shapes are given: masks drawn in other people, in the template's world coordinates."""
+"""Focal lesions of real shapes: masks drawn in other people, in the template's world coordinates."""
 
 from __future__ import annotations
 
@@ -104,9 +104,9 @@ def _in_template(world: Matrix) -> NDArray[np.bool_]:
     template = full_template()
     voxels = np.rint((world - template.affine[:3, 3]) @ np.linalg.inv(template.affine[:3, :3]).T).astype(int)
     within = ((voxels >= 0) & (voxels < np.array(template.mask.shape))).all(axis=1)
-    found = np.zeros(len(world), bool)
-    found[within] = template.mask[tuple(voxels[within].T)]
-    return found
+    in_brain = np.zeros(len(world), bool)
+    in_brain[within] = template.mask[tuple(voxels[within].T)]
+    return in_brain
 
 
 def deal(

@@ -22,14 +22,14 @@ from gen3d.imaging.registration import deformation_channel
 from gen3d.imaging.similarity import measure
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import store
-from gen3d.simulate.anatomy import Space
+from gen3d.simulate.anatomy import AnatomySpace
 from gen3d.simulate.appearance import Site
 from gen3d.simulate.conditions import DOWN_SYNDROME_AFFINE, Condition
 from gen3d.simulate.folder import write_truth_volumes
 from gen3d.simulate.label_maps import template_to_scan
 from gen3d.simulate.lesion_masks import LesionMask
 from gen3d.simulate.people import NONE
-from gen3d.simulate.person import Truth, make_person
+from gen3d.simulate.person import PlantedTruth, make_person
 from gen3d.simulate.planting import Base, channels_of, plant
 
 CACHE = ".people"
@@ -37,12 +37,12 @@ INTRACRANIAL_TEMPLATE_ML = 1880.0  # the template is larger than most heads: its
 
 
 @dataclass(frozen=True)
-class Cohort:
+class SimulatedCohort:
     """What all people of a cohort share; sent to each worker once."""
 
     out: Path
     seed: int
-    space: Space
+    space: AnatomySpace
     sites: list[Site]
     conditions: dict[str, Condition]
     figures: bool
@@ -59,7 +59,7 @@ class Cohort:
         return None if row["condition"] == NONE else self.conditions[row["condition"]]
 
 
-def simulate_all(cohort: Cohort, people: Sequence[Row], workers: int) -> Iterator[Row]:
+def simulate_all(cohort: SimulatedCohort, people: Sequence[Row], workers: int) -> Iterator[Row]:
     """Yield one row per scan as it is done; rows kept by an earlier, interrupted run come first and cost nothing.
 
     Twins of one base are made together, so that what they share is computed once.
@@ -77,12 +77,12 @@ def simulate_all(cohort: Cohort, people: Sequence[Row], workers: int) -> Iterato
     )
 
 
-def _make_group(cohort: Cohort, group: list[Row]) -> list[Row]:
+def _make_group(cohort: SimulatedCohort, group: list[Row]) -> list[Row]:
     """The scans of a group: twins of one base, or one simulated person."""
     return list(simulate_twins(cohort, group)) if cohort.bases else [simulate_scan(cohort, row) for row in group]
 
 
-def simulate_scan(cohort: Cohort, person: Row) -> Row:
+def simulate_scan(cohort: SimulatedCohort, person: Row) -> Row:
     """Simulate one person's scan and store all that belongs to it; the row says what the cohort's tables need.
 
     Raises:
@@ -95,7 +95,7 @@ def simulate_scan(cohort: Cohort, person: Row) -> Row:
     severity, age = float(person["severity"]), float(person["age_years"])
     who = (cohort.seed, int(person["index"]), int(person["session"]))
     try:
-        made = make_person(
+        simulated = make_person(
             cohort.space,
             site,
             age,
@@ -107,13 +107,13 @@ def simulate_scan(cohort: Cohort, person: Row) -> Row:
     except ValueError as error:
         what = f"condition {person['condition']} at severity {severity:g}"
         raise UserError(f"{key}: {what} cannot be made at {plan.spacing_mm:g} mm ({error}); lower it.") from None
-    t1w, levels = apply_tissue_rule(made.scan, template_on(plan), made.brain)
+    t1w, levels = apply_tissue_rule(simulated.scan, template_on(plan), simulated.brain)
     log_jacobian, quality = deformation_channel(t1w, plan)
-    scan = Scan(t1w, log_jacobian, made.brain, levels, _alignment(cohort, person), quality, "simulated")
-    return _keep(cohort, key, scan, made.truth, start, {"volume_ml": made.volumes_ml})
+    scan = SimulatedScan(t1w, log_jacobian, simulated.brain, levels, _alignment(cohort, person), quality, "simulated")
+    return _keep(cohort, key, scan, simulated.truth, start, {"volume_ml": simulated.volumes_ml})
 
 
-def simulate_twins(cohort: Cohort, twins: Sequence[Row]) -> Iterator[Row]:
+def simulate_twins(cohort: SimulatedCohort, twins: Sequence[Row]) -> Iterator[Row]:
     """Make the twins of one base and store what belongs to them, as `simulate_scan` does.
 
     A twin that cannot be made in this base is left out: its row holds only its key and the reason, ``left_out``.
@@ -132,19 +132,19 @@ def simulate_twins(cohort: Cohort, twins: Sequence[Row]) -> Iterator[Row]:
     for twin in twins:
         start, name, severity = time.monotonic(), str(twin["condition"]), float(twin["severity"])
         try:
-            made = plant(base, cohort.conditions[name], severity, cohort.masks.get(name, ()), cohort.seed, name)
+            planted = plant(base, cohort.conditions[name], severity, cohort.masks.get(name, ()), cohort.seed, name)
         except ValueError as error:
             yield {"key": str(twin["key"]), "condition": name, "left_out": f"{key}: no twin with {name} ({error})"}
             continue
-        seen = channels_of(base, made)
-        scan = Scan(seen.t1w, seen.log_jacobian, made.brain, seen.levels, affine, seen.quality, "planted")
+        seen = channels_of(base, planted)
+        scan = SimulatedScan(seen.t1w, seen.log_jacobian, planted.brain, seen.levels, affine, seen.quality, "planted")
         noise = {"noise_level": round(base.noise.level, 5)}
         noise["noise_correlation"] = round(float(np.mean(base.noise.correlation)), 3)
-        yield _keep(cohort, str(twin["key"]), scan, made.truth, start, {"volume_ml": {}, "planting": noise})
+        yield _keep(cohort, str(twin["key"]), scan, planted.truth, start, {"volume_ml": {}, "planting": noise})
 
 
 @dataclass(frozen=True)
-class Scan:
+class SimulatedScan:
     """A finished scan on the grid, and what its screening row needs."""
 
     t1w: NDArray[np.float32]
@@ -156,7 +156,9 @@ class Scan:
     source: str
 
 
-def _keep(cohort: Cohort, key: str, scan: Scan, truth: Truth, start: float, further: Row) -> Row:
+def _keep(
+    cohort: SimulatedCohort, key: str, scan: SimulatedScan, truth: PlantedTruth, start: float, further: Row
+) -> Row:
     """Store a scan with its truth, and its row in the cache of this run; ``start`` is when its making began."""
     plan, template = cohort.space.plan, template_on(cohort.space.plan)
     row: Row = {
@@ -190,7 +192,7 @@ def _keep(cohort: Cohort, key: str, scan: Scan, truth: Truth, start: float, furt
     return row
 
 
-def _alignment(cohort: Cohort, person: Row) -> NDArray[np.float64]:
+def _alignment(cohort: SimulatedCohort, person: Row) -> NDArray[np.float64]:
     """Affine template -> scan [4, 4] of this person: head size, the site's scale error, the shape of Down syndrome."""
     site = next(site for site in cohort.sites if site.name == person["site"])
     scales = np.ones(3) * site.scale * (float(person["intracranial_ml"]) / INTRACRANIAL_TEMPLATE_ML) ** (1 / 3)
@@ -200,7 +202,7 @@ def _alignment(cohort: Cohort, person: Row) -> NDArray[np.float64]:
     return np.diag([*scales, 1.0])
 
 
-def _store(cohort: Cohort, key: str, scan: Scan, truth: Truth) -> None:
+def _store(cohort: SimulatedCohort, key: str, scan: SimulatedScan, truth: PlantedTruth) -> None:
     plan, out = cohort.space.plan, cohort.out
     mask = template_on(plan).mask
     t1w = scan.t1w * mask

@@ -27,8 +27,8 @@ def design(
 ) -> pd.DataFrame:
     """The cohort table before any image: one row per scan, with the person's number (``index``), condition and severity.
 
-    Within each condition, ages cover the range evenly, and sites and sexes are dealt out in turn, so that none of them
-    tells the condition. The seed is part of the ids: people of two cohorts are not taken for the same.
+    Within each condition, ages cover the range evenly, and sites and sexes are assigned in turn, so that none of them
+    predicts the condition. The seed is part of the ids, so that two cohorts share no id.
 
     Raises:
         UserError: the conditions need more people than there are.

@@ -1,4 +1,4 @@
-"""One simulated person: healthy anatomy, the condition on top, the scan, and what is known to be true about it."""
+"""One simulated person: healthy anatomy, the condition on top, the scan, and the true changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy import ndimage
 from gen3d.cohort.regions import all_regions, find
 from gen3d.imaging import deformation
 from gen3d.imaging.plan import GridPlan
-from gen3d.simulate.anatomy import Space, condition_anatomy, healthy_anatomy, healthy_targets
+from gen3d.simulate.anatomy import AnatomySpace, condition_anatomy, healthy_anatomy, healthy_targets
 from gen3d.simulate.appearance import (
     Site,
     Tissue,
@@ -39,11 +39,11 @@ VOLUMES, SHAPE, CONDITION, LESION, APPEARANCE, NOISE = range(6)
 
 
 @dataclass(frozen=True)
-class Truth:
+class PlantedTruth:
     """What differs from the healthy twin.
 
     ``log_jacobian`` of the condition in template coordinates, ``changed`` voxels of the noiseless scan, volume change by
-    region, and the volume and mask of a lesion. ``error_percent`` is the largest relative error of a volume asked for.
+    region, and the volume and mask of a lesion. ``error_percent`` is the largest relative error of a requested volume.
     """
 
     log_jacobian: Floats
@@ -55,13 +55,13 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Person:
+class SimulatedPerson:
     """A simulated scan on the plan's grid before the intensity rule: with noise, without, the brain, and the truth."""
 
     scan: Floats
     noiseless: Floats
     brain: NDArray[np.bool_]
-    truth: Truth
+    truth: PlantedTruth
     volumes_ml: dict[str, float]
 
 
@@ -71,7 +71,7 @@ def stream(seed: int, person: int, purpose: int, session: int = 0) -> np.random.
 
 
 def make_person(
-    space: Space,
+    space: AnatomySpace,
     site: Site,
     age_years: float,
     condition: Condition | None,
@@ -80,7 +80,7 @@ def make_person(
     person: int,
     session: int,
     masks: tuple[LesionMask, ...] = (),
-) -> Person:
+) -> SimulatedPerson:
     """Simulate one scan; ``masks`` are those of a lesion, if any.
 
     Sessions of a person share anatomy and condition, never noise, bias field or texture. The healthy twin is the same
@@ -95,7 +95,7 @@ def make_person(
     def noiseless(of_tissue: Tissue) -> Floats:
         return noiseless_scan(of_tissue, site, space.plan.spacing_mm, stream(seed, person, APPEARANCE, session))
 
-    truth = Truth(np.zeros(space.plan.shape, np.float32), np.zeros(space.plan.shape, bool))
+    truth = PlantedTruth(np.zeros(space.plan.shape, np.float32), np.zeros(space.plan.shape, bool))
     image, displacement = noiseless(tissue), healthy.displacement
     planted = condition_targets(condition, severity, stream(seed, person, CONDITION)) if condition else {}
     if planted:
@@ -105,7 +105,7 @@ def make_person(
         twin, tissue = image, sample_tissue(deformation.invert(displacement, first_guess), space.plan, region)
         image = noiseless(tissue)
         changed = (np.abs(image - twin) > CHANGED_INTENSITY) & space.mask
-        truth = Truth(
+        truth = PlantedTruth(
             np.where(space.mask, change.log_jacobian, 0),
             changed,
             _percent_changes(space, displacement, healthy.displacement),
@@ -116,7 +116,7 @@ def make_person(
         where = (tissue.brain > 0.99) & (tissue.fluid < 0.3) & space.mask & ~np.isin(space.labels, HINDBRAIN)
         image, truth = plant_lesion(image, where, condition, severity, masks, space.plan, stream(seed, person, LESION))
     scan = add_noise(image, site, space.plan.spacing_mm, stream(seed, person, NOISE, session))
-    return Person(scan, image, tissue.brain > 0.5, truth, _volumes(space, displacement))
+    return SimulatedPerson(scan, image, tissue.brain > 0.5, truth, _volumes(space, displacement))
 
 
 def plant_lesion(
@@ -127,7 +127,7 @@ def plant_lesion(
     masks: tuple[LesionMask, ...],
     plan: GridPlan,
     rng: np.random.Generator,
-) -> tuple[Floats, Truth]:
+) -> tuple[Floats, PlantedTruth]:
     """A focal lesion inside ``where``, dark on T1w; its truth is the voxels it fills by more than half.
 
     ``severity`` is its volume in ml. With ``masks`` one of them is dealt out, scaled to that volume or, where it is 0, as
@@ -140,15 +140,15 @@ def plant_lesion(
         fraction = lesion_fraction(severity, where, plan.spacing_mm, rng)
     with_lesion = add_lesion(image, fraction, float(rng.uniform(*condition.level)))
     volume_ml = float(fraction.sum()) * plan.spacing_mm**3 / 1000
-    return with_lesion, Truth(np.zeros_like(image), fraction > 0.5, {}, volume_ml, 0.0, name)
+    return with_lesion, PlantedTruth(np.zeros_like(image), fraction > 0.5, {}, volume_ml, 0.0, name)
 
 
 def _error(change: deformation.Reached, planted: Mapping[int, float]) -> float:
-    """Largest relative error of the volumes asked for, percent."""
+    """Largest relative error of the requested volumes, percent."""
     return 100 * max(abs(float(np.expm1(change.log_changes[label] - log))) for label, log in planted.items())
 
 
-def _percent_changes(space: Space, displacement: Floats, healthy: Floats) -> dict[str, float]:
+def _percent_changes(space: AnatomySpace, displacement: Floats, healthy: Floats) -> dict[str, float]:
     """Volume change of every region against the healthy twin, percent."""
     logs = [
         deformation.regional_log_volumes(deformation.jacobian_determinant(u), space.labels)
@@ -158,7 +158,7 @@ def _percent_changes(space: Space, displacement: Floats, healthy: Floats) -> dic
     return {region.name: float(change[region.label]) for region in all_regions()}
 
 
-def _volumes(space: Space, displacement: Floats) -> dict[str, float]:
+def _volumes(space: AnatomySpace, displacement: Floats) -> dict[str, float]:
     """Volume of every region in the person, ml, in the space of the template."""
     logs = deformation.regional_log_volumes(deformation.jacobian_determinant(displacement), space.labels)
     voxel_ml = space.plan.spacing_mm**3 / 1000

@@ -19,12 +19,12 @@ from gen3d.imaging.conform import levels_under
 from gen3d.imaging.intensity import LIMITS, TissueLevels
 from gen3d.imaging.registration import MINIMUM_JACOBIAN, Deformation, deform
 from gen3d.imaging.template import template_on
-from gen3d.simulate.anatomy import Space, condition_anatomy
+from gen3d.simulate.anatomy import AnatomySpace, condition_anatomy
 from gen3d.simulate.appearance import bias_field
 from gen3d.simulate.conditions import Condition, condition_targets
 from gen3d.simulate.label_maps import LabelMaps, labels_on_plan, open_label_maps, plain_name
 from gen3d.simulate.lesion_masks import LesionMask
-from gen3d.simulate.person import CHANGED_INTENSITY, HINDBRAIN, Truth, plant_lesion
+from gen3d.simulate.person import CHANGED_INTENSITY, HINDBRAIN, PlantedTruth, plant_lesion
 from gen3d.simulate.scan_noise import Noise, split_noise
 
 Floats = NDArray[np.float32]
@@ -50,7 +50,7 @@ class Planted:
     scan: Floats
     noiseless: Floats
     brain: NDArray[np.bool_]
-    truth: Truth
+    truth: PlantedTruth
 
 
 class Base:
@@ -65,7 +65,7 @@ class Base:
         key: str,
         scan: Floats,
         log_jacobian: Floats | None,
-        space: Space,
+        space: AnatomySpace,
         template_to_scan: NDArray[np.float64] | None = None,
     ) -> None:
         self.key, self.scan, self.log_jacobian = key, scan, log_jacobian
@@ -122,11 +122,11 @@ class Base:
         return self.deformation.displacement
 
     @cached_property
-    def local(self) -> Space:
+    def local(self) -> AnatomySpace:
         """The package's regions and the fluid that can give or take volume, carried into the scan."""
         to_template = deformation.invert(self.to_scan)
         labels = deformation.warp(self.space.labels, to_template, order=0)
-        return Space(self.space.plan, labels, deformation.warp(self.space.fluid, to_template), self.space.mask)
+        return AnatomySpace(self.space.plan, labels, deformation.warp(self.space.fluid, to_template), self.space.mask)
 
 
 def plant(
@@ -151,7 +151,7 @@ def plant(
         return twin_stream(seed, base.key, name, purpose)
 
     image, brain = base.clean, base.brain
-    truth = Truth(np.zeros(image.shape, np.float32), np.zeros(image.shape, bool))
+    truth = PlantedTruth(np.zeros(image.shape, np.float32), np.zeros(image.shape, bool))
     if condition.kind == "lesion":
         where = (base.clean > TISSUE_LEVEL) & base.space.mask
         if not masks:
@@ -181,22 +181,22 @@ def channels_of(base: Base, planted: Planted) -> Channels:
     measured as stored, and what differs between them is added to what prepare found in the base.
     """
     template, known = template_on(base.space.plan), base.levels
-    found = deform(planted.scan, base.space.plan)
-    levels = levels_under(planted.scan, planted.brain, found, template)
+    deformation = deform(planted.scan, base.space.plan)
+    levels = levels_under(planted.scan, planted.brain, deformation, template)
     slope = (known.white - known.grey) / max(levels.white - levels.grey, 1e-3)
     t1w = np.where(planted.brain, np.clip(known.white + slope * (planted.scan - levels.white), *LIMITS), 0)
     t1w = (t1w * template.mask).astype(np.float32)
     if base.log_jacobian is None:
         return Channels(t1w, None, levels, {})
-    log_jacobian = base.log_jacobian + found.log_jacobian - base.deformation.log_jacobian
+    log_jacobian = base.log_jacobian + deformation.log_jacobian - base.deformation.log_jacobian
     log_jacobian = np.where(template.mask, np.maximum(log_jacobian, np.log(MINIMUM_JACOBIAN)), 0).astype(np.float32)
-    quality = found.quality | {"log_jacobian_sd": float(log_jacobian[template.mask].std())}
+    quality = deformation.quality | {"log_jacobian_sd": float(log_jacobian[template.mask].std())}
     return Channels(t1w, log_jacobian, levels, quality)
 
 
 def _change_volumes(
     base: Base, condition: Condition, severity: float, rng: np.random.Generator
-) -> tuple[Floats, Truth]:
+) -> tuple[Floats, PlantedTruth]:
     """Volume changes: the noiseless image, whose brain has the outline of the base, and the truth."""
     local, maps = base.local, _maps(condition)
     if maps is None:
@@ -224,7 +224,7 @@ def _change_volumes(
     percent = _percent_changes(local.labels, change)
     if maps is not None:
         percent |= _drawn_percent(maps, change.log_changes)
-    return image, Truth(log_jacobian, changed, percent, 0.0, error)
+    return image, PlantedTruth(log_jacobian, changed, percent, 0.0, error)
 
 
 def _maps(condition: Condition) -> LabelMaps | None:
@@ -241,9 +241,9 @@ def _drawn_labels(base: Base, maps: LabelMaps, wanted: list[int]) -> NDArray[np.
     return labels_on_plan(path, base.template_to_scan, wanted, base.brain, base.space.plan)
 
 
-def _reachable(local: Space, labels: NDArray[np.int16], wanted: Mapping[int, float]) -> deformation.Reached:
+def _reachable(local: AnatomySpace, labels: NDArray[np.int16], wanted: Mapping[int, float]) -> deformation.Reached:
     """The deformation that makes the changes; where there is none, `ValueError` says what share of them there is."""
-    response_space = local if labels is local.labels else Space(local.plan, labels, local.fluid, local.mask)
+    response_space = local if labels is local.labels else AnatomySpace(local.plan, labels, local.fluid, local.mask)
     try:
         return condition_anatomy(response_space, labels, wanted, None)
     except ValueError as error:
@@ -272,15 +272,15 @@ def _percent_changes(labels: NDArray[np.int16], change: deformation.Reached) -> 
 
 def _drawn_percent(maps: LabelMaps, log_changes: Mapping[int, float]) -> dict[str, float]:
     """Exact changes of drawn regions that the package has under the same name: they replace what its own region shows."""
-    own = {plain_name(region.name): region.name for region in all_regions()}
+    package_names = {plain_name(region.name): region.name for region in all_regions()}
     return {
-        own[maps.names[label]]: 100 * float(np.expm1(log))
+        package_names[maps.names[label]]: 100 * float(np.expm1(log))
         for label, log in log_changes.items()
-        if maps.names[label] in own
+        if maps.names[label] in package_names
     }
 
 
-def check_on_template(space: Space, conditions: Mapping[str, Condition]) -> None:
+def check_on_template(space: AnatomySpace, conditions: Mapping[str, Condition]) -> None:
     """Refuse changes of volume that cannot even be made in the template itself, before any scan is touched.
 
     Raises:

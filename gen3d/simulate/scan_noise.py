@@ -5,8 +5,8 @@ al. 2008, IEEE TMI 27), as a median absolute deviation, so that edges do not cou
 (Tomasi and Manduchi 1998) of SimpleITK with a range of 2.5 noise levels (Zhang and Gunturk 2008, IEEE TIP 17: two to three
 are best). Interpolation leaves neighbouring voxels correlated; new noise has the correlation of what was taken away.
 
-No filter tells all noise from cortex two voxels thick: measured with noise of known course, a third of its amplitude stays
-in white matter and most of it in cortex, where a stronger filter would take more anatomy than noise.
+No filter separates all noise from cortex two voxels thick. Measured with noise that was added, a third of its amplitude
+stays in white matter and most of it in cortex, where a stronger filter would take more anatomy than noise.
 """
 
 from __future__ import annotations
@@ -66,17 +66,17 @@ def split_noise(scan: Floats, template: Template) -> tuple[Floats, Noise]:
     core = white_matter(scan, template)
     if core.sum() < MIN_CORE_VOXELS:
         raise ValueError("hardly any white matter was found, so its noise cannot be measured")
-    wanted = _robust_sd(pseudo_residual(scan)[core])
-    clean = _bilateral(scan, FILTER_RANGE * max(wanted, SMALLEST_LEVEL) / PSEUDO_RESIDUAL_SD)
+    target = _robust_sd(pseudo_residual(scan)[core])
+    clean = _bilateral(scan, FILTER_RANGE * max(target, SMALLEST_LEVEL) / PSEUDO_RESIDUAL_SD)
     clean = np.where(scan > 0, clean, 0).astype(np.float32)
     correlation = neighbour_correlation(scan - clean, core)
     left = pseudo_residual(clean)[core]
     trial = pseudo_residual(Noise(1.0, correlation).draw(scan.shape, np.random.default_rng(0)))[core]
 
     def excess(level: float) -> float:
-        return _robust_sd(left + np.float32(level) * trial) - wanted
+        return _robust_sd(left + np.float32(level) * trial) - target
 
-    level = brentq(excess, 0.0, 4 * wanted, xtol=1e-5) if excess(0.0) < 0 < excess(4 * wanted) else 0.0
+    level = brentq(excess, 0.0, 4 * target, xtol=1e-5) if excess(0.0) < 0 < excess(4 * target) else 0.0
     return clean, Noise(float(level), correlation)
 
 
@@ -90,7 +90,7 @@ def pseudo_residual(scan: Floats) -> Floats:
 
 def neighbour_correlation(residual: Floats, inside: NDArray[np.bool_]) -> Correlation:
     """Correlation of neighbours along each axis, of pairs that both lie ``inside``; 0 to 0.6."""
-    found = []
+    correlations = []
     for axis in range(3):
         first, second = (
             np.take(residual, range(residual.shape[axis] - 1), axis),
@@ -100,8 +100,8 @@ def neighbour_correlation(residual: Floats, inside: NDArray[np.bool_]) -> Correl
             inside, range(1, inside.shape[axis]), axis
         )
         rho = float(np.mean(first[both] * second[both]) / max(float(np.mean(residual[inside] ** 2)), 1e-12))
-        found.append(float(np.clip(rho, 0.0, LARGEST_CORRELATION)))
-    return found[0], found[1], found[2]
+        correlations.append(float(np.clip(rho, 0.0, LARGEST_CORRELATION)))
+    return correlations[0], correlations[1], correlations[2]
 
 
 def _bilateral(scan: Floats, intensity_range: float) -> Floats:

@@ -1,4 +1,4 @@
-"""`gen3d simulate`: a cohort of brains whose truth is known, laid out like prepare's."""
+"""`gen3d simulate`: a cohort of brains with known changes, in the layout that prepare writes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from gen3d.simulate.appearance import make_sites
 from gen3d.simulate.conditions import Condition, Name, default_conditions
 from gen3d.simulate.folder import PERCENT_CHANGE, VOLUME_ML, write_truth
 from gen3d.simulate.lesion_masks import LesionMask, masks_of_size
-from gen3d.simulate.making import CACHE, Cohort, simulate_all
+from gen3d.simulate.making import CACHE, SimulatedCohort, simulate_all
 from gen3d.simulate.people import NONE, design
 from gen3d.simulate.planting import check_on_template
 from gen3d.simulate.twins import short_name, twin_table
@@ -43,45 +43,56 @@ Opened = tuple[Prepared | None, pd.DataFrame, GridPlan, dict[str, tuple[LesionMa
 
 
 class Simulate(FolderVerb):
-    """A cohort with known truth, in the layout of prepare's output.
+    """A cohort of brains with known changes, in the layout that prepare writes.
 
     Every person is the MNI152 template under a diffeomorphism (anatomy, age, condition), scanned at one of several sites
     with noise of its own.
-    truth/ says what the condition did: log-Jacobian maps, changed voxels, volume change by region.
+    truth/ holds what the condition changed: log-Jacobian maps, changed voxels, volume change by region.
 
-    With base=, a truth bench on real anatomy: every control of the base folders gets one twin per condition, a copy of its
-    scan with the condition planted, noise and bias of its own, the same subject and role evaluation.
+    With base=, changes are planted in real scans: every control of the base folders gets one twin per condition. A twin is
+    a copy of the scan with the condition planted and new noise and bias field. It keeps the subject; its role is evaluation.
     """
 
     subjects: int | None = Field(
         None, ge=1, le=100_000, description="number of people (default 60); with base: of base scans (default all)"
     )
     spacing_mm: float = Field(3.0, ge=1, le=4, description="edge of a cubic voxel of the grid, mm (1 to 4)")
-    seed: int = Field(0, ge=0, description="seed of everything random")
+    seed: int = Field(0, ge=0, description="seed of all random choices")
     conditions: dict[Name, Condition] = Field(
-        default_factory=default_conditions, description="groups of people by name; everyone else is a healthy control"
+        default_factory=default_conditions,
+        description="groups of people with a planted change, by name; all others are healthy controls. "
+        "--show prints the defaults",
     )
     sites: int = Field(2, ge=1, le=1000, description="number of scanner sites")
     site_strength: float = Field(
-        1.0, ge=0, le=3, description="how much sites differ in contrast, resolution, bias and noise: 0 not at all"
+        1.0,
+        ge=0,
+        le=3,
+        description="how much sites differ in contrast, resolution, bias and noise; 0: not at all, 1: usual",
     )
     age_years: tuple[float, float] = Field((45.0, 85.0), description="youngest and oldest person, years")
     longitudinal: float = Field(0.0, ge=0, le=1, description="share of people with a second session 1 to 3 years later")
     base: Folders | None = Field(
-        None, description="prepared folders; their controls are the bases of a truth bench; none: the template is"
+        None,
+        description="prepared folders whose controls get planted twins; none: every person is made from the template",
     )
     base_roles: tuple[Literal["train", "calibration", "test"], ...] = Field(
-        ("train", "calibration", "test"), min_length=1, description="with base: roles of the controls that are bases"
+        ("train", "calibration", "test"), min_length=1, description="with base: roles of the controls that get twins"
     )
     divisible_by: int = Field(
-        8, ge=1, le=64, description="every side of the grid is a multiple of this: models halve it"
+        8,
+        ge=1,
+        le=64,
+        description="every side of the grid, in voxels, is a multiple of this; networks halve it several times",
     )
     deformation: DeformationSettings = Field(
         default_factory=DeformationSettings, description="settings of the deformation channel, as in prepare"
     )
-    split: Split = Field(default_factory=Split, description="how control subjects are shared out over the roles")
+    split: Split = Field(
+        default_factory=Split, description="shares of the control subjects for training, calibration and test"
+    )
     figures: bool = execution(True, "draw a picture of each scan")
-    workers: int = execution(0, "people at a time; 0 means one per core", ge=0)
+    workers: int = execution(0, "people simulated at a time; 0: one per core", ge=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Simulate:
@@ -129,7 +140,7 @@ class Simulate(FolderVerb):
     def write(self, work: Work, opened: Opened) -> dict[str, Any]:
         """Simulate every person and write the cohort folder."""
         bases, scans, plan, masks = opened
-        cohort = Cohort(
+        cohort = SimulatedCohort(
             self.out,
             self.seed,
             cohort_space(plan),
@@ -143,10 +154,10 @@ class Simulate(FolderVerb):
         what = "planting conditions" if bases else "simulating people"
         done = track(simulate_all(cohort, records, self.workers), what, total=len(scans))
         rows = sorted(done, key=lambda row: str(row["key"]))
-        made = [row for row in rows if "left_out" not in row]
-        _report_left_out([row for row in rows if "left_out" in row], {row["key"] for row in made}, scans)
-        scans = scans[scans["key"].isin([row["key"] for row in made])].reset_index(drop=True)
-        summary = self._write_cohort(scans, made, plan)
+        finished = [row for row in rows if "left_out" not in row]
+        _report_left_out([row for row in rows if "left_out" in row], {row["key"] for row in finished}, scans)
+        scans = scans[scans["key"].isin([row["key"] for row in finished])].reset_index(drop=True)
+        summary = self._write_cohort(scans, finished, plan)
         shutil.rmtree(self.out / CACHE, ignore_errors=True)
         roles = ", ".join(f"{role} {count}" for role, count in summary["roles"].items())
         people = scans["subject"].nunique()
@@ -226,9 +237,9 @@ class Simulate(FolderVerb):
         }
 
 
-def _report_left_out(left_out: list[Row], made: set[str], scans: pd.DataFrame) -> None:
+def _report_left_out(left_out: list[Row], keys: set[str], scans: pd.DataFrame) -> None:
     """Warn of twins that could not be made; `UserError` when a condition could be made in no base at all."""
-    done = set(scans.loc[scans["key"].isin(made), "condition"])
+    done = set(scans.loc[scans["key"].isin(keys), "condition"])
     for row in left_out:
         if row["condition"] not in done:
             raise UserError(f"{row['left_out']}, nor in any other base; change conditions.{row['condition']}.")

@@ -26,10 +26,10 @@ def usable_bases(bases: Prepared, roles: Sequence[str]) -> pd.DataFrame:
     controls = is_control(table) & ~is_twin(table)
     usable = table[controls & table["role"].isin(list(roles))].drop_duplicates("subject")
     if usable.empty:
-        found = ", ".join(f"{name} {count}" for name, count in table["role"].value_counts().items())
+        roles_there = ", ".join(f"{name} {count}" for name, count in table["role"].value_counts().items())
         raise UserError(
             f"{bases.folders[0]}: holds no control with the role {' or '.join(roles)} ({int(controls.sum())} scans of "
-            f"controls; roles: {found}); name other base folders, or change base_roles."
+            f"controls; roles: {roles_there}); name other base folders, or change base_roles."
         )
     return usable.reset_index(drop=True)
 
@@ -39,7 +39,7 @@ def twin_table(
 ) -> pd.DataFrame:
     """One row per base and condition: all columns of the base, with a session, key, diagnosis and column `base` of its own.
 
-    Severities of a condition are dealt out over the bases in seeded random order. Where a condition needs label maps, bases
+    Severities of a condition are assigned to the bases in seeded random order. Where a condition needs label maps, bases
     without one get no twin of it, with a warning.
 
     Raises:
@@ -84,14 +84,16 @@ def _with_labels(condition: Condition, name: str, keys: list[str]) -> np.ndarray
     maps = open_label_maps(condition.labels, condition.label_names)
     for region in condition.changes:
         maps.find(region)
-    found = np.array([maps.path(key) is not None for key in keys])
-    if not found.any():
+    has_map = np.array([maps.path(key) is not None for key in keys])
+    if not has_map.any():
         raise UserError(
             f"{condition.labels}: holds a label map of none of the {len(keys)} bases; a map is named like its scan, "
             f"for instance {keys[0]}.nii.gz."
         )
-    if not found.all():
-        missing = [key for key, there in zip(keys, found, strict=True) if not there]
-        more = f" and {len(missing) - 3} others" if len(missing) > 3 else ""
-        warn(f"{name}: {', '.join(missing[:3])}{more} have no label map in {condition.labels}; they get no such twin.")
-    return found
+    if not has_map.all():
+        missing = [key for key, there in zip(keys, has_map, strict=True) if not there]
+        ending = f" and {len(missing) - 3} others" if len(missing) > 3 else ""
+        warn(
+            f"{name}: {', '.join(missing[:3])}{ending} have no label map in {condition.labels}; they get no such twin."
+        )
+    return has_map

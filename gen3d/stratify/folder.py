@@ -27,7 +27,7 @@ from scipy.spatial.distance import cdist
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 from gen3d.core.result_folder import ResultFolder, write_result
-from gen3d.core.tables import Table
+from gen3d.core.tables import TableFile
 from gen3d.imaging.volume import read_map, write_nifti
 from gen3d.latents.embedding import places_among
 from gen3d.stratify.adjustment import Adjustment
@@ -183,7 +183,7 @@ def _read(path: Path) -> PeopleMap:
     )
 
 
-STRATA = Table("strata.tsv", (), "run `gen3d stratify` again")
+STRATA = TableFile("strata.tsv", (), "run `gen3d stratify` again")
 """The cohort table's rows with pc1.., umap1, umap2, cluster ("" for none), certainty and consensus."""
 
 CLUSTER_MAPS = "cluster_maps"

@@ -1,4 +1,4 @@
-"""What a sweep measured: a trial's objective from its verbs' files, the table, the best settings, the last sentences."""
+"""Results of a sweep: a trial's objective from the files of its verbs, the table, the best settings, the conclusion."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pandas as pd
 import yaml
 
 from gen3d.core import tables
+from gen3d.core import words as spell
 from gen3d.core.artefact import write_atomic
 from gen3d.core.errors import UserError
 from gen3d.core.progress import duration
@@ -82,7 +83,7 @@ def write_trials(path: Path, trials: Sequence[Trial], keys: Sequence[str]) -> No
 
 
 def line(trial: Trial, best: Trial | None, objective: Objective) -> str:
-    """What a trial came to, and which is the best so far."""
+    """The result of a trial, and which trial is the best so far."""
     text = f"trial {trial.number} ({described(trial.values)}): {trial.status}"
     if trial.objective is not None and best is not None:
         text += f", {objective.name or objective.key} {trial.objective:.6g}"
@@ -111,16 +112,19 @@ def counts(trials: Sequence[Trial]) -> dict[str, int]:
 def conclusion(
     out: Path, best: Trial, command: Command, trials: Sequence[Trial], shares: Mapping[str, float], objective: Objective
 ) -> list[str]:
-    """How many trials ended how, which was best, what mattered, and how to use it."""
+    """Number of trials by status, the best one, the settings that matter, and the command that uses the best settings."""
     by_status = ", ".join(f"{number} {status}" for status, number in counts(trials).items())
     lines = [f"{len(trials)} trials: {by_status}. Table: {out / 'trials.tsv'}; picture: {out / 'sweep.png'}"]
     if failed := [str(trial.number) for trial in trials if trial.status == FAILED]:
         lines.append(
-            f"failed: trial {', '.join(failed)}; the table says why. retry_failed=true tries what failed again."
+            f"failed: trial {', '.join(failed)}; the table holds the reasons. retry_failed=true runs them again."
         )
     if shares:
         ordered = sorted(shares.items(), key=lambda item: -item[1])
-        lines.append("what mattered: " + ", ".join(f"{key} {share:.0%}" for key, share in ordered))
+        lines.append(
+            "share of the variation explained: "
+            + ", ".join(f"{key} {spell.percent(share, 0)}" for key, share in ordered)
+        )
     return [
         *lines,
         f"best: trial {best.number} with {objective.title} = {best.objective:.6g} "

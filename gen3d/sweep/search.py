@@ -1,4 +1,4 @@
-"""The trials of a sweep in Optuna's journal: which values to try, when to give up, what was best and what mattered.
+"""The trials of a sweep in Optuna's journal: which values to try, when to give up, which was best and which settings matter.
 
 All of Optuna is here. The journal is a file that any number of processes, also on other nodes, may write to.
 """
@@ -37,7 +37,7 @@ STATUS = {
 OBJECTIVE, ERROR, SECONDS = "objective", "error", "seconds"
 
 
-class Study:
+class SweepStudy:
     """All trials of a sweep, number n in the folder of number n.
 
     All numbers are enqueued at the start, so that a trial keeps its number and its values whatever is interrupted.
@@ -213,7 +213,7 @@ class Attempt:
         self._reported = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
 
     def is_hopeless(self, log: Path) -> bool:
-        """Whether Optuna's median rule gives the trial up; asked anew when its training's log has grown."""
+        """Whether Optuna's median rule gives the trial up; checked again when the log of its training has grown."""
         size = log.stat().st_size if log.is_file() else 0
         if size == self._read_bytes or self._sweep.prune is None:
             return False

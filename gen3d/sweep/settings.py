@@ -1,4 +1,4 @@
-"""What a sweep is made of: the steps of a trial, what is varied, what is optimised, when a trial is given up."""
+"""The settings of a sweep: the steps of a trial, the values to vary, the objective, and when a trial is given up."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Step(Config):
     """
 
     verb: str = Field("", description="the verb; empty: the step's name")
-    file: Folder | None = Field(None, description="YAML file to start from; it is read into `settings`")
+    file: Folder | None = Field(None, description="YAML file with settings of the verb")
     tree: dict[str, Any] = Field(
-        default_factory=dict, alias="settings", description="settings; they go before those of the file"
+        default_factory=dict, alias="settings", description="settings of the verb; they replace those of the file"
     )
 
     @model_validator(mode="before")
@@ -54,7 +54,7 @@ class Range(Config):
 
     low: int | float = Field(description="smallest value")
     high: int | float = Field(description="largest value")
-    log: bool = Field(False, description="search evenly in the logarithm")
+    log: bool = Field(False, description="spread the values evenly on a logarithmic scale")
 
     @model_validator(mode="after")
     def _ordered(self) -> Range:
@@ -79,16 +79,20 @@ Vary = dict[str, Values]
 
 
 class Objective(Config):
-    """The figure that says how good a trial is. It must come from people that the trial did not learn from."""
+    """The figure that ranks the trials. It must come from people that the trial was not trained on."""
 
-    step: str = Field("", description="step whose folder holds it; empty: the last one")
-    file: str = Field("metrics.tsv", description="a table (.tsv), a tree (.json) or a log (.jsonl: its last entry)")
-    key: str = Field("psnr", description="column of the table, or dotted path in the tree; rows are averaged")
-    where: dict[str, Any] = Field(
-        {"role": "calibration"}, description="which rows count, {column: value}; none: all of them"
+    step: str = Field("", description="step whose folder holds the figure; empty: the last step")
+    file: str = Field(
+        "metrics.tsv", description="file with the figure: a table (.tsv), a tree (.json) or a log (.jsonl, last entry)"
     )
-    name: str = Field("", description="what to call it in the picture and in sentences; empty: the key and the rows")
-    direction: Literal["minimise", "maximise"] = Field("maximise", description="which way is better")
+    key: str = Field("psnr", description="column of the table, or dotted path in the tree; the mean over rows counts")
+    where: dict[str, Any] = Field(
+        {"role": "calibration"}, description="which rows to average, {column: value}; none: all rows"
+    )
+    name: str = Field("", description="name of the figure in the picture and in sentences; empty: the key and the rows")
+    direction: Literal["minimise", "maximise"] = Field(
+        "maximise", description="maximise: larger is better; minimise: smaller is better"
+    )
 
     @property
     def sign(self) -> float:
@@ -107,9 +111,10 @@ class Prune(Config):
 
     step: str = Field("train", description="step that writes log.jsonl")
     term: str = Field(
-        "reconstruction", description="term of log.jsonl, less is better; no varied key may change what it means"
+        "reconstruction",
+        description="term of log.jsonl to watch, smaller is better; its meaning must not depend on a varied key",
     )
-    after_steps: int = Field(100, ge=0, description="training steps before a trial may be given up")
+    after_steps: int = Field(100, ge=0, description="weight updates before a trial may be given up")
     after_trials: int = Field(4, ge=1, description="finished trials before any may be given up")
 
 
@@ -117,10 +122,10 @@ class Slurm(Config):
     """How the array of SLURM tasks is requested, one task per trial."""
 
     options: tuple[str, ...] = execution(
-        (), "options of sbatch, such as --time=04:00:00 (needed), --partition=gpu, --gres=gpu:1, --cpus-per-task=8"
+        (), "options of sbatch, such as --time=04:00:00 (required), --partition=gpu, --gres=gpu:1, --cpus-per-task=8"
     )
-    setup: tuple[str, ...] = execution((), "shell lines before the work, such as `module load ...` or `source ...`")
-    at_once: int = execution(0, "tasks at once; 0: no limit. A TPE search learns only from trials that ended", ge=0)
+    setup: tuple[str, ...] = execution((), "shell lines to run first, such as `module load ...` or `source ...`")
+    at_once: int = execution(0, "tasks at a time; 0: no limit. A TPE search uses only trials that have ended", ge=0)
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,30 +166,35 @@ def flat_vary(tree: Any, prefix: str = "") -> dict[str, Any]:
 class SweepSettings(FolderVerb):
     """The keys of `gen3d sweep`."""
 
-    steps: dict[str, Step] = Field(description="the verbs of one trial, in order, by name")
+    steps: dict[str, Step] = Field(description="the steps of one trial, in order, by name")
     vary: Annotated[Vary, BeforeValidator(flat_vary)] = Field(
         description="{step.key: [values]}, or {step.key: {low, high, log}} for a random or TPE search"
     )
     prepared: Folders | None = Field(
-        None, description="prepared folders, for every step that reads some and names none in its settings"
+        None, description="prepared folders, for every step that reads prepared scans and names no folder"
     )
     search: Literal["grid", "random", "tpe"] = Field(
         "grid",
-        description="all combinations; random, spread evenly; or Optuna's TPE, which learns from the trials so far",
+        description="grid: all combinations; random: evenly spread values; tpe: Optuna's search, guided by the trials so far",
     )
-    trials: int = execution(20, "trials of a random or TPE search; a grid has its own number", gt=0)
+    trials: int = execution(20, "number of trials of a random or TPE search; a grid runs all combinations", gt=0)
     seed: int = Field(0, ge=0, description="seed of a random or TPE search")
-    objective: Objective = execution(Objective(), "the figure that is best")
-    prune: Prune | None = Field(None, description="when to give up a training that does badly; none: never")
-    parallel: int = execution(1, "trials at once on this machine", ge=1)
-    gpus: int = execution(0, "GPUs shared out among them, one each; 0: every trial sees all", ge=0)
-    retry_failed: bool = execution(False, "try failed trials again")
-    discard: tuple[str, ...] = execution(
-        (), "what to delete of a trial that has ended, such as reconstruct/volumes; figures that `objective` reads stay"
+    objective: Objective = execution(Objective(), "the figure that ranks the trials")
+    prune: Prune | None = Field(
+        None, description="when to give up a training that does worse than the others; none: never"
     )
-    where: Literal["local", "slurm"] = execution("local", "run here, or submit an array of SLURM tasks and collect")
+    parallel: int = execution(1, "trials at a time on this machine", ge=1)
+    gpus: int = execution(0, "GPUs to divide among the trials, one each; 0: every trial sees all GPUs", ge=0)
+    retry_failed: bool = execution(False, "true: run failed trials again")
+    discard: tuple[str, ...] = execution(
+        (),
+        "files or folders to delete when a trial has ended, such as reconstruct/volumes; the file of `objective` is kept",
+    )
+    where: Literal["local", "slurm"] = execution(
+        "local", "local: run here; slurm: submit an array of SLURM tasks, and collect when run again"
+    )
     slurm: Slurm = execution(Slurm(), "the array of SLURM tasks")
-    task: int | None = execution(None, "work on this trial alone (what a task of the array does)", ge=0)
+    task: int | None = execution(None, "run this trial only; used by the tasks of the array", ge=0)
 
     @model_validator(mode="after")
     def _possible(self) -> SweepSettings:

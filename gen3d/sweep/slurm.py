@@ -24,7 +24,7 @@ SECONDS_TO_SAVE = 120
 MOST_REQUEUES = 1000
 OPTION = re.compile(r"--([a-z][a-z-]*)(?:[= ](.+))?")
 SETUP = (
-    # A step inherits the cores of its job only when it is told so (since SLURM 22.05).
+    # A step inherits the cores of its job only if this variable says so (since SLURM 22.05).
     '[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"',
     # The signal goes to all processes of a step. Every verb saves on USR1; on submitit's own USR2 it would die.
     "export SUBMITIT_PREEMPT_SIGNAL=USR1",

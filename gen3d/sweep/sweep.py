@@ -1,4 +1,4 @@
-"""`gen3d sweep`: many trainings, one table and one picture of what mattered."""
+"""`gen3d sweep`: train with many settings, and find the best ones and those that matter."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from gen3d.sweep.settings import STOPPED, Command, Range, SweepSettings, Trial, 
 from gen3d.sweep.trial import interrupted, work_off, work_on
 
 if TYPE_CHECKING:  # imported where it is used: a sweep's settings and its plan need no Optuna
-    from gen3d.sweep.search import Study
+    from gen3d.sweep.search import SweepStudy
 
 SETTINGS = "sweep.yaml"
 
 
 class Sweep(SweepSettings):
-    """Run the same verbs many times with other settings, and say which settings were best.
+    """Run the same verbs many times with other settings, and report which settings were best.
 
-    A trial is a list of steps, each a `gen3d` verb in a process and a folder of its own: out/trials/0003/train. What
-    fails is a row of the table with its sentence; what was stopped goes on when the same command is run again. More
-    trials may be asked for later, and `objective` may be changed: it is read from the finished trials' folders.
+    A trial is a list of steps. Each step is a `gen3d` verb with its own process and folder: out/trials/0003/train. A trial
+    that fails is a row of the table with its error; a trial that was stopped goes on when the same command is run again.
+    `trials` may be raised and `objective` changed later: it is read from the folders of the finished trials.
     """
 
     reopens: ClassVar[bool] = True  # for more trials, another objective, failed trials again
@@ -64,10 +64,10 @@ class Sweep(SweepSettings):
         return {"prepared": list(self.prepared)} if self.prepared else {}
 
     def write(self, work: Work, opened: None) -> dict[str, Any] | None:
-        """Work off what is left to do and conclude; None while SLURM has it."""
-        from gen3d.sweep.search import Study
+        """Run the remaining trials and conclude; None while SLURM runs them."""
+        from gen3d.sweep.search import SweepStudy
 
-        study = Study(self)
+        study = SweepStudy(self)
         if self.where == "slurm" and self._is_queued(study):
             return None
         plain = self.model_dump(mode="json", by_alias=True, exclude={"task", "retry_failed"})
@@ -83,12 +83,12 @@ class Sweep(SweepSettings):
         """Refuse what cannot work before anything is started."""
         self.check_steps()
         if self.objective.file.endswith(".jsonl") or self.objective.where.get("role") == "train":
-            warn("the objective is measured on the people that were learned from: it rewards learning them by heart.")
+            warn("the objective is measured on the training people: it rewards overfitting.")
 
     def _objective_in_words(self) -> str:
         return f"{self.objective.direction} {self.objective.title} of {self.judged_step}"
 
-    def _is_queued(self, study: Study) -> bool:
+    def _is_queued(self, study: SweepStudy) -> bool:
         from gen3d.sweep.slurm import queued
 
         if jobs := queued(self.out):
@@ -98,7 +98,7 @@ class Sweep(SweepSettings):
             )
         return bool(jobs)
 
-    def _submit(self, study: Study, pending: Sequence[int]) -> None:
+    def _submit(self, study: SweepStudy, pending: Sequence[int]) -> None:
         from gen3d.sweep.slurm import submit
 
         self._write(study)
@@ -108,13 +108,13 @@ class Sweep(SweepSettings):
 
     def _run_task(self, number: int) -> Path:
         """Work on one trial, as one task of an array; others may be at theirs on other nodes."""
-        from gen3d.sweep.search import Study
+        from gen3d.sweep.search import SweepStudy
 
         if not (self.out / RECORD).is_file():
             raise UserError(
                 f"{self.out}: task= is for the tasks of a sweep; run the sweep itself first (without task=)."
             )
-        study = Study(self)
+        study = SweepStudy(self)
         ended: list[Trial] = []
         work_off([number], partial(work_on, self, study), ended.append, 1)
         for trial in ended:
@@ -123,7 +123,7 @@ class Sweep(SweepSettings):
                 raise interrupted(signal.SIGTERM)
         return self.out
 
-    def _run_here(self, study: Study, pending: Sequence[int]) -> None:
+    def _run_here(self, study: SweepStudy, pending: Sequence[int]) -> None:
         """Work off the pending trials, a line for each, and the table after each."""
         num_over = 0
 
@@ -142,12 +142,12 @@ class Sweep(SweepSettings):
             self._write(study)
             raise
 
-    def _write_table(self, study: Study) -> list[Trial]:
+    def _write_table(self, study: SweepStudy) -> list[Trial]:
         trials = study.trials()
         results.write_trials(self.out / "trials.tsv", trials, list(self.vary))
         return trials
 
-    def _write(self, study: Study) -> None:
+    def _write(self, study: SweepStudy) -> None:
         """The table, and the picture and the best settings as soon as a trial has its objective."""
         self._write_table(study)
         if (best := study.best()) is not None:
@@ -159,8 +159,8 @@ class Sweep(SweepSettings):
         commands = self.commands(best.values, best.folder)
         return next((command for command in commands if command.verb == "train"), commands[0])
 
-    def _conclude(self, study: Study, numbers: Sequence[int]) -> dict[str, Any]:
-        """Write everything and say what was found, after work on the trials `numbers`; the summary of the folder.
+    def _conclude(self, study: SweepStudy, numbers: Sequence[int]) -> dict[str, Any]:
+        """Write the results and print the conclusion, after work on the trials `numbers`; the summary of the folder.
 
         Raises:
             Interrupted: a trial was stopped from outside.
@@ -169,7 +169,7 @@ class Sweep(SweepSettings):
         self._write(study)
         trials, best = study.trials(), study.best()
         if stopped := [str(trial.number) for trial in trials if trial.status == STOPPED and trial.number in numbers]:
-            raise Interrupted(f"trial {', '.join(stopped)} was stopped by somebody else; the same command goes on.")
+            raise Interrupted(f"trial {', '.join(stopped)} was stopped from outside; the same command goes on.")
         if best is None:
             first = next((trial.error for trial in trials if trial.error), "all were pruned")
             raise UserError(f"none of {len(trials)} trials worked; the first one says: {first}")

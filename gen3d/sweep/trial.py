@@ -26,7 +26,7 @@ from gen3d.sweep.settings import DONE, FAILED, PRUNED, STOPPED, Command, SweepSe
 from gen3d.train.stopping import StopSignal
 
 if TYPE_CHECKING:  # search.py loads Optuna
-    from gen3d.sweep.search import Attempt, Study
+    from gen3d.sweep.search import Attempt, SweepStudy
 
 LOG = "log.jsonl"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -65,7 +65,7 @@ def work_off(
         at_once: how many work side by side.
 
     Raises:
-        Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the trials at work were asked to save, and did.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the trials at work have saved their state.
         UserError: from `work` or `ended`; the trials at work are stopped first.
     """
     slots: SimpleQueue[int] = SimpleQueue()
@@ -93,7 +93,7 @@ def work_off(
         raise interrupted(halt.received)
 
 
-def work_on(sweep: SweepSettings, study: Study, number: int, slot: int, halt: Halt) -> Trial | None:
+def work_on(sweep: SweepSettings, study: SweepStudy, number: int, slot: int, halt: Halt) -> Trial | None:
     """Work on a trial unless it has ended; what became of it, or None if it was not begun.
 
     Raises:
@@ -113,7 +113,7 @@ def work_on(sweep: SweepSettings, study: Study, number: int, slot: int, halt: Ha
 
 def _attempt(
     sweep: SweepSettings,
-    study: Study,
+    study: SweepStudy,
     attempt: Attempt,
     folder: Path,
     environment: dict[str, str],
@@ -144,7 +144,7 @@ def _attempt(
             shutil.rmtree(folder / path, ignore_errors=True)
 
 
-def _measured(sweep: SweepSettings, study: Study, folder: Path) -> tuple[float | None, str]:
+def _measured(sweep: SweepSettings, study: SweepStudy, folder: Path) -> tuple[float | None, str]:
     """The objective of a trial whose steps are finished, or why there is none."""
     try:
         return measure(sweep.objective, folder / sweep.judged_step), ""
@@ -168,8 +168,8 @@ def interrupted(number: int) -> Interrupted:
 def locked(folder: Path, halt: Halt) -> Iterator[int]:
     """Hold a trial's folder; the file descriptor of the lock is to be handed down to the processes at work there.
 
-    Should the sweep itself be killed, the trial stays locked until the last of its processes is gone, and nobody begins
-    it a second time beside them.
+    Should the sweep itself be killed, the trial stays locked until the last of its processes is gone, so that it is
+    not begun a second time.
 
     Raises:
         TrialEnded: stopped while waiting for the processes of an earlier start.

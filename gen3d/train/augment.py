@@ -1,4 +1,4 @@
-"""Small changes to training volumes that leave a healthy brain healthy."""
+"""Small random changes of training volumes that keep a healthy brain healthy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INTENSITY_CHANNEL = "t1w"
 class AugmentConfig(Config):
     """Augmentation, done on the device from per-volume seeds. All off by default."""
 
-    flip: bool = Field(False, description="mirror left and right in half of the volumes")
+    flip: bool = Field(False, description="mirror half of the volumes left to right")
     intensity: float = Field(
         0.0, ge=0, le=0.3, description="standard deviation of a random change of t1w brightness and contrast"
     )

@@ -18,7 +18,7 @@ from gen3d.train.augment import AugmentConfig, augment
 from gen3d.train.random_numbers import VOLUME, rows_at, seed_of
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """What a model is trained on: numbered volumes with the subject each one shows."""
 
     @property
@@ -97,7 +97,7 @@ class Batches:
 
     def __init__(
         self,
-        source: Source,
+        source: BatchSource,
         rows: NDArray[np.int64],
         batch_size: int,
         parts: int,

@@ -1,4 +1,4 @@
-"""Checkpoints to resume from: written beside the old ones, made durable, then renamed, so that none is ever half there."""
+"""Checkpoints to resume from: written next to the old ones, flushed to disk, then renamed: never incomplete."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def save_checkpoint(root: Path, step: int, write: Callable[[Path], None]) -> Pat
 
 
 def latest_checkpoint(root: Path) -> tuple[int, Path] | None:
-    """Step and folder of the newest complete checkpoint; a damaged one is named and passed over."""
+    """Step and folder of the newest complete checkpoint; a damaged one is reported and skipped."""
     for folder in reversed(_folders(root)):
         reason = _damage(folder)
         if reason is None:

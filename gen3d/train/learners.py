@@ -1,4 +1,4 @@
-"""Who a run learns from: the rows of the cohort, the members' shares of them, and their statistics."""
+"""The training people of a run: rows of the cohort, the share of each member, and their statistics."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from gen3d.train.engine.processes import Processes
 
 
 @dataclass(frozen=True)
-class People:
-    """The scans a run may learn from, and for each member the row numbers that it learns from."""
+class TrainingPeople:
+    """The scans that a run may be trained on, and the row numbers of each member's training scans."""
 
     frame: pd.DataFrame
     members: tuple[NDArray[np.int64], ...]
@@ -30,7 +30,7 @@ class People:
         return int(self.frame.loc[self.frame["role"] == "evaluation", "subject"].nunique())
 
     def seen(self) -> SeenBy:
-        """Everybody whom each member learns from, with roles."""
+        """The people that each member is trained on, with roles."""
         members = []
         for rows in self.members:
             chosen = self.frame.iloc[rows][["subject", "role"]].drop_duplicates()
@@ -42,8 +42,8 @@ class People:
 def learners(table: pd.DataFrame, patients: float, roles: Sequence[str] = ("train",)) -> NDArray[np.int64]:
     """Rows of the people with these roles, and of a share of those with role evaluation, of every diagnosis alike.
 
-    Who of the evaluation people is chosen depends on the hash of the subject alone. Planted twins and synthetic scans are
-    never learned from.
+    The choice of evaluation people depends on the hash of the subject alone. Planted twins and synthetic scans are never
+    used.
     """
     chosen = table["role"].isin(list(roles)).to_numpy()
     others = table[table["role"].eq("evaluation") & ~is_twin(table) & ~is_synthetic(table)]
@@ -54,12 +54,12 @@ def learners(table: pd.DataFrame, patients: float, roles: Sequence[str] = ("trai
     return np.flatnonzero(chosen)
 
 
-def choose_people(prepared: Prepared, cross_fit: int, seed: int, patients: float = 0.0) -> People:
-    """Rows with role `train`, and with `cross_fit` > 1 also `calibration`, shared out over the members by subject; with them a
+def choose_people(prepared: Prepared, cross_fit: int, seed: int, patients: float = 0.0) -> TrainingPeople:
+    """Rows with role `train`, and with `cross_fit` > 1 also `calibration`, divided over the members by subject; with them a
     share of the people with role `evaluation`.
 
-    With one member it learns from all rows. With K members, member k learns from everybody but fold k, so that each
-    person has an expectation from the member that never saw that person.
+    One member is trained on all rows. Of K members, member k is trained on all folds but k, so that each person has an
+    expectation from the member that never saw them.
 
     Raises:
         UserError: nobody has such a role, or there are fewer subjects than folds.
@@ -74,9 +74,9 @@ def choose_people(prepared: Prepared, cross_fit: int, seed: int, patients: float
             "controls=[...] naming the diagnoses that are healthy."
         )
     if cross_fit == 1:
-        return People(frame, (np.arange(len(frame)),))
+        return TrainingPeople(frame, (np.arange(len(frame)),))
     folds = assign_folds(frame, cross_fit, seed).to_numpy()
-    return People(frame, tuple(np.flatnonzero(folds != fold) for fold in range(cross_fit)))
+    return TrainingPeople(frame, tuple(np.flatnonzero(folds != fold) for fold in range(cross_fit)))
 
 
 def statistics(
@@ -84,7 +84,7 @@ def statistics(
 ) -> Statistics:
     """Mean and standard deviation per channel over these scans inside the mask, and their mean volume.
 
-    Several processes read a share of the scans each and add up what they found.
+    Several processes read a share of the scans each and add up their sums.
 
     Raises:
         UserError: a channel has the same value everywhere.

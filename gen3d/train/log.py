@@ -1,4 +1,4 @@
-"""What a training says while it runs: log.jsonl, TensorBoard, pictures, and one live line."""
+"""Records of a training while it runs: log.jsonl, TensorBoard, pictures, and one live line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Painter = Callable[[nn.Module, Path], None]
 
 
 class StepLog:
-    """What the loop tells a log; this one keeps quiet, for small trainings in memory."""
+    """The events that the training loop reports; this class ignores them, for small trainings in memory."""
 
     def start(self, step: int) -> None:
         """The training begins at a step."""
@@ -186,7 +186,7 @@ def keep_until(path: Path, member: int, step: int) -> None:
 
 
 def memory_gib() -> float:
-    """Memory in use: the GPU's peak allocation, or this process's resident size."""
+    """Memory in use, GiB: the GPU's peak allocation, or this process's resident size."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
         return torch.cuda.max_memory_allocated() / 2**30
     status = Path("/proc/self/status")

@@ -83,7 +83,7 @@ def take_step(
 
 @contextmanager
 def fitting_memory(engine: Engine) -> Iterator[None]:
-    """Within this context, a GPU that is too small is a UserError that says what to type."""
+    """Within this context, a GPU that is too small is a UserError with the settings that help."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -181,13 +181,13 @@ def _subjects(losses: StepLosses) -> list[str]:
 
 
 def _not_finite(losses: StepLosses) -> str:
-    """Which terms of this process were not finite, and on whom; '' if all were finite."""
-    found: dict[str, set[str]] = {}
+    """Terms of this process that were not finite, with the subjects; '' if all were finite."""
+    bad_terms: dict[str, set[str]] = {}
     for player, who, terms in losses:
         bad = [name for name, value in terms.items() if not bool(torch.isfinite(value).all())]
         for name in [name for name in bad if name != "loss"] or bad:
-            found.setdefault(f"the {player}'s {name}", set()).update(who)
-    if not found:
+            bad_terms.setdefault(f"the {player}'s {name}", set()).update(who)
+    if not bad_terms:
         return ""
-    subjects = sorted(set().union(*found.values()))
-    return f"{' and '.join(found)} became NaN or infinite on the subjects {', '.join(subjects)}"
+    subjects = sorted(set().union(*bad_terms.values()))
+    return f"{' and '.join(bad_terms)} became NaN or infinite on the subjects {', '.join(subjects)}"

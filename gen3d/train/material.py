@@ -1,4 +1,4 @@
-"""What a training learns from: scans, or the latents of scans."""
+"""The training material: scans, or the latents of scans."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from gen3d.models.base import BaseModelConfig, Model, Statistics
 from gen3d.models.registry import learning_from
 from gen3d.models.run_folder import write_people_and_plan
 from gen3d.train.augment import AugmentConfig
-from gen3d.train.batches import PreparedSource, Source
+from gen3d.train.batches import BatchSource, PreparedSource
 from gen3d.train.engine.processes import Processes
-from gen3d.train.learners import People, choose_people, statistics
+from gen3d.train.learners import TrainingPeople, choose_people, statistics
 from gen3d.train.log import Painter
 from gen3d.train.pictures import draw_reconstructions
 from gen3d.train.settings import TrainSettings
@@ -34,12 +34,12 @@ NUM_PICTURED = 2
 
 
 @dataclass(frozen=True)
-class Material(ABC):
-    """Volumes to learn from, whose they are, and what a model of them needs to be built."""
+class TrainingMaterial(ABC):
+    """Volumes to train on, the people they show, and all else that a model of them is built from."""
 
     plan: GridPlan
     channels: tuple[str, ...]
-    people: People
+    people: TrainingPeople
     design: Design
 
     unused: ClassVar[frozenset[str]] = frozenset()
@@ -47,16 +47,16 @@ class Material(ABC):
 
     @classmethod
     @abstractmethod
-    def refuse(cls, asked: TrainSettings) -> None:
+    def refuse(cls, settings: TrainSettings) -> None:
         """Raise a ValueError where the settings do not go together with this material."""
 
     @classmethod
     @abstractmethod
-    def open(cls, asked: TrainSettings) -> Material:
-        """Open the inputs and choose who is learned from.
+    def open(cls, settings: TrainSettings) -> TrainingMaterial:
+        """Open the inputs and choose the training people.
 
         Raises:
-            UserError: inputs that do not fit, or nobody to learn from.
+            UserError: inputs that do not fit, or no training people.
         """
 
     @property
@@ -66,7 +66,7 @@ class Material(ABC):
 
     @property
     @abstractmethod
-    def source(self) -> Source:
+    def source(self) -> BatchSource:
         """The volumes, by row of `people.frame`."""
 
     @property
@@ -79,7 +79,7 @@ class Material(ABC):
         """The same wherever the same data are readable."""
 
     def seen(self) -> SeenBy:
-        """Everybody whom each member learned from."""
+        """The people that each member was trained on."""
         return self.people.seen()
 
     def completed(self, model: BaseModelConfig) -> BaseModelConfig:
@@ -87,7 +87,7 @@ class Material(ABC):
         return model
 
     def prepare(self, processes: Processes) -> None:  # noqa: B027 (most materials need nothing)
-        """Make what is read in every step, once; every process calls it."""
+        """Compute once what is read in every step; every process calls it."""
 
     @abstractmethod
     def statistics(self, rows: NDArray[np.int64], processes: Processes) -> Statistics:
@@ -96,15 +96,15 @@ class Material(ABC):
     def set_frozen_parts(  # noqa: B027 (most models learn everything)
         self, model: Model, rows: NDArray[np.int64], processes: Processes
     ) -> None:
-        """Load into a model that was just built what it does not learn."""
+        """Load the parts of a new model that are not trained: the autoencoder and the scale of its latents."""
 
-    def augmentation(self, asked: AugmentConfig) -> AugmentConfig:
+    def augmentation(self, settings: AugmentConfig) -> AugmentConfig:
         """How volumes are changed when a batch is made of them."""
-        return asked
+        return settings
 
     @abstractmethod
     def painter(self, model: Model, rows: NDArray[np.int64], kind: str, seed: int) -> Painter | None:
-        """A function that draws how far a model in training is, for some of these rows; None where there is no picture."""
+        """A function that draws the state of a model in training, for some of these rows; None where there is no picture."""
 
     @property
     def blank(self) -> Statistics:
@@ -118,7 +118,7 @@ class Material(ABC):
 
     @abstractmethod
     def sentences(self) -> list[str]:
-        """What it is, in words."""
+        """Lines about the material for the plan."""
 
     def calibration(self) -> list[str]:
         """How many controls will calibrate maps of the run, and what that allows; nothing where no maps come of it."""
@@ -130,25 +130,25 @@ class Material(ABC):
 
 
 @dataclass(frozen=True)
-class Scans(Material):
+class ScanMaterial(TrainingMaterial):
     """Prepared scans."""
 
     prepared: Prepared
 
     @classmethod
-    def refuse(cls, asked: TrainSettings) -> None:
-        if asked.prepared is None:
-            raise ValueError("prepared=FOLDER is needed: scans to learn from")
-        extra = [name for name in ("latents", "autoencoder") if getattr(asked, name) is not None]
+    def refuse(cls, settings: TrainSettings) -> None:
+        if settings.prepared is None:
+            raise ValueError("prepared=FOLDER is needed: scans to train on")
+        extra = [name for name in ("latents", "autoencoder") if getattr(settings, name) is not None]
         if extra:
             raise ValueError(f"{extra[0]}= goes with model.kind={' or '.join(learning_from('latents'))} only")
 
     @classmethod
-    def open(cls, asked: TrainSettings) -> Scans:
-        prepared = open_prepared(cast(tuple[Path, ...], asked.prepared))
-        prepared.require_channels(asked.channels)
-        people = choose_people(prepared, asked.cross_fit, asked.seed, asked.patients)
-        return cls(prepared.plan, asked.channels, people, design_of(people), prepared)
+    def open(cls, settings: TrainSettings) -> ScanMaterial:
+        prepared = open_prepared(cast(tuple[Path, ...], settings.prepared))
+        prepared.require_channels(settings.channels)
+        people = choose_people(prepared, settings.cross_fit, settings.seed, settings.patients)
+        return cls(prepared.plan, settings.channels, people, design_of(people), prepared)
 
     @property
     def inputs(self) -> Inputs:
@@ -194,11 +194,11 @@ class Scans(Material):
         return [f"volumes: {len(self.channels)} channels ({', '.join(self.channels)}) on {self.plan.describe()}"]
 
 
-def _covariate_columns(people: People) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def _covariate_columns(people: TrainingPeople) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     frame = people.frame
     return frame["age_years"].to_numpy(), frame["sex"].to_numpy(), frame["site"].to_numpy()
 
 
-def design_of(people: People) -> Design:
+def design_of(people: TrainingPeople) -> Design:
     """Age, sex and site of the people, as covariates."""
     return Design.fit(*_covariate_columns(people))

@@ -1,4 +1,4 @@
-"""Latents to learn from: those of `gen3d encode`, or made on the way by a trained autoencoder."""
+"""Latents to train on: those of `gen3d encode`, or encoded before the first step by a trained autoencoder."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffu
 from gen3d.models.run import Run, load_run
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.engine.processes import Processes
-from gen3d.train.learners import People, learners
+from gen3d.train.learners import TrainingPeople, learners
 from gen3d.train.log import Painter
-from gen3d.train.material import NUM_PICTURED, Material, design_of
+from gen3d.train.material import NUM_PICTURED, TrainingMaterial, design_of
 from gen3d.train.pictures import draw_samples
 from gen3d.train.random_numbers import INITIAL_WEIGHTS, seed_of
 from gen3d.train.settings import TrainSettings
@@ -62,11 +62,11 @@ class LatentSource:
 
 
 @dataclass(frozen=True)
-class Latents(Material):
+class LatentMaterial(TrainingMaterial):
     """Latents of people, the autoencoder that made them, and where the array lies or will lie.
 
-    `given` is whether the user named the autoencoder; `rows` are the places in the array of the scans of `people.frame`, which
-    names mirrored scans a second time.
+    `autoencoder_named` is whether the user named the autoencoder. `rows` are the places in the array of the scans of
+    `people.frame`, which names mirrored scans a second time.
     """
 
     autoencoder: Run
@@ -75,32 +75,37 @@ class Latents(Material):
     mirrored: bool
     folder: Path | None
     prepared: Prepared | None
-    given: bool
+    autoencoder_named: bool
     out: Path
 
     unused: ClassVar[frozenset[str]] = frozenset({"channels"})
 
     @classmethod
-    def refuse(cls, asked: TrainSettings) -> None:
-        kind = f"model.kind={asked.model.kind}"
-        if (asked.prepared is None) == (asked.latents is None):
+    def refuse(cls, settings: TrainSettings) -> None:
+        kind = f"model.kind={settings.model.kind}"
+        if (settings.prepared is None) == (settings.latents is None):
             raise ValueError(f"{kind} needs latents=FOLDER of `gen3d encode`, or prepared= and vae=")
-        if asked.prepared is not None and asked.autoencoder is None:
+        if settings.prepared is not None and settings.autoencoder is None:
             raise ValueError(f"{kind} with prepared= needs vae=FOLDER of a trained autoencoder")
-        if asked.cross_fit != 1:
+        if settings.cross_fit != 1:
             raise ValueError(f"{kind} has one member; use cross_fit=1")
-        if asked.augment.intensity:
+        if settings.augment.intensity:
             raise ValueError(f"augment.intensity changes scans, not latents; leave it out for {kind}")
 
     @classmethod
-    def open(cls, asked: TrainSettings) -> Latents:
-        """Open the latents and their autoencoder, and choose who is learned from.
+    def open(cls, settings: TrainSettings) -> LatentMaterial:
+        """Open the latents and their autoencoder, and choose the training people.
 
         Raises:
-            UserError: latents of another autoencoder, of no volume, not finite; nobody to learn from; a condition that
+            UserError: latents of another autoencoder, of no volume, not finite; no training people; a condition that
                 is not in the table.
         """
-        prepared, latents, autoencoder, mirrored = asked.prepared, asked.latents, asked.autoencoder, asked.augment.flip
+        prepared, latents, autoencoder, mirrored = (
+            settings.prepared,
+            settings.latents,
+            settings.autoencoder,
+            settings.augment.flip,
+        )
         cohort = open_prepared(prepared) if prepared is not None else None
         if cohort is None:
             table = read_latents_table(cast(Path, latents), ("encode",))
@@ -114,18 +119,18 @@ class Latents(Material):
             run.require(cohort)
             table = cohort.manifest[cohort.manifest["role"] != "excluded"].reset_index(drop=True)
         latent_shape(run)
-        chosen = learners(table, asked.patients)
+        chosen = learners(table, settings.patients)
         frame = table.iloc[chosen].reset_index(drop=True)
         if frame.empty:
             raise UserError(
-                "nobody has the role train in the cohort table, so there is nobody to learn from; prepare with "
-                "controls=[...] naming the diagnoses that are healthy, or add patients=0.8 to learn from others too."
+                "nobody has the role train in the cohort table, so there are no training people; prepare with "
+                "controls=[...] naming the diagnoses that are healthy, or add patients=0.8 to train on others too."
             )
         if cohort is not None:
             frame = with_structures(cohort, frame)
-        coding = Coding.fit(frame, cast(LatentDiffusionConfig, asked.model).conditions)
+        coding = Coding.fit(frame, cast(LatentDiffusionConfig, settings.model).conditions)
         everybody = pd.concat([frame, frame], ignore_index=True) if mirrored else frame
-        people = People(everybody, (np.arange(len(everybody)),))
+        people = TrainingPeople(everybody, (np.arange(len(everybody)),))
         rows = np.arange(len(frame)) if cohort is not None else chosen
         return cls(
             plan=run.plan,
@@ -138,8 +143,8 @@ class Latents(Material):
             mirrored=mirrored,
             folder=latents,
             prepared=cohort,
-            given=autoencoder is not None,
-            out=asked.out,
+            autoencoder_named=autoencoder is not None,
+            out=settings.out,
         )
 
     @property
@@ -149,7 +154,7 @@ class Latents(Material):
             named["latents"] = self.folder
         if self.prepared is not None:
             named["prepared"] = list(self.prepared.folders)
-        if self.given:
+        if self.autoencoder_named:
             named["autoencoder"] = self.autoencoder.folder
         return named
 
@@ -182,7 +187,7 @@ class Latents(Material):
             raise UserError(f"{error.filename}: cannot be read ({error.strerror}).") from None
 
     def seen(self) -> SeenBy:
-        """Everybody whom the autoencoder or the diffusion model learned from."""
+        """All people that the autoencoder or the diffusion model was trained on."""
         return SeenBy(({**self.autoencoder.seen.members[0], **self.people.seen().members[0]},))
 
     def completed(self, model: BaseModelConfig) -> BaseModelConfig:
@@ -205,13 +210,13 @@ class Latents(Material):
         if all((self._own / name).is_file() for name in names):
             return
         self._own.mkdir(parents=True, exist_ok=True)
-        made = {name: np.empty((len(self.rows), int(np.prod(self.shape))), np.float32) for name in names}
+        latents = {name: np.empty((len(self.rows), int(np.prod(self.shape))), np.float32) for name in names}
         for row in track(range(len(self.rows)), "encoding"):
             volume = torch.from_numpy(prepared.load([str(self.people.frame["key"].iloc[row])], self.channels))
-            for name, array in made.items():
+            for name, array in latents.items():
                 seen = volume.flip(2) if name == MIRRORED else volume
                 array[row] = model.encode(seen.to(self.autoencoder.device)).flatten().cpu().numpy()
-        for name, array in made.items():
+        for name, array in latents.items():
             partial = self._own / f".{name}"
             with partial.open("wb") as stream:
                 np.save(stream, array)
@@ -247,12 +252,12 @@ class Latents(Material):
         model.latent_std.copy_(torch.from_numpy(std))
         model.mean_latent.copy_(torch.from_numpy(around - channel_mean[:, None, None, None]))
 
-    def augmentation(self, asked: AugmentConfig) -> AugmentConfig:
+    def augmentation(self, settings: AugmentConfig) -> AugmentConfig:
         """None: latents are mirrored by their encoder, see `mirrored`."""
         return AugmentConfig()
 
     def painter(self, model: Model, rows: NDArray[np.int64], kind: str, seed: int) -> Painter:
-        """Draws what a denoiser in training makes for the conditions of the first people, beside them."""
+        """Draws samples of a denoiser in training for the conditions of the first people, next to their scans."""
         assert isinstance(model, LatentDiffusion)
         shown, source = rows[:NUM_PICTURED], self.source
         conditions, latents = torch.from_numpy(source.conditions(shown)), torch.from_numpy(source.load(shown))
@@ -277,7 +282,7 @@ class Latents(Material):
 
     def describe(self, work: Work) -> None:
         super().describe(work)
-        # The order of the rows would tell whose they are.
+        # The order of the rows would reveal the people behind them.
         shuffled = self.people.frame.drop_duplicates("key").sample(frac=1.0, random_state=0)
         table = shuffled[list(self.coding.names)]
         write_atomic(work.folder / CONDITIONS, table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g"))
@@ -292,19 +297,19 @@ class Latents(Material):
         ]
 
 
-def _autoencoder_of(latents: Path, given: Path | None) -> Run:
+def _autoencoder_of(latents: Path, named: Path | None) -> Run:
     """The run that made the latents: where it was then, or where the user says it is now.
 
     Raises:
-        UserError: it is not there any more, or another one was given.
+        UserError: it is not there any more, or vae= names another one.
     """
     try:
-        made = json.loads((latents / SHAPE).read_text(encoding="utf-8"))
-        made_by = str(made["run_key"])
+        shape = json.loads((latents / SHAPE).read_text(encoding="utf-8"))
+        made_by = str(shape["run_key"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{latents / SHAPE}: missing or damaged ({error}); encode again.") from None
     record: list[Any] = read(latents).inputs.get("run", [])
-    folder = given if given is not None else Path(record[0]["path"]) if record else None
+    folder = named if named is not None else Path(record[0]["path"]) if record else None
     if folder is None or not folder.is_dir():
         raise UserError(
             f"{latents}: the autoencoder that made these latents is no longer at {folder}; give vae=FOLDER."

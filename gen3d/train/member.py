@@ -1,4 +1,4 @@
-"""One member of a run: built, trained in steps or computed in closed form, and its weights written."""
+"""One member of a run: built, trained in steps or computed in closed form, and its weights stored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gen3d.train.engine.processes import Processes
 from gen3d.train.engine.start import start_engine
 from gen3d.train.log import TrainLog, append, keep_until, memory_gib
 from gen3d.train.loop import Checkpoints, run_loop
-from gen3d.train.material import Material
+from gen3d.train.material import TrainingMaterial
 from gen3d.train.random_numbers import INITIAL_WEIGHTS, seed_of
 from gen3d.train.settings import TrainSettings
 
@@ -29,43 +29,43 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Member:
-    """The member number `index` of the run that is asked for."""
+    """Member number `index` of the run."""
 
-    asked: TrainSettings
-    material: Material
+    settings: TrainSettings
+    material: TrainingMaterial
     index: int
     processes: Processes
 
     def train(self) -> None:
         """Train or fit it and write its weights; a member whose weights are there is finished."""
-        weights = weights_path(self.asked.out, self.index)
+        weights = weights_path(self.settings.out, self.index)
         if self.processes.from_first(weights.is_file()):
             return
         material = self.material
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(self.asked.seed, INITIAL_WEIGHTS, self.index))
-            config: BaseModelConfig = material.completed(self.asked.model)
+            torch.manual_seed(seed_of(self.settings.seed, INITIAL_WEIGHTS, self.index))
+            config: BaseModelConfig = material.completed(self.settings.model)
             statistics = material.statistics(self.rows, self.processes)
             model = config.build(material.plan, material.channels, statistics, material.covariates.shape[1])
             material.set_frozen_parts(model, self.rows, self.processes)
             tensors = self._fit(model) if isinstance(model, ClosedFormModel) else self._optimise(model)
-        plan_key, kind = material.plan.key, self.asked.model.kind
+        plan_key, kind = material.plan.key, self.settings.model.kind
         self.processes.on_first(lambda: save_weights(weights, cast(Tensors, tensors), plan_key, kind))
         if self.processes.first:
             shutil.rmtree(self._checkpoints.folder, ignore_errors=True)
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """Rows of the material that it learns from."""
+        """Rows of the material that it is trained on."""
         return self.material.people.members[self.index]
 
     @property
     def _checkpoints(self) -> Checkpoints:
-        folder = self.asked.out / "checkpoint" / f"member_{self.index}"
-        return Checkpoints(folder, self.asked.engine.checkpoint_every)
+        folder = self.settings.out / "checkpoint" / f"member_{self.index}"
+        return Checkpoints(folder, self.settings.engine.checkpoint_every)
 
     def _fit(self, model: ClosedFormModel) -> Tensors:
-        out, kind, rows, source = self.asked.out, self.asked.model.kind, self.rows, self.material.source
+        out, kind, rows, source = self.settings.out, self.settings.model.kind, self.rows, self.material.source
         began = time.monotonic()
         volumes = VolumeSet(
             len(rows),
@@ -74,30 +74,30 @@ class Member:
         )
         model.fit(volumes)
         seconds = time.monotonic() - began
-        paint = self.material.painter(model, rows, kind, self.asked.seed)
+        paint = self.material.painter(model, rows, kind, self.settings.seed)
         if paint is not None:
             paint(model, out / "pictures" / f"member_{self.index}.png")
         keep_until(out / LOG, self.index, -1)
         entry = {"member": self.index, "step": 0, "volumes": len(rows), "seconds": round(seconds, 2)}
         append(out / LOG, {**entry, "memory_gib": round(memory_gib(), 3)})
         say(
-            f"train member {self.index + 1} of {self.asked.cross_fit}: {kind} of {len(rows)} volumes in {seconds:.1f} s"
+            f"train member {self.index + 1} of {self.settings.cross_fit}: {kind} of {len(rows)} volumes in {seconds:.1f} s"
         )
         return model.state_dict()
 
     def _optimise(self, model: Model) -> Tensors | None:
-        asked, material, processes, checkpoints = self.asked, self.material, self.processes, self._checkpoints
-        optim = asked.optim
+        settings, material, processes, checkpoints = self.settings, self.material, self.processes, self._checkpoints
+        optim = settings.optim
         first_step, state = checkpoints.newest(processes)
-        task = asked.model.task(model, optim.steps)
-        engine = start_engine(asked.engine, task, optim, processes, state)
+        task = settings.model.task(model, optim.steps)
+        engine = start_engine(settings.engine, task, optim, processes, state)
         batches = Batches(
             material.source,
             self.rows,
             optim.batch_size,
-            asked.engine.parts(optim.batch_size, processes.num),
-            (asked.seed, self.index),
-            material.augmentation(asked.augment),
+            settings.engine.parts(optim.batch_size, processes.num),
+            (settings.seed, self.index),
+            material.augmentation(settings.augment),
             engine.device,
             share=(processes.rank, processes.num),
         )
@@ -111,16 +111,16 @@ class Member:
             engine.close()
 
     def _log(self, model: Model) -> TrainLog:
-        asked = self.asked
+        settings = self.settings
         return TrainLog(
-            asked.out,
+            settings.out,
             member=self.index,
-            num_members=asked.cross_fit,
-            steps=asked.optim.steps,
-            batch_size=asked.optim.batch_size,
-            every=asked.log_every,
-            picture_every=asked.picture_every,
-            rate_at=asked.optim.rate_at,
-            paint=self.material.painter(model, self.rows, asked.model.kind, asked.seed),
-            tensorboard=asked.tensorboard,
+            num_members=settings.cross_fit,
+            steps=settings.optim.steps,
+            batch_size=settings.optim.batch_size,
+            every=settings.log_every,
+            picture_every=settings.picture_every,
+            rate_at=settings.optim.rate_at,
+            paint=self.material.painter(model, self.rows, settings.model.kind, settings.seed),
+            tensorboard=settings.tensorboard,
         )

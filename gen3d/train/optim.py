@@ -20,14 +20,14 @@ class OptimConfig(Config):
     batch_size: int = Field(4, gt=0, description="volumes per weight update, over all processes")
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate, per update")
     rate_rule: Literal["constant", "sqrt", "linear"] = Field(
-        "constant", description="how the peak grows with batch_size / rate_batch_size; constant: not at all"
+        "constant", description="how the peak rate grows with batch_size / rate_batch_size; constant: not at all"
     )
     rate_batch_size: int = Field(4, gt=0, description="the batch size that learning_rate was chosen for")
-    warmup: float = Field(0.05, ge=0, le=1, description="share of the steps over which the rate rises from 0")
-    final_rate: float = Field(0.02, ge=0, le=1, description="rate at the end, as a share of the peak")
+    warmup: float = Field(0.05, ge=0, le=1, description="share of the steps, 0 to 1, over which the rate rises from 0")
+    final_rate: float = Field(0.02, ge=0, le=1, description="learning rate at the end, as a share of the peak")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay, per unit of learning rate")
     beta2: float = Field(0.99, gt=0, lt=1, description="AdamW's memory of squared gradients")
-    clip: float = Field(1.0, gt=0, description="largest norm of a player's gradient")
+    clip: float = Field(1.0, gt=0, description="largest norm of a network's gradient; larger ones are scaled down")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights, which are the ones kept")
 
     skip_limit: int = Field(
@@ -50,7 +50,7 @@ class OptimConfig(Config):
         return self.peak_rate * (self.final_rate + (1 - self.final_rate) * cosine)
 
     def optimiser(self, module: nn.Module, decays_vectors: bool = False) -> torch.optim.AdamW:
-        """AdamW over a player's weights, its state in float32; vectors and scalars are decayed only when asked for."""
+        """AdamW over a player's weights, its state in float32; vectors and scalars decay only with `decays_vectors`."""
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},

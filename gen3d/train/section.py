@@ -1,4 +1,4 @@
-"""What each model learned from, and how its training went."""
+"""The training people and loss curves of every model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BUFFERS = ("channel_mean", "channel_std", "brain_mask")
 
 @page_section("How the models were trained", "`gen3d train`", place=20, reads=RunFolder)
 def section(context: Context) -> Section | None:
-    """A table of the models with the people behind each, and loss curves."""
+    """A table of the models with their training people, and loss curves."""
     if not context.all(RunFolder):
         return None
     rows = [_describe(context, run) for run in context.all(RunFolder)]
@@ -43,21 +43,23 @@ def section(context: Context) -> Section | None:
 def _sentence(rows: list[dict[str, Any]]) -> str:
     parts = []
     for row in rows:
-        text = f"{row['model']} learned from {spell.people(row['num_people'])}"
+        text = f"{row['model']} was trained on {spell.people(row['num_people'])}"
         if row["age_min"] is not None:
             text += f" aged {row['age_min']:.0f} to {row['age_max']:.0f}"
         parts.append(text)
-    others = [f"{row['model']} from {row['num_patients']}" for row in rows if row["num_patients"]]
+    others = [f"{row['model']} on {row['num_patients']}" for row in rows if row["num_patients"]]
     if others:
-        text = f"Healthy controls were used for training, and people of other diagnoses by {spell.listed(others)}. "
+        text = (
+            f"The models were trained on healthy controls, and on people of other diagnoses: {spell.listed(others)}. "
+        )
     else:
-        text = "Only healthy controls were used for training. "
+        text = "The models were trained on healthy controls only. "
     text += "; ".join(parts) + "."
     crossed = [f"{row['model']} (by {row['num_members']})" for row in rows if row["num_members"] > 1]
     if crossed:
         text += (
-            f" Cross-fitted: {spell.listed(crossed)}. A person's expectation comes only from members that never saw "
-            "that person."
+            f" Cross-fitted: {spell.listed(crossed)}. A person's expectation comes only from members that were not "
+            "trained on that person."
         )
     return text
 
@@ -118,14 +120,14 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         "Model",
         "Form",
         "Channels",
-        "People seen",
+        "Training people",
         "Ages",
         "Sites",
         "Members",
         "Weights each",
         "Training",
     ]
-    return Table("The models, and whom each saw.", header, cells, "lllrrlrrr")
+    return Table("The models and the people that each was trained on.", header, cells, "lllrrlrrr")
 
 
 def _curves(context: Context, run: RunFolder) -> Figure | None:
@@ -155,12 +157,12 @@ def _curves(context: Context, run: RunFolder) -> Figure | None:
     caption = f"Training of {run.name}: each term of the loss, averaged between two log entries. {each}"
     if "kl" in names:
         caption += (
-            "The KL divergence is the information that passes through the latent, in nats per brain; it moves while its "
-            "weight is raised and should be steady at the end."
+            "The KL divergence is the information that passes through the latent, in nats per brain; it changes while its "
+            "weight is raised, and should be steady at the end."
         )
     if "error" in names:
         caption += (
-            "The error is that of the predicted noise or velocity, averaged over all noise levels; most of it cannot be "
-            "predicted, so that it levels off far above zero. What the model draws is judged by `gen3d quality`."
+            "The error is that of the predicted noise or velocity, averaged over all noise levels; most of the "
+            "noise cannot be predicted, so the error levels off far above zero. `gen3d quality` evaluates the samples."
         )
     return Figure(f"training_{run.folder.name}", f"Loss curves of {run.name}.", caption, png, svg=svg)

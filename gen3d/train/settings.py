@@ -21,31 +21,39 @@ else:
 
 
 class TrainSettings(SharedVerb):
-    """What is asked of a training; the model's `material` says which of the inputs it learns from."""
+    """Settings of a training; the model's `material` decides which of the inputs it is trained on."""
 
     prepared: Folders | None = Field(None, description="folder or folders of `gen3d prepare` or `gen3d simulate`")
-    latents: Folder | None = Field(None, description="models of latents: folder of `gen3d encode`, instead of prepared")
+    latents: Folder | None = Field(None, description="latent diffusion: folder of `gen3d encode`, instead of prepared")
     autoencoder: Folder | None = Field(
         None,
         alias="vae",
-        description="models of latents: run of the autoencoder, with prepared, or when it was moved",
+        description="latent diffusion: run of the autoencoder; needed with prepared, or if it was moved",
     )
     patients: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="share of the people with role evaluation (patients) to learn from too: for generative models, and, with "
-        "cross_fit, for latents that classify can test everybody on; such a run judges nobody's anomaly",
+        description="share of the patients (role evaluation) to train on too, 0 to 1: for generative models and, with "
+        "cross_fit, for latents to classify. A run trained on patients cannot make anomaly maps",
     )
     model: ModelConfig = Field(description=f"which model; `kind` is one of {named_kinds()}")
-    channels: tuple[str, ...] = Field(("t1w", "log_jacobian"), min_length=1, description="volumes learned together")
-    cross_fit: int = Field(1, ge=1, description="members; 1: one, on train controls; K: K folds of train + calibration")
-    seed: int = Field(0, ge=0, description="seed of folds, initial weights, order and noise")
-    optim: OptimConfig = Field(default_factory=OptimConfig, description="optimiser (models trained in steps)")
-    engine: EngineConfig = Field(default_factory=EngineConfig, description="where and in which precision")
-    augment: AugmentConfig = Field(default_factory=AugmentConfig, description="changes to training volumes")
-    log_every: int = execution(10, "steps between entries of log.jsonl", gt=0)
-    picture_every: int = execution(500, "steps between pictures of sample reconstructions", gt=0)
+    channels: tuple[str, ...] = Field(
+        ("t1w", "log_jacobian"), min_length=1, description="volumes that the model is trained on together"
+    )
+    cross_fit: int = Field(
+        1,
+        ge=1,
+        description="members; 1: one model of the train controls; K: K models, each without one fold of train + calibration",
+    )
+    seed: int = Field(0, ge=0, description="seed of folds, initial weights, order of scans and noise")
+    optim: OptimConfig = Field(
+        default_factory=OptimConfig, description="optimiser, for models that are trained in steps"
+    )
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="where to compute and in which precision")
+    augment: AugmentConfig = Field(default_factory=AugmentConfig, description="random changes of training volumes")
+    log_every: int = execution(10, "weight updates between entries of log.jsonl", gt=0)
+    picture_every: int = execution(500, "weight updates between pictures of sample reconstructions", gt=0)
     tensorboard: bool = execution(True, "also log to tensorboard/, if TensorBoard is installed")
 
     @field_validator("channels")
@@ -59,5 +67,5 @@ class TrainSettings(SharedVerb):
     @classmethod
     def _enough_folds(cls, cross_fit: int) -> int:
         if cross_fit == 2:
-            raise ValueError("2 members would learn from half of the people each; use 1, or 3 and more")
+            raise ValueError("2 members would be trained on half of the people each; use 1, or 3 and more")
         return cross_fit

@@ -1,4 +1,4 @@
-"""The verb `train`: prepared scans in, a run folder with one member or a cross-fitted family of members out."""
+"""`gen3d train`: from prepared scans to a run folder with one model, or a cross-fitted family of models (members)."""
 
 from __future__ import annotations
 
@@ -16,38 +16,39 @@ from gen3d.core.words import listed
 from gen3d.core.work import Identity
 from gen3d.models.run_folder import write_settings
 from gen3d.train.engine.processes import Processes, launched
-from gen3d.train.material import Material, Scans
-from gen3d.train.material_latents import Latents
+from gen3d.train.material import ScanMaterial, TrainingMaterial
+from gen3d.train.material_latents import LatentMaterial
 from gen3d.train.member import Member
 from gen3d.train.settings import TrainSettings
 
-MATERIALS: dict[str, type[Material]] = {"scans": Scans, "latents": Latents}
-"""What models learn from, by the `material` of their settings."""
+MATERIALS: dict[str, type[TrainingMaterial]] = {"scans": ScanMaterial, "latents": LatentMaterial}
+"""What models are trained on, by the `material` of their settings."""
 
 
 class Train(TrainSettings):
-    """Fit a normative model to healthy people, or a generative model to their latents.
+    """Train a normative model on healthy people, or a generative model on their latents.
 
-    Learns from rows with the role `train` only; with cross_fit > 1 also from `calibration`, as cross_fit members each
-    of which is blind to one fold of people; with patients > 0 also from a share of the others. Test people are never used.
-    The run folder holds the averaged weights, the plan and covariate schema they need, and the hashes of everybody each
-    member saw.
+    Training uses people with the role `train` only. cross_fit > 1 also uses `calibration`: it trains that many members, each
+    without one fold of the people, so that every person can be scored by a member that never saw them. patients > 0 also
+    uses a share of the patients. Test people are never used.
+    The run folder holds the averaged weights, the plan and covariate schema they need, and hashes of the people that each
+    member was trained on.
     """
 
     @model_validator(mode="after")
     def _fits_its_material(self) -> Train:
-        given = [name for name in self.model.written_by_train if getattr(self.model, name)]
-        if given:
+        written = [name for name in self.model.written_by_train if getattr(self.model, name)]
+        if written:
             raise ValueError(f"model.{listed(self.model.written_by_train)} are written by gen3d; leave them out")
         self._material.refuse(self)
         return self
 
     @property
-    def _material(self) -> type[Material]:
+    def _material(self) -> type[TrainingMaterial]:
         return MATERIALS[self.model.material]
 
     def settings(self) -> dict[str, Any]:
-        """As of every verb, without inputs that are not given, and what is of no use to the material."""
+        """As of every verb, without inputs that are not set and settings that the material does not use."""
         unused = {name for name in ("prepared", "latents") if getattr(self, name) is None} | self._material.unused
         left_out = unused | {"vae"} | (set() if self.patients else {"patients"})
         return {name: value for name, value in super().settings().items() if name not in left_out}
@@ -57,16 +58,16 @@ class Train(TrainSettings):
         """Seconds that a process waits for the others."""
         return self.engine.timeout_s
 
-    def open_inputs(self) -> Material:
-        """What is learned from, once it is clear that so many processes can learn."""
+    def open_inputs(self) -> TrainingMaterial:
+        """The training material, after a check that so many processes can train."""
         self._check_launch(launched())
         return self._open()
 
-    def notes(self, opened: Material) -> dict[str, str]:
+    def notes(self, opened: TrainingMaterial) -> dict[str, str]:
         """The data, and how gradients are exchanged."""
         return {"data": opened.fingerprint(), "backend": self._check_launch(launched())}
 
-    def identity(self, opened: Callable[[], Material]) -> Identity:
+    def identity(self, opened: Callable[[], TrainingMaterial]) -> Identity:
         """The folders that the material names."""
         return Identity(opened().inputs)
 
@@ -84,7 +85,7 @@ class Train(TrainSettings):
         self.engine.parts(self.optim.batch_size, place.num)
         return self.engine.chosen_backend(self.engine.chosen_device(place.local_rank))
 
-    def share(self, opened: Material, processes: Processes) -> dict[str, Any]:
+    def share(self, opened: TrainingMaterial, processes: Processes) -> dict[str, Any]:
         """Train every member that is not finished yet."""
         began = time.monotonic()
         if self.engine.threads:
@@ -99,14 +100,14 @@ class Train(TrainSettings):
         return self._summary(opened, seconds) | {"processes": processes.num}
 
     def plan(self) -> list[str]:
-        """What would be trained, on whom, and what it takes."""
+        """What would be trained, on which people, and the time and memory it needs."""
         material = self._open()
         people = material.people
         counts = ", ".join(f"{role} {n}" for role, n in people.frame["role"].value_counts().items())
         sizes = sorted({len(rows) for rows in people.members})
         sentences = [
             f"people: {people.frame['subject'].nunique()} ({len(people.frame)} scans; {counts})",
-            f"members: {self.cross_fit}, each learning from {' or '.join(map(str, sizes))} scans",
+            f"members: {self.cross_fit}, each trained on {' or '.join(map(str, sizes))} scans",
             *material.sentences(),
             *material.calibration(),
         ]
@@ -114,7 +115,7 @@ class Train(TrainSettings):
             sentences += self._step_sentences(material, min(sizes))
         return [*sentences, f"writes {self.out}"]
 
-    def _step_sentences(self, material: Material, num_scans: int) -> list[str]:
+    def _step_sentences(self, material: TrainingMaterial, num_scans: int) -> list[str]:
         from gen3d.train.plan.plan import plan_step, step_settings
 
         def build(config: Any) -> Any:
@@ -125,15 +126,15 @@ class Train(TrainSettings):
         step = step_settings(self.model, self.optim, self.engine, launched().num)
         return plan_step(step, build, num_scans, self.engine.memory_gib).sentences()
 
-    def _open(self) -> Material:
-        """What is learned from; everything is checked here."""
+    def _open(self) -> TrainingMaterial:
+        """The training material; all of it is checked here."""
         material = self._material.open(self)
         for rows in material.people.members:
             material.completed(self.model).check(material.plan, len(rows))
         return material
 
-    def describe(self, work: Work, opened: Material) -> None:
-        """Write config.yaml and what the material says of itself."""
+    def describe(self, work: Work, opened: TrainingMaterial) -> None:
+        """Write config.yaml and the description of the material."""
         tree = self.model_dump(mode="json") | {
             "model": opened.completed(self.model).model_dump(mode="json"),
             "channels": list(opened.channels),
@@ -141,7 +142,7 @@ class Train(TrainSettings):
         write_settings(work.folder, tree)
         opened.describe(work)
 
-    def _summary(self, material: Material, seconds: float) -> dict[str, Any]:
+    def _summary(self, material: TrainingMaterial, seconds: float) -> dict[str, Any]:
         people = material.people
         return {
             "model": self.model.kind,

@@ -327,7 +327,7 @@ def test_synthetic_scans_are_learned_from_and_never_tested(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "settings", "words"),
     [
-        ({"diagnosis": "CN"}, {}, "one class only"),
+        ({"diagnosis": "CN"}, {}, "only one class"),
         ({}, {"target": "diagnose"}, "diagnose is not a column"),
         ({}, {"classes": ["CN", "DS"]}, "nobody has diagnosis DS"),
         ({}, {"folds": 60}, "fewer than the 60 folds"),

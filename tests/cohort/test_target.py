@@ -44,7 +44,7 @@ def test_labels_are_compared_as_people_write_them() -> None:
 @pytest.mark.parametrize(
     ("values", "classes", "task", "words"),
     [
-        (["CN", "CN"], None, None, "one class only"),
+        (["CN", "CN"], None, None, "only one class"),
         (["CN", "AD"], ["CN", "DS"], None, "nobody has diagnosis DS; the column holds AD 1, CN 1"),
         (["CN", "AD"], ["CN", "CN"], None, "names a class twice"),
         (["CN", "AD"], None, "number", "holds words"),

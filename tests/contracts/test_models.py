@@ -24,7 +24,7 @@ from gen3d.models.run_folder import LOG, is_baseline
 from gen3d.models.weights import fill, read_weights, save_weights, statistics_in
 from gen3d.report.open import open_context
 from gen3d.train.log import read_log
-from gen3d.train.material import Material
+from gen3d.train.material import TrainingMaterial
 from gen3d.train.train import MATERIALS, Train
 from tests.contracts.test_configs import FILES
 from tests.train.conftest import write_cohort
@@ -83,7 +83,7 @@ def test_its_settings_name_it_and_what_it_learns_from(kind: str) -> None:
     config = config_class(kind)
     assert issubclass(config, BaseModelConfig)
     assert config.model_fields["kind"].default == kind
-    assert issubclass(MATERIALS[config.material], Material)
+    assert issubclass(MATERIALS[config.material], TrainingMaterial)
     assert set(config.written_by_train) <= set(config.model_fields)
     assert KINDS[kind].title
     assert [entry.title for entry in KINDS.values()].count(KINDS[kind].title) == 1

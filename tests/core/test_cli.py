@@ -125,8 +125,8 @@ def test_an_unknown_flag_alone_is_a_mistake_too(capsys: pytest.CaptureFixture[st
 
 def test_an_ignored_signal_stays_ignored() -> None:
     code = (
-        "import os, signal; from gen3d.cli import _stop_in_words; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
-        "_stop_in_words(); os.kill(os.getpid(), signal.SIGTERM); print('alive')"
+        "import os, signal; from gen3d.cli import _end_on_signals; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "_end_on_signals(); os.kill(os.getpid(), signal.SIGTERM); print('alive')"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "alive\n"
 

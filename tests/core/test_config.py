@@ -25,6 +25,7 @@ class Draw(Verb):
     source: Folders = Field(description="what to draw")
     run_folder: Folder = Field(Path("r"), alias="run", description="a run")
     shape: Annotated[Round | Square, Field(discriminator="kind")] = Field(default_factory=Round, description="shape")
+    parts: dict[str, Round] = Field({"eye": Round(), "nose": Round()}, description="further shapes, by name")
     workers: int = execution(1, "processes")
     rate: float = Field(0.1, description="rate")
 
@@ -88,6 +89,8 @@ def test_describe_unfolds_groups_and_aliases() -> None:
     assert keys["run"] == ("path", "r")
     assert keys["source"] == ("list of path", "(required)")
     assert keys["shape[kind=square].edge_mm"] == ("number", "1.0")
+    assert keys["parts"] == ("group", "eye, nose"), "their names, not every setting of each"
+    assert keys["parts.NAME.radius_mm"] == ("number", "1.0")
 
 
 def test_frozen() -> None:

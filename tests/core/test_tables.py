@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from gen3d.core.errors import UserError
-from gen3d.core.tables import Table, read_cells, read_record, records, rows_of
+from gen3d.core.tables import TableFile, read_cells, read_record, records, rows_of
 
-PEOPLE = Table("people.tsv", ("key", "condition", "age_years"), "run `gen3d prepare` again")
+PEOPLE = TableFile("people.tsv", ("key", "condition", "age_years"), "run `gen3d prepare` again")
 FRAME = pd.DataFrame({"key": ["007", "8"], "condition": ["null", ""], "age_years": [61.25, np.nan]})
 
 

@@ -66,7 +66,7 @@ def test_terms_without_variation_are_dropped_with_the_reason() -> None:
 def test_a_term_that_says_the_same_as_another_is_dropped() -> None:
     ages, sexes, _ = people(40)
     design = Design.fit(ages, sexes, ["A" if sex == "F" else "B" for sex in sexes])
-    assert "cannot be told apart" in design.dropped["sex"]
+    assert "linear combination" in design.dropped["sex"]
     assert np.linalg.matrix_rank(design.matrix(ages, sexes, ["A", "B"] * 20)) == len(design.columns)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gen3d.core.errors import UserError
-from gen3d.prepare.sources import Columns, read_sources
+from gen3d.prepare.columns import Columns
+from gen3d.prepare.sources import read_sources
 
 
 def bids(root: Path, scans: list[str], participants: str | None = None) -> Path:

@@ -15,7 +15,7 @@ from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import plan_grid
 from gen3d.imaging.volume import read_map
-from gen3d.simulate.anatomy import Space, ageing_effect, cohort_space, healthy_anatomy, healthy_targets
+from gen3d.simulate.anatomy import AnatomySpace, ageing_effect, cohort_space, healthy_anatomy, healthy_targets
 from gen3d.simulate.appearance import lesion_fraction, make_sites
 from gen3d.simulate.conditions import EFFECTS, Condition
 from gen3d.simulate.lesion_masks import LesionMask
@@ -34,7 +34,7 @@ CONDITIONS = {
 
 
 @pytest.fixture(scope="module")
-def space() -> Space:
+def space() -> AnatomySpace:
     return cohort_space(plan_grid(SPACING_MM))
 
 
@@ -97,7 +97,7 @@ def test_lesion_has_the_volume_asked_for_and_is_dark(cohort: Path) -> None:
         lesion_fraction(100.0, where, 2.0, np.random.default_rng(0))
 
 
-def test_lesions_of_given_masks_are_planted_in_simulated_people(space: Space) -> None:
+def test_lesions_of_given_masks_are_planted_in_simulated_people(space: AnatomySpace) -> None:
     affine = np.diag([4.0, 4.0, 4.0, 1.0])
     affine[:3, 3] = (-44, -20, 20)
     mask = LesionMask("cube", np.ones((6, 6, 6), bool), affine, 13.8)
@@ -108,7 +108,7 @@ def test_lesions_of_given_masks_are_planted_in_simulated_people(space: Space) ->
     assert made.noiseless[made.truth.changed].mean() < 0.65
 
 
-def test_null_differs_by_nothing_and_a_condition_only_by_its_truth(space: Space) -> None:
+def test_null_differs_by_nothing_and_a_condition_only_by_its_truth(space: AnatomySpace) -> None:
     site = make_sites(1, 1.0, 0)[0]
 
     def person(condition: Condition | None, session: int = 1) -> np.ndarray:
@@ -130,7 +130,7 @@ def test_null_differs_by_nothing_and_a_condition_only_by_its_truth(space: Space)
     assert np.abs(again[1] - healthy[1])[space.mask].std() > 0.005
 
 
-def test_the_planted_age_slope_is_in_the_true_volumes(space: Space) -> None:
+def test_the_planted_age_slope_is_in_the_true_volumes(space: AnatomySpace) -> None:
     ages = np.linspace(45, 85, 400)
     drawn = [healthy_targets(space, age, stream(1, i, 0)) for i, age in enumerate(ages)]
     for name in ("left lateral ventricle", "left hippocampus", "right superior frontal"):
@@ -147,7 +147,7 @@ def test_the_planted_age_slope_is_in_the_true_volumes(space: Space) -> None:
     assert np.exp(reached.log_jacobian).min() > 0
 
 
-def test_regions_vary_and_correlate_as_planted(space: Space) -> None:
+def test_regions_vary_and_correlate_as_planted(space: AnatomySpace) -> None:
     drawn = pd.DataFrame([healthy_targets(space, 60.0, stream(2, i, 0)) for i in range(500)])
     left, right = find("hippocampus")
     amygdala, cuneus = find("left amygdala")[0], find("left cuneus")[0]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gen3d.core.errors import UserError
-from gen3d.sweep.search import Study
+from gen3d.sweep.search import SweepStudy
 from gen3d.sweep.settings import DONE, FAILED, PRUNED, STOPPED, SweepSettings
 
 SPACE = {
@@ -27,7 +27,7 @@ def settings(out: Path, **keys: Any) -> SweepSettings:
     return SweepSettings.model_validate({"out": out, "steps": {"train": {}}, "vary": SPACE} | keys)
 
 
-def work_off(study: Study, objective: Callable[[Mapping[str, Any]], float]) -> list[Mapping[str, Any]]:
+def work_off(study: SweepStudy, objective: Callable[[Mapping[str, Any]], float]) -> list[Mapping[str, Any]]:
     """Give every pending trial its objective; the values of all."""
     for number in study.prepare():
         attempt = study.begin(number)
@@ -37,23 +37,23 @@ def work_off(study: Study, objective: Callable[[Mapping[str, Any]], float]) -> l
 
 
 def test_a_grid_is_every_combination_once_and_in_order(tmp_path: Path) -> None:
-    values = work_off(Study(settings(tmp_path, vary={"a.x": [1, 2], "b.y": ["u", ["v"], None]})), lambda _: 0.0)
+    values = work_off(SweepStudy(settings(tmp_path, vary={"a.x": [1, 2], "b.y": ["u", ["v"], None]})), lambda _: 0.0)
     assert values == [{"a.x": x, "b.y": y} for x in (1, 2) for y in ("u", ["v"], None)]
 
 
 def test_random_points_fill_the_space_and_more_of_them_begin_with_the_same(tmp_path: Path) -> None:
-    points = work_off(Study(settings(tmp_path, search="random", trials=32)), lambda _: 0.0)
+    points = work_off(SweepStudy(settings(tmp_path, search="random", trials=32)), lambda _: 0.0)
     decades = [math.floor(math.log10(point["train.model.beta"])) for point in points]
     assert {decade: decades.count(decade) for decade in (-2, -1, 0, 1)} == dict.fromkeys((-2, -1, 0, 1), 8)
     levels = [point["train.model.levels"] for point in points]
     assert {level: levels.count(level) for level in (2, 3, 4, 5)} == dict.fromkeys((2, 3, 4, 5), 8)
     assert sum(point["train.channels"] == ["t1w"] for point in points) == 16
     assert all(f"{point['train.model.beta']:.4g}" == f"{point['train.model.beta']:g}" for point in points)
-    more = Study(settings(tmp_path, search="random", trials=34))
+    more = SweepStudy(settings(tmp_path, search="random", trials=34))
     assert more.prepare() == [32, 33]
     assert work_off(more, lambda _: 0.0)[:32] == points
     (tmp_path / "other").mkdir()
-    other = Study(settings(tmp_path / "other", search="random", trials=2, seed=1))
+    other = SweepStudy(settings(tmp_path / "other", search="random", trials=2, seed=1))
     assert work_off(other, lambda _: 0.0) != points[:2]
 
 
@@ -64,19 +64,19 @@ def test_tpe_looks_where_it_was_good_and_keeps_to_the_space(tmp_path: Path) -> N
         assert -2 <= decade <= 2
         return -((decade - 1) ** 2) - (values["train.channels"] != ["t1w"])
 
-    points = work_off(Study(settings(tmp_path, search="tpe", trials=40)), objective)
+    points = work_off(SweepStudy(settings(tmp_path, search="tpe", trials=40)), objective)
     near = [abs(math.log10(point["train.model.beta"]) - 1) < 0.5 for point in points[15:]]
     assert sum(near) / len(near) > 0.45  # that is a quarter of the space
 
 
 def test_an_interrupted_trial_keeps_its_number_and_its_values(tmp_path: Path) -> None:
     sweep = settings(tmp_path, search="tpe", trials=9)
-    study = Study(sweep)
+    study = SweepStudy(sweep)
     for number in study.prepare()[:8]:
         attempt = study.begin(number)
         assert attempt is not None
         attempt.end(*((DONE, 2.0, float(number)) if number != 7 else (STOPPED, 2.0)))
-    again = Study(sweep)  # what another process finds
+    again = SweepStudy(sweep)  # what another process finds
     assert again.prepare() == [7, 8]
     before = again.trials()[7]
     assert (before.status, before.objective, before.seconds) == (STOPPED, None, 2.0)
@@ -91,7 +91,7 @@ def test_an_interrupted_trial_keeps_its_number_and_its_values(tmp_path: Path) ->
 
 
 def test_failed_trials_are_kept_until_they_are_to_be_tried_again(tmp_path: Path) -> None:
-    study = Study(settings(tmp_path, vary=SQUARES))
+    study = SweepStudy(settings(tmp_path, vary=SQUARES))
     for number in study.prepare():
         attempt = study.begin(number)
         assert attempt is not None
@@ -99,8 +99,8 @@ def test_failed_trials_are_kept_until_they_are_to_be_tried_again(tmp_path: Path)
             attempt.end(FAILED, 1.0, error="train: no memory")
         else:
             attempt.end(DONE, 1.0, float(number))
-    assert Study(settings(tmp_path, vary=SQUARES)).prepare() == []
-    again = Study(settings(tmp_path, vary=SQUARES, retry_failed=True))
+    assert SweepStudy(settings(tmp_path, vary=SQUARES)).prepare() == []
+    again = SweepStudy(settings(tmp_path, vary=SQUARES, retry_failed=True))
     assert again.trials()[3].error == "train: no memory"
     assert again.prepare() == [3]
     assert [trial.objective for trial in again.trials()] == [None if n == 3 else float(n) for n in range(16)]
@@ -112,26 +112,26 @@ def test_failed_trials_are_kept_until_they_are_to_be_tried_again(tmp_path: Path)
 
 
 def test_another_objective_is_measured_for_all_trials_that_were_done(tmp_path: Path) -> None:
-    work_off(Study(settings(tmp_path, vary=SQUARES)), lambda values: values["train.a"])
-    best = Study(settings(tmp_path, vary=SQUARES)).best()
+    work_off(SweepStudy(settings(tmp_path, vary=SQUARES)), lambda values: values["train.a"])
+    best = SweepStudy(settings(tmp_path, vary=SQUARES)).best()
     assert best is not None
     assert best.number == 12, "the earliest of the highest"
     other = settings(tmp_path, vary=SQUARES, objective={"key": "mse", "direction": "minimise"})
-    study = Study(other)
+    study = SweepStudy(other)
     assert study.prepare() == list(range(16))
     work_off(study, lambda values: values["train.b"])
-    best = Study(other).best()
+    best = SweepStudy(other).best()
     assert best is not None
     assert (best.number, best.objective) == (0, 1.0)
     renamed = settings(tmp_path, vary=SQUARES, objective={"key": "mse", "direction": "minimise", "name": "error"})
-    assert Study(renamed).prepare() == []
+    assert SweepStudy(renamed).prepare() == []
 
 
 def test_trials_without_their_journal_are_not_taken_for_those_of_this_sweep(tmp_path: Path) -> None:
     sweep = settings(tmp_path, vary=SQUARES)
     sweep.folder_of(0).mkdir(parents=True)
     with pytest.raises(UserError, match=r"holds trials but no study\.journal; give another out="):
-        Study(sweep).prepare()
+        SweepStudy(sweep).prepare()
 
 
 @pytest.mark.parametrize("direction", ["minimise", "maximise"])
@@ -140,7 +140,7 @@ def test_the_median_rule_gives_up_what_is_worse_and_nothing_too_early(tmp_path: 
     log = tmp_path / "log.jsonl"
     prune = {"term": "loss", "after_steps": 20, "after_trials": 3}
     sweep = settings(tmp_path, vary={"train.a": [0, 1, 2, 3]}, prune=prune, objective={"direction": direction})
-    study = Study(sweep)
+    study = SweepStudy(sweep)
 
     def hopeless(curve: dict[int, float]) -> bool:
         entries = [
@@ -166,7 +166,7 @@ def test_the_median_rule_gives_up_what_is_worse_and_nothing_too_early(tmp_path: 
 def test_a_term_that_the_log_does_not_have_is_a_sentence(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     log.write_text('{"member": 0, "step": 1, "loss": 2.0}\n')
-    study = Study(settings(tmp_path, vary=SQUARES, prune={"term": "kl"}))
+    study = SweepStudy(settings(tmp_path, vary=SQUARES, prune={"term": "kl"}))
     attempt = study.begin(study.prepare()[0])
     assert attempt is not None
     with pytest.raises(UserError, match="has no `kl`; its entries have member, step, loss"):
@@ -174,13 +174,13 @@ def test_a_term_that_the_log_does_not_have_is_a_sentence(tmp_path: Path) -> None
 
 
 def test_importance_is_that_of_the_key_that_matters(tmp_path: Path) -> None:
-    study = Study(settings(tmp_path, vary=SQUARES))
+    study = SweepStudy(settings(tmp_path, vary=SQUARES))
     work_off(study, lambda values: values["train.b"] ** 2)
     shares = study.importance()
     assert shares["train.b"] > 0.9
     assert sum(shares.values()) == pytest.approx(1)
     (tmp_path / "null").mkdir()
-    null = Study(settings(tmp_path / "null", vary=SQUARES))
+    null = SweepStudy(settings(tmp_path / "null", vary=SQUARES))
     work_off(null, lambda values: 1.0)
     assert null.importance() == {}
 

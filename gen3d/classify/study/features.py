@@ -69,7 +69,7 @@ class Features:
         """
         behind, within = (SeenBy((people,)) for people in (also or {}, self.seen))
         return [
-            "" if blind and not behind.saw(person) else within.words(person) or behind.words(person) or TRAINING
+            "" if blind and not behind.saw(person) else within.reason(person) or behind.reason(person) or TRAINING
             for person, blind in zip(identities(self.table), np.atleast_1d(self.blind.any(axis=0)), strict=True)
         ]
 
@@ -139,7 +139,7 @@ def _of_latents(latents: Latents) -> Features:
         (width,),
         latents.shape,
         made_by,
-        latents.words,
+        latents.description,
         seen,
         notes,
         harmonised=latents.space.harmonised is True,

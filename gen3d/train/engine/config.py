@@ -1,4 +1,4 @@
-"""Where and how a training computes: one process or many, on CPUs or GPUs. None of it changes what is learned."""
+"""Where and how a training computes: one process or many, on CPUs or GPUs. None of it changes the result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class EngineConfig(Config):
     zero: Literal[0, 1, 2, 3] = execution(
         0,
         "DeepSpeed's ZeRO stage: what is split over the processes (0 nothing, 1 optimiser, 2 also gradients, 3 also weights; "
-        "3 needs a model of one player). Activations take most of the memory of these models, so 0, with the least traffic",
+        "3 excludes adversarial training). Activations take most of the memory of these models, so 0, which sends least",
     )
     volumes_at_once: int = execution(
         0,
@@ -46,9 +46,10 @@ class EngineConfig(Config):
     backend: Literal["auto", "gloo", "nccl"] = execution(
         "auto", "how processes exchange gradients; auto: nccl for GPUs, gloo for CPUs"
     )
-    device: Literal["auto", "cpu", "cuda"] = execution("auto", "where to compute; auto takes a GPU if there is one")
+    device: Literal["auto", "cpu", "cuda"] = execution("auto", "where to compute; auto: a GPU if there is one")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="of the network; auto is bf16 where the processor computes in it. Losses are always float32"
+        "auto",
+        description="number format of the network; auto: bf16 if the processor supports it. Losses are always float32",
     )
     channels_last: Literal["auto", "on", "off"] = execution(
         "auto", "memory layout of volumes; auto: on for GPUs. On CPUs it changes the speed by a few per cent either way"
@@ -61,7 +62,7 @@ class EngineConfig(Config):
         """`local` or `deepspeed`.
 
         Raises:
-            UserError: the local engine was asked for in several processes.
+            UserError: engine.kind=local with several processes.
         """
         if self.kind == "local" and num_processes > 1:
             raise UserError(
@@ -75,7 +76,7 @@ class EngineConfig(Config):
         """This process's device.
 
         Raises:
-            UserError: a GPU was asked for and there is none, or none for this process.
+            UserError: engine.device=cuda, but there is no GPU, or none for this process.
         """
         return device_of(self.device, local_rank, "engine.device")
 
@@ -83,7 +84,7 @@ class EngineConfig(Config):
         """`nccl` or `gloo`.
 
         Raises:
-            UserError: NCCL was asked for without GPUs.
+            UserError: engine.backend=nccl without GPUs.
         """
         if self.backend == "nccl" and device.type != "cuda":
             raise UserError(
@@ -126,7 +127,7 @@ class EngineConfig(Config):
             near = max((n for n in fitting if n <= num_processes), default=1)
             raise UserError(
                 f"optim.batch_size={batch_size} volumes cannot be shared out over {num_processes} processes; start {near} "
-                f"processes, or choose an optim.batch_size that {num_processes} divides (which changes what is learned)."
+                f"processes, or choose an optim.batch_size that {num_processes} divides (which changes the result)."
             )
         share = batch_size // num_processes
         at_once = self.volumes_at_once or share

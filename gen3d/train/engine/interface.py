@@ -107,8 +107,8 @@ def fitting(state: Mapping[str, Any], task: Task) -> Mapping[str, Any]:
         UserError: it was written by another version or for another network.
     """
     names = {player: set(task.weights(player).state_dict()) for player in task.players}
-    found = {player: set(weights) for player, weights in state.get("weights", {}).items()}
-    if set(state) != {"weights", "moments", "updates", "average"} or found != names:
+    held = {player: set(weights) for player, weights in state.get("weights", {}).items()}
+    if set(state) != {"weights", "moments", "updates", "average"} or held != names:
         raise UserError(
             "the checkpoint holds the weights of another network, or was written by another version of gen3d; delete the "
             "folder's checkpoint/ to begin again, or go on with the version that wrote it."

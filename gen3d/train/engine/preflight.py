@@ -60,7 +60,7 @@ def meet(place: Processes, inspect: Callable[[], Mapping[str, str]], timeout_s: 
 
 
 def report_failure(sentence: str) -> UserError:
-    """Tell the other processes that this one cannot even begin; returns what all of them then raise."""
+    """Inform the other processes that this one cannot begin; returns the error that all of them raise."""
     try:
         place = launched()
         compare_notes(place, _store(place), {}, sentence)
@@ -143,10 +143,10 @@ def _store(place: Processes) -> Any:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = str(error).strip().splitlines()[0][:120]
         raise UserError(
-            f"rank {place.rank} on {host()} found nobody at {where} within {PATIENCE_S:g} s ({reason}); check that the "
+            f"rank {place.rank} on {host()} found no process at {where} within {PATIENCE_S:g} s ({reason}); check that the "
             f"first node is up and reachable under that name, and {LAUNCH}."
         ) from None
-    # torchrun makes a new store for every attempt when told not to share its own; then its count of restarts, which each
+    # torchrun makes a new store for every attempt if it may not share its own; then its count of restarts, which each
     # node keeps for itself, must not enter: a node that only joins the restart of another has a lower one.
     fresh = os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") == "1"
     attempt = "" if fresh else os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")

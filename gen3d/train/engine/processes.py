@@ -103,15 +103,15 @@ class Processes:
             result = action()
         except UserError as error:
             failure = error
-        said = self.gather((str(failure), failure.exit_code, host()) if failure is not None else None)
-        bad = {rank: what for rank, what in enumerate(said) if what is not None}
+        failures = self.gather((str(failure), failure.exit_code, host()) if failure is not None else None)
+        bad = {rank: what for rank, what in enumerate(failures) if what is not None}
         if bad:
             sentences = {what[0] for what in bad.values()}
             alike = len(sentences) == 1 and len(bad) == self.num
             named = "\n".join(f"rank {rank} on {what[2]}: {what[0]}" for rank, what in bad.items())
-            told = UserError(sentences.pop() if alike else named)
-            told.shared = not self.first
-            raise told
+            joint = UserError(sentences.pop() if alike else named)
+            joint.shared = not self.first
+            raise joint
         return cast(Result, result)
 
     def mean(self, values: Mapping[str, Tensor]) -> dict[str, float]:
@@ -219,15 +219,15 @@ class contact:
 
 def lost(processes: Processes, error: BaseException) -> LostContact:
     """The error of a process that waited for one that is gone; the lowest rank left names those that do not answer."""
-    words = SOURCE_PLACE.sub("", str(error).strip()).splitlines() or [type(error).__name__]
-    ending = f"({words[0].split('. ')[0][:160]}). What was saved is kept; the same command goes on from it."
-    found = None if TIMED_OUT.search(str(error)) else _roll_call(processes)
-    if found is None:
+    lines = SOURCE_PLACE.sub("", str(error).strip()).splitlines() or [type(error).__name__]
+    ending = f"({lines[0].split('. ')[0][:160]}). What was saved is kept; the same command goes on from it."
+    answering = None if TIMED_OUT.search(str(error)) else _roll_call(processes)
+    if answering is None:
         return LostContact(
             f"rank {processes.rank} on {host()} waited in vain for another process: it was killed, its node is down, or "
             f"it took longer than timeout_s={processes.timeout_s:g} {ending}"
         )
-    answered, silent = found
+    answered, silent = answering
     gone = " and ".join(processes.roster[rank] for rank in silent) or "another process"
     failure = LostContact(f"{gone} ended or was killed, so the others cannot go on {ending}")
     failure.shared = processes.rank != min(answered)
@@ -251,7 +251,7 @@ def _roll_call(processes: Processes) -> tuple[list[int], list[int]] | None:
 
 
 def elsewhere(sentence: str, exit_code: int | None) -> UserError:
-    """In every other process: the error that the first one met and tells."""
+    """In every other process: the error that the first one met and reports."""
     error = UserError(sentence)
     error.exit_code = exit_code or UserError.exit_code
     error.shared = True

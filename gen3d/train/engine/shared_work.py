@@ -28,7 +28,7 @@ class SharedVerb(FolderVerb):
 
     @classmethod
     def cannot_begin(cls, error: UserError, num_processes: int) -> UserError:
-        """The other processes wait for this one: tell them."""
+        """Inform the other processes, which wait for this one."""
         return report_failure(str(error)) if num_processes > 1 else error
 
     @property
@@ -38,10 +38,10 @@ class SharedVerb(FolderVerb):
 
     @abstractmethod
     def notes(self, opened: Any) -> Mapping[str, str]:
-        """What must be the same in every process beside the settings, as fingerprints; `backend` is nccl or gloo."""
+        """What must be the same in every process besides the settings, as fingerprints; `backend` is nccl or gloo."""
 
     def describe(self, work: Work, opened: Any) -> None:
-        """Write what the folder says of itself before the work; the first process does."""
+        """Write the description of the work into the folder before it begins; the first process does."""
 
     def check_finished(self, opened: Any) -> None:
         """Refuse a folder that was finished before, if that is not enough; the first process does."""

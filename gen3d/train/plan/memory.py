@@ -285,14 +285,14 @@ class MetaAutocast(TorchFunctionMode):
 
 def nodes_of(loss: Tensor) -> list[Node]:
     """The nodes of a loss's backward pass, those that only add to a weight's gradient left out."""
-    found: dict[Node, None] = {}
+    nodes: dict[Node, None] = {}
     waiting = [loss.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node is not None and node.next_functions and node not in found:
-            found[node] = None
+        if node is not None and node.next_functions and node not in nodes:
+            nodes[node] = None
             waiting += [following for following, _ in node.next_functions]
-    return list(found)
+    return list(nodes)
 
 
 def num_bytes(tensor: Tensor) -> int:

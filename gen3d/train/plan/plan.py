@@ -1,4 +1,4 @@
-"""What a training will take, planned before it starts: without data, without a GPU, without running it."""
+"""The memory and communication of a training, planned before it starts: without data, a GPU, or a step."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def plan_step(
     Args:
         step: the model, and how a step is computed.
         build: makes the task of a model's settings; it is called under `torch.device("meta")`.
-        num_scans: scans that are learned from.
+        num_scans: training scans.
         memory_gib: memory of one process to compare with; 0: this machine's.
     """
     estimator = MemoryEstimator(build)

@@ -34,7 +34,7 @@ LIVE_VALUES = 10**9
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of values: trained by all players, trained by the model alone, and bytes that nobody trains (buffers)."""
+    """Numbers of values: trained by all players, trained by the model alone, and bytes that are not trained (buffers)."""
 
     trained: int
     model: int
