@@ -6,6 +6,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+# Before torch and NumPy are loaded: with two workers on two cores, more threads than one would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -13,8 +16,16 @@ import pytest
 from gen3d.report.report import Report
 from tests.cohorts import write_cohort
 from tests.runs import fit
+from tests.schedule import group_and_sort
 from tests.world import World, build
 from tests.world_heads import build_heads
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a worker of `--dist loadgroup`; one process alone takes the files in the order of their names."""
+    if config.getoption("loadgroup", False):
+        group_and_sort(items)
 
 
 @pytest.fixture(scope="session")
