@@ -21,6 +21,7 @@ from gen3d.anomaly.folder import REGIONS as REGION_TABLE
 from gen3d.cohort.folder import UNMATCHED, VERDICTS, write_cohort
 from gen3d.cohort.latents_folder import write_latents
 from gen3d.cohort.manifest import scan_key, subject_hash
+from gen3d.cohort.seen import SeenBy
 from gen3d.core.artefact import write_json
 from gen3d.core.result_folder import FIGURES, write_picture
 from gen3d.core.tables import write_table
@@ -331,7 +332,7 @@ def _latents(world: World, model: str, generator: np.random.Generator) -> None:
     values[:, 0] += 4 * (table["diagnosis"] == "AD").to_numpy()
     folder.mkdir()
     record = {"shape": [16], "kind": model, "run_key": f"train-{model}", "channels": ["t1w", "log_jacobian"]}
-    write_latents(folder, values, table, record, [{}])
+    write_latents(folder, values, table, record, SeenBy(({},)))
     write_record(folder, "encode", {"prepared": [world["prepared"]], "run": [world[f"runs/{model}"]]})
 
 
