@@ -18,6 +18,7 @@ from tests.launch.training import (
     LAUNCH,
     PROJECT,
     arguments,
+    checkpoints,
     distance,
     environment,
     processes,
@@ -116,7 +117,7 @@ def test_a_mistake_of_the_user_ends_it_with_code_2_and_is_said_once(cohort: Path
 
 def start_and_stop(command: list[str], given: dict[str, str], out: Path, log: Path, by: str) -> tuple[int, str]:
     """Start a training on a terminal, stop it at its next checkpoint; its exit code and what it printed."""
-    before = set((out / "checkpoint").glob("*/*/checkpoint.json"))
+    before = checkpoints(out)
     keyboard, terminal = os.openpty()
     with log.open("wb") as writer:
         running = subprocess.Popen(
@@ -127,8 +128,7 @@ def start_and_stop(command: list[str], given: dict[str, str], out: Path, log: Pa
             env=given,
             cwd=PROJECT,
         )
-    new = "no checkpoint was written"
-    wait_until(lambda: set((out / "checkpoint").glob("*/*/checkpoint.json")) - before, 120, new)
+    wait_until(lambda: checkpoints(out) - before, 120, "no checkpoint was written")
     if by == "control-C":
         os.write(keyboard, b"\x03")
     else:
