@@ -1,12 +1,14 @@
 # make setup | demo | test | check | clean
 #
 # The virtual environment is made in .venv with the versions of constraints.txt; a second call costs nothing.
+# Tests run in two processes with one thread each; `make test WORKERS=4` takes four.
 # On a GPU machine, `make setup TORCH=torch` takes the CUDA build of PyTorch instead of the pinned CPU build.
 # Where the package index has no CPU build, add: TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
+WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -15,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,7s/^# \{0,1\}//p' Makefile
+	@sed -n '1,8s/^# \{0,1\}//p' Makefile
 
 setup: $(READY)
 
@@ -35,7 +37,8 @@ test: $(READY)
 	$(BIN)/ruff format --check gen3d tests analysis
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile \
+	  --no-loadscope-reorder --durations 25
 
 check: test
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+# Before torch and NumPy are loaded: with two workers on two cores, more threads than one would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import nibabel as nib
 import numpy as np
@@ -13,8 +17,21 @@ import pytest
 from gen3d.report.report import Report
 from tests.cohorts import write_cohort
 from tests.runs import fit
+from tests.schedule import Schedule, seconds
 from tests.world import World, build
 from tests.world_heads import build_heads
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Schedule | None:
+    """Of `--dist loadfile`: by file, and never two at once of what takes the whole machine."""
+    return Schedule(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a worker the longest files come first; one process alone takes them in the order of their names."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: -seconds(item.nodeid))
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from gen3d.classify.heads.inner_folds import inner_folds
 from gen3d.classify.heads.learning import Learner
+from gen3d.classify.heads.residual_recipe import ResidualRecipe
 from gen3d.classify.heads.settings import (
     BoostingSettings,
     HeadSettings,
@@ -24,7 +25,7 @@ from gen3d.classify.heads.settings import (
     SvmSettings,
     TableHead,
 )
-from gen3d.classify.study.recipes import recipe_of
+from gen3d.classify.study.recipes import FeatureRecipe, head_recipe, recipe_of
 from gen3d.classify.study.reducing import WHITENING, Reduction
 from gen3d.cohort.target import Rows, Target
 from gen3d.core.errors import UserError
@@ -331,5 +332,5 @@ def test_settings_are_told_apart_by_kind() -> None:
     for wrong in ({"kind": "forest"}, {"kind": "linear", "penalties": [0.0]}, {"kind": "linear", "penalties": []}):
         with pytest.raises(ValidationError):
             adapter.validate_python(wrong)
-    with pytest.raises(TypeError):
-        recipe_of(ResidualSettings())
+    assert isinstance(head_recipe(ResidualSettings(), 30, (), None, "prevalence"), ResidualRecipe)
+    assert isinstance(head_recipe(SvmSettings(), 30, (), None, "prevalence"), FeatureRecipe)

@@ -18,9 +18,9 @@ from tests.launch.training import (
     LAUNCH,
     PROJECT,
     arguments,
+    checkpoints,
     distance,
     environment,
-    has_checkpoint,
     processes,
     shell,
     wait_until,
@@ -106,20 +106,6 @@ def test_a_folder_that_cannot_be_copied_ends_the_start(tmp_path: Path) -> None:
 
 @pytest.mark.multi
 @pytest.mark.slow
-def test_one_node_trains_from_the_copy_and_logs_every_rank(cohort: Path, alone: Path, tmp_path: Path) -> None:
-    scratch, logs, out = tmp_path / "scratch", tmp_path / "logs", tmp_path / "vae"
-    scratch.mkdir()
-    given = environment(logs, LOCAL_SCRATCH=str(scratch), COPY_DATA="1", PROCESSES="2")
-    said = shell(LAUNCH / "node.sh", *arguments(cohort, out), env=given, cwd=PROJECT)
-    assert distance(out, alone) < 1e-4
-    files = {path.parent.name: path.read_text() for path in logs.rglob("stdout.log")}
-    assert set(files) == {"0", "1"}
-    assert files["0"].splitlines()[-1] in said
-    assert list(scratch.glob("gen3d-*/*.complete"))
-
-
-@pytest.mark.multi
-@pytest.mark.slow
 def test_a_mistake_of_the_user_ends_it_with_code_2_and_is_said_once(cohort: Path, tmp_path: Path) -> None:
     words = [*arguments(cohort, tmp_path / "vae"), "optim.batch_size=3"]
     given = environment(tmp_path / "logs", PROCESSES="2")
@@ -129,17 +115,9 @@ def test_a_mistake_of_the_user_ends_it_with_code_2_and_is_said_once(cohort: Path
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.multi
-@pytest.mark.slow
-@pytest.mark.parametrize("by", ["control-C", "USR1 to one process"])
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and setsid")
-def test_a_stop_signal_is_answered_by_a_checkpoint_and_not_by_a_restart(
-    cohort: Path, alone: Path, tmp_path: Path, by: str
-) -> None:
-    """Also when it reaches one training process only, which torchrun would take for a failure and start again."""
-    out, log = tmp_path / "vae", tmp_path / "log"
-    command = [str(LAUNCH / "node.sh"), *arguments(cohort, out)]
-    given = environment(tmp_path / "logs", PROCESSES="2")
+def start_and_stop(command: list[str], given: dict[str, str], out: Path, log: Path, by: str) -> tuple[int, str]:
+    """Start a training on a terminal, stop it at its next checkpoint; its exit code and what it printed."""
+    before = checkpoints(out)
     keyboard, terminal = os.openpty()
     with log.open("wb") as writer:
         running = subprocess.Popen(
@@ -150,7 +128,7 @@ def test_a_stop_signal_is_answered_by_a_checkpoint_and_not_by_a_restart(
             env=given,
             cwd=PROJECT,
         )
-    wait_until(lambda: has_checkpoint(out), 120, "no checkpoint was written")
+    wait_until(lambda: checkpoints(out) - before, 120, "no checkpoint was written")
     if by == "control-C":
         os.write(keyboard, b"\x03")
     else:
@@ -158,9 +136,31 @@ def test_a_stop_signal_is_answered_by_a_checkpoint_and_not_by_a_restart(
     code = running.wait(60)
     os.close(keyboard)
     os.close(terminal)
-    said = log.read_text()
-    assert code == (130 if by == "control-C" else 138), said
-    assert said.count("the checkpoint is saved") == 1, said
-    assert not list((tmp_path / "logs").rglob("attempt_1")), said
-    shell(*command, env=given, cwd=PROJECT)
+    return code, log.read_text()
+
+
+@pytest.mark.multi
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and setsid")
+def test_one_node_stopped_twice_goes_on_from_checkpoint_and_copy_and_logs_every_rank(
+    cohort: Path, alone: Path, tmp_path: Path
+) -> None:
+    """A signal that reaches one training process only would be taken for a failure by torchrun, and started again."""
+    scratch, out = tmp_path / "scratch", tmp_path / "vae"
+    scratch.mkdir()
+    command = [str(LAUNCH / "node.sh"), *arguments(cohort, out)]
+
+    def given(start: str) -> dict[str, str]:
+        return environment(tmp_path / start, LOCAL_SCRATCH=str(scratch), COPY_DATA="1", PROCESSES="2")
+
+    for by, expected in (("control-C", 130), ("USR1 to one process", 138)):
+        code, said = start_and_stop(command, given(by), out, tmp_path / f"{by}.log", by)
+        assert code == expected, said
+        assert said.count("the checkpoint is saved") == 1, said
+        assert not list((tmp_path / by).rglob("attempt_1")), said
+    said = shell(*command, env=given("logs"), cwd=PROJECT)
     assert distance(out, alone) < 1e-4
+    files = {path.parent.name: path.read_text() for path in (tmp_path / "logs").rglob("stdout.log")}
+    assert set(files) == {"0", "1"}
+    assert files["0"].splitlines()[-1] in said
+    assert list(scratch.glob("gen3d-*/*.complete"))

@@ -17,6 +17,7 @@ from tests.launch.training import (
     LAUNCH,
     PROJECT,
     arguments,
+    checkpoints,
     distance,
     environment,
     has_checkpoint,
@@ -138,18 +139,6 @@ def wait_for_success(hosts: tuple[Host, Host], out: Path) -> None:
         assert host.started[-1].wait(240) == 0, logs_of(out.parent)
 
 
-def test_a_killed_process_is_started_again_and_the_weights_are_one_process_s(
-    hosts: tuple[Host, Host], cohort: Path, alone: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "vae"
-    start_and_wait_for_a_checkpoint(hosts, arguments(cohort, out), out)
-    [victim] = [pid for pid in processes(out) if hosts[1].has(pid)]
-    os.kill(victim, signal.SIGKILL)
-    wait_for_success(hosts, out)
-    assert list((tmp_path / "logs").rglob("attempt_1")), "it had ended before it was killed"
-    assert distance(out, alone) < 1e-4
-
-
 def test_a_host_that_is_gone_ends_the_other_with_an_error(
     hosts: tuple[Host, Host], cohort: Path, tmp_path: Path
 ) -> None:
@@ -162,12 +151,19 @@ def test_a_host_that_is_gone_ends_the_other_with_an_error(
     assert not processes(out)
 
 
-def test_a_replacement_of_a_host_that_is_gone_goes_on_from_the_checkpoint(
+def test_a_killed_process_is_started_again_and_a_host_that_is_gone_replaced(
     hosts: tuple[Host, Host], cohort: Path, alone: Path, tmp_path: Path
 ) -> None:
+    """Both in one training, each after a new checkpoint; the weights are those of one process that nobody disturbed."""
     out, words = tmp_path / "vae", arguments(cohort, tmp_path / "vae")
     start_and_wait_for_a_checkpoint(hosts, words, out)
+    [victim] = [pid for pid in processes(out) if hosts[1].has(pid)]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: list((tmp_path / "logs").rglob("attempt_1")), 120, "it had ended before it was killed")
+    before = checkpoints(out)
+    wait_until(lambda: checkpoints(out) - before, 120, "no checkpoint was written by the second start")
     hosts[1].cut_the_power()
+    assert hosts[0].started[-1].poll() is None, "it had ended before its partner was gone"
     hosts[1].start(words, tmp_path)
     wait_for_success(hosts, out)
     assert distance(out, alone) < 1e-4

@@ -41,7 +41,12 @@ def wait_until(condition: Callable[[], object], seconds: float, what: str) -> No
 
 def has_checkpoint(out: Path) -> bool:
     """Whether a complete checkpoint lies in a run folder."""
-    return any((out / "checkpoint").glob("*/*/checkpoint.json"))
+    return bool(checkpoints(out))
+
+
+def checkpoints(out: Path) -> set[Path]:
+    """The complete checkpoints in a run folder."""
+    return set((out / "checkpoint").glob("*/*/checkpoint.json"))
 
 
 def processes(out: Path) -> list[int]:

@@ -157,20 +157,6 @@ def test_regions_vary_and_correlate_as_planted(space: AnatomySpace) -> None:
     assert abs(drawn[left].corr(drawn[cuneus])) < 0.25
 
 
-@pytest.mark.multi
-def test_workers_and_interruptions_do_not_change_the_cohort(tmp_path: Path) -> None:
-    conditions = {"null": Condition(kind="null", count=1)}
-    settings = {"subjects": 3, "spacing_mm": SPACING_MM, "conditions": conditions, "figures": False, "seed": 3}
-    one = Simulate(out=tmp_path / "one", workers=1, **settings).run()
-    two = Simulate(out=tmp_path / "two", workers=2, **settings).run()
-    files = sorted(path.relative_to(one) for path in one.rglob("*.nii*"))
-    assert len(files) == 2 + 3 * 4
-    for file in files:
-        np.testing.assert_array_equal(read_map(one / file), read_map(two / file), err_msg=str(file))
-    assert (one / "manifest.tsv").read_bytes() == (two / "manifest.tsv").read_bytes()
-    assert (one / "truth" / "truth_volumes.tsv").read_bytes() == (two / "truth" / "truth_volumes.tsv").read_bytes()
-
-
 def test_an_interrupted_cohort_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verb = Simulate(out=tmp_path / "out", subjects=2, spacing_mm=SPACING_MM, conditions={}, workers=1, figures=False)
 

@@ -66,8 +66,9 @@ def test_an_array_is_submitted_run_collected_and_extended(here: Path, capsys: py
     assert "trials ended: 0; in the queue: 17_[0-1]" in capsys.readouterr().out
     Path("queue").unlink()
 
-    for job in submit(Slurm(options=("--time=1",)), Path("out"), Path("out/sweep.yaml"), [0, 1], cluster="local"):
-        job.result()
+    [job] = submit(Slurm(options=("--time=1",)), Path("out"), Path("out/sweep.yaml"), [0], cluster="local")
+    job.result()
+    assert main(["sweep", "out/sweep.yaml", "task=1"]) == 0  # the command of the second task
     assert main(WORDS) == 0
     assert "2 trials: 2 done" in capsys.readouterr().out
     record = json.loads(Path("out/artefact.json").read_text())

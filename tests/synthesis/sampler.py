@@ -1,6 +1,6 @@
-"""Started by torchrun: answers one request, and notes the sentence it ended with.
+"""Started by torchrun: answers each request of a JSON file in turn, and notes the sentence it ended with.
 
-torchrun --nproc-per-node N -m tests.synthesis.sampler REQUEST.json RESULT.json
+torchrun --nproc-per-node N -m tests.synthesis.sampler REQUESTS.json RESULTS.json
 """
 
 from __future__ import annotations
@@ -9,20 +9,26 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from gen3d.core.errors import UserError
 from gen3d.synthesis.sample import Sample
 
 
-def main() -> None:
-    request, result = (Path(argument) for argument in sys.argv[1:3])
-    sentence = ""
+def answer(request: dict[str, Any]) -> str:
+    """The sentence that a request ends with; '' when it was answered."""
     try:
-        Sample.model_validate(json.loads(request.read_text())).run()
+        Sample.model_validate(request).run()
     except UserError as error:
-        sentence = str(error)
+        return str(error)
+    return ""
+
+
+def main() -> None:
+    requests, results = (Path(argument) for argument in sys.argv[1:3])
+    sentences = [answer(request) for request in json.loads(requests.read_text())]
     if os.environ["RANK"] == "0":
-        result.write_text(json.dumps(sentence))
+        results.write_text(json.dumps(sentences))
     sys.stdout.flush()
     os._exit(0)
 

@@ -157,26 +157,27 @@ def test_another_number_of_threads_only_rounds_differently(generator: Path, whol
 @pytest.mark.multi
 def test_two_processes_answer_one_request_as_one_does(generator: Path, whole: Path, tmp_path: Path) -> None:
     request = sample(generator, tmp_path / "out", measure=True, timeout_s=120).model_dump(mode="json", by_alias=True)
-    assert run_in_two(request, tmp_path) == ""
+    beyond = {**request, "out": str(tmp_path / "other"), "condition": {"age_years": 99}}
+    answered, refused = run_in_two([request, beyond], tmp_path)
+    assert answered == ""
     assert scans(tmp_path / "out") == scans(whole)
     assert (tmp_path / "out" / "manifest.tsv").read_bytes() == (whole / "manifest.tsv").read_bytes()
-    refused = run_in_two({**request, "out": str(tmp_path / "other"), "condition": {"age_years": 99}}, tmp_path)
     assert refused.startswith("age_years=99 is outside the range"), refused
     assert not (tmp_path / "other").exists()
 
 
-def run_in_two(request: dict[str, Any], folder: Path) -> str:
-    """The sentence that a request ends with in two processes; '' when it was answered."""
-    (folder / "request.json").write_text(json.dumps(request))
+def run_in_two(requests: list[dict[str, Any]], folder: Path) -> list[str]:
+    """The sentence that each request ends with in two processes; '' when it was answered."""
+    (folder / "requests.json").write_text(json.dumps(requests))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
     command += ["--rdzv-endpoint", "127.0.0.1:0", "-m", "tests.synthesis.sampler"]
-    command += [str(folder / "request.json"), str(folder / "result.json")]
+    command += [str(folder / "requests.json"), str(folder / "results.json")]
     # As many threads as here: their number decides in which order sums are rounded.
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, cwd=folder)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
-    sentence: str = json.loads((folder / "result.json").read_text())
-    return sentence
+    sentences: list[str] = json.loads((folder / "results.json").read_text())
+    return sentences
 
 
 def test_the_noise_of_a_sample_is_standard_normal_and_its_own(generator: Path) -> None:

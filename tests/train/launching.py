@@ -45,7 +45,7 @@ def launch(
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", *options, "-m", "tests.train.worker"]
     command += [str(folder / "cases.json"), str(folder / "results.json")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, cwd=folder)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=560, cwd=folder)
 
 
 def train_with(num_processes: int, cases: list[dict[str, Any]], folder: Path, options: Sequence[str] = ()) -> list[str]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from gen3d.core.artefact import begin
 from gen3d.models.run_folder import LOG
 from gen3d.train.checkpoint import latest_checkpoint, save_checkpoint
 from gen3d.train.log import read_log
 from gen3d.train.train import Train
+from tests.train.conftest import write_cohort
 from tests.train.killed import train_and_die
 from tests.train.launching import launch, settings, train_with
 
@@ -46,7 +48,7 @@ def test_killed_at_twenty_random_places_it_ends_with_the_same_weights(cohort: Pa
     def calls() -> int:
         return int((tmp_path / "calls").read_text())
 
-    steps = 90
+    steps = 50
     assert attempt("straight", steps) == 0
     whole = calls()
     assert attempt("short", 10) == 0
@@ -54,7 +56,7 @@ def test_killed_at_twenty_random_places_it_ends_with_the_same_weights(cohort: Pa
     rng = np.random.default_rng(0)
     for kill in range(NUM_KILLS):
         in_steps = kill % 5 > 0
-        place = rng.uniform(1, 5 * per_step if in_steps else 20 * per_step)
+        place = rng.uniform(1, 3 * per_step if in_steps else 10 * per_step)
         assert attempt("torn", steps, int(place), in_steps) == -signal.SIGKILL, f"finished after {kill} kills only"
     assert attempt("torn", steps) == 0
     assert weights(tmp_path / "torn") == weights(tmp_path / "straight")
@@ -64,14 +66,40 @@ def test_killed_at_twenty_random_places_it_ends_with_the_same_weights(cohort: Pa
     assert logged[0] == logged[1]
 
 
+@dataclass(frozen=True)
+class OfTwo:
+    """What two processes did that stayed alive, all in one start of them: how each training ended, by its folder's name."""
+
+    root: Path
+    ends: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def of_two(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> OfTwo:
+    root = tmp_path_factory.mktemp("two")
+    other = write_cohort(root / "other", changed="p00")
+    key = (cohort / "artefact.json").read_bytes()
+    (other / "artefact.json").write_bytes(key)  # the same name and history, but one volume differs
+    cases = {
+        "straight": settings(cohort, root / "straight"),
+        "seed": settings(cohort, root / "seed") | {"rank 1": {"seed": 4}},
+        "data": settings(cohort, root / "data") | {"rank 1": {"prepared": [str(other)]}},
+        "missing": settings(cohort, root / "missing") | {"rank 1": {"prepared": [str(root / "nowhere")]}},
+        "held": settings(cohort, root / "held"),
+    }
+    held = begin(Train.model_validate(cases["held"]), "train", {"prepared": [cohort]})
+    ends = train_with(2, list(cases.values()), root)
+    held.release()
+    return OfTwo(root, dict(zip(cases, ends, strict=True)))
+
+
 @pytest.mark.multi
 @pytest.mark.slow
-def test_a_killed_process_is_restarted_and_nothing_changes(cohort: Path, tmp_path: Path) -> None:
-    whole = settings(cohort, tmp_path / "straight")
+def test_a_killed_process_is_restarted_and_nothing_changes(cohort: Path, of_two: OfTwo, tmp_path: Path) -> None:
     torn = settings(cohort, tmp_path / "torn") | {"kill": [1, 7]}
-    assert train_with(2, [whole], tmp_path) == [""]
+    assert of_two.ends["straight"] == ""
     assert train_with(2, [torn], tmp_path, ["--max-restarts", "2"]) == [""]
-    assert weights(tmp_path / "torn") == weights(tmp_path / "straight")
+    assert weights(tmp_path / "torn") == weights(of_two.root / "straight")
 
 
 @pytest.mark.multi
@@ -95,35 +123,21 @@ def test_a_lost_process_ends_the_training_with_its_name(cohort: Path, tmp_path: 
 
 
 @pytest.mark.multi
-def test_differences_between_processes_are_named_before_the_first_step(
-    cohort: Path, other_cohort: Any, tmp_path: Path
-) -> None:
-    other = other_cohort(changed="p00")
-    key = (cohort / "artefact.json").read_bytes()
-    (other / "artefact.json").write_bytes(key)  # the same name and history, but one volume differs
-    cases = [
-        settings(cohort, tmp_path / "seed") | {"rank 1": {"seed": 4}},
-        settings(cohort, tmp_path / "data") | {"rank 1": {"prepared": [str(other)]}},
-        settings(cohort, tmp_path / "missing") | {"rank 1": {"prepared": [str(tmp_path / "nowhere")]}},
-    ]
-    seed, data, missing = train_with(2, cases, tmp_path)
+def test_differences_between_processes_are_named_before_the_first_step(of_two: OfTwo) -> None:
+    seed, data, missing = (of_two.ends[name] for name in ("seed", "data", "missing"))
     assert "rank 1 on " in seed
     assert "has another settings" in seed
     assert "has another data" in data
     assert missing.startswith("rank 1 on ")
     assert "nowhere: no such folder" in missing
-    assert not (tmp_path / "seed").exists()
+    assert not (of_two.root / "seed").exists()
 
 
 @pytest.mark.multi
-def test_a_second_training_on_the_same_folder_is_refused(cohort: Path, tmp_path: Path) -> None:
-    from gen3d.core.artefact import begin
-
-    case = settings(cohort, tmp_path / "run")
-    held = begin(Train.model_validate(case), "train", {"prepared": [cohort]})
-    (sentence,) = train_with(2, [case], tmp_path)
-    assert sentence.endswith("run: another gen3d process is writing there; wait for it or give another out=.")
-    held.release()
+def test_a_second_training_on_the_same_folder_is_refused(of_two: OfTwo) -> None:
+    assert of_two.ends["held"].endswith(
+        "held: another gen3d process is writing there; wait for it or give another out=."
+    )
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:

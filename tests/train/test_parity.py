@@ -7,6 +7,7 @@ one by one: a bias before a normalisation has no gradient but rounding noise, wh
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from gen3d.train.batches import Batches
 from gen3d.train.log import read_log
 from gen3d.train.train import Train
 from tests.train.launching import settings, train_with
+
+pytestmark = pytest.mark.timeout(600)  # the first test waits for all that two processes train
 
 PLACES = ("volumes_per_s", "memory_gib", "seconds", "member", "step")
 
@@ -51,71 +54,95 @@ def reference(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return {name: root / name for name in cases}
 
 
+ALONE = {"model": {"adversarial_weight": 0.0}}
+LEARN: dict[str, dict[str, Any]] = {
+    **{f"zero{stage}": {"engine": {"zero": stage}} for stage in (0, 1, 2)},
+    "parts": {"engine": {"zero": 2, "volumes_at_once": 1}},
+    **{f"bf16 zero{stage}": {"engine": {"zero": stage, "precision": "bf16"}} for stage in (0, 1, 2)},
+    **{f"alone zero{stage}": {"engine": {"zero": stage}, **ALONE} for stage in (0, 1, 2, 3)},
+}
+STAGES: dict[str, tuple[int, int | None]] = {
+    "0 to 2": (0, 2),
+    "1 to 0": (1, 0),
+    "2 to 1": (2, 1),
+    "1 to local": (1, None),
+    "3 to 3": (3, 3),
+}
+"""Stage of two processes that are stopped, and of those that go on; None is one process without DeepSpeed."""
+MISTAKES: dict[str, dict[str, Any]] = {
+    "optim.batch_size=5 volumes cannot be shared out over 2 processes; start 1 processes": {"optim": {"batch_size": 5}},
+    "engine.zero=3 works for one player, and this model has model and critic; use engine.zero=2": {
+        "engine": {"zero": 3}
+    },
+    "engine.volumes_at_once=2 does not divide the 3 volumes": {"engine": {"volumes_at_once": 2}},
+    "engine.processes=4, but 2 processes were started": {"engine": {"processes": 4}},
+    "engine.kind=local is one process, but 2 were started": {"engine": {"kind": "local"}},
+    "engine.backend=nccl needs GPUs": {"engine": {"backend": "nccl"}},
+    "model.kind=pca is computed in one pass by one process, but 2 were started": {"model": {"kind": "pca"}},
+}
+
+
+def staged(cohort: Path, root: Path, name: str, stage: int | None) -> dict[str, Any]:
+    """The training of a row of STAGES at one of its stages."""
+    changes = ALONE if name == "3 to 3" else {}
+    return settings(cohort, root / name, engine={} if stage is None else {"zero": stage}, **changes)
+
+
+@dataclass(frozen=True)
+class OfTwo:
+    """What two processes were asked, all in one start of them: the runs under `root`, and how each training ended."""
+
+    root: Path
+    learn: list[str]
+    stopped: list[str]
+    mistakes: list[str]
+
+
+@pytest.fixture(scope="module")
+def of_two(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> OfTwo:
+    root = tmp_path_factory.mktemp("two")
+    cases = [settings(cohort, root / name, **changes) for name, changes in LEARN.items()]
+    cases += [staged(cohort, root, name, first) | {"stop": [1, 4]} for name, (first, _) in STAGES.items()]
+    cases += [settings(cohort, root / f"mistake {n}", **changes) for n, changes in enumerate(MISTAKES.values())]
+    cases[-1]["model"] = {"kind": "pca"}
+    ends = train_with(2, cases, root)
+    num = len(LEARN), len(LEARN) + len(STAGES)
+    return OfTwo(root, ends[: num[0]], ends[num[0] : num[1]], ends[num[1] :])
+
+
 @pytest.mark.multi
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(cohort: Path, reference: dict[str, Path], tmp_path: Path) -> None:
-    cases = {f"zero{stage}": {"engine": {"zero": stage}} for stage in (0, 1, 2)}
-    cases |= {"parts": {"engine": {"zero": 2, "volumes_at_once": 1}}}
-    cases |= {f"bf16 zero{stage}": {"engine": {"zero": stage, "precision": "bf16"}} for stage in (0, 1, 2)}
-    cases |= {
-        f"alone zero{stage}": {"engine": {"zero": stage}, "model": {"adversarial_weight": 0.0}}
-        for stage in (0, 1, 2, 3)
-    }
-    sentences = train_with(
-        2, [settings(cohort, tmp_path / name, **changes) for name, changes in cases.items()], tmp_path
-    )
-    assert sentences == [""] * len(cases)
-    for name in cases:
+def test_two_processes_learn_what_one_learns(of_two: OfTwo, reference: dict[str, Path]) -> None:
+    assert of_two.learn == [""] * len(LEARN)
+    for name in LEARN:
         known = "bf16" if "bf16" in name else "alone" if "alone" in name else "critic"
         rel, apart = (2e-2, 1e-1) if known == "bf16" else (1e-4, 1e-3)
-        assert_same_training(tmp_path / name, reference[known], rel, apart)
+        assert_same_training(of_two.root / name, reference[known], rel, apart)
     with pytest.raises(AssertionError):
-        assert_same_training(tmp_path / "zero1", reference["bf16"], 1e-4, 1e-3)
+        assert_same_training(of_two.root / "zero1", reference["bf16"], 1e-4, 1e-3)
 
 
 @pytest.mark.multi
 @pytest.mark.slow
 def test_a_checkpoint_goes_on_with_any_number_of_processes_at_any_stage(
-    cohort: Path, reference: dict[str, Path], tmp_path: Path
+    cohort: Path, of_two: OfTwo, reference: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Two processes are stopped after step 5 by a signal to the second, and three, or one, go on elsewhere."""
-    stages = {"0 to 2": (0, 2), "1 to 0": (1, 0), "2 to 1": (2, 1), "1 to local": (1, None), "3 to 3": (3, 3)}
-
-    def case(name: str, stage: int | None, **changes: Any) -> dict[str, Any]:
-        engine = {} if stage is None else {"zero": stage}
-        model = {"adversarial_weight": 0.0} if name == "3 to 3" else {}
-        return settings(cohort, tmp_path / name, engine=engine, model=model, **changes)
-
-    stopped = train_with(2, [case(name, first) | {"stop": [1, 4]} for name, (first, _) in stages.items()], tmp_path)
+    """Two processes were stopped after step 5 by a signal to the second, and three, or one, go on elsewhere."""
+    stopped, root = of_two.stopped, of_two.root
+    assert len(stopped) == len(STAGES)
     assert all(sentence.startswith("stopped by SIGUSR1 after step 5 of 12") for sentence in stopped), stopped
-    assert not list(tmp_path.glob("*/members"))
-    going_on = [case(name, then) for name, (_, then) in stages.items() if then is not None]
+    assert not any((root / name / "members").exists() for name in STAGES)
+    going_on = [staged(cohort, root, name, then) for name, (_, then) in STAGES.items() if then is not None]
     assert train_with(3, going_on, tmp_path) == [""] * 4
-    Train.model_validate(case("1 to local", None)).run()
-    for name in stages:
+    Train.model_validate(staged(cohort, root, "1 to local", None)).run()
+    for name in STAGES:
         known = reference["alone" if name == "3 to 3" else "critic"]
-        assert_same_training(tmp_path / name, known, 1e-4, 1e-3)
+        assert_same_training(root / name, known, 1e-4, 1e-3)
 
 
 @pytest.mark.multi
-def test_mistakes_are_told_once_and_name_the_culprit(cohort: Path, tmp_path: Path) -> None:
-    cases = {
-        r"optim.batch_size=5 volumes cannot be shared out over 2 processes; start 1 processes": {
-            "optim": {"batch_size": 5}
-        },
-        r"engine.zero=3 works for one player, and this model has model and critic; use engine.zero=2": {
-            "engine": {"zero": 3}
-        },
-        r"engine.volumes_at_once=2 does not divide the 3 volumes": {"engine": {"volumes_at_once": 2}},
-        r"engine.processes=4, but 2 processes were started": {"engine": {"processes": 4}},
-        r"engine.kind=local is one process, but 2 were started": {"engine": {"kind": "local"}},
-        r"engine.backend=nccl needs GPUs": {"engine": {"backend": "nccl"}},
-        r"model.kind=pca is computed in one pass by one process, but 2 were started": {"model": {"kind": "pca"}},
-    }
-    listed = [settings(cohort, tmp_path / str(index), **changes) for index, changes in enumerate(cases.values())]
-    listed[-1]["model"] = {"kind": "pca"}
-    sentences = train_with(2, listed, tmp_path)
-    for expected, sentence in zip(cases, sentences, strict=True):
+def test_mistakes_are_told_once_and_name_the_culprit(of_two: OfTwo) -> None:
+    for expected, sentence in zip(MISTAKES, of_two.mistakes, strict=True):
         assert sentence.startswith(expected), sentence
 
 

@@ -1,0 +1,52 @@
+"""Which tests stay together in one of several worker processes, and the order in which the workers take them."""
+
+from __future__ import annotations
+
+from xdist.scheduler import LoadScopeScheduling
+
+ONE_MACHINE = {
+    "launch/test_slurm.py": "a cluster",
+    "sweep/test_on_slurm.py": "a cluster",
+    "launch/test_two_hosts.py": "two hosts",
+}
+"""Files that take the whole machine's ports, names or services, by what they start: files of one group never run at once."""
+
+SECONDS = {
+    "end_to_end/test_story.py": 300,
+    "end_to_end/test_debug_configs.py": 130,
+    "train/test_faults.py": 120,
+    "train/test_parity.py": 70,
+    "launch/test_two_hosts.py": 60,
+    "launch/test_scripts.py": 60,
+    "synthesis/test_sample.py": 45,
+    "classify/test_classify.py": 25,
+    "simulate/test_stopped.py": 25,
+    "train/test_sharding.py": 20,
+    "imaging/test_registration.py": 20,
+    "synthesis/test_audit.py": 20,
+    "sweep/test_slurm.py": 20,
+    "sweep/test_sweep.py": 20,
+    "simulate/test_twins.py": 15,
+    "simulate/test_simulate.py": 15,
+    "prepare/test_prepare.py": 12,
+    "contracts/test_models.py": 12,
+}
+"""Seconds of the files that take longest. The longest start first, so that no worker is left alone with one of them."""
+
+
+def file_of(nodeid: str) -> str:
+    """A test's file, relative to the folder of the tests."""
+    return nodeid.split("::")[0].removeprefix("tests/")
+
+
+def seconds(nodeid: str) -> int:
+    """What is known of the time that a test's file takes."""
+    return SECONDS.get(file_of(nodeid), 0)
+
+
+class Schedule(LoadScopeScheduling):
+    """Whole files go to one worker, because their tests share what the file's fixtures made; so do files of one group."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = file_of(nodeid)
+        return ONE_MACHINE.get(file, file)
