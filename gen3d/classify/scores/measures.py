@@ -52,7 +52,7 @@ def hit_rate(bootstrap: Bootstrap, right: ArrayLike, among: ArrayLike, share: Va
 def balanced_accuracy(
     bootstrap: Bootstrap, truth: Codes, predicted: Codes, num_classes: int, share: Values
 ) -> Interval:
-    """Mean over the classes of the share told right; truth and predicted are class numbers [n]. NaN if a class is empty.
+    """Mean over the classes of the share predicted correctly; truth and predicted are class numbers [n]. NaN if a class is empty.
 
     Where all (or none) are right in every class, the bounds are the means of the classes' Wilson bounds, which is cautious.
     """

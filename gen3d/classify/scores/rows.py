@@ -60,10 +60,10 @@ BINARY_MEASURES = (
 
 @dataclass(frozen=True)
 class Predicted:
-    """What one model said of scans whose truth is known; rows are in the order of repeat and scan.
+    """Predictions of one model for scans whose truth is known; rows are in the order of repeat and scan.
 
     Attributes:
-        name, kind: of the model; target: what was told.
+        name, kind: of the model; target: what was predicted.
         truth: class numbers or values [n]; outputs: probabilities [n, classes] or predictions [n, 1].
         answer: class numbers or predictions [n].
         scans, people, models: numbers of the scan, the person and the fitted model (repeat and fold) of each row [n].

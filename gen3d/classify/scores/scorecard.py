@@ -79,7 +79,7 @@ class ScoreSettings(Config):
     bootstrap: int = Field(2000, ge=100, description="resamples of people behind each interval")
     seed: int = Field(0, ge=0, description="seed of the resampling")
     prevalences: tuple[float, ...] = Field(
-        (0.03, 0.1, 0.25), description="shares of ill people, 0 to 1, at which predictive values are told"
+        (0.03, 0.1, 0.25), description="shares of ill people, 0 to 1, at which predictive values are computed"
     )
     subgroups: tuple[str, ...] = Field(
         ("sex", "site", AGE), description="columns whose groups are scored apart; age_years in bands"
