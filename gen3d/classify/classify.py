@@ -21,7 +21,14 @@ from gen3d.classify.scores.scorecard import ScoreSettings, permutation_row, scor
 from gen3d.classify.scores.summary import summary
 from gen3d.classify.settings import StudySettings
 from gen3d.classify.study.contestants import SITE, contestants
-from gen3d.classify.study.crossvalidation import Model, Study, chosen_settings, cross_validated, fit, prediction_rows
+from gen3d.classify.study.crossvalidation import (
+    ClassifyStudy,
+    Contestant,
+    chosen_settings,
+    cross_validated,
+    fit,
+    prediction_rows,
+)
 from gen3d.classify.study.permutation import null_values, observed, prepare, statistic_name
 from gen3d.classify.study.question import Question, class_counts, open_external, open_question
 from gen3d.classify.study.recipe import HeadRecipe, KeptLearned
@@ -72,7 +79,7 @@ RESIDUAL = "residual"
 
 
 @dataclass(frozen=True)
-class Found:
+class StudyResult:
     """Predictions of all models, settings chosen per model, and the permutation row if there is one."""
 
     predictions: pd.DataFrame
@@ -83,7 +90,7 @@ class Found:
 def cross_validate(question: Question) -> Row:
     """Run every model through the folds, score, keep the first head; returns the artefact's summary."""
     models = contestants(question)
-    study = Study(
+    study = ClassifyStudy(
         question.features,
         question.codes,
         question.groups,
@@ -102,25 +109,25 @@ def cross_validate(question: Question) -> Row:
         tables.append(predictions)
         chosen[model.name] = settings
     null = _permutation(models[0], study, question, parts / "permutations.json")
-    found = Found(pd.concat(tables, ignore_index=True), chosen, null)
+    result = StudyResult(pd.concat(tables, ignore_index=True), chosen, null)
     head_note = kept_head(question, models[0], study)
-    written = _write(question, models, found, head_note, question.counts(), question.notes)
+    written = _write(question, models, result, head_note, question.counts(), question.notes)
     _discard(parts)
     return written
 
 
 def external_test(question: Question, policy: SeenPolicy) -> Row:
     """Test a finished head, and baselines fitted on the people it learned from, on other people."""
-    asked = question.settings
-    assert asked.fit is not None
+    settings = question.settings
+    assert settings.fit is not None
     features, codes, notes = open_external(question, policy)
-    family = open_heads(asked.fit / HEAD)
-    _same_study(question, family, asked.fit)
-    models = [model for model in contestants(question) if model.elsewhere]
+    family = open_heads(settings.fit / HEAD)
+    _same_study(question, family, settings.fit)
+    models = [model for model in contestants(question) if model.applies_to_external]
     everybody, tested = np.arange(len(question.features)), np.arange(len(codes))
-    shared = (question.target, (), asked.seed, _controls_known(question))
-    study = Study(question.features, question.codes, question.groups, *shared)
-    others = Study(features, codes, tested, *shared)
+    shared = (question.target, (), settings.seed, _controls_known(question))
+    study = ClassifyStudy(question.features, question.codes, question.groups, *shared)
+    others = ClassifyStudy(features, codes, tested, *shared)
     where = {"repeat": 0, "fold": 0, "split": "external"}
     tables, chosen = [], {}
     for place, model in enumerate(track(models, "testing")):
@@ -134,9 +141,9 @@ def external_test(question: Question, policy: SeenPolicy) -> Row:
             threshold = fitted.learned.threshold
         tables.append(prediction_rows(model, question.target, features.table, codes, outputs, threshold, where))
         chosen[model.name] = chosen_settings([dict(each.settings) for each in learned])
-    found = Found(pd.concat(tables, ignore_index=True), chosen, None)
+    result = StudyResult(pd.concat(tables, ignore_index=True), chosen, None)
     counts = class_counts(question.target, codes, np.unique(features.table["subject"], return_inverse=True)[1])
-    return _write(question, models, found, f"the head of {asked.fit}", counts, notes)
+    return _write(question, models, result, f"the head of {settings.fit}", counts, notes)
 
 
 def _controls_known(question: Question) -> bool:
@@ -144,11 +151,11 @@ def _controls_known(question: Question) -> bool:
     return harmonise is not None and harmonise.unknown == "controls"
 
 
-def _of_model(model: Model, study: Study, path: Path) -> tuple[pd.DataFrame, list[Row]]:
+def _of_model(model: Contestant, study: ClassifyStudy, path: Path) -> tuple[pd.DataFrame, list[Row]]:
     """Predictions and chosen settings of one model, from disk where they are there from an interrupted run."""
-    beside = path.with_suffix(".json")
-    if beside.is_file():
-        return _read_part(path, study.target), json.loads(beside.read_text(encoding="utf-8"))
+    settings_path = path.with_suffix(".json")
+    if settings_path.is_file():
+        return _read_part(path, study.target), json.loads(settings_path.read_text(encoding="utf-8"))
     parts, settings = [], []
     # These problems are small: threads would wait for each other, most of all on a busy machine. A network is another matter.
     with threadpool_limits(None if model.name == RESIDUAL else 1):
@@ -157,17 +164,17 @@ def _of_model(model: Model, study: Study, path: Path) -> tuple[pd.DataFrame, lis
             settings.append(chosen)
     predictions, counted = pd.concat(parts, ignore_index=True), chosen_settings(settings)
     write_table(path, predictions, digits=17)
-    write_json(beside, counted)
+    write_json(settings_path, counted)
     return predictions, counted
 
 
 def _read_part(path: Path, target: Target) -> pd.DataFrame:
-    words = ["key", "subject", "session", "site", "sex", *MODEL_WORDS]
-    words += [] if target.task == "number" else ANSWERS  # a class called 0.5 is no number
-    return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=dict.fromkeys(words, str))
+    text_columns = ["key", "subject", "session", "site", "sex", *MODEL_WORDS]
+    text_columns += [] if target.task == "number" else ANSWERS  # a class called 0.5 is no number
+    return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=dict.fromkeys(text_columns, str))
 
 
-def _permutation(model: Model, study: Study, question: Question, path: Path) -> Row | None:
+def _permutation(model: Contestant, study: ClassifyStudy, question: Question, path: Path) -> Row | None:
     num = question.settings.permutations
     if not num:
         return None
@@ -175,13 +182,13 @@ def _permutation(model: Model, study: Study, question: Question, path: Path) -> 
         kept: Row = json.loads(path.read_text(encoding="utf-8"))
         return kept
     job = prepare(model, study)
-    found: list[float] = []
+    statistics: list[float] = []
     steps = track(
         null_values(job, num, question.settings.workers), f"permuted labels ({model.name})", total=-(-num // 20)
     )
     for part in steps:
-        found += part.tolist()
-    row = permutation_row(observed(job), np.sort(found), model.name, statistic_name(study.target))
+        statistics += part.tolist()
+    row = permutation_row(observed(job), np.sort(statistics), model.name, statistic_name(study.target))
     write_json(path, row)
     return row
 
@@ -211,36 +218,36 @@ def _same_study(question: Question, family: HeadFamily, folder: Path) -> None:
 
 def _write(
     question: Question,
-    models: Sequence[Model],
-    found: Found,
+    models: Sequence[Contestant],
+    result: StudyResult,
     head_note: str,
     counts: dict[str, int],
     notes: tuple[str, ...],
 ) -> Row:
-    asked = question.settings
-    scoring = ScoreSettings(bootstrap=asked.bootstrap, seed=asked.seed, prevalences=asked.prevalences)
-    tables = score(found.predictions, question.target, scoring)
-    if found.permutation is not None:
-        tables["permutation"] = pd.DataFrame([found.permutation])
-    split = str(found.predictions["split"].iloc[0])
+    settings = question.settings
+    scoring = ScoreSettings(bootstrap=settings.bootstrap, seed=settings.seed, prevalences=settings.prevalences)
+    tables = score(result.predictions, question.target, scoring)
+    if result.permutation is not None:
+        tables["permutation"] = pd.DataFrame([result.permutation])
+    split = str(result.predictions["split"].iloc[0])
     sentences = summary(tables, question.target, models[0].name, split)
     sentences += _warnings(question, tables)
     people = {
-        "num_people": int(found.predictions["subject"].nunique()),
-        "num_scans": int(found.predictions["key"].nunique()),
+        "num_people": int(result.predictions["subject"].nunique()),
+        "num_scans": int(result.predictions["key"].nunique()),
         "by_class": counts,
         "left_out": list(notes),
     }
     target = {"name": question.target.name, "task": question.target.task, "classes": list(question.target.classes)}
     guard = {
-        "seen_policy": asked.seen,
+        "seen_policy": settings.seen,
         "num_seen": question.num_seen,
         "waivers": list(question.waivers),
-        "duplicates_policy": asked.duplicates,
+        "duplicates_policy": settings.duplicates,
         "duplicates": [asdict(pair) for pair in question.pairs],
     }
     described = [
-        {"name": model.name, "kind": model.kind, "features": model.words, "settings": found.chosen[model.name]}
+        {"name": model.name, "kind": model.kind, "features": model.description, "settings": result.chosen[model.name]}
         for model in models
     ]
     metrics: Row = {
@@ -250,12 +257,12 @@ def _write(
         "guard": guard,
         "models": described,
         "head": head_note,
-        "head_kept": (asked.out / HEAD).is_dir(),
+        "head_kept": (settings.out / HEAD).is_dir(),
     }
     rows = {name: records(table) for name, table in tables.items()}
-    items = checklist({**metrics, "tables": rows}, asked.settings())
-    write_study(asked.out, found.predictions, metrics, tables, items)
-    draw_performance(asked.out / "figures", tables, question.target)
+    items = checklist({**metrics, "tables": rows}, settings.settings())
+    write_study(settings.out, result.predictions, metrics, tables, items)
+    draw_performance(settings.out / "figures", tables, question.target)
     for sentence in sentences:
         say(sentence)
     for waiver in question.waivers:
@@ -300,12 +307,12 @@ def _gaps(question: Question) -> list[str]:
         missing = np.array([as_label(value) == "" for value in table[name]])
         shares = {label: float(missing[question.codes == code].mean()) for code, label in enumerate(target.classes)}
         if max(shares.values()) - min(shares.values()) >= UNEVEN_GAPS:
-            words = ", ".join(f"{100 * share:.0f} % of {label}" for label, share in shares.items())
-            lines.append(f"{name} is missing in {words}: baselines with it tell the classes by its gaps.")
+            listed = ", ".join(f"{100 * share:.0f} % of {label}" for label, share in shares.items())
+            lines.append(f"{name} is missing in {listed}: baselines with it tell the classes by its gaps.")
     return lines
 
 
-def kept_head(question: Question, model: Model, study: Study) -> str:
+def kept_head(question: Question, model: Contestant, study: ClassifyStudy) -> str:
     """Fit the first head on everybody and keep it; of a family, the head of each member, as it was tested. Says what was kept."""
     num_members, folder = question.features.num_members, question.settings.out / HEAD
     everybody = np.arange(len(question.features))
@@ -334,7 +341,7 @@ def kept_head(question: Question, model: Model, study: Study) -> str:
     )
 
 
-def _training_of_members(study: Study) -> list[NDArray[np.int64]]:
+def _training_of_members(study: ClassifyStudy) -> list[NDArray[np.int64]]:
     """Training scans of the fold of each member in the first repeat: the member never saw the people of that fold."""
     folds = {fold.member: fold.train for fold in study.folds if fold.repeat == 0}
     return [folds[member] for member in sorted(folds)]

@@ -112,12 +112,12 @@ def associations(table: pd.DataFrame, clusters: NDArray[np.int64], num_permutati
     return frame.sort_values(["confound", "p"], ascending=[False, True], kind="stable").reset_index(drop=True)
 
 
-def strongest_confound(found: pd.DataFrame, level: float = 0.05) -> pd.Series | None:
+def strongest_confound(table: pd.DataFrame, level: float = 0.05) -> pd.Series | None:
     """The confound that explains the clusters most: q below `level`, V >= 0.5 or epsilon squared >= 0.25; else None."""
-    if not len(found):
+    if not len(table):
         return None
-    least = np.where(found["effect_name"] == "Cramer's V", STRONG_V, STRONG_EPSILON)
-    strong = found[found["confound"].astype(bool) & (found["q"] < level) & (found["effect"] >= least)]
+    least = np.where(table["effect_name"] == "Cramer's V", STRONG_V, STRONG_EPSILON)
+    strong = table[table["confound"].astype(bool) & (table["q"] < level) & (table["effect"] >= least)]
     if not len(strong):
         return None
     share = np.where(strong["effect_name"] == "Cramer's V", strong["effect"] ** 2, strong["effect"])

@@ -18,7 +18,7 @@ MINIMUM_PEOPLE = 12
 
 
 @dataclass(frozen=True)
-class People:
+class ClusteredPeople:
     """One row per person: table, latents [n, d], the run that made them, and sentences on who was left out."""
 
     folders: str
@@ -28,7 +28,7 @@ class People:
     left_out: tuple[str, ...]
 
 
-def open_people(folders: Sequence[Path], who: str) -> People:
+def open_people(folders: Sequence[Path], who: str) -> ClusteredPeople:
     """Open latents folders as one cohort and keep the first scan of every person.
 
     Raises:
@@ -54,30 +54,30 @@ def open_people(folders: Sequence[Path], who: str) -> People:
             f"{'; ' + ' '.join(left_out) if left_out else '.'} Encode more people"
             f"{', or use people=everybody' if who != 'everybody' else ''}."
         )
-    return People(shown, table, values, opened[0].run_key, tuple(left_out))
+    return ClusteredPeople(shown, table, values, opened[0].run_key, tuple(left_out))
 
 
 def _chosen(table: pd.DataFrame, who: str) -> tuple[NDArray[np.bool_], list[str]]:
     """Which rows are kept [n], and sentences on the others."""
-    said: list[str] = []
+    sentences: list[str] = []
     twins = is_twin(table).to_numpy()
     synthetic = _named(table, "generator")
     kept = ~twins & ~synthetic
     if twins.any():
-        said.append(f"{_scans(int(twins.sum()))} with something planted in them (column base) were left out.")
+        sentences.append(f"{_scans(int(twins.sum()))} with something planted in them (column base) were left out.")
     if synthetic.any():
-        said.append(f"{_scans(int(synthetic.sum()))} of nobody (column generator) were left out.")
+        sentences.append(f"{_scans(int(synthetic.sum()))} of nobody (column generator) were left out.")
     if who == "evaluation":
         others = kept & (table["role"] != "evaluation").to_numpy()
         if others.any():
-            said.append(f"{_scans(int(others.sum()))} of people with other roles than evaluation were left out.")
+            sentences.append(f"{_scans(int(others.sum()))} of people with other roles than evaluation were left out.")
         kept &= ~others
     ordered = table[kept].sort_values(["age_years", "session"], kind="stable", na_position="last")
     first = ordered[~ordered["subject"].duplicated()].index
     later = int(kept.sum()) - len(first)
     if later:
-        said.append(f"{_scans(later)} after a person's first were left out.")
-    return np.asarray(table.index.isin(first)), said
+        sentences.append(f"{_scans(later)} after a person's first were left out.")
+    return np.asarray(table.index.isin(first)), sentences
 
 
 def _named(table: pd.DataFrame, column: str) -> NDArray[np.bool_]:

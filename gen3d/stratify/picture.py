@@ -93,15 +93,20 @@ def _scatter(axes: Axes, points: NDArray[np.float64], cells: pd.Series, column: 
             points[rest, 0], points[rest, 1], s=size, color=FAINT, linewidths=0, label=f"{name} ({int(rest.sum())})"
         )
     for colour, level in zip(COLOURS, levels):
-        own = labels == level
+        inside = labels == level
         axes.scatter(
-            points[own, 0], points[own, 1], s=size, color=colour, linewidths=0, label=f"{level} ({int(own.sum())})"
+            points[inside, 0],
+            points[inside, 1],
+            s=size,
+            color=colour,
+            linewidths=0,
+            label=f"{level} ({int(inside.sum())})",
         )
     if legend:
         axes.legend(fontsize=6, frameon=False, loc="best", handletextpad=0.1, borderpad=0.1)
 
 
-def draw_cluster_maps(found: list[ClusterMap], anatomy: NDArray[np.float32] | None) -> bytes:
+def draw_cluster_maps(averages: list[ClusterMap], anatomy: NDArray[np.float32] | None) -> bytes:
     """A PNG: a row of axial slices per cluster and channel, mean z over anatomy, one colour scale for all.
 
     Args:
@@ -112,16 +117,16 @@ def draw_cluster_maps(found: list[ClusterMap], anatomy: NDArray[np.float32] | No
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    limit = max(LEAST_LIMIT, max(float(np.quantile(np.abs(each.mean_z[each.mask]), 0.995)) for each in found))
-    inside = np.flatnonzero(found[0].mask.any(axis=(0, 1)))
+    limit = max(LEAST_LIMIT, max(float(np.quantile(np.abs(each.mean_z[each.mask]), 0.995)) for each in averages))
+    inside = np.flatnonzero(averages[0].mask.any(axis=(0, 1)))
     lowest, highest = float(np.quantile(inside, 0.12)), float(np.quantile(inside, 0.9))
     heights = np.linspace(lowest, highest, NUM_SLICES).round().astype(int)
     with matplotlib.rc_context({"font.size": 7.5, "text.parse_math": False}):
-        height = 1.25 * len(found) + 0.5
+        height = 1.25 * len(averages) + 0.5
         figure = Figure(figsize=(1.05 * NUM_SLICES + 1.6, height), facecolor="white")
         FigureCanvasAgg(figure)
         below = 0.1 / height
-        for place, each in enumerate(found):
+        for place, each in enumerate(averages):
             bottom = 1 - (place + 1) * 1.25 / height - 0.25 / height
             title = f"Cluster {each.cluster}, {CHANNEL_TITLES.get(each.channel, each.channel)} (n {each.num_people})"
             figure.text(0.01, bottom + 1.12 / height, title, fontweight="bold", color=INK)
@@ -170,14 +175,14 @@ DEEPEST = 4
 
 def recorded_prepared(folders: tuple[Path, ...]) -> Prepared | None:
     """The scans that latents were made from, as their folders' records say; None where they are not there any more."""
-    found: list[Path] = []
+    prepared: list[Path] = []
     for folder in folders:
         sources = _sources(folder, DEEPEST)
         if not sources:
             return None
-        found += [source for source in sources if source not in found]
+        prepared += [source for source in sources if source not in prepared]
     try:
-        return open_prepared(tuple(found))
+        return open_prepared(tuple(prepared))
     except UserError:
         return None
 

@@ -41,17 +41,17 @@ Volume = NDArray[np.float32]
 @page_section("Strata", "`gen3d stratify`", place=110, reads=StrataFolder)
 def section(context: Context) -> Section | None:
     """Per folder: the verdict, the scatter, who is in which cluster, associations, stability and cluster means."""
-    given = context.all(StrataFolder)
-    if not given:
+    folders = context.all(StrataFolder)
+    if not folders:
         return None
     blocks: list[Any] = []
     numbers: dict[str, Any] = {}
-    for strata in given:
-        if len(given) > 1:
+    for strata in folders:
+        if len(folders) > 1:
             blocks.append(Heading(strata.name))
-        inside, found = _of_folder(context, strata)
+        inside, strata_numbers = _of_folder(context, strata)
         blocks += inside
-        numbers[strata.name] = {**strata.metrics, **found}
+        numbers[strata.name] = {**strata.metrics, **strata_numbers}
     return Section("strata", "Strata", blocks, numbers)
 
 
@@ -59,13 +59,13 @@ def _of_folder(context: Context, strata: StrataFolder) -> tuple[list[Any], dict[
     blocks: list[Any] = []
     if strata.summary:
         blocks += [Text(spell.capital(strata.summary[0]), "verdict"), Points(strata.summary[1:])]
-    found, numbers = _scatter(context, strata)
-    blocks += found + _clusters(strata) + _associations(strata)
+    figures, numbers = _scatter(context, strata)
+    blocks += figures + _clusters(strata) + _associations(strata)
     tables = strata.metrics.get("tables") or {}
     others = [name for name in tables if name not in SHOWN_ELSEWHERE and strata.rows(name)]
     if others:
         blocks.append(Heading("Stability, and how faithful the map is"))
-        blocks += [plain_table(CAPTIONS.get(name, f"{_words(name)}."), strata.rows(name), COLUMNS) for name in others]
+        blocks += [plain_table(CAPTIONS.get(name, f"{_title(name)}."), strata.rows(name), COLUMNS) for name in others]
     return [*blocks, *_means(context, strata)], numbers
 
 
@@ -73,7 +73,7 @@ def _in_text(plane: str) -> str:
     return plane if plane.isupper() else plane.lower()
 
 
-def _words(name: str) -> str:
+def _title(name: str) -> str:
     return spell.capital(name.replace("_", " "))
 
 
@@ -90,10 +90,10 @@ def newcomers(context: Context, strata: StrataFolder) -> tuple[PlacedFolder, pd.
 
 def _scatter(context: Context, strata: StrataFolder) -> tuple[list[Any], dict[str, Any]]:
     new = newcomers(context, strata)
-    found = strata_map.explorer(strata, new[1] if new else None)
-    if found is None:
+    scatter = strata_map.explorer(strata, new[1] if new else None)
+    if scatter is None:
         return [], {}
-    explorer, remarks = found
+    explorer, remarks = scatter
     planes = spell.listed([_in_text(name) for name in explorer.planes])
     caption = (
         f"Everybody in two dimensions: {planes}. UMAP keeps neighbourhoods: the distance between two far points in it means "

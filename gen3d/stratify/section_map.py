@@ -61,7 +61,7 @@ def is_there(frame: pd.DataFrame, columns: tuple[str, str]) -> bool:
 
 def cluster_names(frame: pd.DataFrame) -> list[str]:
     """The cluster of every row: who is in none is said to be so where others are in one; all "" where nobody is."""
-    names = [cluster_words(value) for value in frame.get("cluster", pd.Series("", index=frame.index))]
+    names = [cluster_title(value) for value in frame.get("cluster", pd.Series("", index=frame.index))]
     return [name or NO_CLUSTER for name in names] if any(names) else names
 
 
@@ -99,11 +99,11 @@ def known(row: pd.Series | Mapping[str, object], name: str) -> float:
 
 def facts(row: pd.Series) -> list[tuple[str, str]]:
     """What a card says of a person: only what is known."""
-    found = []
+    listed = []
     age = known(row, "age_years")
     if np.isfinite(age):
-        found.append(("Age", f"{age:.0f} years"))
-    found += [
+        listed.append(("Age", f"{age:.0f} years"))
+    listed += [
         (label, str(row[name]))
         for label, name in (("Sex", "sex"), ("Diagnosis", "diagnosis"), ("Site", "site"))
         if _text(row.get(name))
@@ -111,20 +111,20 @@ def facts(row: pd.Series) -> list[tuple[str, str]]:
     for label, name in (("CDR", "cdr"), ("MMSE", "mmse")):
         value = known(row, name)
         if np.isfinite(value):
-            found.append((label, f"{value:g}"))
-    cluster = cluster_words(row.get("cluster"))
+            listed.append((label, f"{value:g}"))
+    cluster = cluster_title(row.get("cluster"))
     if cluster:
         certainty = known(row, "certainty")
         sure = f" (certainty {spell.number(certainty)})" if np.isfinite(certainty) and cluster != NO_CLUSTER else ""
-        found.append(("Cluster", cluster + sure))
-    return found
+        listed.append(("Cluster", cluster + sure))
+    return listed
 
 
 def _text(value: object) -> str:
     return "" if value is None or value != value else str(value)
 
 
-def cluster_words(value: object) -> str:
+def cluster_title(value: object) -> str:
     """A cluster's name, "" for none; a table may hold it as a number."""
     text = _text(value)
     try:
@@ -138,26 +138,26 @@ def colourings(frame: pd.DataFrame, num_counted: int | None = None) -> list[Colo
 
     Legends count the first `num_counted` rows, all if None.
     """
-    found = []
+    listed = []
     if "cluster" in frame.columns:
-        labels = [cluster_words(value) for value in frame["cluster"]]
+        labels = [cluster_title(value) for value in frame["cluster"]]
         if len(set(labels) - {""}) > 1:
-            found.append(by_category("Cluster", labels, _cluster_order(labels), num_counted))
-    if "diagnosis" in frame.columns and (len(set(frame["diagnosis"])) > 1 or not found):
-        found.append(_by_diagnosis(frame, num_counted))
+            listed.append(by_category("Cluster", labels, _cluster_order(labels), num_counted))
+    if "diagnosis" in frame.columns and (len(set(frame["diagnosis"])) > 1 or not listed):
+        listed.append(_by_diagnosis(frame, num_counted))
     ages = pd.to_numeric(frame.get("age_years", pd.Series(np.nan, index=frame.index)), errors="coerce")
     if ages.notna().sum() > 1 and ages.max() > ages.min():
         shares = (ages - ages.min()) / (ages.max() - ages.min())
         dots = [style.hex_colour(share) if np.isfinite(share) else OTHERS for share in shares]
-        found.append(Colouring("Age", dots, scale=(f"{ages.min():.0f} years", f"{ages.max():.0f} years")))
+        listed.append(Colouring("Age", dots, scale=(f"{ages.min():.0f} years", f"{ages.max():.0f} years")))
     for title, column in (("Site", "site"), ("Sex", "sex")):
         labels = [_text(value) for value in frame[column]] if column in frame.columns else []
         if len(set(labels)) > 1:
             counts = pd.Series(labels).value_counts()
-            found.append(
+            listed.append(
                 by_category(title, labels, sorted(counts.index, key=lambda name: (-counts[name], name)), num_counted)
             )
-    return found or [Colouring("People", [style.GROUP_COLOURS[0]] * len(frame))]
+    return listed or [Colouring("People", [style.GROUP_COLOURS[0]] * len(frame))]
 
 
 def _cluster_order(labels: Sequence[str]) -> list[str]:

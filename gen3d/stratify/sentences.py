@@ -12,7 +12,7 @@ QUALITY = ("quality", "qc", "snr", "cnr", "noise", "motion", "sharpness", "tilt"
 
 
 def sentences(
-    structure: Structure, found: pd.DataFrame, quality: pd.DataFrame, num_people: int, left_out: list[str]
+    structure: Structure, table: pd.DataFrame, quality: pd.DataFrame, num_people: int, left_out: list[str]
 ) -> list[str]:
     """The summary of a run.
 
@@ -23,17 +23,17 @@ def sentences(
         num_people: who was clustered.
         left_out: sentences on who was not.
     """
-    said = [_verdict(structure, found, num_people), _evidence(structure)]
-    if structure.found:
-        said += _meaning(found)
-    return [*said, *_map(quality), *left_out]
+    lines = [_verdict(structure, table, num_people), _evidence(structure)]
+    if structure.is_stable:
+        lines += _meaning(table)
+    return [*lines, *_map(quality), *left_out]
 
 
-def _verdict(structure: Structure, found: pd.DataFrame, num_people: int) -> str:
+def _verdict(structure: Structure, table: pd.DataFrame, num_people: int) -> str:
     solution = structure.solution
-    if not structure.found or solution is None:
+    if not structure.is_stable or solution is None:
         return f"No stable structure among {num_people} people: {'; '.join(structure.reasons)}."
-    confound = strongest_confound(found)
+    confound = strongest_confound(table)
     sizes = ", ".join(str(int((solution.labels == cluster).sum())) for cluster in range(solution.num_clusters))
     many = f"{solution.num_clusters} stable clusters among {num_people} people (n {sizes})"
     if confound is None:
@@ -63,7 +63,7 @@ def _evidence(structure: Structure) -> str:
     p, ari, solution = table["p"], table.loc["bootstrap_ari"], structure.solution
     if solution is None:
         return "No solution has clusters that are large enough to count, so there was nothing to test."
-    kept = "" if structure.found else "The best exploratory solution, kept in exploratory.tsv, has "
+    kept = "" if structure.is_stable else "The best exploratory solution, kept in exploratory.tsv, has "
     start = (
         f"{kept}{solution.num_clusters} clusters"
         if kept
@@ -76,29 +76,29 @@ def _evidence(structure: Structure) -> str:
     )
 
 
-def _meaning(found: pd.DataFrame) -> list[str]:
-    others = found[~found["confound"].astype(bool)] if len(found) else found
-    confounds = found[found["confound"].astype(bool) & (found["q"] < 0.05)] if len(found) else found
-    said = []
+def _meaning(table: pd.DataFrame) -> list[str]:
+    others = table[~table["confound"].astype(bool)] if len(table) else table
+    confounds = table[table["confound"].astype(bool) & (table["q"] < 0.05)] if len(table) else table
+    lines = []
     if len(confounds):
-        said.append(f"Of the confounds, clusters differ in {_named(confounds)} (q < 0.05).")
+        lines.append(f"Of the confounds, clusters differ in {_named(confounds)} (q < 0.05).")
     if not len(others):
-        return [*said, "No further column of the table could be tested."]
+        return [*lines, "No further column of the table could be tested."]
     adjusted = others["p_adjusted"].isna() | (others["p_adjusted"] < 0.05)
     real = others[(others["q"] < 0.05) & adjusted]
     gone = others[(others["q"] < 0.05) & ~adjusted]
     if len(real):
         held = " and with the confounds held fixed" if real["p_adjusted"].notna().any() else ""
-        said.append(
+        lines.append(
             f"Clusters differ in {_named(real)} (q < 0.05{held}), of {len(others)} columns that are no confounds."
         )
     else:
-        said.append(
+        lines.append(
             f"None of the {len(others)} columns that are no confounds differs between clusters beyond confounds."
         )
     if len(gone):
-        said.append(f"What the confounds explain: {_named(gone)}.")
-    return said
+        lines.append(f"What the confounds explain: {_named(gone)}.")
+    return lines
 
 
 def _named(rows: pd.DataFrame) -> str:
@@ -106,8 +106,8 @@ def _named(rows: pd.DataFrame) -> str:
         f"{row['column']} ({row['effect_name']} {row['effect']:.2f}, n {row['num']})"
         for row in rows.head(MOST_NAMED).to_dict("records")
     ]
-    more = len(rows) - len(named)
-    return ", ".join(named) + (f" and {more} more" if more > 0 else "")
+    rest = len(rows) - len(named)
+    return ", ".join(named) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _map(quality: pd.DataFrame) -> list[str]:

@@ -22,7 +22,7 @@ from gen3d.stratify.adjustment import Adjustment, fit_adjustment
 from gen3d.stratify.associations import ASSOCIATION_COLUMNS, associations, strongest_confound
 from gen3d.stratify.cluster_maps import ClusterMap, cluster_maps
 from gen3d.stratify.folder import PeopleMap, cluster_name, with_versions, write_strata
-from gen3d.stratify.people import People, open_people
+from gen3d.stratify.people import ClusteredPeople, open_people
 from gen3d.stratify.picture import draw_cluster_maps, draw_map, recorded_prepared, write_thumbnails
 from gen3d.stratify.sentences import sentences
 from gen3d.stratify.structure import Method, Structure, find_structure
@@ -32,7 +32,7 @@ PEOPLE_PER_COMPONENT = 5
 ANATOMIES = 20
 
 
-Opened = tuple[People, Adjustment | None, FittedComponents]
+Opened = tuple[ClusteredPeople, Adjustment | None, FittedComponents]
 
 
 class Stratify(FolderVerb):
@@ -111,11 +111,11 @@ class Stratify(FolderVerb):
         summary = sentences(
             structure, tables["associations"], tables["map_quality"], len(strata), list(cohort.left_out)
         )
-        follows = strongest_confound(tables["associations"]) if structure.found else None
-        num_clusters = structure.solution.num_clusters if structure.found and structure.solution else 0
+        follows = strongest_confound(tables["associations"]) if structure.is_stable else None
+        num_clusters = structure.solution.num_clusters if structure.is_stable and structure.solution else 0
         metrics = {
             "summary": summary,
-            "structure": structure.found,
+            "structure": structure.is_stable,
             "num_clusters": num_clusters,
             "follows": None if follows is None else str(follows["column"]),
             "num_people": len(strata),
@@ -127,7 +127,7 @@ class Stratify(FolderVerb):
         say(f"{self.out / METRICS}")
         return {"summary": summary[:1], "num_people": len(strata), "num_clusters": num_clusters}
 
-    def _components(self, cohort: People, adjustment: Adjustment | None) -> FittedComponents:
+    def _components(self, cohort: ClusteredPeople, adjustment: Adjustment | None) -> FittedComponents:
         values = cohort.values if adjustment is None else adjustment.apply(cohort.values, cohort.table)
         most = max(1, min(self.components, len(values) // PEOPLE_PER_COMPONENT))
         fitted = fit_components(values, most)
@@ -144,9 +144,9 @@ class Stratify(FolderVerb):
         )
 
     def _map(
-        self, cohort: People, components: FittedComponents, adjustment: Adjustment | None, structure: Structure
+        self, cohort: ClusteredPeople, components: FittedComponents, adjustment: Adjustment | None, structure: Structure
     ) -> PeopleMap:
-        scores, solution = components.coordinates, structure.solution if structure.found else None
+        scores, solution = components.coordinates, structure.solution if structure.is_stable else None
         num = len(scores)
         enough = num >= MINIMUM_PEOPLE_FOR_UMAP and scores.shape[1] > 1
         fitted = fit_umap(scores, self.seed, self.neighbours, self.minimum_distance) if enough else None
@@ -172,23 +172,23 @@ class Stratify(FolderVerb):
         )
 
     def _tables(
-        self, cohort: People, kept: PeopleMap, structure: Structure, values: NDArray[np.float64]
+        self, cohort: ClusteredPeople, kept: PeopleMap, structure: Structure, values: NDArray[np.float64]
     ) -> dict[str, pd.DataFrame]:
-        found = pd.DataFrame(columns=list(ASSOCIATION_COLUMNS))
-        if structure.found:
+        associated = pd.DataFrame(columns=list(ASSOCIATION_COLUMNS))
+        if structure.is_stable:
             inside = kept.labels >= 0
             table = cohort.table.loc[inside].reset_index(drop=True)
-            found = associations(table, kept.labels[inside], PERMUTATIONS, self.seed)
+            associated = associations(table, kept.labels[inside], PERMUTATIONS, self.seed)
         tables = {
             "structure": structure.statistics,
             "solutions": structure.solutions,
             "clusters": clusters_table(cohort.table, structure),
-            "associations": found,
+            "associations": associated,
             "map_quality": quality_table(
                 values, {"umap": kept.umap, "pc1_pc2": kept.scores[:, :2]}, self.neighbours, self.seed
             ),
         }
-        if not structure.found and structure.solution is not None and structure.stability is not None:
+        if not structure.is_stable and structure.solution is not None and structure.stability is not None:
             tables["exploratory"] = pd.DataFrame(
                 {
                     "key": cohort.table["key"],
@@ -215,7 +215,7 @@ class Stratify(FolderVerb):
         return averaged
 
 
-def strata_table(cohort: People, kept: PeopleMap, structure: Structure) -> pd.DataFrame:
+def strata_table(cohort: ClusteredPeople, kept: PeopleMap, structure: Structure) -> pd.DataFrame:
     """The people's rows of the cohort table with pc1.., umap1, umap2, cluster ("" for none), certainty, consensus."""
     frame = cohort.table.drop(columns=["folder"], errors="ignore").copy()
     first = [name for name in ("key", "subject", "session") if name in frame.columns]
@@ -223,7 +223,7 @@ def strata_table(cohort: People, kept: PeopleMap, structure: Structure) -> pd.Da
     added: dict[str, Any] = {f"pc{place + 1}": column for place, column in enumerate(kept.scores.T)}
     added |= {"umap1": kept.umap[:, 0], "umap2": kept.umap[:, 1]}
     consensus = np.full(len(frame), np.nan)
-    if structure.found and structure.stability is not None:
+    if structure.is_stable and structure.stability is not None:
         consensus = structure.stability.consensus
     added |= {
         "cluster": [cluster_name(label) for label in kept.labels],
@@ -239,21 +239,21 @@ def clusters_table(table: pd.DataFrame, structure: Structure) -> pd.DataFrame:
     columns = ["cluster", "num_people", "share", "stability", "consensus"]
     columns += ["mean_age_years", "sd_age_years", "share_female", "diagnoses"]
     solution, stability = structure.solution, structure.stability
-    if not structure.found or solution is None or stability is None:
+    if not structure.is_stable or solution is None or stability is None:
         return pd.DataFrame(columns=columns)
     rows = []
     for cluster in range(solution.num_clusters):
-        own = solution.labels == cluster
-        people = table.loc[own]
+        inside = solution.labels == cluster
+        people = table.loc[inside]
         sex = people["sex"].astype(str).str.upper()
         counts = people["diagnosis"].astype(str).replace("", "unknown").value_counts()
         rows.append(
             (
                 cluster_name(cluster),
-                int(own.sum()),
-                float(own.mean()),
+                int(inside.sum()),
+                float(inside.mean()),
                 float(stability.clusters[cluster]),
-                float(np.nanmean(stability.consensus[own])),
+                float(np.nanmean(stability.consensus[inside])),
                 float(people["age_years"].mean()),
                 float(people["age_years"].std()),
                 float((sex == "F").sum() / max(1, sex.isin(["F", "M"]).sum()))

@@ -64,7 +64,7 @@ def test_columns_become_standard_numbers() -> None:
     np.testing.assert_allclose(found.std(axis=0), 1, atol=1e-9)
     ratio = np.log(table["hippocampus_ml"] / table["brain_ml"])
     np.testing.assert_allclose(found[:, -1], (ratio - ratio.mean()) / ratio.std(ddof=0))
-    assert recipe.features_in_words == "age_years, sex, site, hippocampus_ml divided by brain_ml"
+    assert recipe.features_description == "age_years, sex, site, hippocampus_ml divided by brain_ml"
 
 
 def test_a_missing_value_is_the_mean_and_says_so_where_many_are_missing() -> None:

@@ -100,8 +100,8 @@ class Logistic:
         coefficients, intercepts = logistic_path(values, positive, balanced_weights(positive, used), penalties)
         every = coefficients @ values.T + intercepts[:, :, None]
         every = every.reshape(len(penalties), num_folds, num_problems, len(values))
-        found: Values = np.moveaxis(every[:, folds, :, np.arange(len(values))], 0, -1)
-        return found
+        held_out: Values = np.moveaxis(every[:, folds, :, np.arange(len(values))], 0, -1)
+        return held_out
 
     def fit(self, values: Values, targets: Values, setting: dict[str, Any], seed: int) -> Planes:
         """All rows at one penalty."""
@@ -124,13 +124,13 @@ class Ridge:
 
     def out_of_fold(self, values: Values, targets: Values, folds: NDArray[np.int64], seed: int) -> Values:
         """[S, 1, n]."""
-        found = np.empty((len(self.grid), 1, len(values)))
+        held_out = np.empty((len(self.grid), 1, len(values)))
         penalties = [setting["penalty"] for setting in self.grid]
         for fold in range(int(folds.max()) + 1):
             held = folds == fold
             coefficients, intercepts = ridge_path(values[~held], targets[0, ~held], penalties)
-            found[:, 0, held] = coefficients @ values[held].T + intercepts[:, None]
-        return found
+            held_out[:, 0, held] = coefficients @ values[held].T + intercepts[:, None]
+        return held_out
 
     def fit(self, values: Values, targets: Values, setting: dict[str, Any], seed: int) -> Planes:
         """All rows at one penalty."""
@@ -153,15 +153,15 @@ class SupportVectors:
         """[S, B, n]."""
         scaled = values / _length(values)
         products = scaled @ scaled.T
-        found = np.empty((len(self.grid), *targets.shape))
+        held_out = np.empty((len(self.grid), *targets.shape))
         for fold in range(int(folds.max()) + 1):
             held = folds == fold
             kernel, across = products[np.ix_(~held, ~held)], products[np.ix_(held, ~held)]
             for row, setting in enumerate(self.grid):
                 for problem, target in enumerate(targets):
                     multipliers, intercept = self._multipliers(kernel, target[~held], setting["cost"])
-                    found[row, problem, held] = across @ multipliers + intercept
-        return found
+                    held_out[row, problem, held] = across @ multipliers + intercept
+        return held_out
 
     def fit(self, values: Values, targets: Values, setting: dict[str, Any], seed: int) -> Planes:
         """All rows at one cost."""
@@ -229,7 +229,7 @@ class Boosting:
     def out_of_fold(self, values: Values, targets: Values, folds: NDArray[np.int64], seed: int) -> Values:
         """[S, B, n]."""
         numbers = [setting["num_trees"] for setting in self.grid]
-        found = np.empty((len(numbers), *targets.shape))
+        held_out = np.empty((len(numbers), *targets.shape))
         for fold in range(int(folds.max()) + 1):
             held = folds == fold
             for problem, target in enumerate(targets):
@@ -237,8 +237,8 @@ class Boosting:
                 stages = (model.staged_predict if self.is_number else model.staged_decision_function)(values[held])
                 for trees, scores in enumerate(stages, start=1):
                     if trees in numbers:
-                        found[numbers.index(trees), problem, held] = np.ravel(scores)
-        return found
+                        held_out[numbers.index(trees), problem, held] = np.ravel(scores)
+        return held_out
 
     def fit(self, values: Values, targets: Values, setting: dict[str, Any], seed: int) -> Stages:
         """All rows with one number of trees."""
@@ -290,12 +290,12 @@ class Perceptron:
 
     def out_of_fold(self, values: Values, targets: Values, folds: NDArray[np.int64], seed: int) -> Values:
         """[S, B, n]."""
-        found = np.empty((len(self.grid), *targets.shape))
+        held_out = np.empty((len(self.grid), *targets.shape))
         for fold in range(int(folds.max()) + 1):
             held = folds == fold
             for row, setting in enumerate(self.grid):
-                found[row][:, held] = self.fit(values[~held], targets[:, ~held], setting, seed).scores(values[held])
-        return found
+                held_out[row][:, held] = self.fit(values[~held], targets[:, ~held], setting, seed).scores(values[held])
+        return held_out
 
     def fit(self, values: Values, targets: Values, setting: dict[str, Any], seed: int) -> Layers:
         """All rows at one penalty."""

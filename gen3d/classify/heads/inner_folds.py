@@ -54,10 +54,10 @@ def inner_folds(codes: NDArray[np.float64], groups: NDArray[np.int64], target: T
     return folds
 
 
-def _too_few(found: str, of_what: str = "") -> str:
+def _too_few(shortage: str, of_class: str = "") -> str:
     needed = 2 * PEOPLE_PER_CLASS
     return (
-        f"{found} in a training fold, and settings and calibration need at least {needed} people {of_what}there; "
+        f"{shortage} in a training fold, and settings and calibration need at least {needed} people {of_class}there; "
         "add people, merge classes or use fewer folds."
     )
 

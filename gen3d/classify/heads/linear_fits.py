@@ -56,8 +56,8 @@ def logistic_path(
     for penalty in penalties:
         theta = _logistic(design, np.where(positive, 1.0, -1.0), weights, penalty, theta)
         path.append(theta)
-    found = np.stack(path)
-    return found[:, :, :-1], found[:, :, -1]
+    thetas = np.stack(path)
+    return thetas[:, :, :-1], thetas[:, :, -1]
 
 
 def _logistic(design: Values, sign: Values, weights: Values, penalty: float, theta: Values) -> Values:

@@ -94,7 +94,7 @@ class ResidualRecipe:
         return self.settings.kind
 
     @property
-    def features_in_words(self) -> str:
+    def features_description(self) -> str:
         """What the head is given."""
         return f"{self.features}, as volumes"
 

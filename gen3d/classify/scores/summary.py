@@ -19,7 +19,7 @@ from gen3d.classify.scores.sentences import (
 from gen3d.classify.scores.verdict import (
     FEWEST_OF_CLASS,
     NO_SKILL,
-    Comparison,
+    BaselineComparison,
     Doubt,
     Verdict,
     judge,
@@ -132,14 +132,14 @@ def _baseline_comparison(verdict: Verdict) -> str:
     return spell.listed([*parts, f"better than {spell.count(beaten, 'other baseline')}"], "but")
 
 
-def _listed(baselines: Sequence[Comparison], last: str) -> str:
+def _listed(baselines: Sequence[BaselineComparison], last: str) -> str:
     """The strongest baselines with their figures, the others counted."""
     shown = [_named(each) for each in baselines[:MOST_NAMED]]
     rest = len(baselines) - len(shown)
     return spell.listed([*shown, *([spell.count(rest, "further baseline")] if rest else [])], last)
 
 
-def _named(compared: Comparison) -> str:
+def _named(compared: BaselineComparison) -> str:
     name = compared.baseline
     if name == NO_SKILL:
         name = f"the {name}"

@@ -25,7 +25,7 @@ around chance; too few people of a class without permuted labels; no better than
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BaselineComparison:
     """A model minus one baseline: what the baseline reaches, the difference, and p of the models as fitted and fitted anew."""
 
     baseline: str
@@ -48,12 +48,12 @@ class Verdict:
     row: Row | None
     permutation_p: float | None
     doubts: tuple[Doubt, ...]
-    beaten: tuple[Comparison, ...]
-    unbeaten: tuple[Comparison, ...]
-    worse: tuple[Comparison, ...]
+    beaten: tuple[BaselineComparison, ...]
+    unbeaten: tuple[BaselineComparison, ...]
+    worse: tuple[BaselineComparison, ...]
     """Baselines that the model is worse than."""
 
-    compared: tuple[Comparison, ...]
+    compared: tuple[BaselineComparison, ...]
     """All of them."""
 
 
@@ -106,7 +106,7 @@ def _doubts(tables: Tables, target: Target, model: str, row: Row, p: float | Non
     return tuple(doubts)
 
 
-def _compared(tables: Tables, model: str, measure: str) -> tuple[Comparison, ...]:
+def _compared(tables: Tables, model: str, measure: str) -> tuple[BaselineComparison, ...]:
     """The differences from baselines, the worst for the model first; undefined differences come before all."""
     baselines = {
         row["model"]: row["value"]
@@ -119,7 +119,7 @@ def _compared(tables: Tables, model: str, measure: str) -> tuple[Comparison, ...
         return sign * float(row["difference"]) if math.isfinite(row["difference"]) else -math.inf
 
     return tuple(
-        Comparison(
+        BaselineComparison(
             baseline=row["against"],
             value=float(baselines[row["against"]]),
             difference=Interval(row["difference"], row["low"], row["high"], int(row["num_people"])),
@@ -130,9 +130,9 @@ def _compared(tables: Tables, model: str, measure: str) -> tuple[Comparison, ...
     )
 
 
-def _is_better(compared: Comparison, measure: str) -> bool:
+def _is_better(compared: BaselineComparison, measure: str) -> bool:
     return bool(compared.difference.high < 0 if measure == "mae" else compared.difference.low > 0)
 
 
-def _is_worse(compared: Comparison, measure: str) -> bool:
+def _is_worse(compared: BaselineComparison, measure: str) -> bool:
     return bool(compared.difference.low > 0 if measure == "mae" else compared.difference.high < 0)

@@ -11,7 +11,7 @@ from gen3d.classify.sections import heads as heads_checks
 from gen3d.classify.sections import people as heads_people
 from gen3d.classify.sections import tables as heads_blocks
 from gen3d.classify.sections.models import MEASURES, Models
-from gen3d.classify.sections.tables import figures, measure_words
+from gen3d.classify.sections.tables import figures, measure_name
 from gen3d.core import words as spell
 from gen3d.core.tables import Row
 from gen3d.figures import charts
@@ -38,8 +38,8 @@ LIMIT_OF_HEADS = (
 @page_section("Classification from latents", "`gen3d classify`", place=100, reads=HeadFolder)
 def section(context: Context) -> Section | None:
     """Per folder: the verdict, who was tested and what guarded against leaks, performance, and everything behind it."""
-    given = context.all(HeadFolder)
-    if not given:
+    folders = context.all(HeadFolder)
+    if not folders:
         return None
     blocks: list[Any] = [
         Text(
@@ -49,16 +49,16 @@ def section(context: Context) -> Section | None:
         )
     ]
     numbers: dict[str, Any] = {}
-    for head in given:
-        if len(given) > 1:
-            blocks.append(Heading(f"{target_words(head)} ({head.name})"))
-        inside, found = _of_folder(head)
+    for head in folders:
+        if len(folders) > 1:
+            blocks.append(Heading(f"{target_title(head)} ({head.name})"))
+        inside, head_numbers = _of_folder(head)
         blocks += inside
-        numbers[head.name] = {**head.metrics, **found}
+        numbers[head.name] = {**head.metrics, **head_numbers}
     return Section("heads", "Classification from latents", blocks, numbers)
 
 
-def target_words(head: HeadFolder) -> str:
+def target_title(head: HeadFolder) -> str:
     """What is told from what, with a capital: Diagnosis, AD against CN."""
     name = spell.capital(str(head.target.get("name", head.name)).replace("_", " "))
     if head.task == "number" or not head.classes:
@@ -79,8 +79,8 @@ def _of_folder(head: HeadFolder) -> tuple[list[Any], dict[str, Any]]:
     blocks += heads_blocks.performance(models)
     blocks += heads_blocks.differences(models)
     blocks += heads_blocks.curves(models)
-    more, numbers = heads_people.predicted_against_true(models)
-    blocks += more
+    dots, numbers = heads_people.predicted_against_true(models)
+    blocks += dots
     blocks += heads_blocks.reliability(models)
     blocks += heads_people.confusion(models)
     blocks += heads_people.predictive_values(models)
@@ -96,8 +96,8 @@ def sentence(text: str) -> str:
 
 
 def _guard(head: HeadFolder) -> dict[str, Any]:
-    found = head.metrics.get("guard", {})
-    return found if isinstance(found, dict) else {}
+    guard = head.metrics.get("guard", {})
+    return guard if isinstance(guard, dict) else {}
 
 
 def _warnings(head: HeadFolder) -> list[Text]:
@@ -148,8 +148,8 @@ def _external(head: HeadFolder) -> list[Any]:
 
 
 def _by_class(head: HeadFolder) -> dict[str, int]:
-    found = (head.metrics.get("people") or {}).get("by_class") or {}
-    return {str(name): int(num) for name, num in found.items()} if isinstance(found, dict) else {}
+    counts = (head.metrics.get("people") or {}).get("by_class") or {}
+    return {str(name): int(num) for name, num in counts.items()} if isinstance(counts, dict) else {}
 
 
 def _people(head: HeadFolder) -> list[Any]:
@@ -182,7 +182,7 @@ def _people(head: HeadFolder) -> list[Any]:
 def _models_table(models: Models) -> list[Any]:
     rows = [
         [
-            models.words(str(model.get("name", ""))),
+            models.title(str(model.get("name", ""))),
             str(model.get("kind", "")),
             str(model.get("features", "") or spell.NONE),
             _settings(model.get("settings")),
@@ -247,24 +247,24 @@ def subgroups(models: Models) -> list[Any]:
         charts.Line(_subgroup(models, row), interval_of(models.head, row, table), models.colour(models.lead))
         for row in lead
     ]
-    words = MEASURES[measure]
+    measure_title = MEASURES[measure]
     whole = models.value(models.lead, measure)
     reference = whole.value if whole is not None else None
-    png, svg = charts.intervals(lines, f"{words} of {models.words(models.lead)}", reference, "everybody")
+    png, svg = charts.intervals(lines, f"{measure_title} of {models.title(models.lead)}", reference, "everybody")
     figure = Figure(
         models.identifier("subgroups"),
-        f"{words} in subgroups.",
-        f"{words} of {models.words(models.lead)} in subgroups; dashed: in everybody. Few people make wide intervals.",
+        f"{measure_title} in subgroups.",
+        f"{measure_title} of {models.title(models.lead)} in subgroups; dashed: in everybody. Few people make wide intervals.",
         png,
         svg=svg,
         width_percent=80,
     )
     cells = [
         [
-            models.words(str(row["model"])),
-            column_words(row["column"]),
+            models.title(str(row["model"])),
+            column_name(row["column"]),
             str(row["group"]),
-            measure_words(str(row["measure"])),
+            measure_name(str(row["measure"])),
             figures(interval_of(models.head, row, table), str(row["measure"])),
             _whole(models.head.number(row, "num_people", table)),
             _whole(models.head.number(row, "num_positive", table)),
@@ -284,10 +284,10 @@ def _whole(value: float) -> str:
 
 def _subgroup(models: Models, row: Row) -> str:
     size = _whole(models.head.number(row, "num_people", "subgroups"))
-    return f"{column_words(row['column'])} {row['group']}, n = {size}"
+    return f"{column_name(row['column'])} {row['group']}, n = {size}"
 
 
-def column_words(column: Any) -> str:
+def column_name(column: Any) -> str:
     """A column's name inside a sentence."""
     return "age" if column == "age_years" else str(column).replace("_", " ")
 
@@ -303,28 +303,28 @@ def permutation(models: Models) -> list[Any]:
     names = ("value", "null_mean", "null_low", "null_high")
     lines = [
         heads_charts.Null(
-            models.words(str(row["model"])),
+            models.title(str(row["model"])),
             models.colour(str(row["model"])),
             *(models.head.number(row, name, table) for name in names),
         )
         for row in rows
     ]
-    words = measure_words(str(rows[0].get("statistic") or models.ranking))
-    png, svg = heads_charts.null_bands(lines, words)
+    statistic = measure_name(str(rows[0].get("statistic") or models.ranking))
+    png, svg = heads_charts.null_bands(lines, statistic)
     num = models.head.number(rows[0], "num_permutations", table)
     times = f" ({num:.0f} times)" if math.isfinite(num) else ""
     figure = Figure(
         models.identifier("permutation"),
-        f"{words} beside its range under permuted labels.",
-        f"{words} (dot) beside its range when labels are permuted{times}: bar, 95 % of permutations; tick, their mean.",
+        f"{statistic} beside its range under permuted labels.",
+        f"{statistic} (dot) beside its range when labels are permuted{times}: bar, 95 % of permutations; tick, their mean.",
         png,
         svg=svg,
         width_percent=80,
     )
-    found = [
-        f"{models.words(str(row['model']))} {spell.number(models.head.number(row, 'value', table))} against "
+    comparisons = [
+        f"{models.title(str(row['model']))} {spell.number(models.head.number(row, 'value', table))} against "
         f"{spell.number(models.head.number(row, 'null_mean', table))}, "
         f"p = {spell.probability(models.head.number(row, 'p', table))}"
         for row in rows
     ]
-    return [Heading("Permuted labels"), Text(f"{words}: {'; '.join(found)}.", "note"), figure]
+    return [Heading("Permuted labels"), Text(f"{statistic}: {'; '.join(comparisons)}.", "note"), figure]

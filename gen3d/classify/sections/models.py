@@ -82,10 +82,10 @@ class Models:
         names = [name for name, of in self.kinds.items() if (of == "baseline") == (kind == "baseline")]
 
         def rank(name: str) -> float:
-            found = self.value(name, self.ranking)
-            if found is None:
+            interval = self.value(name, self.ranking)
+            if interval is None:
                 return math.inf
-            return found.value if self.ranking in LOWER_IS_BETTER else -found.value
+            return interval.value if self.ranking in LOWER_IS_BETTER else -interval.value
 
         return sorted(names, key=rank)
 
@@ -122,7 +122,7 @@ class Models:
         """Whether a model is a baseline."""
         return self.kinds.get(name) == "baseline"
 
-    def words(self, name: str) -> str:
+    def title(self, name: str) -> str:
         """A model's name for a reader: volumes without their unit's suffix."""
         text = name.replace("_ml", " volume").replace("_", " ")
         return spell.capital(" ".join(word.upper() if word in ABBREVIATIONS else word for word in text.split()))

@@ -27,12 +27,12 @@ def predicted_against_true(models: Models) -> tuple[list[Any], dict[str, Any]]:
     frame = models.head.predictions
     if models.head.task != "number" or not models.lead or not {"model", "y_true", "predicted"} <= set(frame.columns):
         return [], {}
-    mine = frame[frame["model"] == models.lead]
+    lead_rows = frame[frame["model"] == models.lead]
     points = pd.DataFrame(
         {
-            "key": mine["key"],
-            "true": pd.to_numeric(mine["y_true"], errors="coerce"),
-            "predicted": pd.to_numeric(mine["predicted"], errors="coerce"),
+            "key": lead_rows["key"],
+            "true": pd.to_numeric(lead_rows["y_true"], errors="coerce"),
+            "predicted": pd.to_numeric(lead_rows["predicted"], errors="coerce"),
         }
     )
     means = points.dropna().groupby("key", sort=True).mean()
@@ -44,7 +44,7 @@ def predicted_against_true(models: Models) -> tuple[list[Any], dict[str, Any]]:
     figure = Figure(
         models.identifier("predicted"),
         f"Dots of predicted against true {name}.",
-        f"Predicted against true {name}, {models.words(models.lead)}, {spell.count(len(means), 'scan')}, mean over repeats. "
+        f"Predicted against true {name}, {models.title(models.lead)}, {spell.count(len(means), 'scan')}, mean over repeats. "
         "Dashed: equality; line: least squares. A line flatter than equality means that extremes are drawn to the mean.",
         png,
         svg=svg,
@@ -60,19 +60,19 @@ def confusion(models: Models) -> list[Any]:
     rows = [row for row in models.head.rows(table, "model", "true", "predicted", "num") if row["model"] == models.lead]
     if not rows:
         return []
-    found = dict.fromkeys(as_label(row[name]) for row in rows for name in ("true", "predicted"))
-    classes = [*models.head.classes, *(name for name in found if name not in models.head.classes)]
+    names = dict.fromkeys(as_label(row[name]) for row in rows for name in ("true", "predicted"))
+    classes = [*models.head.classes, *(name for name in names if name not in models.head.classes)]
     place = {name: index for index, name in enumerate(classes)}
     counts = np.zeros((len(classes), len(classes)))
     for row in rows:
         counts[place[as_label(row["true"])], place[as_label(row["predicted"])]] += models.head.number(row, "num", table)
-    words = models.words(models.lead)
+    model = models.title(models.lead)
     if len(classes) == 2:
         cells = [[f"True {name}", *(f"{num:g}" for num in counts[index])] for index, name in enumerate(classes)]
         header = ["", *(f"Given {name}" for name in classes)]
-        return [Details("Classes given", [Table(f"Classes given by {words}.", header, cells, "lrr")])]
+        return [Details("Classes given", [Table(f"Classes given by {model}.", header, cells, "lrr")])]
     png, svg = heads_charts.confusion(counts, classes)
-    caption = f"True classes (rows) and those given by {words} (columns): how many, and their share of the row."
+    caption = f"True classes (rows) and those given by {model} (columns): how many, and their share of the row."
     name = models.identifier("confusion")
     return [Figure(name, "Square of true and given classes.", caption, png, svg=svg, width_percent=51)]
 
@@ -90,13 +90,13 @@ def predictive_values(models: Models) -> list[Any]:
     table = "predictive_values"
     needed = ("model", "prevalence", "ppv", "ppv_low", "ppv_high", "npv", "npv_low", "npv_high")
     rows = models.head.rows(table, *needed)
-    mine = [row for row in rows if row["model"] == models.lead]
-    mine = [row for row in mine if math.isfinite(models.head.number(row, "ppv", table))]
-    if not mine or len(models.head.classes) != 2:
+    lead_rows = [row for row in rows if row["model"] == models.lead]
+    lead_rows = [row for row in lead_rows if math.isfinite(models.head.number(row, "ppv", table))]
+    if not lead_rows or len(models.head.classes) != 2:
         return []
-    mine.sort(key=lambda row: models.head.number(row, "prevalence", table))
+    lead_rows.sort(key=lambda row: models.head.number(row, "prevalence", table))
     sentences, fields = [], []
-    for row in mine:
+    for row in lead_rows:
         prevalence = models.head.number(row, "prevalence", table)
         ppv, npv = _share(models, row, "ppv"), _share(models, row, "npv")
         share = f"{100 * prevalence:.3g} %"
@@ -115,7 +115,7 @@ def predictive_values(models: Models) -> list[Any]:
     figure = Figure(
         models.identifier("predictive_values"),
         f"Fields of a hundred people with a positive result. {' '.join(sentences)}",
-        f"A hundred people with a positive result of {models.words(models.lead)} each. Filled: those who "
+        f"A hundred people with a positive result of {models.title(models.lead)} each. Filled: those who "
         f"{'have' if str(models.head.target.get('name')) == 'diagnosis' else 'are of the class'} {models.head.classes[-1]}.",
         png,
         svg=svg,
@@ -138,7 +138,7 @@ def _all_predictive_values(models: Models, rows: list[Row]) -> Details:
     order = {name: index for index, name in enumerate(models.names)}
     cells = [
         [
-            models.words(str(row["model"])),
+            models.title(str(row["model"])),
             f"{100 * models.head.number(row, 'prevalence', 'predictive_values'):.3g} %",
             wording.with_interval(_share(models, row, "ppv")),
             wording.with_interval(_share(models, row, "npv")),

@@ -32,13 +32,13 @@ PAGE_NOTE = (
 @page_section("Where people stand", "`gen3d predict`", place=120, reads=PredictedFolder)
 def section(context: Context) -> Section | None:
     """Per folder: the verdict, everybody from the most probable on, and the first people with a card of their own."""
-    given = context.all(PredictedFolder)
-    if not given:
+    folders = context.all(PredictedFolder)
+    if not folders:
         return None
     blocks: list[Any] = [Text(PAGE_NOTE)]
     numbers: dict[str, Any] = {}
-    for predicted in given:
-        if len(given) > 1:
+    for predicted in folders:
+        if len(folders) > 1:
             blocks.append(Heading(_title(predicted)))
         blocks += _of_folder(context, predicted)
         tables = {"predictions": predicted.rows("predictions"), "neighbours": predicted.rows("neighbours")}
@@ -68,10 +68,10 @@ def _of_folder(context: Context, predicted: PredictedFolder) -> list[Any]:
     odd = [row for _, row in frame.iterrows() if warning_of(row)]
     if odd:
         names = spell.listed([str(row["subject"]) for row in odd[:8]])
-        more = f" and {len(odd) - 8} more" if len(odd) > 8 else ""
+        others = f" and {len(odd) - 8} more" if len(odd) > 8 else ""
         blocks.append(
             Text(
-                f"Warned of, as what the head says may not hold: {names}{more}. Why stands beside each below.",
+                f"Warned of, as what the head says may not hold: {names}{others}. Why stands beside each below.",
                 "warning",
             )
         )
@@ -79,7 +79,7 @@ def _of_folder(context: Context, predicted: PredictedFolder) -> list[Any]:
         return blocks
     if _is_probability(frame):
         blocks.append(_chart(predicted, frame.head(ROWS_SHOWN)))
-    caption = f"{spell.count(len(frame), 'scan')}, {_order_words(frame)}."
+    caption = f"{spell.count(len(frame), 'scan')}, {_order_description(frame)}."
     blocks.append(_table(predicted, frame.head(ROWS_SHOWN), caption))
     if len(frame) > ROWS_SHOWN:
         rest = frame.iloc[ROWS_SHOWN:]
@@ -106,7 +106,7 @@ def _is_probability(frame: pd.DataFrame) -> bool:
     return len(outputs(frame)) == 2 and "y_score" in frame.columns
 
 
-def _order_words(frame: pd.DataFrame) -> str:
+def _order_description(frame: pd.DataFrame) -> str:
     if _is_probability(frame):
         return f"the highest probability of {outputs(frame)[-1].removeprefix('p_')} first"
     return "the highest value first" if "y_score" in frame.columns else "in the order of the table"
@@ -114,11 +114,11 @@ def _order_words(frame: pd.DataFrame) -> str:
 
 def warning_of(row: pd.Series) -> str:
     """Why a prediction may not hold, "" where nothing speaks against it."""
-    words = [_text(row.get("out_of_distribution"))]
+    reasons = [_text(row.get("out_of_distribution"))]
     seen = _text(row.get("seen"))
     if seen and seen.lower() not in ("false", "0", "0.0"):
-        words.append(f"a model behind the latents saw this person ({seen})")
-    return "; ".join(word for word in words if word)
+        reasons.append(f"a model behind the latents saw this person ({seen})")
+    return "; ".join(reason for reason in reasons if reason)
 
 
 def _text(value: object) -> str:
@@ -157,7 +157,7 @@ def _table(predicted: PredictedFolder, frame: pd.DataFrame, caption: str) -> Tab
         cells = [str(row["key"]), warning_of(row) or spell.NONE, *_identity(row), *values]
         cells += [as_label(row.get("y_pred")) if shown else "", _typicality(row)]
         if has_map:
-            cells.append(strata_map.cluster_words(row.get("cluster")) or spell.NONE)
+            cells.append(strata_map.cluster_title(row.get("cluster")) or spell.NONE)
         rows.append(cells)
     header = ["Scan", "Warning", "Age", "Sex", *columns, "Called", "More unusual than, %"] + (
         ["Cluster"] if has_map else []
@@ -196,13 +196,13 @@ def _card(predicted: PredictedFolder, head: HeadFolder | None, strata: StrataFol
     blocks += [Text(sentence) for sentence in (_call(row), worth(head, row), _standing(row)) if sentence]
     blocks += _position(predicted, strata, row) + _neighbours(predicted, str(row["key"]))
     age, sex = _identity(row)
-    words = [
+    facts = [
         f"{age} years" if age != spell.NONE else "",
         sex if sex != spell.NONE else "",
         str(row.get("site") or ""),
     ]
     identifier = f"prediction-{predicted.name.replace('/', '-')}-{row['key']}"
-    return Card(str(row["key"]), ", ".join(word for word in words if word), blocks, identifier)
+    return Card(str(row["key"]), ", ".join(fact for fact in facts if fact), blocks, identifier)
 
 
 def _call(row: pd.Series) -> str:
@@ -243,11 +243,11 @@ def _of_head(head: HeadFolder, row: pd.Series) -> tuple[float, float, float, flo
     table = "reliability"
     rows = head.rows(table, "model", "predicted", "observed", "low", "high", "num")
     lead = Models(head).lead  # the head that the folder keeps
-    mine = [item for item in rows if item["model"] == lead and head.number(item, "num", table) > 0]
+    bins = [item for item in rows if item["model"] == lead and head.number(item, "num", table) > 0]
     score = strata_map.known(row, "y_score")
-    if not mine or not math.isfinite(score) or len(head.classes) != 2:
+    if not bins or not math.isfinite(score) or len(head.classes) != 2:
         return math.nan, math.nan, math.nan, math.nan
-    nearest = min(mine, key=lambda item: abs(head.number(item, "predicted", table) - score))
+    nearest = min(bins, key=lambda item: abs(head.number(item, "predicted", table) - score))
     observed, low, high, num = (head.number(nearest, name, table) for name in ("observed", "low", "high", "num"))
     return observed, low, high, num
 
@@ -258,7 +258,7 @@ def _standing(row: pd.Series) -> str:
     if math.isfinite(value):
         share = "all" if value >= 100 else f"{value:.0f} % of the"
         parts.append(f"more unusual than {share} people that the head learned from")
-    cluster = strata_map.cluster_words(row.get("cluster"))
+    cluster = strata_map.cluster_title(row.get("cluster"))
     if cluster:
         parts.append(f"in the map in cluster {cluster}")
     elif "cluster" in row.index and math.isfinite(strata_map.known(row, "umap1")):
@@ -285,19 +285,25 @@ def _neighbours(predicted: PredictedFolder, key: str) -> list[Table]:
     frame = predicted.neighbours
     if frame.empty or "key" not in frame.columns:
         return []
-    mine = frame[frame["key"].astype(str) == key].head(NEIGHBOURS_SHOWN)
+    neighbours = frame[frame["key"].astype(str) == key].head(NEIGHBOURS_SHOWN)
     columns = [
         ("neighbour_key", "Person"),
         ("distance", "Distance"),
         ("neighbour_y", "True"),
-        *(("age_years", "Age") if "age_years" in mine else ("age", "Age"), ("sex", "Sex"), ("diagnosis", "Diagnosis")),
+        *(
+            ("age_years", "Age") if "age_years" in neighbours else ("age", "Age"),
+            ("sex", "Sex"),
+            ("diagnosis", "Diagnosis"),
+        ),
     ]
-    present = [(name, words) for name, words in columns if name in mine.columns and mine[name].notna().any()]
-    if mine.empty or not present:
+    present = [
+        (name, title) for name, title in columns if name in neighbours.columns and neighbours[name].notna().any()
+    ]
+    if neighbours.empty or not present:
         return []
-    rows = [[_cell(name, row[name]) for name, _ in present] for _, row in mine.iterrows()]
+    rows = [[_cell(name, row[name]) for name, _ in present] for _, row in neighbours.iterrows()]
     align = "".join("r" if name in ("distance", "age", "age_years") else "l" for name, _ in present)
-    return [Table("The most alike people that the head learned from.", [words for _, words in present], rows, align)]
+    return [Table("The most alike people that the head learned from.", [title for _, title in present], rows, align)]
 
 
 def _cell(name: str, value: Any) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.classify.heads.learning import Fitted, Learner
+from gen3d.classify.heads.learning import FittedHead, Learner
 from gen3d.classify.heads.settings import LinearSettings, Threshold
 from gen3d.cohort.channels import LOG_JACOBIAN, T1W
 from gen3d.cohort.columns import PENALISED, TableCode, fit_columns
@@ -54,7 +54,7 @@ class TableRecipe:
     head_size: str = ""
 
     @property
-    def features_in_words(self) -> str:
+    def features_description(self) -> str:
         """`age_years, sex, hippocampus_ml divided by brain_ml`."""
         divided = f" divided by {self.head_size}" if self.head_size else ""
         return ", ".join(f"{name}{divided if name.endswith(SUFFIX) else ''}" for name in self.columns)
@@ -63,7 +63,7 @@ class TableRecipe:
         """Learn means, spreads and words from training people."""
         return TableReducer(fit_columns(train.table, self.columns, PENALISED, head_size=self.head_size))
 
-    def learn(self, values: Values, codes: Values, groups: NDArray[np.int64], target: Target, seed: int) -> Fitted:
+    def learn(self, values: Values, codes: Values, groups: NDArray[np.int64], target: Target, seed: int) -> FittedHead:
         """Fit what needs labels."""
         return Learner(LinearSettings(), self.threshold).learn(values, codes, groups, target, seed)
 
@@ -105,7 +105,7 @@ class ChanceNumber:
     name: str = "mean of the training people"
 
     @property
-    def features_in_words(self) -> str:
+    def features_description(self) -> str:
         """What it uses."""
         return "nothing: the mean of the training people"
 
@@ -176,11 +176,11 @@ class Voxels:
 def read_voxels(prepared: Prepared, keys: Sequence[str]) -> tuple[Voxels, ...]:
     """The voxels of these scans, one entry per channel that was prepared."""
     inside = np.flatnonzero(prepared.mask)
-    found = []
+    channels = []
     for channel in (name for name in (T1W, LOG_JACOBIAN) if name in prepared.plan.channels):
         factor = gram_factor(_blocks(prepared, keys, channel, inside), len(keys))
-        found.append(Voxels(channel, factor, len(inside)))
-    return tuple(found)
+        channels.append(Voxels(channel, factor, len(inside)))
+    return tuple(channels)
 
 
 def _blocks(

@@ -88,9 +88,9 @@ class Features:
         """
         if not waived:
             return self.blind
-        own = self.blind if self.family_blind is None else self.family_blind
-        own = own | ~own.any(axis=0)
-        return np.where(self.blind.any(axis=0), self.blind, own)
+        family = self.blind if self.family_blind is None else self.family_blind
+        family = family | ~family.any(axis=0)
+        return np.where(self.blind.any(axis=0), self.blind, family)
 
     def rows(self, member: int, chosen: NDArray[np.int64]) -> Rows:
         """Scans as a recipe takes them, in the space of a member."""
@@ -214,43 +214,45 @@ def _stacked(parts: Sequence[Features]) -> Features:
     )
 
 
-def _beside(whole: Features, more: Features, folder: Path) -> Features:
+def _beside(whole: Features, added: Features, folder: Path) -> Features:
     """Both, for the scans that both have. A family can stand beside one space, or beside a family that left out the same people."""
-    right = {tuple(pair): row for row, pair in enumerate(more.table[SCAN].astype(str).to_numpy())}
+    right = {tuple(pair): row for row, pair in enumerate(added.table[SCAN].astype(str).to_numpy())}
     pairs = [(row, right.get(tuple(pair))) for row, pair in enumerate(whole.table[SCAN].astype(str).to_numpy())]
-    mine = np.array([row for row, found in pairs if found is not None], dtype=np.int64)
-    theirs = np.array([found for _, found in pairs if found is not None], dtype=np.int64)
-    if not len(mine):
+    left_rows = np.array([row for row, match in pairs if match is not None], dtype=np.int64)
+    right_rows = np.array([match for _, match in pairs if match is not None], dtype=np.int64)
+    if not len(left_rows):
         raise UserError(
             f"{folder}: has no scan (subject and session) in common with the latents; give the same cohort."
         )
-    notes = (*whole.notes, *more.notes)
-    if len(mine) < len(whole):
-        notes += (f"{_scans(len(whole) - len(mine))} that {folder} does not have are left out",)
+    notes = (*whole.notes, *added.notes)
+    if len(left_rows) < len(whole):
+        notes += (f"{_scans(len(whole) - len(left_rows))} that {folder} does not have are left out",)
         warn(notes[-1] + ".")
-    members = max(whole.num_members, more.num_members)
-    if min(whole.num_members, more.num_members) not in (1, members):
+    members = max(whole.num_members, added.num_members)
+    if min(whole.num_members, added.num_members) not in (1, members):
         raise UserError(
-            f"{folder}: {more.num_members} members beside {whole.num_members}; train both with the same cross_fit."
+            f"{folder}: {added.num_members} members beside {whole.num_members}; train both with the same cross_fit."
         )
-    left, other = whole.take(mine), more.take(theirs)
+    left, other = whole.take(left_rows), added.take(right_rows)
     values = [np.broadcast_to(part.values, (members, *part.values.shape[1:])) for part in (left, other)]
-    blind = np.broadcast_to(left.blind, (members, len(mine))) & np.broadcast_to(other.blind, (members, len(mine)))
-    family = np.ones((members, len(mine)), dtype=bool)
+    blind = np.broadcast_to(left.blind, (members, len(left_rows))) & np.broadcast_to(
+        other.blind, (members, len(left_rows))
+    )
+    family = np.ones((members, len(left_rows)), dtype=bool)
     for part in (left, other):
         if part.num_members > 1:
             family &= part.blind if part.family_blind is None else part.family_blind
     table = left.table.join(other.table[other.table.columns.difference(left.table.columns)])
-    blocks = (*whole.blocks, *more.blocks)
+    blocks = (*whole.blocks, *added.blocks)
     return Features(
         table,
         np.concatenate(values, axis=2),
         blind,
         blocks,
         (sum(blocks),),
-        (*whole.made_by, *more.made_by),
-        f"{whole.words}, and {more.words}",
-        whole.seen | more.seen,
+        (*whole.made_by, *added.made_by),
+        f"{whole.words}, and {added.words}",
+        whole.seen | added.seen,
         notes,
         family,
         whole.harmonised,
@@ -260,16 +262,16 @@ def _beside(whole: Features, more: Features, folder: Path) -> Features:
 def one_scan_each(features: Features, sessions: str) -> Features:
     """Without planted twins and synthetic scans; with sessions="first", the first session of every person only."""
     table = features.table
-    made = is_twin(table) | is_synthetic(table)
+    artificial = is_twin(table) | is_synthetic(table)
     notes = features.notes
-    if made.any():
-        notes += (f"{int(made.sum())} planted copies or synthetic scans are not people and are left out",)
-    chosen = ~made.to_numpy()
+    if artificial.any():
+        notes += (f"{int(artificial.sum())} planted copies or synthetic scans are not people and are left out",)
+    chosen = ~artificial.to_numpy()
     if sessions == "first":
         order = table[chosen].sort_values(["subject", "session"], kind="stable")
         first = set(order.drop_duplicates("subject").index)
         chosen &= np.array([row in first for row in table.index])
-        later = int((~made).sum() - chosen.sum())
+        later = int((~artificial).sum() - chosen.sum())
         if later:
             notes += (f"{later} later {'session' if later == 1 else 'sessions'} of the same people are left out",)
     return replace(features.take(np.flatnonzero(chosen)), notes=notes)

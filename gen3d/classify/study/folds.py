@@ -17,7 +17,7 @@ NUM_STRATA = 5
 
 
 @dataclass(frozen=True)
-class Fold:
+class StudyFold:
     """Rows to learn from and rows to test, in the space of `member`."""
 
     repeat: int
@@ -43,7 +43,7 @@ class Layout:
     sites: Sequence[str]
 
 
-def make_folds(layout: Layout, target: Target, num_folds: int, repeats: int, seed: int) -> list[Fold]:
+def make_folds(layout: Layout, target: Target, num_folds: int, repeats: int, seed: int) -> list[StudyFold]:
     """Repeated stratified folds by person; of a family of members, fold k is tested in the space of member k.
 
     Raises:
@@ -63,7 +63,7 @@ def make_folds(layout: Layout, target: Target, num_folds: int, repeats: int, see
         for number in range(count):
             test = np.flatnonzero(np.isin(layout.groups, people[dealt == number]))
             train = np.flatnonzero(~np.isin(layout.groups, layout.groups[test]) & layout.usable)
-            folds.append(Fold(repeat, number, number if members > 1 else 0, train, test))
+            folds.append(StudyFold(repeat, number, number if members > 1 else 0, train, test))
         if members > 1 and (allowed[testable].sum(axis=1) == 1).all():
             break  # the family says who is tested where: a repeat would be the same again
     for fold in folds:
@@ -71,7 +71,7 @@ def make_folds(layout: Layout, target: Target, num_folds: int, repeats: int, see
     return folds
 
 
-def leave_one_site_out(layout: Layout, target: Target) -> list[Fold]:
+def leave_one_site_out(layout: Layout, target: Target) -> list[StudyFold]:
     """A fold per site: its people are tested by what was learned at all others.
 
     Raises:
@@ -91,7 +91,7 @@ def leave_one_site_out(layout: Layout, target: Target) -> list[Fold]:
         test = np.flatnonzero((sites == name) & layout.testable)
         train = np.flatnonzero(~np.isin(layout.groups, layout.groups[sites == name]) & layout.usable)
         if len(test):
-            folds.append(Fold(0, number, 0, train, test))
+            folds.append(StudyFold(0, number, 0, train, test))
             _all_classes(layout, folds[-1], target, f"leaving out the site {name}")
     return folds
 
@@ -101,12 +101,12 @@ def one_site_classes(codes: NDArray[np.float64], sites: Sequence[str], target: T
     names = np.array([str(site) for site in sites])
     if target.task == "number" or len(set(names)) < 2:
         return []
-    found = []
+    pairs = []
     for index, label in enumerate(target.classes):
         at = sorted(set(names[codes == index]))
         if len(at) == 1:
-            found.append((label, at[0]))
-    return found
+            pairs.append((label, at[0]))
+    return pairs
 
 
 def _strata(codes: NDArray[np.float64], target: Target) -> Index:
@@ -158,7 +158,7 @@ def _deal(
     return dealt
 
 
-def _all_classes(layout: Layout, fold: Fold, target: Target, where: str) -> None:
+def _all_classes(layout: Layout, fold: StudyFold, target: Target, where: str) -> None:
     if not len(fold.train):
         raise UserError(f"{where}: nobody is left to learn from.")
     if target.task == "number":

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gen3d.classify.settings import StudySettings
 from gen3d.classify.study.baselines import Voxels, read_voxels
 from gen3d.classify.study.features import Features, one_scan_each, open_features
-from gen3d.classify.study.folds import Fold, Layout, leave_one_site_out, make_folds, one_site_classes
+from gen3d.classify.study.folds import Layout, StudyFold, leave_one_site_out, make_folds, one_site_classes
 from gen3d.classify.study.selection import column_of, only_those, with_answers, with_columns
 from gen3d.cohort.duplicates import Pair, find_duplicates, groups_of, judge_duplicates
 from gen3d.cohort.folder import Prepared, open_prepared
@@ -57,7 +57,7 @@ class Question:
     waivers: tuple[str, ...]
 
     @cached_property
-    def folds(self) -> tuple[Fold, ...]:
+    def folds(self) -> tuple[StudyFold, ...]:
         """Who is tested in which fold."""
         layout = Layout(
             self.codes,
@@ -67,10 +67,10 @@ class Question:
             self.features.may_test(waived=self.settings.seen == "waive"),
             [str(site) for site in self.features.table["site"]],
         )
-        asked = self.settings
-        if asked.split == "sites":
+        settings = self.settings
+        if settings.split == "sites":
             return tuple(leave_one_site_out(layout, self.target))
-        return tuple(make_folds(layout, self.target, asked.folds, asked.repeats, asked.seed))
+        return tuple(make_folds(layout, self.target, settings.folds, settings.repeats, settings.seed))
 
     @property
     def one_site_classes(self) -> list[tuple[str, str]]:
@@ -107,17 +107,17 @@ def like_the_fit(settings: StudySettings) -> StudySettings:
     """With fit=, what was not said is as it was when that head was fitted; voxels are of the scans of one cohort only."""
     if settings.fit is None:
         return settings
-    said = settings.model_dump(mode="json", by_alias=True, include=settings.model_fields_set)
-    return type(settings).model_validate(read(settings.fit, ("classify",)).config | said | {"voxels": False})
+    explicit = settings.model_dump(mode="json", by_alias=True, include=settings.model_fields_set)
+    return type(settings).model_validate(read(settings.fit, ("classify",)).config | explicit | {"voxels": False})
 
 
-def open_question(asked: StudySettings) -> Question:
+def open_question(request: StudySettings) -> Question:
     """Open everything and check it, before anything is fitted.
 
     Raises:
         UserError: see the functions that do it; fewer than 10 people.
     """
-    settings = like_the_fit(asked)
+    settings = like_the_fit(request)
     features = _opened(settings, settings.latents, settings.beside)
     column = column_of(features.table, settings.target)
     target = make_target(column, settings.target, settings.classes, settings.task)
@@ -133,9 +133,9 @@ def open_question(asked: StudySettings) -> Question:
     _refuse_constant(features)
     voxels, voxel_notes = _voxels(settings, features)
     pairs = _duplicates(features, voxels)
-    said = judge_duplicates(pairs, settings.duplicates)
-    notes = (*features.notes, *cleared.notes, *voxel_notes, *(said if settings.duplicates == "merge" else ()))
-    waivers = (*cleared.waivers, *(said if settings.duplicates == "waive" else ()))
+    sentences = judge_duplicates(pairs, settings.duplicates)
+    notes = (*features.notes, *cleared.notes, *voxel_notes, *(sentences if settings.duplicates == "merge" else ()))
+    waivers = (*cleared.waivers, *(sentences if settings.duplicates == "waive" else ()))
     subjects = features.table["subject"].astype(str).tolist()
     question = Question(
         settings,
@@ -181,15 +181,15 @@ def open_external(question: Question, policy: SeenPolicy) -> tuple[Features, NDA
         )
     learned = SeenBy.people(question.features.table["subject"], TRAINING)
     # Nothing is gained by testing a head on those it learned from: these are left out on demand, and never waived.
-    met = HEAD.clear(
+    unseen_by_head = HEAD.clear(
         features.table, learned.seen_by(features.table), "leave_out" if policy == "leave_out" else "refuse"
     )
-    features, codes = features.take(np.flatnonzero(met.testable)), codes[met.testable]
+    features, codes = features.take(np.flatnonzero(unseen_by_head.testable)), codes[unseen_by_head.testable]
     cleared = BEHIND_FEATURES.clear(features.table, features.seen_by(), policy)
     kept = np.flatnonzero(cleared.testable)
     features, codes = features.take(kept), codes[kept]
-    said = judge_duplicates(_known_under_another_id(question, features), settings.duplicates)
-    return features, codes, (*features.notes, *met.notes, *cleared.notes, *cleared.waivers, *said)
+    sentences = judge_duplicates(_known_under_another_id(question, features), settings.duplicates)
+    return features, codes, (*features.notes, *unseen_by_head.notes, *cleared.notes, *cleared.waivers, *sentences)
 
 
 def _known_under_another_id(question: Question, features: Features) -> list[Pair]:
@@ -217,18 +217,18 @@ def _synthetic(
     """Synthetic scans that were asked to be of one of the classes."""
     if settings.synthetic is None:
         return None, np.empty(0)
-    made = open_features(settings.synthetic)
-    require_one_space([features.space, made.space])
-    generated = made.table.get("generator")
-    if generated is None or any(as_label(value) == "" for value in generated) or is_twin(made.table).any():
+    synthetic = open_features(settings.synthetic)
+    require_one_space([features.space, synthetic.space])
+    generated = synthetic.table.get("generator")
+    if generated is None or any(as_label(value) == "" for value in generated) or is_twin(synthetic.table).any():
         raise UserError(
             f"{settings.synthetic[0]}: holds scans of people; synthetic= takes what `gen3d sample` drew, encoded."
         )
-    codes = target.codes(column_of(made.table, target.name))
+    codes = target.codes(column_of(synthetic.table, target.name))
     known = np.flatnonzero(np.isfinite(codes))
     if not len(known):
         raise UserError(f"{settings.synthetic[0]}: no synthetic scan has a {target.name} that is asked for.")
-    return made.take(known), codes[known]
+    return synthetic.take(known), codes[known]
 
 
 def _refuse_constant(features: Features) -> None:
@@ -265,7 +265,7 @@ def prepared_behind(settings: StudySettings, features: Features) -> Prepared:
     folders = list(settings.prepared or ())
     if not folders:
         for folder in settings.latents:
-            folders += _made_from(folder)
+            folders += _source_folders(folder)
     lost = [folder for folder in folders if not folder.is_dir()]
     if lost or not folders:
         where = f"are no longer at {lost[0]}" if lost else "are not named by the latents"
@@ -276,14 +276,14 @@ def prepared_behind(settings: StudySettings, features: Features) -> Prepared:
     return open_prepared(tuple(dict.fromkeys(folders)))
 
 
-def _made_from(folder: Path) -> list[Path]:
+def _source_folders(folder: Path) -> list[Path]:
     """Prepared folders behind latents, through harmonisation."""
     inputs: dict[str, Any] = read(folder).inputs
-    found = [Path(item["path"]) for item in inputs.get("prepared", [])]
+    folders = [Path(item["path"]) for item in inputs.get("prepared", [])]
     for item in inputs.get("latents", []):
         if Path(item["path"]).is_dir():
-            found += _made_from(Path(item["path"]))
-    return found
+            folders += _source_folders(Path(item["path"]))
+    return folders
 
 
 def _duplicates(features: Features, voxels: Sequence[Voxels]) -> list[Pair]:

@@ -46,7 +46,7 @@ class Reduction:
         cleaning = fit_cleaning(train, self.harmonisation, self.confounds)
         return FeatureReducer(cleaning, _fit_components(cleaning.apply(train), train.blocks, self.components))
 
-    def in_words(self, features: str) -> str:
+    def describe(self, features: str) -> str:
         """`30 principal components of latents, harmonised by site, without age_years and sex`."""
         kept = f"{self.components} principal components of {features}" if self.components else features
         harmonised = [f"harmonised by {self.harmonisation.by}"] if self.harmonisation is not None else []
@@ -170,8 +170,8 @@ def _principal(centred: Values, num_components: int) -> tuple[Values, Values]:
     powers, vectors = np.linalg.eigh(products)
     order = np.argsort(powers)[::-1][: min(num_components, num - 1, width)]
     order = order[powers[order] > 1e-10 * powers[order[0]]]
-    found = vectors[:, order]
-    loadings = centred.T @ found / np.sqrt(powers[order]) if num < width else found
+    vectors_kept = vectors[:, order]
+    loadings = centred.T @ vectors_kept / np.sqrt(powers[order]) if num < width else vectors_kept
     largest = np.abs(loadings).argmax(axis=0)
     return loadings * np.sign(loadings[largest, np.arange(len(order))]), np.sqrt(powers[order] / num)
 
