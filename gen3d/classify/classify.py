@@ -1,4 +1,4 @@
-"""`gen3d classify`: what can be told from the latents, beside what is told without them."""
+"""`gen3d classify`: predict a column of the cohort table from latents, and compare with baselines without latents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from gen3d.classify.folder import ANSWERS, HEAD, MODEL_WORDS, write_study
+from gen3d.classify.folder import CLASS_COLUMNS, HEAD, MODEL_COLUMNS, write_study
 from gen3d.classify.head_folder import HeadFamily, member_folder, open_heads, save_head
 from gen3d.classify.picture import draw_performance
 from gen3d.classify.scores.checklist import checklist
@@ -34,37 +34,38 @@ from gen3d.classify.study.question import Question, class_counts, open_external,
 from gen3d.classify.study.recipe import HeadRecipe, KeptLearned
 from gen3d.cohort.seen import SeenPolicy
 from gen3d.cohort.target import Target, as_label
+from gen3d.core import words as spell
 from gen3d.core.artefact import Work, write_json
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track, warn
-from gen3d.core.result_folder import METRICS
+from gen3d.core.result_folder import METRICS, write_picture
 from gen3d.core.tables import Row, records, write_table
 
 
 class Classify(StudySettings):
-    """Tell a column of the cohort table from latents: heads under nested cross-validation by person, beside baselines.
+    """Predict a column of the cohort table from latents: heads and baselines under nested cross-validation by person.
 
-    Whatever is fitted (harmonisation, confounds, scaling, components, settings, calibration, threshold) is fitted on the
-    training people of a fold. People whom a model behind the latents was trained on are not tested. Always beside it:
-    covariates alone, each of a few volumes of the same scans, both, voxels, and permuted labels. With fit= and external=, a
-    finished head is tested on other people instead.
+    Everything (harmonisation, confounds, scaling, components, settings, calibration, threshold) is fitted on the training
+    people of a fold. People that a model behind the latents was trained on are not tested. The baselines are covariates,
+    each of a few volumes of the same scans, both together, voxels, and permuted labels. With fit= and external=, a finished
+    head is tested on other people instead.
 
     Writes predictions.tsv, metrics.json with every table behind the figures, checklist.tsv and the head itself.
     """
 
     def plan(self) -> list[str]:
-        """Who would be told apart, in which folds, by which heads."""
+        """Classes and people, folds and heads."""
         return [*open_question(self).plan(), f"writes {self.out}"]
 
     def open_inputs(self) -> Question:
-        """Who is told apart, with what, and how it is tested."""
+        """Open the scans, the target, the features and the folds."""
         return open_question(self)
 
     def write(self, work: Work, opened: Question) -> dict[str, Any]:
         """Write the folder."""
         if self.fit is None:
             figures = cross_validate(opened)
-        else:  # the people to be tested are others than those of the study that the head comes from, whatever was said there
+        else:  # the policy of the study that fitted the head was about its own people, not about these
             policy = self.seen if "seen" in self.model_fields_set else "refuse"
             figures = external_test(opened, policy)
         say(f"{self.out / METRICS}")
@@ -73,14 +74,14 @@ class Classify(StudySettings):
 
 PARTS = ".parts"
 UNEVEN_GAPS = 0.1
-"""Difference between classes in the share of people without a value that a reader must know of."""
+"""Difference between classes in the share of missing values from which a warning is written."""
 
 RESIDUAL = "residual"
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """Predictions of all models, settings chosen per model, and the permutation row if there is one."""
+    """Predictions of all models, the settings chosen for each, and the row of the permutation test if there is one."""
 
     predictions: pd.DataFrame
     chosen: dict[str, list[Row]]
@@ -117,7 +118,7 @@ def cross_validate(question: Question) -> Row:
 
 
 def external_test(question: Question, policy: SeenPolicy) -> Row:
-    """Test a finished head, and baselines fitted on the people it learned from, on other people."""
+    """Test a finished head on other people, and baselines that were fitted on its training people."""
     settings = question.settings
     assert settings.fit is not None
     features, codes, notes = open_external(question, policy)
@@ -152,12 +153,12 @@ def _controls_known(question: Question) -> bool:
 
 
 def _of_model(model: Contestant, study: ClassifyStudy, path: Path) -> tuple[pd.DataFrame, list[Row]]:
-    """Predictions and chosen settings of one model, from disk where they are there from an interrupted run."""
+    """Predictions and chosen settings of one model, from disk where an interrupted run left them."""
     settings_path = path.with_suffix(".json")
     if settings_path.is_file():
         return _read_part(path, study.target), json.loads(settings_path.read_text(encoding="utf-8"))
     parts, settings = [], []
-    # These problems are small: threads would wait for each other, most of all on a busy machine. A network is another matter.
+    # These problems are small, so threads would wait for each other, most of all on a busy machine. Networks gain from them.
     with threadpool_limits(None if model.name == RESIDUAL else 1):
         for table, chosen in track(cross_validated(model, study), f"{model.kind} {model.name}", total=len(study.folds)):
             parts.append(table)
@@ -169,8 +170,8 @@ def _of_model(model: Contestant, study: ClassifyStudy, path: Path) -> tuple[pd.D
 
 
 def _read_part(path: Path, target: Target) -> pd.DataFrame:
-    text_columns = ["key", "subject", "session", "site", "sex", *MODEL_WORDS]
-    text_columns += [] if target.task == "number" else ANSWERS  # a class called 0.5 is no number
+    text_columns = ["key", "subject", "session", "site", "sex", *MODEL_COLUMNS]
+    text_columns += [] if target.task == "number" else CLASS_COLUMNS  # a class called 0.5 is no number
     return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=dict.fromkeys(text_columns, str))
 
 
@@ -200,7 +201,7 @@ def _discard(parts: Path) -> None:
 
 
 def _same_study(question: Question, family: HeadFamily, folder: Path) -> None:
-    """The head must predict the same target, and be trained on the same people, in the same space."""
+    """Check that the head was trained on the same target, the same people and in the same space."""
     target, made_by = family.first.target, family.first.made_by
     if target != question.target:
         raise UserError(
@@ -208,7 +209,9 @@ def _same_study(question: Question, family: HeadFamily, folder: Path) -> None:
             "classes= and task=."
         )
     if tuple(made_by) != question.features.made_by or len(family.heads) != question.features.num_members:
-        raise UserError(f"{folder}: its head was trained in another space than {question.features.words}.")
+        raise UserError(
+            f"{folder}: its head was trained in another space than {question.features.words}; encode with its run."
+        )
     if family.subjects != set(question.features.table["subject"].astype(str)):
         raise UserError(
             f"{folder}: its head was trained on other people than these latents hold; give the latents= (and only=, seen=) that "
@@ -262,7 +265,9 @@ def _write(
     rows = {name: records(table) for name, table in tables.items()}
     items = checklist({**metrics, "tables": rows}, settings.settings())
     write_study(settings.out, result.predictions, metrics, tables, items)
-    draw_performance(settings.out / "figures", tables, question.target)
+    picture = draw_performance(tables, question.target)
+    if picture is not None:
+        write_picture(settings.out, "performance", picture)
     for sentence in sentences:
         say(sentence)
     for waiver in question.waivers:
@@ -271,12 +276,12 @@ def _write(
 
 
 def _warnings(question: Question, tables: dict[str, pd.DataFrame]) -> list[str]:
-    """What a reader must know beside the verdict: classes that are at one site only, a site that tells the classes."""
+    """Warnings next to the verdict: classes that exist at one site only, and a site that predicts the target."""
     lines = _gaps(question)
     if question.target.name == SITE:
         return lines
     lines += [
-        f"{label} exists at the site {site} only: what tells {label} may be the scanner."
+        f"{label} exists at the site {site} only, so a classifier of {label} may be a classifier of the scanner."
         for label, site in question.one_site_classes
     ]
     rows = tables["performance"]
@@ -286,17 +291,17 @@ def _warnings(question: Question, tables: dict[str, pd.DataFrame]) -> list[str]:
         cure = (
             "harmonisation was fitted within the folds"
             if question.settings.harmonise is not None
-            else "run with harmonise.by=site, and with split=sites, to see what is left without it"
+            else "run with harmonise.by=site and with split=sites to see what remains without it"
         )
         lines.append(
-            f"The site alone tells {question.target.describe()} with an AUC of {value:.2f} [{low:.2f}, {high:.2f}]: site and "
+            f"The site alone predicts {question.target.describe()} with an AUC of {spell.interval(value, low, high)}: site and "
             f"{question.target.name} are confounded; {cure}."
         )
     return lines
 
 
 def _gaps(question: Question) -> list[str]:
-    """Columns of baselines that are missing more often in one class than in another: their gaps tell the classes."""
+    """Warnings about columns whose missing values predict the class: they are missing more often in one class."""
     target, table = question.target, question.features.table
     if target.task == "number":
         return []
@@ -307,13 +312,18 @@ def _gaps(question: Question) -> list[str]:
         missing = np.array([as_label(value) == "" for value in table[name]])
         shares = {label: float(missing[question.codes == code].mean()) for code, label in enumerate(target.classes)}
         if max(shares.values()) - min(shares.values()) >= UNEVEN_GAPS:
-            listed = ", ".join(f"{100 * share:.0f} % of {label}" for label, share in shares.items())
-            lines.append(f"{name} is missing in {listed}: baselines with it tell the classes by its gaps.")
+            listed = ", ".join(f"{spell.percent(share, 0)} of {label}" for label, share in shares.items())
+            lines.append(
+                f"{name} is missing in {listed}, so its missing values predict the class in every baseline that uses it."
+            )
     return lines
 
 
 def kept_head(question: Question, model: Contestant, study: ClassifyStudy) -> str:
-    """Fit the first head on everybody and keep it; of a family, the head of each member, as it was tested. Says what was kept."""
+    """Fit the primary head on everybody and keep it; returns a sentence on what was kept.
+
+    Of a cross-fitted family the head of each member is kept, as it was tested in the first repeat.
+    """
     num_members, folder = question.features.num_members, question.settings.out / HEAD
     everybody = np.arange(len(question.features))
     trained = [everybody] if num_members == 1 else _training_of_members(study)
@@ -322,7 +332,7 @@ def kept_head(question: Question, model: Contestant, study: ClassifyStudy) -> st
         rows, codes, groups = study.training(model, member, chosen)
         save_head(
             member_folder(folder, member, num_members),
-            cast(HeadRecipe, model.recipe),  # only heads come first, see `contestants`
+            cast(HeadRecipe, model.recipe),  # the first contestant is a head, see `contestants`
             cast(KeptLearned, fitted.learned),
             rows,
             codes,
@@ -342,6 +352,6 @@ def kept_head(question: Question, model: Contestant, study: ClassifyStudy) -> st
 
 
 def _training_of_members(study: ClassifyStudy) -> list[NDArray[np.int64]]:
-    """Training scans of the fold of each member in the first repeat: the member never saw the people of that fold."""
+    """Training scans of the fold of each member in the first repeat: the member was not trained on the people of that fold."""
     folds = {fold.member: fold.train for fold in study.folds if fold.repeat == 0}
     return [folds[member] for member in sorted(folds)]

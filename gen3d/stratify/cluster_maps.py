@@ -1,4 +1,4 @@
-"""What the brains of a cluster have in common: the mean of its people's anomaly maps."""
+"""Mean anomaly maps of the people of each cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`gen3d stratify`: a map of people, whether they fall into groups, and what the groups mean."""
+"""`gen3d stratify`: a map of people, whether they form clusters, and what the clusters go with."""
 
 from __future__ import annotations
 
@@ -36,37 +36,37 @@ Opened = tuple[ClusteredPeople, Adjustment | None, FittedComponents]
 
 
 class Stratify(FolderVerb):
-    """Map people by their latents, look for groups, and say what they are.
+    """Map people by their latents, test for clusters, and describe them.
 
-    Principal components and a seeded UMAP, kept so that new people can be put into them. Clusters are compared with those
-    of cohorts of one group that vary as much, with the same skew and tails; where they are no better, or not found again
-    in resampled people, the verdict is "no stable structure" and nobody has a cluster. What clusters mean is told by
-    every column of the table, site, age and sex first: a scanner is not a subtype.
+    Principal components and a seeded UMAP are kept, so that new people can be added to the map. Clusters are compared with
+    those of simulated cohorts of one group with the same variance, skew and tails. Where they are no better, or unstable in
+    resampled people, the verdict is "no stable structure" and nobody has a cluster. Clusters are then compared with every
+    column of the table, site, age and sex first: a scanner is not a subtype.
     """
 
     latents: Folders = Field(
         description="latents folders (encode or harmonise) of one run; one scan per person is used"
     )
-    maps: Folder | None = Field(None, description="maps folder (anomaly): mean z maps of every cluster")
+    maps: Folder | None = Field(None, description="maps folder (anomaly), for a mean z map of every cluster")
     prepared: Folders | None = Field(
         None,
-        description="prepared folders for thumbnails; default: those that the latents were made from, where present",
+        description="prepared folders for thumbnails; none: those that the latents were made from, where present",
     )
     people: Literal["everybody", "evaluation"] = Field(
-        "everybody", description="who is clustered: everybody, or those with the role evaluation (patients) alone"
+        "everybody", description="who is clustered: everybody, or only people with the role evaluation (patients)"
     )
     components: int = Field(
         10, ge=1, le=100, description="principal components to cluster and map; at most a fifth of the people are used"
     )
     adjust: tuple[str, ...] = Field(
-        (), description="columns whose effect on the latents is taken out first, for example [age_years, sex, site]"
+        (), description="columns whose effect on the latents is regressed out first, for example [age_years, sex, site]"
     )
-    method: Method = Field(
-        "mixture", description="clusters by normal mixtures, their number by BIC, or by density (HDBSCAN)"
-    )
+    method: Method = Field("mixture", description="mixture: normal mixtures, their number by BIC; density: HDBSCAN")
     max_clusters: int = Field(6, ge=2, le=20, description="most clusters of a mixture")
-    bootstrap: int = Field(100, ge=20, description="resamplings of people behind the stability")
-    null_draws: int = Field(100, ge=20, description="cohorts of one group that the clusters are compared with")
+    bootstrap: int = Field(100, ge=20, description="bootstrap resamples of people for the stability of clusters")
+    null_draws: int = Field(
+        100, ge=20, description="simulated cohorts of one group that the clusters are compared with"
+    )
     neighbours: int = Field(15, ge=2, description="people in the neighbourhoods that UMAP keeps")
     minimum_distance: float = Field(0.1, ge=0, le=1, description="how tightly UMAP packs people, in units of its map")
     seed: int = Field(0, description="seed of UMAP, clusters, resampling and permutations")
@@ -86,8 +86,8 @@ class Stratify(FolderVerb):
         return {"latents": self.latents, **{name: value for name, value in optional.items() if value is not None}}
 
     def open_inputs(self) -> Opened:
-        """Who is clustered, and in which components of the latents, after which adjustment."""
-        if self.maps is not None:  # a mistake is told before the work, not after it
+        """Open the people to be clustered, their adjustment, and the components of their latents."""
+        if self.maps is not None:  # a wrong folder stops the verb before the work, not after it
             read(self.maps, ("anomaly",))
         if self.prepared is not None:
             open_prepared(self.prepared)
@@ -136,8 +136,8 @@ class Stratify(FolderVerb):
         varying = spread > max(1e-6 * float(spread[0]), 1e-6 * scale)
         if not varying.any():
             raise UserError(
-                f"{cohort.folders}: the latents of all {len(values)} people are the same, so there is nothing to map; the "
-                "model ignores its latents, train it with a smaller weight of the KL term."
+                f"{cohort.folders}: the latents of all {len(values)} people are identical, so there is nothing to map; the VAE "
+                "has collapsed, train it with a lower model.beta."
             )
         return FittedComponents(
             fitted.mean, fitted.loadings[varying], fitted.coordinates[:, varying], fitted.share_of_variance[varying]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import HDBSCAN
 from sklearn.metrics import silhouette_score
 
+from gen3d.core import words as spell
 from gen3d.core.progress import track
 from gen3d.stratify.agreement import adjusted_rand_index, jaccard
 from gen3d.stratify.mixture import Mixture, fit_mixtures, one_group_bic, starting_centres
@@ -27,8 +28,8 @@ Method = Literal["mixture", "density"]
 SMALLEST_PEOPLE, SMALLEST_SHARE = 5, 0.05
 LEVEL = 0.05
 VALLEY_LEVEL = 0.1
-"""Of the test that people are rarer between two clusters: alone it has little power, beside the others it only keeps
-out what is drawn out or bent in one piece."""
+"""Level of the test that people are rarer between two clusters. The test has little power alone; together with the others
+it only has to reject one elongated or curved group."""
 LEAST_AGREEMENT = 0.6
 RANDOM_STARTS = 4
 BOOTSTRAPS_OF_A_NULL = 10
@@ -92,7 +93,7 @@ def find_structure(
         method: mixtures (`gen3d.stratify.mixture`; their number by BIC), or HDBSCAN (Campello et al. 2013).
         max_clusters: most groups of a mixture.
         num_bootstraps: resamplings of people behind the stability.
-        num_null: cohorts of one group to compare with; at least 20, or nothing can be found at 5 %.
+        num_null: cohorts of one group to compare with; at least 20, or no structure can reach 5 %.
         seed: of all that is random.
     """
     generator = np.random.default_rng(seed)
@@ -114,23 +115,27 @@ def find_structure(
         else (chosen.gain, valley(values, chosen), float(stability.agreement.mean()))
     )  # fmt: skip
     statistics = _statistics(observed, reference, chosen, len(values))
-    reasons = verdict(statistics) if chosen is not None else ("no solution has clusters large enough to count",)
+    reasons = (
+        verdict(statistics) if chosen is not None else ("every solution has a cluster that is too small to count",)
+    )
     return Structure(
         not reasons, reasons, chosen, stability, statistics, _table(values, candidates, stabilities, chosen)
     )
 
 
 def solve(values: Floats, method: Method, max_clusters: int, generator: np.random.Generator) -> list[Solution]:
-    """Every solution that the method offers, by number of clusters; none where HDBSCAN finds only noise."""
+    """Every solution of the method, by number of clusters; none where HDBSCAN finds only noise."""
     if method == "density":
         return _by_density(values)
     ones = np.ones(len(values))
     single = one_group_bic(values)
     candidates = []
     for num in range(2, min(max_clusters, len(values) // SMALLEST_PEOPLE) + 1):
+        # The likelihood has many maxima, so each number of groups is fitted from several starts.
         starts = starting_centres(values, num, RANDOM_STARTS, generator)
         fits = fit_mixtures(values, np.tile(ones, (len(starts), 1)), starts)
         small = [np.bincount(labels, minlength=num).min() < fewest(len(values)) for labels in fits.labels]
+        # A fit with a cluster too small to count is taken only where every start ends in one.
         index = int(np.argmin(np.where(small, fits.bic + 1e9, fits.bic)))
         order = np.argsort(-np.bincount(fits.labels[index], minlength=num), kind="stable")
         mixture = fits.mixture(index)
@@ -171,7 +176,7 @@ def best(candidates: list[Solution], num: int) -> Solution | None:
 def valley(values: Floats, solution: Solution) -> float:
     """How empty the space between clusters is: the least over pairs of the distance from a single mode, times root n.
 
-    Two clusters' people are projected on the line that tells them apart best, and the distribution is compared with
+    The people of two clusters are projected on the line that separates them best, and the distribution is compared with
     its nearest unimodal one: the dip of Hartigan and Hartigan 1985, on Fisher's direction.
     """
     labels, num = solution.labels, solution.num_clusters
@@ -278,20 +283,22 @@ def _statistics(
 
 
 def verdict(statistics: pd.DataFrame) -> tuple[str, ...]:
-    """Why a solution is no stable structure, in words; empty where it passes every test.
+    """Sentences on why a solution is no stable structure; empty where it passes every test.
 
-    That one group is cut less stably is shown but not asked for: a long group is cut in the same place by every
-    resampling, so that the index has no room above it even where groups are far apart.
+    That clusters are more stable than those of one group is reported but not required: an elongated group is cut in the
+    same place by every resampling, so the index cannot exceed it even where groups are far apart.
     """
     by_name = statistics.set_index("statistic")
     p, ari = by_name["p"], float(by_name["value"]["bootstrap_ari"])
     reasons = []
     if not p["separation"] < LEVEL:
-        reasons.append(f"one group of the same skew and tails is cut as well (p {p['separation']:.2f})")
+        reasons.append(
+            f"one group with the same skew and tails separates as well (p {spell.probability(p['separation'])})"
+        )
     if not p["valley"] < VALLEY_LEVEL:
-        reasons.append(f"people are not rarer between the clusters than within (p {p['valley']:.2f})")
+        reasons.append(f"people are not rarer between the clusters than within (p {spell.probability(p['valley'])})")
     if not ari >= LEAST_AGREEMENT:
-        reasons.append(f"resampled people fall into other clusters (adjusted Rand index {ari:.2f})")
+        reasons.append(f"resampled people fall into other clusters (adjusted Rand index {spell.number(ari)})")
     return tuple(reasons)
 
 

@@ -331,3 +331,5 @@ def test_settings_are_told_apart_by_kind() -> None:
     for wrong in ({"kind": "forest"}, {"kind": "linear", "penalties": [0.0]}, {"kind": "linear", "penalties": []}):
         with pytest.raises(ValidationError):
             adapter.validate_python(wrong)
+    with pytest.raises(TypeError):
+        recipe_of(ResidualSettings())

@@ -93,7 +93,7 @@ def test_who_was_tested_and_who_was_left_out(section: Section) -> None:
     words = sentences(section)
     assert "Tested: 60 people with 64 scans: CN (controls) 30 and AD (Alzheimer's disease) 30." in words
     assert "4 people without a diagnosis are left out." in words
-    assert "No model behind the latents had seen anybody of the table." in words
+    assert "No model behind the latents was trained on anybody of the table." in words
     assert "A search for the same person under two names found none." in words
 
 

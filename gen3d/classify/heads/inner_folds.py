@@ -1,4 +1,4 @@
-"""Folds within the people that a head learns from: what its settings, calibration and threshold are chosen by."""
+"""Inner folds of the training people, for choosing the settings, calibration and threshold of a head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is learned from labels: settings by inner cross-validation, calibration on its held-out scores, and a threshold."""
+"""Fit a head with labels: settings by inner cross-validation, calibration on its held-out scores, and a threshold."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _problems(codes: Values, target: Target) -> Values:
 
 
 def _merit(scores: Values, targets: Values, folds: NDArray[np.int64], target: Target) -> float:
-    """How well held-out people were told, higher is better."""
+    """How well held-out people are predicted; higher is better."""
     if target.task == "number":
         return -float(np.abs(scores - targets).mean())
     return float(np.mean([_auc_within(row, truth > 0.5, folds) for row, truth in zip(scores, targets, strict=True)]))

@@ -48,7 +48,7 @@ def fit_scaling(scores: Values, codes: NDArray[np.int64]) -> Scaling:
     class c, so that scores that separate a small sample perfectly do not become certainties.
 
     Args:
-        scores: [n, classes], of people whom the scoring model did not learn from.
+        scores: [n, classes], of people held out from the training of the scoring model.
         codes: class number of each row, [n]; every class occurs.
     """
     num_classes = scores.shape[1]

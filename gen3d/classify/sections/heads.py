@@ -1,4 +1,4 @@
-"""What can be told from the latents: heads beside their baselines, judged on people whom they never saw."""
+"""Report section of `gen3d classify`: heads and their baselines, tested on held-out people."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from gen3d.figures.context import Context, page_section
 from gen3d.figures.plain_tables import interval_of
 
 POLICIES = {
-    "refuse": "Nobody may be tested whom a model behind the latents had seen: the verb would have stopped.",
-    "leave_out": "People whom a model behind the latents had seen are neither learned from nor tested.",
-    "train_only": "People whom a model behind the latents had seen are learned from, and never tested.",
-    "waive": "People whom a model behind the latents had seen were tested all the same.",
+    "refuse": "Nobody was tested on whom a model behind the latents was trained: the verb would have stopped.",
+    "leave_out": "People on whom a model behind the latents was trained are excluded from training and testing.",
+    "train_only": "People on whom a model behind the latents was trained are training people only, and never tested.",
+    "waive": "People on whom a model behind the latents was trained were tested all the same (waived).",
 }
 
 LIMIT_OF_HEADS = (
-    "Intervals of heads take the fitted models as given: fitted anew on other people they would differ by more. A "
-    "probability holds for people mixed as those that a head learned from; where a disease is rarer, look at the "
-    "predictive values."
+    "Intervals of heads take the fitted models as fixed; models fitted on other people would differ by more. A "
+    "probability holds at the prevalence of the training people; where a disease is rarer, look at the predictive "
+    "values."
 )
 """For the last section of the page."""
 
@@ -43,9 +43,9 @@ def section(context: Context) -> Section | None:
         return None
     blocks: list[Any] = [
         Text(
-            "A head is a small model that tells something of a person from the latents alone. Baselines are judged on "
-            "the same people: covariates, one or a few volumes of structures, or the plain voxels. A head that does not "
-            "beat them adds nothing to them. Intervals are 95 % over people."
+            "A head is a small classifier that predicts a column of the cohort table from the latents alone. Baselines are "
+            "tested on the same people: covariates, volumes of structures, or the plain voxels. A head that does not beat "
+            "them adds nothing. Intervals are 95 % over people."
         )
     ]
     numbers: dict[str, Any] = {}
@@ -59,7 +59,7 @@ def section(context: Context) -> Section | None:
 
 
 def target_title(head: HeadFolder) -> str:
-    """What is told from what, with a capital: Diagnosis, AD against CN."""
+    """The target as a heading: Diagnosis, AD against CN."""
     name = spell.capital(str(head.target.get("name", head.name)).replace("_", " "))
     if head.task == "number" or not head.classes:
         return name
@@ -101,7 +101,7 @@ def _guard(head: HeadFolder) -> dict[str, Any]:
 
 
 def _warnings(head: HeadFolder) -> list[Text]:
-    """Waivers and likely duplicates: what a reader must know before any number."""
+    """Waivers and likely duplicates, which a reader must know before any number."""
     guard = _guard(head)
     texts = [sentence(f"Waived: {waiver}") for waiver in guard.get("waivers") or ()]
     pairs = guard.get("duplicates") or []
@@ -114,34 +114,34 @@ def _warnings(head: HeadFolder) -> list[Text]:
         rest = f" and {len(pairs) - 5} more" if len(pairs) > 5 else ""
         done = {
             "merge": "; each pair was kept together in every split",
-            "waive": "; they were taken for different people",
+            "waive": "; they were treated as different people (waived)",
         }
         texts.append(
-            f"{spell.count(len(pairs), 'pair')} of subjects may be one person under two names, as their scans are as alike as "
+            f"{spell.count(len(pairs), 'pair')} of subjects may be one person under two ids, because their scans are as similar as "
             f"two scans of one person: {', '.join(named)}{rest}{done.get(policy, '')}."
         )
     return [Text(text, "warning") for text in texts]
 
 
 def _external(head: HeadFolder) -> list[Any]:
-    """What people of other data can tell, and what they cannot."""
+    """What a test on people of other data shows, and what it cannot show."""
     if not head.is_external:
         return []
     text = (
-        "These are people of other data: saved heads were applied to them as they were, and nothing was fitted here. "
-        "That tells whether a head holds beyond the data it comes from."
+        "These are people of other data. Saved heads were applied to them unchanged, and nothing was fitted here. "
+        "This shows whether a head generalises beyond its own data."
     )
     counts = _by_class(head)
     if len(head.classes) == 2 and counts:
         reference, sought = head.classes
         if not counts.get(reference):
             text += (
-                f" Nobody of the class {reference} is among them, so that sensitivity is all that can be given: "
+                f" None of them is of the class {reference}, so only sensitivity can be measured: "
                 "specificity, AUC and predictive values need both classes."
             )
         elif not counts.get(sought):
             text += (
-                f" Nobody of the class {sought} is among them, so that specificity is all that can be given: "
+                f" None of them is of the class {sought}, so only specificity can be measured: "
                 "sensitivity, AUC and predictive values need both classes."
             )
     return [Text(text)]
@@ -167,15 +167,15 @@ def _people(head: HeadFolder) -> list[Any]:
     points = [spell.capital(sentence(str(note))) for note in people.get("left_out") or ()]
     policy = str(guard.get("seen_policy", ""))
     if policy:
-        points.append(POLICIES.get(policy, f"Policy towards people whom the model had seen: {policy}."))
+        points.append(POLICIES.get(policy, f"Policy for training people of a model behind the latents: {policy}."))
     if guard.get("num_seen") is not None:
         points.append(
-            f"{spell.people(int(guard['num_seen']))} of the table had been seen by a model behind the latents."
+            f"A model behind the latents was trained on {spell.people(int(guard['num_seen']))} of the table."
             if guard["num_seen"]
-            else "No model behind the latents had seen anybody of the table."
+            else "No model behind the latents was trained on anybody of the table."
         )
     if guard and "duplicates" in guard and not guard["duplicates"]:
-        points.append("A search for the same person under two names found none.")
+        points.append("A search for the same person under two ids found none.")
     return [*blocks, Points(tuple(points))] if points else blocks
 
 
@@ -191,10 +191,10 @@ def _models_table(models: Models) -> list[Any]:
     ]
     if not rows:
         return []
-    caption = "Heads and baselines, what each is given, and the settings that the inner cross-validation chose (folds)."
+    caption = "Heads and baselines, their features, and the settings that the inner cross-validation chose (folds)."
     kept = str(models.head.metrics.get("head") or "")
     note = [Text(f"{spell.capital(sentence(kept))}")] if kept else []
-    table = Table(caption, ["Model", "Kind", "Given", "Settings chosen"], rows, "llll")
+    table = Table(caption, ["Model", "Kind", "Features", "Settings chosen"], rows, "llll")
     return [Details("What the models are", [*note, table])]
 
 
@@ -293,7 +293,7 @@ def column_name(column: Any) -> str:
 
 
 def permutation(models: Models) -> list[Any]:
-    """What models reach when labels are permuted, and how often that is as good as what they reached."""
+    """The performance of models under permuted labels, compared with their own."""
     table = "permutation"
     rows = models.head.rows(table, "model", "value", "null_mean", "null_low", "null_high", "p")
     order = {name: index for index, name in enumerate(models.names)}
@@ -315,8 +315,8 @@ def permutation(models: Models) -> list[Any]:
     times = f" ({num:.0f} times)" if math.isfinite(num) else ""
     figure = Figure(
         models.identifier("permutation"),
-        f"{statistic} beside its range under permuted labels.",
-        f"{statistic} (dot) beside its range when labels are permuted{times}: bar, 95 % of permutations; tick, their mean.",
+        f"{statistic} and its range under permuted labels.",
+        f"{statistic} (dot) and its range when labels are permuted{times}: bar, 95 % of permutations; tick, their mean.",
         png,
         svg=svg,
         width_percent=80,

@@ -1,4 +1,4 @@
-"""What a head says of people: classes given, values predicted, and what a positive result means where few are ill."""
+"""Predictions of people: predicted classes and values, and the meaning of a positive result at each prevalence."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from gen3d.cohort.target import as_label
 from gen3d.core import words as spell
 from gen3d.core.tables import Row
 from gen3d.figures import names as wording
+from gen3d.figures import style
 from gen3d.figures.blocks import Details, Figure, Heading, Points, Table
 from gen3d.figures.plain_tables import interval_of
 from gen3d.maths.stats import Interval
@@ -23,7 +24,7 @@ FEWEST_DOTS = 3
 
 
 def predicted_against_true(models: Models) -> tuple[list[Any], dict[str, Any]]:
-    """For numbers: the best head's prediction of every person, mean over repeats, and the points for metrics.json."""
+    """For numbers: the primary head's prediction of every person, mean over repeats, and the points for metrics.json."""
     frame = models.head.predictions
     if models.head.task != "number" or not models.lead or not {"model", "y_true", "predicted"} <= set(frame.columns):
         return [], {}
@@ -45,7 +46,7 @@ def predicted_against_true(models: Models) -> tuple[list[Any], dict[str, Any]]:
         models.identifier("predicted"),
         f"Dots of predicted against true {name}.",
         f"Predicted against true {name}, {models.title(models.lead)}, {spell.count(len(means), 'scan')}, mean over repeats. "
-        "Dashed: equality; line: least squares. A line flatter than equality means that extremes are drawn to the mean.",
+        "Dashed: equality; line: least squares. A line flatter than equality means that extremes are pulled towards the mean.",
         png,
         svg=svg,
         width_percent=55,
@@ -55,7 +56,7 @@ def predicted_against_true(models: Models) -> tuple[list[Any], dict[str, Any]]:
 
 
 def confusion(models: Models) -> list[Any]:
-    """Which classes the best head gave: a shaded square for three or more classes, a table for two."""
+    """Which classes the primary head predicted: a shaded square for three or more classes, a table for two."""
     table = "confusion"
     rows = [row for row in models.head.rows(table, "model", "true", "predicted", "num") if row["model"] == models.lead]
     if not rows:
@@ -69,12 +70,12 @@ def confusion(models: Models) -> list[Any]:
     model = models.title(models.lead)
     if len(classes) == 2:
         cells = [[f"True {name}", *(f"{num:g}" for num in counts[index])] for index, name in enumerate(classes)]
-        header = ["", *(f"Given {name}" for name in classes)]
-        return [Details("Classes given", [Table(f"Classes given by {model}.", header, cells, "lrr")])]
+        header = ["", *(f"Predicted {name}" for name in classes)]
+        return [Details("Predicted classes", [Table(f"Classes predicted by {model}.", header, cells, "lrr")])]
     png, svg = heads_charts.confusion(counts, classes)
-    caption = f"True classes (rows) and those given by {model} (columns): how many, and their share of the row."
+    caption = f"True classes (rows) and classes predicted by {model} (columns): how many, and their share of the row."
     name = models.identifier("confusion")
-    return [Figure(name, "Square of true and given classes.", caption, png, svg=svg, width_percent=51)]
+    return [Figure(name, "Square of true and predicted classes.", caption, png, svg=svg, width_percent=51)]
 
 
 def has(models: Models, num: int) -> str:
@@ -111,7 +112,7 @@ def predictive_values(models: Models) -> list[Any]:
             )
         sentences.append(f"{text}.")
         fields.append(heads_charts.Hundred(f"Prevalence {share}", Interval(100 * ppv.value, math.nan, math.nan, 0)))
-    png, svg = heads_charts.in_a_hundred(fields[:MOST_FIELDS], "#d55e00")
+    png, svg = heads_charts.in_a_hundred(fields[:MOST_FIELDS], style.GROUP_COLOURS[1])
     figure = Figure(
         models.identifier("predictive_values"),
         f"Fields of a hundred people with a positive result. {' '.join(sentences)}",

@@ -1,4 +1,4 @@
-"""Heads beside baselines: performance, differences, curves, reliability, subgroups and permuted labels."""
+"""Heads and baselines: performance, differences, curves and reliability."""
 
 from __future__ import annotations
 
@@ -69,9 +69,7 @@ def performance(models: Models) -> list[Any]:
 
 
 def _performance_caption(models: Models, size: str) -> str:
-    named = (
-        f" {models.title(models.lead)} was named beforehand as the head that counts." if len(models.heads) > 1 else ""
-    )
+    named = f" {models.title(models.lead)} was named beforehand as the primary head." if len(models.heads) > 1 else ""
     return f"Performance with 95 % intervals{size}. Best first.{named}"
 
 
@@ -227,8 +225,7 @@ def _decision(models: Models) -> list[Figure]:
     png, svg = heads_charts.net_benefit(lines, everybody, "Probability from which one would act")
     caption = (
         "Decision curves: true positives per person minus false positives weighted by the odds at which one would act, at "
-        "the share of the ill in these people. A model is of use where it lies above acting on everybody and on nobody "
-        "(dashed)."
+        "the prevalence in these people. A model is useful where it lies above acting on everybody and on nobody (dashed)."
     )
     name = models.identifier("decision")
     return [Figure(name, "Decision curves of heads and baselines.", caption, png, svg=svg, width_percent=50)]
@@ -262,7 +259,7 @@ def reliability(models: Models) -> list[Any]:
         "Reliability: of the people with a predicted probability "
         + ("of their most likely class, the share for whom it is the true one" if several else "")
         + ("" if several else f"of {models.head.classes[-1]}, the share who are" if models.head.classes else "")
-        + ", with 95 % intervals. On the dashed line a probability means what it says. Bars: how many people a bin holds."
+        + ", with 95 % intervals. On the dashed line probabilities are correct. Bars: how many people a bin holds."
     )
     name = models.identifier("reliability")
     width = min(100, 26 * min(4, len(panels)) + 4)

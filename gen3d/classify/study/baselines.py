@@ -1,4 +1,4 @@
-"""What a head has to beat: covariates, regional volumes, both, and a linear machine on the voxels themselves."""
+"""Baselines without latents: covariates, regional volumes, both, and a linear support vector machine on the voxels."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TableReducer:
 
 @dataclass(frozen=True)
 class TableRecipe:
-    """Logistic or ridge regression on columns of the cohort table; the features are not looked at."""
+    """Logistic or ridge regression on columns of the cohort table; the features are ignored."""
 
     name: str
     columns: tuple[str, ...]
@@ -100,7 +100,7 @@ class NoColumns:
 
 @dataclass(frozen=True)
 class ChanceNumber:
-    """The error of knowing nothing about a number but its mean over people."""
+    """Predict the mean of the training people for everybody: the error without any skill."""
 
     name: str = "mean of the training people"
 
@@ -156,7 +156,7 @@ def gram_factor(blocks: Iterable[NDArray[np.floating]], num_scans: int) -> Value
 NAMES = {"t1w": "T1w", "log_jacobian": "local volume"}
 
 VOXELS_AT_ONCE = 50_000
-"""Of everybody, in memory together: 200 MB per thousand scans."""
+"""Voxels of all scans that are in memory together: 200 MB per thousand scans."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Who competes: the heads that were asked for, and the baselines that are always there."""
+"""The models that are compared: the heads of the settings, and the baselines that are always run."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SPATIAL = 4
 
 
 def contestants(question: Question) -> list[Contestant]:
-    """The heads, the first of them first, then the baselines."""
+    """The heads, the primary one first, then the baselines."""
     return [*heads(question), *baselines(question)]
 
 
 def heads(question: Question) -> list[Contestant]:
-    """A model per head that was asked for.
+    """One model per head of the settings.
 
     Raises:
         UserError: the residual head on latents that are no volume.
@@ -58,7 +58,7 @@ def _synthetic(question: Question) -> tuple[Any, ...]:
 
 
 def baselines(question: Question) -> list[Contestant]:
-    """What is told without the latents: covariates, site, volumes, both, voxels; the training mean of a number."""
+    """Models without latents: covariates, site, volumes, both, voxels; the mean of the training people for a number."""
     settings, table, target = question.settings, question.features.table, question.target
     covariates = [name for name in settings.covariates if name != target.name]
     volumes = list(settings.volumes) if settings.volumes is not None else default_volumes(table)

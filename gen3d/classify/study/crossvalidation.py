@@ -1,4 +1,4 @@
-"""The loop around heads and baselines: everything is fitted on the training people of a fold, and tested on the others."""
+"""Cross-validation of heads and baselines: everything is fitted on the training people of a fold, and tested on the others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DIAGNOSIS = "diagnosis"
 
 @dataclass(frozen=True)
 class Contestant:
-    """A head or a baseline: its recipe, and what it takes of scans: `rows(features, member, chosen)`."""
+    """A head or a baseline: its recipe, and its features of some scans: `rows(features, member, chosen)`."""
 
     name: str
     kind: Kind
@@ -33,11 +33,11 @@ class Contestant:
     rows: Callable[[Features, int, Index], Rows]
     description: str
     applies_to_external: bool = True
-    """Whether scans of other cohorts can be predicted too."""
+    """Whether it can predict scans of other cohorts."""
 
     synthetic_rows: Rows | None = None
     synthetic_codes: Values = field(default_factory=lambda: np.empty(0))
-    """Synthetic scans to learn from in every fold, never tested, and their codes."""
+    """Synthetic scans that are added to the training people of every fold, and their codes; never tested."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class ClassifyStudy:
     folds: tuple[StudyFold, ...]
     seed: int
     tested_controls_known: bool = False
-    """Whether a recipe may know who of the tested people is a control, to estimate an unknown site from them."""
+    """Whether recipes see which tested people are controls, to estimate a site that training did not know."""
 
     def training(self, model: Contestant, member: int, chosen: Index) -> tuple[Rows, Values, Index]:
-        """Rows, codes and people to learn from; synthetic scans are people of their own."""
+        """Training rows, codes and people; every synthetic scan counts as one more person."""
         rows, codes, groups = model.rows(self.features, member, chosen), self.codes[chosen], self.groups[chosen]
         if model.synthetic_rows is None or not len(model.synthetic_rows):
             return rows, codes, groups
@@ -68,7 +68,7 @@ class ClassifyStudy:
         )
 
     def tested(self, model: Contestant, member: int, chosen: Index) -> Rows:
-        """Rows to predict; what is to be told of them is not there."""
+        """Rows to predict, without the target."""
         rows = model.rows(self.features, member, chosen)
         table = rows.table.drop(columns=[self.target.name], errors="ignore")
         if self.tested_controls_known:
@@ -137,10 +137,10 @@ def prediction_rows(
 
 
 def score_and_call(target: Target, outputs: Values, threshold: float) -> tuple[Values, NDArray[Any], float]:
-    """One number and one answer per scan.
+    """One score and one predicted class (or number) per scan.
 
-    Two classes: the last one's probability, called where it reaches the threshold. Ordered grades: the expected grade, and the
-    median grade. Further categories: the probability of the most probable class. A number: itself.
+    Two classes: the probability of the last one, which is predicted where it reaches the threshold. Ordered grades: the
+    expected grade, and the median grade. Further categories: the probability of the most probable class. A number: itself.
     """
     if target.task == "number":
         return outputs[:, 0], outputs[:, 0], float("nan")

@@ -1,4 +1,4 @@
-"""What a head reaches when the labels mean nothing: they are dealt out anew, and the head learns again."""
+"""The null distribution of a head: labels are permuted, and the head is trained again."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Statistic = Literal["auc", "macro_auc", "mae"]
 IN_ONE_GO = 20
 MOST_TRIES = 20
 LEAST_MOVABLE = 0.5
-"""Of people whose label can change, below which labels are dealt out over folds too."""
+"""Share of people whose label can change below which labels are permuted across folds too."""
 
 
 @dataclass(frozen=True)
 class ReducedFold:
-    """One fold without what needs labels: values of training and of tested people, their rows and persons."""
+    """One fold after the label-free steps: values of the training and of the tested people, their rows and persons."""
 
     number: int
     learned_from: Values
@@ -58,8 +58,8 @@ def statistic_name(target: Target) -> Statistic:
 def prepare(model: Contestant, study: ClassifyStudy) -> PermutationJob:
     """Everything that labels do not change, of the folds of the first repeat.
 
-    Labels are dealt out within sites, and within folds so that every fold keeps its classes; where that would leave most
-    people as they are, within sites alone. A target that is the same for everybody at a site is dealt out over sites.
+    Labels are permuted within sites, and within folds so that every fold keeps its classes; within sites alone where that
+    would change few labels. A target that is the same for everybody at a site is permuted across sites.
     """
     folds, place = [], np.full(len(study.codes), -1, dtype=np.int64)
     for fold in (fold for fold in study.folds if fold.repeat == 0):
@@ -73,7 +73,7 @@ def prepare(model: Contestant, study: ClassifyStudy) -> PermutationJob:
     within = sites * (place.max() + 2) + place + 1
     movable = _movable(sites, study.codes)
     strata = within if _movable(within, study.codes) >= LEAST_MOVABLE * movable else sites
-    if movable == 0:  # the target is the site, or goes with it: within sites every dealing is the same
+    if movable == 0:  # the target is the site or constant within it, so permuting within sites changes nothing
         strata = place - place.min() + 1 if _movable(place, study.codes) > 0 else np.zeros_like(sites)
     return PermutationJob(model.recipe, study.target, tuple(folds), study.codes, study.groups, strata, study.seed)
 
@@ -91,7 +91,7 @@ def observed(job: PermutationJob) -> float:
 
 
 def null_values(job: PermutationJob, num: int, workers: int) -> Iterator[Values]:
-    """The statistic of `num` dealings, some at a time; dealing k of a seed is the same in any number of processes."""
+    """The statistic of `num` permutations, some at a time; number k of a seed is the same in any number of processes."""
     parts = [range(start, min(start + IN_ONE_GO, num)) for start in range(0, num, IN_ONE_GO)]
     count = num_workers(workers, max(1, len(parts) // 2))
     return as_done(_some, job, parts, count)
@@ -108,7 +108,7 @@ def _one(job: PermutationJob, number: int) -> float:
         codes = permute_labels(job.codes, job.groups, job.strata, generator)
         try:
             return _statistic(job, codes)
-        except UserError:  # a training fold without one of the classes: deal again
+        except UserError:  # a training fold without one of the classes: draw again
             continue
     return float("nan")
 

@@ -1,4 +1,4 @@
-"""Which scans a study is about: the table's rows, further columns, who is asked for, and who has an answer."""
+"""Select the scans of a study: rows of the table, further columns, conditions, and a known target."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gen3d.classify.study.features import Features
 from gen3d.cohort.target import Target, as_label
+from gen3d.core import words as spell
 from gen3d.core.errors import UserError
 
 
@@ -46,7 +47,9 @@ def with_columns(features: Features, path: Path) -> Features:
         )
     added = added.drop(columns=[name for name in added.columns if name in features.table.columns and name not in by])
     if not added["subject"].isin(features.table["subject"].astype(str)).any():
-        raise UserError(f"{path}: nobody there has features; subjects there are called {added['subject'].iloc[0]}, ...")
+        raise UserError(
+            f"{path}: none of its subjects has features; give ids of the cohort, not {added['subject'].iloc[0]}, ..."
+        )
     joined = features.table.astype(dict.fromkeys(by, str)).merge(added, on=by, how="left", validate="many_to_one")
     return replace(features, table=joined)
 
@@ -61,12 +64,14 @@ def only_those(features: Features, conditions: Mapping[str, Any]) -> Features:
     for column, condition in conditions.items():
         chosen &= _meets(column_of(features.table, column), condition)
     if not chosen.any():
-        raise UserError(f"nobody meets {dict(conditions)}; see the columns of the cohort table.")
+        raise UserError(f"only={dict(conditions)} keeps nobody; see the columns of the cohort table.")
     if chosen.all():
         return features
     kept = features.take(np.flatnonzero(chosen))
     listed = ", ".join(f"{column} {_condition_text(condition)}" for column, condition in conditions.items())
-    return replace(kept, notes=(*features.notes, f"{int((~chosen).sum())} scans are left out by only= ({listed})"))
+    return replace(
+        kept, notes=(*features.notes, f"{spell.count(int((~chosen).sum()), 'scan')} are excluded by only= ({listed})")
+    )
 
 
 def _condition_text(condition: Any) -> str:
@@ -109,22 +114,21 @@ def column_of(table: pd.DataFrame, name: str) -> pd.Series:
 
 
 def with_answers(features: Features, target: Target) -> tuple[Features, NDArray[np.float64]]:
-    """The scans whose target is known and asked for, and their codes [n]."""
+    """The scans with a known target among the classes, and their codes [n]."""
     column = column_of(features.table, target.name)
     codes = target.codes(column)
     known = np.isfinite(codes)
     empty = np.array([as_label(value) == "" for value in column])
     notes = features.notes
     if empty.any():
-        notes += (f"{_people(features, empty)} have no {target.name} and are left out",)
+        notes += (f"{_people(features, empty)} have no {target.name} and are excluded",)
     other = ~known & ~empty
     if other.any():
         labels = ", ".join(sorted({as_label(value) for value in column[other]}))
-        notes += (f"{_people(features, other)} with another {target.name} ({labels}) are left out",)
+        notes += (f"{_people(features, other)} with another {target.name} ({labels}) are excluded",)
     kept = features.take(np.flatnonzero(known))
     return replace(kept, notes=notes), codes[known]
 
 
 def _people(features: Features, chosen: NDArray[np.bool_]) -> str:
-    count = features.table.loc[chosen, "subject"].nunique()
-    return f"{count} {'person' if count == 1 else 'people'}"
+    return spell.people(int(features.table.loc[chosen, "subject"].nunique()))
