@@ -16,6 +16,7 @@ from gen3d.core import words as spell
 from gen3d.core.errors import UserError
 
 MINIMUM_PEOPLE = 12
+"""Just enough for two clusters of five, the smallest that count."""
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,12 @@ VALLEY_LEVEL = 0.1
 """Level of the test that people are rarer between two clusters. The test has little power alone; together with the others
 it only has to reject one elongated or curved group."""
 LEAST_AGREEMENT = 0.6
+"""Adjusted Rand index of the clusters of resampled people below which clusters are unstable."""
 RANDOM_STARTS = 4
 BOOTSTRAPS_OF_A_NULL = 10
+"""Few, because every null cohort is resampled, and only the mean agreement of each is compared."""
 RUNS_AT_ONCE = 100
+"""Mixtures that are fitted in one batch, which bounds the memory."""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def test_the_record_is_reported() -> None:
     status, text = found["12a"]
     assert status == DONE
     assert "5 stratified folds, repeated 10 times" in text
-    assert "policy waive; 12 had been seen" in text
+    assert "policy waive; 12 were training people" in text
     assert "1 pairs looked like one person" in text
     assert "Waived by the user: 12 people were seen." in text
     assert "auc, brier" in found["12e"][1]
@@ -156,9 +156,9 @@ def test_an_empty_record_claims_nothing() -> None:
 def test_external_people_and_their_harmonisation(unknown: str, said: bool) -> None:
     settings = SETTINGS | {"external": ["other"], "harmonise": {"unknown": unknown}}
     found = texts(metrics(), settings)
-    assert "whom it had not been fitted on" in found["12a"][1]
+    assert "outside its training set" in found["12a"][1]
     assert "stratified folds" not in found["12a"][1]
-    assert ("that site's controls" in found["12b"][1]) == said
+    assert ("the controls of that site" in found["12b"][1]) == said
     assert found["12f"] == (DONE, "The head was not updated.")
 
 

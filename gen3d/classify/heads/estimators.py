@@ -24,10 +24,13 @@ from gen3d.classify.heads.settings import BoostingSettings, LinearSettings, MlpS
 
 Values = NDArray[np.float64]
 SVM_TOLERANCE = 1e-6
+"""Tighter than the default of libsvm (0.001), so that the order of the rows hardly changes a fit."""
 SVM_STEPS = 200_000
+"""Bounds the time at high costs, where classes that overlap converge slowly."""
 EPSILON = 0.1
 """Half the width of the tube of support vector regression, in standard deviations of the number."""
 MOST_COPIES = 20
+"""Bounds the training set of a perceptron where one class is very rare."""
 
 
 class Scorer(Protocol):

@@ -9,7 +9,7 @@ from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
 
 MOST_FOLDS = 5
-
+"""Each fit then has 80 % of the people, and each held-out fold still has enough of them for an AUC."""
 
 PEOPLE_PER_CLASS = 2
 """In each inner fold, so that a fold says something about every class."""

@@ -19,6 +19,7 @@ GRADIENT = 1e-9
 MOST_STEPS = 100
 MOST_HALVINGS = 30
 JITTER = 1e-10
+"""Added to the diagonal of the Hessian: without it the intercept of separated classes makes it singular."""
 
 
 def balanced_weights(positive: NDArray[np.bool_], used: NDArray[np.bool_]) -> Values:

@@ -128,7 +128,7 @@ class ResidualRecipe:
         Raises:
             UserError: too few people of a class for inner folds.
         """
-        from gen3d.classify.heads.residual import train_heads  # torch is loaded only where a network is asked for
+        from gen3d.classify.heads.residual import train_heads  # torch is loaded only to train a network
 
         assert self.shape, "a recipe reduces before it learns"
         folds = inner_folds(codes, groups, target, seed)

@@ -122,7 +122,7 @@ def score(predictions: pd.DataFrame, target: Target, settings: ScoreSettings) ->
 def permutation_row(
     observed: float, null_values: ArrayLike, model: str = "", statistic: str = "auc", level: float = 0.95
 ) -> Row:
-    """A row of the table `permutation`: the value beside those after labels were permuted, with its p.
+    """A row of the table `permutation`: the value, its null distribution under permuted labels, and p.
 
     For errors (mae) small is good, and p counts null values at least as small.
     """

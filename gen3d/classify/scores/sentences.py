@@ -14,6 +14,7 @@ Tables = dict[str, pd.DataFrame]
 
 MEASURES = {"auc": "AUC", "macro_auc": "macro AUC", "mae": "mean absolute error"}
 MANY_GROUPS = 4
+"""Of more groups a sentence names the lowest and the highest only."""
 
 
 def with_interval(row: Row) -> str:
@@ -75,7 +76,7 @@ def _slope_meaning(row: Row) -> str:
         return "below 1: the predictions are too extreme"
     if row["low"] > 1:
         return "above 1: the predictions are too cautious"
-    return "compatible with 1, as it should be"
+    return "compatible with the ideal of 1"
 
 
 def number_sentences(tables: Tables, model: str) -> list[str]:

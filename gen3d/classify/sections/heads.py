@@ -21,10 +21,10 @@ from gen3d.figures.context import Context, page_section
 from gen3d.figures.plain_tables import interval_of
 
 POLICIES = {
-    "refuse": "Nobody was tested on whom a model behind the latents was trained: the verb would have stopped.",
-    "leave_out": "People on whom a model behind the latents was trained are excluded from training and testing.",
-    "train_only": "People on whom a model behind the latents was trained are training people only, and never tested.",
-    "waive": "People on whom a model behind the latents was trained were tested all the same (waived).",
+    "refuse": "No training person of a model behind the latents was tested: the verb would have stopped.",
+    "leave_out": "Training people of a model behind the latents are excluded from training and testing.",
+    "train_only": "Training people of a model behind the latents are used for training only, and never tested.",
+    "waive": "Training people of a model behind the latents were tested all the same (waived).",
 }
 
 LIMIT_OF_HEADS = (

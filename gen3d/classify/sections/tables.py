@@ -257,7 +257,7 @@ def reliability(models: Models) -> list[Any]:
     several = len(models.head.classes) > 2
     caption = (
         "Reliability: of the people with a predicted probability "
-        + ("of their most likely class, the share for whom it is the true one" if several else "")
+        + ("of their most likely class, the share with that class" if several else "")
         + ("" if several else f"of {models.head.classes[-1]}, the share who are" if models.head.classes else "")
         + ", with 95 % intervals. On the dashed line probabilities are correct. Bars: how many people a bin holds."
     )

@@ -149,9 +149,8 @@ def _deal(
         inside = np.zeros(allowed.shape[1])
         rows = np.flatnonzero((strata == stratum) & testable)
         rows = generator.permutation(rows)
-        rows = rows[
-            np.argsort(allowed[rows].sum(axis=1), kind="stable")
-        ]  # people whom only few members may test go first, so that every fold fills up
+        # People that few members may test come first, while there is room in their folds.
+        rows = rows[np.argsort(allowed[rows].sum(axis=1), kind="stable")]
         for row in rows:
             load = inside + 1e-3 * total + 1e-6 * generator.random(len(inside))
             dealt[row] = int(np.where(allowed[row], load, np.inf).argmin())

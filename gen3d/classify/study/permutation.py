@@ -19,7 +19,9 @@ from gen3d.maths.cross_validated import auc_within_models, permute_labels
 
 Statistic = Literal["auc", "macro_auc", "mae"]
 IN_ONE_GO = 20
+"""Permutations that a process computes before it reports, so that the folds are sent to it less often."""
 MOST_TRIES = 20
+"""Permutations that are drawn until every training fold has all classes."""
 LEAST_MOVABLE = 0.5
 """Share of people whose label can change below which labels are permuted across folds too."""
 

@@ -26,6 +26,7 @@ from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 
 FEWEST_PEOPLE = 10
+"""Fewer people cannot fill five folds with one person of each of two classes."""
 BEHIND_FEATURES = Guard(
     "a model behind these features",
     "a test of them would be too good",
