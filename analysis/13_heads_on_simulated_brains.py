@@ -70,7 +70,7 @@ SUBTYPES = (
     ("subtypes", 2.0, "subtypes"),
     ("subtypes", 1.0, "subtypes"),
 )
-FLAG = "The site alone tells"
+FLAG = "The site alone predicts"
 
 
 # ----------------------------------------------------------------------------------------------------------------- classify

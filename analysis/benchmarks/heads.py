@@ -89,7 +89,7 @@ def since(began: Values, share: float = 1.0) -> Figures:
 
 def study(values: NDArray[np.float32], codes: Codes, table: pd.DataFrame, shape: tuple[int, ...] = ()) -> Any:
     """The study that `gen3d classify` makes of its folders, in memory."""
-    from gen3d.classify.study.crossvalidation import Study
+    from gen3d.classify.study.crossvalidation import ClassifyStudy
     from gen3d.classify.study.features import Features
     from gen3d.classify.study.folds import Layout, make_folds
     from gen3d.cohort.target import Target
@@ -99,13 +99,13 @@ def study(values: NDArray[np.float32], codes: Codes, table: pd.DataFrame, shape:
     target, people = Target("diagnosis", "categories", ("CN", "AD")), np.arange(len(values))
     layout = Layout(codes.astype(float), people, everybody, everybody, features.blind, table["site"].tolist())
     folds = make_folds(layout, target, FOLDS, 1, SEED)
-    return Study(features, codes.astype(float), people, target, tuple(folds), SEED)
+    return ClassifyStudy(features, codes.astype(float), people, target, tuple(folds), SEED)
 
 
 def head(name: str) -> Any:
     """A head with its default settings."""
     from gen3d.classify.heads import settings
-    from gen3d.classify.study.crossvalidation import Model
+    from gen3d.classify.study.crossvalidation import Contestant
     from gen3d.classify.study.recipes import head_recipe
 
     kinds = {
@@ -116,7 +116,7 @@ def head(name: str) -> Any:
         "residual": settings.ResidualSettings,
     }
     recipe = head_recipe(kinds[name](), COMPONENTS, (), None, "prevalence")
-    return Model(name, "head", recipe, lambda features, member, chosen: features.rows(member, chosen), "latents")
+    return Contestant(name, "head", recipe, lambda features, member, chosen: features.rows(member, chosen), "latents")
 
 
 def nested(name: str, given: argparse.Namespace) -> Figures:

@@ -1,4 +1,4 @@
-"""`gen3d classify`: what can be told from the latents, beside what is told without them."""
+"""`gen3d classify`: predict a column of the cohort table from latents, and compare with baselines without latents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from gen3d.classify.folder import ANSWERS, HEAD, MODEL_WORDS, write_study
+from gen3d.classify.folder import CLASS_COLUMNS, HEAD, MODEL_COLUMNS, write_study
 from gen3d.classify.head_folder import HeadFamily, member_folder, open_heads, save_head
 from gen3d.classify.picture import draw_performance
 from gen3d.classify.scores.checklist import checklist
@@ -21,43 +21,51 @@ from gen3d.classify.scores.scorecard import ScoreSettings, permutation_row, scor
 from gen3d.classify.scores.summary import summary
 from gen3d.classify.settings import StudySettings
 from gen3d.classify.study.contestants import SITE, contestants
-from gen3d.classify.study.crossvalidation import Model, Study, chosen_settings, cross_validated, fit, prediction_rows
+from gen3d.classify.study.crossvalidation import (
+    ClassifyStudy,
+    Contestant,
+    chosen_settings,
+    cross_validated,
+    fit,
+    prediction_rows,
+)
 from gen3d.classify.study.permutation import null_values, observed, prepare, statistic_name
 from gen3d.classify.study.question import Question, class_counts, open_external, open_question
 from gen3d.classify.study.recipe import HeadRecipe, KeptLearned
 from gen3d.cohort.seen import SeenPolicy
 from gen3d.cohort.target import Target, as_label
+from gen3d.core import words as spell
 from gen3d.core.artefact import Work, write_json
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track, warn
-from gen3d.core.result_folder import METRICS
+from gen3d.core.result_folder import METRICS, write_picture
 from gen3d.core.tables import Row, records, write_table
 
 
 class Classify(StudySettings):
-    """Tell a column of the cohort table from latents: heads under nested cross-validation by person, beside baselines.
+    """Predict a column of the cohort table from latents: heads and baselines under nested cross-validation by person.
 
-    Whatever is fitted (harmonisation, confounds, scaling, components, settings, calibration, threshold) is fitted on the
-    training people of a fold. People whom a model behind the latents was trained on are not tested. Always beside it:
-    covariates alone, each of a few volumes of the same scans, both, voxels, and permuted labels. With fit= and external=, a
-    finished head is tested on other people instead.
+    Everything (harmonisation, confounds, scaling, components, settings, calibration, threshold) is fitted on the training
+    people of a fold. People that a model behind the latents was trained on are not tested. The baselines are covariates,
+    each of a few volumes of the same scans, both together, voxels, and permuted labels. With fit= and external=, a finished
+    head is tested on other people instead.
 
     Writes predictions.tsv, metrics.json with every table behind the figures, checklist.tsv and the head itself.
     """
 
     def plan(self) -> list[str]:
-        """Who would be told apart, in which folds, by which heads."""
+        """Classes and people, folds and heads."""
         return [*open_question(self).plan(), f"writes {self.out}"]
 
     def open_inputs(self) -> Question:
-        """Who is told apart, with what, and how it is tested."""
+        """Open the scans, the target, the features and the folds."""
         return open_question(self)
 
     def write(self, work: Work, opened: Question) -> dict[str, Any]:
         """Write the folder."""
         if self.fit is None:
             figures = cross_validate(opened)
-        else:  # the people to be tested are others than those of the study that the head comes from, whatever was said there
+        else:  # the policy of the study that fitted the head was about its own people, not about these
             policy = self.seen if "seen" in self.model_fields_set else "refuse"
             figures = external_test(opened, policy)
         say(f"{self.out / METRICS}")
@@ -66,14 +74,14 @@ class Classify(StudySettings):
 
 PARTS = ".parts"
 UNEVEN_GAPS = 0.1
-"""Difference between classes in the share of people without a value that a reader must know of."""
+"""Difference between classes in the share of missing values from which a warning is written."""
 
 RESIDUAL = "residual"
 
 
 @dataclass(frozen=True)
-class Found:
-    """Predictions of all models, settings chosen per model, and the permutation row if there is one."""
+class StudyResult:
+    """Predictions of all models, the settings chosen for each, and the row of the permutation test if there is one."""
 
     predictions: pd.DataFrame
     chosen: dict[str, list[Row]]
@@ -83,7 +91,7 @@ class Found:
 def cross_validate(question: Question) -> Row:
     """Run every model through the folds, score, keep the first head; returns the artefact's summary."""
     models = contestants(question)
-    study = Study(
+    study = ClassifyStudy(
         question.features,
         question.codes,
         question.groups,
@@ -102,25 +110,25 @@ def cross_validate(question: Question) -> Row:
         tables.append(predictions)
         chosen[model.name] = settings
     null = _permutation(models[0], study, question, parts / "permutations.json")
-    found = Found(pd.concat(tables, ignore_index=True), chosen, null)
+    result = StudyResult(pd.concat(tables, ignore_index=True), chosen, null)
     head_note = kept_head(question, models[0], study)
-    written = _write(question, models, found, head_note, question.counts(), question.notes)
+    written = _write(question, models, result, head_note, question.counts(), question.notes)
     _discard(parts)
     return written
 
 
 def external_test(question: Question, policy: SeenPolicy) -> Row:
-    """Test a finished head, and baselines fitted on the people it learned from, on other people."""
-    asked = question.settings
-    assert asked.fit is not None
+    """Test a finished head on other people, and baselines that were fitted on its training people."""
+    settings = question.settings
+    assert settings.fit is not None
     features, codes, notes = open_external(question, policy)
-    family = open_heads(asked.fit / HEAD)
-    _same_study(question, family, asked.fit)
-    models = [model for model in contestants(question) if model.elsewhere]
+    family = open_heads(settings.fit / HEAD)
+    _same_study(question, family, settings.fit)
+    models = [model for model in contestants(question) if model.applies_to_external]
     everybody, tested = np.arange(len(question.features)), np.arange(len(codes))
-    shared = (question.target, (), asked.seed, _controls_known(question))
-    study = Study(question.features, question.codes, question.groups, *shared)
-    others = Study(features, codes, tested, *shared)
+    shared = (question.target, (), settings.seed, _controls_known(question))
+    study = ClassifyStudy(question.features, question.codes, question.groups, *shared)
+    others = ClassifyStudy(features, codes, tested, *shared)
     where = {"repeat": 0, "fold": 0, "split": "external"}
     tables, chosen = [], {}
     for place, model in enumerate(track(models, "testing")):
@@ -134,9 +142,9 @@ def external_test(question: Question, policy: SeenPolicy) -> Row:
             threshold = fitted.learned.threshold
         tables.append(prediction_rows(model, question.target, features.table, codes, outputs, threshold, where))
         chosen[model.name] = chosen_settings([dict(each.settings) for each in learned])
-    found = Found(pd.concat(tables, ignore_index=True), chosen, None)
+    result = StudyResult(pd.concat(tables, ignore_index=True), chosen, None)
     counts = class_counts(question.target, codes, np.unique(features.table["subject"], return_inverse=True)[1])
-    return _write(question, models, found, f"the head of {asked.fit}", counts, notes)
+    return _write(question, models, result, f"the head of {settings.fit}", counts, notes)
 
 
 def _controls_known(question: Question) -> bool:
@@ -144,30 +152,30 @@ def _controls_known(question: Question) -> bool:
     return harmonise is not None and harmonise.unknown == "controls"
 
 
-def _of_model(model: Model, study: Study, path: Path) -> tuple[pd.DataFrame, list[Row]]:
-    """Predictions and chosen settings of one model, from disk where they are there from an interrupted run."""
-    beside = path.with_suffix(".json")
-    if beside.is_file():
-        return _read_part(path, study.target), json.loads(beside.read_text(encoding="utf-8"))
+def _of_model(model: Contestant, study: ClassifyStudy, path: Path) -> tuple[pd.DataFrame, list[Row]]:
+    """Predictions and chosen settings of one model, from disk where an interrupted run left them."""
+    settings_path = path.with_suffix(".json")
+    if settings_path.is_file():
+        return _read_part(path, study.target), json.loads(settings_path.read_text(encoding="utf-8"))
     parts, settings = [], []
-    # These problems are small: threads would wait for each other, most of all on a busy machine. A network is another matter.
+    # These problems are small, so threads would wait for each other, most of all on a busy machine. Networks gain from them.
     with threadpool_limits(None if model.name == RESIDUAL else 1):
         for table, chosen in track(cross_validated(model, study), f"{model.kind} {model.name}", total=len(study.folds)):
             parts.append(table)
             settings.append(chosen)
     predictions, counted = pd.concat(parts, ignore_index=True), chosen_settings(settings)
     write_table(path, predictions, digits=17)
-    write_json(beside, counted)
+    write_json(settings_path, counted)
     return predictions, counted
 
 
 def _read_part(path: Path, target: Target) -> pd.DataFrame:
-    words = ["key", "subject", "session", "site", "sex", *MODEL_WORDS]
-    words += [] if target.task == "number" else ANSWERS  # a class called 0.5 is no number
-    return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=dict.fromkeys(words, str))
+    text_columns = ["key", "subject", "session", "site", "sex", *MODEL_COLUMNS]
+    text_columns += [] if target.task == "number" else CLASS_COLUMNS  # a class called 0.5 is no number
+    return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=dict.fromkeys(text_columns, str))
 
 
-def _permutation(model: Model, study: Study, question: Question, path: Path) -> Row | None:
+def _permutation(model: Contestant, study: ClassifyStudy, question: Question, path: Path) -> Row | None:
     num = question.settings.permutations
     if not num:
         return None
@@ -175,13 +183,13 @@ def _permutation(model: Model, study: Study, question: Question, path: Path) -> 
         kept: Row = json.loads(path.read_text(encoding="utf-8"))
         return kept
     job = prepare(model, study)
-    found: list[float] = []
+    statistics: list[float] = []
     steps = track(
         null_values(job, num, question.settings.workers), f"permuted labels ({model.name})", total=-(-num // 20)
     )
     for part in steps:
-        found += part.tolist()
-    row = permutation_row(observed(job), np.sort(found), model.name, statistic_name(study.target))
+        statistics += part.tolist()
+    row = permutation_row(observed(job), np.sort(statistics), model.name, statistic_name(study.target))
     write_json(path, row)
     return row
 
@@ -193,7 +201,7 @@ def _discard(parts: Path) -> None:
 
 
 def _same_study(question: Question, family: HeadFamily, folder: Path) -> None:
-    """The head must predict the same target, and be trained on the same people, in the same space."""
+    """Check that the head was trained on the same target, the same people and in the same space."""
     target, made_by = family.first.target, family.first.made_by
     if target != question.target:
         raise UserError(
@@ -201,7 +209,9 @@ def _same_study(question: Question, family: HeadFamily, folder: Path) -> None:
             "classes= and task=."
         )
     if tuple(made_by) != question.features.made_by or len(family.heads) != question.features.num_members:
-        raise UserError(f"{folder}: its head was trained in another space than {question.features.words}.")
+        raise UserError(
+            f"{folder}: its head was trained in another space than {question.features.words}; encode with its run."
+        )
     if family.subjects != set(question.features.table["subject"].astype(str)):
         raise UserError(
             f"{folder}: its head was trained on other people than these latents hold; give the latents= (and only=, seen=) that "
@@ -211,36 +221,36 @@ def _same_study(question: Question, family: HeadFamily, folder: Path) -> None:
 
 def _write(
     question: Question,
-    models: Sequence[Model],
-    found: Found,
+    models: Sequence[Contestant],
+    result: StudyResult,
     head_note: str,
     counts: dict[str, int],
     notes: tuple[str, ...],
 ) -> Row:
-    asked = question.settings
-    scoring = ScoreSettings(bootstrap=asked.bootstrap, seed=asked.seed, prevalences=asked.prevalences)
-    tables = score(found.predictions, question.target, scoring)
-    if found.permutation is not None:
-        tables["permutation"] = pd.DataFrame([found.permutation])
-    split = str(found.predictions["split"].iloc[0])
+    settings = question.settings
+    scoring = ScoreSettings(bootstrap=settings.bootstrap, seed=settings.seed, prevalences=settings.prevalences)
+    tables = score(result.predictions, question.target, scoring)
+    if result.permutation is not None:
+        tables["permutation"] = pd.DataFrame([result.permutation])
+    split = str(result.predictions["split"].iloc[0])
     sentences = summary(tables, question.target, models[0].name, split)
     sentences += _warnings(question, tables)
     people = {
-        "num_people": int(found.predictions["subject"].nunique()),
-        "num_scans": int(found.predictions["key"].nunique()),
+        "num_people": int(result.predictions["subject"].nunique()),
+        "num_scans": int(result.predictions["key"].nunique()),
         "by_class": counts,
         "left_out": list(notes),
     }
     target = {"name": question.target.name, "task": question.target.task, "classes": list(question.target.classes)}
     guard = {
-        "seen_policy": asked.seen,
+        "seen_policy": settings.seen,
         "num_seen": question.num_seen,
         "waivers": list(question.waivers),
-        "duplicates_policy": asked.duplicates,
+        "duplicates_policy": settings.duplicates,
         "duplicates": [asdict(pair) for pair in question.pairs],
     }
     described = [
-        {"name": model.name, "kind": model.kind, "features": model.words, "settings": found.chosen[model.name]}
+        {"name": model.name, "kind": model.kind, "features": model.description, "settings": result.chosen[model.name]}
         for model in models
     ]
     metrics: Row = {
@@ -250,12 +260,14 @@ def _write(
         "guard": guard,
         "models": described,
         "head": head_note,
-        "head_kept": (asked.out / HEAD).is_dir(),
+        "head_kept": (settings.out / HEAD).is_dir(),
     }
     rows = {name: records(table) for name, table in tables.items()}
-    items = checklist({**metrics, "tables": rows}, asked.settings())
-    write_study(asked.out, found.predictions, metrics, tables, items)
-    draw_performance(asked.out / "figures", tables, question.target)
+    items = checklist({**metrics, "tables": rows}, settings.settings())
+    write_study(settings.out, result.predictions, metrics, tables, items)
+    picture = draw_performance(tables, question.target)
+    if picture is not None:
+        write_picture(settings.out, "performance", picture)
     for sentence in sentences:
         say(sentence)
     for waiver in question.waivers:
@@ -264,12 +276,12 @@ def _write(
 
 
 def _warnings(question: Question, tables: dict[str, pd.DataFrame]) -> list[str]:
-    """What a reader must know beside the verdict: classes that are at one site only, a site that tells the classes."""
+    """Warnings next to the verdict: classes that exist at one site only, and a site that predicts the target."""
     lines = _gaps(question)
     if question.target.name == SITE:
         return lines
     lines += [
-        f"{label} exists at the site {site} only: what tells {label} may be the scanner."
+        f"{label} exists at the site {site} only, so a classifier of {label} may be a classifier of the scanner."
         for label, site in question.one_site_classes
     ]
     rows = tables["performance"]
@@ -279,17 +291,17 @@ def _warnings(question: Question, tables: dict[str, pd.DataFrame]) -> list[str]:
         cure = (
             "harmonisation was fitted within the folds"
             if question.settings.harmonise is not None
-            else "run with harmonise.by=site, and with split=sites, to see what is left without it"
+            else "run with harmonise.by=site and with split=sites to see what remains without it"
         )
         lines.append(
-            f"The site alone tells {question.target.describe()} with an AUC of {value:.2f} [{low:.2f}, {high:.2f}]: site and "
+            f"The site alone predicts {question.target.describe()} with an AUC of {spell.interval(value, low, high)}: site and "
             f"{question.target.name} are confounded; {cure}."
         )
     return lines
 
 
 def _gaps(question: Question) -> list[str]:
-    """Columns of baselines that are missing more often in one class than in another: their gaps tell the classes."""
+    """Warnings about columns whose missing values predict the class: they are missing more often in one class."""
     target, table = question.target, question.features.table
     if target.task == "number":
         return []
@@ -300,13 +312,18 @@ def _gaps(question: Question) -> list[str]:
         missing = np.array([as_label(value) == "" for value in table[name]])
         shares = {label: float(missing[question.codes == code].mean()) for code, label in enumerate(target.classes)}
         if max(shares.values()) - min(shares.values()) >= UNEVEN_GAPS:
-            words = ", ".join(f"{100 * share:.0f} % of {label}" for label, share in shares.items())
-            lines.append(f"{name} is missing in {words}: baselines with it tell the classes by its gaps.")
+            listed = ", ".join(f"{spell.percent(share, 0)} of {label}" for label, share in shares.items())
+            lines.append(
+                f"{name} is missing in {listed}, so its missing values predict the class in every baseline that uses it."
+            )
     return lines
 
 
-def kept_head(question: Question, model: Model, study: Study) -> str:
-    """Fit the first head on everybody and keep it; of a family, the head of each member, as it was tested. Says what was kept."""
+def kept_head(question: Question, model: Contestant, study: ClassifyStudy) -> str:
+    """Fit the primary head on everybody and keep it; returns a sentence on what was kept.
+
+    Of a cross-fitted family the head of each member is kept, as it was tested in the first repeat.
+    """
     num_members, folder = question.features.num_members, question.settings.out / HEAD
     everybody = np.arange(len(question.features))
     trained = [everybody] if num_members == 1 else _training_of_members(study)
@@ -315,7 +332,7 @@ def kept_head(question: Question, model: Model, study: Study) -> str:
         rows, codes, groups = study.training(model, member, chosen)
         save_head(
             member_folder(folder, member, num_members),
-            cast(HeadRecipe, model.recipe),  # only heads come first, see `contestants`
+            cast(HeadRecipe, model.recipe),  # the first contestant is a head, see `contestants`
             cast(KeptLearned, fitted.learned),
             rows,
             codes,
@@ -334,7 +351,7 @@ def kept_head(question: Question, model: Model, study: Study) -> str:
     )
 
 
-def _training_of_members(study: Study) -> list[NDArray[np.int64]]:
-    """Training scans of the fold of each member in the first repeat: the member never saw the people of that fold."""
+def _training_of_members(study: ClassifyStudy) -> list[NDArray[np.int64]]:
+    """Training scans of the fold of each member in the first repeat: the member was not trained on the people of that fold."""
     folds = {fold.member: fold.train for fold in study.folds if fold.repeat == 0}
     return [folds[member] for member in sorted(folds)]

@@ -26,8 +26,8 @@ PREDICTIONS = TableFile("predictions.tsv", ("key", "subject"))
 
 NEIGHBOURS = TableFile("neighbours.tsv", ("key", "rank", "neighbour_key", "distance"))
 CHECKLIST = TableFile("checklist.tsv")
-MODEL_WORDS = ("model", "kind", "split")
-ANSWERS = ("y_true", "y_pred")
+MODEL_COLUMNS = ("model", "kind", "split")
+CLASS_COLUMNS = ("y_true", "y_pred")
 
 
 def write_study(
@@ -37,7 +37,7 @@ def write_study(
     tables: Mapping[str, pd.DataFrame],
     checklist: pd.DataFrame,
 ) -> None:
-    """Write what `classify` leaves beside the head."""
+    """Write everything but the head of `classify`."""
     PREDICTIONS.write(folder, predictions)
     CHECKLIST.write(folder, checklist)
     write_result(folder, metrics, tables)
@@ -50,7 +50,7 @@ def write_predictions(
     metrics: Mapping[str, Any],
     reliability: list[Row],
 ) -> None:
-    """Write what `predict` leaves; `reliability` are the rows of the cross-validation that its probabilities are read by."""
+    """Write what `predict` leaves; `reliability` are rows of the cross-validation: what its probabilities were worth."""
     PREDICTIONS.write(folder, predictions)
     NEIGHBOURS.write(folder, neighbours)
     tables = {"predictions": records(predictions), "neighbours": records(neighbours), "reliability": reliability}
@@ -74,7 +74,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class HeadFolder(ResultFolder):
-    """Heads on latents and their baselines: how well they predict a target of people they never saw."""
+    """Heads on latents and their baselines: how well they predict the target of held-out people."""
 
     @property
     def target(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class HeadFolder(ResultFolder):
     def predictions(self) -> pd.DataFrame:
         """One row per model, repeat and scan."""
         frame = PREDICTIONS.read_if_there(self.folder)
-        for column in (*MODEL_WORDS, *ANSWERS):
+        for column in (*MODEL_COLUMNS, *CLASS_COLUMNS):
             if column in frame.columns:
                 frame[column] = frame[column].astype(str)
         return frame

@@ -1,4 +1,4 @@
-"""The settings of a study of heads: who is told from whom, by what, tested how."""
+"""The settings of `gen3d classify`: column to predict, features, classifiers and how they are tested."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gen3d.harmonise.recipe import Harmonisation
 
 
 def _by_name(value: Any) -> Any:
-    """`linear` and `[linear, svm]` are short for groups with that kind."""
+    """Accept `linear` and `[linear, svm]` as short forms of groups with that kind."""
     listed = value if isinstance(value, (list, tuple)) else [value]
     return [{"kind": item} if isinstance(item, str) else item for item in listed]
 
@@ -25,81 +25,91 @@ Heads = Annotated[tuple[HeadSettings, ...], BeforeValidator(_by_name), Field(min
 
 
 MOST_PERMUTED_NETWORKS = 100
+"""Every permutation trains 25 networks (5 folds of 5 inner folds), so that more would take days."""
 
 
 class StudySettings(FolderVerb):
     """The fields of `gen3d classify`, and the inputs among them."""
 
-    latents: Folders = Field(description="folders of encode or harmonise (one run), or maps of anomaly (their scores)")
-    beside: tuple[Folder, ...] = Field((), description="further such folders of the same scans, as further features")
+    latents: Folders = Field(
+        description="latents folders (encode or harmonise) of one run, or maps folders (anomaly): their scores are the features"
+    )
+    beside: tuple[Folder, ...] = Field((), description="further such folders of the same scans, which add features")
     table: Folder | None = Field(
         None,
-        description="CSV or TSV with further columns: subject (or participant_id), session if they differ by session",
+        description="CSV or TSV with further columns, joined by subject (or participant_id), and by session if it has one",
     )
-    target: str = Field(description="column to be told: a diagnosis, a stage, a grade, age_years, sex, site")
+    target: str = Field(description="column to predict: a diagnosis, a stage, a grade, age_years, sex, site")
     classes: tuple[str | float, ...] | None = Field(
-        None, description="values to tell apart, healthy first: [CN,AD]; others are left out; all values if none"
+        None,
+        description="classes to separate, the healthy one first: [CN,AD]; scans of other classes are excluded; none: all values",
     )
     task: Task | None = Field(
-        None, description="categories, ordered (grades, in the order of classes) or number; none: found out"
+        None,
+        description="categories, ordered (grades, in the order of classes) or number; none: decided from the column",
     )
     only: dict[str, Any] = Field(
-        default_factory=dict, description="use these scans only: column: value, [values] or [lowest, highest]"
+        default_factory=dict, description="keep only these scans: column: value, [values] or [lowest, highest]"
     )
     sessions: Literal["first", "all"] = Field(
-        "first", description="the first session of every person, or all (they stay together in every split)"
+        "first", description="first: one session per person; all: every session (a person's sessions stay in one fold)"
     )
     heads: Heads = Field(
         (LinearSettings(),),
-        description="heads, the one that counts first: linear, svm, boosting, mlp, residual (spatial latents only); by name, or "
-        "groups with settings",
+        description="classifiers to compare, the primary one first: linear, svm, boosting, mlp, residual (spatial latents "
+        "only); by name, or groups with settings",
     )
-    components: int = Field(30, gt=0, description="principal components that heads other than residual are given")
+    components: int = Field(30, gt=0, description="principal components of the features (all classifiers but residual)")
     confounds: tuple[str, ...] = Field(
-        (), description="columns regressed out of the features, fitted on controls of the training people"
+        (),
+        description="columns regressed out of the features; the regression is fitted on the controls among the training people",
     )
     harmonise: Harmonisation | None = Field(
-        None, description="take a site's location and scale out of the features (ComBat), fitted on training people"
+        None,
+        description="remove the location and scale of each site from the features (ComBat), fitted on the training people",
     )
     threshold: Threshold = Field(
         "prevalence",
-        description="probability of the last of two classes from which it is called; prevalence: of training",
+        description="probability from which the last of two classes is predicted; prevalence: its share among the training people",
     )
-    covariates: tuple[str, ...] = Field(("age_years", "sex"), description="columns of the baseline without any scan")
+    covariates: tuple[str, ...] = Field(("age_years", "sex"), description="columns of the baseline that uses no scan")
     volumes: tuple[str, ...] | None = Field(
         None,
-        description="columns with volumes of the same scans as baselines; none: hippocampus and ventricles, if there",
+        description="columns with volumes of the same scans, each a baseline; none: hippocampus and ventricles, where present",
     )
-    voxels: bool = Field(True, description="the voxel-wise linear SVM as a baseline; needs the prepared scans")
+    voxels: bool = Field(True, description="run a voxel-wise linear SVM as a baseline; needs the prepared scans")
     prepared: Folders | None = Field(
-        None, description="prepared folders of the scans; none: where the latents came from"
+        None, description="prepared folders of the scans; none: those that the latents were made from"
     )
     synthetic: Folders | None = Field(
-        None, description="encoded synthetic scans of the same run, to learn from in every fold; never tested"
+        None,
+        description="latents of synthetic scans of the same run, added to the training people of every fold; never tested",
     )
-    split: Literal["folds", "sites"] = Field("folds", description="stratified folds, or leave one site out at a time")
-    folds: int = Field(5, ge=2, description="folds; a cross-fitted family has as many as members")
-    repeats: int = Field(5, ge=1, description="times the people are dealt out to folds anew")
+    split: Literal["folds", "sites"] = Field(
+        "folds", description="folds: stratified folds by person; sites: leave one site out at a time"
+    )
+    folds: int = Field(5, ge=2, description="number of folds; a cross-fitted model has one per member")
+    repeats: int = Field(5, ge=1, description="repetitions of the cross-validation, each with new folds")
     seen: SeenPolicy = waiver(
         "refuse",
-        "people whom a model behind the features saw: stop, leave_out, train_only (learn from them, test the "
-        "others), or waive (test them; recorded and printed)",
+        "people that a model behind the features was trained on: refuse (stop), leave_out (exclude), train_only (train on "
+        "them, test the others), or waive (test them; recorded and printed)",
         waives=("waive",),
     )
     duplicates: Duplicates = waiver(
         "refuse",
-        "two ids whose scans look like one person: stop, merge (kept together), or waive",
+        "two ids whose scans look like one person: refuse (stop), merge (keep in one fold), or waive (ignore)",
         waives=("waive",),
     )
-    permutations: int = Field(1000, ge=0, description="dealings of permuted labels (within sites) behind p")
-    bootstrap: int = Field(2000, ge=100, description="resamples of people behind each interval")
+    permutations: int = Field(1000, ge=0, description="permutations of the labels (within sites) for the p value")
+    bootstrap: int = Field(2000, ge=100, description="bootstrap resamples of people for each interval")
     prevalences: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
-        (0.03, 0.1, 0.25), description="shares of ill people for which predictive values are given"
+        (0.03, 0.1, 0.25), description="prevalences at which predictive values are computed"
     )
-    fit: Folder | None = Field(None, description="folder of a finished head (this verb), to be tested on external=")
-    external: Folders | None = Field(None, description="latents of other people, encoded by the same run; with fit=")
-    seed: int = Field(0, ge=0, description="seed of folds, permutations and resampling")
-    workers: int = execution(0, "processes of the permutations; 0: one per core", ge=0)
+    fit: Folder | None = Field(None, description="finished folder of this verb, whose head is tested on external=")
+    external: Folders | None = Field(None, description="latents of other people, encoded with the same run; needs fit=")
+    seed: int = Field(0, ge=0, description="seed of folds, permutations and bootstrap")
+    workers: int = execution(0, "processes for the permutations; 0: one per core", ge=0)
 
     @model_validator(mode="after")
     def _together(self) -> StudySettings:
@@ -109,7 +119,7 @@ class StudySettings(FolderVerb):
             raise ValueError(self.harmonise.protection_sentence(self.target))
         if self.target in self.confounds:
             raise ValueError(
-                f"{self.target} is what is to be told, so it cannot be a confound; leave it out of confounds."
+                f"{self.target} is the column to predict, so it cannot be a confound; leave it out of confounds."
             )
         kinds = [head.kind for head in self.heads]
         if len(set(kinds)) < len(kinds):
@@ -121,8 +131,8 @@ class StudySettings(FolderVerb):
             )
         if "residual" in kinds and (self.confounds or self.harmonise or self.beside):
             raise ValueError(
-                "the residual head takes spatial latents as they are, without confounds, harmonise or beside; leave those out, "
-                "or residual."
+                "the residual head uses spatial latents unchanged, without confounds, harmonise or beside; leave those out, or "
+                "leave residual out of heads."
             )
         return self
 

@@ -26,6 +26,14 @@ PAPER, BAND, UNSURE = "#ffffff", "#e7ebee", "#b3bcc4"
 """The page, a range of reference values behind marks, and marks that are not significant."""
 
 CONTROL_COLOUR = "#6b7783"
+PALE = "#a7b0b8"
+"""Outlines, and the last of the baselines."""
+
+BASELINE_COLOURS = ("#4a545e", "#7d8790", PALE)
+NO_GROUP = "#c3c9ce"
+"""People in no group, without a value, or in the smallest of many groups."""
+
+WARNING = "#b3541e"
 GROUP_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a6487f", "#b58900", "#3d9bd1", "#000000")
 LESS, MORE = GROUP_COLOURS[:2]
 """Below and above the reference."""

@@ -57,9 +57,9 @@ class Adjustment:
         """From `record()` and the coefficients."""
         columns = []
         for name, levels, (mean, sd) in zip(record["columns"], record["levels"], record["scales"], strict=True):
-            words = None if levels is None else tuple(levels)
-            width = 1 if words is None else len(words) - 1
-            columns.append(ColumnCode(name, words, (float(mean),) * width, (float(sd),) * width, rules=RULES))
+            categories = None if levels is None else tuple(levels)
+            width = 1 if categories is None else len(categories) - 1
+            columns.append(ColumnCode(name, categories, (float(mean),) * width, (float(sd),) * width, rules=RULES))
         return cls(TableCode(tuple(columns), SETTING), coefficients)
 
 

@@ -1,4 +1,4 @@
-"""What clusters mean: every column of the cohort table against them, what a scanner or age could explain first.
+"""Associations of clusters with every column of the cohort table, confounds such as scanner and age first.
 
 One statistic serves every column: the share of a column's variance that lies between clusters, of ranks for numbers
 (then it is Kruskal and Wallis's), of frequencies for categories (then it is Pearson's chi-squared). Adjusted for
@@ -28,11 +28,12 @@ CONFOUND_PARTS = (
     *("quality", "qc", "snr", "cnr", "noise", "motion", "sharpness", "tilt"),
 )
 SHOWN_ONLY = ("seen", "reason")
-"""Confounds that are tested but not adjusted for: whom a model learned from was chosen by diagnosis."""
+"""Confounds that are tested but not adjusted for: training people of a model were chosen by diagnosis, so adjusting for
+them would remove the diagnosis too."""
 
 BOOKKEEPING = ("key", "subject", "folder", "path", "source", "base", "generator", "role", "fold")
 STRONG_V, STRONG_EPSILON = 0.5, 0.25
-"""From here on a column is said to explain the clusters; epsilon squared is a share of variance, V the root of one."""
+"""Effects from which a column explains the clusters; epsilon squared is a share of variance, V the root of one."""
 
 ASSOCIATION_COLUMNS = ("column", "confound", "num", "effect", "effect_name", "p", "q", "p_adjusted")
 
@@ -54,7 +55,7 @@ def response(cells: Cells, chosen: NDArray[np.bool_]) -> Floats:
 
 
 def is_confound(name: str) -> bool:
-    """Whether a column says how, where or of whom a scan was made rather than what is wrong with the person."""
+    """Whether a column describes the scan or the person's age and sex rather than a disease."""
     lowered = name.lower()
     return lowered in CONFOUND_NAMES or has_part(lowered, CONFOUND_PARTS)
 
@@ -112,12 +113,12 @@ def associations(table: pd.DataFrame, clusters: NDArray[np.int64], num_permutati
     return frame.sort_values(["confound", "p"], ascending=[False, True], kind="stable").reset_index(drop=True)
 
 
-def strongest_confound(found: pd.DataFrame, level: float = 0.05) -> pd.Series | None:
+def strongest_confound(table: pd.DataFrame, level: float = 0.05) -> pd.Series | None:
     """The confound that explains the clusters most: q below `level`, V >= 0.5 or epsilon squared >= 0.25; else None."""
-    if not len(found):
+    if not len(table):
         return None
-    least = np.where(found["effect_name"] == "Cramer's V", STRONG_V, STRONG_EPSILON)
-    strong = found[found["confound"].astype(bool) & (found["q"] < level) & (found["effect"] >= least)]
+    least = np.where(table["effect_name"] == "Cramer's V", STRONG_V, STRONG_EPSILON)
+    strong = table[table["confound"].astype(bool) & (table["q"] < level) & (table["effect"] >= least)]
     if not len(strong):
         return None
     share = np.where(strong["effect_name"] == "Cramer's V", strong["effect"] ** 2, strong["effect"])

@@ -1,4 +1,4 @@
-"""What the brains of a cluster have in common: the mean of its people's anomaly maps."""
+"""Mean anomaly maps of the people of each cluster."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def cluster_maps(maps: Path, keys: list[str], clusters: list[str], out: Path) ->
         UserError: not such a folder, none of the scans has a map there, or maps on different grids.
     """
     read(maps, ("anomaly",))
-    found = []
+    averages = []
     for channel in sorted(map_paths(maps, "*")):
         for cluster in sorted({name for name in clusters if name}, key=int):
-            wanted = [map_path(maps, key, channel) for key, own in zip(keys, clusters, strict=True) if own == cluster]
+            wanted = [map_path(maps, key, channel) for key, of in zip(keys, clusters, strict=True) if of == cluster]
             paths = [path for path in wanted if path.is_file()]
             averaged = _average(paths, f"cluster {cluster}, {channel}")
             if averaged is None:
@@ -69,10 +69,10 @@ def cluster_maps(maps: Path, keys: list[str], clusters: list[str], out: Path) ->
             mean, mask, num = averaged
             affine = nib.load(paths[0]).affine  # type: ignore[attr-defined]
             write_mean_map(out, cluster, channel, mean, affine)
-            found.append(ClusterMap(cluster, channel, num, mean, mask))
-    if not found:
+            averages.append(ClusterMap(cluster, channel, num, mean, mask))
+    if not averages:
         raise UserError(f"{maps}: none of the clustered scans has a z map there; run `gen3d anomaly` on these scans.")
-    return found
+    return averages
 
 
 def _average(paths: list[Path], what: str) -> tuple[NDArray[np.float32], NDArray[np.bool_], int] | None:

@@ -1,6 +1,6 @@
-"""What `gen3d stratify` writes: everybody with their place and cluster, tables, pictures, and the map itself.
+"""The folder of `gen3d stratify`: people with their place and cluster, tables, pictures, and the map itself.
 
-The map is kept so that new people can be put into it: components, UMAP and clusters, without pickle.
+The map is kept so that new people can be added to it: components, UMAP and clusters, without pickle.
 
 map.npz holds numbers and settings only. New people are placed among those of the map, so that UMAP itself is not needed.
 """
@@ -52,7 +52,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class PeopleMap:
-    """What a new person is projected with.
+    """Everything that is needed to place a new person.
 
     `labels` [n] are clusters of the map's people from 0, -1 for none; all -1 where there is no structure. `mixture` is
     None for clusters by density, whose new people go with the nearest people of the map. `settings` hold seed,
@@ -78,11 +78,11 @@ class PeopleMap:
 
     @property
     def has_clusters(self) -> bool:
-        """Whether there is a structure to belong to."""
+        """Whether the map has clusters."""
         return bool((self.labels >= 0).any())
 
     def project(self, values: NDArray[np.floating], table: pd.DataFrame | None = None) -> Placed:
-        """Put people into the map, each independently of the others.
+        """Place people in the map, each independently of the others.
 
         Args:
             values: latents [n, d].

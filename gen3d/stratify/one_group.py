@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
 NUM_MODES = 25
+"""Places of the mode that are tried, evenly over the sorted values."""
 
 
 @dataclass(frozen=True)

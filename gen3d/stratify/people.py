@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 from gen3d.cohort.latents_folder import open_latents_folder, require_one_space
 from gen3d.cohort.manifest import is_twin
+from gen3d.core import words as spell
 from gen3d.core.errors import UserError
 
 MINIMUM_PEOPLE = 12
+"""Just enough for two clusters of five, the smallest that count."""
 
 
 @dataclass(frozen=True)
-class People:
-    """One row per person: table, latents [n, d], the run that made them, and sentences on who was left out."""
+class ClusteredPeople:
+    """One row per person: table, latents [n, d], the run that made them, and sentences on who was excluded."""
 
     folders: str
     table: pd.DataFrame
@@ -28,7 +30,7 @@ class People:
     left_out: tuple[str, ...]
 
 
-def open_people(folders: Sequence[Path], who: str) -> People:
+def open_people(folders: Sequence[Path], who: str) -> ClusteredPeople:
     """Open latents folders as one cohort and keep the first scan of every person.
 
     Raises:
@@ -54,30 +56,32 @@ def open_people(folders: Sequence[Path], who: str) -> People:
             f"{'; ' + ' '.join(left_out) if left_out else '.'} Encode more people"
             f"{', or use people=everybody' if who != 'everybody' else ''}."
         )
-    return People(shown, table, values, opened[0].run_key, tuple(left_out))
+    return ClusteredPeople(shown, table, values, opened[0].run_key, tuple(left_out))
 
 
 def _chosen(table: pd.DataFrame, who: str) -> tuple[NDArray[np.bool_], list[str]]:
     """Which rows are kept [n], and sentences on the others."""
-    said: list[str] = []
+    sentences: list[str] = []
     twins = is_twin(table).to_numpy()
     synthetic = _named(table, "generator")
     kept = ~twins & ~synthetic
     if twins.any():
-        said.append(f"{_scans(int(twins.sum()))} with something planted in them (column base) were left out.")
+        sentences.append(f"Excluded: {spell.count(int(twins.sum()), 'scan')} with planted changes (column base).")
     if synthetic.any():
-        said.append(f"{_scans(int(synthetic.sum()))} of nobody (column generator) were left out.")
+        sentences.append(f"Excluded: {spell.count(int(synthetic.sum()), 'synthetic scan')} (column generator).")
     if who == "evaluation":
         others = kept & (table["role"] != "evaluation").to_numpy()
         if others.any():
-            said.append(f"{_scans(int(others.sum()))} of people with other roles than evaluation were left out.")
+            sentences.append(
+                f"Excluded: {spell.count(int(others.sum()), 'scan')} of people with other roles than evaluation."
+            )
         kept &= ~others
     ordered = table[kept].sort_values(["age_years", "session"], kind="stable", na_position="last")
     first = ordered[~ordered["subject"].duplicated()].index
     later = int(kept.sum()) - len(first)
     if later:
-        said.append(f"{_scans(later)} after a person's first were left out.")
-    return np.asarray(table.index.isin(first)), said
+        sentences.append(f"Excluded: {spell.count(later, 'later scan')} of the same people.")
+    return np.asarray(table.index.isin(first)), sentences
 
 
 def _named(table: pd.DataFrame, column: str) -> NDArray[np.bool_]:
@@ -85,7 +89,3 @@ def _named(table: pd.DataFrame, column: str) -> NDArray[np.bool_]:
         return np.zeros(len(table), dtype=bool)
     cells = table[column].astype(object)
     return np.asarray(cells.where(cells.notna(), "").astype(str).str.strip() != "")
-
-
-def _scans(num: int) -> str:
-    return "1 scan" if num == 1 else f"{num} scans"

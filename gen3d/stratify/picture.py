@@ -5,36 +5,30 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.target import as_label
+from gen3d.core import words as spell
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 from gen3d.core.progress import track
+from gen3d.figures import names, style
 from gen3d.stratify.cluster_maps import EXPECTED, ClusterMap
 from gen3d.stratify.folder import write_thumbnail
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
-INK, GREY, FAINT = "#1c2126", "#5f6b76", "#c4cbd1"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a6487f", "#b58900", "#3d9bd1", "#000000")
-SEQUENTIAL, DIVERGING = "cividis", "managua_r"
-MOST_LEVELS = len(COLOURS)
-PANEL_INCHES, DOTS_PER_INCH = 2.3, 140
+MOST_LEVELS = len(style.GROUP_COLOURS)
+PANEL_INCHES = 2.3
 NUM_SLICES = 7
 LEAST_LIMIT = 0.5
 TITLES = {"cluster": "Cluster", "age_years": "Age in years", "diagnosis": "Diagnosis", "site": "Site"}
-CHANNEL_TITLES = {"deformation": "local volume", "residual": "T1w intensity", "structural": "local structure"}
 
 
 def draw_map(strata: pd.DataFrame, shares: Sequence[float]) -> bytes:
@@ -44,42 +38,35 @@ def draw_map(strata: pd.DataFrame, shares: Sequence[float]) -> bytes:
         strata: rows with pc1, pc2, umap1, umap2, cluster and the cohort's columns.
         shares: of the variance, of the first components.
     """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     planes = []
     if strata[["umap1", "umap2"]].notna().all(axis=None):
         planes.append(("UMAP 1", "UMAP 2", strata[["umap1", "umap2"]].to_numpy(dtype=float)))
     if "pc2" in strata.columns:
-        names = [f"PC {place} ({100 * share:.0f} %)" for place, share in enumerate(shares[:2], start=1)]
-        planes.append((names[0], names[1], strata[["pc1", "pc2"]].to_numpy(dtype=float)))
+        across, up = (f"PC {place} ({spell.percent(share, 0)})" for place, share in enumerate(shares[:2], start=1))
+        planes.append((across, up, strata[["pc1", "pc2"]].to_numpy(dtype=float)))
     columns = [name for name in TITLES if name in strata.columns]
-    with matplotlib.rc_context({"font.size": 7.5, "text.parse_math": False}):
-        size = (PANEL_INCHES * len(columns), (PANEL_INCHES + 0.25) * max(1, len(planes)))
-        figure = Figure(figsize=size, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
+    with style.canvas((PANEL_INCHES + 0.25) * max(1, len(planes)), PANEL_INCHES * len(columns)) as figure:
+        figure.set_layout_engine("constrained")
         grid = figure.subplots(max(1, len(planes)), len(columns), squeeze=False)
         for place, (across, up, points) in enumerate(planes):
             for axes, column in zip(grid[place], columns):
                 _scatter(axes, points, strata[column], column, legend=place == 0)
                 axes.set(xticks=[], yticks=[])
-                axes.set_xlabel(across, color=GREY)
-                axes.set_ylabel(up, color=GREY)
-        return _png(figure)
+                axes.set_xlabel(across, color=style.GREY)
+                axes.set_ylabel(up, color=style.GREY)
+        return style.png_bytes(figure)
 
 
 def _scatter(axes: Axes, points: NDArray[np.float64], cells: pd.Series, column: str, legend: bool) -> None:
-    axes.set_title(TITLES[column], loc="left", fontsize=8, fontweight="bold", color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(TITLES[column])
     size = float(np.clip(900 / len(points), 4, 22))
     if column == "age_years":
         values = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=float)
         known = np.isfinite(values)
-        axes.scatter(points[~known, 0], points[~known, 1], s=size, color=FAINT, linewidths=0)
+        axes.scatter(points[~known, 0], points[~known, 1], s=size, color=style.NO_GROUP, linewidths=0)
         if known.any():
             drawn = axes.scatter(
-                points[known, 0], points[known, 1], s=size, c=values[known], cmap=SEQUENTIAL, linewidths=0
+                points[known, 0], points[known, 1], s=size, c=values[known], cmap=style.SEQUENTIAL, linewidths=0
             )
             axes.figure.colorbar(drawn, ax=axes, shrink=0.6, pad=0.02)
         return
@@ -90,74 +77,70 @@ def _scatter(axes: Axes, points: NDArray[np.float64], cells: pd.Series, column: 
     if rest.any():
         name = "no cluster" if column == "cluster" else "other or unknown"
         axes.scatter(
-            points[rest, 0], points[rest, 1], s=size, color=FAINT, linewidths=0, label=f"{name} ({int(rest.sum())})"
+            points[rest, 0],
+            points[rest, 1],
+            s=size,
+            color=style.NO_GROUP,
+            linewidths=0,
+            label=f"{name} ({int(rest.sum())})",
         )
-    for colour, level in zip(COLOURS, levels):
-        own = labels == level
+    for colour, level in zip(style.GROUP_COLOURS, levels):
+        inside = labels == level
         axes.scatter(
-            points[own, 0], points[own, 1], s=size, color=colour, linewidths=0, label=f"{level} ({int(own.sum())})"
+            points[inside, 0],
+            points[inside, 1],
+            s=size,
+            color=colour,
+            linewidths=0,
+            label=f"{level} ({int(inside.sum())})",
         )
     if legend:
-        axes.legend(fontsize=6, frameon=False, loc="best", handletextpad=0.1, borderpad=0.1)
+        axes.legend(fontsize=6, loc="best", handletextpad=0.1, borderpad=0.1)
 
 
-def draw_cluster_maps(found: list[ClusterMap], anatomy: NDArray[np.float32] | None) -> bytes:
+def draw_cluster_maps(averages: list[ClusterMap], anatomy: NDArray[np.float32] | None) -> bytes:
     """A PNG: a row of axial slices per cluster and channel, mean z over anatomy, one colour scale for all.
 
     Args:
         found: mean maps on one grid, RAS order.
         anatomy: T1w [X, Y, Z] below them, white matter 1; None for a plain grey brain.
     """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    limit = max(LEAST_LIMIT, max(float(np.quantile(np.abs(each.mean_z[each.mask]), 0.995)) for each in found))
-    inside = np.flatnonzero(found[0].mask.any(axis=(0, 1)))
+    limit = max(LEAST_LIMIT, max(float(np.quantile(np.abs(each.mean_z[each.mask]), 0.995)) for each in averages))
+    inside = np.flatnonzero(averages[0].mask.any(axis=(0, 1)))
     lowest, highest = float(np.quantile(inside, 0.12)), float(np.quantile(inside, 0.9))
     heights = np.linspace(lowest, highest, NUM_SLICES).round().astype(int)
-    with matplotlib.rc_context({"font.size": 7.5, "text.parse_math": False}):
-        height = 1.25 * len(found) + 0.5
-        figure = Figure(figsize=(1.05 * NUM_SLICES + 1.6, height), facecolor="white")
-        FigureCanvasAgg(figure)
+    height = 1.25 * len(averages) + 0.5
+    with style.canvas(height, 1.05 * NUM_SLICES + 1.6) as figure:
         below = 0.1 / height
-        for place, each in enumerate(found):
+        for place, each in enumerate(averages):
             bottom = 1 - (place + 1) * 1.25 / height - 0.25 / height
-            title = f"Cluster {each.cluster}, {CHANNEL_TITLES.get(each.channel, each.channel)} (n {each.num_people})"
-            figure.text(0.01, bottom + 1.12 / height, title, fontweight="bold", color=INK)
+            title = f"Cluster {each.cluster}, {names.in_text(each.channel)} (n {each.num_people})"
+            figure.text(0.01, bottom + 1.12 / height, title, fontweight="bold", color=style.INK)
             for column, level in enumerate(heights):
                 width = 0.86 / NUM_SLICES
                 axes = figure.add_axes((0.01 + column * width, bottom, width * 0.97, 1.05 / height))
                 axes.imshow(_coloured(each, anatomy, level, limit), interpolation="nearest")
                 axes.set_axis_off()
         bar = figure.add_axes((0.895, 0.25, 0.015, 0.5))
-        scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(-limit, limit), DIVERGING)
+        scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(-limit, limit), style.DIVERGING)
         figure.colorbar(scale, cax=bar, label="mean z")
         note = (
             "Left of the image is left of the brain. Faint: the mean of as many healthy people would be as far from 0."
         )
-        figure.text(0.01, below, note, fontsize=6.5, color=GREY)
-        return _png(figure)
+        figure.text(0.01, below, note, fontsize=6.5, color=style.GREY)
+        return style.png_bytes(figure)
 
 
 def _coloured(each: ClusterMap, anatomy: NDArray[np.float32] | None, level: int, limit: float) -> NDArray[np.float64]:
     """One axial slice as colours [rows, columns, 3]: the farther the mean z is beyond chance, the less anatomy shows."""
-    import matplotlib
-
     mask = each.mask[:, :, level].T[::-1]
     z = each.mean_z[:, :, level].T[::-1]
     grey = np.full(mask.shape, 0.75) if anatomy is None else np.clip((anatomy[:, :, level].T[::-1] - 0.3) / 0.78, 0, 1)
     under = np.where(mask, 0.15 + 0.7 * grey, 1.0)[..., None] * np.ones(3)
-    over = matplotlib.colormaps[DIVERGING]((z / limit + 1) / 2)[..., :3]
+    over = matplotlib.colormaps[style.DIVERGING]((z / limit + 1) / 2)[..., :3]
     chance = EXPECTED / np.sqrt(each.num_people)
     opacity = (np.clip((np.abs(z) - 0.5 * chance) / (1.5 * chance), 0, 1) * mask)[..., None]
     return np.asarray((1 - opacity) * under + opacity * over)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
-    return buffer.getvalue()
 
 
 PIXELS = 64
@@ -169,15 +152,15 @@ DEEPEST = 4
 
 
 def recorded_prepared(folders: tuple[Path, ...]) -> Prepared | None:
-    """The scans that latents were made from, as their folders' records say; None where they are not there any more."""
-    found: list[Path] = []
+    """The scans that latents were made from, as their folders' records say; None where they no longer exist."""
+    prepared: list[Path] = []
     for folder in folders:
         sources = _sources(folder, DEEPEST)
         if not sources:
             return None
-        found += [source for source in sources if source not in found]
+        prepared += [source for source in sources if source not in prepared]
     try:
-        return open_prepared(tuple(found))
+        return open_prepared(tuple(prepared))
     except UserError:
         return None
 

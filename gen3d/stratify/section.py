@@ -1,4 +1,4 @@
-"""Which groups a cohort falls into, whether they are stable, and what they mean: confounds first."""
+"""Report section of `gen3d stratify`: clusters, whether they are stable, and what they go with, confounds first."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from gen3d.stratify.folder import PlacedFolder, StrataFolder, read_mean_map
 
 LIMIT, THRESHOLD = 3.0, 1.0
 CAPTIONS = {
-    "structure": "The clusters beside cohorts of one group that vary as much: what they reach, and how often as much.",
-    "solutions": "Numbers of clusters that were tried; ARI: how alike the clusters of resampled people are.",
-    "map_quality": "How faithful the map is to neighbourhoods of the latents; random places for comparison.",
+    "structure": "The clusters compared with simulated cohorts of one group with the same variation; p: how often one group "
+    "scores as high.",
+    "solutions": "Numbers of clusters that were tried; ARI: how similar the clusters of resampled people are.",
+    "map_quality": "How well the map keeps neighbourhoods of the latents, compared with random places.",
 }
 COLUMNS = {
     "k": "Clusters",
@@ -41,17 +42,17 @@ Volume = NDArray[np.float32]
 @page_section("Strata", "`gen3d stratify`", place=110, reads=StrataFolder)
 def section(context: Context) -> Section | None:
     """Per folder: the verdict, the scatter, who is in which cluster, associations, stability and cluster means."""
-    given = context.all(StrataFolder)
-    if not given:
+    folders = context.all(StrataFolder)
+    if not folders:
         return None
     blocks: list[Any] = []
     numbers: dict[str, Any] = {}
-    for strata in given:
-        if len(given) > 1:
+    for strata in folders:
+        if len(folders) > 1:
             blocks.append(Heading(strata.name))
-        inside, found = _of_folder(context, strata)
+        inside, strata_numbers = _of_folder(context, strata)
         blocks += inside
-        numbers[strata.name] = {**strata.metrics, **found}
+        numbers[strata.name] = {**strata.metrics, **strata_numbers}
     return Section("strata", "Strata", blocks, numbers)
 
 
@@ -59,13 +60,13 @@ def _of_folder(context: Context, strata: StrataFolder) -> tuple[list[Any], dict[
     blocks: list[Any] = []
     if strata.summary:
         blocks += [Text(spell.capital(strata.summary[0]), "verdict"), Points(strata.summary[1:])]
-    found, numbers = _scatter(context, strata)
-    blocks += found + _clusters(strata) + _associations(strata)
+    figures, numbers = _scatter(context, strata)
+    blocks += figures + _clusters(strata) + _associations(strata)
     tables = strata.metrics.get("tables") or {}
     others = [name for name in tables if name not in SHOWN_ELSEWHERE and strata.rows(name)]
     if others:
-        blocks.append(Heading("Stability, and how faithful the map is"))
-        blocks += [plain_table(CAPTIONS.get(name, f"{_words(name)}."), strata.rows(name), COLUMNS) for name in others]
+        blocks.append(Heading("Stability, and quality of the map"))
+        blocks += [plain_table(CAPTIONS.get(name, f"{_title(name)}."), strata.rows(name), COLUMNS) for name in others]
     return [*blocks, *_means(context, strata)], numbers
 
 
@@ -73,12 +74,12 @@ def _in_text(plane: str) -> str:
     return plane if plane.isupper() else plane.lower()
 
 
-def _words(name: str) -> str:
+def _title(name: str) -> str:
     return spell.capital(name.replace("_", " "))
 
 
 def newcomers(context: Context, strata: StrataFolder) -> tuple[PlacedFolder, pd.DataFrame] | None:
-    """The first predictions that were put into this map, with coordinates."""
+    """The first predictions that were added to this map, with coordinates."""
     for predicted in context.all(PlacedFolder):
         frame = predicted.people
         if strata_map.is_there(frame, ("umap1", "umap2")) and predicted.is_made_from(strata.artefact):
@@ -90,14 +91,14 @@ def newcomers(context: Context, strata: StrataFolder) -> tuple[PlacedFolder, pd.
 
 def _scatter(context: Context, strata: StrataFolder) -> tuple[list[Any], dict[str, Any]]:
     new = newcomers(context, strata)
-    found = strata_map.explorer(strata, new[1] if new else None)
-    if found is None:
+    scatter = strata_map.explorer(strata, new[1] if new else None)
+    if scatter is None:
         return [], {}
-    explorer, remarks = found
+    explorer, remarks = scatter
     planes = spell.listed([_in_text(name) for name in explorer.planes])
     caption = (
-        f"Everybody in two dimensions: {planes}. UMAP keeps neighbourhoods: the distance between two far points in it means "
-        "nothing, and a gap need not be one."
+        f"Everybody in two dimensions: {planes}. UMAP keeps neighbourhoods; distances between far points mean nothing, and a gap "
+        "in it need not be a gap in the latents."
     )
     figure = Figure(
         f"strata_{explorer.identifier}",
@@ -162,21 +163,21 @@ def _counts(frame: pd.DataFrame, column: str, most: int = 4) -> str:
 
 
 def _associations(strata: StrataFolder) -> list[Any]:
-    """Every column of the cohort table against the clusters: confounds first, so that no scanner is sold as a subtype."""
+    """Every column of the cohort table against the clusters: confounds first, so that a scanner is not mistaken for a subtype."""
     rows = strata.rows(ASSOCIATIONS, "column", "p")
     if not rows:
         return []
     groups = (
-        ("Confounds: how, where and of whom scans were made", [row for row in rows if _is_true(row.get("confound"))]),
-        ("What may be wrong with people", [row for row in rows if not _is_true(row.get("confound"))]),
+        ("Confounds: scanner, site, scan quality, age and sex", [row for row in rows if _is_true(row.get("confound"))]),
+        ("Other columns: diagnosis, tests and the like", [row for row in rows if not _is_true(row.get("confound"))]),
     )
     cells: list[list[str]] = []
     for title, part in groups:
         cells += [[title]] if part and any(_is_true(row.get("confound")) for row in rows) else []
         cells += [_association(strata, row) for row in part]
     caption = (
-        "What the clusters go with. q: over all columns (Benjamini and Hochberg). Adjusted p: what is left when site, age, sex "
-        "and the other confounds are held fixed."
+        "Columns that differ between clusters. q: over all columns (Benjamini and Hochberg). Adjusted p: with site, age, sex and "
+        "the other confounds held fixed."
     )
     header = ["Column", "n", "Effect", "p", "q", "p, adjusted"]
     return [Heading("What the clusters go with"), Table(caption, header, cells, "lrlrrr")]

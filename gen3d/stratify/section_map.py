@@ -1,4 +1,4 @@
-"""The map of a cohort as a scatter that answers, with the people whom a head was applied to afterwards."""
+"""The map of a cohort as an interactive scatter, with people that a head was applied to later."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ from gen3d.figures.explorer import Colouring, Explorer, PersonDot
 from gen3d.stratify.folder import StrataFolder
 
 PLANES = (("UMAP", ("umap1", "umap2")), ("Principal components", ("pc1", "pc2")))
-OTHERS = "#c3c9ce"
-"""Colour of people in no cluster, without a value, or in the smallest of many categories."""
-
 MOST_COLOURS = len(style.GROUP_COLOURS)
 NO_CLUSTER = "in no cluster"
 
@@ -60,8 +57,8 @@ def is_there(frame: pd.DataFrame, columns: tuple[str, str]) -> bool:
 
 
 def cluster_names(frame: pd.DataFrame) -> list[str]:
-    """The cluster of every row: who is in none is said to be so where others are in one; all "" where nobody is."""
-    names = [cluster_words(value) for value in frame.get("cluster", pd.Series("", index=frame.index))]
+    """The cluster of every row, `in no cluster` for people in none; all "" where nobody is in a cluster."""
+    names = [cluster_title(value) for value in frame.get("cluster", pd.Series("", index=frame.index))]
     return [name or NO_CLUSTER for name in names] if any(names) else names
 
 
@@ -82,7 +79,7 @@ def _remarks(strata: StrataFolder, pictured: NDArray[np.bool_], thumbnails: Sequ
     if unreadable:
         remarks.append(f"{spell.count(unreadable, 'picture')} could not be read.")
     if num_new:
-        remarks.append(f"Diamonds: {spell.count(num_new, 'scan')} put into the finished map.")
+        remarks.append(f"Diamonds: {spell.count(num_new, 'scan')} added to the finished map.")
     return remarks
 
 
@@ -98,12 +95,12 @@ def known(row: pd.Series | Mapping[str, object], name: str) -> float:
 
 
 def facts(row: pd.Series) -> list[tuple[str, str]]:
-    """What a card says of a person: only what is known."""
-    found = []
+    """The facts of a card of a person: only what is known."""
+    listed = []
     age = known(row, "age_years")
     if np.isfinite(age):
-        found.append(("Age", f"{age:.0f} years"))
-    found += [
+        listed.append(("Age", f"{age:.0f} years"))
+    listed += [
         (label, str(row[name]))
         for label, name in (("Sex", "sex"), ("Diagnosis", "diagnosis"), ("Site", "site"))
         if _text(row.get(name))
@@ -111,20 +108,20 @@ def facts(row: pd.Series) -> list[tuple[str, str]]:
     for label, name in (("CDR", "cdr"), ("MMSE", "mmse")):
         value = known(row, name)
         if np.isfinite(value):
-            found.append((label, f"{value:g}"))
-    cluster = cluster_words(row.get("cluster"))
+            listed.append((label, f"{value:g}"))
+    cluster = cluster_title(row.get("cluster"))
     if cluster:
         certainty = known(row, "certainty")
         sure = f" (certainty {spell.number(certainty)})" if np.isfinite(certainty) and cluster != NO_CLUSTER else ""
-        found.append(("Cluster", cluster + sure))
-    return found
+        listed.append(("Cluster", cluster + sure))
+    return listed
 
 
 def _text(value: object) -> str:
     return "" if value is None or value != value else str(value)
 
 
-def cluster_words(value: object) -> str:
+def cluster_title(value: object) -> str:
     """A cluster's name, "" for none; a table may hold it as a number."""
     text = _text(value)
     try:
@@ -134,30 +131,30 @@ def cluster_words(value: object) -> str:
 
 
 def colourings(frame: pd.DataFrame, num_counted: int | None = None) -> list[Colouring]:
-    """By cluster, diagnosis, age, site and sex: those that tell people apart; one of them at least.
+    """By cluster, diagnosis, age, site and sex: those in which people differ; one of them at least.
 
     Legends count the first `num_counted` rows, all if None.
     """
-    found = []
+    listed = []
     if "cluster" in frame.columns:
-        labels = [cluster_words(value) for value in frame["cluster"]]
+        labels = [cluster_title(value) for value in frame["cluster"]]
         if len(set(labels) - {""}) > 1:
-            found.append(by_category("Cluster", labels, _cluster_order(labels), num_counted))
-    if "diagnosis" in frame.columns and (len(set(frame["diagnosis"])) > 1 or not found):
-        found.append(_by_diagnosis(frame, num_counted))
+            listed.append(by_category("Cluster", labels, _cluster_order(labels), num_counted))
+    if "diagnosis" in frame.columns and (len(set(frame["diagnosis"])) > 1 or not listed):
+        listed.append(_by_diagnosis(frame, num_counted))
     ages = pd.to_numeric(frame.get("age_years", pd.Series(np.nan, index=frame.index)), errors="coerce")
     if ages.notna().sum() > 1 and ages.max() > ages.min():
         shares = (ages - ages.min()) / (ages.max() - ages.min())
-        dots = [style.hex_colour(share) if np.isfinite(share) else OTHERS for share in shares]
-        found.append(Colouring("Age", dots, scale=(f"{ages.min():.0f} years", f"{ages.max():.0f} years")))
+        dots = [style.hex_colour(share) if np.isfinite(share) else style.NO_GROUP for share in shares]
+        listed.append(Colouring("Age", dots, scale=(f"{ages.min():.0f} years", f"{ages.max():.0f} years")))
     for title, column in (("Site", "site"), ("Sex", "sex")):
         labels = [_text(value) for value in frame[column]] if column in frame.columns else []
         if len(set(labels)) > 1:
             counts = pd.Series(labels).value_counts()
-            found.append(
+            listed.append(
                 by_category(title, labels, sorted(counts.index, key=lambda name: (-counts[name], name)), num_counted)
             )
-    return found or [Colouring("People", [style.GROUP_COLOURS[0]] * len(frame))]
+    return listed or [Colouring("People", [style.GROUP_COLOURS[0]] * len(frame))]
 
 
 def _cluster_order(labels: Sequence[str]) -> list[str]:
@@ -169,7 +166,7 @@ def _cluster_order(labels: Sequence[str]) -> list[str]:
 
 
 def by_category(title: str, labels: Sequence[str], order: Sequence[str], num_counted: int | None = None) -> Colouring:
-    """A colour per category in the given order; beyond seven the rest are one light grey, as no eye tells more apart."""
+    """A colour per category in the given order; beyond seven the rest are grey, as more colours look alike."""
     counted = list(labels)[:num_counted]
     plain = [name for name in order if name not in ("", NO_CLUSTER)]
     named = plain if len(plain) <= MOST_COLOURS else plain[: MOST_COLOURS - 1]
@@ -178,12 +175,12 @@ def by_category(title: str, labels: Sequence[str], order: Sequence[str], num_cou
     rest = [name for name in plain if name not in colours]
     if rest:
         num = sum(label in rest for label in counted)
-        legend.append((OTHERS, f"{spell.count(len(rest), 'other')} ({num})"))
+        legend.append((style.NO_GROUP, f"{spell.count(len(rest), 'other')} ({num})"))
     for name in ("", NO_CLUSTER):
         num = counted.count(name)
         if num:
-            legend.append((OTHERS, f"{name or charts.UNNAMED} ({num})"))
-    return Colouring(title, [colours.get(label, OTHERS) for label in labels], legend)
+            legend.append((style.NO_GROUP, f"{name or charts.UNNAMED} ({num})"))
+    return Colouring(title, [colours.get(label, style.NO_GROUP) for label in labels], legend)
 
 
 def _by_diagnosis(frame: pd.DataFrame, num_counted: int | None) -> Colouring:
@@ -191,7 +188,7 @@ def _by_diagnosis(frame: pd.DataFrame, num_counted: int | None) -> Colouring:
     counts = pd.Series(labels).value_counts()
     controls = sorted(set(frame.loc[is_control(frame), "diagnosis"].astype(str)))
     order = sorted(counts.index, key=lambda name: (name not in controls, -counts[name], name))
-    colours = style.group_colours([name for name in order if name], controls) | {"": OTHERS}
+    colours = style.group_colours([name for name in order if name], controls) | {"": style.NO_GROUP}
     counted = labels[:num_counted]
     legend = [(colours[name], f"{name or charts.UNNAMED} ({counted.count(name)})") for name in order if name in counted]
     return Colouring("Diagnosis", [colours[label] for label in labels], legend)

@@ -1,4 +1,4 @@
-"""`gen3d stratify`: a map of people, whether they fall into groups, and what the groups mean."""
+"""`gen3d stratify`: a map of people, whether they form clusters, and what the clusters go with."""
 
 from __future__ import annotations
 
@@ -22,51 +22,54 @@ from gen3d.stratify.adjustment import Adjustment, fit_adjustment
 from gen3d.stratify.associations import ASSOCIATION_COLUMNS, associations, strongest_confound
 from gen3d.stratify.cluster_maps import ClusterMap, cluster_maps
 from gen3d.stratify.folder import PeopleMap, cluster_name, with_versions, write_strata
-from gen3d.stratify.people import People, open_people
+from gen3d.stratify.people import ClusteredPeople, open_people
 from gen3d.stratify.picture import draw_cluster_maps, draw_map, recorded_prepared, write_thumbnails
 from gen3d.stratify.sentences import sentences
 from gen3d.stratify.structure import Method, Structure, find_structure
 
 PERMUTATIONS = 999
+"""The smallest p is then 0.001."""
 PEOPLE_PER_COMPONENT = 5
+"""With fewer people per component, clusters follow noise in single people."""
 ANATOMIES = 20
+"""Scans in the mean behind the cluster maps: more make it no sharper."""
 
 
-Opened = tuple[People, Adjustment | None, FittedComponents]
+Opened = tuple[ClusteredPeople, Adjustment | None, FittedComponents]
 
 
 class Stratify(FolderVerb):
-    """Map people by their latents, look for groups, and say what they are.
+    """Map people by their latents, test for clusters, and describe them.
 
-    Principal components and a seeded UMAP, kept so that new people can be put into them. Clusters are compared with those
-    of cohorts of one group that vary as much, with the same skew and tails; where they are no better, or not found again
-    in resampled people, the verdict is "no stable structure" and nobody has a cluster. What clusters mean is told by
-    every column of the table, site, age and sex first: a scanner is not a subtype.
+    Principal components and a seeded UMAP are kept, so that new people can be added to the map. Clusters are compared with
+    those of simulated cohorts of one group with the same variance, skew and tails. Where they are no better, or unstable in
+    resampled people, the verdict is "no stable structure" and nobody has a cluster. Clusters are then compared with every
+    column of the table, site, age and sex first: a scanner is not a subtype.
     """
 
     latents: Folders = Field(
         description="latents folders (encode or harmonise) of one run; one scan per person is used"
     )
-    maps: Folder | None = Field(None, description="maps folder (anomaly): mean z maps of every cluster")
+    maps: Folder | None = Field(None, description="maps folder (anomaly), for a mean z map of every cluster")
     prepared: Folders | None = Field(
         None,
-        description="prepared folders for thumbnails; default: those that the latents were made from, where present",
+        description="prepared folders for thumbnails; none: those that the latents were made from, where present",
     )
     people: Literal["everybody", "evaluation"] = Field(
-        "everybody", description="who is clustered: everybody, or those with the role evaluation (patients) alone"
+        "everybody", description="who is clustered: everybody, or only people with the role evaluation (patients)"
     )
     components: int = Field(
         10, ge=1, le=100, description="principal components to cluster and map; at most a fifth of the people are used"
     )
     adjust: tuple[str, ...] = Field(
-        (), description="columns whose effect on the latents is taken out first, for example [age_years, sex, site]"
+        (), description="columns whose effect on the latents is regressed out first, for example [age_years, sex, site]"
     )
-    method: Method = Field(
-        "mixture", description="clusters by normal mixtures, their number by BIC, or by density (HDBSCAN)"
-    )
+    method: Method = Field("mixture", description="mixture: normal mixtures, their number by BIC; density: HDBSCAN")
     max_clusters: int = Field(6, ge=2, le=20, description="most clusters of a mixture")
-    bootstrap: int = Field(100, ge=20, description="resamplings of people behind the stability")
-    null_draws: int = Field(100, ge=20, description="cohorts of one group that the clusters are compared with")
+    bootstrap: int = Field(100, ge=20, description="bootstrap resamples of people for the stability of clusters")
+    null_draws: int = Field(
+        100, ge=20, description="simulated cohorts of one group that the clusters are compared with"
+    )
     neighbours: int = Field(15, ge=2, description="people in the neighbourhoods that UMAP keeps")
     minimum_distance: float = Field(0.1, ge=0, le=1, description="how tightly UMAP packs people, in units of its map")
     seed: int = Field(0, description="seed of UMAP, clusters, resampling and permutations")
@@ -86,8 +89,8 @@ class Stratify(FolderVerb):
         return {"latents": self.latents, **{name: value for name, value in optional.items() if value is not None}}
 
     def open_inputs(self) -> Opened:
-        """Who is clustered, and in which components of the latents, after which adjustment."""
-        if self.maps is not None:  # a mistake is told before the work, not after it
+        """Open the people to be clustered, their adjustment, and the components of their latents."""
+        if self.maps is not None:  # a wrong folder stops the verb before the work, not after it
             read(self.maps, ("anomaly",))
         if self.prepared is not None:
             open_prepared(self.prepared)
@@ -111,11 +114,11 @@ class Stratify(FolderVerb):
         summary = sentences(
             structure, tables["associations"], tables["map_quality"], len(strata), list(cohort.left_out)
         )
-        follows = strongest_confound(tables["associations"]) if structure.found else None
-        num_clusters = structure.solution.num_clusters if structure.found and structure.solution else 0
+        follows = strongest_confound(tables["associations"]) if structure.is_stable else None
+        num_clusters = structure.solution.num_clusters if structure.is_stable and structure.solution else 0
         metrics = {
             "summary": summary,
-            "structure": structure.found,
+            "structure": structure.is_stable,
             "num_clusters": num_clusters,
             "follows": None if follows is None else str(follows["column"]),
             "num_people": len(strata),
@@ -127,7 +130,7 @@ class Stratify(FolderVerb):
         say(f"{self.out / METRICS}")
         return {"summary": summary[:1], "num_people": len(strata), "num_clusters": num_clusters}
 
-    def _components(self, cohort: People, adjustment: Adjustment | None) -> FittedComponents:
+    def _components(self, cohort: ClusteredPeople, adjustment: Adjustment | None) -> FittedComponents:
         values = cohort.values if adjustment is None else adjustment.apply(cohort.values, cohort.table)
         most = max(1, min(self.components, len(values) // PEOPLE_PER_COMPONENT))
         fitted = fit_components(values, most)
@@ -136,17 +139,17 @@ class Stratify(FolderVerb):
         varying = spread > max(1e-6 * float(spread[0]), 1e-6 * scale)
         if not varying.any():
             raise UserError(
-                f"{cohort.folders}: the latents of all {len(values)} people are the same, so there is nothing to map; the "
-                "model ignores its latents, train it with a smaller weight of the KL term."
+                f"{cohort.folders}: the latents of all {len(values)} people are identical, so there is nothing to map; the VAE "
+                "has collapsed, train it with a lower model.beta."
             )
         return FittedComponents(
             fitted.mean, fitted.loadings[varying], fitted.coordinates[:, varying], fitted.share_of_variance[varying]
         )
 
     def _map(
-        self, cohort: People, components: FittedComponents, adjustment: Adjustment | None, structure: Structure
+        self, cohort: ClusteredPeople, components: FittedComponents, adjustment: Adjustment | None, structure: Structure
     ) -> PeopleMap:
-        scores, solution = components.coordinates, structure.solution if structure.found else None
+        scores, solution = components.coordinates, structure.solution if structure.is_stable else None
         num = len(scores)
         enough = num >= MINIMUM_PEOPLE_FOR_UMAP and scores.shape[1] > 1
         fitted = fit_umap(scores, self.seed, self.neighbours, self.minimum_distance) if enough else None
@@ -172,23 +175,23 @@ class Stratify(FolderVerb):
         )
 
     def _tables(
-        self, cohort: People, kept: PeopleMap, structure: Structure, values: NDArray[np.float64]
+        self, cohort: ClusteredPeople, kept: PeopleMap, structure: Structure, values: NDArray[np.float64]
     ) -> dict[str, pd.DataFrame]:
-        found = pd.DataFrame(columns=list(ASSOCIATION_COLUMNS))
-        if structure.found:
+        associated = pd.DataFrame(columns=list(ASSOCIATION_COLUMNS))
+        if structure.is_stable:
             inside = kept.labels >= 0
             table = cohort.table.loc[inside].reset_index(drop=True)
-            found = associations(table, kept.labels[inside], PERMUTATIONS, self.seed)
+            associated = associations(table, kept.labels[inside], PERMUTATIONS, self.seed)
         tables = {
             "structure": structure.statistics,
             "solutions": structure.solutions,
             "clusters": clusters_table(cohort.table, structure),
-            "associations": found,
+            "associations": associated,
             "map_quality": quality_table(
                 values, {"umap": kept.umap, "pc1_pc2": kept.scores[:, :2]}, self.neighbours, self.seed
             ),
         }
-        if not structure.found and structure.solution is not None and structure.stability is not None:
+        if not structure.is_stable and structure.solution is not None and structure.stability is not None:
             tables["exploratory"] = pd.DataFrame(
                 {
                     "key": cohort.table["key"],
@@ -215,7 +218,7 @@ class Stratify(FolderVerb):
         return averaged
 
 
-def strata_table(cohort: People, kept: PeopleMap, structure: Structure) -> pd.DataFrame:
+def strata_table(cohort: ClusteredPeople, kept: PeopleMap, structure: Structure) -> pd.DataFrame:
     """The people's rows of the cohort table with pc1.., umap1, umap2, cluster ("" for none), certainty, consensus."""
     frame = cohort.table.drop(columns=["folder"], errors="ignore").copy()
     first = [name for name in ("key", "subject", "session") if name in frame.columns]
@@ -223,7 +226,7 @@ def strata_table(cohort: People, kept: PeopleMap, structure: Structure) -> pd.Da
     added: dict[str, Any] = {f"pc{place + 1}": column for place, column in enumerate(kept.scores.T)}
     added |= {"umap1": kept.umap[:, 0], "umap2": kept.umap[:, 1]}
     consensus = np.full(len(frame), np.nan)
-    if structure.found and structure.stability is not None:
+    if structure.is_stable and structure.stability is not None:
         consensus = structure.stability.consensus
     added |= {
         "cluster": [cluster_name(label) for label in kept.labels],
@@ -239,21 +242,21 @@ def clusters_table(table: pd.DataFrame, structure: Structure) -> pd.DataFrame:
     columns = ["cluster", "num_people", "share", "stability", "consensus"]
     columns += ["mean_age_years", "sd_age_years", "share_female", "diagnoses"]
     solution, stability = structure.solution, structure.stability
-    if not structure.found or solution is None or stability is None:
+    if not structure.is_stable or solution is None or stability is None:
         return pd.DataFrame(columns=columns)
     rows = []
     for cluster in range(solution.num_clusters):
-        own = solution.labels == cluster
-        people = table.loc[own]
+        inside = solution.labels == cluster
+        people = table.loc[inside]
         sex = people["sex"].astype(str).str.upper()
         counts = people["diagnosis"].astype(str).replace("", "unknown").value_counts()
         rows.append(
             (
                 cluster_name(cluster),
-                int(own.sum()),
-                float(own.mean()),
+                int(inside.sum()),
+                float(inside.mean()),
                 float(stability.clusters[cluster]),
-                float(np.nanmean(stability.consensus[own])),
+                float(np.nanmean(stability.consensus[inside])),
                 float(people["age_years"].mean()),
                 float(people["age_years"].std()),
                 float((sex == "F").sum() / max(1, sex.isin(["F", "M"]).sum()))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import HDBSCAN
 from sklearn.metrics import silhouette_score
 
+from gen3d.core import words as spell
 from gen3d.core.progress import track
 from gen3d.stratify.agreement import adjusted_rand_index, jaccard
 from gen3d.stratify.mixture import Mixture, fit_mixtures, one_group_bic, starting_centres
@@ -27,12 +28,15 @@ Method = Literal["mixture", "density"]
 SMALLEST_PEOPLE, SMALLEST_SHARE = 5, 0.05
 LEVEL = 0.05
 VALLEY_LEVEL = 0.1
-"""Of the test that people are rarer between two clusters: alone it has little power, beside the others it only keeps
-out what is drawn out or bent in one piece."""
+"""Level of the test that people are rarer between two clusters. The test has little power alone; together with the others
+it only has to reject one elongated or curved group."""
 LEAST_AGREEMENT = 0.6
+"""Adjusted Rand index of the clusters of resampled people below which clusters are unstable."""
 RANDOM_STARTS = 4
 BOOTSTRAPS_OF_A_NULL = 10
+"""Few, because every null cohort is resampled, and only the mean agreement of each is compared."""
 RUNS_AT_ONCE = 100
+"""Mixtures that are fitted in one batch, which bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Stability:
 class Structure:
     """The verdict, the solution it is about (None: no admissible one), and the tables `structure` and `solutions`."""
 
-    found: bool
+    is_stable: bool
     reasons: tuple[str, ...]
     solution: Solution | None
     stability: Stability | None
@@ -92,12 +96,12 @@ def find_structure(
         method: mixtures (`gen3d.stratify.mixture`; their number by BIC), or HDBSCAN (Campello et al. 2013).
         max_clusters: most groups of a mixture.
         num_bootstraps: resamplings of people behind the stability.
-        num_null: cohorts of one group to compare with; at least 20, or nothing can be found at 5 %.
+        num_null: cohorts of one group to compare with; at least 20, or no structure can reach 5 %.
         seed: of all that is random.
     """
     generator = np.random.default_rng(seed)
-    found = solve(values, method, max_clusters, generator)
-    chosen = best(found, len(values))
+    candidates = solve(values, method, max_clusters, generator)
+    chosen = best(candidates, len(values))
     null, nothing = one_group(values), (-np.inf, 0.0, 0.0)
     num_chosen = 2 if chosen is None else chosen.num_clusters
     drawn = [
@@ -106,7 +110,7 @@ def find_structure(
     ]
     reference = np.array(drawn).reshape(-1, 3)
     stabilities = {
-        solution.num_clusters: bootstrap(values, solution, method, num_bootstraps, generator) for solution in found
+        solution.num_clusters: bootstrap(values, solution, method, num_bootstraps, generator) for solution in candidates
     }
     stability = None if chosen is None else stabilities[chosen.num_clusters]
     observed = (
@@ -114,21 +118,27 @@ def find_structure(
         else (chosen.gain, valley(values, chosen), float(stability.agreement.mean()))
     )  # fmt: skip
     statistics = _statistics(observed, reference, chosen, len(values))
-    reasons = verdict(statistics) if chosen is not None else ("no solution has clusters large enough to count",)
-    return Structure(not reasons, reasons, chosen, stability, statistics, _table(values, found, stabilities, chosen))
+    reasons = (
+        verdict(statistics) if chosen is not None else ("every solution has a cluster that is too small to count",)
+    )
+    return Structure(
+        not reasons, reasons, chosen, stability, statistics, _table(values, candidates, stabilities, chosen)
+    )
 
 
 def solve(values: Floats, method: Method, max_clusters: int, generator: np.random.Generator) -> list[Solution]:
-    """Every solution that the method offers, by number of clusters; none where HDBSCAN finds only noise."""
+    """Every solution of the method, by number of clusters; none where HDBSCAN finds only noise."""
     if method == "density":
         return _by_density(values)
     ones = np.ones(len(values))
     single = one_group_bic(values)
-    found = []
+    candidates = []
     for num in range(2, min(max_clusters, len(values) // SMALLEST_PEOPLE) + 1):
+        # The likelihood has many maxima, so each number of groups is fitted from several starts.
         starts = starting_centres(values, num, RANDOM_STARTS, generator)
         fits = fit_mixtures(values, np.tile(ones, (len(starts), 1)), starts)
         small = [np.bincount(labels, minlength=num).min() < fewest(len(values)) for labels in fits.labels]
+        # A fit with a cluster too small to count is taken only where every start ends in one.
         index = int(np.argmin(np.where(small, fits.bic + 1e9, fits.bic)))
         order = np.argsort(-np.bincount(fits.labels[index], minlength=num), kind="stable")
         mixture = fits.mixture(index)
@@ -136,8 +146,8 @@ def solve(values: Floats, method: Method, max_clusters: int, generator: np.rando
         probabilities = mixture.probabilities(values)
         labels = probabilities.argmax(axis=1).astype(np.int64)
         bic = float(fits.bic[index])
-        found.append(Solution(num, labels, probabilities.max(axis=1), bic, single - bic, mixture))
-    return found
+        candidates.append(Solution(num, labels, probabilities.max(axis=1), bic, single - bic, mixture))
+    return candidates
 
 
 def _by_density(values: Floats) -> list[Solution]:
@@ -160,16 +170,16 @@ def _labelled_bic(values: Floats, labels: NDArray[np.int64], num_clusters: int) 
     return float(fit_mixtures(values, np.ones((1, len(values))), centres[None], num_steps=1).bic[0])
 
 
-def best(found: list[Solution], num: int) -> Solution | None:
+def best(candidates: list[Solution], num: int) -> Solution | None:
     """The solution of lowest BIC among those whose every cluster is large enough to count."""
-    admissible = [solution for solution in found if solution.smallest >= fewest(num)]
+    admissible = [solution for solution in candidates if solution.smallest >= fewest(num)]
     return min(admissible, key=lambda solution: solution.bic, default=None)
 
 
 def valley(values: Floats, solution: Solution) -> float:
     """How empty the space between clusters is: the least over pairs of the distance from a single mode, times root n.
 
-    Two clusters' people are projected on the line that tells them apart best, and the distribution is compared with
+    The people of two clusters are projected on the line that separates them best, and the distribution is compared with
     its nearest unimodal one: the dip of Hartigan and Hartigan 1985, on Fisher's direction.
     """
     labels, num = solution.labels, solution.num_clusters
@@ -193,10 +203,10 @@ def _measured(
 ) -> tuple[float, float, float]:
     """Gain of the best solution of a cohort; valley and bootstrap agreement of the one with as many clusters as found in
     the real cohort (by density: of the only one). A cohort without a solution has the least of each."""
-    found = solve(values, method, max_clusters, generator)
-    chosen = best(found, len(values))
+    candidates = solve(values, method, max_clusters, generator)
+    chosen = best(candidates, len(values))
     gain = -np.inf if chosen is None else chosen.gain
-    alike = [each for each in found if method == "density" or each.num_clusters == num_clusters]
+    alike = [each for each in candidates if method == "density" or each.num_clusters == num_clusters]
     if not alike or alike[0].smallest < 2:
         return gain, 0.0, 0.0
     stability = bootstrap(values, alike[0], method, BOOTSTRAPS_OF_A_NULL, generator)
@@ -209,7 +219,7 @@ def bootstrap(
     """Cluster resampled people into as many clusters and compare on those who were drawn (Hennig 2007)."""
     num = len(values)
     drawn = generator.multinomial(num, np.full(num, 1.0 / num), size=num_resamples)
-    agreement, found = np.empty(num_resamples), np.empty((num_resamples, solution.num_clusters))
+    agreement, overlap = np.empty(num_resamples), np.empty((num_resamples, solution.num_clusters))
     together, possible = np.zeros((num, num)), np.zeros((num, num))
     per_block = max(1, RUNS_AT_ONCE // 4)
     for start in range(0, num_resamples, per_block):
@@ -219,10 +229,10 @@ def bootstrap(
         )
         for place, (counts, labels) in enumerate(zip(block, labelled, strict=True), start=start):
             inside = counts > 0
-            own, other = solution.labels[inside] + 1, labels[inside] + 1  # noise is a group of its own
-            agreement[place] = adjusted_rand_index(own, other)
-            similar = jaccard(own, other)
-            found[place] = np.append(similar, np.full(solution.num_clusters, np.nan))[1 : solution.num_clusters + 1]
+            original, resampled = solution.labels[inside] + 1, labels[inside] + 1  # noise is a group of its own
+            agreement[place] = adjusted_rand_index(original, resampled)
+            similar = jaccard(original, resampled)
+            overlap[place] = np.append(similar, np.full(solution.num_clusters, np.nan))[1 : solution.num_clusters + 1]
             member = (labels[:, None] == np.arange(labels.max() + 1)[None, :]) & inside[:, None]
             together += member.astype(np.float64) @ member.T.astype(np.float64)
             possible += np.outer(inside, inside)
@@ -231,13 +241,13 @@ def bootstrap(
     same = (solution.labels[:, None] == solution.labels[None, :]) & (solution.labels >= 0)[:, None]
     np.fill_diagonal(same, False)
     consensus = np.where(same, share, 0.0).sum(axis=1) / np.maximum(same.sum(axis=1), 1)
-    return Stability(agreement, np.where(solution.labels >= 0, consensus, np.nan), _mean_known(found))
+    return Stability(agreement, np.where(solution.labels >= 0, consensus, np.nan), _mean_known(overlap))
 
 
-def _mean_known(found: Floats) -> Floats:
-    known = np.isfinite(found)
+def _mean_known(values: Floats) -> Floats:
+    known = np.isfinite(values)
     num = known.sum(axis=0)
-    return np.where(num > 0, np.where(known, found, 0.0).sum(axis=0) / np.maximum(num, 1), np.nan)
+    return np.where(num > 0, np.where(known, values, 0.0).sum(axis=0) / np.maximum(num, 1), np.nan)
 
 
 def _again(
@@ -276,38 +286,40 @@ def _statistics(
 
 
 def verdict(statistics: pd.DataFrame) -> tuple[str, ...]:
-    """Why a solution is no stable structure, in words; empty where it passes every test.
+    """Sentences on why a solution is no stable structure; empty where it passes every test.
 
-    That one group is cut less stably is shown but not asked for: a long group is cut in the same place by every
-    resampling, so that the index has no room above it even where groups are far apart.
+    That clusters are more stable than those of one group is reported but not required: an elongated group is cut in the
+    same place by every resampling, so the index cannot exceed it even where groups are far apart.
     """
     by_name = statistics.set_index("statistic")
     p, ari = by_name["p"], float(by_name["value"]["bootstrap_ari"])
     reasons = []
     if not p["separation"] < LEVEL:
-        reasons.append(f"one group of the same skew and tails is cut as well (p {p['separation']:.2f})")
+        reasons.append(
+            f"one group with the same skew and tails separates as well (p {spell.probability(p['separation'])})"
+        )
     if not p["valley"] < VALLEY_LEVEL:
-        reasons.append(f"people are not rarer between the clusters than within (p {p['valley']:.2f})")
+        reasons.append(f"people are not rarer between the clusters than within (p {spell.probability(p['valley'])})")
     if not ari >= LEAST_AGREEMENT:
-        reasons.append(f"resampled people fall into other clusters (adjusted Rand index {ari:.2f})")
+        reasons.append(f"resampled people fall into other clusters (adjusted Rand index {spell.number(ari)})")
     return tuple(reasons)
 
 
 def _table(
-    values: Floats, found: list[Solution], stabilities: dict[int, Stability], chosen: Solution | None
+    values: Floats, candidates: list[Solution], stabilities: dict[int, Stability], chosen: Solution | None
 ) -> pd.DataFrame:
     nothing = {"silhouette": np.nan, "ari": np.nan, "ari_low": np.nan, "ari_high": np.nan}
     rows = [{"k": 1, "bic": one_group_bic(values), **nothing, "smallest": len(values), "chosen": False}]
-    for solution in found:
+    for solution in candidates:
         agreement = stabilities[solution.num_clusters].agreement
         low, high = np.quantile(agreement, [0.025, 0.975])
         inside = solution.labels >= 0
-        told = len(np.unique(solution.labels[inside])) > 1
+        several = len(np.unique(solution.labels[inside])) > 1
         rows.append(
             {
                 "k": solution.num_clusters,
                 "bic": solution.bic,
-                "silhouette": float(silhouette_score(values[inside], solution.labels[inside])) if told else np.nan,
+                "silhouette": float(silhouette_score(values[inside], solution.labels[inside])) if several else np.nan,
                 "ari": float(agreement.mean()),
                 "ari_low": float(low),
                 "ari_high": float(high),

@@ -39,7 +39,7 @@ def _rows(table: pd.DataFrame) -> Rows:
     return Rows(np.empty((len(table), 0)), table)
 
 
-def _told(recipe: TableRecipe, table: pd.DataFrame, codes: np.ndarray) -> float:
+def _auc(recipe: TableRecipe, table: pd.DataFrame, codes: np.ndarray) -> float:
     train, test = np.arange(len(table)) < 80, np.arange(len(table)) >= 80
     reducer = recipe.reduce(_rows(table[train]))
     learned = recipe.learn(reducer.apply(_rows(table[train])), codes[train], np.flatnonzero(train), BINARY, 0)
@@ -48,11 +48,11 @@ def _told(recipe: TableRecipe, table: pd.DataFrame, codes: np.ndarray) -> float:
 
 def test_a_volume_tells_what_covariates_do_not_and_better_relative_to_the_head() -> None:
     table, codes = _cohort()
-    plain = _told(TableRecipe("hippocampus_ml", ("hippocampus_ml",)), table, codes)
-    relative = _told(TableRecipe("hippocampus_ml", ("hippocampus_ml",), head_size="brain_ml"), table, codes)
+    plain = _auc(TableRecipe("hippocampus_ml", ("hippocampus_ml",)), table, codes)
+    relative = _auc(TableRecipe("hippocampus_ml", ("hippocampus_ml",), head_size="brain_ml"), table, codes)
     assert relative > 0.9
     assert relative > plain > 0.75
-    assert 0.25 < _told(TableRecipe("covariates", ("age_years", "sex")), table, codes) < 0.75
+    assert 0.25 < _auc(TableRecipe("covariates", ("age_years", "sex")), table, codes) < 0.75
 
 
 def test_columns_become_standard_numbers() -> None:
@@ -64,7 +64,7 @@ def test_columns_become_standard_numbers() -> None:
     np.testing.assert_allclose(found.std(axis=0), 1, atol=1e-9)
     ratio = np.log(table["hippocampus_ml"] / table["brain_ml"])
     np.testing.assert_allclose(found[:, -1], (ratio - ratio.mean()) / ratio.std(ddof=0))
-    assert recipe.features_in_words == "age_years, sex, site, hippocampus_ml divided by brain_ml"
+    assert recipe.features_description == "age_years, sex, site, hippocampus_ml divided by brain_ml"
 
 
 def test_a_missing_value_is_the_mean_and_says_so_where_many_are_missing() -> None:

@@ -41,7 +41,7 @@ SETTINGS: dict[str, Any] = {
 def metrics(**changes: Any) -> dict[str, Any]:
     record: dict[str, Any] = {
         "target": {"name": "diagnosis", "task": "categories", "classes": ["CN", "AD"]},
-        "summary": ["logistic tells AD from CN.", "More."],
+        "summary": ["logistic separates AD from CN.", "More."],
         "people": {
             "num_people": 200,
             "num_scans": 240,
@@ -83,14 +83,14 @@ def test_every_item_once_and_claim_by_topic() -> None:
     assert len(claim) > 20
 
 
-def test_the_record_is_told() -> None:
+def test_the_record_is_reported() -> None:
     found = texts(metrics(), SETTINGS)
     assert "200 people (CN 120, AD 80) with 240 scans" in found["21"][1]
     assert found["11"] == (DONE, "3 scans without diagnosis were left out.")
     status, text = found["12a"]
     assert status == DONE
     assert "5 stratified folds, repeated 10 times" in text
-    assert "policy waive; 12 had been seen" in text
+    assert "policy waive; 12 were training people" in text
     assert "1 pairs looked like one person" in text
     assert "Waived by the user: 12 people were seen." in text
     assert "auc, brier" in found["12e"][1]
@@ -99,7 +99,7 @@ def test_the_record_is_told() -> None:
     assert f"gen3d {__version__}, seed 7" in found["18f"][1]
     assert "2 sites" in found["6a"][1]
     assert "ComBat" in found["7"][1]
-    assert "logistic tells AD from CN." in found["25"][1]
+    assert "logistic separates AD from CN." in found["25"][1]
     assert "12 people were seen." in found["26"][1]
 
 
@@ -156,9 +156,9 @@ def test_an_empty_record_claims_nothing() -> None:
 def test_external_people_and_their_harmonisation(unknown: str, said: bool) -> None:
     settings = SETTINGS | {"external": ["other"], "harmonise": {"unknown": unknown}}
     found = texts(metrics(), settings)
-    assert "whom it had not been fitted on" in found["12a"][1]
+    assert "outside its training set" in found["12a"][1]
     assert "stratified folds" not in found["12a"][1]
-    assert ("that site's controls" in found["12b"][1]) == said
+    assert ("the controls of that site" in found["12b"][1]) == said
     assert found["12f"] == (DONE, "The head was not updated.")
 
 

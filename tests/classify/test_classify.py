@@ -58,7 +58,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     return root, metrics
 
 
-def test_planted_classes_are_told_better_than_by_the_baselines(planted: tuple[Path, dict[str, Any]]) -> None:
+def test_planted_classes_are_predicted_better_than_by_the_baselines(planted: tuple[Path, dict[str, Any]]) -> None:
     _, metrics = planted
     head = performance(metrics, "linear")
     assert head["low"] > 0.75  # two Gaussians 2 SD apart: 0.92 with all the data in the world
@@ -241,7 +241,7 @@ def test_site_that_tells_the_classes_is_flagged_and_harmonised_away(tmp_path: Pa
     plain = classify(tmp_path / "plain", latents)
     assert performance(plain, "linear")["low"] > 0.6
     assert performance(plain, "site")["low"] > 0.6
-    assert any("The site alone tells" in sentence for sentence in plain["summary"])
+    assert any("The site alone predicts" in sentence for sentence in plain["summary"])
     clean = classify(tmp_path / "clean", latents, harmonise={"by": "site"})
     assert performance(clean, "linear")["value"] < performance(plain, "linear")["value"] - 0.15
 
@@ -257,14 +257,14 @@ def test_the_site_itself_can_be_the_target(tmp_path: Path) -> None:
     assert not any("scanner" in sentence for sentence in metrics["summary"])
 
 
-def test_gaps_that_tell_the_classes_are_told(tmp_path: Path) -> None:
+def test_missing_values_that_predict_the_class_give_a_warning(tmp_path: Path) -> None:
     values, table = people(shift=0.0)
     table.loc[(table["diagnosis"] == "CN") & (np.arange(NUM) < 30), "age_years"] = np.nan
     metrics = classify(tmp_path / "h", write_latents(tmp_path / "l", values, table))
     assert any("age_years is missing in 38 % of CN, 0 % of AD" in sentence for sentence in metrics["summary"])
 
 
-def test_external_people_are_told_by_the_kept_head(planted: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_external_people_are_predicted_by_the_kept_head(planted: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     root, _ = planted
     values, table = people(seed=5)
     table["subject"] = [f"e{i:03d}" for i in range(NUM)]
@@ -331,10 +331,10 @@ def test_synthetic_scans_are_learned_from_and_never_tested(tmp_path: Path) -> No
         ({}, {"target": "diagnose"}, "diagnose is not a column"),
         ({}, {"classes": ["CN", "DS"]}, "nobody has diagnosis DS"),
         ({}, {"folds": 60}, "fewer than the 60 folds"),
-        ({"values": 1.0}, {}, "the same for everybody"),
+        ({"values": 1.0}, {}, "identical for everybody"),
         ({"values": np.nan}, {}, "NaN or infinite"),
         ({}, {"split": "sites"}, "needs two sites"),
-        ({}, {"only": {"age_years": [10, 20]}}, "nobody meets"),
+        ({}, {"only": {"age_years": [10, 20]}}, "keeps nobody"),
         ({}, {"only": {"age_years": [84, 90]}}, "at least 10 are needed"),
         ({}, {"heads": ["residual"]}, "needs spatial latents"),
         ({}, {"voxels": True}, "prepared=FOLDER, or voxels=false"),
@@ -380,7 +380,7 @@ def test_a_table_of_labels_is_joined_by_person(tmp_path: Path) -> None:
     metrics = classify(tmp_path / "h", latents, target="stage", table=tmp_path / "labels.csv")
     assert performance(metrics, "linear")["low"] > 0.7
     labels.assign(subject="x" + labels["subject"]).to_csv(tmp_path / "wrong.csv", index=False)
-    with pytest.raises(UserError, match="nobody there has features"):
+    with pytest.raises(UserError, match="none of its subjects has features"):
         classify(tmp_path / "w", latents, target="stage", table=tmp_path / "wrong.csv")
 
 
@@ -400,12 +400,12 @@ def test_the_command_line_says_one_sentence_and_leaves_no_result(
     assert "seen.json: missing or damaged" in capsys.readouterr().err
 
 
-def test_a_dry_run_says_who_would_be_told_and_writes_nothing(
+def test_a_dry_run_says_who_would_be_predicted_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     latents = write_latents(tmp_path / "l", *people())
     asked = [f"latents={latents}", "target=diagnosis", f"out={tmp_path / 'h'}", "voxels=false", "--dry-run"]
     assert main(["classify", *asked]) == 0
     told = capsys.readouterr()
-    assert "tells diagnosis (AD against CN) of 80 people (CN 40, AD 40) from 24 latents" in told.out + told.err
+    assert "predicts diagnosis (AD against CN) of 80 people (CN 40, AD 40) from 24 latents" in told.out + told.err
     assert not (tmp_path / "h").exists()

@@ -230,7 +230,7 @@ def test_scans_are_reduced_one_by_one_and_people_to_be_tested_leave_no_trace() -
         alone = np.vstack([reducer.apply(fold.take(test[i : i + 1])) for i in range(len(test))])
         np.testing.assert_allclose(together, alone, rtol=1e-9, atol=1e-9)
     np.testing.assert_array_equal(*outputs)
-    assert recipe.features_in_words == (
+    assert recipe.features_description == (
         "5 principal components of latents, harmonised by site, without age_years and sex"
     )
 

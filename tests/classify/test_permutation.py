@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import kstest
 
 from gen3d.classify.heads.settings import LinearSettings
-from gen3d.classify.study.crossvalidation import Model, Study
+from gen3d.classify.study.crossvalidation import ClassifyStudy, Contestant
 from gen3d.classify.study.features import Features
 from gen3d.classify.study.folds import Layout, make_folds
 from gen3d.classify.study.permutation import null_values, observed, prepare
@@ -17,7 +17,7 @@ from tests.latents_folder import cohort_table
 NUM = 48
 
 
-def study(seed: int, shift: float = 0.0, sites: bool = False) -> tuple[Model, Study]:
+def study(seed: int, shift: float = 0.0, sites: bool = False) -> tuple[Contestant, ClassifyStudy]:
     generator = np.random.default_rng(seed)
     codes = np.arange(NUM, dtype=float) % 2
     values = generator.standard_normal((NUM, 6))
@@ -30,8 +30,8 @@ def study(seed: int, shift: float = 0.0, sites: bool = False) -> tuple[Model, St
     layout = Layout(codes, groups, everybody, everybody, everybody[None], table["site"].tolist())
     folds = make_folds(layout, target, 4, 1, seed)
     recipe = recipe_of(LinearSettings(penalties=(1.0, 0.1)), components=5)
-    model = Model("linear", "head", recipe, lambda given, member, chosen: given.rows(member, chosen), "latents")
-    return model, Study(features, codes, groups, target, tuple(folds), seed)
+    model = Contestant("linear", "head", recipe, lambda given, member, chosen: given.rows(member, chosen), "latents")
+    return model, ClassifyStudy(features, codes, groups, target, tuple(folds), seed)
 
 
 def p_of(seed: int, num: int, **planted: float) -> float:

@@ -14,10 +14,10 @@ from scipy.stats import norm
 from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, mean_absolute_error, roc_auc_score
 
 from gen3d.classify.scores.scorecard import COLUMNS, ScoreSettings, permutation_row, score
-from gen3d.classify.scores.sentences import figure, p_words
 from gen3d.classify.scores.summary import summary
 from gen3d.classify.scores.verdict import judge
 from gen3d.cohort.target import Target
+from gen3d.core import words as spell
 from gen3d.core.errors import UserError
 
 BINARY = Target("diagnosis", "categories", ("CN", "AD"))
@@ -179,14 +179,16 @@ def test_a_head_as_good_as_one_volume_is_said_to_be_no_better(
     assert [each.baseline for each in verdict.compared] == [VOLUME, COVARIATES]
     assert verdict.compared[1].p_delong < 0.01
     sentences = summary(good[1], BINARY, HEAD)
-    assert sentences[0].startswith("logistic tells AD from CN in 160 people (80 AD, 80 CN; cross-validation): AUC .")
-    assert "is not better than hippocampus_ml alone (." in sentences[0]
+    assert sentences[0].startswith(
+        "logistic separates AD from CN in 160 people (80 AD, 80 CN; cross-validation): AUC 0."
+    )
+    assert "is not better than hippocampus_ml alone (0." in sentences[0]
     assert "but better than 1 other baseline" in sentences[0]
     assert "beats" not in sentences[0]
     assert any(sentence.startswith("Labels were not permuted") for sentence in sentences)
     tests = next(sentence for sentence in sentences if sentence.startswith("logistic against"))
-    assert tests.startswith("logistic against hippocampus_ml: DeLong p .")
-    assert "corrected resampled t p ." in tests
+    assert tests.startswith("logistic against hippocampus_ml: DeLong p 0.")
+    assert "corrected resampled t p 0." in tests
     differences = good[1]["differences"].set_index("against")
     assert differences.loc[VOLUME, "p_delong"] > 0.05
     assert differences.loc[COVARIATES, ["p_delong", "p_resampled"]].max() < 0.01
@@ -208,7 +210,7 @@ def test_beating_needs_every_baseline() -> None:
 def test_nothing_to_find_is_called_so() -> None:
     tables = score(binary({HEAD: 0.0, VOLUME: 0.1}, seed=3), BINARY, QUICK)
     verdict = summary(tables, BINARY, HEAD)[0]
-    assert verdict.startswith("Cannot tell AD from CN with logistic in 160 people")
+    assert verdict.startswith("No evidence that logistic separates AD from CN in 160 people")
     assert "covers chance" in verdict
 
 
@@ -219,10 +221,10 @@ def test_a_permutation_that_fails_overrules_the_interval(
     null = 0.5 + 0.3 * np.sin(np.arange(200))
     tables["permutation"] = pd.DataFrame([permutation_row(value(tables, "auc")["value"] - 0.2, null, HEAD)])
     assert tables["permutation"]["p"].iloc[0] > 0.05
-    assert summary(tables, BINARY, HEAD)[0].startswith("Cannot tell")
+    assert summary(tables, BINARY, HEAD)[0].startswith("No evidence that")
     tables["permutation"] = pd.DataFrame([permutation_row(0.87, 0.5 + 0.1 * np.sin(np.arange(999)), HEAD)])
     sentences = summary(tables, BINARY, HEAD)
-    assert "permutation p .001" in sentences[0]
+    assert "permutation p 0.001" in sentences[0]
     assert any("permuted 999 times" in sentence for sentence in sentences)
     assert not any("not permuted" in sentence for sentence in sentences)
 
@@ -247,7 +249,7 @@ def test_external_people_of_one_class_give_one_rate_only(kept: str, measure: str
     for name in ("roc", "predictive_values", "decision", "reliability"):
         assert tables[name].empty
     verdict = summary(tables, BINARY, HEAD, "external")[0]
-    assert f"the external people are all {kept}, so only {measure} can be told" in verdict
+    assert f"The external people are all {kept}, so only {measure} can be measured" in verdict
     assert f"no {other}, AUC or predictive value" in verdict
 
 
@@ -280,7 +282,7 @@ def test_grades() -> None:
     assert tables["roc"].empty
     assert tables["differences"]["measure"].tolist() == ["macro_auc"]
     sentences = summary(tables, STAGES, HEAD)
-    assert sentences[0].startswith("logistic tells none, mild and severe (stage) apart in 150 people (50 none, 50 mild")
+    assert sentences[0].startswith("logistic separates none, mild and severe (stage) in 150 people (50 none, 50 mild")
     assert any("mild" in sentence and "against the rest" in sentence for sentence in sentences)
 
 
@@ -295,17 +297,17 @@ def test_external_people_without_some_of_the_grades() -> None:
     tables = score(one, STAGES, QUICK)
     right = (one[one["model"] == HEAD]["y_pred"] == "severe").mean()
     verdict = summary(tables, STAGES, HEAD, "external")[0]
-    assert f"all severe, so only the share of them called severe can be told ({figure(right)} [" in verdict
+    assert f"all severe, so only the share predicted to be severe can be measured ({spell.figure(right)} [" in verdict
 
 
-def test_few_people_tell_nothing_without_permutations() -> None:
+def test_few_people_prove_nothing_without_permutations() -> None:
     tables = score(binary({HEAD: 3.0}, num=16, repeats=1).assign(fold=0), BINARY, QUICK)
     assert value(tables, "auc")["low"] > 0.5
     verdict = summary(tables, BINARY, HEAD)[0]
-    assert verdict.startswith("Cannot tell AD from CN")
+    assert verdict.startswith("No evidence that logistic separates AD from CN")
     assert "fewer than 10 people of a class" in verdict
     tables["permutation"] = pd.DataFrame([permutation_row(0.97, 0.5 + 0.3 * np.sin(np.arange(999)), HEAD)])
-    assert summary(tables, BINARY, HEAD)[0].startswith("logistic tells AD from CN")
+    assert summary(tables, BINARY, HEAD)[0].startswith("logistic separates AD from CN")
 
 
 def test_numbers_are_judged_against_the_mean_of_the_training_people() -> None:
@@ -321,7 +323,7 @@ def test_numbers_are_judged_against_the_mean_of_the_training_people() -> None:
     assert verdict.startswith("logistic predicts age_years in 150 people (cross-validation): mean absolute error 3.")
     assert "beats the one baseline that was run, the mean of the training people (" in verdict
     useless = summary(score(ages(40.0), AGE, QUICK), AGE, HEAD)[0]
-    assert useless.startswith("Cannot tell age_years of a person with logistic")
+    assert useless.startswith("No evidence that logistic predicts age_years in")
     assert "worse than the mean of the training people" in useless
 
 
@@ -354,8 +356,8 @@ def test_subgroups() -> None:
     predictions.loc[6, "age_years"] = np.nan
     predictions.loc[7, "age_years"] = 60.0
     groups = score(predictions, BINARY, QUICK)["subgroups"]
-    ages_told = groups[groups["column"] == "age_years"]
-    assert list(dict.fromkeys(ages_told["group"])) == ["<60", "60 to <70", "70 to <80", ">=80"]
+    by_age = groups[groups["column"] == "age_years"]
+    assert list(dict.fromkeys(by_age["group"])) == ["<60", "60 to <70", "70 to <80", ">=80"]
     areas = groups[groups["measure"] == "auc"].set_index("group")
     tested = predictions[predictions["age_years"].between(60, 70, inclusive="left")]
     assert areas.loc["60 to <70", "num_people"] == len(tested)
@@ -391,7 +393,7 @@ def test_folds_of_one_class_give_no_area_and_a_sentence() -> None:
     assert math.isnan(value(tables, "auc")["value"])
     assert value(tables, "sensitivity")["value"] > 0.5
     verdict = summary(tables, BINARY, HEAD)[0]
-    assert verdict.startswith("Cannot tell whether logistic can tell AD from CN")
+    assert verdict.startswith("Unknown whether logistic separates AD from CN")
     assert "no fitted model was tested on people of every class" in verdict
 
 
@@ -403,7 +405,7 @@ def test_separated_classes_have_an_interval_and_no_slope() -> None:
     assert 0.9 < area["low"] < 1
     assert math.isnan(value(tables, "calibration_slope")["value"])
     sentences = summary(tables, BINARY, HEAD)
-    assert "is not better than hippocampus_ml alone (1.00; difference .00 [.00, .00])" in sentences[0]
+    assert "is not better than hippocampus_ml alone (1.00; difference 0.00 [0.00, 0.00])" in sentences[0]
     assert any("separated completely" in sentence for sentence in sentences)
 
 
@@ -415,7 +417,7 @@ def test_separated_classes_have_an_interval_and_no_slope() -> None:
         (ScoreSettings(age_bands=(70.0, 60.0)), "must rise"),
     ],
 )
-def test_wrong_settings_are_told(settings: ScoreSettings, words: str) -> None:
+def test_wrong_settings_give_an_error(settings: ScoreSettings, words: str) -> None:
     with pytest.raises(UserError, match=words):
         score(binary({HEAD: 1.0}, repeats=1), BINARY, settings)
 
@@ -425,11 +427,3 @@ def test_two_splits_are_not_mixed() -> None:
     predictions.loc[:10, "split"] = "external"
     with pytest.raises(UserError, match="score them apart"):
         score(predictions, BINARY, QUICK)
-
-
-def test_figures_are_short_and_keep_a_sign_that_decides() -> None:
-    found = [
-        figure(number) for number in (0.851, -0.0234, 1.0, 4.126, 22.66, 0.0, -0.0001, 0.004, -0.004, 0.997, math.nan)
-    ]
-    assert found == [".85", "-.02", "1.00", "4.13", "22.7", ".00", ".00", ".004", "-.004", ".997", "n/a"]
-    assert [p_words(p) for p in (0.0001, 0.001, 0.0312, 1.0)] == ["<.001", ".001", ".031", "1.000"]

@@ -93,8 +93,8 @@ def test_who_was_tested_and_who_was_left_out(section: Section) -> None:
     words = sentences(section)
     assert "Tested: 60 people with 64 scans: CN (controls) 30 and AD (Alzheimer's disease) 30." in words
     assert "4 people without a diagnosis are left out." in words
-    assert "No model behind the latents had seen anybody of the table." in words
-    assert "A search for the same person under two names found none." in words
+    assert "No model behind the latents was trained on anybody of the table." in words
+    assert "A search for the same person under two ids found none." in words
 
 
 def test_heads_first_baselines_after_best_first_with_intervals(section: Section) -> None:
@@ -120,7 +120,7 @@ def test_the_head_named_first_leads_even_where_another_is_better(tmp_path: Path)
     found = section_of(folder)
     table = next(table for table in tables(found) if table.header[:2] == ["Model", "AUC"])
     assert table.rows[1][0] == "Logistic"
-    assert "MLP was named beforehand as the head that counts." in table.caption
+    assert "MLP was named beforehand as the primary head." in table.caption
     differences = next(table for table in tables(found) if "Against" in table.header)
     assert {row[0] for row in differences.rows} == {"MLP"}
 
@@ -202,8 +202,8 @@ def test_a_table_that_is_only_a_file_is_read_from_it(tmp_path: Path) -> None:
 def test_people_of_other_data_without_controls_give_sensitivity_only(tmp_path: Path) -> None:
     found = section_of(external(tmp_path / "ad"))
     words = sentences(found)
-    assert "saved heads were applied to them as they were, and nothing was fitted" in words
-    assert "Nobody of the class CN is among them, so that sensitivity is all that can be given" in words
+    assert "Saved heads were applied to them unchanged, and nothing was fitted" in words
+    assert "None of them is of the class CN, so only sensitivity can be measured" in words
     assert names(found) == ["performance"]
     table = next(table for table in tables(found) if table.header[0] == "Model" and "Kind" not in table.header)
     assert list(table.header) == ["Model", "Sensitivity"]

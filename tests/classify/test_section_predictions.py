@@ -60,7 +60,7 @@ def test_warnings_stand_before_any_number_and_name_whom_they_are_about(section: 
     assert section.blocks.index(warning) < section.blocks.index(table_of(section))
     by_key = {row[0]: row for row in table_of(section).rows}
     assert by_key["sub-new1_ses-1"][1] == UNUSUAL
-    assert by_key["sub-new2_ses-1"][1] == "a model behind the latents saw this person (vae (train))"
+    assert by_key["sub-new2_ses-1"][1] == "a model behind the latents was trained on this person (vae (train))"
     assert by_key["sub-new3_ses-1"][1] == "\N{EN DASH}"
 
 
@@ -76,9 +76,9 @@ def test_cards_say_what_such_a_probability_was_worth_and_who_is_alike(section: S
     cards = [block for block in section.blocks if isinstance(block, Card)]
     assert [card.title for card in cards] == ["sub-new7_ses-1", "sub-new6_ses-1"]
     words = " ".join(block.text for block in cards[0].blocks if isinstance(block, Text))
-    assert "Probability of AD: 0.94, at or above the threshold of 0.50: called AD." in words
-    assert "When the head was tested, of 41 people with about such a probability 71 [56, 83] % were AD." in words
-    assert "More unusual than 50 % of the people that the head learned from." in words
+    assert "Probability of AD: 0.94, at or above the threshold of 0.50: predicted AD." in words
+    assert "When the head was tested, of 41 people with a similar probability 71 [56, 83] % were AD." in words
+    assert "More unusual than 50 % of the training people of the head." in words
     table = next(block for block in cards[0].blocks if isinstance(block, Table))
     assert table.rows[0] == ["sub-s10_ses-1", "1.50", "CN", "71", "M", "CN"]
     assert table.rows[2][2] == "AD"
@@ -93,7 +93,7 @@ def test_without_its_own_the_reliability_is_that_of_the_head_among_the_inputs(he
         card = next(block for block in section_of(*folders).blocks if isinstance(block, Card))
         return " ".join(block.text for block in card.blocks if isinstance(block, Text))
 
-    assert "of 16 people with about such a probability 88 [74, 100] % were AD" in words(folder, head)
+    assert "of 16 people with a similar probability 88 [74, 100] % were AD" in words(folder, head)
     assert "such a probability" not in words(folder)
 
 
@@ -141,8 +141,8 @@ def test_three_classes_have_a_probability_each(head: Path, tmp_path: Path) -> No
     assert list(table_of(found).header)[4:7] == ["P(CN)", "P(AD)", "P(MCI)"]
     card = next(block for block in found.blocks if isinstance(block, Card))
     words = " ".join(block.text for block in card.blocks if isinstance(block, Text))
-    assert "Probabilities: CN 0.06, AD 0.94, MCI 0.20; called AD." in words
-    assert "71 [56, 83] % were told rightly" in words
+    assert "Probabilities: CN 0.06, AD 0.94, MCI 0.20; predicted AD." in words
+    assert "71 [56, 83] % were predicted correctly" in words
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -152,7 +152,7 @@ def test_grades_are_called_by_their_names(head: Path, tmp_path: Path) -> None:
     found = section_of(folder)
     assert table_of(found).rows[0][4:6] == ["0.80", "1"]
     card = next(block for block in found.blocks if isinstance(block, Card))
-    assert "called 1." in " ".join(block.text for block in card.blocks if isinstance(block, Text))
+    assert "predicted 1." in " ".join(block.text for block in card.blocks if isinstance(block, Text))
 
 
 @pytest.mark.usefixtures("undrawn")

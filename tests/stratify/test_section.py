@@ -108,7 +108,7 @@ def test_colours_can_be_chosen_and_legends_count(section: Section) -> None:
     assert "3 (20)" in markup
     assert "in no cluster (2)" in markup
     colours = data_of(markup)["colours"]
-    assert colours[0][0] == strata_map.OTHERS
+    assert colours[0][0] == style.NO_GROUP
     assert len({colours[0][index] for index in (5, 25, 45)}) == 3
     assert colours[1][0] == style.CONTROL_COLOUR
 
@@ -140,7 +140,7 @@ def test_confounds_come_before_what_may_be_wrong_with_people(section: Section) -
     table = next(block for block in section.blocks if isinstance(block, Table) and block.header[0] == "Column")
     first = [str(row[0]) for row in table.rows]
     assert first == [
-        "Confounds: how, where and of whom scans were made", "site", "What may be wrong with people", "diagnosis",
+        "Confounds: scanner, site, scan quality, age and sex", "site", "Other columns: diagnosis, tests and the like", "diagnosis",
     ]  # fmt: skip
     assert table.rows[3] == ["diagnosis", "60", "0.71 (Cramer's V)", "0.001", "0.004", "0.001"]
 
@@ -208,7 +208,7 @@ def test_new_people_stand_in_the_map_as_diamonds(tmp_path: Path) -> None:
     assert [person["title"] for person in data["people"][60:]] == [f"new{index}" for index in range(8)]
     assert all(place is not None for place in data["planes"][0])
     assert all(place is not None for place in data["planes"][1])
-    assert "Diamonds: 8 scans put into the finished map." in figure.caption
+    assert "Diamonds: 8 scans added to the finished map." in figure.caption
     assert "3 (20)" in str(figure.markup)  # legends count the people that the map was made of
 
 
@@ -264,7 +264,7 @@ def test_more_categories_than_the_eye_tells_apart_are_one_grey() -> None:
     labels = [f"site {index:02d}" for index in range(12) for _ in range(12 - index)]
     found = strata_map.by_category("Site", labels, list(dict.fromkeys(labels)))
     assert len(set(found.colours)) == 7
-    assert found.legend[-1] == (strata_map.OTHERS, "6 others (21)")
+    assert found.legend[-1] == (style.NO_GROUP, "6 others (21)")
 
 
 def test_mean_maps_of_clusters_are_drawn_on_their_grid(tmp_path: Path) -> None:

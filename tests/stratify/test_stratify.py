@@ -110,11 +110,11 @@ def test_planted_subtypes_are_found_and_named_by_what_they_are(subtypes: Path) -
     assert read(subtypes, ("stratify",)).summary["num_clusters"] == 2
 
 
-def test_twins_synthetic_and_later_scans_are_left_out_and_told(subtypes: Path) -> None:
+def test_twins_synthetic_and_later_scans_are_excluded_with_a_note(subtypes: Path) -> None:
     summary = " ".join(metrics_of(subtypes)["summary"])
-    assert "1 scan with something planted" in summary
-    assert "1 scan of nobody" in summary
-    assert "1 scan after a person's first" in summary
+    assert "Excluded: 1 scan with planted changes" in summary
+    assert "Excluded: 1 synthetic scan (column generator)." in summary
+    assert "Excluded: 1 later scan of the same people" in summary
     keys = pd.read_csv(subtypes / "strata.tsv", sep="\t")["key"]
     assert "sub-p0001_ses-1" in set(keys)
     assert "sub-p0001_ses-0" not in set(keys)  # the older of the two scans by age
@@ -208,7 +208,7 @@ def _write(base: Path, name: str, values: np.ndarray, table: pd.DataFrame, **mor
     ("case", "sentence"),
     [
         ("few", "11 people are left"),
-        ("constant", "are the same"),
+        ("constant", "are identical"),
         ("two runs", "not in one latent space"),
         ("family", "a latent space of its own"),
         ("twice", "in two of the folders"),

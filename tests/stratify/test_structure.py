@@ -60,7 +60,7 @@ def found_in(values: Floats, method: str = "mixture", **settings: int) -> Struct
 def test_planted_groups_are_found(num_groups: int) -> None:
     values, groups = planted(num_groups)
     structure = found_in(values, num_null=40)
-    assert structure.found, structure.reasons
+    assert structure.is_stable, structure.reasons
     assert structure.solution is not None
     assert structure.stability is not None
     assert structure.solution.num_clusters == num_groups
@@ -77,19 +77,19 @@ def test_planted_groups_are_found(num_groups: int) -> None:
 
 @pytest.mark.parametrize("kind", ["normal", "skewed", "heavy tails", "gradient", "bent gradient"])
 def test_cohorts_without_groups_have_no_structure(kind: str) -> None:
-    found = [found_in(of_one_group(kind, seed=seed), num_bootstraps=20, seed=seed).found for seed in (1, 2)]
+    found = [found_in(of_one_group(kind, seed=seed), num_bootstraps=20, seed=seed).is_stable for seed in (1, 2)]
     assert found == [False, False]
 
 
 def test_density_finds_groups_and_nothing_in_a_cloud() -> None:
     values, groups = planted(2, num=80, distance=9.0)
     structure = found_in(values[:, :3], "density", num_bootstraps=20)
-    assert structure.found, structure.reasons
+    assert structure.is_stable, structure.reasons
     assert structure.solution is not None
     inside = structure.solution.labels >= 0
     assert adjusted_rand_score(structure.solution.labels[inside], groups[inside]) > 0.95
     assert structure.solution.mixture is None
-    assert not found_in(of_one_group("normal", num=80)[:, :3], "density", num_bootstraps=20).found
+    assert not found_in(of_one_group("normal", num=80)[:, :3], "density", num_bootstraps=20).is_stable
 
 
 def test_the_same_seed_gives_the_same_result() -> None:
@@ -103,7 +103,7 @@ def test_a_cluster_of_few_people_does_not_count() -> None:
     values = np.random.default_rng(0).standard_normal((100, 4))
     values[:4, 0] += 30
     structure = found_in(rotated(values), num_bootstraps=20)
-    assert not structure.found
+    assert not structure.is_stable
     assert fewest(100) == 5
     assert fewest(1000) == 50
     chosen = best(solve(rotated(values), "mixture", 4, np.random.default_rng(0)), 100)

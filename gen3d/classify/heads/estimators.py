@@ -24,10 +24,13 @@ from gen3d.classify.heads.settings import BoostingSettings, LinearSettings, MlpS
 
 Values = NDArray[np.float64]
 SVM_TOLERANCE = 1e-6
+"""Tighter than the default of libsvm (0.001), so that the order of the rows hardly changes a fit."""
 SVM_STEPS = 200_000
+"""Bounds the time at high costs, where classes that overlap converge slowly."""
 EPSILON = 0.1
 """Half the width of the tube of support vector regression, in standard deviations of the number."""
 MOST_COPIES = 20
+"""Bounds the training set of a perceptron where one class is very rare."""
 
 
 class Scorer(Protocol):
@@ -100,8 +103,8 @@ class Logistic:
         coefficients, intercepts = logistic_path(values, positive, balanced_weights(positive, used), penalties)
         every = coefficients @ values.T + intercepts[:, :, None]
         every = every.reshape(len(penalties), num_folds, num_problems, len(values))
-        found: Values = np.moveaxis(every[:, folds, :, np.arange(len(values))], 0, -1)
-        return found
+        held_out: Values = np.moveaxis(every[:, folds, :, np.arange(len(values))], 0, -1)
+        return held_out
 
     def fit(self, values: Values, targets: Values, setting: dict[str, Any], seed: int) -> Planes:
         """All rows at one penalty."""
@@ -124,13 +127,13 @@ class Ridge:
 
     def out_of_fold(self, values: Values, targets: Values, folds: NDArray[np.int64], seed: int) -> Values:
         """[S, 1, n]."""
-        found = np.empty((len(self.grid), 1, len(values)))
+        held_out = np.empty((len(self.grid), 1, len(values)))
         penalties = [setting["penalty"] for setting in self.grid]
         for fold in range(int(folds.max()) + 1):
             held = folds == fold
             coefficients, intercepts = ridge_path(values[~held], targets[0, ~held], penalties)
-            found[:, 0, held] = coefficients @ values[held].T + intercepts[:, None]
-        return found
+            held_out[:, 0, held] = coefficients @ values[held].T + intercepts[:, None]
+        return held_out
 
     def fit(self, values: Values, targets: Values, setting: dict[str, Any], seed: int) -> Planes:
         """All rows at one penalty."""
@@ -153,15 +156,15 @@ class SupportVectors:
         """[S, B, n]."""
         scaled = values / _length(values)
         products = scaled @ scaled.T
-        found = np.empty((len(self.grid), *targets.shape))
+        held_out = np.empty((len(self.grid), *targets.shape))
         for fold in range(int(folds.max()) + 1):
             held = folds == fold
             kernel, across = products[np.ix_(~held, ~held)], products[np.ix_(held, ~held)]
             for row, setting in enumerate(self.grid):
                 for problem, target in enumerate(targets):
                     multipliers, intercept = self._multipliers(kernel, target[~held], setting["cost"])
-                    found[row, problem, held] = across @ multipliers + intercept
-        return found
+                    held_out[row, problem, held] = across @ multipliers + intercept
+        return held_out
 
     def fit(self, values: Values, targets: Values, setting: dict[str, Any], seed: int) -> Planes:
         """All rows at one cost."""
@@ -229,7 +232,7 @@ class Boosting:
     def out_of_fold(self, values: Values, targets: Values, folds: NDArray[np.int64], seed: int) -> Values:
         """[S, B, n]."""
         numbers = [setting["num_trees"] for setting in self.grid]
-        found = np.empty((len(numbers), *targets.shape))
+        held_out = np.empty((len(numbers), *targets.shape))
         for fold in range(int(folds.max()) + 1):
             held = folds == fold
             for problem, target in enumerate(targets):
@@ -237,8 +240,8 @@ class Boosting:
                 stages = (model.staged_predict if self.is_number else model.staged_decision_function)(values[held])
                 for trees, scores in enumerate(stages, start=1):
                     if trees in numbers:
-                        found[numbers.index(trees), problem, held] = np.ravel(scores)
-        return found
+                        held_out[numbers.index(trees), problem, held] = np.ravel(scores)
+        return held_out
 
     def fit(self, values: Values, targets: Values, setting: dict[str, Any], seed: int) -> Stages:
         """All rows with one number of trees."""
@@ -290,12 +293,12 @@ class Perceptron:
 
     def out_of_fold(self, values: Values, targets: Values, folds: NDArray[np.int64], seed: int) -> Values:
         """[S, B, n]."""
-        found = np.empty((len(self.grid), *targets.shape))
+        held_out = np.empty((len(self.grid), *targets.shape))
         for fold in range(int(folds.max()) + 1):
             held = folds == fold
             for row, setting in enumerate(self.grid):
-                found[row][:, held] = self.fit(values[~held], targets[:, ~held], setting, seed).scores(values[held])
-        return found
+                held_out[row][:, held] = self.fit(values[~held], targets[:, ~held], setting, seed).scores(values[held])
+        return held_out
 
     def fit(self, values: Values, targets: Values, setting: dict[str, Any], seed: int) -> Layers:
         """All rows at one penalty."""

@@ -1,4 +1,4 @@
-"""Folds within the people that a head learns from: what its settings, calibration and threshold are chosen by."""
+"""Inner folds of the training people, for choosing the settings, calibration and threshold of a head."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
 
 MOST_FOLDS = 5
-
+"""Each fit then has 80 % of the people, and each held-out fold still has enough of them for an AUC."""
 
 PEOPLE_PER_CLASS = 2
 """In each inner fold, so that a fold says something about every class."""
@@ -54,10 +54,10 @@ def inner_folds(codes: NDArray[np.float64], groups: NDArray[np.int64], target: T
     return folds
 
 
-def _too_few(found: str, of_what: str = "") -> str:
+def _too_few(shortage: str, of_class: str = "") -> str:
     needed = 2 * PEOPLE_PER_CLASS
     return (
-        f"{found} in a training fold, and settings and calibration need at least {needed} people {of_what}there; "
+        f"{shortage} in a training fold, and settings and calibration need at least {needed} people {of_class}there; "
         "add people, merge classes or use fewer folds."
     )
 

@@ -1,4 +1,4 @@
-"""What is learned from labels: settings by inner cross-validation, calibration on its held-out scores, and a threshold."""
+"""Fit a head with labels: settings by inner cross-validation, calibration on its held-out scores, and a threshold."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedHead:
     """A fitted head. `scale` divides its inputs; `scalings` turn scores into probabilities (none for a number)."""
 
     settings: dict[str, Any]
@@ -48,7 +48,7 @@ class Learner:
     head: TableHead
     threshold: Threshold = "prevalence"
 
-    def learn(self, values: Values, codes: Values, groups: NDArray[np.int64], target: Target, seed: int) -> Fitted:
+    def learn(self, values: Values, codes: Values, groups: NDArray[np.int64], target: Target, seed: int) -> FittedHead:
         """Choose the settings, calibrate and fit; see `Recipe.learn`.
 
         The settings are those with the highest mean AUC of held-out people within the inner folds (over the classes
@@ -70,7 +70,7 @@ class Learner:
         scorer = estimator.fit(scaled, targets, setting, seed)
         scalings = scalings_of(held_out[best], codes, target)
         threshold = threshold_of(self.threshold, codes, target)
-        return Fitted(dict(setting), threshold, target, scale, scorer, scalings)
+        return FittedHead(dict(setting), threshold, target, scale, scorer, scalings)
 
     def relearn(
         self,
@@ -80,13 +80,13 @@ class Learner:
         target: Target,
         seed: int,
         state: dict[str, Any],
-    ) -> Fitted:
-        """Fit again at the settings, calibration and threshold of `Fitted.state`, without an inner cross-validation."""
+    ) -> FittedHead:
+        """Fit again at the settings, calibration and threshold of `FittedHead.state`, without an inner cross-validation."""
         scaled, scale = _scaled(values)
         estimator = estimator_of(self.head, target.task == "number")
         scorer = estimator.fit(scaled, _problems(codes, target), state["settings"], seed)
         scalings, threshold = kept_calibration(state)
-        return Fitted(dict(state["settings"]), threshold, target, scale, scorer, scalings)
+        return FittedHead(dict(state["settings"]), threshold, target, scale, scorer, scalings)
 
 
 def threshold_of(rule: Threshold, codes: Values, target: Target) -> float:
@@ -100,7 +100,7 @@ def calibration_state(scalings: tuple[Scaling, ...], threshold: float) -> dict[s
     """Calibration and threshold, JSON-ready."""
     return {
         "threshold": None if math.isnan(threshold) else threshold,
-        "calibration": [{"slope": found.slope, "biases": list(found.biases)} for found in scalings],
+        "calibration": [{"slope": scaling.slope, "biases": list(scaling.biases)} for scaling in scalings],
     }
 
 
@@ -144,7 +144,7 @@ def _problems(codes: Values, target: Target) -> Values:
 
 
 def _merit(scores: Values, targets: Values, folds: NDArray[np.int64], target: Target) -> float:
-    """How well held-out people were told, higher is better."""
+    """How well held-out people are predicted; higher is better."""
     if target.task == "number":
         return -float(np.abs(scores - targets).mean())
     return float(np.mean([_auc_within(row, truth > 0.5, folds) for row, truth in zip(scores, targets, strict=True)]))

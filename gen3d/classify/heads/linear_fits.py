@@ -19,6 +19,7 @@ GRADIENT = 1e-9
 MOST_STEPS = 100
 MOST_HALVINGS = 30
 JITTER = 1e-10
+"""Added to the diagonal of the Hessian: without it the intercept of separated classes makes it singular."""
 
 
 def balanced_weights(positive: NDArray[np.bool_], used: NDArray[np.bool_]) -> Values:
@@ -56,8 +57,8 @@ def logistic_path(
     for penalty in penalties:
         theta = _logistic(design, np.where(positive, 1.0, -1.0), weights, penalty, theta)
         path.append(theta)
-    found = np.stack(path)
-    return found[:, :, :-1], found[:, :, -1]
+    thetas = np.stack(path)
+    return thetas[:, :, :-1], thetas[:, :, -1]
 
 
 def _logistic(design: Values, sign: Values, weights: Values, penalty: float, theta: Values) -> Values:

@@ -48,7 +48,7 @@ def fit_scaling(scores: Values, codes: NDArray[np.int64]) -> Scaling:
     class c, so that scores that separate a small sample perfectly do not become certainties.
 
     Args:
-        scores: [n, classes], of people whom the scoring model did not learn from.
+        scores: [n, classes], of people held out from the training of the scoring model.
         codes: class number of each row, [n]; every class occurs.
     """
     num_classes = scores.shape[1]
@@ -56,11 +56,11 @@ def fit_scaling(scores: Values, codes: NDArray[np.int64]) -> Scaling:
     unit = spread if spread > LEAST_SPREAD else 1.0
     inputs, targets = scores / unit, _smoothed(codes, num_classes)
     start = np.concatenate([[1.0], _log_shares(targets)])
-    found = _newton(inputs, targets, start, free_slope=True)
-    if found[0] < LEAST_SLOPE:
+    parameters = _newton(inputs, targets, start, free_slope=True)
+    if parameters[0] < LEAST_SLOPE:
         start[0] = LEAST_SLOPE
-        found = _newton(inputs, targets, start, free_slope=False)
-    return Scaling(float(found[0] / unit), (0.0, *(float(bias) for bias in found[1:])))
+        parameters = _newton(inputs, targets, start, free_slope=False)
+    return Scaling(float(parameters[0] / unit), (0.0, *(float(bias) for bias in parameters[1:])))
 
 
 def _smoothed(codes: NDArray[np.int64], num_classes: int) -> Values:
@@ -84,26 +84,26 @@ def _newton(scores: Values, targets: Values, start: Values, free_slope: bool) ->
     design[:, 1:, 1:] = np.eye(num_classes - 1)
     free = np.arange(0 if free_slope else 1, num_classes)
     part = design[:, :, free]
-    found = start.copy()
-    loss = _cross_entropy(design @ found, targets)
+    parameters = start.copy()
+    loss = _cross_entropy(design @ parameters, targets)
     for _ in range(MOST_STEPS):
-        given = _softmax(design @ found)
-        gradient = np.einsum("nc,ncp->p", given - targets, part) / len(scores)
+        predicted = _softmax(design @ parameters)
+        gradient = np.einsum("nc,ncp->p", predicted - targets, part) / len(scores)
         if np.abs(gradient).max() < 1e-10:
             break
-        mean = np.einsum("nc,ncp->np", given, part)
-        hessian = np.einsum("nc,ncp,ncq->pq", given, part, part) - mean.T @ mean
+        mean = np.einsum("nc,ncp->np", predicted, part)
+        hessian = np.einsum("nc,ncp,ncq->pq", predicted, part, part) - mean.T @ mean
         step = np.linalg.solve(hessian / len(scores) + 1e-10 * np.eye(len(free)), gradient)
         for halving in range(30):
-            moved = found.copy()
+            moved = parameters.copy()
             moved[free] -= step / 2.0**halving
             lower = _cross_entropy(design @ moved, targets)
             if lower <= loss + 1e-14:
                 break
         else:
             break
-        found, loss = moved, lower
-    return found
+        parameters, loss = moved, lower
+    return parameters
 
 
 def _cross_entropy(logits: Values, targets: Values) -> float:

@@ -1,4 +1,4 @@
-"""Learning classes, ordered grades or numbers from spatial latents with residual networks, one per inner fold.
+"""Train residual networks on spatial latents for classes, ordered grades or numbers, one per inner fold.
 
 Every network learns from the people outside its fold and predicts those inside. These held-out predictions settle when to
 stop, once for all networks; calibration and threshold rest on them too, and never on what was fitted. A new person gets
@@ -48,13 +48,13 @@ PREDICTED_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """Networks of one shape, and what they predicted of people they never saw.
+    """Networks of one shape, and their predictions of held-out people.
 
     held_out: scores [n, num_scores] of every training scan from the network that never saw its person: logits of the classes,
     logits of being above each grade but the last, or the number. steps: those after which training was stopped.
     losses: held-out loss at each look [looks]. offsets: mean held-out score of each network [networks, num_scores], which is taken
-    off its scores: networks differ in where their zero lies more than in whom they find likelier, and calibration is common to
-    all; 0 for a number. centre, spread: of the numbers that are predicted.
+    off its scores: networks differ more in the position of their zero than in the order of people, and all share one
+    calibration; 0 for a number. centre, spread: of the numbers that are predicted.
     """
 
     networks: tuple[nn.Module, ...]
@@ -93,7 +93,7 @@ def train_heads(
     seed: int,
     device: str = "cpu",
 ) -> TrainedHead:
-    """Train one network per inner fold and stop all at the step where people they never saw are predicted best.
+    """Train one network per inner fold and stop all at the step where held-out people are predicted best.
 
     AdamW, class-weighted focal loss (smooth L1 of the standardised value for a number), the mean of the classes' held-out
     losses to stop by. The same seed gives the same weights on the same machine with the same number of threads.

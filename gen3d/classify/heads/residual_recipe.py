@@ -53,7 +53,7 @@ class ResidualLearned:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the inner cross-validation chose: steps until people not seen were told best."""
+        """What the inner cross-validation chose: the steps after which held-out people are predicted best."""
         return {"steps": self.head.steps}
 
     def outputs(self, values: Values) -> Values:
@@ -94,8 +94,8 @@ class ResidualRecipe:
         return self.settings.kind
 
     @property
-    def features_in_words(self) -> str:
-        """What the head is given."""
+    def features_description(self) -> str:
+        """The features of the head."""
         return f"{self.features}, as volumes"
 
     def reduce(self, train: Rows) -> ChannelReducer:
@@ -115,8 +115,8 @@ class ResidualRecipe:
         varies = spread > 1e-8 * np.abs(values).max(initial=0.0)
         if not varies.any():
             raise UserError(
-                "the latents are the same for every training person, so nothing can be told from them; check how they were made "
-                "(a collapsed VAE has latents that do not vary)."
+                "the latents are identical for every training person, so they predict nothing; check whether the VAE has "
+                "collapsed, and train it with a lower model.beta."
             )
         return ChannelReducer(mean, np.where(varies, spread, np.inf), self.shape)
 
@@ -128,7 +128,7 @@ class ResidualRecipe:
         Raises:
             UserError: too few people of a class for inner folds.
         """
-        from gen3d.classify.heads.residual import train_heads  # torch is loaded only where a network is asked for
+        from gen3d.classify.heads.residual import train_heads  # torch is loaded only to train a network
 
         assert self.shape, "a recipe reduces before it learns"
         folds = inner_folds(codes, groups, target, seed)

@@ -1,4 +1,4 @@
-"""The settings of the heads: what is fitted on the latents; one union type is the registry."""
+"""The settings of the heads (classifiers on latents); one union type is the registry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 Threshold = Literal["prevalence"] | Share
-"""Probability of the last class from which a scan is said to be of it, for two classes.
+"""Probability from which the last of two classes is predicted.
 
 `prevalence` is its share among the training scans: with calibrated probabilities the Bayes rule of balanced accuracy, known
 before anybody is predicted."""
@@ -80,7 +80,7 @@ class ResidualSettings(Config):
     learning_rate: float = Field(3e-3, gt=0, description="learning rate of AdamW at its highest")
     weight_decay: float = Field(1e-2, ge=0, description="weight decay of AdamW, per update and learning rate")
     focal_gamma: float = Field(
-        2.0, ge=0, description="exponent by which scans that are told well count less; 0 is cross-entropy"
+        2.0, ge=0, description="exponent by which scans that are predicted well count less; 0 is cross-entropy"
     )
 
 
@@ -90,4 +90,4 @@ TableHead = LinearSettings | SvmSettings | BoostingSettings | MlpSettings
 HeadSettings = Annotated[
     LinearSettings | SvmSettings | BoostingSettings | MlpSettings | ResidualSettings, Field(discriminator="kind")
 ]
-"""Any head's settings, told apart by `kind`."""
+"""Settings of any head, distinguished by `kind`."""

@@ -2,7 +2,7 @@
 
 TRIPOD+AI: Collins et al. 2024 (BMJ 385:e078378), all 27 items with their parts. CLAIM: the 2024 update of the Checklist for
 Artificial Intelligence in Medical Imaging, the items that such a study touches, by topic and without numbers: the topics
-are a selection. Topics are in the words of this software, so a journal's own form is still to be filled in beside them.
+are a selection. Topics are in the words of this software, so a journal's own form is still to be filled in.
 
 `checklist.tsv` holds the items: topic, who answers, and sentences in braces, separated by bars. `checklist_sentences.tsv`
 holds the sentences, with values of the record in braces. `when` names a value that has to be true. A sentence with a value
@@ -29,7 +29,7 @@ STATUS: dict[str, Status] = {"software": DONE, "authors": AUTHORS, "not applicab
 
 ITEMS, SENTENCES = "checklist.tsv", "checklist_sentences.tsv"
 COLUMNS = ("guideline", "item", "topic", "status", "text")
-UNKNOWN = "The record of this folder does not tell."
+UNKNOWN = "The record of this folder does not say."
 
 
 def checklist(metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> pd.DataFrame:
@@ -55,7 +55,7 @@ def checklist(metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> pd.Dat
 
 
 def rows_of(name: str) -> Iterator[dict[str, str]]:
-    """Rows of a table beside this module."""
+    """Rows of a table in the folder of this module."""
     text = files(__package__).joinpath(name).read_text(encoding="utf-8")
     return csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
 
@@ -82,7 +82,7 @@ OPTIONAL = ("by_class", "repeats", "resamples", "seed")
 
 
 def record_values(metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the sentences are made of; None or "" where the record does not tell."""
+    """Values of the sentences; None or "" where the record has none."""
     is_external = bool(settings.get("external"))
     no_head = metrics.get("head_kept") is False and not is_external
     values = {

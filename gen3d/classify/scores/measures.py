@@ -43,16 +43,16 @@ def hit_rate(bootstrap: Bootstrap, right: ArrayLike, among: ArrayLike, share: Va
     inside = np.asarray(among, dtype=bool)
     people = len(np.unique(bootstrap.people[inside]))
     weight = share * inside
-    found = bootstrap.interval(np.stack([weight * np.asarray(right), weight], axis=1), ratio)
-    if found.value in (0.0, 1.0):
-        return wilson_interval(round(found.value * people), people)
-    return Interval(found.value, found.low, found.high, people)
+    rate = bootstrap.interval(np.stack([weight * np.asarray(right), weight], axis=1), ratio)
+    if rate.value in (0.0, 1.0):
+        return wilson_interval(round(rate.value * people), people)
+    return Interval(rate.value, rate.low, rate.high, people)
 
 
 def balanced_accuracy(
     bootstrap: Bootstrap, truth: Codes, predicted: Codes, num_classes: int, share: Values
 ) -> Interval:
-    """Mean over the classes of the share told right; truth and predicted are class numbers [n]. NaN if a class is empty.
+    """Mean over the classes of the share predicted correctly; truth and predicted are class numbers [n]. NaN if a class is empty.
 
     Where all (or none) are right in every class, the bounds are the means of the classes' Wilson bounds, which is cautious.
     """
@@ -64,12 +64,12 @@ def balanced_accuracy(
     def mean_rate(sums: Values) -> Values:
         return np.asarray((sums[..., :num_classes] / sums[..., num_classes:]).mean(axis=-1))
 
-    found = bootstrap.interval(np.hstack([member * (truth == predicted)[:, None], member]), mean_rate)
-    if found.value in (0.0, 1.0):
+    mean = bootstrap.interval(np.hstack([member * (truth == predicted)[:, None], member]), mean_rate)
+    if mean.value in (0.0, 1.0):
         rates = [hit_rate(bootstrap, truth == predicted, truth == code, share) for code in range(num_classes)]
         low, high = (float(np.mean([getattr(rate, side) for rate in rates])) for side in ("low", "high"))
-        return Interval(found.value, low, high, people)
-    return found
+        return Interval(mean.value, low, high, people)
+    return mean
 
 
 def quadratic_kappa(bootstrap: Bootstrap, truth: Codes, predicted: Codes, share: Values) -> Interval:
@@ -103,7 +103,7 @@ def average_precision(area: WithinModels, weights: Values) -> Interval:
 
 
 def _average_precision(area: WithinModels, weights: Values) -> Values:
-    found, positives = np.zeros(len(weights)), np.zeros(len(weights))
+    precision, positives = np.zeros(len(weights)), np.zeros(len(weights))
     for group in area.groups:
         rows = np.concatenate([group.positives, group.negatives])
         rows = rows[np.argsort(-area.scores[rows], kind="stable")]
@@ -112,9 +112,9 @@ def _average_precision(area: WithinModels, weights: Values) -> Values:
         selected = np.cumsum(drawn, axis=1)[:, last]
         hits = np.cumsum(drawn * area.positive[rows], axis=1)[:, last]
         steps = np.diff(hits, axis=1, prepend=0.0)
-        found += np.einsum("bt,bt->b", steps, hits / np.maximum(selected, 1e-12))
+        precision += np.einsum("bt,bt->b", steps, hits / np.maximum(selected, 1e-12))
         positives += hits[:, -1]
-    return np.where(positives > 0, found / np.maximum(positives, 1e-12), np.nan)
+    return np.where(positives > 0, precision / np.maximum(positives, 1e-12), np.nan)
 
 
 @dataclass(frozen=True)

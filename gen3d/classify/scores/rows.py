@@ -59,11 +59,11 @@ BINARY_MEASURES = (
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """What one model said of scans whose truth is known; rows are in the order of repeat and scan.
+class ModelPredictions:
+    """Predictions of one model for scans whose truth is known; rows are in the order of repeat and scan.
 
     Attributes:
-        name, kind: of the model; target: what was told.
+        name, kind: of the model; target: what was predicted.
         truth: class numbers or values [n]; outputs: probabilities [n, classes] or predictions [n, 1].
         answer: class numbers or predictions [n].
         scans, people, models: numbers of the scan, the person and the fitted model (repeat and fold) of each row [n].
@@ -97,7 +97,9 @@ class Predicted:
         """How many people have a scan of a class."""
         return len(np.unique(self.people[self.truth == code]))
 
-    def take(self, chosen: NDArray[Any], people: Codes | None = None, num_people: int | None = None) -> Predicted:
+    def take(
+        self, chosen: NDArray[Any], people: Codes | None = None, num_people: int | None = None
+    ) -> ModelPredictions:
         """Some of the rows; with `people`, those are numbered anew (given for the chosen rows)."""
         return replace(
             self,
@@ -122,7 +124,7 @@ class Predicted:
         return tuple(self.area(code) for code in codes)
 
 
-def read_predictions(table: pd.DataFrame, target: Target) -> list[Predicted]:
+def read_predictions(table: pd.DataFrame, target: Target) -> list[ModelPredictions]:
     """The models of a table of predictions, in its order; scans without truth or prediction are left out."""
     truth = target.codes(table["y_true"])
     outputs = table[list(target.output_columns)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
@@ -131,28 +133,28 @@ def read_predictions(table: pd.DataFrame, target: Target) -> list[Predicted]:
     answer = target.codes(table["y_pred"])
     people = codes_of(table["subject"].astype(str)) if len(table) else np.zeros(0, dtype=np.int64)
     num_people = int(people.max(initial=-1)) + 1
-    found = []
+    models = []
     for name in table["model"].drop_duplicates():
         rows = np.flatnonzero((table["model"] == name).to_numpy())
         order = np.lexsort((table["key"].astype(str).to_numpy()[rows], table["repeat"].to_numpy()[rows]))
         rows = rows[order]
-        own = table.iloc[rows].reset_index(drop=True)
-        found.append(
-            Predicted(
+        frame = table.iloc[rows].reset_index(drop=True)
+        models.append(
+            ModelPredictions(
                 str(name),
-                str(own["kind"].iloc[0]),
+                str(frame["kind"].iloc[0]),
                 target,
                 truth[rows],
                 outputs[rows],
                 answer[rows],
-                codes_of(own["key"].astype(str)),
+                codes_of(frame["key"].astype(str)),
                 people[rows],
-                codes_of(own["repeat"], own["fold"]),
+                codes_of(frame["repeat"], frame["fold"]),
                 num_people,
-                own,
+                frame,
             )
         )
-    return found
+    return models
 
 
 def headline_measure(target: Target) -> str:
@@ -160,7 +162,7 @@ def headline_measure(target: Target) -> str:
     return "mae" if target.task == "number" else "auc" if target.is_binary else "macro_auc"
 
 
-def performance_rows(model: Predicted, areas: Areas | None, weights: Values, num_bins: int) -> list[Row]:
+def performance_rows(model: ModelPredictions, areas: Areas | None, weights: Values, num_bins: int) -> list[Row]:
     """Every measure of one model; areas: of `model.areas`, None for numbers; weights [resamples, people]."""
     bootstrap = Bootstrap(model.people, weights)
     if model.target.task == "number":
@@ -171,22 +173,24 @@ def performance_rows(model: Predicted, areas: Areas | None, weights: Values, num
     return _multiclass_rows(model, areas, bootstrap, num_bins)
 
 
-def measure_row(model: Predicted, measure: str, found: Interval, name: str = "", positive: int | None = None) -> Row:
+def measure_row(
+    model: ModelPredictions, measure: str, interval: Interval, name: str = "", positive: int | None = None
+) -> Row:
     """A row of the table `performance`; positive: number of the class whose people are counted."""
     return {
         "model": model.name,
         "kind": model.kind,
         "measure": measure,
         "class": name,
-        "value": found.value,
-        "low": found.low,
-        "high": found.high,
-        "num_people": found.num,
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "num_people": interval.num,
         "num_positive": math.nan if positive is None else model.people_of(positive),
     }
 
 
-def rates(model: Predicted, bootstrap: Bootstrap) -> dict[str, Interval]:
+def rates(model: ModelPredictions, bootstrap: Bootstrap) -> dict[str, Interval]:
     """Sensitivity and specificity at the threshold, NaN for a class that is not there."""
     right = model.answer == model.truth
     return {
@@ -195,13 +199,13 @@ def rates(model: Predicted, bootstrap: Bootstrap) -> dict[str, Interval]:
     }
 
 
-def _binary_rows(model: Predicted, areas: Areas, bootstrap: Bootstrap, num_bins: int) -> list[Row]:
-    found: dict[str, Interval] = dict(rates(model, bootstrap))
+def _binary_rows(model: ModelPredictions, areas: Areas, bootstrap: Bootstrap, num_bins: int) -> list[Row]:
+    intervals: dict[str, Interval] = dict(rates(model, bootstrap))
     if len(model.present) == 2:
         chance, positive, share = model.outputs[:, 1], (model.truth == 1).astype(np.float64), model.share
         answer, truth = model.answer.astype(np.int64), model.truth.astype(np.int64)
         everybody = np.ones(len(truth), dtype=bool)
-        found |= {
+        intervals |= {
             "auc": areas.interval(),
             "auprc": average_precision(model.areas[0], bootstrap.weights),
             "balanced_accuracy": balanced_accuracy(bootstrap, truth, answer, 2, share),
@@ -213,40 +217,40 @@ def _binary_rows(model: Predicted, areas: Areas, bootstrap: Bootstrap, num_bins:
         }
     people = len(np.unique(model.people))
     none = Interval(math.nan, math.nan, math.nan, people)
-    return [measure_row(model, measure, found.get(measure, none), positive=1) for measure in BINARY_MEASURES]
+    return [measure_row(model, measure, intervals.get(measure, none), positive=1) for measure in BINARY_MEASURES]
 
 
-def most_likely(model: Predicted) -> tuple[Values, Values]:
+def most_likely(model: ModelPredictions) -> tuple[Values, Values]:
     """Probability of the most likely class, and whether that class is the true one, [n] each."""
     return model.outputs.max(axis=1), (model.outputs.argmax(axis=1) == model.truth).astype(np.float64)
 
 
-def _multiclass_rows(model: Predicted, areas: Areas, bootstrap: Bootstrap, num_bins: int) -> list[Row]:
+def _multiclass_rows(model: ModelPredictions, areas: Areas, bootstrap: Bootstrap, num_bins: int) -> list[Row]:
     names, share = model.target.classes, model.share
     truth, answer = model.truth.astype(np.int64), model.answer.astype(np.int64)
     top, right = most_likely(model)
     everybody = np.ones(len(truth), dtype=bool)
-    found = [("macro_auc", areas.interval())]
-    found += [
+    intervals = [("macro_auc", areas.interval())]
+    intervals += [
         ("balanced_accuracy", balanced_accuracy(bootstrap, truth, answer, len(names), share)),
         ("accuracy", hit_rate(bootstrap, answer == truth, everybody, share)),
         ("brier", brier(bootstrap, model.outputs, np.eye(len(names))[truth], share)),
         ("ece", expected_calibration_error(bootstrap, top, right, share, num_bins)),
     ]
     if model.target.task == "ordered":
-        found.append(("kappa", quadratic_kappa(bootstrap, truth, answer, share)))
+        intervals.append(("kappa", quadratic_kappa(bootstrap, truth, answer, share)))
         grades = model.outputs @ np.arange(len(names), dtype=np.float64)
-        found.append(("mean_absolute_grade_error", mean_absolute_error(bootstrap, model.truth, grades, share)))
-    rows = [measure_row(model, measure, interval) for measure, interval in found]
+        intervals.append(("mean_absolute_grade_error", mean_absolute_error(bootstrap, model.truth, grades, share)))
+    rows = [measure_row(model, measure, interval) for measure, interval in intervals]
     for code, (name, area) in enumerate(zip(names, model.areas, strict=True)):
-        own = draw_areas([area], bootstrap.weights).interval()
-        rows.append(measure_row(model, "auc", own, name, code))
+        area_interval = draw_areas([area], bootstrap.weights).interval()
+        rows.append(measure_row(model, "auc", area_interval, name, code))
     return rows
 
 
-def _number_rows(model: Predicted, bootstrap: Bootstrap) -> list[Row]:
+def _number_rows(model: ModelPredictions, bootstrap: Bootstrap) -> list[Row]:
     truth, predicted, share, models = model.truth, model.outputs[:, 0], model.share, model.models
-    found = {
+    intervals = {
         "mae": mean_absolute_error(bootstrap, truth, predicted, share),
         "rmse": root_mean_squared_error(bootstrap, truth, predicted, share),
         "r2": r_squared(bootstrap, truth, predicted, share),
@@ -255,27 +259,29 @@ def _number_rows(model: Predicted, bootstrap: Bootstrap) -> list[Row]:
         "calibration_slope": slope_of_truth(bootstrap, truth, predicted, models, share),
         "calibration_intercept": mean_error(bootstrap, truth, predicted, share),
     }
-    return [measure_row(model, measure, interval) for measure, interval in found.items()]
+    return [measure_row(model, measure, interval) for measure, interval in intervals.items()]
 
 
 def difference_rows(
-    models: list[Predicted], areas: dict[str, Areas], weights: Values, cross_validated: bool
+    models: list[ModelPredictions], areas: dict[str, Areas], weights: Values, cross_validated: bool
 ) -> list[Row]:
     """Every head against every baseline, and against the heads after it; columns of the table `differences`.
 
     Only scans that both models predicted in the same repeat are compared. A difference of errors (mae) is good below 0.
     areas: of each model, empty for numbers; weights [resamples, people].
     """
-    found = []
+    rows = []
     heads = [model for model in models if model.kind == "head"]
     for place, head in enumerate(heads):
         others = [model for model in models if model.kind == "baseline"] + heads[place + 1 :]
         for other in others:
-            found.append(_row(head, other, areas, weights, cross_validated))
-    return found
+            rows.append(_row(head, other, areas, weights, cross_validated))
+    return rows
 
 
-def _row(head: Predicted, other: Predicted, areas: dict[str, Areas], weights: Values, cross_validated: bool) -> Row:
+def _row(
+    head: ModelPredictions, other: ModelPredictions, areas: dict[str, Areas], weights: Values, cross_validated: bool
+) -> Row:
     first, second = align(head, other)
     if not len(first.truth):
         difference = Difference(math.nan, math.nan, math.nan, math.nan, 0)
@@ -299,7 +305,7 @@ def _row(head: Predicted, other: Predicted, areas: dict[str, Areas], weights: Va
     }
 
 
-def align(first: Predicted, second: Predicted) -> tuple[Predicted, Predicted]:
+def align(first: ModelPredictions, second: ModelPredictions) -> tuple[ModelPredictions, ModelPredictions]:
     """Both models on the rows (repeat and scan) that both predicted; the models themselves where nothing has to be done.
 
     Rows are of one fitted model where they are for both, so that folds that differ are cut up.
@@ -319,14 +325,14 @@ def align(first: Predicted, second: Predicted) -> tuple[Predicted, Predicted]:
     return one, two
 
 
-def _error_difference(first: Predicted, second: Predicted, weights: Values) -> Difference:
+def _error_difference(first: ModelPredictions, second: ModelPredictions, weights: Values) -> Difference:
     errors = [np.abs(model.outputs[:, 0] - model.truth) for model in (first, second)]
     columns = np.stack([first.share * (errors[0] - errors[1]), first.share], axis=1)
-    found = Bootstrap(first.people, weights).interval(columns, ratio)
-    return Difference(found.value, found.low, found.high, math.nan, found.num)
+    interval = Bootstrap(first.people, weights).interval(columns, ratio)
+    return Difference(interval.value, interval.low, interval.high, math.nan, interval.num)
 
 
-def _p_resampled(first: Predicted, second: Predicted) -> float:
+def _p_resampled(first: ModelPredictions, second: ModelPredictions) -> float:
     """Corrected resampled t over folds; the people of a repeat who are not tested in a fold are taken for its training set."""
     differences, shares = [], []
     repeats = first.rows["repeat"].to_numpy()
@@ -341,7 +347,7 @@ def _p_resampled(first: Predicted, second: Predicted) -> float:
     return corrected_resampled_t(np.array(differences)[usable], float(np.mean(np.array(shares)[usable])))[1]
 
 
-def _in_fold(model: Predicted, rows: np.ndarray) -> float:
+def _in_fold(model: ModelPredictions, rows: np.ndarray) -> float:
     truth, outputs = model.truth[rows], model.outputs[rows]
     if model.target.task == "number":
         return float(np.mean(np.abs(outputs[:, 0] - truth)))

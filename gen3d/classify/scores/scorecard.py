@@ -24,7 +24,7 @@ from gen3d.classify.scores.measures import (
     roc_within_models,
 )
 from gen3d.classify.scores.rows import (
-    Predicted,
+    ModelPredictions,
     difference_rows,
     headline_measure,
     most_likely,
@@ -79,7 +79,7 @@ class ScoreSettings(Config):
     bootstrap: int = Field(2000, ge=100, description="resamples of people behind each interval")
     seed: int = Field(0, ge=0, description="seed of the resampling")
     prevalences: tuple[float, ...] = Field(
-        (0.03, 0.1, 0.25), description="shares of ill people, 0 to 1, at which predictive values are told"
+        (0.03, 0.1, 0.25), description="shares of ill people, 0 to 1, at which predictive values are computed"
     )
     subgroups: tuple[str, ...] = Field(
         ("sex", "site", AGE), description="columns whose groups are scored apart; age_years in bands"
@@ -116,13 +116,13 @@ def score(predictions: pd.DataFrame, target: Target, settings: ScoreSettings) ->
             rows["decision"] += _decision_rows(model)
     rows["differences"] = difference_rows(models, areas, weights, cross_validated)
     rows["subgroups"] = _subgroup_rows(models, settings)
-    return {name: pd.DataFrame(found, columns=list(COLUMNS[name])) for name, found in rows.items()}
+    return {name: pd.DataFrame(listed, columns=list(COLUMNS[name])) for name, listed in rows.items()}
 
 
 def permutation_row(
     observed: float, null_values: ArrayLike, model: str = "", statistic: str = "auc", level: float = 0.95
 ) -> Row:
-    """A row of the table `permutation`: the value beside those after labels were permuted, with its p.
+    """A row of the table `permutation`: the value, its null distribution under permuted labels, and p.
 
     For errors (mae) small is good, and p counts null values at least as small.
     """
@@ -157,7 +157,7 @@ def _check(predictions: pd.DataFrame, settings: ScoreSettings) -> None:
         raise UserError(f"the predictions are of {' and '.join(splits)} people; score them apart.")
 
 
-def _weights(models: list[Predicted], settings: ScoreSettings) -> Values:
+def _weights(models: list[ModelPredictions], settings: ScoreSettings) -> Values:
     """Resamples of people within their classes, shared by all models, so that differences are paired."""
     people = np.concatenate([model.people for model in models])
     labels = np.concatenate([model.truth for model in models])
@@ -166,7 +166,7 @@ def _weights(models: list[Predicted], settings: ScoreSettings) -> Values:
     return resampled_weights(strata_of(people, labels, models[0].num_people), settings.bootstrap, settings.seed)
 
 
-def _roc_rows(model: Predicted) -> list[Row]:
+def _roc_rows(model: ModelPredictions) -> list[Row]:
     hits, cuts = roc_within_models(model.areas[0], RATES)
     if not hits.size:
         return []
@@ -177,28 +177,28 @@ def _roc_rows(model: Predicted) -> list[Row]:
     ]
 
 
-def _reliability_rows(model: Predicted, bootstrap: Bootstrap, num_bins: int) -> list[Row]:
+def _reliability_rows(model: ModelPredictions, bootstrap: Bootstrap, num_bins: int) -> list[Row]:
     """Of the last class for two classes; of the most likely class for more. None where two classes are one."""
     if model.target.is_binary and len(model.present) < 2:
         return []
-    chance, came = most_likely(model)
+    chance, is_true = most_likely(model)
     if model.target.is_binary:
-        chance, came = model.outputs[:, 1], (model.truth == 1).astype(np.float64)
+        chance, is_true = model.outputs[:, 1], (model.truth == 1).astype(np.float64)
     return [
         {
             "model": model.name,
             "bin": number + 1,
-            "predicted": found.predicted,
-            "observed": found.observed.value,
-            "low": found.observed.low,
-            "high": found.observed.high,
-            "num": found.observed.num,
+            "predicted": group.predicted,
+            "observed": group.observed.value,
+            "low": group.observed.low,
+            "high": group.observed.high,
+            "num": group.observed.num,
         }
-        for number, found in enumerate(reliability(bootstrap, chance, came, model.share, num_bins))
+        for number, group in enumerate(reliability(bootstrap, chance, is_true, model.share, num_bins))
     ]
 
 
-def _confusion_rows(model: Predicted) -> list[Row]:
+def _confusion_rows(model: ModelPredictions) -> list[Row]:
     """Scans by truth and answer, means over the repeats."""
     names = model.target.classes
     return [
@@ -213,41 +213,43 @@ def _confusion_rows(model: Predicted) -> list[Row]:
     ]
 
 
-def _predictive_rows(model: Predicted, settings: ScoreSettings) -> list[Row]:
+def _predictive_rows(model: ModelPredictions, settings: ScoreSettings) -> list[Row]:
     counts = count_people(model.people, model.truth == 1, model.answer == 1)
     rows = []
     for prevalence in settings.prevalences:
         row: Row = {"model": model.name, "prevalence": prevalence}
-        for name, found in zip(("ppv", "npv"), predictive_values(counts, prevalence, settings.seed), strict=True):
-            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        for name, interval in zip(("ppv", "npv"), predictive_values(counts, prevalence, settings.seed), strict=True):
+            row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
         rows.append(row)
     return rows
 
 
-def _decision_rows(model: Predicted) -> list[Row]:
+def _decision_rows(model: ModelPredictions) -> list[Row]:
     positive = model.truth == 1
-    own = net_benefit(model.outputs[:, 1], positive, THRESHOLDS, model.share)
+    benefit = net_benefit(model.outputs[:, 1], positive, THRESHOLDS, model.share)
     everybody = net_benefit_of_all(positive, THRESHOLDS, model.share)
     return [
         {"model": model.name, "threshold_probability": float(cut), "net_benefit": float(x), "net_benefit_all": float(y)}
-        for cut, x, y in zip(THRESHOLDS, own, everybody, strict=True)
+        for cut, x, y in zip(THRESHOLDS, benefit, everybody, strict=True)
     ]
 
 
-def _subgroup_rows(models: list[Predicted], settings: ScoreSettings) -> list[Row]:
+def _subgroup_rows(models: list[ModelPredictions], settings: ScoreSettings) -> list[Row]:
     """Each group scored with resamples of its own people."""
     rows: list[Row] = []
     for column in settings.subgroups:
         labels = [_groups(model.rows, column, settings) for model in models]
-        for group in _in_order({name for own in labels for name in own if name}, column, settings):
-            chosen = [np.flatnonzero(own == group) for own in labels]
-            numbers = codes_of(np.concatenate([model.people[own] for model, own in zip(models, chosen, strict=True)]))
-            ends = np.cumsum([len(own) for own in chosen])[:-1]
+        for group in _in_order({name for groups in labels for name in groups if name}, column, settings):
+            chosen = [np.flatnonzero(groups == group) for groups in labels]
+            numbers = codes_of(
+                np.concatenate([model.people[members] for model, members in zip(models, chosen, strict=True)])
+            )
+            ends = np.cumsum([len(members) for members in chosen])[:-1]
             num_people = int(numbers.max()) + 1
             inside = [
-                model.take(own, people, num_people)
-                for model, own, people in zip(models, chosen, np.split(numbers, ends), strict=True)
-                if len(own)
+                model.take(members, people, num_people)
+                for model, members, people in zip(models, chosen, np.split(numbers, ends), strict=True)
+                if len(members)
             ]
             weights = _weights(inside, settings)
             for model in inside:
@@ -258,23 +260,23 @@ def _subgroup_rows(models: list[Predicted], settings: ScoreSettings) -> list[Row
     return sorted(rows, key=lambda row: order[row["model"]])
 
 
-def _group(model: Predicted, weights: Values) -> list[Row]:
+def _group(model: ModelPredictions, weights: Values) -> list[Row]:
     bootstrap = Bootstrap(model.people, weights)
     people = len(np.unique(model.people))
     none = Interval(math.nan, math.nan, math.nan, people)
-    found: dict[str, Interval] = {}
+    intervals: dict[str, Interval] = {}
     if model.target.task == "number":
-        found["mae"] = mean_absolute_error(bootstrap, model.truth, model.outputs[:, 0], model.share)
-        found["calibration_intercept"] = mean_error(bootstrap, model.truth, model.outputs[:, 0], model.share)
+        intervals["mae"] = mean_absolute_error(bootstrap, model.truth, model.outputs[:, 0], model.share)
+        intervals["calibration_intercept"] = mean_error(bootstrap, model.truth, model.outputs[:, 0], model.share)
     else:
         enough = people >= FEWEST_PEOPLE and len(model.present) == len(model.target.classes)
         areas: Areas | None = draw_areas(model.areas, weights) if enough else None
-        found[headline_measure(model.target)] = areas.interval() if areas else none
+        intervals[headline_measure(model.target)] = areas.interval() if areas else none
         num_classes = len(model.target.classes)
         truth, answer = model.truth.astype(np.int64), model.answer.astype(np.int64)
-        found["balanced_accuracy"] = balanced_accuracy(bootstrap, truth, answer, num_classes, model.share)
+        intervals["balanced_accuracy"] = balanced_accuracy(bootstrap, truth, answer, num_classes, model.share)
         if model.target.is_binary:
-            found |= rates(model, bootstrap)
+            intervals |= rates(model, bootstrap)
     positive: Any = model.people_of(1) if model.target.is_binary else math.nan
     return [
         {
@@ -285,7 +287,7 @@ def _group(model: Predicted, weights: Values) -> list[Row]:
             "num_people": interval.num,
             "num_positive": positive,
         }
-        for measure, interval in found.items()
+        for measure, interval in intervals.items()
     ]
 
 

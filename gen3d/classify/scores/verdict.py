@@ -17,7 +17,7 @@ FEWEST_OF_CLASS = 10
 """With fewer people the interval is too narrow to exclude chance by itself."""
 
 NO_SKILL = "mean of the training people"
-"""The baseline of a number that knows nothing of the person."""
+"""The baseline of a number that uses nothing of the person."""
 
 Doubt = Literal["no skill", "no interval", "below chance", "covers chance", "few people", "permutations"]
 """Why chance is not excluded: not below the error of `NO_SKILL`; too few people for an interval; an interval below or
@@ -25,7 +25,7 @@ around chance; too few people of a class without permuted labels; no better than
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BaselineComparison:
     """A model minus one baseline: what the baseline reaches, the difference, and p of the models as fitted and fitted anew."""
 
     baseline: str
@@ -39,7 +39,7 @@ class Comparison:
 class Verdict:
     """One model: its row of `performance` in the measure, doubts about chance, and the baselines by how they compare.
 
-    Baselines are in order, the closest to the model's disadvantage first. `doubts` is empty where chance is excluded or the
+    Baselines are in order, the worst difference for the model first. `doubts` is empty where chance is excluded or the
     measure does not exist (`row` None or NaN).
     """
 
@@ -48,17 +48,17 @@ class Verdict:
     row: Row | None
     permutation_p: float | None
     doubts: tuple[Doubt, ...]
-    beaten: tuple[Comparison, ...]
-    unbeaten: tuple[Comparison, ...]
-    worse: tuple[Comparison, ...]
+    beaten: tuple[BaselineComparison, ...]
+    unbeaten: tuple[BaselineComparison, ...]
+    worse: tuple[BaselineComparison, ...]
     """Baselines that the model is worse than."""
 
-    compared: tuple[Comparison, ...]
+    compared: tuple[BaselineComparison, ...]
     """All of them."""
 
 
 def judge(tables: Tables, target: Target, model: str) -> Verdict:
-    """The verdict on one model beside the baselines of the same tables."""
+    """The verdict on one model, compared with the baselines of the same tables."""
     measure = headline_measure(target)
     row, p = measured(tables, model, measure), _permutation_p(tables, model)
     exists = row is not None and math.isfinite(row["value"])
@@ -67,7 +67,8 @@ def judge(tables: Tables, target: Target, model: str) -> Verdict:
     worse = tuple(each for each in compared if _is_worse(each, measure))
     above_chance = measure == "mae" or (row is not None and row["low"] > 0.5)
     beaten = tuple(each for each in compared if _is_better(each, measure) and (above_chance or each.value >= 0.5))
-    # A model that is not above chance beats nobody below it: that baseline learned the contrary, which counts as chance.
+    # A baseline below chance predicts the wrong class more often than not; it counts as chance, so only a model above
+    # chance beats it.
     unbeaten = tuple(each for each in compared if each not in beaten and each not in worse)
     return Verdict(model, measure, row, p, doubts, beaten, unbeaten, worse, compared)
 
@@ -105,8 +106,8 @@ def _doubts(tables: Tables, target: Target, model: str, row: Row, p: float | Non
     return tuple(doubts)
 
 
-def _compared(tables: Tables, model: str, measure: str) -> tuple[Comparison, ...]:
-    """The differences from baselines, the closest to the model's disadvantage first; those that do not exist before all."""
+def _compared(tables: Tables, model: str, measure: str) -> tuple[BaselineComparison, ...]:
+    """The differences from baselines, the worst for the model first; undefined differences come before all."""
     baselines = {
         row["model"]: row["value"]
         for row in rows_where(tables["performance"], measure=measure, kind="baseline", **{"class": ""})
@@ -118,7 +119,7 @@ def _compared(tables: Tables, model: str, measure: str) -> tuple[Comparison, ...
         return sign * float(row["difference"]) if math.isfinite(row["difference"]) else -math.inf
 
     return tuple(
-        Comparison(
+        BaselineComparison(
             baseline=row["against"],
             value=float(baselines[row["against"]]),
             difference=Interval(row["difference"], row["low"], row["high"], int(row["num_people"])),
@@ -129,9 +130,9 @@ def _compared(tables: Tables, model: str, measure: str) -> tuple[Comparison, ...
     )
 
 
-def _is_better(compared: Comparison, measure: str) -> bool:
+def _is_better(compared: BaselineComparison, measure: str) -> bool:
     return bool(compared.difference.high < 0 if measure == "mae" else compared.difference.low > 0)
 
 
-def _is_worse(compared: Comparison, measure: str) -> bool:
+def _is_worse(compared: BaselineComparison, measure: str) -> bool:
     return bool(compared.difference.low > 0 if measure == "mae" else compared.difference.high < 0)

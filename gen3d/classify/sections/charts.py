@@ -1,4 +1,4 @@
-"""Charts of how well a head tells: intervals, curves, reliability, people in a hundred, nulls. Each as PNG and as SVG."""
+"""Charts of the performance of heads: curves, reliability, people in a hundred, permuted labels. Each as PNG and as SVG."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def in_a_hundred(panels: Sequence[Hundred], colour: str) -> Chart:
             filled = places < round(panel.num.value)
             x, y = places % HUNDRED, places // HUNDRED
             axes.scatter(x[filled], y[filled], s=44, color=colour, linewidths=0)
-            axes.scatter(x[~filled], y[~filled], s=44, facecolors="white", edgecolors="#a7b0b8", linewidths=0.7)
+            axes.scatter(x[~filled], y[~filled], s=44, facecolors="white", edgecolors=style.PALE, linewidths=0.7)
             axes.set(xlim=(-0.7, 9.7), ylim=(9.7, -0.7), aspect="equal", title=panel.title)
             axes.set_axis_off()
         return finished(figure)
@@ -134,7 +134,7 @@ def in_a_hundred(panels: Sequence[Hundred], colour: str) -> Chart:
 
 @dataclass(frozen=True)
 class Null:
-    """A model's figure beside what it is when labels are permuted."""
+    """The performance of a model, and its range when labels are permuted."""
 
     name: str
     colour: str
@@ -145,7 +145,7 @@ class Null:
 
 
 def null_bands(lines: Sequence[Null], x_label: str) -> Chart:
-    """The range under permuted labels as a bar with its mean, and the value found as a dot."""
+    """The range under permuted labels as a bar with its mean, and the measured value as a dot."""
     height = 0.45 + 0.24 * len(lines)
     longest = max(len(line.name) for line in lines)
     with style.canvas(height, 7.2) as figure:
@@ -169,7 +169,7 @@ def null_bands(lines: Sequence[Null], x_label: str) -> Chart:
 
 
 def confusion(counts: NDArray[np.float64], classes: Sequence[str]) -> Chart:
-    """How many of each true class (row) were given each class (column), shaded by the share of the row."""
+    """How many of each true class (row) were predicted to be each class (column), shaded by the share of the row."""
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
     side = 0.62 * len(classes)
@@ -186,7 +186,7 @@ def confusion(counts: NDArray[np.float64], classes: Sequence[str]) -> Chart:
         axes.set_yticks(range(len(classes)), classes)
         axes.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
         axes.xaxis.set_label_position("top")
-        axes.set(xlabel="Given", ylabel="True")
+        axes.set(xlabel="Predicted", ylabel="True")
         axes.spines[:].set_visible(False)
         return finished(figure)
 

@@ -1,4 +1,4 @@
-"""What can be told from the latents: heads beside their baselines, judged on people whom they never saw."""
+"""Report section of `gen3d classify`: heads and their baselines, tested on held-out people."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gen3d.classify.sections import heads as heads_checks
 from gen3d.classify.sections import people as heads_people
 from gen3d.classify.sections import tables as heads_blocks
 from gen3d.classify.sections.models import MEASURES, Models
-from gen3d.classify.sections.tables import figures, measure_words
+from gen3d.classify.sections.tables import figures, measure_name
 from gen3d.core import words as spell
 from gen3d.core.tables import Row
 from gen3d.figures import charts
@@ -21,16 +21,16 @@ from gen3d.figures.context import Context, page_section
 from gen3d.figures.plain_tables import interval_of
 
 POLICIES = {
-    "refuse": "Nobody may be tested whom a model behind the latents had seen: the verb would have stopped.",
-    "leave_out": "People whom a model behind the latents had seen are neither learned from nor tested.",
-    "train_only": "People whom a model behind the latents had seen are learned from, and never tested.",
-    "waive": "People whom a model behind the latents had seen were tested all the same.",
+    "refuse": "No training person of a model behind the latents was tested: the verb would have stopped.",
+    "leave_out": "Training people of a model behind the latents are excluded from training and testing.",
+    "train_only": "Training people of a model behind the latents are used for training only, and never tested.",
+    "waive": "Training people of a model behind the latents were tested all the same (waived).",
 }
 
 LIMIT_OF_HEADS = (
-    "Intervals of heads take the fitted models as given: fitted anew on other people they would differ by more. A "
-    "probability holds for people mixed as those that a head learned from; where a disease is rarer, look at the "
-    "predictive values."
+    "Intervals of heads take the fitted models as fixed; models fitted on other people would differ by more. A "
+    "probability holds at the prevalence of the training people; where a disease is rarer, look at the predictive "
+    "values."
 )
 """For the last section of the page."""
 
@@ -38,28 +38,28 @@ LIMIT_OF_HEADS = (
 @page_section("Classification from latents", "`gen3d classify`", place=100, reads=HeadFolder)
 def section(context: Context) -> Section | None:
     """Per folder: the verdict, who was tested and what guarded against leaks, performance, and everything behind it."""
-    given = context.all(HeadFolder)
-    if not given:
+    folders = context.all(HeadFolder)
+    if not folders:
         return None
     blocks: list[Any] = [
         Text(
-            "A head is a small model that tells something of a person from the latents alone. Baselines are judged on "
-            "the same people: covariates, one or a few volumes of structures, or the plain voxels. A head that does not "
-            "beat them adds nothing to them. Intervals are 95 % over people."
+            "A head is a small classifier that predicts a column of the cohort table from the latents alone. Baselines are "
+            "tested on the same people: covariates, volumes of structures, or the plain voxels. A head that does not beat "
+            "them adds nothing. Intervals are 95 % over people."
         )
     ]
     numbers: dict[str, Any] = {}
-    for head in given:
-        if len(given) > 1:
-            blocks.append(Heading(f"{target_words(head)} ({head.name})"))
-        inside, found = _of_folder(head)
+    for head in folders:
+        if len(folders) > 1:
+            blocks.append(Heading(f"{target_title(head)} ({head.name})"))
+        inside, head_numbers = _of_folder(head)
         blocks += inside
-        numbers[head.name] = {**head.metrics, **found}
+        numbers[head.name] = {**head.metrics, **head_numbers}
     return Section("heads", "Classification from latents", blocks, numbers)
 
 
-def target_words(head: HeadFolder) -> str:
-    """What is told from what, with a capital: Diagnosis, AD against CN."""
+def target_title(head: HeadFolder) -> str:
+    """The target as a heading: Diagnosis, AD against CN."""
     name = spell.capital(str(head.target.get("name", head.name)).replace("_", " "))
     if head.task == "number" or not head.classes:
         return name
@@ -79,8 +79,8 @@ def _of_folder(head: HeadFolder) -> tuple[list[Any], dict[str, Any]]:
     blocks += heads_blocks.performance(models)
     blocks += heads_blocks.differences(models)
     blocks += heads_blocks.curves(models)
-    more, numbers = heads_people.predicted_against_true(models)
-    blocks += more
+    dots, numbers = heads_people.predicted_against_true(models)
+    blocks += dots
     blocks += heads_blocks.reliability(models)
     blocks += heads_people.confusion(models)
     blocks += heads_people.predictive_values(models)
@@ -96,12 +96,12 @@ def sentence(text: str) -> str:
 
 
 def _guard(head: HeadFolder) -> dict[str, Any]:
-    found = head.metrics.get("guard", {})
-    return found if isinstance(found, dict) else {}
+    guard = head.metrics.get("guard", {})
+    return guard if isinstance(guard, dict) else {}
 
 
 def _warnings(head: HeadFolder) -> list[Text]:
-    """Waivers and likely duplicates: what a reader must know before any number."""
+    """Waivers and likely duplicates, which a reader must know before any number."""
     guard = _guard(head)
     texts = [sentence(f"Waived: {waiver}") for waiver in guard.get("waivers") or ()]
     pairs = guard.get("duplicates") or []
@@ -114,42 +114,42 @@ def _warnings(head: HeadFolder) -> list[Text]:
         rest = f" and {len(pairs) - 5} more" if len(pairs) > 5 else ""
         done = {
             "merge": "; each pair was kept together in every split",
-            "waive": "; they were taken for different people",
+            "waive": "; they were treated as different people (waived)",
         }
         texts.append(
-            f"{spell.count(len(pairs), 'pair')} of subjects may be one person under two names, as their scans are as alike as "
+            f"{spell.count(len(pairs), 'pair')} of subjects may be one person under two ids, because their scans are as similar as "
             f"two scans of one person: {', '.join(named)}{rest}{done.get(policy, '')}."
         )
     return [Text(text, "warning") for text in texts]
 
 
 def _external(head: HeadFolder) -> list[Any]:
-    """What people of other data can tell, and what they cannot."""
+    """What a test on people of other data shows, and what it cannot show."""
     if not head.is_external:
         return []
     text = (
-        "These are people of other data: saved heads were applied to them as they were, and nothing was fitted here. "
-        "That tells whether a head holds beyond the data it comes from."
+        "These are people of other data. Saved heads were applied to them unchanged, and nothing was fitted here. "
+        "This shows whether a head generalises beyond its own data."
     )
     counts = _by_class(head)
     if len(head.classes) == 2 and counts:
         reference, sought = head.classes
         if not counts.get(reference):
             text += (
-                f" Nobody of the class {reference} is among them, so that sensitivity is all that can be given: "
+                f" None of them is of the class {reference}, so only sensitivity can be measured: "
                 "specificity, AUC and predictive values need both classes."
             )
         elif not counts.get(sought):
             text += (
-                f" Nobody of the class {sought} is among them, so that specificity is all that can be given: "
+                f" None of them is of the class {sought}, so only specificity can be measured: "
                 "sensitivity, AUC and predictive values need both classes."
             )
     return [Text(text)]
 
 
 def _by_class(head: HeadFolder) -> dict[str, int]:
-    found = (head.metrics.get("people") or {}).get("by_class") or {}
-    return {str(name): int(num) for name, num in found.items()} if isinstance(found, dict) else {}
+    counts = (head.metrics.get("people") or {}).get("by_class") or {}
+    return {str(name): int(num) for name, num in counts.items()} if isinstance(counts, dict) else {}
 
 
 def _people(head: HeadFolder) -> list[Any]:
@@ -167,22 +167,22 @@ def _people(head: HeadFolder) -> list[Any]:
     points = [spell.capital(sentence(str(note))) for note in people.get("left_out") or ()]
     policy = str(guard.get("seen_policy", ""))
     if policy:
-        points.append(POLICIES.get(policy, f"Policy towards people whom the model had seen: {policy}."))
+        points.append(POLICIES.get(policy, f"Policy for training people of a model behind the latents: {policy}."))
     if guard.get("num_seen") is not None:
         points.append(
-            f"{spell.people(int(guard['num_seen']))} of the table had been seen by a model behind the latents."
+            f"A model behind the latents was trained on {spell.people(int(guard['num_seen']))} of the table."
             if guard["num_seen"]
-            else "No model behind the latents had seen anybody of the table."
+            else "No model behind the latents was trained on anybody of the table."
         )
     if guard and "duplicates" in guard and not guard["duplicates"]:
-        points.append("A search for the same person under two names found none.")
+        points.append("A search for the same person under two ids found none.")
     return [*blocks, Points(tuple(points))] if points else blocks
 
 
 def _models_table(models: Models) -> list[Any]:
     rows = [
         [
-            models.words(str(model.get("name", ""))),
+            models.title(str(model.get("name", ""))),
             str(model.get("kind", "")),
             str(model.get("features", "") or spell.NONE),
             _settings(model.get("settings")),
@@ -191,10 +191,10 @@ def _models_table(models: Models) -> list[Any]:
     ]
     if not rows:
         return []
-    caption = "Heads and baselines, what each is given, and the settings that the inner cross-validation chose (folds)."
+    caption = "Heads and baselines, their features, and the settings that the inner cross-validation chose (folds)."
     kept = str(models.head.metrics.get("head") or "")
     note = [Text(f"{spell.capital(sentence(kept))}")] if kept else []
-    table = Table(caption, ["Model", "Kind", "Given", "Settings chosen"], rows, "llll")
+    table = Table(caption, ["Model", "Kind", "Features", "Settings chosen"], rows, "llll")
     return [Details("What the models are", [*note, table])]
 
 
@@ -247,24 +247,24 @@ def subgroups(models: Models) -> list[Any]:
         charts.Line(_subgroup(models, row), interval_of(models.head, row, table), models.colour(models.lead))
         for row in lead
     ]
-    words = MEASURES[measure]
+    measure_title = MEASURES[measure]
     whole = models.value(models.lead, measure)
     reference = whole.value if whole is not None else None
-    png, svg = charts.intervals(lines, f"{words} of {models.words(models.lead)}", reference, "everybody")
+    png, svg = charts.intervals(lines, f"{measure_title} of {models.title(models.lead)}", reference, "everybody")
     figure = Figure(
         models.identifier("subgroups"),
-        f"{words} in subgroups.",
-        f"{words} of {models.words(models.lead)} in subgroups; dashed: in everybody. Few people make wide intervals.",
+        f"{measure_title} in subgroups.",
+        f"{measure_title} of {models.title(models.lead)} in subgroups; dashed: in everybody. Few people make wide intervals.",
         png,
         svg=svg,
         width_percent=80,
     )
     cells = [
         [
-            models.words(str(row["model"])),
-            column_words(row["column"]),
+            models.title(str(row["model"])),
+            column_name(row["column"]),
             str(row["group"]),
-            measure_words(str(row["measure"])),
+            measure_name(str(row["measure"])),
             figures(interval_of(models.head, row, table), str(row["measure"])),
             _whole(models.head.number(row, "num_people", table)),
             _whole(models.head.number(row, "num_positive", table)),
@@ -284,16 +284,16 @@ def _whole(value: float) -> str:
 
 def _subgroup(models: Models, row: Row) -> str:
     size = _whole(models.head.number(row, "num_people", "subgroups"))
-    return f"{column_words(row['column'])} {row['group']}, n = {size}"
+    return f"{column_name(row['column'])} {row['group']}, n = {size}"
 
 
-def column_words(column: Any) -> str:
+def column_name(column: Any) -> str:
     """A column's name inside a sentence."""
     return "age" if column == "age_years" else str(column).replace("_", " ")
 
 
 def permutation(models: Models) -> list[Any]:
-    """What models reach when labels are permuted, and how often that is as good as what they reached."""
+    """The performance of models under permuted labels, compared with their own."""
     table = "permutation"
     rows = models.head.rows(table, "model", "value", "null_mean", "null_low", "null_high", "p")
     order = {name: index for index, name in enumerate(models.names)}
@@ -303,28 +303,28 @@ def permutation(models: Models) -> list[Any]:
     names = ("value", "null_mean", "null_low", "null_high")
     lines = [
         heads_charts.Null(
-            models.words(str(row["model"])),
+            models.title(str(row["model"])),
             models.colour(str(row["model"])),
             *(models.head.number(row, name, table) for name in names),
         )
         for row in rows
     ]
-    words = measure_words(str(rows[0].get("statistic") or models.ranking))
-    png, svg = heads_charts.null_bands(lines, words)
+    statistic = measure_name(str(rows[0].get("statistic") or models.ranking))
+    png, svg = heads_charts.null_bands(lines, statistic)
     num = models.head.number(rows[0], "num_permutations", table)
     times = f" ({num:.0f} times)" if math.isfinite(num) else ""
     figure = Figure(
         models.identifier("permutation"),
-        f"{words} beside its range under permuted labels.",
-        f"{words} (dot) beside its range when labels are permuted{times}: bar, 95 % of permutations; tick, their mean.",
+        f"{statistic} and its range under permuted labels.",
+        f"{statistic} (dot) and its range when labels are permuted{times}: bar, 95 % of permutations; tick, their mean.",
         png,
         svg=svg,
         width_percent=80,
     )
-    found = [
-        f"{models.words(str(row['model']))} {spell.number(models.head.number(row, 'value', table))} against "
+    comparisons = [
+        f"{models.title(str(row['model']))} {spell.number(models.head.number(row, 'value', table))} against "
         f"{spell.number(models.head.number(row, 'null_mean', table))}, "
         f"p = {spell.probability(models.head.number(row, 'p', table))}"
         for row in rows
     ]
-    return [Heading("Permuted labels"), Text(f"{words}: {'; '.join(found)}.", "note"), figure]
+    return [Heading("Permuted labels"), Text(f"{statistic}: {'; '.join(comparisons)}.", "note"), figure]

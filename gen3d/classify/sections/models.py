@@ -1,4 +1,4 @@
-"""The models of a classify folder: their order, names and colours, and the one that leads."""
+"""The models of a classify folder: their order, names and colours, and the primary head."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ RANKING = ("auc", "macro_auc", "mae", "sensitivity", "specificity")
 LOWER_IS_BETTER = ("mae", "rmse", "brier", "ece", "mean_absolute_grade_error")
 CHANCE = {"auc": 0.5, "macro_auc": 0.5}
 ABBREVIATIONS = ("svm", "mlp", "pca", "icv", "tiv")
-BASELINE_COLOURS = ("#4a545e", "#7d8790", "#a7b0b8")
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Models:
         return as_label(row.get("class")) if len(self.head.classes) > 2 else ""
 
     def value(self, model: str, measure: str) -> Interval | None:
-        """A figure of a model over all classes, None where there is none."""
+        """A measure of a model over all classes, None where there is none."""
         for row in self.performance:
             if row["model"] == model and row["measure"] == measure and not self.class_of(row):
                 return interval_of(self.head, row, "performance")
@@ -82,10 +81,10 @@ class Models:
         names = [name for name, of in self.kinds.items() if (of == "baseline") == (kind == "baseline")]
 
         def rank(name: str) -> float:
-            found = self.value(name, self.ranking)
-            if found is None:
+            interval = self.value(name, self.ranking)
+            if interval is None:
                 return math.inf
-            return found.value if self.ranking in LOWER_IS_BETTER else -found.value
+            return interval.value if self.ranking in LOWER_IS_BETTER else -interval.value
 
         return sorted(names, key=rank)
 
@@ -115,14 +114,14 @@ class Models:
         if name in named:
             return style.GROUP_COLOURS[named.index(name) % len(style.GROUP_COLOURS)]
         if name in self.baselines:
-            return BASELINE_COLOURS[self.baselines.index(name) % len(BASELINE_COLOURS)]
+            return style.BASELINE_COLOURS[self.baselines.index(name) % len(style.BASELINE_COLOURS)]
         return style.GREY
 
     def is_baseline(self, name: str) -> bool:
         """Whether a model is a baseline."""
         return self.kinds.get(name) == "baseline"
 
-    def words(self, name: str) -> str:
+    def title(self, name: str) -> str:
         """A model's name for a reader: volumes without their unit's suffix."""
         text = name.replace("_ml", " volume").replace("_", " ")
         return spell.capital(" ".join(word.upper() if word in ABBREVIATIONS else word for word in text.split()))

@@ -1,4 +1,4 @@
-"""What a head says of people: classes given, values predicted, and what a positive result means where few are ill."""
+"""Predictions of people: predicted classes and values, and the meaning of a positive result at each prevalence."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from gen3d.cohort.target import as_label
 from gen3d.core import words as spell
 from gen3d.core.tables import Row
 from gen3d.figures import names as wording
+from gen3d.figures import style
 from gen3d.figures.blocks import Details, Figure, Heading, Points, Table
 from gen3d.figures.plain_tables import interval_of
 from gen3d.maths.stats import Interval
@@ -23,16 +24,16 @@ FEWEST_DOTS = 3
 
 
 def predicted_against_true(models: Models) -> tuple[list[Any], dict[str, Any]]:
-    """For numbers: the best head's prediction of every person, mean over repeats, and the points for metrics.json."""
+    """For numbers: the primary head's prediction of every person, mean over repeats, and the points for metrics.json."""
     frame = models.head.predictions
     if models.head.task != "number" or not models.lead or not {"model", "y_true", "predicted"} <= set(frame.columns):
         return [], {}
-    mine = frame[frame["model"] == models.lead]
+    lead_rows = frame[frame["model"] == models.lead]
     points = pd.DataFrame(
         {
-            "key": mine["key"],
-            "true": pd.to_numeric(mine["y_true"], errors="coerce"),
-            "predicted": pd.to_numeric(mine["predicted"], errors="coerce"),
+            "key": lead_rows["key"],
+            "true": pd.to_numeric(lead_rows["y_true"], errors="coerce"),
+            "predicted": pd.to_numeric(lead_rows["predicted"], errors="coerce"),
         }
     )
     means = points.dropna().groupby("key", sort=True).mean()
@@ -44,8 +45,8 @@ def predicted_against_true(models: Models) -> tuple[list[Any], dict[str, Any]]:
     figure = Figure(
         models.identifier("predicted"),
         f"Dots of predicted against true {name}.",
-        f"Predicted against true {name}, {models.words(models.lead)}, {spell.count(len(means), 'scan')}, mean over repeats. "
-        "Dashed: equality; line: least squares. A line flatter than equality means that extremes are drawn to the mean.",
+        f"Predicted against true {name}, {models.title(models.lead)}, {spell.count(len(means), 'scan')}, mean over repeats. "
+        "Dashed: equality; line: least squares. A line flatter than equality means that extremes are pulled towards the mean.",
         png,
         svg=svg,
         width_percent=55,
@@ -55,26 +56,26 @@ def predicted_against_true(models: Models) -> tuple[list[Any], dict[str, Any]]:
 
 
 def confusion(models: Models) -> list[Any]:
-    """Which classes the best head gave: a shaded square for three or more classes, a table for two."""
+    """Which classes the primary head predicted: a shaded square for three or more classes, a table for two."""
     table = "confusion"
     rows = [row for row in models.head.rows(table, "model", "true", "predicted", "num") if row["model"] == models.lead]
     if not rows:
         return []
-    found = dict.fromkeys(as_label(row[name]) for row in rows for name in ("true", "predicted"))
-    classes = [*models.head.classes, *(name for name in found if name not in models.head.classes)]
+    names = dict.fromkeys(as_label(row[name]) for row in rows for name in ("true", "predicted"))
+    classes = [*models.head.classes, *(name for name in names if name not in models.head.classes)]
     place = {name: index for index, name in enumerate(classes)}
     counts = np.zeros((len(classes), len(classes)))
     for row in rows:
         counts[place[as_label(row["true"])], place[as_label(row["predicted"])]] += models.head.number(row, "num", table)
-    words = models.words(models.lead)
+    model = models.title(models.lead)
     if len(classes) == 2:
         cells = [[f"True {name}", *(f"{num:g}" for num in counts[index])] for index, name in enumerate(classes)]
-        header = ["", *(f"Given {name}" for name in classes)]
-        return [Details("Classes given", [Table(f"Classes given by {words}.", header, cells, "lrr")])]
+        header = ["", *(f"Predicted {name}" for name in classes)]
+        return [Details("Predicted classes", [Table(f"Classes predicted by {model}.", header, cells, "lrr")])]
     png, svg = heads_charts.confusion(counts, classes)
-    caption = f"True classes (rows) and those given by {words} (columns): how many, and their share of the row."
+    caption = f"True classes (rows) and classes predicted by {model} (columns): how many, and their share of the row."
     name = models.identifier("confusion")
-    return [Figure(name, "Square of true and given classes.", caption, png, svg=svg, width_percent=51)]
+    return [Figure(name, "Square of true and predicted classes.", caption, png, svg=svg, width_percent=51)]
 
 
 def has(models: Models, num: int) -> str:
@@ -90,13 +91,13 @@ def predictive_values(models: Models) -> list[Any]:
     table = "predictive_values"
     needed = ("model", "prevalence", "ppv", "ppv_low", "ppv_high", "npv", "npv_low", "npv_high")
     rows = models.head.rows(table, *needed)
-    mine = [row for row in rows if row["model"] == models.lead]
-    mine = [row for row in mine if math.isfinite(models.head.number(row, "ppv", table))]
-    if not mine or len(models.head.classes) != 2:
+    lead_rows = [row for row in rows if row["model"] == models.lead]
+    lead_rows = [row for row in lead_rows if math.isfinite(models.head.number(row, "ppv", table))]
+    if not lead_rows or len(models.head.classes) != 2:
         return []
-    mine.sort(key=lambda row: models.head.number(row, "prevalence", table))
+    lead_rows.sort(key=lambda row: models.head.number(row, "prevalence", table))
     sentences, fields = [], []
-    for row in mine:
+    for row in lead_rows:
         prevalence = models.head.number(row, "prevalence", table)
         ppv, npv = _share(models, row, "ppv"), _share(models, row, "npv")
         share = f"{100 * prevalence:.3g} %"
@@ -111,11 +112,11 @@ def predictive_values(models: Models) -> list[Any]:
             )
         sentences.append(f"{text}.")
         fields.append(heads_charts.Hundred(f"Prevalence {share}", Interval(100 * ppv.value, math.nan, math.nan, 0)))
-    png, svg = heads_charts.in_a_hundred(fields[:MOST_FIELDS], "#d55e00")
+    png, svg = heads_charts.in_a_hundred(fields[:MOST_FIELDS], style.GROUP_COLOURS[1])
     figure = Figure(
         models.identifier("predictive_values"),
         f"Fields of a hundred people with a positive result. {' '.join(sentences)}",
-        f"A hundred people with a positive result of {models.words(models.lead)} each. Filled: those who "
+        f"A hundred people with a positive result of {models.title(models.lead)} each. Filled: those who "
         f"{'have' if str(models.head.target.get('name')) == 'diagnosis' else 'are of the class'} {models.head.classes[-1]}.",
         png,
         svg=svg,
@@ -138,7 +139,7 @@ def _all_predictive_values(models: Models, rows: list[Row]) -> Details:
     order = {name: index for index, name in enumerate(models.names)}
     cells = [
         [
-            models.words(str(row["model"])),
+            models.title(str(row["model"])),
             f"{100 * models.head.number(row, 'prevalence', 'predictive_values'):.3g} %",
             wording.with_interval(_share(models, row, "ppv")),
             wording.with_interval(_share(models, row, "npv")),

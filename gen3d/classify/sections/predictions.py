@@ -1,4 +1,4 @@
-"""Where new people stand: their probability and what such a probability was worth, who is like them, how typical they are."""
+"""Report section of `gen3d predict`: probabilities of new people, their reliability, similar people and typicality."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from gen3d.stratify.folder import StrataFolder
 ROWS_SHOWN = 30
 NEIGHBOURS_SHOWN = 5
 PAGE_NOTE = (
-    "A finished head was applied to new scans. A probability is that among people mixed as those it learned from: where the "
-    "illness is rarer, the same result means less."
+    "A finished head was applied to new scans. A probability holds at the prevalence of its training people: where the "
+    "disease is rarer, the same result means less."
 )
 
 
 @page_section("Where people stand", "`gen3d predict`", place=120, reads=PredictedFolder)
 def section(context: Context) -> Section | None:
     """Per folder: the verdict, everybody from the most probable on, and the first people with a card of their own."""
-    given = context.all(PredictedFolder)
-    if not given:
+    folders = context.all(PredictedFolder)
+    if not folders:
         return None
     blocks: list[Any] = [Text(PAGE_NOTE)]
     numbers: dict[str, Any] = {}
-    for predicted in given:
-        if len(given) > 1:
+    for predicted in folders:
+        if len(folders) > 1:
             blocks.append(Heading(_title(predicted)))
         blocks += _of_folder(context, predicted)
         tables = {"predictions": predicted.rows("predictions"), "neighbours": predicted.rows("neighbours")}
@@ -68,10 +68,10 @@ def _of_folder(context: Context, predicted: PredictedFolder) -> list[Any]:
     odd = [row for _, row in frame.iterrows() if warning_of(row)]
     if odd:
         names = spell.listed([str(row["subject"]) for row in odd[:8]])
-        more = f" and {len(odd) - 8} more" if len(odd) > 8 else ""
+        others = f" and {len(odd) - 8} more" if len(odd) > 8 else ""
         blocks.append(
             Text(
-                f"Warned of, as what the head says may not hold: {names}{more}. Why stands beside each below.",
+                f"These predictions may be unreliable: {names}{others}. The reasons are given with each person below.",
                 "warning",
             )
         )
@@ -79,7 +79,7 @@ def _of_folder(context: Context, predicted: PredictedFolder) -> list[Any]:
         return blocks
     if _is_probability(frame):
         blocks.append(_chart(predicted, frame.head(ROWS_SHOWN)))
-    caption = f"{spell.count(len(frame), 'scan')}, {_order_words(frame)}."
+    caption = f"{spell.count(len(frame), 'scan')}, {_order_description(frame)}."
     blocks.append(_table(predicted, frame.head(ROWS_SHOWN), caption))
     if len(frame) > ROWS_SHOWN:
         rest = frame.iloc[ROWS_SHOWN:]
@@ -106,19 +106,19 @@ def _is_probability(frame: pd.DataFrame) -> bool:
     return len(outputs(frame)) == 2 and "y_score" in frame.columns
 
 
-def _order_words(frame: pd.DataFrame) -> str:
+def _order_description(frame: pd.DataFrame) -> str:
     if _is_probability(frame):
         return f"the highest probability of {outputs(frame)[-1].removeprefix('p_')} first"
     return "the highest value first" if "y_score" in frame.columns else "in the order of the table"
 
 
 def warning_of(row: pd.Series) -> str:
-    """Why a prediction may not hold, "" where nothing speaks against it."""
-    words = [_text(row.get("out_of_distribution"))]
+    """Why a prediction may be unreliable, "" without a reason."""
+    reasons = [_text(row.get("out_of_distribution"))]
     seen = _text(row.get("seen"))
     if seen and seen.lower() not in ("false", "0", "0.0"):
-        words.append(f"a model behind the latents saw this person ({seen})")
-    return "; ".join(word for word in words if word)
+        reasons.append(f"a model behind the latents was trained on this person ({seen})")
+    return "; ".join(reason for reason in reasons if reason)
 
 
 def _text(value: object) -> str:
@@ -132,13 +132,13 @@ def _chart(predicted: PredictedFolder, frame: pd.DataFrame) -> Figure:
     sought = outputs(frame)[-1].removeprefix("p_")
     odd = [bool(warning_of(row)) for _, row in frame.iterrows()]
     colours = [
-        "#b3541e" if strange else style.GROUP_COLOURS[0] if score >= threshold else style.CONTROL_COLOUR
+        style.WARNING if strange else style.GROUP_COLOURS[0] if score >= threshold else style.CONTROL_COLOUR
         for strange, score, threshold in zip(odd, scores, thresholds, strict=True)
     ]
     names = [str(key) for key in frame["key"]]
     png, svg = heads_charts.places(scores, names, colours, thresholds, f"Probability of {sought}")
-    caption = f"Probability of {sought}; the tick is the threshold of the head, blue from there on"
-    caption += ", orange: comes with a warning." if any(odd) else "."
+    caption = f"Probability of {sought}; the tick is the threshold of the head; blue: at or above it"
+    caption += ", orange: with a warning." if any(odd) else "."
     name = f"predictions_{predicted.name.replace('/', '_')}"
     return Figure(name, f"Dots of the probability of {sought}.", caption, png, svg=svg, width_percent=80)
 
@@ -157,7 +157,7 @@ def _table(predicted: PredictedFolder, frame: pd.DataFrame, caption: str) -> Tab
         cells = [str(row["key"]), warning_of(row) or spell.NONE, *_identity(row), *values]
         cells += [as_label(row.get("y_pred")) if shown else "", _typicality(row)]
         if has_map:
-            cells.append(strata_map.cluster_words(row.get("cluster")) or spell.NONE)
+            cells.append(strata_map.cluster_title(row.get("cluster")) or spell.NONE)
         rows.append(cells)
     header = ["Scan", "Warning", "Age", "Sex", *columns, "Called", "More unusual than, %"] + (
         ["Cluster"] if has_map else []
@@ -196,17 +196,17 @@ def _card(predicted: PredictedFolder, head: HeadFolder | None, strata: StrataFol
     blocks += [Text(sentence) for sentence in (_call(row), worth(head, row), _standing(row)) if sentence]
     blocks += _position(predicted, strata, row) + _neighbours(predicted, str(row["key"]))
     age, sex = _identity(row)
-    words = [
+    facts = [
         f"{age} years" if age != spell.NONE else "",
         sex if sex != spell.NONE else "",
         str(row.get("site") or ""),
     ]
     identifier = f"prediction-{predicted.name.replace('/', '-')}-{row['key']}"
-    return Card(str(row["key"]), ", ".join(word for word in words if word), blocks, identifier)
+    return Card(str(row["key"]), ", ".join(fact for fact in facts if fact), blocks, identifier)
 
 
 def _call(row: pd.Series) -> str:
-    """The probability and what the threshold makes of it."""
+    """The probability, and the class that the threshold makes of it."""
     frame = row.to_frame().T
     names = [name.removeprefix("p_") for name in outputs(frame)]
     score, threshold = strata_map.known(row, "y_score"), strata_map.known(row, "threshold")
@@ -216,16 +216,16 @@ def _call(row: pd.Series) -> str:
         return f"Predicted: {spell.number(value, 1)}." if math.isfinite(value) else ""
     parts = [f"{name} {_probability(strata_map.known(row, f'p_{name}'))}" for name in names]
     if len(names) != 2:
-        return f"Probabilities: {', '.join(parts)}; called {as_label(row.get('y_pred'))}."
+        return f"Probabilities: {', '.join(parts)}; predicted {as_label(row.get('y_pred'))}."
     text = f"Probability of {names[-1]}: {_probability(strata_map.known(row, f'p_{names[-1]}'))}"
     if math.isfinite(threshold):
         side = "at or above" if score >= threshold else "below"
-        text += f", {side} the threshold of {spell.number(threshold)}: called {as_label(row.get('y_pred'))}"
+        text += f", {side} the threshold of {spell.number(threshold)}: predicted {as_label(row.get('y_pred'))}"
     return f"{text}."
 
 
 def worth(head: HeadFolder | None, row: pd.Series) -> str:
-    """What such a probability was worth in cross-validation, as the folder says or its head; "" where nobody knows."""
+    """How often such a probability was right in cross-validation, from this folder or from the head's; "" if unknown."""
     names = ("reliability_observed", "reliability_low", "reliability_high", "reliability_num")
     value, low, high, num = (strata_map.known(row, name) for name in names)
     if not math.isfinite(value) and head is not None:
@@ -233,9 +233,9 @@ def worth(head: HeadFolder | None, row: pd.Series) -> str:
     if not (math.isfinite(value) and math.isfinite(num)):
         return ""
     classes = [name.removeprefix("p_") for name in outputs(row.to_frame().T)]
-    came = f"were {classes[-1]}" if len(classes) == 2 else "were told rightly"
+    came = f"were {classes[-1]}" if len(classes) == 2 else "were predicted correctly"
     share = wording.with_interval(Interval(value, low, high, int(num)), 0, 100)
-    return f"When the head was tested, of {spell.people(int(num))} with about such a probability {share} % {came}."
+    return f"When the head was tested, of {spell.people(int(num))} with a similar probability {share} % {came}."
 
 
 def _of_head(head: HeadFolder, row: pd.Series) -> tuple[float, float, float, float]:
@@ -243,11 +243,11 @@ def _of_head(head: HeadFolder, row: pd.Series) -> tuple[float, float, float, flo
     table = "reliability"
     rows = head.rows(table, "model", "predicted", "observed", "low", "high", "num")
     lead = Models(head).lead  # the head that the folder keeps
-    mine = [item for item in rows if item["model"] == lead and head.number(item, "num", table) > 0]
+    bins = [item for item in rows if item["model"] == lead and head.number(item, "num", table) > 0]
     score = strata_map.known(row, "y_score")
-    if not mine or not math.isfinite(score) or len(head.classes) != 2:
+    if not bins or not math.isfinite(score) or len(head.classes) != 2:
         return math.nan, math.nan, math.nan, math.nan
-    nearest = min(mine, key=lambda item: abs(head.number(item, "predicted", table) - score))
+    nearest = min(bins, key=lambda item: abs(head.number(item, "predicted", table) - score))
     observed, low, high, num = (head.number(nearest, name, table) for name in ("observed", "low", "high", "num"))
     return observed, low, high, num
 
@@ -257,8 +257,8 @@ def _standing(row: pd.Series) -> str:
     value = strata_map.known(row, "typicality_percentile")
     if math.isfinite(value):
         share = "all" if value >= 100 else f"{value:.0f} % of the"
-        parts.append(f"more unusual than {share} people that the head learned from")
-    cluster = strata_map.cluster_words(row.get("cluster"))
+        parts.append(f"more unusual than {share} training people of the head")
+    cluster = strata_map.cluster_title(row.get("cluster"))
     if cluster:
         parts.append(f"in the map in cluster {cluster}")
     elif "cluster" in row.index and math.isfinite(strata_map.known(row, "umap1")):
@@ -281,23 +281,29 @@ def _position(predicted: PredictedFolder, strata: StrataFolder | None, row: pd.S
 
 
 def _neighbours(predicted: PredictedFolder, key: str) -> list[Table]:
-    """The most alike people among those that the head learned from."""
+    """The training people of the head who are most similar."""
     frame = predicted.neighbours
     if frame.empty or "key" not in frame.columns:
         return []
-    mine = frame[frame["key"].astype(str) == key].head(NEIGHBOURS_SHOWN)
+    neighbours = frame[frame["key"].astype(str) == key].head(NEIGHBOURS_SHOWN)
     columns = [
         ("neighbour_key", "Person"),
         ("distance", "Distance"),
         ("neighbour_y", "True"),
-        *(("age_years", "Age") if "age_years" in mine else ("age", "Age"), ("sex", "Sex"), ("diagnosis", "Diagnosis")),
+        *(
+            ("age_years", "Age") if "age_years" in neighbours else ("age", "Age"),
+            ("sex", "Sex"),
+            ("diagnosis", "Diagnosis"),
+        ),
     ]
-    present = [(name, words) for name, words in columns if name in mine.columns and mine[name].notna().any()]
-    if mine.empty or not present:
+    present = [
+        (name, title) for name, title in columns if name in neighbours.columns and neighbours[name].notna().any()
+    ]
+    if neighbours.empty or not present:
         return []
-    rows = [[_cell(name, row[name]) for name, _ in present] for _, row in mine.iterrows()]
+    rows = [[_cell(name, row[name]) for name, _ in present] for _, row in neighbours.iterrows()]
     align = "".join("r" if name in ("distance", "age", "age_years") else "l" for name, _ in present)
-    return [Table("The most alike people that the head learned from.", [words for _, words in present], rows, align)]
+    return [Table("The most similar training people of the head.", [title for _, title in present], rows, align)]
 
 
 def _cell(name: str, value: Any) -> str:

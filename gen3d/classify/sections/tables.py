@@ -1,4 +1,4 @@
-"""Heads beside baselines: performance, differences, curves, reliability, subgroups and permuted labels."""
+"""Heads and baselines: performance, differences, curves and reliability."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def figures(value: Interval, measure: str) -> str:
     return wording.with_interval(value, digits)
 
 
-def measure_words(measure: str, of_class: str = "") -> str:
+def measure_name(measure: str, of_class: str = "") -> str:
     """A measure's name, with the class that it is about."""
-    words = MEASURES.get(measure, measure.replace("_", " "))
-    return f"{words} of {of_class}" if of_class else words
+    title = MEASURES.get(measure, measure.replace("_", " "))
+    return f"{title} of {of_class}" if of_class else title
 
 
 def performance(models: Models) -> list[Any]:
@@ -69,9 +69,7 @@ def performance(models: Models) -> list[Any]:
 
 
 def _performance_caption(models: Models, size: str) -> str:
-    named = (
-        f" {models.words(models.lead)} was named beforehand as the head that counts." if len(models.heads) > 1 else ""
-    )
+    named = f" {models.title(models.lead)} was named beforehand as the primary head." if len(models.heads) > 1 else ""
     return f"Performance with 95 % intervals{size}. Best first.{named}"
 
 
@@ -85,43 +83,43 @@ def _performance_table(models: Models, columns: Sequence[tuple[str, str]], capti
         present = [name for name in names if any((name, *column) in cells for column in columns)]
         rows += [[title]] if present else []
         for name in present:
-            found = [cells.get((name, *column)) for column in columns]
+            values = [cells.get((name, *column)) for column in columns]
             rows.append(
                 [
-                    models.words(name),
+                    models.title(name),
                     *(
                         spell.NONE if value is None else figures(value, measure)
-                        for value, (measure, _) in zip(found, columns, strict=True)
+                        for value, (measure, _) in zip(values, columns, strict=True)
                     ),
                 ]
             )
-    header = ["Model", *(measure_words(*column) for column in columns)]
+    header = ["Model", *(measure_name(*column) for column in columns)]
     return Table(caption, header, rows, "l" + "r" * len(columns))
 
 
 def _forest(models: Models) -> Figure:
     measure = models.ranking
-    found = [(name, models.value(name, measure)) for name in models.names]
+    values = [(name, models.value(name, measure)) for name in models.names]
     lines = [
         charts.Line(
-            models.words(name),
+            models.title(name),
             value,
             style.GREY if models.is_baseline(name) else models.colour(name),
             models.is_baseline(name),
         )
-        for name, value in found
+        for name, value in values
         if value is not None
     ]
     chance = CHANCE.get(measure)
-    words = MEASURES[measure]
-    png, svg = charts.intervals(lines, words, chance, "chance")
+    title = MEASURES[measure]
+    png, svg = charts.intervals(lines, title, chance, "chance")
     caption = (
-        f"{words} with 95 % intervals; filled: heads, hollow: baselines"
+        f"{title} with 95 % intervals; filled: heads, hollow: baselines"
         + (", dashed: chance" if chance is not None else "")
         + (". Lower is better." if measure in LOWER_IS_BETTER else ".")
     )
     name = models.identifier("performance")
-    return Figure(name, f"Intervals of {words} of heads and baselines.", caption, png, svg=svg, width_percent=80)
+    return Figure(name, f"Intervals of {title} of heads and baselines.", caption, png, svg=svg, width_percent=80)
 
 
 def differences(models: Models) -> list[Any]:
@@ -135,15 +133,15 @@ def differences(models: Models) -> list[Any]:
     rows.sort(key=lambda row: (order.get(str(row["model"]), last), order.get(str(row["against"]), last)))
     lead = [row for row in rows if row["model"] == models.lead][:DIFFERENCES_SHOWN] or rows[:DIFFERENCES_SHOWN]
     rest = [row for row in rows if not any(row is shown for shown in lead)]
-    words = measure_words(str(rows[0].get("measure") or models.ranking))
+    title = measure_name(str(rows[0].get("measure") or models.ranking))
     caption = (
-        f"Difference in {words} with its 95 % interval, on the same people; above 0 the first is "
+        f"Difference in {title} with its 95 % interval, on the same people; above 0 the first is "
         + ("worse. " if str(rows[0].get("measure")) in LOWER_IS_BETTER else "better. ")
         + "p: DeLong's test of two correlated AUCs, and the t test over folds corrected for shared training people."
     )
     blocks: list[Any] = [_differences_table(models, lead, caption)]
     if rest:
-        blocks.append(Details("The other differences", [_differences_table(models, rest, f"Difference in {words}.")]))
+        blocks.append(Details("The other differences", [_differences_table(models, rest, f"Difference in {title}.")]))
     return blocks
 
 
@@ -151,20 +149,20 @@ def _differences_table(models: Models, rows: Sequence[Row], caption: str) -> Tab
     names = ("difference", "low", "high")
     header, align = ["Model", "Against", "Difference [95 %]"], "llr"
     tests = [
-        (column, words)
-        for column, words in (("p_delong", "p, DeLong"), ("p_resampled", "p, corrected t over folds"))
+        (column, title)
+        for column, title in (("p_delong", "p, DeLong"), ("p_resampled", "p, corrected t over folds"))
         if any(math.isfinite(models.head.number(row, column, "differences")) for row in rows)
     ]
     cells = [
         [
-            models.words(str(row["model"])),
-            models.words(str(row["against"])) + (" (baseline)" if models.is_baseline(str(row["against"])) else ""),
+            models.title(str(row["model"])),
+            models.title(str(row["against"])) + (" (baseline)" if models.is_baseline(str(row["against"])) else ""),
             wording.with_interval(interval_of(models.head, row, "differences", names), 3),
             *(spell.probability(models.head.number(row, column, "differences")) for column, _ in tests),
         ]
         for row in rows
     ]
-    return Table(caption, [*header, *(words for _, words in tests)], cells, align + "r" * len(tests))
+    return Table(caption, [*header, *(title for _, title in tests)], cells, align + "r" * len(tests))
 
 
 def _drawn(models: Models, present: set[str]) -> list[tuple[str, bool]]:
@@ -197,15 +195,15 @@ def _lines(models: Models, rows: Sequence[Row], table: str, x: str, y: str) -> l
     """A line per model of two columns, in the order of x (and y)."""
     drawn = []
     for name, named in _drawn(models, {str(row["model"]) for row in rows}):
-        mine = [row for row in rows if row["model"] == name]
-        xs, ys = (models.head.numbers(mine, column, table) for column in (x, y))
+        model_rows = [row for row in rows if row["model"] == name]
+        xs, ys = (models.head.numbers(model_rows, column, table) for column in (x, y))
         order = np.lexsort((ys, xs)) if table == "roc" else np.argsort(xs, kind="stable")
         baseline = models.is_baseline(name)
         drawn.append(
             Curve(
                 xs[order],
                 ys[order],
-                models.words(name) if named else "",
+                models.title(name) if named else "",
                 models.colour(name),
                 thin=baseline and not named,
                 dashed=baseline and named,
@@ -220,15 +218,14 @@ def _decision(models: Models) -> list[Figure]:
     lines = _lines(models, rows, table, "threshold_probability", "net_benefit")
     if not lines:
         return []
-    mine = [row for row in rows if row["model"] == rows[0]["model"]]
-    xs, ys = (models.head.numbers(mine, column, table) for column in ("threshold_probability", "net_benefit_all"))
+    first_rows = [row for row in rows if row["model"] == rows[0]["model"]]
+    xs, ys = (models.head.numbers(first_rows, column, table) for column in ("threshold_probability", "net_benefit_all"))
     order = np.argsort(xs, kind="stable")
     everybody = Curve(xs[order], ys[order], "Acting on everybody", style.INK, thin=True)
     png, svg = heads_charts.net_benefit(lines, everybody, "Probability from which one would act")
     caption = (
         "Decision curves: true positives per person minus false positives weighted by the odds at which one would act, at "
-        "the share of the ill in these people. A model is of use where it lies above acting on everybody and on nobody "
-        "(dashed)."
+        "the prevalence in these people. A model is useful where it lies above acting on everybody and on nobody (dashed)."
     )
     name = models.identifier("decision")
     return [Figure(name, "Decision curves of heads and baselines.", caption, png, svg=svg, width_percent=50)]
@@ -244,15 +241,15 @@ def reliability(models: Models) -> list[Any]:
         return []
     panels = []
     for name in names:
-        mine = [row for row in rows if row["model"] == name and not models.class_of(row)]
+        model_rows = [row for row in rows if row["model"] == name and not models.class_of(row)]
         columns = [
-            models.head.numbers(mine, column, table) for column in ("predicted", "observed", "low", "high", "num")
+            models.head.numbers(model_rows, column, table) for column in ("predicted", "observed", "low", "high", "num")
         ]
         kept = np.isfinite(columns[0]) & np.isfinite(columns[1]) & (columns[4] > 0)
         if kept.any():
             predicted, observed, low, high, num = (column[kept] for column in columns)
             panels.append(
-                heads_charts.Bins(models.words(name), models.colour(name), predicted, observed, low, high, num)
+                heads_charts.Bins(models.title(name), models.colour(name), predicted, observed, low, high, num)
             )
     if not panels:
         return []
@@ -260,9 +257,9 @@ def reliability(models: Models) -> list[Any]:
     several = len(models.head.classes) > 2
     caption = (
         "Reliability: of the people with a predicted probability "
-        + ("of their most likely class, the share for whom it is the true one" if several else "")
+        + ("of their most likely class, the share with that class" if several else "")
         + ("" if several else f"of {models.head.classes[-1]}, the share who are" if models.head.classes else "")
-        + ", with 95 % intervals. On the dashed line a probability means what it says. Bars: how many people a bin holds."
+        + ", with 95 % intervals. On the dashed line probabilities are correct. Bars: how many people a bin holds."
     )
     name = models.identifier("reliability")
     width = min(100, 26 * min(4, len(panels)) + 4)

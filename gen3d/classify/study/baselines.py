@@ -1,4 +1,4 @@
-"""What a head has to beat: covariates, regional volumes, both, and a linear machine on the voxels themselves."""
+"""Baselines without latents: covariates, regional volumes, both, and a linear support vector machine on the voxels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.classify.heads.learning import Fitted, Learner
+from gen3d.classify.heads.learning import FittedHead, Learner
 from gen3d.classify.heads.settings import LinearSettings, Threshold
 from gen3d.cohort.channels import LOG_JACOBIAN, T1W
 from gen3d.cohort.columns import PENALISED, TableCode, fit_columns
@@ -46,7 +46,7 @@ class TableReducer:
 
 @dataclass(frozen=True)
 class TableRecipe:
-    """Logistic or ridge regression on columns of the cohort table; the features are not looked at."""
+    """Logistic or ridge regression on columns of the cohort table; the features are ignored."""
 
     name: str
     columns: tuple[str, ...]
@@ -54,7 +54,7 @@ class TableRecipe:
     head_size: str = ""
 
     @property
-    def features_in_words(self) -> str:
+    def features_description(self) -> str:
         """`age_years, sex, hippocampus_ml divided by brain_ml`."""
         divided = f" divided by {self.head_size}" if self.head_size else ""
         return ", ".join(f"{name}{divided if name.endswith(SUFFIX) else ''}" for name in self.columns)
@@ -63,7 +63,7 @@ class TableRecipe:
         """Learn means, spreads and words from training people."""
         return TableReducer(fit_columns(train.table, self.columns, PENALISED, head_size=self.head_size))
 
-    def learn(self, values: Values, codes: Values, groups: NDArray[np.int64], target: Target, seed: int) -> Fitted:
+    def learn(self, values: Values, codes: Values, groups: NDArray[np.int64], target: Target, seed: int) -> FittedHead:
         """Fit what needs labels."""
         return Learner(LinearSettings(), self.threshold).learn(values, codes, groups, target, seed)
 
@@ -100,12 +100,12 @@ class NoColumns:
 
 @dataclass(frozen=True)
 class ChanceNumber:
-    """The error of knowing nothing about a number but its mean over people."""
+    """Predict the mean of the training people for everybody: the error without any skill."""
 
     name: str = "mean of the training people"
 
     @property
-    def features_in_words(self) -> str:
+    def features_description(self) -> str:
         """What it uses."""
         return "nothing: the mean of the training people"
 
@@ -156,7 +156,7 @@ def gram_factor(blocks: Iterable[NDArray[np.floating]], num_scans: int) -> Value
 NAMES = {"t1w": "T1w", "log_jacobian": "local volume"}
 
 VOXELS_AT_ONCE = 50_000
-"""Of everybody, in memory together: 200 MB per thousand scans."""
+"""Voxels of all scans that are in memory together: 200 MB per thousand scans."""
 
 
 @dataclass(frozen=True)
@@ -176,11 +176,11 @@ class Voxels:
 def read_voxels(prepared: Prepared, keys: Sequence[str]) -> tuple[Voxels, ...]:
     """The voxels of these scans, one entry per channel that was prepared."""
     inside = np.flatnonzero(prepared.mask)
-    found = []
+    channels = []
     for channel in (name for name in (T1W, LOG_JACOBIAN) if name in prepared.plan.channels):
         factor = gram_factor(_blocks(prepared, keys, channel, inside), len(keys))
-        found.append(Voxels(channel, factor, len(inside)))
-    return tuple(found)
+        channels.append(Voxels(channel, factor, len(inside)))
+    return tuple(channels)
 
 
 def _blocks(

@@ -1,4 +1,4 @@
-"""The loop around heads and baselines: everything is fitted on the training people of a fold, and tested on the others."""
+"""Cross-validation of heads and baselines: everything is fitted on the training people of a fold, and tested on the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.classify.study.features import Features
-from gen3d.classify.study.folds import Fold
+from gen3d.classify.study.folds import StudyFold
 from gen3d.classify.study.recipe import Learned, Recipe, Reducer
 from gen3d.cohort.target import Rows, Target
 
@@ -24,51 +24,51 @@ DIAGNOSIS = "diagnosis"
 
 
 @dataclass(frozen=True)
-class Model:
-    """A head or a baseline: its recipe, and what it takes of scans: `rows(features, member, chosen)`."""
+class Contestant:
+    """A head or a baseline: its recipe, and its features of some scans: `rows(features, member, chosen)`."""
 
     name: str
     kind: Kind
     recipe: Recipe
     rows: Callable[[Features, int, Index], Rows]
-    words: str
-    elsewhere: bool = True
-    """Whether scans of other cohorts can be predicted too."""
+    description: str
+    applies_to_external: bool = True
+    """Whether it can predict scans of other cohorts."""
 
-    more: Rows | None = None
-    more_codes: Values = field(default_factory=lambda: np.empty(0))
-    """Synthetic scans to learn from in every fold, never tested, and their codes."""
+    synthetic_rows: Rows | None = None
+    synthetic_codes: Values = field(default_factory=lambda: np.empty(0))
+    """Synthetic scans that are added to the training people of every fold, and their codes; never tested."""
 
 
 @dataclass(frozen=True)
-class Study:
+class ClassifyStudy:
     """What all models share: scans, their codes and people, and the folds."""
 
     features: Features
     codes: Values
     groups: Index
     target: Target
-    folds: tuple[Fold, ...]
+    folds: tuple[StudyFold, ...]
     seed: int
     tested_controls_known: bool = False
-    """Whether a recipe may know who of the tested people is a control, to estimate an unknown site from them."""
+    """Whether recipes see which tested people are controls, to estimate a site that training did not know."""
 
-    def training(self, model: Model, member: int, chosen: Index) -> tuple[Rows, Values, Index]:
-        """Rows, codes and people to learn from; synthetic scans are people of their own."""
+    def training(self, model: Contestant, member: int, chosen: Index) -> tuple[Rows, Values, Index]:
+        """Training rows, codes and people; every synthetic scan counts as one more person."""
         rows, codes, groups = model.rows(self.features, member, chosen), self.codes[chosen], self.groups[chosen]
-        if model.more is None or not len(model.more):
+        if model.synthetic_rows is None or not len(model.synthetic_rows):
             return rows, codes, groups
-        table = pd.concat([rows.table, model.more.table], ignore_index=True)
-        values = np.concatenate([rows.values, model.more.values])
-        made = self.groups.max() + 1 + np.arange(len(model.more))
+        table = pd.concat([rows.table, model.synthetic_rows.table], ignore_index=True)
+        values = np.concatenate([rows.values, model.synthetic_rows.values])
+        synthetic_groups = self.groups.max() + 1 + np.arange(len(model.synthetic_rows))
         return (
             Rows(values, table, rows.blocks, rows.shape),
-            np.concatenate([codes, model.more_codes]),
-            np.concatenate([groups, made]),
+            np.concatenate([codes, model.synthetic_codes]),
+            np.concatenate([groups, synthetic_groups]),
         )
 
-    def tested(self, model: Model, member: int, chosen: Index) -> Rows:
-        """Rows to predict; what is to be told of them is not there."""
+    def tested(self, model: Contestant, member: int, chosen: Index) -> Rows:
+        """Rows to predict, without the target."""
         rows = model.rows(self.features, member, chosen)
         table = rows.table.drop(columns=[self.target.name], errors="ignore")
         if self.tested_controls_known:
@@ -79,7 +79,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedContestant:
     """A model fitted on the training people of a fold."""
 
     reducer: Reducer
@@ -90,15 +90,15 @@ class Fitted:
         return self.learned.outputs(self.reducer.apply(rows))
 
 
-def fit(model: Model, study: Study, member: int, train: Index) -> Fitted:
+def fit(model: Contestant, study: ClassifyStudy, member: int, train: Index) -> FittedContestant:
     """Fit a model on some of the people."""
     rows, codes, groups = study.training(model, member, train)
     reducer = model.recipe.reduce(rows)
     learned = model.recipe.learn(reducer.apply(rows), codes, groups, study.target, study.seed)
-    return Fitted(reducer, learned)
+    return FittedContestant(reducer, learned)
 
 
-def cross_validated(model: Model, study: Study) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
+def cross_validated(model: Contestant, study: ClassifyStudy) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
     """Per fold: its rows of the prediction table, and what the inner cross-validation chose."""
     for fold in study.folds:
         fitted = fit(model, study, fold.member, fold.train)
@@ -114,7 +114,7 @@ def cross_validated(model: Model, study: Study) -> Iterator[tuple[pd.DataFrame, 
 
 
 def prediction_rows(
-    model: Model,
+    model: Contestant,
     target: Target,
     table: pd.DataFrame,
     codes: Values,
@@ -137,10 +137,10 @@ def prediction_rows(
 
 
 def score_and_call(target: Target, outputs: Values, threshold: float) -> tuple[Values, NDArray[Any], float]:
-    """One number and one answer per scan.
+    """One score and one predicted class (or number) per scan.
 
-    Two classes: the last one's probability, called where it reaches the threshold. Ordered grades: the expected grade, and the
-    median grade. Further categories: the probability of the most probable class. A number: itself.
+    Two classes: the probability of the last one, which is predicted where it reaches the threshold. Ordered grades: the
+    expected grade, and the median grade. Further categories: the probability of the most probable class. A number: itself.
     """
     if target.task == "number":
         return outputs[:, 0], outputs[:, 0], float("nan")
@@ -153,10 +153,10 @@ def score_and_call(target: Target, outputs: Values, threshold: float) -> tuple[V
     return outputs.max(axis=1), names[outputs.argmax(axis=1)], float("nan")
 
 
-def chosen_settings(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def chosen_settings(chosen: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """How often each combination was chosen over folds, the most frequent first."""
     counts: dict[str, dict[str, Any]] = {}
-    for settings in found:
-        words = ", ".join(f"{name}={value}" for name, value in settings.items())
-        counts.setdefault(words, {"settings": words, "folds": 0})["folds"] += 1
+    for settings in chosen:
+        text = ", ".join(f"{name}={value}" for name, value in settings.items())
+        counts.setdefault(text, {"settings": text, "folds": 0})["folds"] += 1
     return sorted(counts.values(), key=lambda row: -int(row["folds"]))

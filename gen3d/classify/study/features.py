@@ -1,4 +1,4 @@
-"""What heads learn from: latents, harmonised latents or anomaly maps, of one cohort or several, alone or side by side."""
+"""Features of heads: latents, harmonised latents or anomaly maps, of one cohort or several, alone or joined."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from gen3d.cohort.latents_folder import VERBS, Latents, LatentSpace, open_latent
 from gen3d.cohort.manifest import is_synthetic, is_twin, read_manifest
 from gen3d.cohort.seen import TRAINING, SeenBy, identities
 from gen3d.cohort.target import Rows
+from gen3d.core import words as spell
 from gen3d.core.artefact import digest, read
 from gen3d.core.errors import UserError
 from gen3d.core.progress import warn
@@ -30,8 +31,8 @@ class Features:
     """Scans of people, one row each.
 
     `values` [members, n, d]: members of a cross-fitted family have spaces of their own. `blind` [members, n]: whether the
-    member (and whatever stands beside it) never saw the person; `family_blind` the same of families alone, None for
-    `blind`. `seen` says for each person (hash) what did see them.
+    member, and every model whose features are joined to it, was trained without the person; `family_blind` the same of
+    families alone, None for `blind`. `seen`: person (hash) -> what was trained on them.
     `blocks` are the widths of the sources side by side; `shape` that of a spatial latent, else (d,).
     `made_by` identifies the spaces: the key of each run.
     """
@@ -62,10 +63,10 @@ class Features:
         return LatentSpace(self.words, self.made_by, self.values.shape[2], self.num_members, self.harmonised)
 
     def seen_by(self, also: Mapping[str, str] | None = None) -> list[str]:
-        """What saw the person of each scan, "" where a member never did, [n].
+        """What was trained on the person of each scan, "" where a member was not, [n].
 
         Args:
-            also: hash -> what saw the person, of models behind other inputs (generators of synthetic scans).
+            also: hash -> what was trained on the person, of models behind other inputs (generators of synthetic scans).
         """
         behind, within = (SeenBy((people,)) for people in (also or {}, self.seen))
         return [
@@ -84,13 +85,14 @@ class Features:
     def may_test(self, waived: bool) -> NDArray[np.bool_]:
         """Whether a member may test a person, [members, n].
 
-        Where it was waived that something saw a person, the members of a family still test whom they never saw themselves.
+        With a waiver, people that another model was trained on are tested; a member of a family still tests only people that it
+        was not trained on itself.
         """
         if not waived:
             return self.blind
-        own = self.blind if self.family_blind is None else self.family_blind
-        own = own | ~own.any(axis=0)
-        return np.where(self.blind.any(axis=0), self.blind, own)
+        family = self.blind if self.family_blind is None else self.family_blind
+        family = family | ~family.any(axis=0)
+        return np.where(self.blind.any(axis=0), self.blind, family)
 
     def rows(self, member: int, chosen: NDArray[np.int64]) -> Rows:
         """Scans as a recipe takes them, in the space of a member."""
@@ -99,7 +101,7 @@ class Features:
 
 
 def open_features(folders: Sequence[Path], beside: Sequence[Path] = ()) -> Features:
-    """Open cohorts of one space, and put further features of the same scans beside them.
+    """Open cohorts of one space, and join further features of the same scans.
 
     Args:
         folders: of encode or harmonise, or maps of anomaly; several are several cohorts in one space.
@@ -129,7 +131,7 @@ def _of_latents(latents: Latents) -> Features:
         ()
         if seen
         else (
-            f"whom the {latents.kind} of {latents.folder} learned from is not known: see to it that it was nobody here",
+            f"the training people of the {latents.kind} of {latents.folder} are not known; make sure that none of them is here",
         )
     )
     return Features(
@@ -147,10 +149,10 @@ def _of_latents(latents: Latents) -> Features:
 
 
 def _of_maps(folder: Path) -> Features:
-    """Regions' z and scores per channel of a maps folder, as far as people were judged (nobody is judged whom a run saw).
+    """Regions' z and scores per channel of a maps folder, for the people that it judged (never training people of the run).
 
-    People who calibrate the maps count as seen: their z leave their own scan out, and are still a few per cent wider than those
-    of outsiders of the same kind, so that a head on burden scores tells who was a control of the calibration (AUC about .65).
+    Calibration controls count as seen: their z leave their own scan out, and are still a few per cent wider than those of
+    other controls, so that a head on burden scores separates them from other controls (AUC about 0.65).
     """
     artefact = read(folder, (MAPS,))
     maps = MapsFolder(artefact, folder.name)
@@ -163,7 +165,11 @@ def _of_maps(folder: Path) -> Features:
     values = people[["key", *scores]].join(z, on="key").drop(columns="key").to_numpy(dtype=np.float64)
     judged = np.isfinite(values).all(axis=1)
     table = _full_table(artefact.inputs.get("prepared", []), people)
-    notes = () if judged.all() else (f"{_scans(int((~judged).sum()))} that {folder} could not judge are left out",)
+    notes = (
+        ()
+        if judged.all()
+        else (f"{spell.count(int((~judged).sum()), 'scan')} that {folder} could not judge are excluded",)
+    )
     chosen, kept = values[judged], table[judged].reset_index(drop=True)
     calibrates = kept["role"].isin(CALIBRATING) & ~is_twin(kept)
     rows = zip(identities(kept), kept["role"], calibrates, strict=True)
@@ -214,43 +220,45 @@ def _stacked(parts: Sequence[Features]) -> Features:
     )
 
 
-def _beside(whole: Features, more: Features, folder: Path) -> Features:
-    """Both, for the scans that both have. A family can stand beside one space, or beside a family that left out the same people."""
-    right = {tuple(pair): row for row, pair in enumerate(more.table[SCAN].astype(str).to_numpy())}
+def _beside(whole: Features, added: Features, folder: Path) -> Features:
+    """Join the features of the scans that both have: a family with one space, or with a family of the same folds."""
+    right = {tuple(pair): row for row, pair in enumerate(added.table[SCAN].astype(str).to_numpy())}
     pairs = [(row, right.get(tuple(pair))) for row, pair in enumerate(whole.table[SCAN].astype(str).to_numpy())]
-    mine = np.array([row for row, found in pairs if found is not None], dtype=np.int64)
-    theirs = np.array([found for _, found in pairs if found is not None], dtype=np.int64)
-    if not len(mine):
+    left_rows = np.array([row for row, match in pairs if match is not None], dtype=np.int64)
+    right_rows = np.array([match for _, match in pairs if match is not None], dtype=np.int64)
+    if not len(left_rows):
         raise UserError(
             f"{folder}: has no scan (subject and session) in common with the latents; give the same cohort."
         )
-    notes = (*whole.notes, *more.notes)
-    if len(mine) < len(whole):
-        notes += (f"{_scans(len(whole) - len(mine))} that {folder} does not have are left out",)
+    notes = (*whole.notes, *added.notes)
+    if len(left_rows) < len(whole):
+        notes += (f"{spell.count(len(whole) - len(left_rows), 'scan')} that {folder} does not have are excluded",)
         warn(notes[-1] + ".")
-    members = max(whole.num_members, more.num_members)
-    if min(whole.num_members, more.num_members) not in (1, members):
+    members = max(whole.num_members, added.num_members)
+    if min(whole.num_members, added.num_members) not in (1, members):
         raise UserError(
-            f"{folder}: {more.num_members} members beside {whole.num_members}; train both with the same cross_fit."
+            f"{folder}: {added.num_members} members, but the latents have {whole.num_members}; train both with the same cross_fit."
         )
-    left, other = whole.take(mine), more.take(theirs)
+    left, other = whole.take(left_rows), added.take(right_rows)
     values = [np.broadcast_to(part.values, (members, *part.values.shape[1:])) for part in (left, other)]
-    blind = np.broadcast_to(left.blind, (members, len(mine))) & np.broadcast_to(other.blind, (members, len(mine)))
-    family = np.ones((members, len(mine)), dtype=bool)
+    blind = np.broadcast_to(left.blind, (members, len(left_rows))) & np.broadcast_to(
+        other.blind, (members, len(left_rows))
+    )
+    family = np.ones((members, len(left_rows)), dtype=bool)
     for part in (left, other):
         if part.num_members > 1:
             family &= part.blind if part.family_blind is None else part.family_blind
     table = left.table.join(other.table[other.table.columns.difference(left.table.columns)])
-    blocks = (*whole.blocks, *more.blocks)
+    blocks = (*whole.blocks, *added.blocks)
     return Features(
         table,
         np.concatenate(values, axis=2),
         blind,
         blocks,
         (sum(blocks),),
-        (*whole.made_by, *more.made_by),
-        f"{whole.words}, and {more.words}",
-        whole.seen | more.seen,
+        (*whole.made_by, *added.made_by),
+        f"{whole.words}, and {added.words}",
+        whole.seen | added.seen,
         notes,
         family,
         whole.harmonised,
@@ -260,20 +268,16 @@ def _beside(whole: Features, more: Features, folder: Path) -> Features:
 def one_scan_each(features: Features, sessions: str) -> Features:
     """Without planted twins and synthetic scans; with sessions="first", the first session of every person only."""
     table = features.table
-    made = is_twin(table) | is_synthetic(table)
+    artificial = is_twin(table) | is_synthetic(table)
     notes = features.notes
-    if made.any():
-        notes += (f"{int(made.sum())} planted copies or synthetic scans are not people and are left out",)
-    chosen = ~made.to_numpy()
+    if artificial.any():
+        notes += (f"{int(artificial.sum())} planted copies or synthetic scans are excluded",)
+    chosen = ~artificial.to_numpy()
     if sessions == "first":
         order = table[chosen].sort_values(["subject", "session"], kind="stable")
         first = set(order.drop_duplicates("subject").index)
         chosen &= np.array([row in first for row in table.index])
-        later = int((~made).sum() - chosen.sum())
+        later = int((~artificial).sum() - chosen.sum())
         if later:
-            notes += (f"{later} later {'session' if later == 1 else 'sessions'} of the same people are left out",)
+            notes += (f"{spell.count(later, 'later session')} of the same people are excluded",)
     return replace(features.take(np.flatnonzero(chosen)), notes=notes)
-
-
-def _scans(num: int) -> str:
-    return f"{num} {'scan' if num == 1 else 'scans'}"

@@ -1,4 +1,4 @@
-"""Who is tested in which fold: by person, every class in every fold, sites whole where they are left out one by one."""
+"""Folds by person: every class in every fold, and whole sites where they are left out one by one."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NUM_STRATA = 5
 
 
 @dataclass(frozen=True)
-class Fold:
-    """Rows to learn from and rows to test, in the space of `member`."""
+class StudyFold:
+    """Training rows and tested rows, in the space of `member`."""
 
     repeat: int
     number: int
@@ -31,8 +31,8 @@ class Fold:
 class Layout:
     """What folds are made from, a row per scan.
 
-    `groups` are people; `testable` and `usable` say who may be tested and learned from; `blind` [members, n] which member may
-    test whom.
+    `groups` are people; `testable` and `usable`: who may be tested and who may be trained on; `blind` [members, n]: whether a
+    member may test a person.
     """
 
     codes: NDArray[np.float64]
@@ -43,7 +43,7 @@ class Layout:
     sites: Sequence[str]
 
 
-def make_folds(layout: Layout, target: Target, num_folds: int, repeats: int, seed: int) -> list[Fold]:
+def make_folds(layout: Layout, target: Target, num_folds: int, repeats: int, seed: int) -> list[StudyFold]:
     """Repeated stratified folds by person; of a family of members, fold k is tested in the space of member k.
 
     Raises:
@@ -63,16 +63,16 @@ def make_folds(layout: Layout, target: Target, num_folds: int, repeats: int, see
         for number in range(count):
             test = np.flatnonzero(np.isin(layout.groups, people[dealt == number]))
             train = np.flatnonzero(~np.isin(layout.groups, layout.groups[test]) & layout.usable)
-            folds.append(Fold(repeat, number, number if members > 1 else 0, train, test))
+            folds.append(StudyFold(repeat, number, number if members > 1 else 0, train, test))
         if members > 1 and (allowed[testable].sum(axis=1) == 1).all():
-            break  # the family says who is tested where: a repeat would be the same again
+            break  # one member per person may test them, so every repeat would be the same
     for fold in folds:
         _all_classes(layout, fold, target, f"fold {fold.number + 1}")
     return folds
 
 
-def leave_one_site_out(layout: Layout, target: Target) -> list[Fold]:
-    """A fold per site: its people are tested by what was learned at all others.
+def leave_one_site_out(layout: Layout, target: Target) -> list[StudyFold]:
+    """A fold per site: its people are tested with models trained on all other sites.
 
     Raises:
         UserError: one site only, a family of several members, or a class that exists at one site only.
@@ -85,13 +85,13 @@ def leave_one_site_out(layout: Layout, target: Target) -> list[Fold]:
     sites = np.asarray(layout.sites, dtype=str)
     names = sorted(set(sites) - {""})
     if len(names) < 2:
-        raise UserError(f"split=sites needs two sites, the table has {len(names)}; use split=folds.")
+        raise UserError(f"split=sites needs two sites, but the table has {len(names)}; use split=folds.")
     folds = []
     for number, name in enumerate(names):
         test = np.flatnonzero((sites == name) & layout.testable)
         train = np.flatnonzero(~np.isin(layout.groups, layout.groups[sites == name]) & layout.usable)
         if len(test):
-            folds.append(Fold(0, number, 0, train, test))
+            folds.append(StudyFold(0, number, 0, train, test))
             _all_classes(layout, folds[-1], target, f"leaving out the site {name}")
     return folds
 
@@ -101,12 +101,12 @@ def one_site_classes(codes: NDArray[np.float64], sites: Sequence[str], target: T
     names = np.array([str(site) for site in sites])
     if target.task == "number" or len(set(names)) < 2:
         return []
-    found = []
+    pairs = []
     for index, label in enumerate(target.classes):
         at = sorted(set(names[codes == index]))
         if len(at) == 1:
-            found.append((label, at[0]))
-    return found
+            pairs.append((label, at[0]))
+    return pairs
 
 
 def _strata(codes: NDArray[np.float64], target: Target) -> Index:
@@ -136,7 +136,7 @@ def _enough(strata: Index, count: int, target: Target, members: int) -> None:
                 + (f"set folds={num}." if num >= 2 else "add people, or leave the class out of classes=.")
             )
         if num == 0:
-            raise UserError(f"{target.name}: nobody who is {label} may be tested; see seen= and the notes above.")
+            raise UserError(f"{target.name}: nobody of the class {label} may be tested; see seen= and the notes above.")
 
 
 def _deal(
@@ -149,7 +149,8 @@ def _deal(
         inside = np.zeros(allowed.shape[1])
         rows = np.flatnonzero((strata == stratum) & testable)
         rows = generator.permutation(rows)
-        rows = rows[np.argsort(allowed[rows].sum(axis=1), kind="stable")]  # those without a choice first
+        # People that few members may test come first, while there is room in their folds.
+        rows = rows[np.argsort(allowed[rows].sum(axis=1), kind="stable")]
         for row in rows:
             load = inside + 1e-3 * total + 1e-6 * generator.random(len(inside))
             dealt[row] = int(np.where(allowed[row], load, np.inf).argmin())
@@ -158,9 +159,9 @@ def _deal(
     return dealt
 
 
-def _all_classes(layout: Layout, fold: Fold, target: Target, where: str) -> None:
+def _all_classes(layout: Layout, fold: StudyFold, target: Target, where: str) -> None:
     if not len(fold.train):
-        raise UserError(f"{where}: nobody is left to learn from.")
+        raise UserError(f"{where}: no training people are left; use fewer folds or another split.")
     if target.task == "number":
         return
     for index, label in enumerate(target.classes):
@@ -169,6 +170,6 @@ def _all_classes(layout: Layout, fold: Fold, target: Target, where: str) -> None
             at = sorted({str(s) for s, code in zip(layout.sites, layout.codes, strict=True) if code == index})
             only = f" ({label} exists at {at[0]} only)" if len(at) == 1 and "site" in where else ""
             raise UserError(
-                f"{where}: {num} people of class {label} are left to learn from{only}; use fewer folds, another split, or leave "
+                f"{where}: {num} training people of class {label} are left{only}; use fewer folds, another split, or leave "
                 "the class out of classes=."
             )

@@ -1,4 +1,4 @@
-"""What a head reaches when the labels mean nothing: they are dealt out anew, and the head learns again."""
+"""The null distribution of a head: labels are permuted, and the head is trained again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from gen3d.classify.study.crossvalidation import Index, Model, Study, Values
+from gen3d.classify.study.crossvalidation import ClassifyStudy, Contestant, Index, Values
 from gen3d.classify.study.recipe import Recipe
 from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
@@ -19,26 +19,28 @@ from gen3d.maths.cross_validated import auc_within_models, permute_labels
 
 Statistic = Literal["auc", "macro_auc", "mae"]
 IN_ONE_GO = 20
+"""Permutations that a process computes before it reports, so that the folds are sent to it less often."""
 MOST_TRIES = 20
+"""Permutations that are drawn until every training fold has all classes."""
 LEAST_MOVABLE = 0.5
-"""Of people whose label can change, below which labels are dealt out over folds too."""
+"""Share of people whose label can change below which labels are permuted across folds too."""
 
 
 @dataclass(frozen=True)
 class ReducedFold:
-    """One fold without what needs labels: values of training and of tested people, their rows and persons."""
+    """One fold after the label-free steps: values of the training and of the tested people, their rows and persons."""
 
     number: int
     learned_from: Values
     train: Index
     groups: Index
-    more_codes: Values
+    synthetic_codes: Values
     tested: Values
     test: Index
 
 
 @dataclass(frozen=True)
-class Job:
+class PermutationJob:
     """What a worker needs."""
 
     recipe: Recipe
@@ -55,27 +57,27 @@ def statistic_name(target: Target) -> Statistic:
     return "mae" if target.task == "number" else "auc" if target.is_binary else "macro_auc"
 
 
-def prepare(model: Model, study: Study) -> Job:
+def prepare(model: Contestant, study: ClassifyStudy) -> PermutationJob:
     """Everything that labels do not change, of the folds of the first repeat.
 
-    Labels are dealt out within sites, and within folds so that every fold keeps its classes; where that would leave most
-    people as they are, within sites alone. A target that is the same for everybody at a site is dealt out over sites.
+    Labels are permuted within sites, and within folds so that every fold keeps its classes; within sites alone where that
+    would change few labels. A target that is the same for everybody at a site is permuted across sites.
     """
     folds, place = [], np.full(len(study.codes), -1, dtype=np.int64)
     for fold in (fold for fold in study.folds if fold.repeat == 0):
         rows, codes, groups = study.training(model, fold.member, fold.train)
         reducer = model.recipe.reduce(rows)
         tested = reducer.apply(study.tested(model, fold.member, fold.test))
-        more = codes[len(fold.train) :]
-        folds.append(ReducedFold(fold.number, reducer.apply(rows), fold.train, groups, more, tested, fold.test))
+        synthetic = codes[len(fold.train) :]
+        folds.append(ReducedFold(fold.number, reducer.apply(rows), fold.train, groups, synthetic, tested, fold.test))
         place[fold.test] = fold.number
     sites = np.unique(study.features.table["site"].astype(str).to_numpy(), return_inverse=True)[1].astype(np.int64)
     within = sites * (place.max() + 2) + place + 1
     movable = _movable(sites, study.codes)
     strata = within if _movable(within, study.codes) >= LEAST_MOVABLE * movable else sites
-    if movable == 0:  # the target is the site, or goes with it: within sites every dealing is the same
+    if movable == 0:  # the target is the site or constant within it, so permuting within sites changes nothing
         strata = place - place.min() + 1 if _movable(place, study.codes) > 0 else np.zeros_like(sites)
-    return Job(model.recipe, study.target, tuple(folds), study.codes, study.groups, strata, study.seed)
+    return PermutationJob(model.recipe, study.target, tuple(folds), study.codes, study.groups, strata, study.seed)
 
 
 def _movable(strata: Index, codes: Values) -> float:
@@ -85,39 +87,39 @@ def _movable(strata: Index, codes: Values) -> float:
     return float(mixed[inverse].mean())
 
 
-def observed(job: Job) -> float:
+def observed(job: PermutationJob) -> float:
     """The statistic with the true labels, on the folds of the first repeat."""
     return _statistic(job, job.codes)
 
 
-def null_values(job: Job, num: int, workers: int) -> Iterator[Values]:
-    """The statistic of `num` dealings, some at a time; dealing k of a seed is the same in any number of processes."""
+def null_values(job: PermutationJob, num: int, workers: int) -> Iterator[Values]:
+    """The statistic of `num` permutations, some at a time; number k of a seed is the same in any number of processes."""
     parts = [range(start, min(start + IN_ONE_GO, num)) for start in range(0, num, IN_ONE_GO)]
     count = num_workers(workers, max(1, len(parts) // 2))
     return as_done(_some, job, parts, count)
 
 
-def _some(job: Job, part: range) -> Values:
+def _some(job: PermutationJob, part: range) -> Values:
     with threadpool_limits(1):  # a process per core: more threads would wait for each other
         return np.array([_one(job, number) for number in part])
 
 
-def _one(job: Job, number: int) -> float:
+def _one(job: PermutationJob, number: int) -> float:
     generator = np.random.default_rng([job.seed, 7919, number])
     for _ in range(MOST_TRIES):
         codes = permute_labels(job.codes, job.groups, job.strata, generator)
         try:
             return _statistic(job, codes)
-        except UserError:  # a training fold without one of the classes: deal again
+        except UserError:  # a training fold without one of the classes: draw again
             continue
     return float("nan")
 
 
-def _statistic(job: Job, codes: Values) -> float:
+def _statistic(job: PermutationJob, codes: Values) -> float:
     outputs = np.full((len(codes), job.target.num_outputs), np.nan)
     fold_of = np.full(len(codes), -1, dtype=np.int64)
     for fold in job.folds:
-        labels = np.concatenate([codes[fold.train], fold.more_codes])
+        labels = np.concatenate([codes[fold.train], fold.synthetic_codes])
         learned = job.recipe.learn(fold.learned_from, labels, fold.groups, job.target, job.seed)
         outputs[fold.test], fold_of[fold.test] = learned.outputs(fold.tested), fold.number
     tested = fold_of >= 0

@@ -1,4 +1,4 @@
-"""A study, opened: the scans, what is to be told of them, who may be tested, and in which folds."""
+"""A classification study, opened: scans, target, people who may be tested, and folds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gen3d.classify.settings import StudySettings
 from gen3d.classify.study.baselines import Voxels, read_voxels
 from gen3d.classify.study.features import Features, one_scan_each, open_features
-from gen3d.classify.study.folds import Fold, Layout, leave_one_site_out, make_folds, one_site_classes
+from gen3d.classify.study.folds import Layout, StudyFold, leave_one_site_out, make_folds, one_site_classes
 from gen3d.classify.study.selection import column_of, only_those, with_answers, with_columns
 from gen3d.cohort.duplicates import Pair, find_duplicates, groups_of, judge_duplicates
 from gen3d.cohort.folder import Prepared, open_prepared
@@ -26,10 +26,11 @@ from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 
 FEWEST_PEOPLE = 10
+"""Fewer people cannot fill five folds with one person of each of two classes."""
 BEHIND_FEATURES = Guard(
     "a model behind these features",
     "a test of them would be too good",
-    "train with cross_fit=5 patients=1 (everybody then has a member that never saw them)",
+    "train with cross_fit=5 patients=1 (everybody is then tested with a member that was not trained on them)",
     ("leave_out", "train_only", "waive"),
 )
 HEAD = Guard("the head to be tested", "a test of them would be too good", "give other people")
@@ -37,9 +38,9 @@ HEAD = Guard("the head to be tested", "a test of them would be too good", "give 
 
 @dataclass(frozen=True)
 class Question:
-    """Scans and their codes [n]; `groups` are people; synthetic scans are learned from only.
+    """Scans and their codes [n]; `groups` are people; synthetic scans are for training only.
 
-    `notes` say who was left out, `waivers` what the user took upon themselves.
+    `notes` say who was excluded, `waivers` what the user waived.
     """
 
     settings: StudySettings
@@ -57,7 +58,7 @@ class Question:
     waivers: tuple[str, ...]
 
     @cached_property
-    def folds(self) -> tuple[Fold, ...]:
+    def folds(self) -> tuple[StudyFold, ...]:
         """Who is tested in which fold."""
         layout = Layout(
             self.codes,
@@ -67,10 +68,10 @@ class Question:
             self.features.may_test(waived=self.settings.seen == "waive"),
             [str(site) for site in self.features.table["site"]],
         )
-        asked = self.settings
-        if asked.split == "sites":
+        settings = self.settings
+        if settings.split == "sites":
             return tuple(leave_one_site_out(layout, self.target))
-        return tuple(make_folds(layout, self.target, asked.folds, asked.repeats, asked.seed))
+        return tuple(make_folds(layout, self.target, settings.folds, settings.repeats, settings.seed))
 
     @property
     def one_site_classes(self) -> list[tuple[str, str]]:
@@ -86,7 +87,7 @@ class Question:
         counts = ", ".join(f"{label} {count}" for label, count in self.counts().items())
         num = len(np.unique(self.groups))
         lines = [
-            f"tells {self.target.describe()} of {num} people ({counts}) from {self.features.words}",
+            f"predicts {self.target.describe()} of {num} people ({counts}) from {self.features.words}",
             f"heads: {', '.join(head.kind for head in self.settings.heads)}",
         ]
         if self.settings.external is None:
@@ -104,27 +105,29 @@ def class_counts(target: Target, codes: NDArray[np.float64], groups: NDArray[np.
 
 
 def like_the_fit(settings: StudySettings) -> StudySettings:
-    """With fit=, what was not said is as it was when that head was fitted; voxels are of the scans of one cohort only."""
+    """With fit=, settings that are not given are those of that head; the voxel baseline is for one cohort only."""
     if settings.fit is None:
         return settings
-    said = settings.model_dump(mode="json", by_alias=True, include=settings.model_fields_set)
-    return type(settings).model_validate(read(settings.fit, ("classify",)).config | said | {"voxels": False})
+    explicit = settings.model_dump(mode="json", by_alias=True, include=settings.model_fields_set)
+    return type(settings).model_validate(read(settings.fit, ("classify",)).config | explicit | {"voxels": False})
 
 
-def open_question(asked: StudySettings) -> Question:
+def open_question(request: StudySettings) -> Question:
     """Open everything and check it, before anything is fitted.
 
     Raises:
         UserError: see the functions that do it; fewer than 10 people.
     """
-    settings = like_the_fit(asked)
+    settings = like_the_fit(request)
     features = _opened(settings, settings.latents, settings.beside)
     column = column_of(features.table, settings.target)
     target = make_target(column, settings.target, settings.classes, settings.task)
     features, codes = with_answers(features, target)
     num = features.table["subject"].nunique()
     if num < FEWEST_PEOPLE:
-        raise UserError(f"{num} people have a {target.name} to be told; at least {FEWEST_PEOPLE} are needed.")
+        raise UserError(
+            f"{num} people have a {target.name} to predict; at least {FEWEST_PEOPLE} are needed, so add people."
+        )
     synthetic, synthetic_codes = _synthetic(settings, features, target)
     seen_by = features.seen_by(synthetic.seen if synthetic is not None else None)
     cleared = BEHIND_FEATURES.clear(features.table, seen_by, settings.seen)
@@ -133,9 +136,9 @@ def open_question(asked: StudySettings) -> Question:
     _refuse_constant(features)
     voxels, voxel_notes = _voxels(settings, features)
     pairs = _duplicates(features, voxels)
-    said = judge_duplicates(pairs, settings.duplicates)
-    notes = (*features.notes, *cleared.notes, *voxel_notes, *(said if settings.duplicates == "merge" else ()))
-    waivers = (*cleared.waivers, *(said if settings.duplicates == "waive" else ()))
+    sentences = judge_duplicates(pairs, settings.duplicates)
+    notes = (*features.notes, *cleared.notes, *voxel_notes, *(sentences if settings.duplicates == "merge" else ()))
+    waivers = (*cleared.waivers, *(sentences if settings.duplicates == "waive" else ()))
     subjects = features.table["subject"].astype(str).tolist()
     question = Question(
         settings,
@@ -153,17 +156,19 @@ def open_question(asked: StudySettings) -> Question:
         waivers,
     )
     if settings.external is None:
-        assert question.folds, "make_folds refuses what has none"  # made here, so that what is wrong is told at once
+        assert question.folds, (
+            "make_folds refuses what has none"
+        )  # made here, so that a split that is impossible stops the verb at once
     return question
 
 
 def open_external(question: Question, policy: SeenPolicy) -> tuple[Features, NDArray[np.float64], tuple[str, ...]]:
-    """Other people, in the same space: their features, codes and what is said of those left out.
+    """Other people in the same space: their features, their codes, and notes on those who were excluded.
 
-    `policy` is about people to be tested whom the head, or a model behind the features, saw.
+    `policy` is about people on whom the head, or a model behind the features, was trained.
 
     Raises:
-        UserError: another space, nobody of any class, or people whom the head learned from or a model behind it saw.
+        UserError: another space, nobody of any class, or people on whom the head or a model behind it was trained.
     """
     settings = question.settings
     assert settings.external is not None
@@ -171,8 +176,8 @@ def open_external(question: Question, policy: SeenPolicy) -> tuple[Features, NDA
     require_one_space([question.features.space, features.space], families=True)
     if features.harmonised:
         raise UserError(
-            f"{settings.external[0]}: latents that were harmonised apart, each with sites of its own, are not one space; give "
-            "raw latents and harmonise.by=site, which takes sites out inside the head."
+            f"{settings.external[0]}: latents that were harmonised separately are not one space; give raw latents and "
+            "harmonise.by=site, which harmonises within the head."
         )
     features, codes = with_answers(features, question.target)
     if not len(features):
@@ -180,20 +185,20 @@ def open_external(question: Question, policy: SeenPolicy) -> tuple[Features, NDA
             f"{settings.external[0]}: nobody there has a {question.target.name} among {', '.join(question.target.classes)}."
         )
     learned = SeenBy.people(question.features.table["subject"], TRAINING)
-    # Nothing is gained by testing a head on those it learned from: these are left out on demand, and never waived.
-    met = HEAD.clear(
+    # A test on the training people of the head is worthless: they can be excluded, but never waived.
+    unseen_by_head = HEAD.clear(
         features.table, learned.seen_by(features.table), "leave_out" if policy == "leave_out" else "refuse"
     )
-    features, codes = features.take(np.flatnonzero(met.testable)), codes[met.testable]
+    features, codes = features.take(np.flatnonzero(unseen_by_head.testable)), codes[unseen_by_head.testable]
     cleared = BEHIND_FEATURES.clear(features.table, features.seen_by(), policy)
     kept = np.flatnonzero(cleared.testable)
     features, codes = features.take(kept), codes[kept]
-    said = judge_duplicates(_known_under_another_id(question, features), settings.duplicates)
-    return features, codes, (*features.notes, *met.notes, *cleared.notes, *cleared.waivers, *said)
+    sentences = judge_duplicates(_known_under_another_id(question, features), settings.duplicates)
+    return features, codes, (*features.notes, *unseen_by_head.notes, *cleared.notes, *cleared.waivers, *sentences)
 
 
 def _known_under_another_id(question: Question, features: Features) -> list[Pair]:
-    """People to be tested whose scans look like those of somebody the head learned from."""
+    """People to be tested whose scans look like those of a training person of the head."""
     learned = question.features.table["subject"].astype(str).tolist()
     vectors = np.concatenate([question.features.values[0], features.values[0]])
     pairs = find_duplicates(vectors, [*learned, *features.table["subject"].astype(str)])
@@ -214,21 +219,23 @@ def _opened(settings: StudySettings, folders: Sequence[Path], beside: Sequence[P
 def _synthetic(
     settings: StudySettings, features: Features, target: Target
 ) -> tuple[Features | None, NDArray[np.float64]]:
-    """Synthetic scans that were asked to be of one of the classes."""
+    """Synthetic scans that were drawn as one of the classes."""
     if settings.synthetic is None:
         return None, np.empty(0)
-    made = open_features(settings.synthetic)
-    require_one_space([features.space, made.space])
-    generated = made.table.get("generator")
-    if generated is None or any(as_label(value) == "" for value in generated) or is_twin(made.table).any():
+    synthetic = open_features(settings.synthetic)
+    require_one_space([features.space, synthetic.space])
+    generated = synthetic.table.get("generator")
+    if generated is None or any(as_label(value) == "" for value in generated) or is_twin(synthetic.table).any():
         raise UserError(
             f"{settings.synthetic[0]}: holds scans of people; synthetic= takes what `gen3d sample` drew, encoded."
         )
-    codes = target.codes(column_of(made.table, target.name))
+    codes = target.codes(column_of(synthetic.table, target.name))
     known = np.flatnonzero(np.isfinite(codes))
     if not len(known):
-        raise UserError(f"{settings.synthetic[0]}: no synthetic scan has a {target.name} that is asked for.")
-    return made.take(known), codes[known]
+        raise UserError(
+            f"{settings.synthetic[0]}: no synthetic scan has a {target.name} among the classes; draw scans of these classes."
+        )
+    return synthetic.take(known), codes[known]
 
 
 def _refuse_constant(features: Features) -> None:
@@ -237,13 +244,12 @@ def _refuse_constant(features: Features) -> None:
         raise UserError(f"the features hold NaN or infinite values ({features.words}); encode again.")
     if not (spread > 0).any():
         raise UserError(
-            f"the features are the same for everybody ({features.words}): the model does not use its latents; train it with a "
-            "lower model.beta."
+            f"the features are identical for everybody ({features.words}): the VAE has collapsed; train it with a lower model.beta."
         )
 
 
 def _voxels(settings: StudySettings, features: Features) -> tuple[tuple[Voxels, ...], tuple[str, ...]]:
-    """The voxel baselines' features, and why there are none where there are none."""
+    """The features of the voxel baselines, and a note where there are none."""
     if not settings.voxels:
         return (), ("the voxel-wise baseline was switched off",)
     prepared = prepared_behind(settings, features)
@@ -265,25 +271,25 @@ def prepared_behind(settings: StudySettings, features: Features) -> Prepared:
     folders = list(settings.prepared or ())
     if not folders:
         for folder in settings.latents:
-            folders += _made_from(folder)
+            folders += _source_folders(folder)
     lost = [folder for folder in folders if not folder.is_dir()]
     if lost or not folders:
         where = f"are no longer at {lost[0]}" if lost else "are not named by the latents"
         raise UserError(
-            f"the prepared scans, which the voxel-wise baseline needs, {where}; give prepared=FOLDER, or voxels=false to do "
-            "without it (the report says so)."
+            f"the prepared scans, which the voxel-wise baseline needs, {where}; give prepared=FOLDER, or voxels=false to "
+            "leave the baseline out (the report says so)."
         )
     return open_prepared(tuple(dict.fromkeys(folders)))
 
 
-def _made_from(folder: Path) -> list[Path]:
+def _source_folders(folder: Path) -> list[Path]:
     """Prepared folders behind latents, through harmonisation."""
     inputs: dict[str, Any] = read(folder).inputs
-    found = [Path(item["path"]) for item in inputs.get("prepared", [])]
+    folders = [Path(item["path"]) for item in inputs.get("prepared", [])]
     for item in inputs.get("latents", []):
         if Path(item["path"]).is_dir():
-            found += _made_from(Path(item["path"]))
-    return found
+            folders += _source_folders(Path(item["path"]))
+    return folders
 
 
 def _duplicates(features: Features, voxels: Sequence[Voxels]) -> list[Pair]:

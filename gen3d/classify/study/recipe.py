@@ -1,8 +1,8 @@
-"""How a head is fitted, in two parts that see training people only: what needs no labels, and what does.
+"""How a head is fitted, in two parts that see training people only: one without labels, and one with labels.
 
-A recipe is all that is done between the features of a scan and a prediction. It gets the rows of training people, and
-nothing of anybody else; predictions are made by what it returns. That is what keeps scaling, components, harmonisation,
-confounds, settings, calibration and threshold inside a fold.
+A recipe is every step from the features of a scan to its prediction. It gets the rows of training people only, and
+predictions are made by what it returns. So scaling, components, harmonisation, confounds, settings, calibration and
+threshold stay inside a fold.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Reducer(Protocol):
     """The label-free part, fitted: scans to a few numbers."""
 
     def apply(self, rows: Rows) -> Values:
-        """[n, k]; row by row, so that a scan's numbers do not depend on which others are given."""
+        """[n, k]; row by row, so that a scan's numbers do not depend on the other scans."""
         ...
 
 
@@ -47,7 +47,7 @@ class KeptLearned(Learned, Protocol):
     """A fitted head that can be kept."""
 
     def state(self) -> dict[str, Any]:
-        """What was found out, from which `HeadRecipe.relearn` makes the same head: JSON-ready, but for `weights` if there
+        """The fitted state, from which `HeadRecipe.relearn` makes the same head: JSON-ready, but for `weights` if there
         are any, {name: array}."""
         ...
 
@@ -70,7 +70,7 @@ class Recipe(Protocol):
         Args:
             values: [n, k] from the reducer.
             codes: class numbers or values [n].
-            groups: number of the person of each scan [n]; a person's scans are never apart.
+            groups: number of the person of each scan [n]; scans of a person are never split.
             target: what the codes mean.
             seed: of everything random.
         """

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.classify.heads.learning import Fitted, Learner
+from gen3d.classify.heads.learning import FittedHead, Learner
 from gen3d.classify.heads.residual_recipe import ResidualRecipe
 from gen3d.classify.heads.settings import HeadSettings, ResidualSettings, SvmSettings, TableHead, Threshold
 from gen3d.classify.study.recipe import HeadRecipe
@@ -38,21 +38,21 @@ class FeatureRecipe:
         return self.learner.threshold
 
     @property
-    def features_in_words(self) -> str:
+    def features_description(self) -> str:
         """What the head is given."""
-        return self.reduction.in_words(self.features)
+        return self.reduction.describe(self.features)
 
     def reduce(self, train: Rows) -> FeatureReducer:
         """Fit what needs no labels."""
         return self.reduction.fit(train)
 
-    def learn(self, values: Values, codes: Values, groups: NDArray[np.int64], target: Target, seed: int) -> Fitted:
+    def learn(self, values: Values, codes: Values, groups: NDArray[np.int64], target: Target, seed: int) -> FittedHead:
         """Fit what needs labels."""
         return self.learner.learn(values, codes, groups, target, seed)
 
     def relearn(
         self, values: Values, codes: Values, groups: NDArray[np.int64], target: Target, seed: int, state: dict[str, Any]
-    ) -> Fitted:
+    ) -> FittedHead:
         """Fit again as `state` says, without an inner cross-validation."""
         return self.learner.relearn(values, codes, groups, target, seed, state)
 

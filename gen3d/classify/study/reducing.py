@@ -1,4 +1,4 @@
-"""Features to a few numbers without labels: missing values, harmonisation, confounds, and principal components.
+"""Reduce features without labels: missing values, harmonisation, confounds, and principal components.
 
 Everything is fitted on the rows of training people and then applied to anybody, row by row.
 """
@@ -23,7 +23,7 @@ PEOPLE_PER_COLUMN = 5
 WHITENING = 0.5
 """Components are divided by their standard deviation to this power.
 
-0 keeps their variances, which a penalised head takes for importance; 1 makes them equal, which lends noise the weight of
+0 keeps their variances, which a penalised head takes for importance; 1 makes them equal, which gives noise the weight of
 anatomy. In simulations of 120 people (power-law spectra, 30 components kept, 1000 people to test on) 0.5 was as good as 0 where
 the signal lay in the first components and better elsewhere; 1 cost up to 0.02 of AUC in the first case, and gained up to 0.03
 where the signal lay in components of little variance alone."""
@@ -31,7 +31,7 @@ where the signal lay in components of little variance alone."""
 
 @dataclass(frozen=True)
 class Reduction:
-    """What is done before labels are seen. `components`: how many at most; None keeps the features, only centred."""
+    """The label-free steps. `components`: how many at most; None keeps all features, centred."""
 
     components: int | None = 30
     confounds: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class Reduction:
         cleaning = fit_cleaning(train, self.harmonisation, self.confounds)
         return FeatureReducer(cleaning, _fit_components(cleaning.apply(train), train.blocks, self.components))
 
-    def in_words(self, features: str) -> str:
+    def describe(self, features: str) -> str:
         """`30 principal components of latents, harmonised by site, without age_years and sex`."""
         kept = f"{self.components} principal components of {features}" if self.components else features
         harmonised = [f"harmonised by {self.harmonisation.by}"] if self.harmonisation is not None else []
@@ -58,8 +58,8 @@ class Reduction:
 class Cleaning:
     """Missing values, harmonisation and confounds, fitted; the features stay as many.
 
-    `filling` [d] stands for missing values; `slopes` [columns, d] are what confounds add to a feature. `learned_from` says
-    whom the confounds were estimated on: `controls`, `everybody`, or "" without confounds.
+    `filling` [d] stands for missing values; `slopes` [columns, d] are what confounds add to a feature. `learned_from` are
+    the people on whom the confounds were estimated: `controls`, `everybody`, or "" without confounds.
     """
 
     filling: Values
@@ -135,7 +135,7 @@ class Components:
 
 
 def _fit_components(values: Values, blocks: tuple[int, ...], num_components: int | None) -> Components:
-    """Blocks scaled to a total variance of 1 each, so that none speaks louder for being wider; then components.
+    """Scale blocks to a total variance of 1 each, so that wide blocks do not dominate; then take components.
 
     Components come from the smaller of the two inner products (rows or features), exactly. The loading of largest size is
     positive, which fixes the sign.
@@ -154,8 +154,8 @@ def _fit_components(values: Values, blocks: tuple[int, ...], num_components: int
             divisor[part] = np.inf  # the same for everybody: nothing but rounding is left
     if not np.isfinite(divisor).any():
         raise UserError(
-            "the features are the same for every training person, so nothing can be told from them; check how the "
-            "latents were made (a collapsed VAE has latents that do not vary)."
+            "the features are identical for every training person, so they predict nothing; check whether the VAE has "
+            "collapsed, and train it with a lower model.beta."
         )
     if num_components is None:
         return Components(centre, divisor, None)
@@ -170,8 +170,8 @@ def _principal(centred: Values, num_components: int) -> tuple[Values, Values]:
     powers, vectors = np.linalg.eigh(products)
     order = np.argsort(powers)[::-1][: min(num_components, num - 1, width)]
     order = order[powers[order] > 1e-10 * powers[order[0]]]
-    found = vectors[:, order]
-    loadings = centred.T @ found / np.sqrt(powers[order]) if num < width else found
+    vectors_kept = vectors[:, order]
+    loadings = centred.T @ vectors_kept / np.sqrt(powers[order]) if num < width else vectors_kept
     largest = np.abs(loadings).argmax(axis=0)
     return loadings * np.sign(loadings[largest, np.arange(len(order))]), np.sqrt(powers[order] / num)
 
