@@ -26,7 +26,7 @@ import yaml
 
 from gen3d.anomaly.anomaly import Anomaly
 from gen3d.cli import run_script
-from gen3d.evaluate.truth import EvaluatedMaps, PlantedTruth, open_maps, open_truth
+from gen3d.evaluate.truth import CohortTruth, EvaluatedMaps, open_maps, open_truth
 from gen3d.evaluate.voxels_and_people import Settings, null_rows, voxel_scores
 from gen3d.maths.significance import conformal_p
 from gen3d.maths.stats import Interval, delong_interval, wilson_interval
@@ -111,7 +111,7 @@ def train(given: argparse.Namespace, name: str) -> Path:
     return Train.model_validate({"prepared": given.prepared, "out": run, **settings}).run()
 
 
-def tables(maps: Sequence[EvaluatedMaps], truth: PlantedTruth, baseline: str) -> dict[str, pd.DataFrame]:
+def tables(maps: Sequence[EvaluatedMaps], truth: CohortTruth, baseline: str) -> dict[str, pd.DataFrame]:
     """Every table by its title, over the twins that are in all maps."""
     common = set.intersection(*(set(m.subjects["key"]) for m in maps))
     twins = truth.table[truth.table["key"].isin(common)]
@@ -166,12 +166,12 @@ def _detected(maps: EvaluatedMaps, condition: str, channel: str) -> str:
     return _text(wilson_interval(int(people.isin(set(found)).sum()), len(people)), 2)
 
 
-def _loss(maps: EvaluatedMaps, truth: PlantedTruth, condition: str) -> list[dict[str, Any]]:
+def _loss(maps: EvaluatedMaps, truth: CohortTruth, condition: str) -> list[dict[str, Any]]:
     """Hippocampal loss: AUC, detection and bias, for left, right and the mean of both."""
     return [row for channel in ("deformation", "contrast") for row in _loss_in(maps, truth, condition, channel)]
 
 
-def _loss_in(maps: EvaluatedMaps, truth: PlantedTruth, condition: str, channel: str) -> list[dict[str, Any]]:
+def _loss_in(maps: EvaluatedMaps, truth: CohortTruth, condition: str, channel: str) -> list[dict[str, Any]]:
     table = maps.regions[maps.regions["channel"] == channel]
     z, effect = (table.pivot_table(index="key", columns="region", values=v) for v in ("z", "effect"))
     sides = ["left hippocampus", "right hippocampus"]

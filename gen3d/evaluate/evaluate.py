@@ -20,7 +20,7 @@ from gen3d.core.tables import Row, rows_of
 from gen3d.core.work import FolderVerb, Inputs
 from gen3d.evaluate.folder import BY_SCAN, SHARE_P_CONFORMAL, write_evaluation
 from gen3d.evaluate.regions import BOTH, region_difference_rows, region_rows
-from gen3d.evaluate.truth import MIN_CONTROLS, EvaluatedMaps, PlantedTruth, open_maps, open_truth
+from gen3d.evaluate.truth import MIN_CONTROLS, CohortTruth, EvaluatedMaps, open_maps, open_truth
 from gen3d.evaluate.voxels_and_people import (
     ALL,
     Settings,
@@ -75,12 +75,12 @@ class Evaluate(FolderVerb):
         """The maps and the truth."""
         return {"maps": list(self.maps), "truth": self.truth}
 
-    def open_inputs(self) -> tuple[PlantedTruth, list[EvaluatedMaps]]:
+    def open_inputs(self) -> tuple[CohortTruth, list[EvaluatedMaps]]:
         """The truth, and the maps that were made from it."""
         truth = open_truth(self.truth)
         return truth, open_maps(self.maps, truth)
 
-    def write(self, work: Work, opened: tuple[PlantedTruth, list[EvaluatedMaps]]) -> dict[str, Any]:
+    def write(self, work: Work, opened: tuple[CohortTruth, list[EvaluatedMaps]]) -> dict[str, Any]:
         """Write metrics.json and the tables."""
         truth, every_maps = opened
         _warn_of_few_controls(every_maps)
@@ -102,7 +102,7 @@ def _warn_of_few_controls(opened: list[EvaluatedMaps]) -> None:
             )
 
 
-def measure(opened: list[EvaluatedMaps], truth: PlantedTruth, settings: Settings) -> dict[str, pd.DataFrame]:
+def measure(opened: list[EvaluatedMaps], truth: CohortTruth, settings: Settings) -> dict[str, pd.DataFrame]:
     """All tables, by name: calibration, voxels, voxels_by_scan, differences, detection, regions, region_differences, profiles."""
     rows: dict[str, list[Row]] = {name: [] for name in ("calibration", "detection", "regions", "profiles")}
     by_scan: list[Row] = []
@@ -190,7 +190,7 @@ def _describe(maps: EvaluatedMaps) -> Row:
     }
 
 
-def _counts(truth: PlantedTruth) -> dict[str, int]:
+def _counts(truth: CohortTruth) -> dict[str, int]:
     return {str(name): int(count) for name, count in truth.table["condition"].value_counts().items()}
 
 

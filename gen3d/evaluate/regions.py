@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gen3d.anomaly.folder import P_CONFORMAL
 from gen3d.core.tables import Row
 from gen3d.evaluate.folder import SHARE_P_CONFORMAL
-from gen3d.evaluate.truth import SIGNED_CHANNELS, EvaluatedMaps, PlantedTruth
+from gen3d.evaluate.truth import SIGNED_CHANNELS, CohortTruth, EvaluatedMaps
 from gen3d.evaluate.voxels_and_people import FALSE_POSITIVE_PEOPLE, Settings, columns
 from gen3d.maths.significance import conformal_p, conformal_resolution
 from gen3d.maths.stats import Interval, correlation, delong_interval, wilson_interval
@@ -54,7 +54,7 @@ def with_both(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table, pd.DataFrame(means, index=table.index)], axis=1)
 
 
-def region_rows(maps: EvaluatedMaps, truth: PlantedTruth, settings: Settings) -> list[Row]:
+def region_rows(maps: EvaluatedMaps, truth: CohortTruth, settings: Settings) -> list[Row]:
     """Per channel, condition and region: separation from controls, and error of the volume change.
 
     AUC and sensitivity use z in the direction of the true change (changed regions of the volume channels), z itself in the
@@ -125,7 +125,7 @@ def _bias(effect: pd.Series | None, true: pd.Series, settings: Settings) -> Row:
     return row | {"recovered": float(effect.mean()) / mean_true if effect is not None and usable else math.nan}
 
 
-def region_difference_rows(opened: Sequence[EvaluatedMaps], truth: PlantedTruth, settings: Settings) -> list[Row]:
+def region_difference_rows(opened: Sequence[EvaluatedMaps], truth: CohortTruth, settings: Settings) -> list[Row]:
     """AUC of each further maps folder minus that of the first, in every changed region of the deformation channel.
 
     Both are measured on the same scans. Intervals are percentiles over resampled people: a planted twin and the scan it

@@ -36,7 +36,7 @@ SIGNED_CHANNELS = ("structural",)
 
 
 @dataclass(frozen=True)
-class PlantedTruth:
+class CohortTruth:
     """The planted truth: `table` has one row per scan (key, subject, session, condition, severity)."""
 
     artefact: Artefact
@@ -77,7 +77,7 @@ class PlantedTruth:
         return wide.reindex(index=list(keys), columns=list(regions)).fillna(0.0)
 
 
-def open_truth(folder: Path) -> PlantedTruth:
+def open_truth(folder: Path) -> CohortTruth:
     """Open a finished folder of `gen3d simulate`.
 
     Raises:
@@ -86,7 +86,7 @@ def open_truth(folder: Path) -> PlantedTruth:
     artefact = read(folder, ("simulate",))
     table, regions = read_truth(folder)
     table["severity"] = pd.to_numeric(table["severity"], errors="coerce").fillna(0.0)
-    return PlantedTruth(artefact, read_mask(folder), table, regions)
+    return CohortTruth(artefact, read_mask(folder), table, regions)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def anomaly_score(z: NDArray[np.float32], channel: str) -> NDArray[np.float32]:
     return z if channel in SIGNED_CHANNELS else np.abs(z)
 
 
-def open_maps(folders: Sequence[Path], truth: PlantedTruth) -> list[EvaluatedMaps]:
+def open_maps(folders: Sequence[Path], truth: CohortTruth) -> list[EvaluatedMaps]:
     """Open finished folders of `gen3d anomaly` for the simulated cohort, or for a bench and its cohort.
 
     Raises:
@@ -156,7 +156,7 @@ def open_maps(folders: Sequence[Path], truth: PlantedTruth) -> list[EvaluatedMap
     return [_open_maps(folder, name, truth) for folder, name in zip(folders, _names(folders), strict=True)]
 
 
-def _open_maps(folder: Path, name: str, truth: PlantedTruth) -> EvaluatedMaps:
+def _open_maps(folder: Path, name: str, truth: CohortTruth) -> EvaluatedMaps:
     artefact = read(folder, ("anomaly",))
     sources = [source for folders in artefact.inputs.values() for source in folders]
     if truth.artefact.key not in [source.get("key") for source in sources]:
@@ -187,7 +187,7 @@ def _open_maps(folder: Path, name: str, truth: PlantedTruth) -> EvaluatedMaps:
     return EvaluatedMaps(name, maps, truth.mask, joined, channels)
 
 
-def with_truth(subjects: pd.DataFrame, truth: PlantedTruth) -> pd.DataFrame:
+def with_truth(subjects: pd.DataFrame, truth: CohortTruth) -> pd.DataFrame:
     """Rows of a maps folder with the planted condition and severity joined.
 
     Scans without a planted truth count as healthy controls if their role is one of `CONTROL_ROLES`; the others are dropped.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gen3d.cohort.manifest import NULL
 from gen3d.core.progress import track
 from gen3d.core.tables import Row, rows_of
-from gen3d.evaluate.truth import SIGNED_CHANNELS, EvaluatedMaps, PlantedTruth, anomaly_score
+from gen3d.evaluate.truth import SIGNED_CHANNELS, CohortTruth, EvaluatedMaps, anomaly_score
 from gen3d.maths.significance import conformal_p, conformal_resolution, fdr, p_values
 from gen3d.maths.stats import (
     Interval,
@@ -146,7 +146,7 @@ VOXEL_MEASURES = (
 
 
 def voxel_scores(
-    maps: EvaluatedMaps, truth: PlantedTruth, channel: str, threshold: float, settings: Settings
+    maps: EvaluatedMaps, truth: CohortTruth, channel: str, threshold: float, settings: Settings
 ) -> list[Row]:
     """One row per scan with a planted change in this channel: how well the map shows where.
 
@@ -247,7 +247,7 @@ def person_scores(maps: EvaluatedMaps) -> pd.DataFrame:
     return scores
 
 
-def detection_rows(maps: EvaluatedMaps, truth: PlantedTruth) -> list[Row]:
+def detection_rows(maps: EvaluatedMaps, truth: CohortTruth) -> list[Row]:
     """How well one score separates people with a condition from controls, at each severity.
 
     Detected means a conformal p of at most 5 % against held-out controls, which at most 5 % of controls reach. With fewer
@@ -273,7 +273,7 @@ def detection_rows(maps: EvaluatedMaps, truth: PlantedTruth) -> list[Row]:
     return rows
 
 
-def profile_rows(maps: EvaluatedMaps, truth: PlantedTruth, settings: Settings) -> list[Row]:
+def profile_rows(maps: EvaluatedMaps, truth: CohortTruth, settings: Settings) -> list[Row]:
     """Agreement of a person's region z with the true changes: Spearman over regions, mean over people."""
     rows = []
     for channel in maps.channels:
