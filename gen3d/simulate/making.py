@@ -29,7 +29,7 @@ from gen3d.simulate.folder import write_truth_volumes
 from gen3d.simulate.label_maps import template_to_scan
 from gen3d.simulate.lesion_masks import LesionMask
 from gen3d.simulate.people import NONE
-from gen3d.simulate.person import PlantedTruth, make_person
+from gen3d.simulate.person import ScanTruth, make_person
 from gen3d.simulate.planting import Base, channels_of, plant
 
 CACHE = ".people"
@@ -156,9 +156,7 @@ class SimulatedScan:
     source: str
 
 
-def _keep(
-    cohort: SimulatedCohort, key: str, scan: SimulatedScan, truth: PlantedTruth, start: float, further: Row
-) -> Row:
+def _keep(cohort: SimulatedCohort, key: str, scan: SimulatedScan, truth: ScanTruth, start: float, further: Row) -> Row:
     """Store a scan with its truth, and its row in the cache of this run; ``start`` is when its making began."""
     plan, template = cohort.space.plan, template_on(cohort.space.plan)
     row: Row = {
@@ -202,7 +200,7 @@ def _alignment(cohort: SimulatedCohort, person: Row) -> NDArray[np.float64]:
     return np.diag([*scales, 1.0])
 
 
-def _store(cohort: SimulatedCohort, key: str, scan: SimulatedScan, truth: PlantedTruth) -> None:
+def _store(cohort: SimulatedCohort, key: str, scan: SimulatedScan, truth: ScanTruth) -> None:
     plan, out = cohort.space.plan, cohort.out
     mask = template_on(plan).mask
     t1w = scan.t1w * mask

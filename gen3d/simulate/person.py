@@ -39,7 +39,7 @@ VOLUMES, SHAPE, CONDITION, LESION, APPEARANCE, NOISE = range(6)
 
 
 @dataclass(frozen=True)
-class PlantedTruth:
+class ScanTruth:
     """What differs from the healthy twin.
 
     ``log_jacobian`` of the condition in template coordinates, ``changed`` voxels of the noiseless scan, volume change by
@@ -61,7 +61,7 @@ class SimulatedPerson:
     scan: Floats
     noiseless: Floats
     brain: NDArray[np.bool_]
-    truth: PlantedTruth
+    truth: ScanTruth
     volumes_ml: dict[str, float]
 
 
@@ -95,7 +95,7 @@ def make_person(
     def noiseless(of_tissue: Tissue) -> Floats:
         return noiseless_scan(of_tissue, site, space.plan.spacing_mm, stream(seed, person, APPEARANCE, session))
 
-    truth = PlantedTruth(np.zeros(space.plan.shape, np.float32), np.zeros(space.plan.shape, bool))
+    truth = ScanTruth(np.zeros(space.plan.shape, np.float32), np.zeros(space.plan.shape, bool))
     image, displacement = noiseless(tissue), healthy.displacement
     planted = condition_targets(condition, severity, stream(seed, person, CONDITION)) if condition else {}
     if planted:
@@ -105,7 +105,7 @@ def make_person(
         twin, tissue = image, sample_tissue(deformation.invert(displacement, first_guess), space.plan, region)
         image = noiseless(tissue)
         changed = (np.abs(image - twin) > CHANGED_INTENSITY) & space.mask
-        truth = PlantedTruth(
+        truth = ScanTruth(
             np.where(space.mask, change.log_jacobian, 0),
             changed,
             _percent_changes(space, displacement, healthy.displacement),
@@ -127,7 +127,7 @@ def plant_lesion(
     masks: tuple[LesionMask, ...],
     plan: GridPlan,
     rng: np.random.Generator,
-) -> tuple[Floats, PlantedTruth]:
+) -> tuple[Floats, ScanTruth]:
     """A focal lesion inside ``where``, dark on T1w; its truth is the voxels it fills by more than half.
 
     ``severity`` is its volume in ml. With ``masks`` one of them is dealt out, scaled to that volume or, where it is 0, as
@@ -140,7 +140,7 @@ def plant_lesion(
         fraction = lesion_fraction(severity, where, plan.spacing_mm, rng)
     with_lesion = add_lesion(image, fraction, float(rng.uniform(*condition.level)))
     volume_ml = float(fraction.sum()) * plan.spacing_mm**3 / 1000
-    return with_lesion, PlantedTruth(np.zeros_like(image), fraction > 0.5, {}, volume_ml, 0.0, name)
+    return with_lesion, ScanTruth(np.zeros_like(image), fraction > 0.5, {}, volume_ml, 0.0, name)
 
 
 def _error(change: deformation.Reached, planted: Mapping[int, float]) -> float:

@@ -24,7 +24,7 @@ from gen3d.simulate.appearance import bias_field
 from gen3d.simulate.conditions import Condition, condition_targets
 from gen3d.simulate.label_maps import LabelMaps, labels_on_plan, open_label_maps, plain_name
 from gen3d.simulate.lesion_masks import LesionMask
-from gen3d.simulate.person import CHANGED_INTENSITY, HINDBRAIN, PlantedTruth, plant_lesion
+from gen3d.simulate.person import CHANGED_INTENSITY, HINDBRAIN, ScanTruth, plant_lesion
 from gen3d.simulate.scan_noise import Noise, split_noise
 
 Floats = NDArray[np.float32]
@@ -50,7 +50,7 @@ class Planted:
     scan: Floats
     noiseless: Floats
     brain: NDArray[np.bool_]
-    truth: PlantedTruth
+    truth: ScanTruth
 
 
 class Base:
@@ -151,7 +151,7 @@ def plant(
         return twin_stream(seed, base.key, name, purpose)
 
     image, brain = base.clean, base.brain
-    truth = PlantedTruth(np.zeros(image.shape, np.float32), np.zeros(image.shape, bool))
+    truth = ScanTruth(np.zeros(image.shape, np.float32), np.zeros(image.shape, bool))
     if condition.kind == "lesion":
         where = (base.clean > TISSUE_LEVEL) & base.space.mask
         if not masks:
@@ -196,7 +196,7 @@ def channels_of(base: Base, planted: Planted) -> Channels:
 
 def _change_volumes(
     base: Base, condition: Condition, severity: float, rng: np.random.Generator
-) -> tuple[Floats, PlantedTruth]:
+) -> tuple[Floats, ScanTruth]:
     """Volume changes: the noiseless image, whose brain has the outline of the base, and the truth."""
     local, maps = base.local, _maps(condition)
     if maps is None:
@@ -224,7 +224,7 @@ def _change_volumes(
     percent = _percent_changes(local.labels, change)
     if maps is not None:
         percent |= _drawn_percent(maps, change.log_changes)
-    return image, PlantedTruth(log_jacobian, changed, percent, 0.0, error)
+    return image, ScanTruth(log_jacobian, changed, percent, 0.0, error)
 
 
 def _maps(condition: Condition) -> LabelMaps | None:

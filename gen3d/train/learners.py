@@ -18,7 +18,7 @@ from gen3d.train.engine.processes import Processes
 
 
 @dataclass(frozen=True)
-class TrainingPeople:
+class RunPeople:
     """The scans that a run may be trained on, and the row numbers of each member's training scans."""
 
     frame: pd.DataFrame
@@ -54,7 +54,7 @@ def learners(table: pd.DataFrame, patients: float, roles: Sequence[str] = ("trai
     return np.flatnonzero(chosen)
 
 
-def choose_people(prepared: Prepared, cross_fit: int, seed: int, patients: float = 0.0) -> TrainingPeople:
+def choose_people(prepared: Prepared, cross_fit: int, seed: int, patients: float = 0.0) -> RunPeople:
     """Rows with role `train`, and with `cross_fit` > 1 also `calibration`, divided over the members by subject; with them a
     share of the people with role `evaluation`.
 
@@ -74,9 +74,9 @@ def choose_people(prepared: Prepared, cross_fit: int, seed: int, patients: float
             "controls=[...] naming the diagnoses that are healthy."
         )
     if cross_fit == 1:
-        return TrainingPeople(frame, (np.arange(len(frame)),))
+        return RunPeople(frame, (np.arange(len(frame)),))
     folds = assign_folds(frame, cross_fit, seed).to_numpy()
-    return TrainingPeople(frame, tuple(np.flatnonzero(folds != fold) for fold in range(cross_fit)))
+    return RunPeople(frame, tuple(np.flatnonzero(folds != fold) for fold in range(cross_fit)))
 
 
 def statistics(

@@ -25,7 +25,7 @@ from gen3d.models.run_folder import write_people_and_plan
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import BatchSource, PreparedSource
 from gen3d.train.engine.processes import Processes
-from gen3d.train.learners import TrainingPeople, choose_people, statistics
+from gen3d.train.learners import RunPeople, choose_people, statistics
 from gen3d.train.log import Painter
 from gen3d.train.pictures import draw_reconstructions
 from gen3d.train.settings import TrainSettings
@@ -39,7 +39,7 @@ class TrainingMaterial(ABC):
 
     plan: GridPlan
     channels: tuple[str, ...]
-    people: TrainingPeople
+    people: RunPeople
     design: Design
 
     unused: ClassVar[frozenset[str]] = frozenset()
@@ -194,11 +194,11 @@ class ScanMaterial(TrainingMaterial):
         return [f"volumes: {len(self.channels)} channels ({', '.join(self.channels)}) on {self.plan.describe()}"]
 
 
-def _covariate_columns(people: TrainingPeople) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def _covariate_columns(people: RunPeople) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     frame = people.frame
     return frame["age_years"].to_numpy(), frame["sex"].to_numpy(), frame["site"].to_numpy()
 
 
-def design_of(people: TrainingPeople) -> Design:
+def design_of(people: RunPeople) -> Design:
     """Age, sex and site of the people, as covariates."""
     return Design.fit(*_covariate_columns(people))

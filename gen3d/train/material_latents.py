@@ -29,7 +29,7 @@ from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffu
 from gen3d.models.run import Run, load_run
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.engine.processes import Processes
-from gen3d.train.learners import TrainingPeople, learners
+from gen3d.train.learners import RunPeople, learners
 from gen3d.train.log import Painter
 from gen3d.train.material import NUM_PICTURED, TrainingMaterial, design_of
 from gen3d.train.pictures import draw_samples
@@ -130,7 +130,7 @@ class LatentMaterial(TrainingMaterial):
             frame = with_structures(cohort, frame)
         coding = Coding.fit(frame, cast(LatentDiffusionConfig, settings.model).conditions)
         everybody = pd.concat([frame, frame], ignore_index=True) if mirrored else frame
-        people = TrainingPeople(everybody, (np.arange(len(everybody)),))
+        people = RunPeople(everybody, (np.arange(len(everybody)),))
         rows = np.arange(len(frame)) if cohort is not None else chosen
         return cls(
             plan=run.plan,
