@@ -181,12 +181,10 @@ def _sentence(name: str, figures: Memorisation) -> str:
     remarks = []
     if figures.membership.low > 0.5:
         remarks.append(
-            "synthetic scans are nearer to training people than to held-out people, to individuals or to their mean"
+            "synthetic scans are nearer to training people (one of them, or their mean) than to held-out people"
         )
     if figures.num_doubles:
-        remarks.append(
-            f"{figures.num_doubles} real people are as isolated as copies: check whether a person is in the cohort under two names"
-        )
+        remarks.append(f"{figures.num_doubles} real people are as isolated as copies: look for people with two names")
     result = (
         f"{name}: {figures.num_train} training and {figures.num_held_out} held-out people; copies of "
         f"{spell.percent(figures.subjects_copied.value)} of the training people; largest isolation of a synthetic scan "

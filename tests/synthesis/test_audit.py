@@ -105,7 +105,7 @@ def test_a_deliberately_overfitted_model_trips_the_alarm(overfitted: tuple[Audit
     assert audit.failed
     assert audit.copies.low > 0.1
     assert "failed" in audit.sentences[0]
-    assert all("are nearer to training people than to held-out people" in sentence for sentence in audit.sentences[1:])
+    assert all("are nearer to training people (one of them" in sentence for sentence in audit.sentences[1:])
     for figures in audit.embeddings.values():
         assert figures.copied.any()
         assert figures.membership.low > 0.5

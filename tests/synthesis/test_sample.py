@@ -328,7 +328,7 @@ def test_what_the_model_cannot_follow_is_refused_before_anything_is_written(
         (["count=0"], "`count`: input should be greater than or equal to 1 (got 0)"),
         (["count=2000000"], "`count`: input should be less than or equal to 1000000 (got 2000000)"),
         ([], "count= is missing: how many scans to draw"),
-        (["count=1", "table=a.tsv"], "table= says who and how many"),
+        (["count=1", "table=a.tsv"], "table= sets conditions and count"),
         (
             ["count=1", "condition={sex: true}"],
             "`condition`: sex=True is neither a number nor a text; put it in quotes",
