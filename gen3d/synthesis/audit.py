@@ -47,14 +47,10 @@ class AuditSettings(Config):
         0.01, ge=0, le=1, description="share of synthetic scans that may be copies before the audit fails"
     )
     tail: float = Field(
-        1e-5,
-        gt=0,
-        lt=0.5,
-        description="largest probability that a real person is as isolated as a copy, by extrapolation",
+        1e-5, gt=0, lt=0.5, description="largest probability that a real person is as isolated as a copy, extrapolated"
     )
     percentiles: tuple[float, ...] = Field(
-        (95.0, 99.0),
-        description="of the held-out people's correlations, for the shares above them; no part of the verdict",
+        (95.0, 99.0), description="of held-out people's correlations, for the shares above; not in the verdict"
     )
     min_held_out: int = Field(8, ge=4, description="fewest people the run never saw")
     mirrored: bool = Field(True, description="compare with left-right mirrored training scans too")
