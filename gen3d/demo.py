@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any, TypeVar
@@ -257,8 +258,8 @@ class Demo(Verb):
             f"  {planted(self.out / 'cohort')}",
             "What was found (value [95 % interval over people])",
             *(f"  {line}" for line in findings(opened(self.out / "evaluation", EvaluationFolder).headline)),
-            f"  Diagnosis from latents: {opened(self.out / 'head', HeadFolder).summary[0]}",
-            f"  Sub-groups: {opened(self.out / 'strata', StrataFolder).summary[0]}",
+            f"  Diagnosis from latents: {_verdict(self.out / 'head', HeadFolder)}",
+            f"  Sub-groups: {_verdict(self.out / 'strata', StrataFolder)}",
             f"  Synthetic scans: {synthetic_scans(self.out / 'synthetic', self.out / 'quality')}",
             "Where to look",
             f"  {self.out / 'report' / 'index.html'}: everything on one page; open it in a browser",
@@ -273,6 +274,11 @@ Reader = TypeVar("Reader", bound=ResultFolder)
 def opened(folder: Path, kind: type[Reader]) -> Reader:
     """A finished folder, by its own reader."""
     return kind(read(folder), folder.name)
+
+
+def _verdict(folder: Path, kind: type[HeadFolder] | type[StrataFolder]) -> str:
+    """The first clause of a folder's verdict; the report has all of it."""
+    return re.split(r"; (?![^()]*\))", opened(folder, kind).summary[0])[0].rstrip(".") + "."
 
 
 def planted(cohort: Path) -> str:
@@ -304,8 +310,8 @@ def findings(rows: list[Row]) -> list[str]:
     ]
     lines = []
     if atrophy:
-        best = max(atrophy, key=lambda row: float(row["value"]))
-        lines.append(f"Atrophy: local volume separates AD-like people from controls, {_figure(best)}")
+        figures = "; ".join(_figure(row) for row in atrophy)
+        lines.append(f"Atrophy: local volume separates AD-like people from controls by {figures}")
     if lesion:
         lines.append(f"Lesions: the T1w map separates lesion voxels from all others, {_figure(lesion[0])}")
     return lines + _where_nothing_was_planted([row for row in lead if row["channel"] == "deformation"])
