@@ -82,7 +82,7 @@ def test_somebody_seen_by_what_stands_beside_is_seen(tmp_path: Path) -> None:
     np.testing.assert_array_equal(waived.may_test(waived=True)[:, 1], [False, False, True])
     assert waived.may_test(waived=True)[:, 0].all()
     two = write_latents(tmp_path / "d", np.ones((2, 4, 2)), table, run_key="g", seen=[{}, {}])
-    with pytest.raises(UserError, match="2 members beside 3"):
+    with pytest.raises(UserError, match="2 members, but the latents have 3"):
         open_features([family], [two])
 
 

@@ -315,7 +315,7 @@ def test_too_little_to_learn_from_is_one_sentence(
 
 def test_features_that_are_the_same_for_everybody_are_one_sentence() -> None:
     for values in (np.zeros((20, 5)), np.full((20, 5), 0.1), np.full((20, 5), np.nan)):
-        with pytest.raises(UserError, match="the same for every training person"):
+        with pytest.raises(UserError, match="identical for every training person"):
             Reduction().fit(_rows(values))
 
 

@@ -110,7 +110,7 @@ def test_what_it_cannot_take_is_said() -> None:
     with pytest.raises(UserError, match="needs spatial latents"):
         ResidualRecipe(QUICK).reduce(flat)
     same = rows(np.zeros(30), 1)
-    with pytest.raises(UserError, match="the same for every training person"):
+    with pytest.raises(UserError, match="identical for every training person"):
         ResidualRecipe(QUICK).reduce(Rows(np.full_like(same.values, 3.0), same.table, (), SHAPE))
     few = np.array([0.0] * 20 + [1.0] * 3)
     with pytest.raises(UserError, match="3 people have diagnosis AD"):
