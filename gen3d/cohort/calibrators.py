@@ -54,7 +54,7 @@ class Outlook:
         return lines
 
     def _cure(self) -> str:
-        more = self.num_cross_fitted > self.num
+        more = self.cross_fit == 1 and self.num_cross_fitted > self.num
         return f"; with cross_fit=3 all {self.num_cross_fitted} would" if more else ""
 
 

@@ -59,6 +59,7 @@ def test_a_site_with_too_few_controls_is_named() -> None:
     assert outlook.closed_sites == {"b": 2}
     assert outlook.num == 40
     assert any(line.startswith("site b: 2 calibrating controls, 3 are needed") for line in outlook.sentences())
+    assert not any("cross_fit" in line for line in outlook.sentences())  # it is cross-fitted already
 
 
 def test_a_site_of_patients_alone_is_named() -> None:
