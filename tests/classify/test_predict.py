@@ -162,7 +162,7 @@ def test_people_a_model_behind_the_latents_saw_are_named(tmp_path: Path, head: P
     seen = {subject_hash("n001"): "vae (train)"}
     found, _, metrics = run(tmp_path, head, write_latents(tmp_path / "new", *people(4, 4, "n"), seen=seen))
     assert found["seen"].tolist() == ["", "vae (train)", "", ""]
-    assert any("1 of 4 scans is of people whom a model behind the latents saw" in line for line in metrics["summary"])
+    assert any("1 of 4 scans is of people that a model behind the latents saw" in line for line in metrics["summary"])
 
 
 def test_age_and_site_outside_of_training_are_told(tmp_path: Path, head: Path) -> None:
@@ -346,6 +346,6 @@ def test_the_command_line_prints_people_and_does_nothing_twice(
     assert main(command) == 0
     shown = capsys.readouterr().out
     assert "sub-n002_ses-1" in shown
-    assert "Of this head its own test says" in shown
+    assert "The head's own test: " in shown
     assert main(command) == 0
     assert "finished before" in capsys.readouterr().out

@@ -23,23 +23,23 @@ def sentences(request: PredictionRequest, predictions: pd.DataFrame, model: Typi
     """What a reader must know, what was predicted first."""
     lines = [_predicted(request, predictions)]
     if request.metrics.get("summary"):
-        lines.append(f"Of this head its own test says: {request.metrics['summary'][0]}")
+        lines.append(f"The head's own test: {request.metrics['summary'][0]}")
     lines += _meaning(request)
     warned = int((predictions["out_of_distribution"] != "").sum())
     if warned:
         lines.append(
-            f"{warned} of {_scans(len(predictions))} {'comes' if warned == 1 else 'come'} with a warning, as unlike those that the "
-            "head learned from: what it says there may not hold."
+            f"{warned} of {_scans(len(predictions))} {'comes' if warned == 1 else 'come'} with a warning: unlike the training "
+            "scans, so the prediction may not hold."
         )
     if model.smallest_tail > TAIL:
         lines.append(
             f"With {model.num_people:.0f} training people the rarest that a scan can be called is 1 in "
-            f"{model.num_people + 1:.0f}, so some ordinary scans are warned of as well."
+            f"{model.num_people + 1:.0f}, so some ordinary scans get a warning too."
         )
     seen = int((predictions["seen"] != "").sum())
     if seen:
         lines.append(
-            f"{seen} of {_scans(len(predictions))} {'is' if seen == 1 else 'are'} of people whom a model behind the latents saw "
+            f"{seen} of {_scans(len(predictions))} {'is' if seen == 1 else 'are'} of people that a model behind the latents saw "
             "(column seen): their latents may be unlike those of new people."
         )
     return [*lines, *(f"{note[0].upper()}{note[1:]}." for note in request.notes)]
@@ -98,8 +98,8 @@ def show(request: PredictionRequest, predictions: pd.DataFrame, neighbours: pd.D
     for name in (
         "scan",
         *target.output_columns,
-        "told",
-        "came true",
+        "predicted",
+        "observed",
         "nearest",
         "typicality",
         *(["cluster"] * placed),
