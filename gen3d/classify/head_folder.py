@@ -138,15 +138,8 @@ def save_head(
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD).unlink(missing_ok=True)
-    checked = rows.take(_checked(len(rows)))
-    with (folder / TRAINING).open("wb") as stream:
-        np.savez(
-            stream,
-            features=np.asarray(rows.values),
-            codes=np.asarray(codes, dtype=np.float64),
-            groups=np.asarray(groups, dtype=np.int64),
-            outputs=learned.outputs(recipe.reduce(rows).apply(checked)),
-        )
+    outputs = learned.outputs(recipe.reduce(rows).apply(rows.take(_checked(len(rows)))))
+    _write_training(folder / TRAINING, rows, codes, groups, outputs)
     write_table(folder / TABLE, rows.table, digits=17)
     state = learned.state()
     weights = state.pop("weights", None)
@@ -173,6 +166,18 @@ def save_head(
         "files": {name: file_digest(folder / name) for name in (TRAINING, TABLE, *((WEIGHTS,) if weights else ()))},
     }
     write_json(folder / RECORD, record)
+
+
+def _write_training(path: Path, rows: Rows, codes: Values, groups: NDArray[np.int64], outputs: Values) -> None:
+    """Write what the head was trained on, and its outputs by which it is checked when it is opened."""
+    with path.open("wb") as stream:
+        np.savez(
+            stream,
+            features=np.asarray(rows.values),
+            codes=np.asarray(codes, dtype=np.float64),
+            groups=np.asarray(groups, dtype=np.int64),
+            outputs=outputs,
+        )
 
 
 def open_head(folder: Path) -> Head:

@@ -26,16 +26,16 @@ class Predict(FolderVerb):
     """Predict new people with the head of a finished `gen3d classify`.
 
     Writes predictions.tsv, one row per scan: calibrated probabilities, what came true of such probabilities in
-    cross-validation, the call, how typical the scan is of those learned from (its percentile among their held-out distances) and
-    why a prediction may not hold; neighbours.tsv, the training people who are nearest; metrics.json. People whom the head
-    learned from are refused.
+    cross-validation, the call, how typical the scan is of the training scans (its percentile among their held-out distances) and
+    why a prediction may not hold; neighbours.tsv, the nearest training people; metrics.json. People that the head was
+    trained on are refused.
     """
 
     head: Folder = Field(description="folder of a finished head (classify)")
     latents: Folders = Field(description="latents of new people (encode, harmonise), made as those of the head")
     strata: Folder | None = Field(None, description="a map of people (stratify) of the same latents, to place them in")
     neighbours: int = Field(5, ge=1, description="nearest training people that are listed per scan")
-    seen: LeaveOutPolicy = Field("refuse", description="people whom the head learned from: refuse, or leave_out")
+    seen: LeaveOutPolicy = Field("refuse", description="people that the head was trained on: refuse, or leave_out")
     seed: int = Field(0, ge=0, description="seed of the dealing of training people into folds for held-out distances")
 
     def plan(self) -> list[str]:

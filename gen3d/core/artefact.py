@@ -100,17 +100,8 @@ def begin(
         UserError: the folder belongs to other settings or inputs, is not gen3d's, cannot be written, or is in use.
     """
     folder = verb.out
-    settings = verb.settings()
-    for path_field in (*inputs, "out"):
-        settings.pop(path_field, None)
     hashed = {label: _describe(paths) for label, paths in inputs.items()}
-    identity = {
-        "verb": name,
-        "settings": settings,
-        "inputs": {label: [item["key"] for item in items] for label, items in hashed.items()},
-        "extra": dict(extra or {}),
-        "version": code_version,
-    }
+    identity = _identity(verb, name, hashed, extra, code_version)
     key = digest(identity)
     existing = _existing(folder)
     if existing is not None and existing.get("key") != key:
@@ -142,6 +133,24 @@ def begin(
     except BaseException:
         lock.close()
         raise
+
+
+def _identity(
+    verb: Verb,
+    name: str,
+    hashed: Mapping[str, Sequence[Mapping[str, Any]]],
+    extra: Mapping[str, Any] | None,
+    code_version: str,
+) -> dict[str, Any]:
+    """What determines the result; its digest is the folder's key."""
+    paths = (*hashed, "out")
+    return {
+        "verb": name,
+        "settings": {key: value for key, value in verb.settings().items() if key not in paths},
+        "inputs": {label: [item["key"] for item in items] for label, items in hashed.items()},
+        "extra": dict(extra or {}),
+        "version": code_version,
+    }
 
 
 def read(folder: Path, verbs: tuple[str, ...] | None = None) -> Artefact:

@@ -1,4 +1,4 @@
-"""Whom a finished head is to predict: new people in the head's own space, whom it did not learn from."""
+"""The people that a kept head is to predict: new people in the head's own space, on whom it was not trained."""
 
 from __future__ import annotations
 
