@@ -29,10 +29,10 @@ from gen3d.classify.study.crossvalidation import (
     fit,
     prediction_rows,
 )
+from gen3d.classify.study.external import External, Policies, TestedPeople, open_external
 from gen3d.classify.study.permutation import null_values, observed, prepare, statistic_name
-from gen3d.classify.study.question import Question, class_counts, open_external, open_question
+from gen3d.classify.study.question import Question, open_question
 from gen3d.classify.study.recipe import HeadRecipe, KeptLearned
-from gen3d.cohort.seen import SeenPolicy
 from gen3d.cohort.target import Target, as_label
 from gen3d.core import words as spell
 from gen3d.core.artefact import Work, write_json
@@ -55,7 +55,9 @@ class Classify(StudySettings):
 
     def plan(self) -> list[str]:
         """Classes and people, folds and heads."""
-        return [*open_question(self).plan(), f"writes {self.out}"]
+        question = open_question(self)
+        tested = self._external(question).plan() if self.fit is not None else []
+        return [*question.plan(), *tested, f"writes {self.out}"]
 
     def open_inputs(self) -> Question:
         """Open the scans, the target, the features and the folds."""
@@ -65,11 +67,18 @@ class Classify(StudySettings):
         """Write the folder."""
         if self.fit is None:
             figures = cross_validate(opened)
-        else:  # the policy of the study that fitted the head was about its own people, not about these
-            policy = self.seen if "seen" in self.model_fields_set else "refuse"
-            figures = external_test(opened, policy)
+        else:
+            figures = external_test(self._external(opened))
         say(f"{self.out / METRICS}")
         return figures
+
+    def _external(self, question: Question) -> External:
+        """The people of external=, under the policies given here: those of the head's study were about its own people."""
+        given = self.model_fields_set
+        policies = Policies(
+            self.seen if "seen" in given else "refuse", self.duplicates if "duplicates" in given else "refuse"
+        )
+        return open_external(question, policies, self.voxels and "voxels" in given)
 
 
 PARTS = ".parts"
@@ -112,19 +121,19 @@ def cross_validate(question: Question) -> Row:
     null = _permutation(models[0], study, question, parts / "permutations.json")
     result = StudyResult(pd.concat(tables, ignore_index=True), chosen, null)
     head_note = kept_head(question, models[0], study)
-    written = _write(question, models, result, head_note, question.counts(), question.notes)
+    written = _write(question, models, result, head_note, TestedPeople.of(question))
     _discard(parts)
     return written
 
 
-def external_test(question: Question, policy: SeenPolicy) -> Row:
+def external_test(external: External) -> Row:
     """Test a finished head on other people, and baselines that were fitted on its training people."""
+    question, features, codes = external.question, external.features, external.codes
     settings = question.settings
     assert settings.fit is not None
-    features, codes, notes = open_external(question, policy)
     family = open_heads(settings.fit / HEAD)
     _same_study(question, family, settings.fit)
-    models = [model for model in contestants(question) if model.applies_to_external]
+    models = contestants(question)
     everybody, tested = np.arange(len(question.features)), np.arange(len(codes))
     shared = (question.target, (), settings.seed, _controls_known(question))
     study = ClassifyStudy(question.features, question.codes, question.groups, *shared)
@@ -143,8 +152,7 @@ def external_test(question: Question, policy: SeenPolicy) -> Row:
         tables.append(prediction_rows(model, question.target, features.table, codes, outputs, threshold, where))
         chosen[model.name] = chosen_settings([dict(each.settings) for each in learned])
     result = StudyResult(pd.concat(tables, ignore_index=True), chosen, None)
-    counts = class_counts(question.target, codes, np.unique(features.table["subject"], return_inverse=True)[1])
-    return _write(question, models, result, f"the head of {settings.fit}", counts, notes)
+    return _write(question, models, result, f"the head of {settings.fit}", external.people)
 
 
 def _controls_known(question: Question) -> bool:
@@ -214,7 +222,7 @@ def _same_study(question: Question, family: HeadFamily, folder: Path) -> None:
         )
     if family.subjects != set(question.features.table["subject"].astype(str)):
         raise UserError(
-            f"{folder}: its head was trained on other people than these latents hold; give the latents= (and only=, seen=) that "
+            f"{folder}: its head was trained on other people than these latents hold; give the latents= (and only=) that "
             "it was fitted with, so that the baselines are trained on the same people."
         )
 
@@ -224,8 +232,7 @@ def _write(
     models: Sequence[Contestant],
     result: StudyResult,
     head_note: str,
-    counts: dict[str, int],
-    notes: tuple[str, ...],
+    tested: TestedPeople,
 ) -> Row:
     settings = question.settings
     scoring = ScoreSettings(bootstrap=settings.bootstrap, seed=settings.seed, prevalences=settings.prevalences)
@@ -233,21 +240,21 @@ def _write(
     if result.permutation is not None:
         tables["permutation"] = pd.DataFrame([result.permutation])
     split = str(result.predictions["split"].iloc[0])
-    sentences = summary(tables, question.target, models[0].name, split)
+    sentences = summary(tables, question.target, models[0].name, split, question.without_voxels)
     sentences += _warnings(question, tables)
     people = {
         "num_people": int(result.predictions["subject"].nunique()),
         "num_scans": int(result.predictions["key"].nunique()),
-        "by_class": counts,
-        "left_out": list(notes),
+        "by_class": tested.counts,
+        "left_out": list(tested.notes),
     }
     target = {"name": question.target.name, "task": question.target.task, "classes": list(question.target.classes)}
     guard = {
-        "seen_policy": settings.seen,
-        "num_seen": question.num_seen,
-        "waivers": list(question.waivers),
-        "duplicates_policy": settings.duplicates,
-        "duplicates": [asdict(pair) for pair in question.pairs],
+        "seen_policy": tested.policies.seen,
+        "num_seen": tested.num_seen,
+        "waivers": list(tested.waivers),
+        "duplicates_policy": tested.policies.duplicates,
+        "duplicates": [asdict(pair) for pair in tested.pairs],
     }
     described = [
         {"name": model.name, "kind": model.kind, "features": model.description, "settings": result.chosen[model.name]}
@@ -270,9 +277,9 @@ def _write(
         write_picture(settings.out, "performance", picture)
     for sentence in sentences:
         say(sentence)
-    for waiver in question.waivers:
+    for waiver in tested.waivers:
         warn(f"waiver: {waiver}.")
-    return {"summary": sentences[:1], "num_people": people["num_people"], "waivers": list(question.waivers)}
+    return {"summary": sentences[:1], "num_people": people["num_people"], "waivers": list(tested.waivers)}
 
 
 def _warnings(question: Question, tables: dict[str, pd.DataFrame]) -> list[str]:

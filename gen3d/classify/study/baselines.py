@@ -161,16 +161,25 @@ VOXELS_AT_ONCE = 50_000
 
 @dataclass(frozen=True)
 class Voxels:
-    """The voxels of the brain in one channel, as an isometric image [n, at most n]: inner products are those of the voxels."""
+    """The voxels of the brain in one channel, as an isometric image [n, at most n]: inner products are those of the voxels.
+
+    `keys` are the scans of the rows.
+    """
 
     channel: str
     values: NDArray[np.float64]
     num_voxels: int
+    keys: tuple[str, ...]
 
     @property
     def name(self) -> str:
         """As tables call the baseline."""
         return f"voxels ({NAMES.get(self.channel, self.channel)})"
+
+    def of(self, keys: Iterable[str]) -> NDArray[np.float64]:
+        """Rows of some scans, by key."""
+        places = {key: row for row, key in enumerate(self.keys)}
+        return np.asarray(self.values[[places[str(key)] for key in keys]])
 
 
 def read_voxels(prepared: Prepared, keys: Sequence[str]) -> tuple[Voxels, ...]:
@@ -179,7 +188,7 @@ def read_voxels(prepared: Prepared, keys: Sequence[str]) -> tuple[Voxels, ...]:
     channels = []
     for channel in (name for name in (T1W, LOG_JACOBIAN) if name in prepared.plan.channels):
         factor = gram_factor(_blocks(prepared, keys, channel, inside), len(keys))
-        channels.append(Voxels(channel, factor, len(inside)))
+        channels.append(Voxels(channel, factor, len(inside), tuple(map(str, keys))))
     return tuple(channels)
 
 
