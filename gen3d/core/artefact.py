@@ -20,6 +20,7 @@ from typing import Any
 from gen3d import __version__
 from gen3d.core.config import Verb, waived
 from gen3d.core.errors import UserError
+from gen3d.core.files import open_regular
 from gen3d.core.progress import warn
 
 RECORD = "artefact.json"
@@ -191,8 +192,13 @@ def digest(value: Any) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """A 16-digit SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
+    """A 16-digit SHA-256 of a regular file's bytes.
+
+    Raises:
+        UnusableFile: there is none, see `require_regular`.
+        OSError: it cannot be read.
+    """
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 from gen3d.core.result_folder import ResultFolder, write_result
 from gen3d.core.tables import TableFile
-from gen3d.imaging.volume import read_map, write_nifti
+from gen3d.imaging.volume import read_map_and_affine, write_nifti
 from gen3d.latents.embedding import places_among
 from gen3d.stratify.adjustment import Adjustment
 from gen3d.stratify.mixture import Mixture
@@ -223,9 +222,7 @@ def read_mean_map(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]
     Raises:
         UserError: not a readable image.
     """
-    values = read_map(path)
-    image: Any = nib.load(path)
-    return values, np.asarray(image.affine, dtype=np.float64)
+    return read_map_and_affine(path)
 
 
 @dataclass(frozen=True)
