@@ -45,16 +45,15 @@ class Plain(str):
 class _Loader(yaml.SafeLoader):
     """SafeLoader without YAML's guesses, and with an error for a key that is given twice."""
 
-    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Hashable, Any]:
-        if isinstance(node, yaml.MappingNode):
-            given: set[str] = set()
-            for key, _ in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                    if key.value in given:
-                        raise yaml.constructor.ConstructorError(
-                            None, None, f"the key `{key.value}` is given twice", key.start_mark
-                        )
-                    given.add(key.value)
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        given: set[str] = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in given:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key `{key.value}` is given twice", key.start_mark
+                    )
+                given.add(key.value)
         mapping = super().construct_mapping(node, deep)
         return {str(key) if isinstance(key, str) else key: value for key, value in mapping.items()}
 

@@ -90,7 +90,7 @@ def write_table(path: Path, frame: pd.DataFrame, digits: int = 6) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def _digits(value: float, digits: int) -> str:
+def _digits(value: Any, digits: int) -> str:
     """A number as text; a whole one may be somebody's code (scanner 2180401), which is another one after rounding."""
     return f"{value:.0f}" if 10**digits <= abs(value) < 2**53 and value.is_integer() else f"{value:.{digits}g}"
 

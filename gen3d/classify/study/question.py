@@ -15,7 +15,8 @@ from gen3d.classify.settings import StudySettings
 from gen3d.classify.study.baselines import Voxels, read_voxels
 from gen3d.classify.study.features import Features, one_scan_each, open_features
 from gen3d.classify.study.folds import Layout, StudyFold, leave_one_site_out, make_folds, one_site_classes
-from gen3d.classify.study.selection import column_of, only_those, with_answers, with_columns
+from gen3d.classify.study.joining import with_columns
+from gen3d.classify.study.selection import column_of, only_those, with_answers
 from gen3d.cohort.duplicates import Pair, find_duplicates, groups_of, judge_duplicates
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.latents_folder import require_one_space
