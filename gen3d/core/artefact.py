@@ -314,8 +314,7 @@ def _existing(folder: Path) -> dict[str, Any] | None:
     try:
         record = load_object(path)
     except OSError as error:
-        reason = str(error) if isinstance(error, UserError) else f"{path}: cannot be read ({error.strerror})"
-        raise UserError(f"{reason.removesuffix('.')}; delete the folder and run its verb again.") from None
+        raise UserError(f"{path}: cannot be read ({error}); delete the folder and run its verb again.") from None
     except ValueError as error:
         raise UserError(f"{path}: damaged ({error}); delete the folder and run its verb again.") from None
     written = record.pop(CHECKSUM, None)
@@ -338,7 +337,9 @@ def _describe(paths: Path | Sequence[Path]) -> list[dict[str, str]]:
             key = str(record.get("key"))
         else:
             key = file_digest(path) if path.is_file() else path.resolve().name
-        described.append({"path": os.path.abspath(path), "verb": str(record.get("verb", "")) if record else "", "key": key})
+        described.append(
+            {"path": os.path.abspath(path), "verb": str(record.get("verb", "")) if record else "", "key": key}
+        )
     return described
 
 

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import load_yaml, parse_yaml
 
 AnyVerb = TypeVar("AnyVerb", bound="Verb")
 
@@ -159,10 +159,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{file}: no such configuration file; `ls configs/*` lists those that come with gen3d.")
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = str(error).replace("\n", " ")
-        raise UserError(f"{file}: not a YAML file ({where}); mend it and run again.") from None
+        tree = load_yaml(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: not a YAML file ({error}); mend it and run again.") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -185,8 +184,8 @@ def _set(tree: dict[str, Any], override: str) -> None:
     if not equals or not path.strip():
         raise UserError(f"`{override}` is not of the form key=value (for nested keys: a.b=value).")
     try:
-        value = yaml.safe_load(text) if text.strip() else None
-    except yaml.YAMLError:
+        value = parse_yaml(text) if text.strip() else None
+    except ValueError:
         raise UserError(f"`{override}`: the value is not valid YAML; put quotes around it.") from None
     *parents, last = path.strip().split(".")
     node = tree

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from gen3d.core.errors import UserError
-from gen3d.core.files import open_regular
+from gen3d.core.files import UnusableFile, open_regular, shown
 
 GIB = 1 << 30
 LIMIT_VARIABLE = "GEN3D_LIMIT_GIB"
@@ -58,11 +58,16 @@ def read_bytes(path: Path, limit: int | None = None) -> bytes:
         ValueError: larger than `limit` (default: `most_bytes`).
     """
     allowed = most_bytes() if limit is None else limit
-    with open_regular(path) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        if size > allowed:
-            raise too_large(size, allowed)
-        return stream.read(allowed + 1)
+    try:
+        with open_regular(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > allowed:
+                raise too_large(size, allowed)
+            return stream.read(size)
+    except UnusableFile as error:  # its sentence names the file, as that of the caller does
+        raise OSError(str(error).removeprefix(f"{shown(path)}: ").removesuffix(".")) from None
+    except OSError as error:
+        raise OSError(error.strerror or str(error)) from None
 
 
 def load_json(path: Path, finite: bool = False) -> Any:
@@ -89,6 +94,23 @@ def load_object(path: Path, finite: bool = False) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"holds a {type(value).__name__}, not `key: value` pairs")
     return value
+
+
+def load_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a log, one per line; what is none, such as a last line cut off by an interruption, is left out.
+
+    Raises:
+        OSError: missing or no regular file.
+        ValueError: too large.
+    """
+    entries = []
+    for line in read_bytes(path).splitlines():
+        try:
+            entry = parse_json(line)
+        except ValueError:
+            continue
+        entries += [entry] if isinstance(entry, dict) else []
+    return entries
 
 
 def parse_json(content: bytes | str, finite: bool = False) -> Any:
