@@ -20,9 +20,10 @@ from gen3d.cohort.manifest import TEXT, typed
 from gen3d.cohort.seen import SeenBy
 from gen3d.core.artefact import Artefact, read, write_json
 from gen3d.core.errors import UserError
+from gen3d.core.exact_columns import read_exact
 from gen3d.core.plain_files import load_object
 from gen3d.core.result_folder import ResultFolder
-from gen3d.core.tables import parse_table, read_table, write_table
+from gen3d.core.tables import read_table, write_table
 
 ARRAY, MIRRORED, TABLE, SHAPE, SEEN = "latents.npy", "mirrored.npy", "latents.tsv", "latent.json", "seen.json"
 VERBS = ("encode", "harmonise")
@@ -220,7 +221,7 @@ def read_latents_table(folder: Path, verbs: Sequence[str] = VERBS) -> pd.DataFra
     """
     read(folder, tuple(verbs))
     try:
-        table = parse_table(folder / TABLE, na_values=["n/a"], dtype=dict.fromkeys(TEXT, str))
+        table = read_exact(folder / TABLE, TEXT, ["n/a"])
         num = np.load(folder / ARRAY, mmap_mode="r").shape[-2]
     except (OSError, ValueError, IndexError) as error:
         raise UserError(f"{folder}: damaged latents ({error}); encode again.") from None

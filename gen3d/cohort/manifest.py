@@ -21,8 +21,9 @@ from pydantic import Field, model_validator
 from gen3d.core.artefact import write_atomic
 from gen3d.core.config import Config
 from gen3d.core.errors import UserError
+from gen3d.core.exact_columns import read_exact
 from gen3d.core.names import require_file_names
-from gen3d.core.tables import parse_table
+from gen3d.core.safe_cells import disarmed
 
 FILE = "manifest.tsv"
 HEALTHY, NULL = "none", "null"
@@ -205,7 +206,7 @@ def write_manifest(folder: Path, frame: pd.DataFrame) -> None:
     check_split(frame)
     first = [*REQUIRED, *[column for column in frame.columns if column not in REQUIRED]]
     buffer = io.StringIO()
-    frame[first].to_csv(buffer, sep="\t", index=False, na_rep="n/a")
+    disarmed(frame[first]).to_csv(buffer, sep="\t", index=False, na_rep="n/a")
     write_atomic(folder / FILE, buffer.getvalue())
 
 
@@ -219,7 +220,7 @@ def read_manifest(folder: Path) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"{path}: no cohort table there; an output folder of `gen3d prepare` is needed.")
     try:
-        frame = parse_table(path, dtype=dict.fromkeys(TEXT, str), na_values=["n/a"])
+        frame = read_exact(path, TEXT, ["n/a"])
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); run `gen3d prepare` again.") from None
     missing = [column for column in REQUIRED if column not in frame.columns]

@@ -130,7 +130,7 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)} is there twice")
+        raise ValueError(f"the key `{next(name for name in names if names.count(name) > 1)}` is given twice")
     return value
 
 
@@ -152,7 +152,7 @@ def _check_depth(value: Any, finite: bool) -> None:
         level = below
 
 
-class _Loader(yaml.SafeLoader):
+class BoundedLoader(yaml.SafeLoader):
     """YAML whose keys stand once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -161,7 +161,7 @@ class _Loader(yaml.SafeLoader):
             name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
             if name in seen and key.tag != "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value} is there twice", key.start_mark
+                    None, None, f"the key `{key.value}` is given twice", key.start_mark
                 )
             seen.add(name)
         return super().construct_mapping(node, deep)
@@ -177,10 +177,10 @@ def load_yaml(path: Path) -> Any:
     return parse_yaml(read_bytes(path, MOST_YAML_BYTES).decode("utf-8-sig"))
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str, loader_type: type[BoundedLoader] = BoundedLoader) -> Any:
     """YAML as a value; see `load_yaml`."""
     try:
-        loader = _Loader(text)
+        loader = loader_type(text)
         try:
             node = loader.get_single_node()
             if node is None:
@@ -191,11 +191,11 @@ def parse_yaml(text: str) -> Any:
         finally:
             loader.dispose()
     except yaml.YAMLError as error:
-        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(" ".join(str(error).split())) from None
     except RecursionError:
         raise ValueError("lists within lists without end") from None
     except (AttributeError, TypeError, OverflowError) as error:  # PyYAML on a tag that its value does not fit
-        raise ValueError(f"not YAML: {error}") from None
+        raise ValueError(f"a tag that its value does not fit: {error}") from None
 
 
 def _num_nodes(node: yaml.Node, known: dict[int, int], depth: int) -> int:

@@ -19,6 +19,7 @@ from gen3d.core.artefact import write_atomic
 from gen3d.core.errors import UserError
 from gen3d.core.names import require_file_names
 from gen3d.core.plain_files import load_json, read_bytes
+from gen3d.core.safe_cells import armed, disarmed
 
 Row = dict[str, Any]
 
@@ -82,10 +83,17 @@ class TableFile:
 
 
 def write_table(path: Path, frame: pd.DataFrame, digits: int = 6) -> None:
-    """Write a TSV with BIDS's n/a for missing values, numbers to so many significant digits."""
+    """Write a TSV with BIDS's n/a for missing values, numbers to so many significant digits, whole numbers with all of theirs."""
     buffer = io.StringIO()
-    frame.to_csv(buffer, sep="\t", index=False, na_rep="n/a", float_format=f"%.{digits}g")
+    disarmed(frame).to_csv(
+        buffer, sep="\t", index=False, na_rep="n/a", float_format=lambda value: _digits(value, digits)
+    )
     write_atomic(path, buffer.getvalue())
+
+
+def _digits(value: float, digits: int) -> str:
+    """A number as text; a whole one may be somebody's code (scanner 2180401), which is another one after rounding."""
+    return f"{value:.0f}" if 10**digits <= abs(value) < 2**53 and value.is_integer() else f"{value:.{digits}g}"
 
 
 def read_table(path: Path, required: Iterable[str] = (), again: str = AGAIN) -> pd.DataFrame:
@@ -107,6 +115,7 @@ def read_table(path: Path, required: Iterable[str] = (), again: str = AGAIN) -> 
         raise UserError(f"{path}: lacks the column {', '.join(absent)}; {again}.")
     for column in TEXT.intersection(frame.columns):
         frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
+    frame = armed(frame)
     require_file_names(frame, path, again)
     return frame
 

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.classify.study.features import Features
+from gen3d.cohort.manifest import TEXT
 from gen3d.cohort.target import Target, as_label
 from gen3d.core import words as spell
 from gen3d.core.errors import UserError
@@ -87,7 +88,8 @@ def _is_range(condition: Any) -> bool:
 
 
 def _meets(column: pd.Series, condition: Any) -> NDArray[np.bool_]:
-    if _is_range(condition):
+    # Codes are no quantities: only={site: [1, 3]} means two sites, and not a third one between them.
+    if _is_range(condition) and column.name not in TEXT:
         numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
         low, high = (
             (-np.inf if condition[0] is None else condition[0]),
