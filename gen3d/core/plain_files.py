@@ -186,7 +186,7 @@ def parse_yaml(text: str, loader_type: type[BoundedLoader] = BoundedLoader) -> A
             if node is None:
                 return None
             if _num_nodes(node, {}, 0) > MOST_NODES:
-                raise ValueError(f"its aliases unfold to more than {MOST_NODES:,} values")
+                raise ValueError(f"it unfolds to more than {MOST_NODES:,} values")
             return loader.construct_document(node)
         finally:
             loader.dispose()
