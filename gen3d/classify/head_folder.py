@@ -8,7 +8,6 @@ that was kept. So a head folder holds data of the people it learned from, and is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from pydantic import TypeAdapter, ValidationError
@@ -30,7 +28,8 @@ from gen3d.classify.study.recipes import FeatureRecipe, head_recipe
 from gen3d.cohort.target import Rows, Target, Values
 from gen3d.core.artefact import file_digest, write_json
 from gen3d.core.errors import UserError
-from gen3d.core.tables import write_table
+from gen3d.core.plain_files import load_object
+from gen3d.core.tables import parse_table, write_table
 from gen3d.harmonise.recipe import Harmonisation
 
 RECORD, TRAINING, TABLE, WEIGHTS = "head.json", "training.npz", "training.tsv", "weights.safetensors"
@@ -236,7 +235,7 @@ def _record(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{folder}: holds no fitted head ({RECORD}); give a folder of `gen3d classify` that kept one.")
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record = load_object(path, finite=True)
         for name, digest in record["files"].items():
             if not (folder / name).is_file() or file_digest(folder / name) != digest:
                 raise UserError(
@@ -256,7 +255,7 @@ def _recipe(record: dict[str, Any], settings: HeadSettings) -> HeadRecipe:
 def _training(folder: Path, record: dict[str, Any]) -> tuple[Rows, Values, NDArray[np.int64], Values]:
     with np.load(folder / TRAINING, allow_pickle=False) as arrays:
         values, codes, groups, outputs = (arrays[name] for name in ("features", "codes", "groups", "outputs"))
-    table = pd.read_csv(folder / TABLE, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=str)
+    table = parse_table(folder / TABLE, na_values=["n/a"], dtype=str)
     text = set(record["text_columns"])
     for name in table.columns:
         cells, known = table[name].astype(object), table[name].notna()

@@ -6,7 +6,6 @@ cross-fitted family made them: each member has its own latent space, and scores 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +16,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.cohort.manifest import NUMBERS, TEXT
+from gen3d.cohort.manifest import TEXT, typed
 from gen3d.cohort.seen import SeenBy
 from gen3d.core.artefact import Artefact, read, write_json
 from gen3d.core.errors import UserError
 from gen3d.core.exact_columns import read_exact
+from gen3d.core.plain_files import load_object
 from gen3d.core.result_folder import ResultFolder
 from gen3d.core.tables import read_table, write_table
 
@@ -227,16 +227,12 @@ def read_latents_table(folder: Path, verbs: Sequence[str] = VERBS) -> pd.DataFra
         raise UserError(f"{folder}: damaged latents ({error}); encode again.") from None
     if num != len(table):
         raise UserError(f"{folder}: {num} latents but {len(table)} rows in {TABLE}; encode again.")
-    for column in (name for name in TEXT if name in table.columns):
-        table[column] = table[column].astype(object).where(table[column].notna(), "")
-    for column in (name for name in NUMBERS if name in table.columns):
-        table[column] = pd.to_numeric(table[column], errors="coerce")
+    typed(table, folder / TABLE, "encode again")
     return table
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return load_object(path, finite=True)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: missing or damaged ({error}); encode again.") from None
-    return value

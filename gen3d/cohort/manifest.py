@@ -22,6 +22,7 @@ from gen3d.core.artefact import write_atomic
 from gen3d.core.config import Config
 from gen3d.core.errors import UserError
 from gen3d.core.exact_columns import read_exact
+from gen3d.core.names import require_file_names
 from gen3d.core.safe_cells import disarmed
 
 FILE = "manifest.tsv"
@@ -220,14 +221,26 @@ def read_manifest(folder: Path) -> pd.DataFrame:
         raise UserError(f"{path}: no cohort table there; an output folder of `gen3d prepare` is needed.")
     try:
         frame = read_exact(path, TEXT, ["n/a"])
-    except (UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({str(error).splitlines()[0]}); run `gen3d prepare` again.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); run `gen3d prepare` again.") from None
     missing = [column for column in REQUIRED if column not in frame.columns]
     if missing:
         raise UserError(f"{path}: lacks the column {', '.join(missing)}; run `gen3d prepare` again.")
-    for column in NUMBERS:
-        frame[column] = pd.to_numeric(frame[column], errors="coerce")
-    for column in [name for name in TEXT if name in frame.columns]:
-        frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
+    typed(frame, path, "run `gen3d prepare` again")
     check_split(frame)
     return frame
+
+
+def typed(frame: pd.DataFrame, path: Path, again: str) -> None:
+    """Give the columns of a cohort table that was read their types, in place: numbers, NaN where unknown, and text, "" there.
+
+    Raises:
+        UserError: a number that is infinite, or a key, subject or session that cannot be part of a file's name.
+    """
+    for column in (name for name in NUMBERS if name in frame.columns):
+        frame[column] = pd.to_numeric(frame[column], errors="coerce")
+        if np.isinf(frame[column]).any():
+            raise UserError(f"{path}: {column} is infinite for a scan, which nobody's is; {again}.")
+    for column in (name for name in TEXT if name in frame.columns):
+        frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
+    require_file_names(frame, path, again)

@@ -6,7 +6,6 @@ person has one role (`manifest.check_split`), and two ids of one person are foun
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from gen3d.cohort.manifest import subject_hash
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import load_object
 
 SeenPolicy = Literal["refuse", "leave_out", "train_only", "waive"]
 """What to do with people who were seen: stop; neither test nor train on them; train on them only; test them anyway."""
@@ -84,7 +84,7 @@ class SeenBy:
             UserError: missing or damaged.
         """
         try:
-            return cls.of(json.loads(path.read_text(encoding="utf-8")))
+            return cls.of(load_object(path))
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: missing or damaged ({error}); {remedy}.") from None
 

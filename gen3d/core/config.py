@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 
 from gen3d.core import plain_yaml
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import MOST_YAML_BYTES, read_bytes
 
 AnyVerb = TypeVar("AnyVerb", bound="Verb")
 
@@ -166,8 +167,8 @@ def _read_tree(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{file}: no such configuration file; `ls configs/*` lists those that come with gen3d.")
     try:
-        tree = plain_yaml.parse(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        tree = plain_yaml.parse(read_bytes(file, MOST_YAML_BYTES).decode("utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         where = str(error).replace("\n", " ")
         raise UserError(f"{file}: not a YAML file ({where}); mend it and run again.") from None
     if tree is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from gen3d.core.safe_cells import armed
+from gen3d.core.tables import parse_table
 
 MOST_DIGITS = 15
 """Of a whole number that a float holds exactly."""
@@ -28,12 +29,12 @@ def read_exact(path: Path, text: Iterable[str], missing: Sequence[str]) -> pd.Da
         Numbers where a column holds only numbers that can be written back as they are, words elsewhere (also true and false).
 
     Raises:
-        OSError, ValueError: as pandas does.
+        OSError, ValueError: as `parse_table`.
     """
     words = dict.fromkeys(text, str)
-    frame = pd.read_csv(path, sep="\t", dtype=words, na_values=list(missing), keep_default_na=False)
+    frame = parse_table(path, dtype=words, na_values=list(missing))
     inferred = [name for name in frame.columns if name not in words and frame[name].dtype.kind in "iufb"]
-    cells = pd.read_csv(path, sep="\t", dtype=str, na_values=list(missing), keep_default_na=False)
+    cells = parse_table(path, dtype=str, na_values=list(missing))
     for name in inferred:
         if name in cells and (frame[name].dtype.kind == "b" or holds_codes(cells[name])):
             frame[name] = cells[name].astype(object)

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
-MOST_VALUES, DEEPEST = 200_000, 60
-"""Values and levels that a file of settings may unfold to: aliases multiply what a few bytes hold."""
+from gen3d.core.plain_files import BoundedLoader, parse_yaml
+
 WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 REAL = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 NOT_FINITE = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
@@ -42,18 +42,10 @@ class Plain(str):
         return text
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader without YAML's guesses, and with an error for a key that is given twice."""
+class _Loader(BoundedLoader):
+    """Without YAML's guesses."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        given: set[str] = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in given:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key `{key.value}` is given twice", key.start_mark
-                    )
-                given.add(key.value)
         mapping = super().construct_mapping(node, deep)
         return {str(key) if isinstance(key, str) else key: value for key, value in mapping.items()}
 
@@ -76,28 +68,15 @@ def parse(text: str) -> Any:
         yaml.YAMLError: not YAML, a key given twice, or a few bytes that unfold to very many values or levels.
     """
     try:
-        tree = yaml.load(text, Loader=_Loader)
-        _measure(tree)
-    except RecursionError:
-        raise yaml.YAMLError("nested too deeply") from None
-    return tree
+        return parse_yaml(text, _Loader)
+    except ValueError as error:
+        raise yaml.YAMLError(str(error)) from None
 
 
 def parse_value(text: str) -> Any:
     """A value typed on the command line: a list, a group or a quoted text in YAML, anything else is a word as it stands."""
     stripped = text.strip()
     return parse(stripped) if stripped[:1] in tuple("[{\"'") else Plain(stripped)
-
-
-def _measure(tree: Any) -> None:
-    left, seen = [(tree, 0)], 0
-    while left:
-        node, depth = left.pop()
-        seen += 1
-        if seen > MOST_VALUES or depth > DEEPEST:
-            raise yaml.YAMLError(f"it unfolds to more than {MOST_VALUES} values or {DEEPEST} levels")
-        below = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-        left.extend((item, depth + 1) for item in below)
 
 
 def meant(tree: Any) -> Any:

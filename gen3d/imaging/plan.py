@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from gen3d.core.artefact import digest
 from gen3d.core.config import Config
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import load_object
 
 # The brain of the MNI152 template with a margin for larger heads and imperfect alignment, world mm (RAS).
 FIELD_OF_VIEW_MM = ((-80.0, 80.0), (-114.0, 78.0), (-74.0, 86.0))
@@ -91,7 +92,7 @@ def write_plan(path: Path, plan: GridPlan) -> None:
 def read_plan(path: Path) -> GridPlan:
     """Read a plan written by `write_plan`."""
     try:
-        return GridPlan.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        return GridPlan.model_validate_json(json.dumps(load_object(path, finite=True)))
+    except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: missing or damaged ({reason}); run the verb that wrote this folder again.") from None

@@ -20,7 +20,7 @@ from gen3d.core.config import Folder
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan, read_plan
 from gen3d.maths.design import Design
-from gen3d.models.base import BaseModelConfig, Model
+from gen3d.models.base import BaseModelConfig, Model, Statistics
 from gen3d.models.registry import read_config
 from gen3d.models.run_folder import (
     AGAIN,
@@ -32,7 +32,7 @@ from gen3d.models.run_folder import (
     read_settings,
     weights_path,
 )
-from gen3d.models.weights import fill, read_weights, statistics_in
+from gen3d.models.weights import fill, read_weights, require_fit, statistics_in
 
 Float = NDArray[np.float32]
 
@@ -236,9 +236,20 @@ class Run:
         statistics = statistics_in(path, tensors)
         if statistics.mask.shape != self.plan.shape or len(statistics.channel_mean) != len(self.channels):
             raise UserError(f"{path}: volumes of {statistics.mask.shape} do not fit the run's plan {self.plan.shape}.")
-        model = self.model_config.build(self.plan, self.channels, statistics, len(self.design.columns))
+        with torch.device("meta"):  # settings that claim a larger model than the weights are get no memory for it
+            require_fit(path, self._built(statistics), tensors)
+        model = self._built(statistics)
         fill(path, model, tensors)
         return model.to(self.device).eval()
+
+    def _built(self, statistics: Statistics) -> Model:
+        try:
+            return self.model_config.build(self.plan, self.channels, statistics, len(self.design.columns))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"{self.folder / SETTINGS}: no model can be built from these settings ({reason}); {AGAIN}."
+            ) from None
 
 
 def load_run(folder: Path, device: str = "cpu") -> Run:

@@ -15,6 +15,7 @@ from gen3d.cohort.channels import T1W
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.artefact import read, write_json
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import load_object
 from gen3d.core.progress import say, warn
 from gen3d.core.tables import write_table
 from gen3d.imaging.volume import read_stored
@@ -87,8 +88,7 @@ class Gate:
 
     def report(self, dataset: SyntheticDataset) -> dict[str, Any]:
         """The audit of a dataset, as audit.json has it."""
-        figures: dict[str, Any] = json.loads((dataset.out / AUDIT).read_text(encoding="utf-8"))
-        return figures
+        return load_object(dataset.out / AUDIT)
 
     def summary(self, dataset: SyntheticDataset) -> str:
         """The verdict on a dataset in a word or two."""

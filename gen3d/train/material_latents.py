@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from gen3d.cohort.seen import SeenBy
 from gen3d.cohort.structures import with_structures
 from gen3d.core.artefact import Work, digest, file_digest, read, write_atomic
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import load_object
 from gen3d.core.progress import track
 from gen3d.core.work import Inputs
 from gen3d.models.base import BaseModelConfig, Model, Statistics
@@ -304,7 +304,7 @@ def _autoencoder_of(latents: Path, named: Path | None) -> Run:
         UserError: it is not there any more, or vae= names another one.
     """
     try:
-        shape = json.loads((latents / SHAPE).read_text(encoding="utf-8"))
+        shape = load_object(latents / SHAPE)
         made_by = str(shape["run_key"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{latents / SHAPE}: missing or damaged ({error}); encode again.") from None
