@@ -64,7 +64,11 @@ class SeenBy:
         Raises:
             ValueError, TypeError, AttributeError: another kind of record.
         """
-        members = [people for _, people in sorted(record.items(), key=lambda item: int(item[0]))]
+        if {str(number) for number in range(len(record))} != set(record):
+            raise ValueError("members are numbered from 0")
+        members = [record[str(number)] for number in range(len(record))]
+        if not all(isinstance(role, str) for people in members for role in people.values()):
+            raise ValueError("a role that is no text")
         return cls(tuple({str(person): str(role) for person, role in people.items()} for people in members))
 
     @classmethod
@@ -84,7 +88,10 @@ class SeenBy:
             UserError: missing or damaged.
         """
         try:
-            return cls.of(load_object(path))
+            seen = cls.of(load_object(path))
+            if not seen.members:
+                raise ValueError("it names no member")
+            return seen
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: missing or damaged ({error}); {remedy}.") from None
 

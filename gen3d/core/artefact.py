@@ -112,10 +112,10 @@ def begin(
     hashed = {label: _describe(paths) for label, paths in inputs.items()}
     identity = _identity(verb, name, hashed, extra, code_version)
     # Looked at before there is a lock, so that none is left in a folder of somebody else, and again under it.
-    _require_same_work(folder, _existing(folder), identity)
+    _require_same_work(folder, record_of(folder), identity)
     lock = _lock_folder(folder)
     try:
-        existing = _existing(folder)
+        existing = record_of(folder)
         _require_same_work(folder, existing, identity)
         # What is waived may change from one start to the next without changing the key, so the latest start counts.
         latest = {"waivers": waived(verb)}
@@ -195,7 +195,7 @@ def read(folder: Path, verbs: tuple[str, ...] | None = None) -> Artefact:
     wanted = f" of `gen3d {'` or `gen3d '.join(verbs)}`" if verbs else ""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; an output folder{wanted} is needed here.")
-    record = _existing(folder)
+    record = record_of(folder)
     if record is None:
         raise UserError(f"{folder}: holds no {RECORD}, so it is not an output folder{wanted}.")
     if verbs and record.get("verb") not in verbs:
@@ -307,7 +307,12 @@ def write_atomic(path: Path, text: str) -> None:
         raise
 
 
-def _existing(folder: Path) -> dict[str, Any] | None:
+def record_of(folder: Path) -> dict[str, Any] | None:
+    """The record of a folder, finished or not; None where it has none.
+
+    Raises:
+        UserError: damaged, or changed after it was written.
+    """
     path = folder / RECORD
     if not os.path.lexists(path):
         return None
@@ -332,7 +337,7 @@ def _describe(paths: Path | Sequence[Path]) -> list[dict[str, str]]:
     for path in listed:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder.")
-        record = _existing(path) if path.is_dir() else None
+        record = record_of(path) if path.is_dir() else None
         if record is not None:
             key = str(record.get("key"))
         else:

@@ -19,7 +19,6 @@ from gen3d.core.artefact import write_atomic, write_json
 from gen3d.core.errors import UserError
 from gen3d.core.plain_files import load_lines, load_object, load_yaml
 from gen3d.core.result_folder import ResultFolder
-from gen3d.core.tables import read_record
 from gen3d.imaging.plan import GridPlan, write_plan
 from gen3d.maths.design import Design
 from gen3d.models import registry
@@ -82,7 +81,13 @@ def read_design(folder: Path) -> Design:
     Raises:
         UserError: missing or damaged.
     """
-    return Design.from_dict(_json(folder / DESIGN))
+    values = _json(folder / DESIGN)
+    try:
+        design = Design.from_dict(values)
+        design.matrix([50.0], ["F"], [""])
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(f"{folder / DESIGN}: damaged ({error!r}); {AGAIN}.") from None
+    return design
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -143,7 +148,7 @@ class RunFolder(ResultFolder):
     @cached_property
     def seen(self) -> SeenBy:
         """The people that each member saw; none where that is not known."""
-        return SeenBy.of(read_record(self.folder / SUBJECTS))
+        return read_seen(self.folder) if (self.folder / SUBJECTS).is_file() else SeenBy(())
 
     @property
     def first_weights(self) -> Path | None:
