@@ -39,7 +39,7 @@ from gen3d.core.artefact import Work, write_json
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track, warn
 from gen3d.core.result_folder import METRICS, write_picture
-from gen3d.core.tables import Row, records, write_table
+from gen3d.core.tables import Row, parse_table, records, write_table
 
 
 class Classify(StudySettings):
@@ -172,7 +172,7 @@ def _of_model(model: Contestant, study: ClassifyStudy, path: Path) -> tuple[pd.D
 def _read_part(path: Path, target: Target) -> pd.DataFrame:
     text_columns = ["key", "subject", "session", "site", "sex", *MODEL_COLUMNS]
     text_columns += [] if target.task == "number" else CLASS_COLUMNS  # a class called 0.5 is no number
-    return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=dict.fromkeys(text_columns, str))
+    return parse_table(path, na_values=["n/a"], dtype=dict.fromkeys(text_columns, str))
 
 
 def _permutation(model: Contestant, study: ClassifyStudy, question: Question, path: Path) -> Row | None:

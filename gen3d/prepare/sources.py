@@ -15,8 +15,13 @@ from pathlib import Path
 import pandas as pd
 
 from gen3d.cohort.manifest import scan_key
+from gen3d.core import words
 from gen3d.core.errors import UserError
-from gen3d.prepare.columns import ALIASES, Columns, label, read_table, standardise
+from gen3d.core.user_table import read_user_table
+from gen3d.prepare.columns import ALIASES, MISSING, Columns, label
+from gen3d.prepare.joining import join_people
+from gen3d.prepare.sidecar import sidecar_of
+from gen3d.prepare.standard import standardise, told
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
 
@@ -25,11 +30,13 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
 class ScanSource:
     """Rows of one or several sources, and what did not match up.
 
-    `frame` has the columns of the cohort table except role, and `source`; `unmatched` holds (entry, remark).
+    `frame` has the columns of the cohort table except role, and `source`; `unmatched` holds (entry, remark), `notes` sentences on
+    how the tables were read.
     """
 
     frame: pd.DataFrame
     unmatched: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def read_sources(paths: Sequence[Path], columns: Columns | None = None, shared_ids: bool = False) -> ScanSource:
@@ -51,7 +58,8 @@ def read_sources(paths: Sequence[Path], columns: Columns | None = None, shared_i
     frame = pd.concat(frames, ignore_index=True)
     frame["key"] = [scan_key(*pair) for pair in zip(frame["subject"], frame["session"], strict=True)]
     _refuse_duplicates(frame)
-    return ScanSource(frame, [item for source in sources for item in source.unmatched])
+    unmatched = [item for source in sources for item in source.unmatched]
+    return ScanSource(frame, unmatched, [note for source in sources for note in source.notes])
 
 
 def _read_one(path: Path, columns: Columns) -> ScanSource:
@@ -68,7 +76,7 @@ def _read_one(path: Path, columns: Columns) -> ScanSource:
     pairs = frame.groupby(["subject", "session"])["site"].nunique()
     if (pairs > 1).any():  # the ids are unique within a site only
         frame = _qualify(frame, frame["site"])
-    return ScanSource(frame, source.unmatched)
+    return ScanSource(frame, source.unmatched, source.notes)
 
 
 # ---------------------------------------------------------------------------------------------- folders of scans
@@ -80,34 +88,8 @@ def _read_folder(folder: Path, columns: Columns) -> ScanSource:
         raise UserError(
             f"{folder}: no *_T1w.nii or *_T1w.nii.gz in it; give a BIDS or CAPS folder, or a table of paths."
         )
-    table_path = next((p for p in _participant_tables(folder) if p.is_file()), None)
-    if table_path is None:
-        unmatched.append((str(folder), "no participants.tsv: age, sex and diagnosis are unknown"))
-        people = pd.DataFrame({"subject": pd.Series([], dtype=object)})
-    else:
-        people = standardise(read_table(table_path), columns, table_path)
-    people = people.drop(columns=["source"], errors="ignore")
-    frame = pd.DataFrame(scans, columns=["subject", "session", "source"])
-    sessions = _session_tables(folder, columns)
-    rows_without_session = (
-        people.drop(columns=["session"]) if "session" in people and not people["session"].ne("").any() else people
-    )
-    on = ["subject", "session"] if "session" in rows_without_session else ["subject"]
-    twice = rows_without_session[on][rows_without_session.duplicated(on)]
-    if len(twice):
-        who = str(twice["subject"].iloc[0])
-        raise UserError(f"{table_path}: {who} has more than one row; keep one row per person (and session).")
-    known = set(rows_without_session["subject"])
-    unmatched += [(str(s), "scan without a row in participants.tsv") for s in sorted(set(frame["subject"]) - known)]
-    unmatched += [(str(s), "row in participants.tsv without a scan") for s in sorted(known - set(frame["subject"]))]
-    frame = frame.merge(rows_without_session, on=on, how="left")
-    frame = _override(frame, sessions)
-    return ScanSource(_complete(frame), unmatched)
-
-
-def _participant_tables(folder: Path) -> list[Path]:
-    """Where BIDS keeps the table; derivatives and CAPS folders often sit below the raw dataset that has it."""
-    return [place / "participants.tsv" for place in (folder, folder.parent, folder.parent.parent)]
+    people = join_people(folder, pd.DataFrame(scans, columns=["subject", "session", "source"]), columns)
+    return ScanSource(_complete(people.frame), [*unmatched, *people.unmatched], people.notes)
 
 
 @dataclass(frozen=True)
@@ -166,45 +148,26 @@ def _in_space(images: list[_Image], space: str | None) -> list[_Image]:
     return [image for image in images if image.space == space] or ([] if space else images)
 
 
-def _session_tables(folder: Path, columns: Columns) -> pd.DataFrame:
-    """Ages and scores that change between sessions, from BIDS `sub-*_sessions.tsv`."""
-    frames = []
-    for path in sorted(folder.glob("sub-*/sub-*_sessions.tsv")):
-        table = read_table(path)
-        table.insert(0, "subject", path.parent.name)
-        frames.append(standardise(table, columns.model_copy(update={"subject": "subject"}), path))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def _override(frame: pd.DataFrame, sessions: pd.DataFrame) -> pd.DataFrame:
-    """Values of a session's table replace those of the participant's row."""
-    if sessions.empty:
-        return frame
-    extra = frame[["subject", "session"]].merge(
-        sessions.drop(columns=["source"], errors="ignore"), on=["subject", "session"], how="left"
-    )
-    for column in extra.columns.difference(["subject", "session"]):
-        values = extra[column].to_numpy()
-        present = pd.notna(values) & (values != "")
-        frame[column] = pd.Series(values, index=frame.index).where(present, frame.get(column))
-    return frame
-
-
 # ------------------------------------------------------------------------------------------------------- tables
 
 
 def _read_scan_table(path: Path, columns: Columns) -> ScanSource:
-    frame = standardise(read_table(path), columns, path)
+    table, sidecar = read_user_table(path), sidecar_of(path)
+    frame = standardise(table, columns, path, sidecar)
     if "source" not in frame:
         raise UserError(
             f"{path}: no column with the scans' files (looked for {', '.join(ALIASES['path'])}); name it with columns.path=."
         )
-    unmatched = [(str(s), "row without a scan file") for s in frame.loc[frame["source"] == "", "subject"]]
-    frame = frame[frame["source"] != ""].copy()
+    notes = told(table, columns, path, sidecar)
+    absent = frame["source"].str.lower().isin(MISSING)
+    unmatched = [(str(s), "row without a scan file") for s in frame.loc[absent, "subject"]]
+    if unmatched:
+        notes.append(f"{path}: {len(unmatched)} of {words.count(len(frame), 'row')} without a scan file")
+    frame = frame[~absent].copy()
     if frame.empty:
         raise UserError(f"{path}: no row names a scan file.")
     frame["source"] = [str(path.parent / name) for name in frame["source"]]
-    return ScanSource(_complete(frame), unmatched)
+    return ScanSource(_complete(frame), unmatched, notes)
 
 
 # ------------------------------------------------------------------------------------------------------ joining

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import load_object
+from gen3d.core.tables import parse_table
 from gen3d.imaging.foreign import read_foreign
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.resample import antialiasing_sigma
@@ -73,9 +73,9 @@ def open_label_maps(folder: Path, names: Path) -> LabelMaps:
     if not names.is_file():
         raise UserError(f"{names}: no such table; label_names= names a table with the columns label and name.")
     try:
-        table = pd.read_csv(names, sep="," if names.suffix == ".csv" else "\t", dtype=str, keep_default_na=False)
+        table = parse_table(names, "," if names.suffix == ".csv" else "\t", dtype=str)
         labels = {int(float(row[0])): plain_name(str(row[1])) for row in table.itertuples(index=False)}
-    except (ValueError, IndexError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, IndexError) as error:
         raise UserError(
             f"{names}: not a table of labels and names ({str(error).splitlines()[0]}); its first column is the label "
             "(a whole number), its second the name."
@@ -147,7 +147,7 @@ def template_to_scan(folder: Path, key: str) -> NDArray[np.float64] | None:
     if not path.is_file():
         return None
     try:
-        matrix = np.asarray(json.loads(path.read_text(encoding="utf-8"))["affine_template_to_scan"], dtype=np.float64)
-    except (ValueError, KeyError, TypeError) as error:
+        matrix = np.asarray(load_object(path, finite=True)["affine_template_to_scan"], dtype=np.float64)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); run `gen3d prepare` again.") from None
     return matrix if matrix.shape == (4, 4) else None
