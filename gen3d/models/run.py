@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator
 
 from gen3d.cohort.folder import Prepared
-from gen3d.cohort.seen import SeenBy, identity_of
+from gen3d.cohort.seen import PersonHashes, SeenBy, identity_of
 from gen3d.core.artefact import Artefact, digest, read
 from gen3d.core.config import Folder
 from gen3d.core.errors import UserError
@@ -124,14 +124,14 @@ class Run:
             self._members[index] = self._load(index)
         return self._members[index]
 
-    def can_judge(self, subject: str) -> bool:
-        """Whether a member never saw this person."""
-        return bool(self.seen.blind_to(identity_of(subject)))
+    def can_judge(self, person: str | PersonHashes) -> bool:
+        """Whether a member never saw this person: an id, or an identity with the person's scans."""
+        return bool(self.seen.blind_to(_identity(person)))
 
     def expect(
         self,
         volume: Float,
-        subject: str,
+        person: str | PersonHashes,
         covariates: NDArray[np.float64] | None = None,
         samples: int = 0,
         seed: int = 0,
@@ -141,7 +141,7 @@ class Run:
 
         Args:
             volume: [C, X, Y, Z] in stored units, channels in the order of `channels`.
-            subject: whose it is.
+            person: whose it is: an id, or an identity with the person's scans.
             covariates: the person's row of `design.matrix`, [p].
             samples: posterior draws per member; 0 decodes the posterior mean.
             seed: of those draws; with the member's number it determines them.
@@ -152,7 +152,7 @@ class Run:
             mean [C, X, Y, Z] and the standard deviation over draws and members (None for point expectations),
             or None if every member saw this person.
         """
-        blind = self.seen.judges(identity_of(subject)) or (list(range(self.num_members)) if allow_seen else [])
+        blind = self.seen.judges(_identity(person)) or (list(range(self.num_members)) if allow_seen else [])
         if not blind:
             return None
         total = np.zeros(volume.shape, np.float64)
@@ -177,7 +177,7 @@ class Run:
     def encode(
         self,
         volume: Float,
-        subject: str,
+        person: str | PersonHashes,
         covariates: NDArray[np.float64] | None = None,
         member: int | None = None,
     ) -> Float:
@@ -191,7 +191,7 @@ class Run:
         """
         if not self.has_latent:
             raise UserError(f"{self.folder}: a {self.kind} model has no latent space; use a run of kind vae or pca.")
-        chosen = member if member is not None else next(iter(self.seen.blind_to(identity_of(subject))), 0)
+        chosen = member if member is not None else next(iter(self.seen.blind_to(_identity(person))), 0)
         latent = self.member(chosen).encode(*self._inputs(volume, covariates))
         flat: Float = latent[0].flatten().cpu().numpy().astype(np.float32)
         return flat
@@ -267,6 +267,10 @@ def _config(folder: Path) -> tuple[BaseModelConfig, tuple[str, ...]]:
     except (ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder / SETTINGS}: missing or damaged ({reason}); {AGAIN}.") from None
+
+
+def _identity(person: str | PersonHashes) -> PersonHashes:
+    return identity_of(person) if isinstance(person, str) else person
 
 
 class Conditioned(Protocol):

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 from pydantic import Field
 
 from gen3d.cohort.folder import UNMATCHED, VERDICTS, write_cohort
-from gen3d.cohort.manifest import Split, assign_roles
+from gen3d.cohort.manifest import SCAN_HASH, Split, assign_roles
 from gen3d.cohort.regions import region_table, regions_on
+from gen3d.cohort.scan_hash import refuse_one_scan_twice
 from gen3d.cohort.screening import judge
 from gen3d.core.artefact import Work, digest
 from gen3d.core.config import NamedFolders, execution
@@ -147,9 +149,13 @@ class Prepare(FolderVerb):
 
     def _write_cohort(self, source: ScanSource, rows: pd.DataFrame, plan: GridPlan) -> dict[str, Any]:
         """Write what belongs to the cohort as a whole, and return the summary of the artefact."""
+        hashes = rows.get(SCAN_HASH, pd.Series(np.nan, index=rows.index))
+        rows = rows.drop(columns=SCAN_HASH, errors="ignore")
         verdicts = rows.join(judge(rows))
         excluded = verdicts.loc[verdicts["verdict"] == "exclude", "key"].tolist()
         manifest = assign_roles(source.frame, self.split, self.controls, excluded)
+        manifest[SCAN_HASH] = manifest["key"].map(dict(zip(rows["key"], hashes, strict=True)))
+        refuse_one_scan_twice(manifest, manifest["source"].tolist())
         write_cohort(self.out, plan, template_on(plan).mask, regions_on(plan), region_table(), manifest)
         ordered = [*FIRST_COLUMNS, *(c for c in verdicts.columns if c not in (*FIRST_COLUMNS, "failure"))]
         VERDICTS.write(self.out, verdicts[ordered])
