@@ -11,6 +11,8 @@ import pandas as pd
 import SimpleITK as sitk
 
 from gen3d import __version__
+from gen3d.cohort.manifest import SCAN_HASH
+from gen3d.cohort.scan_hash import file_voxel_hash
 from gen3d.cohort.screening_picture import draw
 from gen3d.core.artefact import digest, file_digest, write_json
 from gen3d.core.errors import UserError
@@ -27,12 +29,13 @@ from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import store
 
 CACHE = ".scans"
+MISSING = "missing"
 MASK_SUFFIXES = ("_desc-brain_mask", "_mask", "_brainmask")
 
 
 @dataclass(frozen=True)
 class ScanTask:
-    """One scan to prepare into `out`. `identity` is a hash of all that determines the result."""
+    """One scan to prepare into `out`. `identity` is a hash of all that determines the result, `content` that of the file."""
 
     key: str
     source: Path
@@ -43,6 +46,7 @@ class ScanTask:
     bias_correction: bool
     orientation: OrientationRule
     identity: str
+    content: str = ""
 
     @property
     def rows(self) -> KeptRows:
@@ -59,14 +63,19 @@ def make_tasks(
     bias_correction: bool,
     orientation: OrientationRule,
 ) -> list[ScanTask]:
-    """One task per row of the cohort table (columns key, source, and mask where there is one)."""
-    tasks = []
+    """One task per row of the cohort table (columns key, source, and mask where there is one).
+
+    Raises:
+        UserError: two rows with one scan.
+    """
+    tasks: list[ScanTask] = []
     for row in track(frame.to_dict("records"), "reading files", total=len(frame)):
         scan = Path(row["source"])
         mask = find_mask(scan, str(row.get("mask") or ""), sources) if brain_mask == "given" else None
+        content = _digest_or_missing(scan)
         identity = digest(
             {
-                "scan": _digest_or_missing(scan),
+                "scan": content,
                 "mask": _digest_or_missing(mask) if mask else "",
                 "plan": plan.model_dump(mode="json"),
                 "brain_mask": brain_mask,
@@ -75,8 +84,28 @@ def make_tasks(
                 "version": __version__,
             }
         )
-        tasks.append(ScanTask(row["key"], scan, mask, out, plan, brain_mask, bias_correction, orientation, identity))
+        tasks.append(
+            ScanTask(row["key"], scan, mask, out, plan, brain_mask, bias_correction, orientation, identity, content)
+        )
+    _refuse_one_file_twice(tasks)
     return tasks
+
+
+def _refuse_one_file_twice(tasks: Sequence[ScanTask]) -> None:
+    """Two rows with one file, or with equal files, would be one scan of two people."""
+    first: dict[str, ScanTask] = {}
+    for task in tasks:
+        earlier = first.setdefault(task.content, task)
+        if task.content != MISSING and earlier is not task:
+            files = (
+                f"{earlier.source}"
+                if earlier.source == task.source
+                else f"{earlier.source} and {task.source}, byte by byte"
+            )
+            raise UserError(
+                f"{earlier.key} and {task.key} are one scan ({files}); keep the row of the person whose scan it is, or correct "
+                "the path of the other."
+            )
 
 
 def find_mask(scan: Path, named: str, sources: Sequence[Path]) -> Path | None:
@@ -128,6 +157,7 @@ def prepare_scan(task: ScanTask) -> Row:
         row |= done.measures
         try:
             _store(task, done)
+            row[SCAN_HASH] = file_voxel_hash(task.source)
         except OSError as error:
             raise UserError(
                 f"{task.out}: cannot be written ({error.strerror or error}); free space and run again."
@@ -166,5 +196,5 @@ def _digest_or_missing(path: Path) -> str:
     try:
         first, *others = (file_digest(file) for file in files_of(path))
     except OSError:
-        return "missing"
+        return MISSING
     return digest([first, *others]) if others else first

@@ -10,8 +10,9 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from gen3d.cohort.folder import VERDICTS, Prepared, open_prepared, write_cohort
-from gen3d.cohort.manifest import Split, assign_roles
+from gen3d.cohort.manifest import SCAN_HASH, Split, assign_roles
 from gen3d.cohort.regions import region_table, regions_on
+from gen3d.cohort.scan_hash import voxel_hash
 from gen3d.cohort.screening import judge
 from gen3d.core.artefact import Work
 from gen3d.core.config import Folders, execution
@@ -23,6 +24,7 @@ from gen3d.core.work import FolderVerb, Inputs
 from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.registration import DeformationSettings
 from gen3d.imaging.template import template_on
+from gen3d.imaging.volume import read_stored
 from gen3d.simulate.anatomy import cohort_space
 from gen3d.simulate.appearance import make_sites
 from gen3d.simulate.conditions import Condition, Name, default_conditions
@@ -222,6 +224,9 @@ class Simulate(FolderVerb):
             manifest = scans.drop(columns="severity").merge(truth[["key", "severity"]], on="key")
         else:
             manifest = assign_roles(scans.drop(columns="index"), self.split)
+            manifest[SCAN_HASH] = [
+                voxel_hash(read_stored(self.out / "volumes" / f"{key}_t1w.nii")) for key in manifest["key"]
+            ]
         template = template_on(plan)
         write_cohort(self.out, plan, template.mask, regions_on(plan), region_table(), manifest)
         VERDICTS.write(self.out, verdicts[[*FIRST_COLUMNS, *(c for c in verdicts if c not in FIRST_COLUMNS)]])
