@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from gen3d import __version__
 from gen3d.cohort.screening_picture import draw
 from gen3d.core.artefact import digest, file_digest, write_json
+from gen3d.core.disk import writing
 from gen3d.core.errors import UserError
 from gen3d.core.pool import KeptRows, kept_or_made, num_workers
 from gen3d.core.progress import track
@@ -122,12 +123,8 @@ def prepare_scan(task: ScanTask) -> Row:
         )
     else:
         row |= done.measures
-        try:
+        with writing(task.out):
             _store(task, done)
-        except OSError as error:
-            raise UserError(
-                f"{task.out}: cannot be written ({error.strerror or error}); free space and run again."
-            ) from None
     row["seconds"] = round(time.monotonic() - start, 2)
     task.rows.keep(task.key, row, task.identity)
     return row
