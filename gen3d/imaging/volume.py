@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.core.disk import whole_file
 from gen3d.core.errors import UserError
 from gen3d.core.files import require_regular, shown
 from gen3d.imaging.foreign import ForeignImage, read_foreign, read_own
@@ -127,15 +127,8 @@ def _save(path: Path, image: nib.Nifti1Image) -> None:
     image.header.set_xyzt_units("mm")
     image.set_sform(image.affine, code=4)
     image.set_qform(image.affine, code=4)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = ".nii.gz" if path.name.endswith(".gz") else ".nii"
-    partial = path.with_name(f".{os.getpid()}-{path.name.split('.')[0]}{suffix}")
-    try:
+    with whole_file(path) as partial:
         nib.save(image, partial)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def open_stored(path: Path) -> NDArray[np.int16]:

@@ -15,6 +15,7 @@ from gen3d.cohort.manifest import SCAN_HASH
 from gen3d.cohort.scan_hash import file_voxel_hash
 from gen3d.cohort.screening_picture import draw
 from gen3d.core.artefact import digest, file_digest, write_json
+from gen3d.core.disk import writing
 from gen3d.core.errors import UserError
 from gen3d.core.files import is_regular
 from gen3d.core.pool import KeptRows, kept_or_made, num_workers
@@ -155,13 +156,9 @@ def prepare_scan(task: ScanTask) -> Row:
         )
     else:
         row |= done.measures
-        try:
+        with writing(task.out):
             _store(task, done)
             row[SCAN_HASH] = file_voxel_hash(task.source)
-        except OSError as error:
-            raise UserError(
-                f"{task.out}: cannot be written ({error.strerror or error}); free space and run again."
-            ) from None
     row["seconds"] = round(time.monotonic() - start, 2)
     task.rows.keep(task.key, row, task.identity)
     return row

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +23,7 @@ from scipy.spatial.distance import cdist
 
 from gen3d.core.arrays import read_arrays, require_finite
 from gen3d.core.artefact import read
+from gen3d.core.disk import write_whole
 from gen3d.core.errors import UserError
 from gen3d.core.plain_files import parse_json
 from gen3d.core.result_folder import ResultFolder, write_result
@@ -135,9 +135,7 @@ class PeopleMap:
         }
         buffer = io.BytesIO()
         np.savez_compressed(buffer, record=np.array(json.dumps(record)), **arrays)  # type: ignore[arg-type]
-        partial = folder / f".{FILE}"
-        partial.write_bytes(buffer.getvalue())
-        os.replace(partial, folder / FILE)
+        write_whole(folder / FILE, buffer.getvalue())
 
 
 _ARRAYS = ("mean", "loadings", "share_of_variance", "scores", "umap", "labels", "certainty")
