@@ -187,6 +187,11 @@ def _mgh(path: Path, header: Header) -> Affine:
         raise UserError(
             f"{path}: its header says voxels of {_sizes(sizes)} mm and directions of length {_sizes(lengths)}; convert it again."
         )
+    cosines = np.asarray(fields["Mdc"], dtype=np.float64)
+    if np.abs(cosines @ cosines.T - np.eye(3)).max() > 2 * SIZE_TOLERANCE:
+        raise UserError(
+            f"{path}: the directions in its header are not at right angles to each other; convert it again."
+        )
     return np.asarray(fields.get_affine(), dtype=np.float64)
 
 

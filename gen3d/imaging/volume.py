@@ -20,6 +20,7 @@ SLOPE = 1.0 / 8192.0
 """Stored volumes are int16 with this slope: a range of -4 to 4 in steps of 1.2e-4."""
 
 MIN_VOXELS_PER_SIDE = 8
+LEAST_CONTRAST = 1e-3  # of the largest magnitude
 INTENSITIES = (1e-12, 1e12)  # of the largest magnitude: others come from a wrong data type or scale
 
 Float3D = NDArray[np.float32]
@@ -95,6 +96,10 @@ def _check_values(path: Path, data: Float3D) -> None:
     if not INTENSITIES[0] < max(abs(low), abs(high)) < INTENSITIES[1]:
         raise UserError(
             f"{path}: values from {low:g} to {high:g} are no intensities; check the data type and the scaling in its header."
+        )
+    if high - low < LEAST_CONTRAST * max(abs(low), abs(high)):
+        raise UserError(
+            f"{path}: its values differ by {high - low:g} only, from {low:.8g} to {high:.8g}; check the scaling in its header."
         )
 
 

@@ -17,7 +17,7 @@ from gen3d.cohort.screening_picture import draw
 from gen3d.core.artefact import digest, file_digest, write_json
 from gen3d.core.disk import writing
 from gen3d.core.errors import UserError
-from gen3d.core.files import is_regular
+from gen3d.core.files import is_regular, shown
 from gen3d.core.pool import KeptRows, kept_or_made, num_workers
 from gen3d.core.progress import track
 from gen3d.core.tables import Row
@@ -144,16 +144,16 @@ def prepare_scan(task: ScanTask) -> Row:
     # Scans are the parallel dimension; one thread each, so that results do not depend on the machine.
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     start = time.monotonic()
-    row: Row = {"key": task.key, "source": str(task.source), "failure": ""}
+    named = shown(task.source)
+    source = str(task.source) if str(task.source).isprintable() else named  # a table cannot hold every name
+    row: Row = {"key": task.key, "source": source, "failure": ""}
     try:
         done = conform(task.source, task.plan, task.brain_mask, task.bias_correction, task.mask, task.orientation)
     except UserError as error:
         sentence = str(error)
-        row["failure"] = sentence if str(task.source) in sentence else f"{task.source}: {sentence}"
+        row["failure"] = sentence if str(task.source) in sentence or named in sentence else f"{named}: {sentence}"
     except Exception as error:  # one scan must not stop the others
-        row["failure"] = (
-            f"{task.source}: cannot be prepared ({type(error).__name__}: {' '.join(str(error).split())[:200]})."
-        )
+        row["failure"] = f"{named}: cannot be prepared ({type(error).__name__}: {' '.join(str(error).split())[:200]})."
     else:
         row |= done.measures
         with writing(task.out):
