@@ -37,7 +37,7 @@ from gen3d.anomaly.tables import (
 from gen3d.cohort.channels import CHANNELS, CONTRAST, LOG_JACOBIAN, ON_TEMPLATE, SIZE, T1W, Channel
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import is_twin
-from gen3d.cohort.seen import Guard
+from gen3d.cohort.seen import Guard, identities
 from gen3d.core import words as spell
 from gen3d.core.artefact import Work
 from gen3d.core.config import Folders, waiver
@@ -254,11 +254,14 @@ def _guard(run: Run | Ensemble) -> Guard:
 
 def _seen_by(run: Run | Ensemble, table: pd.DataFrame) -> list[str]:
     """The model that was trained on the person of each row, "" where each run has a member that was not."""
-    return ["" if run.can_judge(subject) else run.kind for subject in table["subject"]]
+    return ["" if run.can_judge(person) else run.kind for person in identities(table)]
 
 
 def _warn_of_trained_on(prepared: Prepared, run: Run | Ensemble) -> None:
     """Warn of calibration people who cannot calibrate because the model was trained on them."""
+    for one in run.runs if isinstance(run, Ensemble) else (run,):
+        if remark := one.seen.remark(prepared.manifest, str(one.folder)):
+            warn(f"{remark}.")
     people = prepared.select(["calibration"]).drop_duplicates("subject")
     seen_by = _seen_by(run, people)
     if any(seen_by):

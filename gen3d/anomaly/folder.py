@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from glob import escape
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -54,7 +55,8 @@ def map_path(folder: Path, key: str, channel: str, kind: str = ZMAP, native: boo
 
 def map_paths(folder: Path, key: str) -> dict[str, Path]:
     """Channel -> z map of a scan, "*" for any scan's; by name."""
-    paths = sorted((folder / "maps").glob(f"{key}_desc-*_{ZMAP}.nii.gz"))
+    name = key if key == "*" else escape(key)
+    paths = sorted((folder / "maps").glob(f"{name}_desc-*_{ZMAP}.nii.gz"))
     return {path.name.split("_desc-")[-1].removesuffix(f"_{ZMAP}.nii.gz"): path for path in paths}
 
 

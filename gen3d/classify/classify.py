@@ -36,10 +36,11 @@ from gen3d.classify.study.recipe import HeadRecipe, KeptLearned
 from gen3d.cohort.target import Target, as_label
 from gen3d.core import words as spell
 from gen3d.core.artefact import Work, write_json
+from gen3d.core.disk import remove_folder
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track, warn
 from gen3d.core.result_folder import METRICS, write_picture
-from gen3d.core.tables import Row, records, write_table
+from gen3d.core.tables import Row, parse_table, records, write_table
 
 
 class Classify(StudySettings):
@@ -55,30 +56,30 @@ class Classify(StudySettings):
 
     def plan(self) -> list[str]:
         """Classes and people, folds and heads."""
+        opened = self.open_inputs()
+        lines = [*opened.question.plan(), *opened.plan()] if isinstance(opened, ExternalTest) else opened.plan()
+        return [*lines, f"writes {self.out}"]
+
+    def open_inputs(self) -> Question | ExternalTest:
+        """Open the scans, the target, the features and the folds; with fit=, the head and the people to be tested."""
         question = open_question(self)
-        tested = self._external(question).plan() if self.fit is not None else []
-        return [*question.plan(), *tested, f"writes {self.out}"]
-
-    def open_inputs(self) -> Question:
-        """Open the scans, the target, the features and the folds."""
-        return open_question(self)
-
-    def write(self, work: Work, opened: Question) -> dict[str, Any]:
-        """Write the folder."""
         if self.fit is None:
-            figures = cross_validate(opened)
-        else:
-            figures = external_test(self._external(opened))
-        say(f"{self.out / METRICS}")
-        return figures
-
-    def _external(self, question: Question) -> External:
-        """The people of external=, under the policies given here: those of the head's study were about its own people."""
+            return question
+        # The policies are those given here: those of the study that fitted the head were about its own people.
         given = self.model_fields_set
         policies = Policies(
             self.seen if "seen" in given else "refuse", self.duplicates if "duplicates" in given else "refuse"
         )
-        return open_external(question, policies, self.voxels and "voxels" in given)
+        external = open_external(question, policies, self.voxels and "voxels" in given)
+        family = open_heads(self.fit / HEAD)
+        _same_study(question, family, self.fit)
+        return ExternalTest(external, family)
+
+    def write(self, work: Work, opened: Question | ExternalTest) -> dict[str, Any]:
+        """Write the folder."""
+        figures = external_test(opened) if isinstance(opened, ExternalTest) else cross_validate(opened)
+        say(f"{self.out / METRICS}")
+        return figures
 
 
 PARTS = ".parts"
@@ -86,6 +87,23 @@ UNEVEN_GAPS = 0.1
 """Difference between classes in the share of missing values from which a warning is written."""
 
 RESIDUAL = "residual"
+
+
+@dataclass(frozen=True)
+class ExternalTest:
+    """A finished head and the people that it is tested on."""
+
+    external: External
+    family: HeadFamily
+
+    @property
+    def question(self) -> Question:
+        """What was asked when the head was fitted, with the voxels of both cohorts."""
+        return self.external.question
+
+    def plan(self) -> list[str]:
+        """Who would be tested."""
+        return self.external.plan()
 
 
 @dataclass(frozen=True)
@@ -122,17 +140,14 @@ def cross_validate(question: Question) -> Row:
     result = StudyResult(pd.concat(tables, ignore_index=True), chosen, null)
     head_note = kept_head(question, models[0], study)
     written = _write(question, models, result, head_note, TestedPeople.of(question))
-    _discard(parts)
+    remove_folder(parts)
     return written
 
 
-def external_test(external: External) -> Row:
+def external_test(test: ExternalTest) -> Row:
     """Test a finished head on other people, and baselines that were fitted on its training people."""
-    question, features, codes = external.question, external.features, external.codes
-    settings = question.settings
-    assert settings.fit is not None
-    family = open_heads(settings.fit / HEAD)
-    _same_study(question, family, settings.fit)
+    external, family, question = test.external, test.family, test.question
+    features, codes, settings = external.features, external.codes, question.settings
     models = contestants(question)
     everybody, tested = np.arange(len(question.features)), np.arange(len(codes))
     shared = (question.target, (), settings.seed, _controls_known(question))
@@ -163,7 +178,7 @@ def _controls_known(question: Question) -> bool:
 def _of_model(model: Contestant, study: ClassifyStudy, path: Path) -> tuple[pd.DataFrame, list[Row]]:
     """Predictions and chosen settings of one model, from disk where an interrupted run left them."""
     settings_path = path.with_suffix(".json")
-    if settings_path.is_file():
+    if path.is_file() and settings_path.is_file():
         return _read_part(path, study.target), json.loads(settings_path.read_text(encoding="utf-8"))
     parts, settings = [], []
     # These problems are small, so threads would wait for each other, most of all on a busy machine. Networks gain from them.
@@ -180,7 +195,7 @@ def _of_model(model: Contestant, study: ClassifyStudy, path: Path) -> tuple[pd.D
 def _read_part(path: Path, target: Target) -> pd.DataFrame:
     text_columns = ["key", "subject", "session", "site", "sex", *MODEL_COLUMNS]
     text_columns += [] if target.task == "number" else CLASS_COLUMNS  # a class called 0.5 is no number
-    return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=dict.fromkeys(text_columns, str))
+    return parse_table(path, na_values=["n/a"], dtype=dict.fromkeys(text_columns, str))
 
 
 def _permutation(model: Contestant, study: ClassifyStudy, question: Question, path: Path) -> Row | None:
@@ -200,12 +215,6 @@ def _permutation(model: Contestant, study: ClassifyStudy, question: Question, pa
     row = permutation_row(observed(job), np.sort(statistics), model.name, statistic_name(study.target))
     write_json(path, row)
     return row
-
-
-def _discard(parts: Path) -> None:
-    for path in parts.iterdir():
-        path.unlink()
-    parts.rmdir()
 
 
 def _same_study(question: Question, family: HeadFamily, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from gen3d.cohort.folder import GENERATOR_SUBJECTS, Prepared, read_generator_sub
 from gen3d.cohort.manifest import is_twin
 from gen3d.cohort.seen import Guard, LeaveOutPolicy, SeenBy
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import load_json
 from gen3d.models.run_folder import read_seen
 from gen3d.synthesis.folder import PROVENANCE
 
@@ -88,7 +88,8 @@ def choose_people(synthetic: Prepared, real: Prepared, match: Sequence[str], see
         where=str(real.folders[0]),
     )
     cleared = guard.clear(held_out, known.seen_by(held_out), seen)
-    held_out, notes = held_out[cleared.testable], list(cleared.notes)
+    remark = known.remark(held_out, "the generator")
+    held_out, notes = held_out[cleared.testable], [*cleared.notes, *([remark] if remark else [])]
     candidates = held_out
     if f"{REQUESTED}diagnosis" not in scans.columns:
         training_diagnoses = set(table.loc[known.by_any(table), "diagnosis"].astype(str))
@@ -143,7 +144,7 @@ def generator_run(folder: Path) -> tuple[Path | None, str]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = load_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: missing or damaged ({error}); run `gen3d sample` again.") from None
     return value if isinstance(value, dict) else {}

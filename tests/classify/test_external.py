@@ -69,6 +69,7 @@ def test_a_training_person_under_another_id_is_refused_and_never_merged(waived: 
     for policy in ({}, {"duplicates": "merge"}):
         with pytest.raises(UserError, match=r"e003 and p0010 .*leave these people out of external="):
             classify(tmp_path / "same", waived / "latents", **asked, **policy)
+    assert not (tmp_path / "same").exists(), "nothing is begun before the people are checked"
     metrics = classify(tmp_path / "kept", waived / "latents", **asked, duplicates="waive")
     assert "e003 and p0010" in metrics["guard"]["waivers"][0]
 
@@ -108,7 +109,7 @@ def test_voxels_are_a_baseline_of_an_external_test_too(tmp_path: Path) -> None:
     without = Classify.model_validate(tested | {"prepared": None, "out": tmp_path / "without"})
     without.run()
     text = (tmp_path / "without" / "metrics.json").read_text()
-    assert "Not compared with plain voxels: the voxel-wise baseline could not be run (the prepared scans" in text
+    assert "Not compared with plain voxels: the voxel-wise baseline could not be run (the latents do not say" in text
     with pytest.raises(UserError, match="prepared=FOLDER"):
         Classify.model_validate(tested | {"prepared": None, "out": tmp_path / "asked", "voxels": True}).run()
 

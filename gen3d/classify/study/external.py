@@ -92,7 +92,7 @@ def open_external(question: Question, policies: Policies, voxels_asked: bool) ->
         raise UserError(
             f"{settings.external[0]}: nobody there has a {question.target.name} among {', '.join(question.target.classes)}."
         )
-    learned = SeenBy.people(question.features.table["subject"], TRAINING)
+    learned = SeenBy.rows(question.features.table, TRAINING)
     # A test on the training people of the head is worthless: they can be excluded, but never waived.
     unseen_by_head = HEAD.clear(
         features.table, learned.seen_by(features.table), "leave_out" if policies.seen == "leave_out" else "refuse"

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from gen3d.anomaly.folder import MapsFolder
 from gen3d.cohort.latents_folder import VERBS, Latents, LatentSpace, open_latents_folder, require_one_space
 from gen3d.cohort.manifest import is_synthetic, is_twin, read_manifest
-from gen3d.cohort.seen import TRAINING, SeenBy, identities
+from gen3d.cohort.seen import TRAINING, SeenBy, identities, recorded
 from gen3d.cohort.target import Rows
 from gen3d.core import words as spell
-from gen3d.core.artefact import digest, read
+from gen3d.core.artefact import Artefact, digest, read
 from gen3d.core.errors import UserError
+from gen3d.core.inputs import find_input
 from gen3d.core.progress import warn
 
 MAPS = "anomaly"
@@ -127,13 +128,9 @@ def _of_latents(latents: Latents) -> Features:
         seen |= member
     width = latents.values.shape[2]
     made_by = (latents.run_key,)
-    notes = (
-        ()
-        if seen
-        else (
-            f"the training people of the {latents.kind} of {latents.folder} are not known; make sure that none of them is here",
-        )
-    )
+    unknown = f"the training people of the {latents.kind} of {latents.folder} are not known; make sure that none of them is here"
+    remark = latents.seen.remark(latents.table, f"the {latents.kind} of {latents.folder}") if seen else unknown
+    notes = (remark,) if remark else ()
     return Features(
         latents.table,
         latents.values,
@@ -164,7 +161,7 @@ def _of_maps(folder: Path) -> Features:
         raise UserError(f"{folder}: damaged maps ({error}); run `gen3d anomaly` again.") from None
     values = people[["key", *scores]].join(z, on="key").drop(columns="key").to_numpy(dtype=np.float64)
     judged = np.isfinite(values).all(axis=1)
-    table = _full_table(artefact.inputs.get("prepared", []), people)
+    table = _full_table(artefact, people)
     notes = (
         ()
         if judged.all()
@@ -172,8 +169,8 @@ def _of_maps(folder: Path) -> Features:
     )
     chosen, kept = values[judged], table[judged].reset_index(drop=True)
     calibrates = kept["role"].isin(CALIBRATING) & ~is_twin(kept)
-    rows = zip(identities(kept), kept["role"], calibrates, strict=True)
-    saw = {person: f"calibration of {folder.name} ({role})" for names, role, known in rows if known for person in names}
+    known = kept[calibrates]
+    saw = recorded(known, [f"calibration of {folder.name} ({role})" for role in known["role"]])
     return Features(
         kept,
         chosen[None],
@@ -187,10 +184,11 @@ def _of_maps(folder: Path) -> Features:
     )
 
 
-def _full_table(prepared: list[dict[str, str]], people: pd.DataFrame) -> pd.DataFrame:
+def _full_table(artefact: Artefact, people: pd.DataFrame) -> pd.DataFrame:
     """The cohort table's rows of these people, where it is still there; else what the maps know of them."""
-    folders = [Path(item["path"]) for item in prepared]
-    if not folders or not all((folder / "manifest.tsv").is_file() for folder in folders):
+    found = [find_input(artefact, item) for item in artefact.inputs.get("prepared", [])]
+    folders = [folder for folder in found if folder is not None]
+    if not folders or len(folders) < len(found):
         return people
     whole = pd.concat([read_manifest(folder) for folder in folders], ignore_index=True)
     return people[["key"]].merge(whole, on="key", how="left", validate="one_to_one")
