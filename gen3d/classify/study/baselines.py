@@ -19,6 +19,7 @@ from gen3d.cohort.folder import Prepared
 from gen3d.cohort.structures import SUFFIX
 from gen3d.cohort.target import Rows, Target, Values, as_label
 from gen3d.core.errors import UserError
+from gen3d.core.memory import announce_memory
 from gen3d.core.progress import track
 
 VOLUMES = (
@@ -184,6 +185,11 @@ class Voxels:
 
 def read_voxels(prepared: Prepared, keys: Sequence[str]) -> tuple[Voxels, ...]:
     """The voxels of these scans, one entry per channel that was prepared."""
+    announce_memory(
+        f"the inner products of the voxels of {len(keys)} scans",
+        6 * 8 * len(keys) ** 2,
+        "set voxels=false or give fewer scans",
+    )
     inside = np.flatnonzero(prepared.mask)
     channels = []
     for channel in (name for name in (T1W, LOG_JACOBIAN) if name in prepared.plan.channels):

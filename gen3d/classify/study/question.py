@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.classify.heads.settings import SvmSettings
 from gen3d.classify.settings import StudySettings
 from gen3d.classify.study.baselines import Voxels, read_voxels
 from gen3d.classify.study.features import Features, one_scan_each, open_features
@@ -26,6 +27,7 @@ from gen3d.cohort.target import Target, as_label, make_target
 from gen3d.core.artefact import Artefact, read
 from gen3d.core.errors import UserError
 from gen3d.core.inputs import find_input, input_of
+from gen3d.core.memory import announce_memory
 
 SWITCHED_OFF = "the voxel-wise baseline was switched off"
 WITHOUT_SCANS = "give prepared=FOLDER, or voxels=false to leave the voxel-wise baseline out (the report says so)"
@@ -159,6 +161,10 @@ def open_question(request: StudySettings) -> Question:
     kept = np.flatnonzero(cleared.usable)
     features, codes, testable = features.take(kept), codes[kept], cleared.testable[kept]
     _refuse_constant(features)
+    if any(isinstance(head, SvmSettings) for head in settings.heads):
+        announce_memory(
+            f"the inner products of {len(features)} scans (svm)", 4 * 8 * len(features) ** 2, "leave svm out of heads"
+        )
     external = settings.external is not None  # the voxels of both cohorts are read together, see `open_external`
     voxels, voxel_notes = ((), ()) if external else _voxels(settings, features)
     pairs = _duplicates(features, voxels)
