@@ -7,10 +7,12 @@ inputs, or files that are not gen3d's, is left as it is. `Work.finish` marks it 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -369,10 +371,24 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {key: value for name, below in tree.items() for key, value in _flat(below, f"{prefix}{name}.").items()}
 
 
+def _open_lock(path: Path) -> Any:
+    """Open or make a lock file, which is neither emptied nor reached through a link, and is no pipe.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    lock = os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0)
+    if not stat.S_ISREG(os.fstat(lock.fileno()).st_mode):
+        lock.close()
+        raise OSError(errno.EINVAL, f"{LOCK} is no file")
+    return lock
+
+
 def _lock_folder(folder: Path) -> Any:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("w")
+        lock = _open_lock(folder / LOCK)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); give another out=.") from None
     try:
