@@ -191,7 +191,7 @@ class LatentsFolder(ResultFolder):
     @cached_property
     def scan_table(self) -> pd.DataFrame:
         """A row per scan."""
-        return read_table(self.folder / TABLE)
+        return read_table(self.folder / TABLE, ("key", "subject"))
 
     @property
     def cohort_rows(self) -> pd.DataFrame:
@@ -245,6 +245,9 @@ def read_latents_table(folder: Path, verbs: Sequence[str] = VERBS) -> pd.DataFra
         raise UserError(f"{folder}: damaged latents ({error}); encode again.") from None
     if num != len(table):
         raise UserError(f"{folder}: {num} latents but {len(table)} rows in {TABLE}; encode again.")
+    absent = [name for name in ("key", "subject") if name not in table.columns]
+    if absent:
+        raise UserError(f"{folder / TABLE}: lacks the column {absent[0]}; encode again.")
     typed(table, folder / TABLE, "encode again")
     return table
 

@@ -14,7 +14,8 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -256,13 +257,47 @@ def _check_seal(folder: Path, record: Mapping[str, Any]) -> None:
     files = record.get(FILES)
     if isinstance(files, dict):
         check(folder, files, str(record.get("verb")))
-    elif FILES not in record and folder not in _without_seal:
-        _without_seal.add(folder)
-        warn(f"{folder}: was written before gen3d kept hashes of its files, so changes to them cannot be noticed.")
+    elif FILES not in record:
+        if folder not in _without_seal:
+            warn(f"{folder}: was written before gen3d kept hashes of its files, so changes to them cannot be noticed.")
+        _without_seal.append(folder)
 
 
-_without_seal: set[Path] = set()
-"""Folders of which that was said."""
+_without_seal: list[Path] = []
+"""Folders that this process opened of which that was said."""
+
+
+@contextmanager
+def changes_explained() -> Iterator[None]:
+    """Within this context, a failure that a changed file can cause is a sentence if a folder without hashes was opened.
+
+    Behind a seal such a failure is a mistake of gen3d, and stays what it is.
+
+    Raises:
+        UserError: naming the folders without hashes.
+    """
+    known = len(_without_seal)
+    try:
+        yield
+    except UserError:
+        raise
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        ArithmeticError,
+        RecursionError,
+        AssertionError,
+    ) as error:
+        opened = dict.fromkeys(map(str, _without_seal[known:]))
+        if not opened:
+            raise
+        folders = ", ".join(opened)
+        raise UserError(
+            f"{folders}: something in there is not as gen3d writes it ({type(error).__name__}: {error}), and without hashes of "
+            "its files nobody can say which; run the verb that wrote it again."
+        ) from error
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -325,7 +360,7 @@ def record_of(folder: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise UserError(f"{path}: damaged ({error}); delete the folder and run its verb again.") from None
     written = record.pop(CHECKSUM, None)
-    if written is not None and written != digest(record):
+    if written != digest(record) and (written is not None or FILES in record or PLACE in record):
         raise UserError(
             f"{path}: was changed after gen3d wrote it, so what it says of settings and inputs is not to be relied on; copy "
             "the folder again from where it is whole, or delete it and run its verb again."

@@ -12,7 +12,7 @@ import pytest
 from pydantic import Field
 
 from gen3d.core import seal as sealing
-from gen3d.core.artefact import begin, read
+from gen3d.core.artefact import begin, changes_explained, read
 from gen3d.core.config import Folder, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.inputs import find_input, input_of
@@ -122,7 +122,7 @@ def test_a_folder_without_hashes_is_read_and_that_is_said_once(
 ) -> None:
     folder = make(tmp_path / "out")
     record = json.loads((folder / "artefact.json").read_text())
-    for name in ("files", "checksum"):
+    for name in ("files", "checksum", "folder"):
         record.pop(name)
     (folder / "artefact.json").write_text(json.dumps(record))
     capsys.readouterr()
@@ -237,3 +237,18 @@ def test_an_exchanged_input_is_told_with_both_keys_and_never_used(tmp_path: Path
     other = read(tmp_path / "study" / "prepared").key
     with pytest.raises(UserError, match=rf"holds something else now \(key {other} instead of {item['key']}\)"):
         input_of(read(latents), item, "give prepared=FOLDER")
+
+
+def test_a_failure_on_a_folder_without_hashes_is_a_sentence_and_behind_a_seal_a_mistake_of_ours(tmp_path: Path) -> None:
+    folder = make(tmp_path / "out")
+    with pytest.raises(KeyError), changes_explained():
+        raise KeyError(read(folder).summary["n"])
+    record = json.loads((folder / "artefact.json").read_text())
+    for name in ("files", "checksum", "folder"):
+        record.pop(name)
+    (folder / "artefact.json").write_text(json.dumps(record))
+    with (
+        pytest.raises(UserError, match=r"out: something in there is not as gen3d writes it \(KeyError: 1\)"),
+        changes_explained(),
+    ):
+        raise KeyError(read(folder).summary["n"])
