@@ -228,7 +228,13 @@ def open_latents_folder(folder: Path, verbs: Sequence[str] = VERBS) -> Latents:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / SHAPE}: damaged ({error}); encode again.") from None
     table = read_latents_table(folder, verbs)
-    return Latents(artefact, table, shape, kind, key, SeenBy.read(folder / SEEN, "encode again"), record)
+    seen = SeenBy.read(folder / SEEN, "encode again")
+    values = read_latents(folder)
+    if len(seen.members) != (len(values) if values.ndim == 3 else 1):
+        raise UserError(
+            f"{folder / SEEN}: names {len(seen.members)} members, and {ARRAY} has the shape {values.shape}; encode again."
+        )
+    return Latents(artefact, table, shape, kind, key, seen, record)
 
 
 def read_latents_table(folder: Path, verbs: Sequence[str] = VERBS) -> pd.DataFrame:

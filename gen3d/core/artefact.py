@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -298,6 +299,24 @@ def changes_explained() -> Iterator[None]:
             f"{folders}: something in there is not as gen3d writes it ({type(error).__name__}: {error}), and without hashes of "
             "its files nobody can say which; run the verb that wrote it again."
         ) from error
+
+
+def discard(folder: Path, below: str) -> None:
+    """Delete a part of a finished folder that is needed no more, so that the folder is still what its record says.
+
+    Args:
+        folder: finished by a verb.
+        below: a file or folder in it.
+    """
+    path, record = folder / below, record_of(folder)
+    if record is not None and isinstance(record.get(FILES), dict):
+        gone = f"{os.path.normpath(below)}/"
+        kept = {name: text for name, text in record[FILES].items() if not f"{name}/".startswith(gone)}
+        write_record(folder, record | {FILES: kept})
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from pydantic import Field
 
 from gen3d.core import seal as sealing
-from gen3d.core.artefact import begin, changes_explained, read
+from gen3d.core.artefact import begin, changes_explained, discard, read
 from gen3d.core.config import Folder, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.inputs import find_input, input_of
@@ -252,3 +252,13 @@ def test_a_failure_on_a_folder_without_hashes_is_a_sentence_and_behind_a_seal_a_
         changes_explained(),
     ):
         raise KeyError(read(folder).summary["n"])
+
+
+def test_what_a_sweep_discards_of_a_finished_folder_leaves_it_whole(tmp_path: Path) -> None:
+    folder = make(tmp_path / "out", **{"volumes/b.nii": "others", "volumes2/c.nii": "kept"})
+    discard(folder, "volumes")
+    assert not (folder / "volumes").exists()
+    assert read(folder).summary == {"n": 1}
+    (folder / "volumes2/c.nii").unlink()
+    with pytest.raises(UserError, match=r"c\.nii: is missing"):
+        read(folder)
