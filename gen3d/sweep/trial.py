@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from gen3d.core.artefact import LOCK, read, write_atomic
+from gen3d.core.artefact import LOCK, discard, read, write_atomic
 from gen3d.core.disk import remove_partial
 from gen3d.core.errors import Interrupted, Unfinished, UserError
 from gen3d.core.progress import say
@@ -142,7 +141,8 @@ def _attempt(
         attempt.end(status, time.monotonic() - began, objective, sentence)
     if status in (DONE, PRUNED):
         for path in sweep.discard:
-            shutil.rmtree(folder / path, ignore_errors=True)
+            step, _, below = path.partition("/")
+            discard(folder / step, below)
 
 
 def _measured(sweep: SweepSettings, study: SweepStudy, folder: Path) -> tuple[float | None, str]:

@@ -289,7 +289,7 @@ def prepared_behind(settings: StudySettings, features: Features) -> Prepared:
     folders = list(settings.prepared or ())
     if not folders:
         for folder in settings.latents:
-            folders += _source_folders(folder)
+            folders += scans_behind(folder)
     if not folders:
         raise UserError(
             "the latents do not say which prepared scans they were made from, which the voxel-wise baseline needs; "
@@ -298,12 +298,16 @@ def prepared_behind(settings: StudySettings, features: Features) -> Prepared:
     return open_prepared(tuple(dict.fromkeys(folders)))
 
 
-def _source_folders(folder: Path) -> list[Path]:
-    """Prepared folders behind latents, through harmonisation."""
+def scans_behind(folder: Path) -> list[Path]:
+    """Prepared folders behind latents, through harmonisation.
+
+    Raises:
+        UserError: one of them is not there any more, or something else is.
+    """
     artefact = read(folder)
     folders = [input_of(artefact, item, WITHOUT_SCANS) for item in artefact.inputs.get("prepared", [])]
     for item in artefact.inputs.get("latents", []):
-        folders += _source_folders(input_of(artefact, item, WITHOUT_SCANS))
+        folders += scans_behind(input_of(artefact, item, WITHOUT_SCANS))
     return folders
 
 
