@@ -8,6 +8,7 @@ scan, a second run) is listed; nothing stops for it.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from gen3d.prepare.joining import join_people
 from gen3d.prepare.sidecar import sidecar_of
 from gen3d.prepare.standard import standardise, told
 
+ORIGIN = "_origin"
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
 
 
@@ -31,12 +33,18 @@ class ScanSource:
     """Rows of one or several sources, and what did not match up.
 
     `frame` has the columns of the cohort table except role, and `source`; `unmatched` holds (entry, remark), `notes` sentences on
-    how the tables were read.
+    how the tables were read, and `origin` the name of every row's source.
     """
 
     frame: pd.DataFrame
     unmatched: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    origin: list[str] = field(default_factory=list)
+
+    def unmatched_counts(self) -> str:
+        """How many entries of each kind match nothing: `2 scan without a row in participants.tsv`."""
+        kinds = Counter(re.sub(r"session \S+ ", "", remark.split(":")[0]) for _, remark in self.unmatched)
+        return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
 
 
 def read_sources(paths: Sequence[Path], columns: Columns | None = None, shared_ids: bool = False) -> ScanSource:
@@ -52,14 +60,23 @@ def read_sources(paths: Sequence[Path], columns: Columns | None = None, shared_i
     """
     columns = columns or Columns()
     sources = [_read_one(path, columns) for path in paths]
+    for name, source in zip(_names(paths), sources, strict=True):
+        source.frame[ORIGIN] = name
     frames = [source.frame for source in sources]
     if len(frames) > 1 and not shared_ids and _collide(frames):
         frames = [_qualify(frame, frame["site"]) for frame in frames]
     frame = pd.concat(frames, ignore_index=True)
     frame["key"] = [scan_key(*pair) for pair in zip(frame["subject"], frame["session"], strict=True)]
     _refuse_duplicates(frame)
+    origin = [str(name) for name in frame.pop(ORIGIN)]
     unmatched = [item for source in sources for item in source.unmatched]
-    return ScanSource(frame, unmatched, [note for source in sources for note in source.notes])
+    return ScanSource(frame, unmatched, [note for source in sources for note in source.notes], origin)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """What each source is called: the name of its folder or table, or its path where two have one name."""
+    names = [path.name if path.is_dir() else path.stem for path in paths]
+    return [str(path) if names.count(name) > 1 else name for name, path in zip(names, paths, strict=True)]
 
 
 def _read_one(path: Path, columns: Columns) -> ScanSource:
