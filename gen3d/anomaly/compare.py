@@ -17,6 +17,7 @@ from gen3d.anomaly.channels import ChannelMaker, ScanComparison
 from gen3d.anomaly.expectation import Ensemble
 from gen3d.cohort.channels import LOG_JACOBIAN, T1W, Channel
 from gen3d.cohort.folder import Prepared
+from gen3d.cohort.seen import identities
 from gen3d.core.progress import track
 from gen3d.core.work_arrays import WorkingArrays
 from gen3d.models.run import Run, covariates_of, scan_seed
@@ -57,7 +58,8 @@ def open_latents(arrays: WorkingArrays, run: Run, prepared: Prepared, table: pd.
     """The working array of latents, as wide as the latent of the first scan."""
     row = table.iloc[0]
     volume = prepared.load([row["key"]], run.channels)[0]
-    return arrays.open("latents", (len(run.encode(volume, row["subject"], covariates_of(run, row))),))
+    person = identities(table)[0]
+    return arrays.open("latents", (len(run.encode(volume, person, covariates_of(run, row))),))
 
 
 def compare(
@@ -91,11 +93,12 @@ def compare(
     encoder = run if isinstance(run, Run) and run.comparable_latents else None
     latents = open_latents(arrays, encoder, prepared, table) if encoder is not None else None
     names = [name for name in (T1W, LOG_JACOBIAN) if name in prepared.plan.channels]
+    people = identities(table)
     for i in track(arrays.missing(), "comparing"):
         row = table.iloc[i]
         observed = {name: prepared.volume(row["key"], name) for name in names}
         volume = np.stack([observed[name] for name in run.channels])
-        expectation = run.expect(volume, row["subject"], covariates_of(run, row), samples, scan_seed(seed, row["key"]))
+        expectation = run.expect(volume, people[i], covariates_of(run, row), samples, scan_seed(seed, row["key"]))
         assert expectation is not None, "every row is held out from a member"
         comparison = ScanComparison(observed, dict(zip(run.channels, expectation[0], strict=True)))
         for channel in channels:
@@ -103,6 +106,6 @@ def compare(
             regions[channel][i] = region_means(sharp)
             voxels[channel][i] = maker.smooth(sharp, channel)
         if encoder is not None and latents is not None:
-            latents[i] = encoder.encode(volume, row["subject"], covariates_of(run, row))
+            latents[i] = encoder.encode(volume, people[i], covariates_of(run, row))
         arrays.mark(i)
     return ChannelValues(arrays, voxels, regions, latents)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3d.cohort.folder import Prepared
+from gen3d.cohort.seen import PersonHashes
 from gen3d.core.errors import UserError
 from gen3d.maths.design import Design
 from gen3d.models.run import Float, Run, load_run
@@ -59,22 +60,27 @@ class Ensemble:
         """Whether every run does; a run without covariates would leave their effect in the mean."""
         return all(run.predicts_out_of_sample for run in self.runs)
 
-    def can_judge(self, subject: str) -> bool:
+    def can_judge(self, person: str | PersonHashes) -> bool:
         """Whether each run has a member that was not trained on this person."""
-        return all(run.can_judge(subject) for run in self.runs)
+        return all(run.can_judge(person) for run in self.runs)
 
     def covariates_of(self, age_years: Any, sex: Any, site: Any) -> NDArray[np.float64]:
         """Rows of the designs of all runs side by side, [n, sum of p]."""
         return np.concatenate([run.covariates_of(age_years, sex, site) for run in self.runs], axis=1)
 
     def expect(
-        self, volume: Float, subject: str, covariates: NDArray[np.float64], samples: int = 0, seed: int = 0
+        self,
+        volume: Float,
+        person: str | PersonHashes,
+        covariates: NDArray[np.float64],
+        samples: int = 0,
+        seed: int = 0,
     ) -> tuple[Float, None] | None:
         """The mean over runs of `Run.expect`.
 
         Args:
             volume: [C, X, Y, Z] in stored units, channels in the order of `channels`.
-            subject: the person of the volume.
+            person: of the volume: an id, or an identity with the person's scans.
             covariates: the person's row of `covariates_of`, [sum of p].
             samples: posterior draws per member; 0 decodes the posterior mean.
             seed: of those draws.
@@ -85,7 +91,7 @@ class Ensemble:
         ends = np.cumsum([run.num_covariates for run in self.runs])[:-1]
         means: list[Float] = []
         for run, of_run in zip(self.runs, np.split(covariates, ends), strict=True):
-            expectation = run.expect(volume, subject, of_run, samples, seed)
+            expectation = run.expect(volume, person, of_run, samples, seed)
             if expectation is None:
                 return None
             means.append(expectation[0])

@@ -29,7 +29,7 @@ P_CONFORMAL = "p_conformal"
 """Rank of |z| among held-out |z| of the calibration controls: a p that assumes no normal distribution."""
 
 P_MAX = "p_max"
-"""Rank of |z| among the largest |z| of any region in each control: family-wise over regions."""
+"""Rank of |z| among the largest |z| of any region in each control, or their tail: family-wise over regions."""
 
 SCORE, REGION_SCORE, LATENT_SCORE = "score_", "region_score_", "latent_d"
 IDENTITY = ("key", "subject", "session", "role", "diagnosis", "age_years", "sex", "site")

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.cohort.manifest import FILE, check_split, read_manifest, write_manifest
+from gen3d.cohort.scan_hash import refuse_one_scan_twice
 from gen3d.core.artefact import digest, file_digest, read
 from gen3d.core.errors import UserError
 from gen3d.core.plain_files import load_object
@@ -203,6 +204,9 @@ def open_prepared(folders: Path | Sequence[Path]) -> Prepared:
             f"{', '.join(twice.iloc[:5])}: the same subject and session in two prepared folders; if they are different "
             "people, prepare the sources together (source=[a,b]) so that their ids are kept apart."
         )
+    refuse_one_scan_twice(
+        manifest[manifest["role"] != "excluded"], manifest["folder"][manifest["role"] != "excluded"].tolist()
+    )
     check_split(manifest)
     key = artefacts[0].key if len(listed) == 1 else digest([artefact.key for artefact in artefacts])
     return Prepared(listed, plans[0], manifest, key)

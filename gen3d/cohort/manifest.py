@@ -28,7 +28,9 @@ from gen3d.core.safe_cells import disarmed
 FILE = "manifest.tsv"
 HEALTHY, NULL = "none", "null"
 """Planted conditions of scans in which nothing is planted: people as they are, and twins made like the others."""
-TEXT = ("subject", "session", "site", "sex", "diagnosis", "role", "key", "base")
+SCAN_HASH, SOURCE_SUBJECT = "scan_hash", "source_subject"
+"""The scan by its content (see `scan_hash`), and the id as the source writes it; tables of earlier versions may lack them."""
+TEXT = ("subject", "session", "site", "sex", "diagnosis", "role", "key", "base", SCAN_HASH, SOURCE_SUBJECT)
 NUMBERS = ("age_years", "cdr", "mmse")
 REQUIRED = ("subject", "session", "site", "age_years", "sex", "diagnosis", "cdr", "mmse", "role", "key")
 ROLES = ("train", "calibration", "test", "evaluation", "excluded")

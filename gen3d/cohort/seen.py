@@ -1,11 +1,13 @@
 """No person is tested by a model trained on them: who each model saw (`SeenBy`), and what a verb does about it (`Guard`).
 
+A person is known by the id and by the content of the scans, so somebody who comes back under another id is recognised.
 Every verb that tests or scores people uses this module; `tests/contracts/test_seen.py` lists them. Two rules complement it: a
 person has one role (`manifest.check_split`), and two ids of one person are found by their scans (`cohort.duplicates`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +18,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.cohort.manifest import subject_hash
+from gen3d.cohort.manifest import SCAN_HASH, SOURCE_SUBJECT, subject_hash
+from gen3d.cohort.scan_hash import PREFIX
 from gen3d.core.errors import UserError
 from gen3d.core.plain_files import load_object
 
@@ -35,7 +38,13 @@ WAYS_OUT: dict[str, str] = {
 }
 
 PersonHashes = tuple[str, ...]
-"""Hashes that identify a person; the person was seen if any of the hashes was."""
+"""Hashes that identify a person, that of the id first; the person was seen if any of the hashes was."""
+
+FORMER = "formerly "
+"""In front of the hash of an id as earlier versions made it; it counts only in their records, which hold no scans."""
+
+ANOTHER_ID = "the same scan under another id"
+OTHER_PEOPLE = "if they are other people with the same ids, prepare them as a named source (source={NAME: FOLDER})"
 
 
 def identity_of(subject: str, *further: str) -> PersonHashes:
@@ -44,15 +53,41 @@ def identity_of(subject: str, *further: str) -> PersonHashes:
 
 
 def identities(table: pd.DataFrame) -> list[PersonHashes]:
-    """The identity of the person of each row of a cohort table, [n]."""
-    return [identity_of(subject) for subject in table["subject"]]
+    """The identity of the person of each row of a cohort table, [n]: the id, and the contents of all scans of the person there."""
+    subjects = table["subject"].astype(str)
+    known: dict[str, dict[str, None]] = {subject: {} for subject in subjects}
+    for subject, content in zip(subjects, _words(table, SCAN_HASH), strict=True):
+        if content:
+            known[subject][content] = None
+    rows = zip(subjects, _words(table, SOURCE_SUBJECT), _words(table, "site"), strict=True)
+    for subject, original, site in rows if SOURCE_SUBJECT in table.columns else ():
+        former = re.sub(r"[^A-Za-z0-9]", "", original.removeprefix("sub-"))
+        for name in (former, re.sub(r"[^A-Za-z0-9]", "", site) + former):
+            if former and name != subject:
+                known[subject][FORMER + subject_hash(name)] = None
+    made = {subject: identity_of(subject, *further) for subject, further in known.items()}
+    return [made[subject] for subject in subjects]
+
+
+def _words(table: pd.DataFrame, column: str) -> list[str]:
+    if column not in table.columns:
+        return [""] * len(table)
+    cells = table[column].astype(object)
+    return [str(cell).strip() for cell in cells.where(cells.notna(), "")]
+
+
+def recorded(table: pd.DataFrame, what: str | Sequence[str]) -> dict[str, str]:
+    """The people of these rows as a record of a model holds them: every hash -> `what` saw or used them, one for all or per row."""
+    whats = [what] * len(table) if isinstance(what, str) else what
+    rows = zip(identities(table), whats, strict=True)
+    return {name: str(role) for person, role in rows for name in person if not name.startswith(FORMER)}
 
 
 @dataclass(frozen=True)
 class SeenBy:
     """Who each member of a model, or a model before it, was trained on: hash -> role (`train`) or description (`vae (train)`).
 
-    subjects.json of a run and seen.json of latents hold one.
+    subjects.json of a run and seen.json of latents hold one. Hashes are of ids, and those with a `v` in front of scans.
     """
 
     members: tuple[Mapping[str, str], ...]
@@ -73,8 +108,13 @@ class SeenBy:
 
     @classmethod
     def people(cls, subjects: Iterable[str], what: str) -> SeenBy:
-        """One member that saw these subjects."""
+        """One member that saw these subjects, known by their ids alone."""
         return cls(({person: what for subject in subjects for person in identity_of(subject)},))
+
+    @classmethod
+    def rows(cls, table: pd.DataFrame, what: str | Sequence[str]) -> SeenBy:
+        """One member that saw the people of these rows of a cohort table."""
+        return cls((recorded(table, what),))
 
     @classmethod
     def read(cls, path: Path, remedy: str) -> SeenBy:
@@ -100,13 +140,40 @@ class SeenBy:
         return {str(number): dict(people) for number, people in enumerate(self.members)}
 
     @property
+    def subjects(self) -> list[dict[str, str]]:
+        """Of each member, the hash of the id -> role: one entry per person."""
+        return [{name: role for name, role in people.items() if not _is_scan(name)} for people in self.members]
+
+    @property
     def roles(self) -> list[str]:
         """The roles of everybody, member by member."""
         return [role for people in self.members for role in people.values()]
 
+    @cached_property
+    def ids_only(self) -> tuple[bool, ...]:
+        """Whether a member's record holds people's ids and no scan, as those of earlier versions do."""
+        return tuple(bool(people) and not any(map(_is_scan, people)) for people in self.members)
+
+    def remark(self, table: pd.DataFrame, what: str) -> str:
+        """A sentence without a full stop where only ids can be recognised though the table has the scans' hashes, else ""."""
+        if not any(self.ids_only) or not any(_words(table, SCAN_HASH)):
+            return ""
+        return (
+            f"{what} recorded the ids of its training people but not their scans, so somebody who has another id here is not "
+            "recognised"
+        )
+
+    def _hits(self, index: int, person: PersonHashes) -> list[str]:
+        """Names under which a member knows a person."""
+        people = self.members[index]
+        former = (
+            [name.removeprefix(FORMER) for name in person if name.startswith(FORMER)] if self.ids_only[index] else []
+        )
+        return [name for name in (*person, *former) if name in people]
+
     def saw(self, person: PersonHashes) -> list[int]:
         """Members that were trained on a person."""
-        return [index for index, people in enumerate(self.members) if any(name in people for name in person)]
+        return [index for index in range(len(self.members)) if self._hits(index, person)]
 
     def blind_to(self, person: PersonHashes) -> list[int]:
         """Members that never saw a person."""
@@ -129,7 +196,7 @@ class SeenBy:
     @cached_property
     def _num_judges(self) -> int:
         """Fewest members, above 0, that are blind to a person seen by another member; all members if there is no such person."""
-        everybody = {person for people in self.members for person in people}
+        everybody = {person for people in self.subjects for person in people}
         counts = [sum(person not in people for people in self.members) for person in everybody]
         return min((count for count in counts if count), default=len(self.members))
 
@@ -149,8 +216,12 @@ class SeenBy:
         return np.asarray(~self.blind(table).any(axis=0))
 
     def reason(self, person: PersonHashes) -> str:
-        """What saw a person, "" where nothing did."""
-        return next((people[name] for people in reversed(self.members) for name in person if name in people), "")
+        """What saw a person, "" where nothing did; and that it did so under another id."""
+        for index in reversed(range(len(self.members))):
+            if names := self._hits(index, person):
+                role = self.members[index][names[0]]
+                return f"{role}, {ANOTHER_ID}" if _is_scan(names[0]) else role
+        return ""
 
     def seen_by(self, table: pd.DataFrame) -> list[str]:
         """What saw the person of each row, "" where a member never did, [n]."""
@@ -164,6 +235,10 @@ class SeenBy:
     def joined(self, others: Mapping[str, str]) -> SeenBy:
         """With further people in every member; people already there were seen by both."""
         return SeenBy(tuple(_joined(people, others) for people in self.members))
+
+
+def _is_scan(name: str) -> bool:
+    return name.startswith(PREFIX)
 
 
 def _joined(people: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
@@ -230,11 +305,13 @@ class Guard:
         what, num = self.sentence(table, seen_by), int(table.loc[seen, "subject"].nunique())
         if policy == "waive":
             return Cleared(everybody, everybody, num, (), (f"{what}, and are tested anyway: figures may be too good",))
+        # Known by the scan, they are who they seem; known by the id, they may be others.
+        others = "" if all(reason.endswith(ANOTHER_ID) for reason in seen_by if reason) else f"; {OTHER_PEOPLE}"
         if seen.all():
-            raise UserError(f"{what}; nobody is left; {self.remedy}.")
+            raise UserError(f"{what}; nobody is left; {self.remedy}{others}.")
         if policy == "refuse":
             ways = [WAYS_OUT[name] for name in self.policies]
-            raise UserError(f"{what}; {self.harm}; {', '.join(ways)}, or {self.remedy}.")
+            raise UserError(f"{what}; {self.harm}; {', '.join(ways)}, or {self.remedy}{others}.")
         if policy == "leave_out":
             return Cleared(~seen, ~seen, num, (f"{what}, and are left out",))
         note = (

@@ -20,6 +20,7 @@ from typing import Any
 
 from gen3d import __version__
 from gen3d.core.config import Verb, waived
+from gen3d.core.disk import PARTIAL, cannot_be_written, is_partial, remove_partial
 from gen3d.core.errors import UserError
 from gen3d.core.files import open_regular
 from gen3d.core.plain_files import load_object
@@ -238,7 +239,11 @@ def _require_same_work(
         if renews is not None and isinstance(before, dict) and renews(before, identity):
             return True
         raise UserError(f"{folder}: {_difference(existing, identity)}; give another out=, or delete the folder.")
-    if existing is None and folder.is_dir() and any(item.name != LOCK for item in folder.iterdir()):
+    if (
+        existing is None
+        and folder.is_dir()
+        and any(item.name != LOCK and not is_partial(item) for item in folder.iterdir())
+    ):
         raise UserError(f"{folder}: not empty and not written by gen3d; give another out=.")
     return False
 
@@ -376,7 +381,7 @@ def write_json(path: Path, value: Any) -> None:
 def write_atomic(path: Path, text: str) -> None:
     """Write text through a temporary file and a rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(text)
@@ -456,9 +461,12 @@ def _lock_folder(folder: Path) -> Any:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("w")
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); give another out=.") from None
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise UserError(f"{folder}: cannot be written ({error.strerror}); give another out=.") from None
+        raise cannot_be_written(error, folder) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove_partial(folder)
     except BlockingIOError:
         lock.close()
         raise _in_use(folder) from None

@@ -28,12 +28,24 @@ def _one_or_many(value: Any) -> Any:
     return value if isinstance(value, (list, tuple)) else [value]
 
 
+def _by_name_or_many(value: Any) -> Any:
+    """Names are words whatever they look like; they stand in file names, so they are letters and digits."""
+    if not isinstance(value, dict):
+        return _one_or_many(value)
+    wrong = [str(name) for name in value if not re.fullmatch("[A-Za-z0-9]+", str(name))]
+    if wrong:
+        raise ValueError(f"the name {wrong[0]!r} is not one of letters and digits only; choose another.")
+    return {str(name): folder for name, folder in value.items()}
+
+
 def _path_text(value: Any) -> Any:
     return str(value) if isinstance(value, (int, float)) else value
 
 
 Folder = Annotated[Path, BeforeValidator(_path_text)]
 Folders = Annotated[tuple[Folder, ...], BeforeValidator(_one_or_many), Field(min_length=1)]
+NamedFolders = Annotated[dict[str, Folder] | tuple[Folder, ...], BeforeValidator(_by_name_or_many), Field(min_length=1)]
+"""One folder, a list, or folders by the names that the user gives them."""
 
 
 def execution(default: Any, description: str, **constraints: Any) -> Any:

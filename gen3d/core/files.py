@@ -41,6 +41,15 @@ def require_regular(path: Path) -> os.stat_result:
     return status
 
 
+def is_regular(path: Path) -> bool:
+    """Whether there is a regular file; also for a name that no file can have."""
+    try:
+        require_regular(path)
+    except UnusableFile:
+        return False
+    return True
+
+
 def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading bytes; what is exchanged for a pipe meanwhile is noticed, not waited for.
 

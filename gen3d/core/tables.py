@@ -38,7 +38,7 @@ TEXT = frozenset(
         "entry",
         "remark",
     )
-) | {"condition", "channel", "region", "base"}
+) | {"condition", "channel", "region", "base", "source", "scan_hash", "source_subject"}
 """Columns that are text in every table, so that subject 007 stays 007; an empty cell is ""."""
 
 MISSING = ("n/a", "")

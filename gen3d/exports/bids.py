@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from pydantic import BeforeValidator, Field
@@ -38,7 +37,7 @@ from gen3d.core.work import FolderVerb, Identity
 from gen3d.exports import sidecars
 from gen3d.imaging.plan import GridPlan, read_plan
 from gen3d.imaging.registration import deform
-from gen3d.imaging.volume import read_map, read_stored
+from gen3d.imaging.volume import read_map, read_map_and_affine, read_stored
 
 IDENTITY = {"age_years": "age", "sex": "sex", "diagnosis": "group", "site": "site", "role": "role"}
 
@@ -158,8 +157,8 @@ def _open(verb: Export) -> ExportMaterial:
     with_maps = [path for scan in scans for path in scan.maps.values()]
     if not with_maps:
         raise UserError(f"{verb.maps}: holds no z map; run `gen3d anomaly` again.")
-    image: Any = nib.load(with_maps[0])
-    spacing_mm = float(np.round(image.header.get_zooms()[0], 4))
+    _, affine = read_map_and_affine(with_maps[0])
+    spacing_mm = float(np.round(np.linalg.norm(affine[:3, 0]), 4))
     channels = list(dict.fromkeys(channel for scan in scans for channel in scan.maps))
     prepared = _prepared(verb, artefact) if verb.native else None
     native = _native_scans(verb.out, scans, prepared) if prepared is not None else []

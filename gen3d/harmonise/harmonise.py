@@ -100,7 +100,8 @@ class Harmonise(FolderVerb, Harmonisation):
         used = self._used(rows.table, allowed)
         effects = self._measure(rows, allowed, fitted, len(used))
         record = cohort.record | {"harmonised": self._harmonisation.settings()}
-        fitted_on = SeenBy.people(used, f"harmonised by {self.by}")
+        chosen = rows.table[rows.table["subject"].astype(str).isin(used)]
+        fitted_on = SeenBy.rows(chosen, f"harmonised by {self.by}")
         write_latents(self.out, after, rows.table, record, cohort.seen.joined(fitted_on.members[0]))
         tables = effects.tables | {"people": self._people(rows.table, allowed, fitted)}
         picture = draw_before_after(rows.values, after, self.sites_of(rows.table), self.by, _subtitles(tables["sites"]))

@@ -11,6 +11,7 @@ from pydantic import Field
 from gen3d.cohort.channels import DATA_RANGE, T1W
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import ROLES
+from gen3d.cohort.seen import identities
 from gen3d.core import words as spell
 from gen3d.core.artefact import Work
 from gen3d.core.config import Folders
@@ -58,17 +59,18 @@ class Reconstruct(FolderVerb):
         prepared, run = opened
         table = prepared.manifest[prepared.manifest["role"] != "excluded"].reset_index(drop=True)
         rows: list[dict[str, Any]] = []
+        people = identities(table)
         for i in track(range(len(table)), "reconstructing"):
             row = table.iloc[i]
             paths = {channel: volume_path(self.out, row["key"], channel) for channel in run.channels}
             if not all(path.is_file() for path in paths.values()):
                 volume = prepared.load([row["key"]], run.channels)[0]
                 seed, covariates = scan_seed(self.seed, row["key"]), covariates_of(run, row)
-                expectation = run.expect(volume, row["subject"], covariates, self.samples, seed, allow_seen=True)
+                expectation = run.expect(volume, people[i], covariates, self.samples, seed, allow_seen=True)
                 assert expectation is not None
                 for channel, expected in zip(run.channels, expectation[0], strict=True):
                     store(paths[channel], expected, prepared.plan.matrix)
-            seen = not run.can_judge(row["subject"])
+            seen = not run.can_judge(people[i])
             rows += [_measure(prepared, row, channel, path, seen) for channel, path in paths.items()]
         metrics = pd.DataFrame(rows)
         METRICS.write(self.out, metrics)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator
 
 from gen3d.cohort.folder import Prepared
-from gen3d.cohort.seen import SeenBy, identity_of
+from gen3d.cohort.seen import PersonHashes, SeenBy, identity_of
 from gen3d.core.artefact import Artefact, digest, read
 from gen3d.core.config import Folder
 from gen3d.core.errors import UserError
@@ -126,14 +126,14 @@ class Run:
             self._members[index] = self._load(index)
         return self._members[index]
 
-    def can_judge(self, subject: str) -> bool:
-        """Whether a member never saw this person."""
-        return bool(self.seen.blind_to(identity_of(subject)))
+    def can_judge(self, person: str | PersonHashes) -> bool:
+        """Whether a member never saw this person: an id, or an identity with the person's scans."""
+        return bool(self.seen.blind_to(_identity(person)))
 
     def expect(
         self,
         volume: Float,
-        subject: str,
+        person: str | PersonHashes,
         covariates: NDArray[np.float64] | None = None,
         samples: int = 0,
         seed: int = 0,
@@ -143,7 +143,7 @@ class Run:
 
         Args:
             volume: [C, X, Y, Z] in stored units, channels in the order of `channels`.
-            subject: whose it is.
+            person: whose it is: an id, or an identity with the person's scans.
             covariates: the person's row of `design.matrix`, [p].
             samples: posterior draws per member; 0 decodes the posterior mean.
             seed: of those draws; with the member's number it determines them.
@@ -157,7 +157,7 @@ class Run:
         Raises:
             UserError: the expectation is not finite.
         """
-        blind = self.seen.judges(identity_of(subject)) or (list(range(self.num_members)) if allow_seen else [])
+        blind = self.seen.judges(_identity(person)) or (list(range(self.num_members)) if allow_seen else [])
         if not blind:
             return None
         total = np.zeros(volume.shape, np.float64)
@@ -168,7 +168,7 @@ class Run:
             inputs = self._inputs(volume, covariates)
             expectation = self.member(index).expect(*inputs, samples=samples, generator=generator)
             mean = expectation.mean[0].cpu().numpy().astype(np.float64)
-            require_finite_output(mean, self.folder, subject)
+            require_finite_output(mean, self.folder, _called(person))
             total += mean
             squares += mean**2
             if expectation.std is not None:
@@ -183,7 +183,7 @@ class Run:
     def encode(
         self,
         volume: Float,
-        subject: str,
+        person: str | PersonHashes,
         covariates: NDArray[np.float64] | None = None,
         member: int | None = None,
     ) -> Float:
@@ -197,10 +197,10 @@ class Run:
         """
         if not self.has_latent:
             raise UserError(f"{self.folder}: a {self.kind} model has no latent space; use a run of kind vae or pca.")
-        chosen = member if member is not None else next(iter(self.seen.blind_to(identity_of(subject))), 0)
+        chosen = member if member is not None else next(iter(self.seen.blind_to(_identity(person))), 0)
         latent = self.member(chosen).encode(*self._inputs(volume, covariates))
         flat: Float = latent[0].flatten().cpu().numpy().astype(np.float32)
-        require_finite_output(flat, self.folder, subject)
+        require_finite_output(flat, self.folder, _called(person))
         return flat
 
     def covariates_of(self, age_years: Any, sex: Any, site: Any) -> NDArray[np.float64]:
@@ -312,6 +312,14 @@ def require_finite_output(values: NDArray[Any], folder: Path, whose: str) -> Non
             f"{folder}: its model makes NaN or infinite values of the scan of {whose}; look at that scan and its covariates, "
             "leave it out, or train the model again."
         )
+
+
+def _identity(person: str | PersonHashes) -> PersonHashes:
+    return identity_of(person) if isinstance(person, str) else person
+
+
+def _called(person: str | PersonHashes) -> str:
+    return person if isinstance(person, str) else f"the person with hash {person[0]}"
 
 
 class Conditioned(Protocol):

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gen3d.core.disk import whole_file, writing
 from gen3d.core.errors import UserError
 from gen3d.core.files import require_regular
 from gen3d.core.plain_files import parse_json
@@ -27,15 +28,13 @@ def save_weights(path: Path, tensors: dict[str, Tensor], plan_key: str, model_ki
 
     The metadata names the format, the model's kind and the plan the weights belong to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    partial = path.with_name(f".{path.name}.partial")
     # One metadata entry: several would be written in random order, and equal weights shall be equal files.
     description = json.dumps({"format": FORMAT, "plan": plan_key, "kind": model_kind})
-    save_file(plain, partial, metadata={"gen3d": description})
-    with partial.open("rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
+    with writing(path), whole_file(path) as partial:
+        save_file(plain, partial, metadata={"gen3d": description})
+        with partial.open("rb") as stream:
+            os.fsync(stream.fileno())
 
 
 def read_weights(path: Path, plan_key: str, model_kind: str) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -13,6 +12,7 @@ from pydantic import Field
 from gen3d.cohort.target import as_label
 from gen3d.core.config import Config
 from gen3d.core.errors import UserError
+from gen3d.prepare.labels import label, plain_text
 from gen3d.prepare.sidecar import SEX_CODES, UNKNOWN_SEX
 
 MISSING = ("", "n/a", "na", "nan", "none", "unknown", "-", "#n/a")
@@ -40,6 +40,11 @@ class Columns(Config):
         None, description="column with the site or scanner; without one, the folder's name is the site"
     )
     age_years: str | None = Field(None, description="column with the age at the scan (usual: age)")
+    ids_within_site: bool | None = Field(
+        None,
+        description="true: the same id at two sites is two people, and the site stands in front of every id; false: it is one "
+        "person; without a word, such ids are refused",
+    )
     sex: str | None = Field(None, description="column with the sex (usual: sex, gender, M/F)")
     diagnosis: str | None = Field(None, description="column with the diagnosis (usual: diagnosis, group, dx)")
     cdr: str | None = Field(None, description="column with the Clinical Dementia Rating")
@@ -70,19 +75,22 @@ class Columns(Config):
 
 
 def _subjects(frame: pd.DataFrame, columns: Columns, path: Path) -> list[str]:
-    subjects = [label(value.removeprefix("sub-")) for value in frame["subject"]]
-    if "" in subjects:
-        row = subjects.index("") + 2  # as a spreadsheet numbers them: from 1, the header included
-        raise UserError(f"{path}: row {row} has no subject id.")
-    return subjects
+    ids = [plain_text(value).removeprefix("sub-") for value in frame["subject"]]
+    missing = [value.lower() in MISSING for value in ids]
+    if any(missing):
+        row = missing.index(True) + 2  # as a spreadsheet numbers them: from 1, the header included
+        written = f" (it says {ids[row - 2]!r})" if ids[row - 2] else ""
+        raise UserError(f"{path}: row {row} has no subject id{written}; give every row the id of its person.")
+    return [label(value) for value in ids]
 
 
 def _sessions(frame: pd.DataFrame, columns: Columns, path: Path) -> list[str]:
-    return [label(value.removeprefix("ses-")) for value in frame["session"]]
+    sessions = [plain_text(value).removeprefix("ses-") for value in frame["session"]]
+    return ["" if value.lower() in MISSING else label(value) for value in sessions]
 
 
 def _sites(frame: pd.DataFrame, columns: Columns, path: Path) -> list[str]:
-    return [label(value) if value.lower() not in MISSING else "" for value in frame["site"]]
+    return [plain_text(value) if value.lower() not in MISSING else "" for value in frame["site"]]
 
 
 def _sexes(frame: pd.DataFrame, columns: Columns, path: Path) -> list[str]:
@@ -169,8 +177,3 @@ CELL_READERS: dict[str, CellReader] = {
     "mmse": _scores("mmse", 30.0),
 }
 """In the order in which mistakes are reported."""
-
-
-def label(text: str) -> str:
-    """Letters and digits only, as BIDS labels are."""
-    return re.sub(r"[^A-Za-z0-9]", "", text)

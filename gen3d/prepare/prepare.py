@@ -5,23 +5,27 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 from pydantic import Field
 
 from gen3d.cohort.folder import UNMATCHED, VERDICTS, write_cohort
-from gen3d.cohort.manifest import Split, assign_roles
+from gen3d.cohort.manifest import SCAN_HASH, Split, assign_roles
 from gen3d.cohort.regions import region_table, regions_on
+from gen3d.cohort.scan_hash import refuse_one_scan_twice
 from gen3d.cohort.screening import judge
 from gen3d.core import words
 from gen3d.core.artefact import Work, digest
-from gen3d.core.config import Folders, execution
+from gen3d.core.config import NamedFolders, execution
 from gen3d.core.errors import Unfinished
 from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track
 from gen3d.core.work import FolderVerb, Identity, Inputs
 from gen3d.imaging.brainmask import MaskMethod, check_tool
+from gen3d.imaging.orientation import OrientationRule
 from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.registration import DeformationSettings
 from gen3d.imaging.template import template_on
@@ -47,8 +51,9 @@ class Prepare(FolderVerb):
     figures/ has a picture of each.
     """
 
-    source: Folders = Field(
-        description="BIDS folder, CAPS folder or table with the paths of the scans; a list for several sites"
+    source: NamedFolders = Field(
+        description="BIDS folder, CAPS folder or table with the paths of the scans; for several a list, or {siteA: FOLDER, siteB: "
+        "FOLDER}: the name of a source then stands in front of all its ids, in every call"
     )
     spacing_mm: float = Field(2.0, ge=1, le=4, description="edge of a cubic voxel of the grid, mm (1 to 4)")
     degrees_of_freedom: Literal[6, 9, 12] = Field(
@@ -60,6 +65,10 @@ class Prepare(FolderVerb):
         "named in a column `mask`; synthstrip, hd-bet: these programs, if they are on the PATH",
     )
     bias_correction: bool = Field(True, description="N4 correction of the smooth intensity drift of the coils")
+    orientation: OrientationRule = Field(
+        default_factory=OrientationRule,
+        description="where a scan's left is, if its header does not say or says it twice and differently",
+    )
     deformation_channel: bool = Field(
         True, description="store local volume: the log-Jacobian of the deformation template -> scan"
     )
@@ -75,7 +84,9 @@ class Prepare(FolderVerb):
     columns: Columns = Field(
         default_factory=Columns, description="column names and codes of the table that differ from the usual"
     )
-    shared_ids: bool = Field(False, description="true: the same id in two sources is the same person")
+    shared_ids: bool = Field(
+        False, description="true: the same id in two sources is the same person; false: such ids are refused"
+    )
     controls: Controls = Field(
         None,
         description="diagnoses that count as healthy controls; [all]: everybody; none: the usual names (control, CN, ...); by "
@@ -88,14 +99,19 @@ class Prepare(FolderVerb):
 
     def reads(self) -> Inputs:
         """The folders and tables of scans."""
-        return {"source": list(self.source)}
+        return {"source": list(self.paths)}
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Where the sources lie."""
+        return tuple(self.source.values()) if isinstance(self.source, dict) else self.source
 
     def open_inputs(self) -> tuple[ScanSource, list[ScanTask]]:
         """The cohort table, and every scan with all that determines its result."""
         check_tool(self.brain_mask)
         source = self._read()
         return source, make_tasks(
-            source.frame, self.source, self.out, self.grid(), self.brain_mask, self.bias_correction
+            source.frame, self.paths, self.out, self.grid(), self.brain_mask, self.bias_correction, self.orientation
         )
 
     def identity(self, opened: Callable[[], tuple[ScanSource, list[ScanTask]]]) -> Identity:
@@ -155,9 +171,8 @@ class Prepare(FolderVerb):
 
     def _read(self) -> ScanSource:
         source = read_sources(self.source, self.columns, self.shared_ids)
-        control_rows(
-            source.frame, self.controls, source.origin
-        )  # what is wrong with controls= is said before anything is done
+        # What is wrong with controls= is said before anything is done.
+        control_rows(source.frame, self.controls, source.origin)
         return source
 
     def _about(self, source: ScanSource) -> list[str]:
@@ -175,15 +190,21 @@ class Prepare(FolderVerb):
 
     def _write_cohort(self, source: ScanSource, rows: pd.DataFrame, plan: GridPlan) -> dict[str, Any]:
         """Write what belongs to the cohort as a whole, and return the summary of the artefact."""
+        hashes = rows.get(SCAN_HASH, pd.Series(np.nan, index=rows.index))
+        rows = rows.drop(columns=SCAN_HASH, errors="ignore")
         site_of = dict(zip(source.frame["key"], source.frame["site"].astype(str), strict=True))
         verdicts = rows.join(judge(rows, [site_of[key] for key in rows["key"]]))
         excluded = verdicts.loc[verdicts["verdict"] == "exclude", "key"].tolist()
         controls = control_rows(source.frame, self.controls, source.origin)
         manifest = assign_roles(source.frame, self.split, controls, excluded)
+        manifest[SCAN_HASH] = manifest["key"].map(dict(zip(rows["key"], hashes, strict=True)))
+        refuse_one_scan_twice(manifest, manifest["source"].tolist())
         write_cohort(self.out, plan, template_on(plan).mask, regions_on(plan), region_table(), manifest)
         ordered = [*FIRST_COLUMNS, *(c for c in verdicts.columns if c not in (*FIRST_COLUMNS, "failure"))]
         VERDICTS.write(self.out, verdicts[ordered])
-        UNMATCHED.write(self.out, pd.DataFrame(source.unmatched, columns=list(UNMATCHED.columns)))
+        unmatched = pd.DataFrame(source.unmatched, columns=list(UNMATCHED.columns))
+        unmatched.insert(0, "source", source.found_in)
+        UNMATCHED.write(self.out, unmatched)
         return {
             "num_scans": len(rows),
             "verdicts": {name: int((verdicts["verdict"] == name).sum()) for name in ("keep", "warn", "exclude")},

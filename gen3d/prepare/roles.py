@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import pandas as pd
+from pydantic import BeforeValidator
 
 from gen3d.cohort.manifest import Split, assign_roles, is_control
 from gen3d.cohort.target import as_label
 from gen3d.core import words
 from gen3d.core.errors import UserError
 
-Controls = tuple[str, ...] | dict[str, tuple[str, ...]] | None
+
+def _listed(value: Any) -> Any:
+    """One diagnosis instead of a list of one."""
+    if isinstance(value, dict):
+        return {name: _listed(diagnoses) for name, diagnoses in value.items()}
+    return (value,) if isinstance(value, str) else value
+
+
+Controls = Annotated[tuple[str, ...] | dict[str, tuple[str, ...]] | None, BeforeValidator(_listed)]
 """Diagnoses of controls: the same for all, by source or site, or the usual names."""
 
 TRAINED, HEAD = (

@@ -88,7 +88,8 @@ def choose_people(synthetic: Prepared, real: Prepared, match: Sequence[str], see
         where=str(real.folders[0]),
     )
     cleared = guard.clear(held_out, known.seen_by(held_out), seen)
-    held_out, notes = held_out[cleared.testable], list(cleared.notes)
+    remark = known.remark(held_out, "the generator")
+    held_out, notes = held_out[cleared.testable], [*cleared.notes, *([remark] if remark else [])]
     candidates = held_out
     if f"{REQUESTED}diagnosis" not in scans.columns:
         training_diagnoses = set(table.loc[known.by_any(table), "diagnosis"].astype(str))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any, Literal
 
 import numpy as np
@@ -10,11 +9,13 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from gen3d.cohort.folder import VERDICTS, Prepared, open_prepared, write_cohort
-from gen3d.cohort.manifest import Split, assign_roles
+from gen3d.cohort.manifest import SCAN_HASH, Split, assign_roles
 from gen3d.cohort.regions import region_table, regions_on
+from gen3d.cohort.scan_hash import voxel_hash
 from gen3d.cohort.screening import judge
 from gen3d.core.artefact import Work
 from gen3d.core.config import Folders, execution
+from gen3d.core.disk import remove_folder
 from gen3d.core.errors import UserError
 from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track, warn
@@ -23,6 +24,7 @@ from gen3d.core.work import FolderVerb, Inputs
 from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.registration import DeformationSettings
 from gen3d.imaging.template import template_on
+from gen3d.imaging.volume import read_stored
 from gen3d.simulate.anatomy import cohort_space
 from gen3d.simulate.appearance import make_sites
 from gen3d.simulate.conditions import Condition, Name, default_conditions
@@ -158,7 +160,7 @@ class Simulate(FolderVerb):
         _report_left_out([row for row in rows if "left_out" in row], {row["key"] for row in finished}, scans)
         scans = scans[scans["key"].isin([row["key"] for row in finished])].reset_index(drop=True)
         summary = self._write_cohort(scans, finished, plan)
-        shutil.rmtree(self.out / CACHE, ignore_errors=True)
+        remove_folder(self.out / CACHE)
         roles = ", ".join(f"{role} {count}" for role, count in summary["roles"].items())
         people = scans["subject"].nunique()
         say(f"{self.out}: {len(scans)} scans of {people} people ({roles}); {summary['seconds_per_scan']} s per scan")
@@ -222,6 +224,9 @@ class Simulate(FolderVerb):
             manifest = scans.drop(columns="severity").merge(truth[["key", "severity"]], on="key")
         else:
             manifest = assign_roles(scans.drop(columns="index"), self.split)
+            manifest[SCAN_HASH] = [
+                voxel_hash(read_stored(self.out / "volumes" / f"{key}_t1w.nii")) for key in manifest["key"]
+            ]
         template = template_on(plan)
         write_cohort(self.out, plan, template.mask, regions_on(plan), region_table(), manifest)
         VERDICTS.write(self.out, verdicts[[*FIRST_COLUMNS, *(c for c in verdicts if c not in FIRST_COLUMNS)]])

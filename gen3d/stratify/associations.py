@@ -31,7 +31,7 @@ SHOWN_ONLY = ("seen", "reason")
 """Confounds that are tested but not adjusted for: training people of a model were chosen by diagnosis, so adjusting for
 them would remove the diagnosis too."""
 
-BOOKKEEPING = ("key", "subject", "folder", "path", "source", "base", "generator", "role", "fold")
+BOOKKEEPING = ("key", "subject", "folder", "path", "source", "base", "generator", "role", "fold", "scan_hash")
 STRONG_V, STRONG_EPSILON = 0.5, 0.25
 """Effects from which a column explains the clusters; epsilon squared is a share of variance, V the root of one."""
 

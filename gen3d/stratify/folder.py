@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -25,11 +23,12 @@ from scipy.spatial.distance import cdist
 
 from gen3d.core.arrays import read_arrays, require_finite
 from gen3d.core.artefact import read
+from gen3d.core.disk import write_whole
 from gen3d.core.errors import UserError
 from gen3d.core.plain_files import parse_json
 from gen3d.core.result_folder import ResultFolder, write_result
 from gen3d.core.tables import TableFile
-from gen3d.imaging.volume import read_map, write_nifti
+from gen3d.imaging.volume import read_map_and_affine, write_nifti
 from gen3d.latents.embedding import places_among
 from gen3d.stratify.adjustment import Adjustment
 from gen3d.stratify.mixture import Mixture
@@ -136,9 +135,7 @@ class PeopleMap:
         }
         buffer = io.BytesIO()
         np.savez_compressed(buffer, record=np.array(json.dumps(record)), **arrays)  # type: ignore[arg-type]
-        partial = folder / f".{FILE}"
-        partial.write_bytes(buffer.getvalue())
-        os.replace(partial, folder / FILE)
+        write_whole(folder / FILE, buffer.getvalue())
 
 
 _ARRAYS = ("mean", "loadings", "share_of_variance", "scores", "umap", "labels", "certainty")
@@ -241,9 +238,7 @@ def read_mean_map(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]
     Raises:
         UserError: not a readable image.
     """
-    values = read_map(path)
-    image: Any = nib.load(path)
-    return values, np.asarray(image.affine, dtype=np.float64)
+    return read_map_and_affine(path)
 
 
 @dataclass(frozen=True)

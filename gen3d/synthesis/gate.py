@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gen3d.cohort.channels import T1W
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.artefact import Artefact, read, write_json
+from gen3d.core.disk import writing
 from gen3d.core.errors import UserError
 from gen3d.core.inputs import input_of
 from gen3d.core.plain_files import load_object
@@ -22,7 +23,7 @@ from gen3d.core.tables import write_table
 from gen3d.imaging.volume import read_stored
 from gen3d.models.run import Run
 from gen3d.synthesis.audit import Audit, AuditSettings, draw_nearest, known_people, run_audit
-from gen3d.synthesis.folder import AUDIT, SyntheticDataset, key_of, writing
+from gen3d.synthesis.folder import AUDIT, SyntheticDataset, key_of
 
 NEAREST_PICTURE, NEAREST_TABLE = "nearest.png", "nearest.tsv"
 REFERENCE_REMEDY = "the people that a model was trained on are needed"

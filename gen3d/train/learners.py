@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.manifest import assign_folds, is_synthetic, is_twin, subject_hash
-from gen3d.cohort.seen import SeenBy, identities
+from gen3d.cohort.seen import SeenBy, recorded
 from gen3d.core.errors import UserError
 from gen3d.models.base import Statistics
 from gen3d.train.engine.processes import Processes
@@ -33,9 +33,8 @@ class RunPeople:
         """The people that each member is trained on, with roles."""
         members = []
         for rows in self.members:
-            chosen = self.frame.iloc[rows][["subject", "role"]].drop_duplicates()
-            people = zip(identities(chosen), chosen["role"], strict=True)
-            members.append({name: str(role) for person, role in people for name in person})
+            chosen = self.frame.iloc[rows]
+            members.append(recorded(chosen, chosen["role"].tolist()))
         return SeenBy(tuple(members))
 
 

@@ -21,6 +21,7 @@ from gen3d.cohort.seen import SeenBy
 from gen3d.cohort.structures import with_structures
 from gen3d.core.arrays import read_array
 from gen3d.core.artefact import Work, digest, file_digest, read, write_atomic
+from gen3d.core.disk import whole_file
 from gen3d.core.errors import UserError
 from gen3d.core.inputs import input_of
 from gen3d.core.plain_files import load_object
@@ -211,7 +212,6 @@ class LatentMaterial(TrainingMaterial):
         names = (ARRAY, MIRRORED) if self.mirrored else (ARRAY,)
         if all((self._own / name).is_file() for name in names):
             return
-        self._own.mkdir(parents=True, exist_ok=True)
         latents = {name: np.empty((len(self.rows), int(np.prod(self.shape))), np.float32) for name in names}
         for row in track(range(len(self.rows)), "encoding"):
             volume = torch.from_numpy(prepared.load([str(self.people.frame["key"].iloc[row])], self.channels))
@@ -219,10 +219,8 @@ class LatentMaterial(TrainingMaterial):
                 seen = volume.flip(2) if name == MIRRORED else volume
                 array[row] = model.encode(seen.to(self.autoencoder.device)).flatten().cpu().numpy()
         for name, array in latents.items():
-            partial = self._own / f".{name}"
-            with partial.open("wb") as stream:
+            with whole_file(self._own / name) as partial, partial.open("wb") as stream:
                 np.save(stream, array)
-            partial.replace(self._own / name)
 
     def statistics(self, rows: NDArray[np.int64], processes: Processes) -> Statistics:
         model = self.autoencoder.member(0)

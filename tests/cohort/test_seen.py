@@ -11,7 +11,7 @@ import pytest
 
 from gen3d.classify.study.features import Features
 from gen3d.cohort.manifest import subject_hash
-from gen3d.cohort.seen import Guard, SeenBy, SeenPolicy, identity_of
+from gen3d.cohort.seen import Guard, SeenBy, SeenPolicy, identities, identity_of
 from gen3d.core.errors import UserError
 
 GUARD = Guard("the model", "a test of them would be too good", "ask others", ("leave_out", "train_only", "waive"))
@@ -33,7 +33,7 @@ def test_nobody_seen_is_no_matter() -> None:
 def test_people_who_were_seen_are_named_and_every_policy_is_kept() -> None:
     sentence = (
         r"2 of 6 people \(p1, p4\) were seen by the model \(vae \(train\)\); a test of them would be too good; "
-        r"set seen=leave_out .*, set seen=train_only .*, set seen=waive .*, or ask others\."
+        r"set seen=leave_out .*, set seen=train_only .*, set seen=waive .*, or ask others; if they are other people .*\."
     )
     with pytest.raises(UserError, match=sentence):
         GUARD.clear(people(6), KNOWN, "refuse")
@@ -77,6 +77,52 @@ def test_somebody_is_recognised_by_any_of_their_hashes() -> None:
     seen = SeenBy(({**SeenBy.people(["p0"], "train").members[0], "c" * 16: "train"},))
     assert seen.saw(identity_of("another id", "c" * 16)) == [0]
     assert seen.blind_to(identity_of("another id", "d" * 16)) == [0]
+
+
+def scanned(**scans: str) -> pd.DataFrame:
+    """A row per subject with the hash of its scan."""
+    return pd.DataFrame({"subject": list(scans), "session": "1", "key": list(scans), "scan_hash": list(scans.values())})
+
+
+def test_people_who_come_back_under_other_ids_are_seen_by_their_scans() -> None:
+    seen = SeenBy.rows(scanned(p0="v00", p1="v11"), "train")
+    assert set(seen.members[0]) == {subject_hash("p0"), subject_hash("p1"), "v00", "v11"}
+    assert [len(people) for people in seen.subjects] == [2]
+    back = scanned(siteAp0="v00", p1="v77", siteAp2="v22")
+    assert seen.seen_by(back) == ["train, the same scan under another id", "train", ""]
+    with pytest.raises(UserError, match=r"siteAp0.*the same scan under another id.*named source"):
+        GUARD.clear(back, seen.seen_by(back), "refuse")
+    with pytest.raises(UserError) as caught:
+        GUARD.clear(back.iloc[:1], seen.seen_by(back.iloc[:1]), "refuse")
+    assert "other people" not in str(caught.value)
+
+
+def test_one_scan_that_was_seen_is_enough_for_all_of_a_persons() -> None:
+    seen = SeenBy.rows(scanned(p0="v00"), "train")
+    both = pd.concat([scanned(x="v99"), scanned(x="v00"), scanned(y="")]).reset_index(drop=True)
+    assert seen.by_any(both).tolist() == [True, True, False]
+
+
+def test_a_member_that_saw_the_scan_does_not_judge_it_under_another_id() -> None:
+    first, second = (SeenBy.rows(scanned(**people), "train").members[0] for people in ({"a": "v0"}, {"b": "v1"}))
+    family = SeenBy((first, second))
+    assert [family.judges(person) for person in identities(scanned(c="v0", d="v1"))] == [[1], [0]]
+    assert len(family.judges(identity_of("e", "v5"))) == 1
+
+
+def test_ids_as_earlier_versions_made_them_count_in_their_records_only() -> None:
+    """They deleted all characters but letters and digits, and put the site in front of ids that collided."""
+    table = scanned(A1xfe="v00", B2="v11").assign(source_subject=["sub-A-1", "B2"], site=["x", "si-te"])
+    former = SeenBy.people(["A1", "siteB2"], "train")
+    assert former.by_any(table).tolist() == [True, True]
+    assert former.remark(table, "the run").startswith(
+        "the run recorded the ids of its training people but not their scans"
+    )
+    assert former.remark(table.drop(columns="scan_hash"), "the run") == ""
+    now = SeenBy.rows(scanned(A1="v77", siteB2="v88"), "train")
+    assert now.by_any(table).tolist() == [False, False]
+    assert now.remark(table, "the run") == ""
+    assert set(SeenBy.rows(table, "train").members[0]) == {subject_hash("A1xfe"), subject_hash("B2"), "v00", "v11"}
 
 
 def test_who_was_seen_survives_a_file(tmp_path: Path) -> None:

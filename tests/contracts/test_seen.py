@@ -154,7 +154,7 @@ def test_sample_audits_against_people_whom_the_run_never_saw(cohort: Path, run: 
 
 def test_train_encode_and_reconstruct_record_whom_the_model_saw(cohort: Path, pca_run: Path, tmp_path: Path) -> None:
     seen = SeenBy.read(pca_run / "subjects.json", "")
-    assert set(seen.members[0]) == {subject_hash(subject) for subject in people_of(cohort, "train")}
+    assert set(seen.subjects[0]) == {subject_hash(subject) for subject in people_of(cohort, "train")}
     latents = open_latents_folder(
         Encode.model_validate({"prepared": cohort, "run": pca_run, "out": tmp_path / "l"}).run()
     )

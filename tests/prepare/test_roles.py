@@ -94,6 +94,7 @@ def test_codes_of_controls_are_words_on_the_command_line(tmp_path: Path) -> None
     for typed, controls in (
         ("controls=[0]", ("0",)),
         ("controls=[no]", ("no",)),
+        ("controls=no", ("no",)),
         ("controls={010: [no, 0]}", {"010": ("no", "0")}),
     ):
         verb = load(Prepare, None, [*common, typed, "columns={sex_codes: {1: M, 2: F}}"])

@@ -117,7 +117,7 @@ def open_request(folder: Path, latents: Sequence[Path], policy: LeaveOutPolicy) 
         "a prediction of them would look better than it is",
         f"see the head's own cross-validation, {folder / PREDICTIONS.file}, which predicts them fairly",
     )
-    known = SeenBy.people(family.subjects, TRAINING)
+    known = SeenBy.rows(pd.concat([head.training.table for head in family.heads]), TRAINING)
     cleared = guard.clear(people.table, known.seen_by(people.table), policy)
     kept = people.take(np.flatnonzero(cleared.testable))
     return PredictionRequest(folder, family, metrics, kept, (*notes, *cleared.notes))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gen3d.anomaly.folder import MapsFolder
 from gen3d.cohort.latents_folder import VERBS, Latents, LatentSpace, open_latents_folder, require_one_space
 from gen3d.cohort.manifest import is_synthetic, is_twin, read_manifest
-from gen3d.cohort.seen import TRAINING, SeenBy, identities
+from gen3d.cohort.seen import TRAINING, SeenBy, identities, recorded
 from gen3d.cohort.target import Rows
 from gen3d.core import words as spell
 from gen3d.core.artefact import Artefact, digest, read
@@ -128,13 +128,9 @@ def _of_latents(latents: Latents) -> Features:
         seen |= member
     width = latents.values.shape[2]
     made_by = (latents.run_key,)
-    notes = (
-        ()
-        if seen
-        else (
-            f"the training people of the {latents.kind} of {latents.folder} are not known; make sure that none of them is here",
-        )
-    )
+    unknown = f"the training people of the {latents.kind} of {latents.folder} are not known; make sure that none of them is here"
+    remark = latents.seen.remark(latents.table, f"the {latents.kind} of {latents.folder}") if seen else unknown
+    notes = (remark,) if remark else ()
     return Features(
         latents.table,
         latents.values,
@@ -173,8 +169,8 @@ def _of_maps(folder: Path) -> Features:
     )
     chosen, kept = values[judged], table[judged].reset_index(drop=True)
     calibrates = kept["role"].isin(CALIBRATING) & ~is_twin(kept)
-    rows = zip(identities(kept), kept["role"], calibrates, strict=True)
-    saw = {person: f"calibration of {folder.name} ({role})" for names, role, known in rows if known for person in names}
+    known = kept[calibrates]
+    saw = recorded(known, [f"calibration of {folder.name} ({role})" for role in known["role"]])
     return Features(
         kept,
         chosen[None],

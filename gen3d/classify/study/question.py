@@ -202,7 +202,7 @@ def open_external(question: Question, policy: SeenPolicy) -> tuple[Features, NDA
         raise UserError(
             f"{settings.external[0]}: nobody there has a {question.target.name} among {', '.join(question.target.classes)}."
         )
-    learned = SeenBy.people(question.features.table["subject"], TRAINING)
+    learned = SeenBy.rows(question.features.table, TRAINING)
     # A test on the training people of the head is worthless: they can be excluded, but never waived.
     unseen_by_head = HEAD.clear(
         features.table, learned.seen_by(features.table), "leave_out" if policy == "leave_out" else "refuse"
