@@ -87,12 +87,12 @@ def judge(rows: pd.DataFrame, sites: Sequence[str] | None = None) -> pd.DataFram
         if count >= MIN_COHORT and len(counts) > 1
     }
     verdicts, reasons = [], []
-    for place, row in rows.iterrows():
+    for (_, row), site in zip(rows.iterrows(), where, strict=True):
         if row["failure"]:
             verdicts.append("exclude")
             reasons.append(str(row["failure"]))
             continue
-        usual = of_site.get(where[place], whole)
+        usual = of_site.get(site, whole)
         outcomes = [_judge_one(float(row[limit.column]), limit, usual[limit.column]) for limit in measured]
         severe = [text for verdict, text in outcomes if verdict == "exclude"]
         mild = [text for verdict, text in outcomes if verdict == "warn"]
