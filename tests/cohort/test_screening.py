@@ -155,6 +155,6 @@ def test_a_scan_is_compared_with_those_of_its_own_site_where_there_are_ten() -> 
     assert alone["verdict"].iloc[-1] == "keep", "in the middle of all"
     by_site = judge(pd.DataFrame(rows), sites)
     assert by_site["verdict"].tolist() == ["keep"] * 24 + ["warn"]
-    assert "unusual at the site a (median 0.6)" in by_site["reason"].iloc[-1]
+    assert "unusual at the site a (median 0.601)" in by_site["reason"].iloc[-1]
     few = judge(pd.DataFrame(rows[:12] + rows[-1:]), ["a"] * 12 + ["c"])
     assert "unusual in this cohort" in few["reason"].iloc[-1], "a site of one scan has nothing to compare with"
