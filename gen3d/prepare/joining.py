@@ -5,7 +5,6 @@ What matches nothing is listed, and how each table was read is said; a table of 
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import pandas as pd
 
 from gen3d.core import words
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import load_json
 from gen3d.core.user_table import read_user_table
 from gen3d.prepare.columns import ALIASES, MISSING, Columns
 from gen3d.prepare.sidecar import sidecar_of
@@ -93,8 +93,8 @@ def _belongs(folder: Path, place: Path, scans: pd.DataFrame) -> bool:
 
 def _says_derivative(folder: Path) -> bool:
     try:
-        said = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        said = load_json(folder / DESCRIPTION)
+    except (OSError, ValueError):
         return False
     return isinstance(said, dict) and str(said.get("DatasetType", "")).lower() == "derivative"
 
