@@ -144,18 +144,18 @@ def _join_participants(result: PeopleTables, path: Path, columns: Columns) -> No
         people, renamed = _as_scanned(people, _sessions_of(before), result, path, only_row=True)
         result.notes += _renamed_note(str(path), renamed)
     result.frame = before.merge(people, on=on, how="left", validate="many_to_one")
-    matched = before[on].merge(people[on], on=on).shape[0]
-    if not matched:
+    scans, rows = (list(frame[on].itertuples(index=False, name=None)) for frame in (before, people))
+    bare, idle = (sum(key not in there for key in keys) for keys, there in ((scans, set(rows)), (rows, set(scans))))
+    if bare == len(scans):
         result.notes.append(
             f"{path}: none of its {words.count(len(people), 'row')} is that of a scan here (its ids are like "
             f"{table.iloc[0][_id_column(table, columns, path)]!r}, the scans' like {before['subject'].iloc[0]!r}), so age, sex "
             "and diagnosis are unknown"
         )
-    elif matched < max(len(before), len(people)):
-        result.notes.append(
-            f"{path}: {words.count(len(before) - matched, 'scan')} without a row, {len(people) - matched} of "
-            f"{words.count(len(people), 'row')} without a scan"
-        )
+    else:
+        parts = [f"{bare} of {words.count(len(scans), 'scan')} without a row"] if bare else []
+        parts += [f"{idle} of {words.count(len(rows), 'row')} without a scan"] if idle else []
+        result.notes += [f"{path}: {', '.join(parts)}"] if parts else []
 
 
 def _id_column(table: pd.DataFrame, columns: Columns, path: Path) -> str:

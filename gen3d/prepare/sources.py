@@ -45,9 +45,9 @@ class ScanSource:
     origin: list[str] = field(default_factory=list)
 
     def unmatched_counts(self) -> str:
-        """How many entries of each kind match nothing: `2 scan without a row in participants.tsv`."""
+        """How many entries of each kind match nothing: `scan without a row in participants.tsv (2)`."""
         kinds = Counter(re.sub(r"session \S+ ", "", remark.split(":")[0]) for _, remark in self.unmatched)
-        return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        return ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
 
 
 def read_sources(

@@ -167,7 +167,7 @@ def test_a_dry_run_refuses_the_folder_that_the_run_would_refuse(
     assert main([*command, f"out={tmp_path / 'new'}"]) == 0
     text = capsys.readouterr().out
     assert "participants.tsv: 3 rows; read subject from participant_id" in text
-    assert "1 entry does not match up: 1 row in participants.tsv without a scan" in text
+    assert "1 entry does not match up: row in participants.tsv without a scan (1)" in text
     assert not (tmp_path / "new").exists()
 
 

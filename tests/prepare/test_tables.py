@@ -163,7 +163,7 @@ def test_a_session_column_that_no_file_has_is_no_loss(tmp_path: Path) -> None:
     assert ages(source) == [30, None]
     assert ("1", "row of session M999 in participants.tsv without a scan") in source.unmatched
     assert ("1", "scan of session M012 without a row in participants.tsv") in source.unmatched
-    assert any("1 scan without a row, 1 of 2 rows without a scan" in note for note in source.notes)
+    assert any("1 of 2 scans without a row, 1 of 2 rows without a scan" in note for note in source.notes)
 
 
 def _sessions(root: Path, text: str) -> Path:
