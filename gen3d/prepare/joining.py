@@ -195,7 +195,7 @@ def _session_table(path: Path, table: pd.DataFrame, columns: Columns) -> pd.Data
             f"{path}: no column session_id, which says whose values they are; its columns are "
             f"{', '.join(map(str, table.columns[1:]))}."
         )
-    sidecar = sidecar_of(path, path.parent.parent / "sessions.json")
+    sidecar = sidecar_of(path, *(path.parent.parent / name for name in ("sessions.json", "participants.json")))
     sessions = standardise(table, mine, path, sidecar, lenient=True).drop(columns=["source"], errors="ignore")
     _refuse_twice(sessions, SCAN, path)
     return sessions

@@ -182,6 +182,15 @@ def test_sessions_padded_otherwise_are_matched_where_it_is_plain(tmp_path: Path)
     assert ("1", "scan of session M012 without a row in sub-1_sessions.tsv") in source.unmatched
 
 
+def test_ages_of_sessions_are_in_the_unit_of_their_sidecar_or_of_the_participants(tmp_path: Path) -> None:
+    root = bids(tmp_path / "d", VISITS, "participant_id\tage\nsub-1\t60\n")
+    _sessions(root, "session_id\tage\nses-M000\t60\nses-M012\t72\n")
+    (root / "participants.json").write_text('{"age": {"Units": "months"}}')
+    assert ages(read_sources([root])) == [5, 6]
+    (root / "sessions.json").write_text('{"age": {"Units": "weeks"}}')
+    assert ages(read_sources([root])) == [round(60 * 7 / 365.25, 3), round(72 * 7 / 365.25, 3)]
+
+
 def test_tables_of_sessions_that_are_empty_twice_or_without_sessions(tmp_path: Path) -> None:
     root = bids(tmp_path / "d", VISITS, "participant_id\tAgeAtScan\nsub-1\t30\n")
     named = Columns(age_years="AgeAtScan")
