@@ -28,13 +28,16 @@ from gen3d.imaging.brainmask import MaskMethod, check_tool
 from gen3d.imaging.orientation import OrientationRule
 from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.registration import DeformationSettings
+from gen3d.imaging.speed import slowness
 from gen3d.imaging.template import template_on
 from gen3d.prepare.columns import Columns
 from gen3d.prepare.one_scan import ScanTask, make_tasks, prepare_all
 from gen3d.prepare.roles import Controls, control_rows, role_lines
 from gen3d.prepare.sources import ScanSource, read_sources
 
-SECONDS_PER_SCAN, SECONDS_PER_MEGAVOXEL = 4.0, 4.0  # of one core: alignment and bias; resampling and deformation
+SECONDS_PER_SCAN, SECONDS_PER_MEGAVOXEL = 6.5, 4.5  # of one core: alignment and bias; resampling and deformation
+FASTEST, SLOWEST = 0.7, 1.5
+"""Scans differ, by their voxels and by how far they are from the template: shares of that time that they take."""
 PICTURE_MB = 0.2
 IMAGES = "images"
 OF_THE_TABLE = ("split", "controls", "columns", "shared_ids")
@@ -146,14 +149,15 @@ class Prepare(FolderVerb):
         source, grid = self._read(), self.grid()
         num_scans, megavoxels = len(source.frame), math.prod(grid.shape) / 1e6
         workers = num_workers(self.workers, num_scans)
-        seconds = num_scans * (SECONDS_PER_SCAN + SECONDS_PER_MEGAVOXEL * megavoxels) / workers
+        seconds = num_scans * (SECONDS_PER_SCAN + SECONDS_PER_MEGAVOXEL * megavoxels) / workers * slowness()
         megabytes = num_scans * (megavoxels * 2 * len(grid.channels) + PICTURE_MB)
         sites = ", ".join(f"{site} {count}" for site, count in Counter(source.frame["site"]).items())
         return [
             f"reads {num_scans} scans of {source.frame['subject'].nunique()} people ({sites})",
             *self._about(source),
             f"the grid is {grid.describe()}",
-            f"takes about {duration(seconds)} with {workers} workers",
+            f"takes about {duration(FASTEST * seconds)} to {duration(SLOWEST * seconds)} with {words.count(workers, 'worker')}, as "
+            "fast as this machine is now; while it runs, the time left is measured",
             f"writes about {megabytes:.0f} MB to {self.out}",
         ]
 

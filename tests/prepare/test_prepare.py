@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,6 +170,19 @@ def test_a_dry_run_refuses_the_folder_that_the_run_would_refuse(
     assert "participants.tsv: 3 rows; read subject from participant_id" in text
     assert "1 entry does not match up: row in participants.tsv without a scan (1)" in text
     assert not (tmp_path / "new").exists()
+
+
+def test_the_times_of_a_plan_are_those_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verb = Prepare(source=(_bids(tmp_path / "bids"),), out=tmp_path / "out", spacing_mm=2.0, workers=1)
+
+    def seconds(slowness: float) -> list[int]:
+        monkeypatch.setattr(prepare_module, "slowness", lambda: slowness)
+        line = next(line for line in verb.plan() if line.startswith("takes about"))
+        return [int(number) for number in re.findall(r"([0-9]+) s\b", line)]
+
+    low, high = seconds(1.0)
+    assert 2 * 4 < low < high < 2 * 20, "of two scans, as measured on real ones: 6.6 to 10.8 s each"
+    assert seconds(1.5) == pytest.approx([1.5 * low, 1.5 * high], abs=1)
 
 
 def test_a_plan_says_what_would_happen_and_writes_nothing(tmp_path: Path) -> None:
