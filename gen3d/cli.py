@@ -116,7 +116,8 @@ def _run(name: str, settings: list[str], flags: set[str]) -> int:
         print(yaml.safe_dump(verb.model_dump(mode="json", by_alias=True), sort_keys=False), end="")
         return 0
     if "--dry-run" in flags:
-        for sentence in verb.plan():
+        finished, found = verb.outlook()  # a folder that the run would refuse is refused here as well
+        for sentence in [*(() if finished else verb.plan()), *([found] if found else [])]:
             print(sentence)
         return 0
     global _place

@@ -107,6 +107,7 @@ class Anomaly(FolderVerb):
         return [
             f"compares {len(panel.table)} scans with the {run.kind} of {_joined(run)} in {', '.join(channels)}{gated}",
             f"calibrates on {len(panel.calibration)} controls that the model has not seen ({', '.join(panel.design.columns)})",
+            *filter(None, [panel.unknown_sentence()]),
             f"grid {prepared.plan.describe()}",
             f"writes {self.out}",
         ]
@@ -174,12 +175,14 @@ class Anomaly(FolderVerb):
         # prediction. Fitting the same covariates again would count it twice and make z too small. The panel's spread
         # holds the uncertainty of each person's prediction instead.
         covered = run.predicts_out_of_sample
+        table, only_new = _assessed(prepared, run)
         panel = make_panel(
-            _assessed(prepared, run),
+            table,
             () if covered else self.covariates,
             self.min_site_controls,
             self.few_site_controls,
             run.design if covered else None,
+            only_new,
         )
         return prepared, run, panel, channels
 
@@ -233,14 +236,18 @@ def _joined(run: Run | Ensemble) -> str:
     return " and ".join(str(folder) for folder in run.folders)
 
 
-def _assessed(prepared: Prepared, run: Run | Ensemble) -> pd.DataFrame:
-    """Rows of every scan of a person who is held out from a member; `calibrates` marks those that may calibrate."""
+def _assessed(prepared: Prepared, run: Run | Ensemble) -> tuple[pd.DataFrame, bool]:
+    """Rows of every scan of a person who is held out from a member, and whether a model was trained on nobody that was given.
+
+    The column `calibrates` marks the rows that may calibrate.
+    """
     used = prepared.manifest[prepared.manifest["role"] != "excluded"]
-    table = used[_guard(run).clear(used, _seen_by(run, used), "leave_out").testable].reset_index(drop=True)
+    seen_by = _seen_by(run, used)
+    table = used[_guard(run).clear(used, seen_by, "leave_out").testable].reset_index(drop=True)
     # Controls outside the test set calibrate if they are held out from a member: the calibration set of a single model,
     # or every train and calibration control of a cross-fitted family.
     table["calibrates"] = table["role"].isin(["calibration", "train"]) & ~is_twin(table)
-    return table
+    return table, not any(seen_by)
 
 
 def _guard(run: Run | Ensemble) -> Guard:
@@ -276,6 +283,8 @@ def _announce(panel: Panel) -> None:
         f"aged {' to '.join(spell.number(age, 0) for age in design.age_range_years)}; terms: {', '.join(design.columns)}; "
         f"{allowed_sentence(len(panel.calibration))}"
     )
+    if unknown := panel.unknown_sentence():
+        warn(f"{unknown}.")
     for term, reason in design.dropped.items():
         say(f"  covariate {term} left out: {reason}")
     for site, scans in panel.table.iloc[panel.gated].groupby("site"):

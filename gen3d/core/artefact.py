@@ -15,7 +15,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,6 +32,8 @@ from gen3d.core.progress import warn
 from gen3d.core.seal import RECORD, check, links_in, seal
 
 LOCK = ".lock"
+FINISHED_BEFORE = "finished before, nothing to do."
+Renews = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 FILES, CHECKSUM, PLACE = "files", "checksum", "folder"
 """Of a record: the seal of the finished folder (null while it is being extended), the hash of all else in the record, and
 where the folder was when it was begun, from which inputs that moved along with it are found."""
@@ -99,6 +101,7 @@ def begin(
     extra: Mapping[str, Any] | None = None,
     code_version: str = __version__,
     extendable: bool = False,
+    renews: Renews | None = None,
 ) -> Work:
     """Open `verb.out` for writing.
 
@@ -109,6 +112,8 @@ def begin(
         extra: anything else that determines the result (for instance hashes of source files).
         code_version: version of the code that determines the result.
         extendable: whether more may be added to a finished folder, which then stays locked until it is finished again.
+        renews: (identity of the folder's work, identity of this one) -> whether the folder goes on as this work, because what it
+            holds so far is as good for it; None: never.
 
     Raises:
         UserError: the folder belongs to other settings or inputs, is not gen3d's, cannot be written, or is in use.
@@ -117,27 +122,21 @@ def begin(
     hashed = {label: _describe(paths) for label, paths in inputs.items()}
     identity = _identity(verb, name, hashed, extra, code_version)
     # Looked at before there is a lock, so that none is left in a folder of somebody else, and again under it.
-    _require_same_work(folder, record_of(folder), identity)
+    _require_same_work(folder, record_of(folder), identity, renews)
     lock = _lock_folder(folder)
     try:
         existing = record_of(folder)
-        _require_same_work(folder, existing, identity)
+        renewed = _require_same_work(folder, existing, identity, renews)
         # What is waived may change from one start to the next without changing the key, so the latest start counts.
         latest = {"waivers": waived(verb)}
-        if existing is None:
-            record = {
-                "gen3d": __version__,
-                "verb": name,
-                "key": digest(identity),
-                "status": "running",
-                "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "identity": identity,
-                "config": verb.model_dump(mode="json", by_alias=True),
-                "inputs": hashed,
-                PLACE: os.path.abspath(folder),
-            }
-            write_record(folder, record | latest)
-            return Work(folder, record | latest, False, False, lock)
+        if existing is not None and renewed:
+            _require_no_links(folder)
+            if existing.get("status") == "finished":
+                _check_seal(folder, existing)
+        if existing is None or renewed:
+            record = _begun(verb, identity, hashed) | latest
+            write_record(folder, record)
+            return Work(folder, record, False, renewed, lock)
         finished = existing.get("status") == "finished"
         if finished and not extendable:
             _check_seal(folder, existing)
@@ -154,13 +153,95 @@ def begin(
         raise
 
 
-def _require_same_work(folder: Path, existing: Mapping[str, Any] | None, identity: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds other work than the one of this identity.
+def _begun(
+    verb: Verb, identity: Mapping[str, Any], hashed: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """The record of work that begins."""
+    return {
+        "gen3d": __version__,
+        "verb": identity["verb"],
+        "key": digest(identity),
+        "status": "running",
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "identity": dict(identity),
+        "config": verb.model_dump(mode="json", by_alias=True),
+        "inputs": dict(hashed),
+        PLACE: os.path.abspath(verb.out),
+    }
+
+
+def outlook(
+    verb: Verb,
+    name: str,
+    identity: Callable[[], tuple[Mapping[str, Path | Sequence[Path]], Mapping[str, Any]]],
+    code_version: str = __version__,
+    renews: Renews | None = None,
+) -> tuple[bool, str]:
+    """Whether the work was finished in `verb.out` before, and what `begin` would find there; nothing is written.
+
+    Args:
+        verb, name, code_version, renews: as of `begin`.
+        identity: gives the inputs and what else determines the result; called only where the folder has a record.
+
+    Raises:
+        UserError: as `begin` would.
+    """
+    folder = verb.out
+    existing = record_of(folder)
+    _require_writable(folder)
+    if existing is None:
+        _require_same_work(folder, None, {}, None)
+        return False, ""
+    inputs, extra = identity()
+    hashed = {label: _describe(paths) for label, paths in inputs.items()}
+    renewed = _require_same_work(folder, existing, _identity(verb, name, hashed, extra, code_version), renews)
+    _require_no_links(folder)
+    finished = existing.get("status") == "finished"
+    if finished:
+        _check_seal(folder, existing)
+    if renewed:
+        return False, f"{folder}: what is there already is kept, and the rest is written anew."
+    return finished, f"{folder}: {FINISHED_BEFORE if finished else 'was begun before, and goes on where it stopped.'}"
+
+
+def _require_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written, or that another process writes to.
+
+    Raises:
+        UserError: why.
+    """
+    place = folder
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise UserError(f"{folder}: cannot be written ({place} is no folder); give another out=.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: cannot be written (Permission denied); give another out=.")
+    try:
+        with (folder / LOCK).open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _in_use(folder) from None
+    except OSError:  # no lock yet, or a file system without any
+        return
+
+
+def _in_use(folder: Path) -> UserError:
+    return UserError(f"{folder}: another gen3d process is writing there; wait for it or give another out=.")
+
+
+def _require_same_work(
+    folder: Path, existing: Mapping[str, Any] | None, identity: Mapping[str, Any], renews: Renews | None
+) -> bool:
+    """Refuse a folder that holds other work than the one of this identity; returns whether it goes on as another one.
 
     Raises:
         UserError: it belongs to other settings or inputs, or is not gen3d's.
     """
     if existing is not None and existing.get("key") != digest(identity):
+        before = existing.get("identity")
+        if renews is not None and isinstance(before, dict) and renews(before, identity):
+            return True
         raise UserError(f"{folder}: {_difference(existing, identity)}; give another out=, or delete the folder.")
     if (
         existing is None
@@ -168,6 +249,7 @@ def _require_same_work(folder: Path, existing: Mapping[str, Any] | None, identit
         and any(item.name != LOCK and not is_partial(item) for item in folder.iterdir())
     ):
         raise UserError(f"{folder}: not empty and not written by gen3d; give another out=.")
+    return False
 
 
 def _require_no_links(folder: Path) -> None:
@@ -457,9 +539,7 @@ def _lock_folder(folder: Path) -> Any:
         remove_partial(folder)
     except BlockingIOError:
         lock.close()
-        raise UserError(
-            f"{folder}: another gen3d process is writing there; wait for it or give another out=."
-        ) from None
+        raise _in_use(folder) from None
     except OSError as error:
         warn(f"{folder}: this file system cannot lock ({error.strerror}), so make sure that nothing else writes there.")
     return lock
