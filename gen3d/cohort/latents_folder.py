@@ -25,6 +25,7 @@ from gen3d.core.exact_columns import read_exact
 from gen3d.core.plain_files import load_object
 from gen3d.core.result_folder import ResultFolder
 from gen3d.core.tables import read_table, write_table
+from gen3d.core.work_arrays import save_array
 
 ARRAY, MIRRORED, TABLE, SHAPE, SEEN = "latents.npy", "mirrored.npy", "latents.tsv", "latent.json", "seen.json"
 VERBS = ("encode", "harmonise")
@@ -157,9 +158,9 @@ def write_latents(
         seen: who each member was trained on.
         mirrored: latents of the scans mirrored left to right, shaped as `values`.
     """
-    np.save(folder / ARRAY, np.asarray(values, dtype=np.float32))
+    save_array(folder / ARRAY, np.asarray(values, dtype=np.float32))
     if mirrored is not None:
-        np.save(folder / MIRRORED, np.asarray(mirrored, dtype=np.float32))
+        save_array(folder / MIRRORED, np.asarray(mirrored, dtype=np.float32))
     write_table(folder / TABLE, table)
     write_json(folder / SHAPE, record)
     write_json(folder / SEEN, seen.record())
