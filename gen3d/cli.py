@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from gen3d import __version__
+from gen3d.core.disk import cannot_be_written, disk_error
 from gen3d.core.errors import Interrupted, Stopped, UserError
 from gen3d.core.launcher import is_first, num_processes
 
@@ -76,13 +77,17 @@ def _ending_in_a_sentence(work: Callable[[], int], traceback: bool = False) -> i
         return _stopped(stop)
     except BrokenPipeError:  # the reader of the pipe has closed it; see entry()
         raise
-    except OSError as error:
-        if traceback:
+    except Exception as error:
+        cause = disk_error(error)
+        if traceback or cause is None:
             raise
-        place = f"{error.filename}: " if error.filename else ""
-        reason = f"{place}{_reason(error)} What was finished is kept; the same command goes on from there."
-        _complain(UserError(reason))
-        return UserError.exit_code
+        told = cannot_be_written(cause, _place)
+        _complain(told)
+        return told.exit_code
+
+
+_place = Path()
+"""The output folder of the verb at work, for an error of the disk that names no file."""
 
 
 def _run(name: str, settings: list[str], flags: set[str]) -> int:
@@ -114,6 +119,8 @@ def _run(name: str, settings: list[str], flags: set[str]) -> int:
         for sentence in verb.plan():
             print(sentence)
         return 0
+    global _place
+    _place = verb.out
     verb.run()
     return 0
 
@@ -132,18 +139,6 @@ def _check_flags(flags: set[str]) -> None:
     for flag in sorted(flags - set(FLAGS)):
         near = difflib.get_close_matches(flag, FLAGS, n=1)
         raise UserError(f"`{flag}` is not a flag; {f'did you mean `{near[0]}`?' if near else USAGE}")
-
-
-def _reason(error: OSError) -> str:
-    import errno
-
-    sentences = {
-        errno.ENOSPC: "the disk is full; free some space and run the same command again.",
-        errno.EACCES: "permission denied; choose another folder or mend its permissions.",
-        errno.EROFS: "the file system is read-only; choose another out=.",
-        errno.EDQUOT: "the disk quota is used up; free some space and run the same command again.",
-    }
-    return sentences.get(error.errno or 0, f"{error.strerror or error}.")
 
 
 def _check_processes(verb_type: type[Verb]) -> None:

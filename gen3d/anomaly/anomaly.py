@@ -7,9 +7,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import Field
 
 from gen3d.anomaly.calibration.calibrate import Calibrated, calibrate, describe_calibration
+from gen3d.anomaly.calibration.outlying import (
+    HEAVIEST_CLUSTER,
+    LARGEST_REGION,
+    allowed_sentence,
+    describe_reference,
+    outlying_sentences,
+)
 from gen3d.anomaly.calibration.panel import LEAST_ALLOWED, MIN_SITE_CONTROLS, FewSiteControls, Panel, make_panel
 from gen3d.anomaly.channels import available
 from gen3d.anomaly.compare import compare
@@ -20,6 +28,7 @@ from gen3d.anomaly.region_channels import contrast_values, size_names, size_valu
 from gen3d.anomaly.tables import (
     cluster_rows,
     heaviest_clusters,
+    largest_regions,
     latent_scores,
     region_table,
     subject_table,
@@ -35,6 +44,7 @@ from gen3d.core.config import Folders, waiver
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track, warn
 from gen3d.core.work import FolderVerb, Inputs
+from gen3d.maths.reference import Reference
 from gen3d.maths.significance import fdr, p_values
 from gen3d.models.run import Run
 
@@ -128,13 +138,19 @@ class Anomaly(FolderVerb):
             calibrations[channel] = describe_calibration(panel, voxelwise[channel], self.q)
             regional = calibrate(values.regions[channel], panel, site_variance=self.site_variance)
             regions.append(region_table(panel, channel, values.regions[channel], regional, prepared.region_table))
+            largest = describe_reference(panel, largest_regions(regional))
+            calibrations[channel]["references"] = {LARGEST_REGION: largest}
         measured = self._measured(prepared, panel) if "deformation" in channels else {}
         regions += [rows for rows, _ in measured.values()]
         calibrations |= {name: record for name, (_, record) in measured.items()}
         region_frame = pd.concat(regions, ignore_index=True)
         latent = latent_scores(panel, values.latents)
         subjects = subject_table(panel, voxelwise, region_frame, latent, self.q)
-        clusters = self._write_maps(prepared, panel, voxelwise)
+        clusters, heaviest = self._write_maps(prepared, panel, voxelwise)
+        for channel, masses in heaviest.items():
+            calibrations[channel]["references"][HEAVIEST_CLUSTER] = describe_reference(panel, masses)
+            for sentence in outlying_sentences(channel, calibrations[channel]["references"]):
+                warn(f"{sentence}.")
         write_maps_tables(self.out, subjects, region_frame, clusters, calibrations)
         values.discard()
         return _summary(panel, {channel: calibrations[channel] for channel in channels})
@@ -190,7 +206,10 @@ class Anomaly(FolderVerb):
                 rows[name] = (table, describe_calibration(with_covariates, calibrated, self.q))
         return rows
 
-    def _write_maps(self, prepared: Prepared, panel: Panel, voxelwise: dict[Channel, Calibrated]) -> pd.DataFrame:
+    def _write_maps(
+        self, prepared: Prepared, panel: Panel, voxelwise: dict[Channel, Calibrated]
+    ) -> tuple[pd.DataFrame, dict[Channel, NDArray[np.float64]]]:
+        """Write the maps; returns the clusters, and the mass of the heaviest cluster of every calibration scan."""
         min_voxels = max(1, round(self.min_cluster_ml * 1000 / prepared.plan.spacing_mm**3))
         mask, affine = prepared.mask, prepared.plan.matrix
         heaviest = {c: heaviest_clusters(panel, item.z, mask, self.cluster_z) for c, item in voxelwise.items()}
@@ -205,9 +224,9 @@ class Anomaly(FolderVerb):
                 write_map(self.out, key, channel, z, significant, affine)
                 if native is not None and channel not in ON_TEMPLATE:
                     write_native(map_path(self.out, key, channel, native=True), native, z, affine)
-                reference = heaviest[channel][panel.reference(i)]
+                reference = Reference.of(heaviest[channel][panel.reference(i)])
                 rows += cluster_rows(key, channel, z, self.cluster_z, min_voxels, reference, prepared)
-        return pd.DataFrame(rows, columns=list(CLUSTERS.columns))
+        return pd.DataFrame(rows, columns=list(CLUSTERS.columns)), heaviest
 
 
 def _joined(run: Run | Ensemble) -> str:
@@ -255,7 +274,7 @@ def _announce(panel: Panel) -> None:
     say(
         f"{len(panel.table)} scans; calibrating on {len(panel.calibration)} controls that the model has not seen, "
         f"aged {' to '.join(spell.number(age, 0) for age in design.age_range_years)}; terms: {', '.join(design.columns)}; "
-        f"smallest possible conformal p 1/{len(panel.calibration) + 1}"
+        f"{allowed_sentence(len(panel.calibration))}"
     )
     for term, reason in design.dropped.items():
         say(f"  covariate {term} left out: {reason}")

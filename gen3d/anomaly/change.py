@@ -17,12 +17,13 @@ from gen3d.anomaly.change_folder import CHANGE, RETEST, write_change
 from gen3d.anomaly.folder import REGIONS, SUBJECTS
 from gen3d.anomaly.picture import draw_change
 from gen3d.cohort.channels import LOG_VOLUMES
-from gen3d.cohort.manifest import FILE, is_twin, read_manifest
+from gen3d.cohort.manifest import is_twin, read_manifest
 from gen3d.cohort.session_order import in_order, refuse_unknown
 from gen3d.core import words as spell
-from gen3d.core.artefact import Work, read
+from gen3d.core.artefact import Artefact, Work, read
 from gen3d.core.config import Folder
 from gen3d.core.errors import UserError
+from gen3d.core.inputs import find_input
 from gen3d.core.progress import say, track, warn
 from gen3d.core.result_folder import write_picture
 from gen3d.core.tables import read_table
@@ -115,7 +116,7 @@ def _open(folder: Path) -> ScanPairs:
     subjects = SUBJECTS.read(folder, "session", "age_years")
     regions = REGIONS.read(folder)
     if "base" not in subjects:
-        subjects["base"] = _bases(artefact.inputs, subjects)
+        subjects["base"] = _bases(artefact, subjects)
     ordinary = subjects[~is_twin(subjects)]
     wide = regions.pivot_table(index="key", columns=["channel", "region"], values="effect", sort=False)
     ordinary = ordinary[ordinary["key"].isin(wide.index[wide.notna().all(axis=1)])]
@@ -130,15 +131,20 @@ def _open(folder: Path) -> ScanPairs:
     return ScanPairs(table, first, second, wide.columns.to_frame(index=False), np.flatnonzero(control.to_numpy()))
 
 
-def _bases(inputs: dict[str, Any], subjects: pd.DataFrame) -> pd.Series:
+def _bases(artefact: Artefact, subjects: pd.DataFrame) -> pd.Series:
     """The scan from which each planted copy was made ("" for real scans), from the cohort tables of the maps."""
     bases: dict[str, str] = {}
-    for item in inputs.get("prepared", []):
-        folder = Path(str(item["path"]))
-        if (folder / FILE).is_file():
-            manifest = read_manifest(folder)
-            if "base" in manifest:
-                bases |= dict(zip(manifest["key"], manifest["base"].fillna("").astype(str), strict=True))
+    for item in artefact.inputs.get("prepared", []):
+        folder = find_input(artefact, item)
+        if folder is None:
+            warn(
+                f"{artefact.folder}: {item['path']}, which its maps were made from, is not there any more, so planted copies of "
+                "scans are not told from scans."
+            )
+            continue
+        manifest = read_manifest(folder)
+        if "base" in manifest:
+            bases |= dict(zip(manifest["key"], manifest["base"].fillna("").astype(str), strict=True))
     return subjects["key"].map(lambda key: bases.get(key, ""))
 
 

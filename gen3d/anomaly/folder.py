@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from glob import escape
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,7 +29,7 @@ P_CONFORMAL = "p_conformal"
 """Rank of |z| among held-out |z| of the calibration controls: a p that assumes no normal distribution."""
 
 P_MAX = "p_max"
-"""Rank of |z| among the largest |z| of any region in each control: family-wise over regions."""
+"""Rank of |z| among the largest |z| of any region in each control, or their tail: family-wise over regions."""
 
 SCORE, REGION_SCORE, LATENT_SCORE = "score_", "region_score_", "latent_d"
 IDENTITY = ("key", "subject", "session", "role", "diagnosis", "age_years", "sex", "site")
@@ -54,7 +55,8 @@ def map_path(folder: Path, key: str, channel: str, kind: str = ZMAP, native: boo
 
 def map_paths(folder: Path, key: str) -> dict[str, Path]:
     """Channel -> z map of a scan, "*" for any scan's; by name."""
-    paths = sorted((folder / "maps").glob(f"{key}_desc-*_{ZMAP}.nii.gz"))
+    name = key if key == "*" else escape(key)
+    paths = sorted((folder / "maps").glob(f"{name}_desc-*_{ZMAP}.nii.gz"))
     return {path.name.split("_desc-")[-1].removesuffix(f"_{ZMAP}.nii.gz"): path for path in paths}
 
 

@@ -7,7 +7,6 @@ affine; the diffeomorphism is computed again from the stored T1w.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import load_object
 from gen3d.imaging.deformation import invert, warp
 from gen3d.imaging.volume import write_nifti
 
@@ -77,7 +77,7 @@ def read_native_space(folder: Path, key: str) -> NativeSpace | None:
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = load_object(path, finite=True)
         if not record.get("scan"):
             return None
         shape = record["scan_shape"]
@@ -86,7 +86,7 @@ def read_native_space(folder: Path, key: str) -> NativeSpace | None:
             np.asarray(record["scan_affine"], dtype=np.float64),
             (int(shape[0]), int(shape[1]), int(shape[2])),
         )
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{path}: damaged ({error}); run `gen3d prepare` again.") from None
 
 

@@ -7,7 +7,6 @@ removes that error. It also removes a loss that the surroundings share. Measured
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from gen3d.anomaly.compare import RegionMeans
 from gen3d.cohort.channels import LOG_JACOBIAN, SIZE
 from gen3d.cohort.folder import Prepared
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import load_object
 from gen3d.core.progress import say
 
 SHELL_MM = 7.5
@@ -88,8 +88,8 @@ def read_log_scale(path: Path) -> float:
         UserError: the file is damaged.
     """
     try:
-        return log_scale(json.loads(path.read_text(encoding="utf-8"))["affine_template_to_scan"])
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        return log_scale(load_object(path, finite=True)["affine_template_to_scan"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{path}: damaged ({error}); prepare the scan again.") from None
 
 

@@ -15,10 +15,10 @@ from gen3d.anomaly.folder import IDENTITY, LATENT_SCORE, P_CONFORMAL, P_MAX, REG
 from gen3d.cohort.channels import LOG_VOLUMES, Channel
 from gen3d.cohort.folder import Prepared
 from gen3d.maths.deviation import deviation, fit_deviation, held_out_deviation
+from gen3d.maths.reference import Reference
 from gen3d.maths.significance import (
     burden,
     clusters,
-    conformal_p,
     conformal_p_columns,
     fdr,
     fdr_adjust,
@@ -39,7 +39,8 @@ def region_table(
     volume difference 100 (exp(effect) - 1) where the channel is a log volume. The conformal p ranks |z| among the
     held-out |z| of the same region in the other calibration controls, so it assumes no normal distribution. `p_max` ranks
     it among the largest |z| of any region in each control, so it is family-wise over regions (the max statistic of
-    Westfall and Young 1993). Neither can be below 1 / (controls + 1).
+    Westfall and Young 1993). Neither can be below 1 / (controls + 1), but for `p_max` where a control is outlying
+    (`maths.reference`).
     """
     rows = np.arange(len(panel.table))
     effect = regional.deviation(means, panel.covariates(rows))
@@ -63,7 +64,7 @@ def region_table(
                     "p": p,
                     P_CONFORMAL: conformal_p_columns(reference, np.abs(z)),
                     "q": fdr_adjust(p) if known else p,
-                    P_MAX: conformal_p(reference.max(axis=1), np.abs(z)),
+                    P_MAX: Reference.of(reference.max(axis=1)).p(np.abs(z)),
                 }
             )
         )
@@ -139,6 +140,11 @@ def unmask(values: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.float32]
     return volume
 
 
+def largest_regions(regional: Calibrated) -> NDArray[np.float64]:
+    """The largest |z| of any region of every scan, NaN without a z, [n]."""
+    return np.abs(regional.z.astype(np.float64)).max(axis=1)
+
+
 def heaviest_clusters(
     panel: Panel, z: NDArray[np.float32], mask: NDArray[np.bool_], threshold: float
 ) -> NDArray[np.float64]:
@@ -155,13 +161,14 @@ def cluster_rows(
     z: NDArray[np.float32],
     threshold: float,
     min_voxels: int,
-    reference: NDArray[np.float64],
+    reference: Reference,
     prepared: Prepared,
 ) -> list[dict[str, Any]]:
     """Clusters of voxels with |z| above a threshold in one map, largest first, with the region at their peak.
 
     `p_cluster` ranks a cluster's mass among `reference`, that of the heaviest cluster of each calibration control:
-    (1 + controls whose heaviest cluster is at least as heavy) / (controls + 1), family-wise over the brain.
+    (1 + controls whose heaviest cluster is at least as heavy) / (controls + 1), family-wise over the brain. Where a control
+    is outlying it is the share of a tail that is fitted to the others (`maths.reference`).
     """
     table = prepared.region_table
     names = dict(zip(table["label"], table["name"], strict=True))
@@ -170,7 +177,7 @@ def cluster_rows(
     for cluster in clusters(np.abs(z) > threshold, z, min_voxels, prepared.plan.matrix)[:MAX_CLUSTERS]:
         i, j, k = np.rint((to_voxel @ [*cluster.peak_mm, 1.0])[:3]).astype(int)
         region = names.get(int(prepared.regions[i, j, k]), "unlabelled")
-        p_cluster = float(conformal_p(reference, [cluster.mass(threshold)])[0])
+        p_cluster = float(reference.p([cluster.mass(threshold)])[0])
         x, y, z_mm = cluster.peak_mm
         row = {
             "key": key,

@@ -36,10 +36,11 @@ from gen3d.cohort.seen import SeenPolicy
 from gen3d.cohort.target import Target, as_label
 from gen3d.core import words as spell
 from gen3d.core.artefact import Work, write_json
+from gen3d.core.disk import remove_folder
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say, track, warn
 from gen3d.core.result_folder import METRICS, write_picture
-from gen3d.core.tables import Row, records, write_table
+from gen3d.core.tables import Row, parse_table, records, write_table
 
 
 class Classify(StudySettings):
@@ -113,7 +114,7 @@ def cross_validate(question: Question) -> Row:
     result = StudyResult(pd.concat(tables, ignore_index=True), chosen, null)
     head_note = kept_head(question, models[0], study)
     written = _write(question, models, result, head_note, question.counts(), question.notes)
-    _discard(parts)
+    remove_folder(parts)
     return written
 
 
@@ -155,7 +156,7 @@ def _controls_known(question: Question) -> bool:
 def _of_model(model: Contestant, study: ClassifyStudy, path: Path) -> tuple[pd.DataFrame, list[Row]]:
     """Predictions and chosen settings of one model, from disk where an interrupted run left them."""
     settings_path = path.with_suffix(".json")
-    if settings_path.is_file():
+    if path.is_file() and settings_path.is_file():
         return _read_part(path, study.target), json.loads(settings_path.read_text(encoding="utf-8"))
     parts, settings = [], []
     # These problems are small, so threads would wait for each other, most of all on a busy machine. Networks gain from them.
@@ -172,7 +173,7 @@ def _of_model(model: Contestant, study: ClassifyStudy, path: Path) -> tuple[pd.D
 def _read_part(path: Path, target: Target) -> pd.DataFrame:
     text_columns = ["key", "subject", "session", "site", "sex", *MODEL_COLUMNS]
     text_columns += [] if target.task == "number" else CLASS_COLUMNS  # a class called 0.5 is no number
-    return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=dict.fromkeys(text_columns, str))
+    return parse_table(path, na_values=["n/a"], dtype=dict.fromkeys(text_columns, str))
 
 
 def _permutation(model: Contestant, study: ClassifyStudy, question: Question, path: Path) -> Row | None:
@@ -192,12 +193,6 @@ def _permutation(model: Contestant, study: ClassifyStudy, question: Question, pa
     row = permutation_row(observed(job), np.sort(statistics), model.name, statistic_name(study.target))
     write_json(path, row)
     return row
-
-
-def _discard(parts: Path) -> None:
-    for path in parts.iterdir():
-        path.unlink()
-    parts.rmdir()
 
 
 def _same_study(question: Question, family: HeadFamily, folder: Path) -> None:

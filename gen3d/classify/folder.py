@@ -5,7 +5,6 @@ The fitted head itself, which lies in the folder of `classify`, is `gen3d.classi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ import pandas as pd
 
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import load_object
 from gen3d.core.result_folder import METRICS, ResultFolder, write_result
 from gen3d.core.tables import Row, TableFile, records
 from gen3d.stratify.folder import PlacedFolder
@@ -65,7 +65,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     """
     path = folder / METRICS
     try:
-        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        metrics = load_object(path)
         metrics["tables"] = dict(metrics.get("tables") or {})
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: missing or damaged ({error}); run `gen3d classify` again.") from None

@@ -8,7 +8,6 @@ that was kept. So a head folder holds data of the people it learned from, and is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from pydantic import TypeAdapter, ValidationError
@@ -28,9 +26,12 @@ from gen3d.classify.heads.settings import HeadSettings, ResidualSettings
 from gen3d.classify.study.recipe import HeadRecipe, KeptLearned, Learned, Reducer
 from gen3d.classify.study.recipes import FeatureRecipe, head_recipe
 from gen3d.cohort.target import Rows, Target, Values
+from gen3d.core.arrays import read_arrays, require_finite
 from gen3d.core.artefact import file_digest, write_json
 from gen3d.core.errors import UserError
-from gen3d.core.tables import write_table
+from gen3d.core.files import require_regular
+from gen3d.core.plain_files import load_object
+from gen3d.core.tables import parse_table, write_table
 from gen3d.harmonise.recipe import Harmonisation
 
 RECORD, TRAINING, TABLE, WEIGHTS = "head.json", "training.npz", "training.tsv", "weights.safetensors"
@@ -198,10 +199,10 @@ def open_head(folder: Path) -> Head:
         rows, codes, groups, outputs = _training(folder, record)
         seed, state = int(record["seed"]), dict(record["state"])
         if WEIGHTS in record["files"]:
-            state["weights"] = load_file(folder / WEIGHTS)
+            state["weights"] = _weights(folder / WEIGHTS)
         space = record["latents"]
         made_by, words = tuple(space["made_by"]), str(space["words"])
-    except (KeyError, TypeError, ValueError, OSError, ValidationError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, ValidationError, SafetensorError) as error:
         raise UserError(f"{folder / RECORD}: damaged ({error}); fit the head again with `gen3d classify`.") from None
     reducer = recipe.reduce(rows)
     learned = recipe.relearn(reducer.apply(rows), codes, groups, target, seed, state)
@@ -236,7 +237,7 @@ def _record(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{folder}: holds no fitted head ({RECORD}); give a folder of `gen3d classify` that kept one.")
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record = load_object(path, finite=True)
         for name, digest in record["files"].items():
             if not (folder / name).is_file() or file_digest(folder / name) != digest:
                 raise UserError(
@@ -254,9 +255,13 @@ def _recipe(record: dict[str, Any], settings: HeadSettings) -> HeadRecipe:
 
 
 def _training(folder: Path, record: dict[str, Any]) -> tuple[Rows, Values, NDArray[np.int64], Values]:
-    with np.load(folder / TRAINING, allow_pickle=False) as arrays:
-        values, codes, groups, outputs = (arrays[name] for name in ("features", "codes", "groups", "outputs"))
-    table = pd.read_csv(folder / TABLE, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=str)
+    arrays = read_arrays(folder / TRAINING)
+    values, codes, groups, outputs = (arrays[name] for name in ("features", "codes", "groups", "outputs"))
+    for name in ("features", "codes", "outputs"):
+        require_finite(arrays[name], f"{TRAINING}: {name}")
+    if not len(values) == len(codes) == len(groups):
+        raise ValueError(f"{TRAINING}: arrays of different lengths")
+    table = parse_table(folder / TABLE, na_values=["n/a"], dtype=str)
     text = set(record["text_columns"])
     for name in table.columns:
         cells, known = table[name].astype(object), table[name].notna()
@@ -267,11 +272,21 @@ def _training(folder: Path, record: dict[str, Any]) -> tuple[Rows, Values, NDArr
     return Rows(values, table, tuple(record["blocks"]), tuple(record["shape"])), codes, groups, outputs
 
 
+def _weights(path: Path) -> dict[str, NDArray[Any]]:
+    require_regular(path)
+    weights = load_file(path)
+    for name, array in weights.items():
+        require_finite(array, f"{path.name}: {name}")
+    return weights
+
+
 def _check(folder: Path, head: Head, kept: Values, versions: dict[str, str]) -> None:
     found = head.outputs(head.training.take(_checked(len(head.training))))
     unit = float(head.codes.std()) or 1.0 if head.target.task == "number" else 1.0
     largest = float(np.abs(found - kept).max()) / unit if found.shape == kept.shape else np.inf
-    if largest <= (NETWORK_TOLERANCE if isinstance(head.settings, ResidualSettings) else TOLERANCE):
+    if np.isfinite(largest) and largest <= (
+        NETWORK_TOLERANCE if isinstance(head.settings, ResidualSettings) else TOLERANCE
+    ):
         return
     now = _versions()
     changed = [f"{name} was {versions.get(name)} and is {now[name]}" for name in now if versions.get(name) != now[name]]

@@ -21,6 +21,9 @@ def _by_name(value: Any) -> Any:
     return [{"kind": item} if isinstance(item, str) else item for item in listed]
 
 
+_Value = int | float | str
+_Condition = _Value | tuple[_Value | None, ...]
+"""A value that a column must have, values of which it must have one, or [lowest, highest] of a number (none: no limit)."""
 Heads = Annotated[tuple[HeadSettings, ...], BeforeValidator(_by_name), Field(min_length=1)]
 
 
@@ -40,7 +43,7 @@ class StudySettings(FolderVerb):
         description="CSV or TSV with further columns, joined by subject (or participant_id), and by session if it has one",
     )
     target: str = Field(description="column to predict: a diagnosis, a stage, a grade, age_years, sex, site")
-    classes: tuple[str | float, ...] | None = Field(
+    classes: tuple[str, ...] | None = Field(
         None,
         description="classes to separate, the healthy one first: [CN,AD]; scans of other classes are excluded; none: all values",
     )
@@ -48,7 +51,7 @@ class StudySettings(FolderVerb):
         None,
         description="categories, ordered (grades, in the order of classes) or number; none: decided from the column",
     )
-    only: dict[str, Any] = Field(
+    only: dict[str, _Condition] = Field(
         default_factory=dict, description="keep only these scans: column: value, [values] or [lowest, highest]"
     )
     sessions: Literal["first", "all"] = Field(

@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cohort.manifest import TEXT
+from gen3d.cohort.target import refuse_stray_words
 from gen3d.core.errors import UserError
 
 MISSING = frozenset(("", "n/a", "na", "nan", "none", "<na>"))
@@ -111,8 +113,10 @@ class Coding:
     def fit(cls, frame: pd.DataFrame, names: Sequence[str]) -> Coding:
         """The coding of these columns of the training people: a column of numbers is numeric, every other categorical.
 
+        A text column of the cohort table (site, diagnosis, ...) is categorical even where its codes are numbers.
+
         Raises:
-            UserError: a column that is not there, is empty, or has one value only.
+            UserError: a column that is not there, is empty, has one value only, or holds numbers with a few words among them.
         """
         return cls(tuple(_fit(frame, name) for name in names))
 
@@ -184,7 +188,10 @@ def _fit(frame: pd.DataFrame, name: str) -> Covariate:
         only = f"the one value {known[0]}" if known else "no value at all"
         raise UserError(f"model.conditions names {name}, which has {only} in the training people; leave it out.")
     numbers = pd.to_numeric(pd.Series(known), errors="coerce").to_numpy(dtype=np.float64)
-    if not np.isfinite(numbers).all():
+    # The text columns of the cohort table are words even where they look like numbers: site 3 is no quantity.
+    if name in TEXT or not np.isfinite(numbers).all():
+        if name not in TEXT:
+            refuse_stray_words(known, f"model.conditions names {name}")
         return Categorical(name, tuple(sorted({str(value).strip() for value in known})))
     std = float(numbers.std())
     return Numeric(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gen3d.cohort.manifest import TEXT
 from gen3d.cohort.structures import SUFFIX
-from gen3d.cohort.target import as_label
+from gen3d.cohort.target import as_label, refuse_stray_words
 from gen3d.core.errors import UserError
 
 Values = NDArray[np.float64]
@@ -77,6 +77,7 @@ class Rules:
         flag_missing_words: do the same for words.
         log_volumes: take the logarithm of volumes (names that end in _ml), so that a difference is a relative one.
         strict: refuse missing values and words that the fit has not seen, instead of taking the mean for them.
+        allow_stray_words: take numbers with a few words among them for words, where nobody named the column.
     """
 
     fewest_numbers: int = 1
@@ -86,6 +87,7 @@ class Rules:
     flag_missing_words: bool = False
     log_volumes: bool = False
     strict: bool = False
+    allow_stray_words: bool = False
 
 
 PENALISED = Rules(every_word=True, flag_missing_above=0.05, log_volumes=True)
@@ -200,13 +202,15 @@ def fit_columns(
         head_size: column of the head's (or brain's) volume that volumes are divided by, "" for none.
 
     Raises:
-        UserError: a column that the table has not; with strict rules also a missing value.
+        UserError: a column that the table has not, or of numbers with a few words; with strict rules also a missing value.
     """
     return TableCode(tuple(_fit_column(table, name, rules, setting, head_size) for name in names), setting)
 
 
 def _fit_column(table: pd.DataFrame, name: str, rules: Rules, setting: str, head_size: str) -> ColumnCode:
     cells = read_cells(table, name, setting, rules.fewest_numbers)
+    if cells.numbers is None and name not in TEXT and not rules.allow_stray_words:
+        refuse_stray_words(cells.labels, f"{setting}={name}" if setting else name)
     levels = cells.levels if cells.numbers is None else None
     divisor = head_size if rules.log_volumes and name.endswith(SUFFIX) and name != head_size else ""
     code = ColumnCode(name, levels, (), (), int((~cells.known).sum()), rules, divisor)

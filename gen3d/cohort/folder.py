@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,12 +16,16 @@ from gen3d.cohort.manifest import FILE, check_split, read_manifest, write_manife
 from gen3d.cohort.scan_hash import refuse_one_scan_twice
 from gen3d.core.artefact import digest, file_digest, read
 from gen3d.core.errors import UserError
-from gen3d.core.tables import TableFile, write_table
+from gen3d.core.plain_files import load_object
+from gen3d.core.tables import AGAIN, TableFile, write_table
 from gen3d.imaging.plan import GridPlan, read_plan, write_plan
 from gen3d.imaging.volume import SLOPE, open_stored, read_map, write_nifti
 
 PLAN, MASK, REGIONS, REGION_TABLE = "plan.json", "mask.nii", "regions.nii", "regions.tsv"
 VERDICTS = TableFile("verdicts.tsv", ("key", "source", "verdict", "reason"))
+REGION_NAMES = TableFile(REGION_TABLE, ("label", "name"))
+MOST_LABEL = 32767
+"""Of 16 bits."""
 UNMATCHED = TableFile("unmatched.tsv", ("entry", "remark"))
 """Of folders made from real scans or simulated: a verdict per scan, and what of tables and folders did not match up."""
 
@@ -53,8 +56,18 @@ class Prepared:
 
     @cached_property
     def region_table(self) -> pd.DataFrame:
-        """Names of the region labels."""
-        return pd.read_csv(self.folders[0] / REGION_TABLE, sep="\t")
+        """Names of the region labels.
+
+        Raises:
+            UserError: missing, damaged, or with a label that no volume of levels can hold.
+        """
+        table = REGION_NAMES.read(self.folders[0])
+        labels = pd.to_numeric(table["label"], errors="coerce")
+        if not (labels.between(0, MOST_LABEL) & (labels % 1 == 0)).all():
+            raise UserError(
+                f"{self.folders[0] / REGION_TABLE}: damaged (labels are whole numbers from 0 to {MOST_LABEL}); {AGAIN}."
+            )
+        return table.assign(label=labels.astype(int))
 
     @cached_property
     def _folder_of(self) -> dict[str, Path]:
@@ -133,7 +146,7 @@ def read_generator_subjects(folder: Path) -> dict[str, str] | None:
     if not path.is_file():
         return None
     try:
-        return {str(person): str(role) for person, role in json.loads(path.read_text(encoding="utf-8")).items()}
+        return {str(person): str(role) for person, role in load_object(path).items()}
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: damaged ({error}); run `gen3d sample` again.") from None
 

@@ -6,7 +6,6 @@ cross-fitted family made them: each member has its own latent space, and scores 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,15 +16,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.cohort.manifest import NUMBERS, TEXT
+from gen3d.cohort.manifest import TEXT, typed
 from gen3d.cohort.seen import SeenBy
+from gen3d.core.arrays import read_array, require_finite
 from gen3d.core.artefact import Artefact, read, write_json
 from gen3d.core.errors import UserError
+from gen3d.core.exact_columns import read_exact
+from gen3d.core.plain_files import load_object
 from gen3d.core.result_folder import ResultFolder
 from gen3d.core.tables import read_table, write_table
 
 ARRAY, MIRRORED, TABLE, SHAPE, SEEN = "latents.npy", "mirrored.npy", "latents.tsv", "latent.json", "seen.json"
 VERBS = ("encode", "harmonise")
+BLOCK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Latents:
     @cached_property
     def values(self) -> NDArray[np.float32]:
         """[members, scans, dimensions], read from disk as needed."""
-        array: NDArray[np.float32] = np.load(self.folder / ARRAY, mmap_mode="r")
+        array = read_latents(self.folder)
         return array if array.ndim == 3 else array[None]
 
     @property
@@ -172,17 +175,13 @@ class LatentsFolder(ResultFolder):
     @cached_property
     def values(self) -> NDArray[np.float32]:
         """[n, d]."""
-        try:
-            values: NDArray[np.float32] = np.load(self.folder / ARRAY, allow_pickle=False)
-        except (OSError, ValueError):
-            raise UserError(f"{self.folder / ARRAY}: missing or damaged; run `gen3d encode` again.") from None
-        return values[0] if values.ndim == 3 else values.reshape(len(values), -1)
+        values = read_latents(self.folder)
+        return np.asarray(values[0] if values.ndim == 3 else values)
 
     @property
     def description(self) -> str:
         """`64 dimensions`, and of which member where the members of a family have spaces of their own."""
-        stored: NDArray[np.float32] = np.load(self.folder / ARRAY, mmap_mode="r")
-        member = ", the first member of a cross-fitted family" if stored.ndim == 3 else ""
+        member = ", the first member of a cross-fitted family" if read_latents(self.folder).ndim == 3 else ""
         return f"{self.values.shape[1]} dimensions{member}"
 
     @cached_property
@@ -194,6 +193,24 @@ class LatentsFolder(ResultFolder):
     def cohort_rows(self) -> pd.DataFrame:
         """Rows of the cohort table."""
         return self.scan_table
+
+
+def read_latents(folder: Path) -> NDArray[np.float32]:
+    """The array of a folder of latents, [scans, dimensions] or [members, scans, dimensions], read from disk as needed.
+
+    Raises:
+        UserError: missing, damaged, of another kind, or with latents that are not finite.
+    """
+    path = folder / ARRAY
+    try:
+        values = read_array(path, mapped=True)
+        if values.ndim not in (2, 3) or values.dtype.kind != "f":
+            raise ValueError(f"{values.dtype} of shape {values.shape} is no table of latents")
+        for rows in np.array_split(np.arange(values.shape[-2]), 1 + values.nbytes // BLOCK_BYTES):
+            require_finite(values[..., rows, :], "the table")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: missing or damaged ({error}); encode again with a run that is sound.") from None
+    return values
 
 
 def open_latents_folder(folder: Path, verbs: Sequence[str] = VERBS) -> Latents:
@@ -220,24 +237,18 @@ def read_latents_table(folder: Path, verbs: Sequence[str] = VERBS) -> pd.DataFra
     """
     read(folder, tuple(verbs))
     try:
-        table = pd.read_csv(
-            folder / TABLE, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=dict.fromkeys(TEXT, str)
-        )
-        num = np.load(folder / ARRAY, mmap_mode="r").shape[-2]
+        table = read_exact(folder / TABLE, TEXT, ["n/a"])
+        num = read_array(folder / ARRAY, mapped=True).shape[-2]
     except (OSError, ValueError, IndexError) as error:
         raise UserError(f"{folder}: damaged latents ({error}); encode again.") from None
     if num != len(table):
         raise UserError(f"{folder}: {num} latents but {len(table)} rows in {TABLE}; encode again.")
-    for column in (name for name in TEXT if name in table.columns):
-        table[column] = table[column].astype(object).where(table[column].notna(), "")
-    for column in (name for name in NUMBERS if name in table.columns):
-        table[column] = pd.to_numeric(table[column], errors="coerce")
+    typed(table, folder / TABLE, "encode again")
     return table
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return load_object(path, finite=True)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: missing or damaged ({error}); encode again.") from None
-    return value

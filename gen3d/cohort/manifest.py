@@ -21,6 +21,9 @@ from pydantic import Field, model_validator
 from gen3d.core.artefact import write_atomic
 from gen3d.core.config import Config
 from gen3d.core.errors import UserError
+from gen3d.core.exact_columns import read_exact
+from gen3d.core.names import require_file_names
+from gen3d.core.safe_cells import disarmed
 
 FILE = "manifest.tsv"
 HEALTHY, NULL = "none", "null"
@@ -205,7 +208,7 @@ def write_manifest(folder: Path, frame: pd.DataFrame) -> None:
     check_split(frame)
     first = [*REQUIRED, *[column for column in frame.columns if column not in REQUIRED]]
     buffer = io.StringIO()
-    frame[first].to_csv(buffer, sep="\t", index=False, na_rep="n/a")
+    disarmed(frame[first]).to_csv(buffer, sep="\t", index=False, na_rep="n/a")
     write_atomic(folder / FILE, buffer.getvalue())
 
 
@@ -219,15 +222,27 @@ def read_manifest(folder: Path) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"{path}: no cohort table there; an output folder of `gen3d prepare` is needed.")
     try:
-        frame = pd.read_csv(path, sep="\t", dtype=dict.fromkeys(TEXT, str), na_values=["n/a"], keep_default_na=False)
-    except (UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({str(error).splitlines()[0]}); run `gen3d prepare` again.") from None
+        frame = read_exact(path, TEXT, ["n/a"])
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); run `gen3d prepare` again.") from None
     missing = [column for column in REQUIRED if column not in frame.columns]
     if missing:
         raise UserError(f"{path}: lacks the column {', '.join(missing)}; run `gen3d prepare` again.")
-    for column in NUMBERS:
-        frame[column] = pd.to_numeric(frame[column], errors="coerce")
-    for column in [name for name in TEXT if name in frame.columns]:
-        frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
+    typed(frame, path, "run `gen3d prepare` again")
     check_split(frame)
     return frame
+
+
+def typed(frame: pd.DataFrame, path: Path, again: str) -> None:
+    """Give the columns of a cohort table that was read their types, in place: numbers, NaN where unknown, and text, "" there.
+
+    Raises:
+        UserError: a number that is infinite, or a key, subject or session that cannot be part of a file's name.
+    """
+    for column in (name for name in NUMBERS if name in frame.columns):
+        frame[column] = pd.to_numeric(frame[column], errors="coerce")
+        if np.isinf(frame[column]).any():
+            raise UserError(f"{path}: {column} is infinite for a scan, which nobody's is; {again}.")
+    for column in (name for name in TEXT if name in frame.columns):
+        frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
+    require_file_names(frame, path, again)

@@ -7,7 +7,6 @@ person has one role (`manifest.check_split`), and two ids of one person are foun
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from gen3d.cohort.manifest import SCAN_HASH, SOURCE_SUBJECT, subject_hash
 from gen3d.cohort.scan_hash import PREFIX
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import load_object
 
 SeenPolicy = Literal["refuse", "leave_out", "train_only", "waive"]
 """What to do with people who were seen: stop; neither test nor train on them; train on them only; test them anyway."""
@@ -99,7 +99,11 @@ class SeenBy:
         Raises:
             ValueError, TypeError, AttributeError: another kind of record.
         """
-        members = [people for _, people in sorted(record.items(), key=lambda item: int(item[0]))]
+        if {str(number) for number in range(len(record))} != set(record):
+            raise ValueError("members are numbered from 0")
+        members = [record[str(number)] for number in range(len(record))]
+        if not all(isinstance(role, str) for people in members for role in people.values()):
+            raise ValueError("a role that is no text")
         return cls(tuple({str(person): str(role) for person, role in people.items()} for people in members))
 
     @classmethod
@@ -124,7 +128,10 @@ class SeenBy:
             UserError: missing or damaged.
         """
         try:
-            return cls.of(json.loads(path.read_text(encoding="utf-8")))
+            seen = cls.of(load_object(path))
+            if not seen.members:
+                raise ValueError("it names no member")
+            return seen
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: missing or damaged ({error}); {remedy}.") from None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from gen3d.core.errors import UserError
 
 Task = Literal["categories", "ordered", "number"]
 Values = NDArray[np.float64]
+_DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+")
 FEWEST_DISTINCT = 6
 """A numeric column with fewer values is read as categories, unless the task is named."""
 
@@ -59,15 +61,41 @@ class Target:
 
 
 def as_label(value: Any) -> str:
-    """A cell as the name of a class: 1.0 and 1 are the same, a missing value is ""."""
-    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+    """A cell as the name of a class, a missing value as "".
+
+    1, 1.0 and 1.00 are one name, because a table that was saved by another program has either. Any other text is a word as it
+    stands: 007 is not 7, 1e3 not 1000, and two codes of any length differ where their digits do.
+    """
+    if value is None or (isinstance(value, (float, np.floating)) and not np.isfinite(value)):
         return ""
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        return str(int(value))
     text = str(value).strip()
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return f"{number:g}" if np.isfinite(number) else ""
+    if text.lower() == "nan":
+        return ""
+    return text.rstrip("0").rstrip(".").replace("-0", "0") if _DECIMAL.fullmatch(text) else text
+
+
+def refuse_stray_words(values: Iterable[Any], what: str) -> None:
+    """Refuse a column of numbers in which a few cells are words: as it stands it would be taken for a column of words.
+
+    Args:
+        values: the cells.
+        what: the column, and the setting that names it, for the sentence: `keep=education`.
+
+    Raises:
+        UserError: at least `FEWEST_DISTINCT` different numbers make up most of the cells, and others are words, which are named.
+    """
+    labels = [label for label in map(as_label, values) if label]
+    numeric = np.isfinite(pd.to_numeric(pd.Series(labels, dtype=object), errors="coerce").to_numpy(dtype=np.float64))
+    words = [label for label, number in zip(labels, numeric, strict=True) if not number]
+    numbers = {label for label, number in zip(labels, numeric, strict=True) if number}
+    if words and len(numbers) >= FEWEST_DISTINCT and 2 * len(words) < len(labels):
+        shown = ", ".join(repr(word) for word in sorted(set(words))[:5])
+        raise UserError(
+            f"{what}: {len(labels) - len(words)} cells are numbers, but {len(words)} {'is' if len(words) == 1 else 'are'} not "
+            f"({shown}); write a number or n/a there, or name another column."
+        )
 
 
 def make_target(column: pd.Series, name: str, classes: Sequence[Any] | None, task: Task | None) -> Target:
@@ -77,8 +105,11 @@ def make_target(column: pd.Series, name: str, classes: Sequence[Any] | None, tas
     a number otherwise. Without classes: all that occur, controls' usual names first.
 
     Raises:
-        UserError: a class that does not occur, one class only, or task=number for a column of text.
+        UserError: a class that does not occur, one class only, a column of numbers with a few words, or task=number for a
+            column of text.
     """
+    if classes is None and task is None:
+        refuse_stray_words(column, f"target={name}")
     labels = [as_label(value) for value in column]
     present = list(dict.fromkeys(label for label in labels if label))
     if not present:

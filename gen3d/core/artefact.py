@@ -1,7 +1,8 @@
 """An output folder that knows its verb, its settings, its inputs and their hashes.
 
 `begin` opens or continues a folder and refuses to mix: a folder that holds the result of other settings or other
-inputs, or files that are not gen3d's, is left as it is. `Work.finish` marks it complete. `read` opens a finished one.
+inputs, or files that are not gen3d's, is left as it is. `Work.finish` marks it complete and seals its files (`core.seal`).
+`read` opens a finished one whose files are as they were then.
 """
 
 from __future__ import annotations
@@ -19,11 +20,17 @@ from typing import Any
 
 from gen3d import __version__
 from gen3d.core.config import Verb, waived
+from gen3d.core.disk import PARTIAL, cannot_be_written, is_partial, remove_partial
 from gen3d.core.errors import UserError
+from gen3d.core.files import open_regular
+from gen3d.core.plain_files import load_object
 from gen3d.core.progress import warn
+from gen3d.core.seal import RECORD, check, links_in, seal
 
-RECORD = "artefact.json"
 LOCK = ".lock"
+FILES, CHECKSUM, PLACE = "files", "checksum", "folder"
+"""Of a record: the seal of the finished folder (null while it is being extended), the hash of all else in the record, and
+where the folder was when it was begun, from which inputs that moved along with it are found."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,8 @@ class Artefact:
     finished_at: str
     waivers: tuple[str, ...] = ()
     """Safeguards that the user waived, as `key=value`."""
+    place: Path | None = None
+    """Where the folder was when it was written; None where that is not known."""
 
 
 @dataclass
@@ -56,13 +65,14 @@ class Work:
     _lock: Any = field(default=None, repr=False)
 
     def finish(self, summary: Mapping[str, Any] | None = None) -> None:
-        """Mark the folder complete, with the figures that a reader wants first."""
+        """Mark the folder complete, with the figures that a reader wants first, and seal its files."""
         self.record |= {
             "status": "finished",
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "summary": dict(summary or {}),
+            FILES: seal(self.folder),
         }
-        write_json(self.folder / RECORD, self.record)
+        write_record(self.folder, self.record)
         self.release()
 
     def __enter__(self) -> Work:
@@ -102,37 +112,65 @@ def begin(
     folder = verb.out
     hashed = {label: _describe(paths) for label, paths in inputs.items()}
     identity = _identity(verb, name, hashed, extra, code_version)
-    key = digest(identity)
-    existing = _existing(folder)
-    if existing is not None and existing.get("key") != key:
-        raise UserError(f"{folder}: {_difference(existing, identity)}; give another out=, or delete the folder.")
-    if existing is None and folder.is_dir() and any(item.name != LOCK for item in folder.iterdir()):
-        raise UserError(f"{folder}: not empty and not written by gen3d; give another out=.")
+    # Looked at before there is a lock, so that none is left in a folder of somebody else, and again under it.
+    _require_same_work(folder, record_of(folder), identity)
     lock = _lock_folder(folder)
     try:
+        existing = record_of(folder)
+        _require_same_work(folder, existing, identity)
         # What is waived may change from one start to the next without changing the key, so the latest start counts.
         latest = {"waivers": waived(verb)}
         if existing is None:
             record = {
                 "gen3d": __version__,
                 "verb": name,
-                "key": key,
+                "key": digest(identity),
                 "status": "running",
                 "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "identity": identity,
                 "config": verb.model_dump(mode="json", by_alias=True),
                 "inputs": hashed,
+                PLACE: os.path.abspath(folder),
             }
-            write_json(folder / RECORD, record | latest)
+            write_record(folder, record | latest)
             return Work(folder, record | latest, False, False, lock)
         finished = existing.get("status") == "finished"
         if finished and not extendable:
+            _check_seal(folder, existing)
             lock.close()
             return Work(folder, existing, True, True)
+        _require_no_links(folder)
+        if finished:
+            _check_seal(folder, existing)
+            existing = existing | {FILES: None}
+            write_record(folder, existing)
         return Work(folder, existing | latest, finished, True, lock)
     except BaseException:
         lock.close()
         raise
+
+
+def _require_same_work(folder: Path, existing: Mapping[str, Any] | None, identity: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds other work than the one of this identity.
+
+    Raises:
+        UserError: it belongs to other settings or inputs, or is not gen3d's.
+    """
+    if existing is not None and existing.get("key") != digest(identity):
+        raise UserError(f"{folder}: {_difference(existing, identity)}; give another out=, or delete the folder.")
+    if (
+        existing is None
+        and folder.is_dir()
+        and any(item.name != LOCK and not is_partial(item) for item in folder.iterdir())
+    ):
+        raise UserError(f"{folder}: not empty and not written by gen3d; give another out=.")
+
+
+def _require_no_links(folder: Path) -> None:
+    for path in links_in(folder):
+        raise UserError(
+            f"{path}: is a link or a special file, and nothing is written through one; remove it, or give another out=."
+        )
 
 
 def _identity(
@@ -162,7 +200,7 @@ def read(folder: Path, verbs: tuple[str, ...] | None = None) -> Artefact:
     wanted = f" of `gen3d {'` or `gen3d '.join(verbs)}`" if verbs else ""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; an output folder{wanted} is needed here.")
-    record = _existing(folder)
+    record = record_of(folder)
     if record is None:
         raise UserError(f"{folder}: holds no {RECORD}, so it is not an output folder{wanted}.")
     if verbs and record.get("verb") not in verbs:
@@ -171,17 +209,69 @@ def read(folder: Path, verbs: tuple[str, ...] | None = None) -> Artefact:
         raise UserError(
             f"{folder}: `gen3d {record.get('verb')}` never finished there; run the same command again, it goes on."
         )
+    _check_seal(folder, record)
+    return _artefact(folder, record)
+
+
+def _artefact(folder: Path, record: Mapping[str, Any]) -> Artefact:
+    """A record as its readers have it.
+
+    Raises:
+        UserError: it lacks something, or something in it is of another kind.
+    """
+    groups = {name: record.get(name, {}) for name in ("config", "inputs", "summary")}
+    waivers = record.get("waivers", ())
+    texts = [record.get("verb"), record.get("key"), record.get("gen3d", ""), record.get("finished_at", "")]
+    listed = [item for items in groups["inputs"].values() for item in items] if _are_inputs(groups["inputs"]) else None
+    if (
+        not all(isinstance(group, dict) for group in groups.values())
+        or not all(isinstance(text, str) for text in texts)
+        or not isinstance(waivers, list | tuple)
+        or listed is None
+        or not all(isinstance(item.get(name), str) for item in listed for name in ("path", "key"))
+    ):
+        raise UserError(f"{folder / RECORD}: damaged (not a record of a finished folder); copy the folder again.")
+    place = record.get(PLACE)
     return Artefact(
         folder=folder,
         verb=record["verb"],
         key=record["key"],
-        config=record.get("config", {}),
-        inputs=record.get("inputs", {}),
-        summary=record.get("summary", {}),
         version=record.get("gen3d", ""),
         finished_at=record.get("finished_at", ""),
-        waivers=tuple(record.get("waivers", ())),
+        waivers=tuple(str(waiver) for waiver in waivers),
+        place=Path(place) if isinstance(place, str) else None,
+        **groups,
     )
+
+
+def _are_inputs(inputs: Any) -> bool:
+    return isinstance(inputs, dict) and all(
+        isinstance(items, list) and all(isinstance(item, dict) for item in items) for items in inputs.values()
+    )
+
+
+def _check_seal(folder: Path, record: Mapping[str, Any]) -> None:
+    """Refuse a finished folder whose files are not those that its verb left.
+
+    Raises:
+        UserError: naming the file.
+    """
+    files = record.get(FILES)
+    if isinstance(files, dict):
+        check(folder, files, str(record.get("verb")))
+    elif FILES not in record and folder not in _without_seal:
+        _without_seal.add(folder)
+        warn(f"{folder}: was written before gen3d kept hashes of its files, so changes to them cannot be noticed.")
+
+
+_without_seal: set[Path] = set()
+"""Folders of which that was said."""
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write a folder's record with a hash of its content, by which a later edit is noticed."""
+    plain = json.loads(json.dumps({name: value for name, value in record.items() if name != CHECKSUM}, default=str))
+    write_json(folder / RECORD, plain | {CHECKSUM: digest(plain)})
 
 
 def digest(value: Any) -> str:
@@ -191,8 +281,13 @@ def digest(value: Any) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """A 16-digit SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
+    """A 16-digit SHA-256 of a regular file's bytes.
+
+    Raises:
+        UnusableFile: there is none, see `require_regular`.
+        OSError: it cannot be read.
+    """
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
@@ -204,7 +299,7 @@ def write_json(path: Path, value: Any) -> None:
 def write_atomic(path: Path, text: str) -> None:
     """Write text through a temporary file and a rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(text)
@@ -217,16 +312,27 @@ def write_atomic(path: Path, text: str) -> None:
         raise
 
 
-def _existing(folder: Path) -> dict[str, Any] | None:
+def record_of(folder: Path) -> dict[str, Any] | None:
+    """The record of a folder, finished or not; None where it has none.
+
+    Raises:
+        UserError: damaged, or changed after it was written.
+    """
     path = folder / RECORD
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise UserError(f"{path}: damaged (not JSON); delete the folder and run its verb again.") from None
-    if not isinstance(record, dict):
-        raise UserError(f"{path}: damaged (not a record); delete the folder and run its verb again.")
+        record = load_object(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete the folder and run its verb again.") from None
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); delete the folder and run its verb again.") from None
+    written = record.pop(CHECKSUM, None)
+    if written is not None and written != digest(record):
+        raise UserError(
+            f"{path}: was changed after gen3d wrote it, so what it says of settings and inputs is not to be relied on; copy "
+            "the folder again from where it is whole, or delete it and run its verb again."
+        )
     return record
 
 
@@ -236,12 +342,14 @@ def _describe(paths: Path | Sequence[Path]) -> list[dict[str, str]]:
     for path in listed:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder.")
-        record = _existing(path) if path.is_dir() else None
+        record = record_of(path) if path.is_dir() else None
         if record is not None:
             key = str(record.get("key"))
         else:
             key = file_digest(path) if path.is_file() else path.resolve().name
-        described.append({"path": str(path), "verb": str(record.get("verb", "")) if record else "", "key": key})
+        described.append(
+            {"path": os.path.abspath(path), "verb": str(record.get("verb", "")) if record else "", "key": key}
+        )
     return described
 
 
@@ -271,9 +379,12 @@ def _lock_folder(folder: Path) -> Any:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("w")
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); give another out=.") from None
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise UserError(f"{folder}: cannot be written ({error.strerror}); give another out=.") from None
+        raise cannot_be_written(error, folder) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove_partial(folder)
     except BlockingIOError:
         lock.close()
         raise UserError(

@@ -17,7 +17,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from gen3d.core import plain_yaml
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import MOST_YAML_BYTES, read_bytes
 
 AnyVerb = TypeVar("AnyVerb", bound="Verb")
 
@@ -88,7 +90,7 @@ def waived(config: BaseModel, prefix: str = "") -> list[str]:
 class Config(BaseModel):
     """A frozen group of settings; an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, coerce_numbers_to_str=True)
 
     def settings(self) -> dict[str, Any]:
         """The settings that determine the result, JSON-ready: execution-only fields are left out."""
@@ -156,23 +158,29 @@ def load(verb: type[AnyVerb], file: Path | None, overrides: list[str]) -> AnyVer
     Raises:
         UserError: a file that is not YAML, an unknown key (with the nearest valid one), a wrong value.
     """
-    tree = read_yaml(file) if file is not None else {}
+    tree = _read_tree(file) if file is not None else {}
     for override in overrides:
         _set(tree, override)
     _fill_kinds(tree, verb)
     try:
-        return verb.model_validate(tree)
+        return verb.model_validate(plain_yaml.fitted(tree, verb))
     except ValidationError as error:
         raise UserError(explain(error, verb)) from None
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, or a UserError that says why there is none."""
+    """The mapping in a YAML file, or a UserError that says why there is none; values as they read without a setting's type."""
+    read: dict[str, Any] = plain_yaml.meant(_read_tree(file))
+    return read
+
+
+def _read_tree(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, its unquoted scalars as they are written."""
     if not file.is_file():
         raise UserError(f"{file}: no such configuration file; `ls configs/*` lists those that come with gen3d.")
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        tree = plain_yaml.parse(read_bytes(file, MOST_YAML_BYTES).decode("utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         where = str(error).replace("\n", " ")
         raise UserError(f"{file}: not a YAML file ({where}); mend it and run again.") from None
     if tree is None:
@@ -197,7 +205,7 @@ def _set(tree: dict[str, Any], override: str) -> None:
     if not equals or not path.strip():
         raise UserError(f"`{override}` is not of the form key=value (for nested keys: a.b=value).")
     try:
-        value = yaml.safe_load(text) if text.strip() else None
+        value = plain_yaml.parse_value(text) if text.strip() else None
     except yaml.YAMLError:
         raise UserError(f"`{override}`: the value is not valid YAML; put quotes around it.") from None
     *parents, last = path.strip().split(".")
@@ -205,7 +213,7 @@ def _set(tree: dict[str, Any], override: str) -> None:
     for parent in parents:
         below = node.setdefault(parent, {})
         if not isinstance(below, dict):
-            raise UserError(f"`{override}`: `{parent}` holds {below!r}, not a group of keys.")
+            raise UserError(f"`{override}`: `{parent}` holds {below}, not a group of keys.")
         node = below
     node[last] = value
 

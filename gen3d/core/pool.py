@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import sys
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import load_json
 
 Item = TypeVar("Item")
 Shared = TypeVar("Shared")
@@ -134,7 +134,7 @@ class KeptRows:
     def get(self, key: str, identity: str = "") -> dict[str, Any] | None:
         """The row of a key; None if it is not there, is damaged, or was made from something else than `identity`."""
         try:
-            record = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
+            record = load_json(self.folder / f"{key}.json")
         except (OSError, ValueError):
             return None
         if not isinstance(record, dict) or record.get("identity") != identity:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gen3d.core.artefact import Artefact, write_json
 from gen3d.core.errors import UserError
+from gen3d.core.inputs import find_input
 from gen3d.core.tables import Row, TableFile, read_record, read_table, records, rows_of, write_table
 
 METRICS, FIGURES = "metrics.json", "figures"
@@ -146,9 +147,11 @@ class ResultFolder:
         return np.array([self.number(row, column, table) for row in rows], dtype=np.float64)
 
     def input_folders(self, *verbs: str) -> list[Path]:
-        """The folders of these verbs that this one was made from: among its companions, else at the path that was recorded."""
+        """The folders of these verbs that this one was made from, those that are found: among its companions, else by content."""
         moved = {artefact.key: artefact.folder for artefact in self.companions}
-        return [moved.get(str(item["key"]), Path(str(item["path"]))) for item in inputs_of(self.artefact, verbs)]
+        items = inputs_of(self.artefact, verbs)
+        found = [moved.get(str(item["key"])) or find_input(self.artefact, item) for item in items]
+        return [folder for folder in found if folder is not None]
 
     def is_made_from(self, other: Artefact) -> bool:
         """Whether a folder was among the inputs of this one."""

@@ -7,7 +7,6 @@ through it and all others read through it.
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,9 @@ import pandas as pd
 
 from gen3d.core.artefact import write_atomic
 from gen3d.core.errors import UserError
+from gen3d.core.names import require_file_names
+from gen3d.core.plain_files import load_json, read_bytes
+from gen3d.core.safe_cells import armed, disarmed
 
 Row = dict[str, Any]
 
@@ -81,10 +83,17 @@ class TableFile:
 
 
 def write_table(path: Path, frame: pd.DataFrame, digits: int = 6) -> None:
-    """Write a TSV with BIDS's n/a for missing values, numbers to so many significant digits."""
+    """Write a TSV with BIDS's n/a for missing values, numbers to so many significant digits, whole numbers with all of theirs."""
     buffer = io.StringIO()
-    frame.to_csv(buffer, sep="\t", index=False, na_rep="n/a", float_format=f"%.{digits}g")
+    disarmed(frame).to_csv(
+        buffer, sep="\t", index=False, na_rep="n/a", float_format=lambda value: _digits(value, digits)
+    )
     write_atomic(path, buffer.getvalue())
+
+
+def _digits(value: Any, digits: int) -> str:
+    """A number as text; a whole one may be somebody's code (scanner 2180401), which is another one after rounding."""
+    return f"{value:.0f}" if 10**digits <= abs(value) < 2**53 and value.is_integer() else f"{value:.{digits}g}"
 
 
 def read_table(path: Path, required: Iterable[str] = (), again: str = AGAIN) -> pd.DataFrame:
@@ -98,17 +107,54 @@ def read_table(path: Path, required: Iterable[str] = (), again: str = AGAIN) -> 
     if path.stat().st_size == len("\n"):  # a table without rows whose columns depend on its rows, see `write_table`
         return pd.DataFrame(columns=list(required))
     try:
-        frame = pd.read_csv(
-            path, sep="\t", dtype=dict.fromkeys(TEXT, str), na_values=list(MISSING), keep_default_na=False
-        )
-    except (OSError, ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: damaged ({str(error).splitlines()[0]}); {again}.") from None
+        frame = parse_table(path, dtype=dict.fromkeys(TEXT, str), na_values=list(MISSING))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); {again}.") from None
     absent = [column for column in required if column not in frame.columns]
     if absent:
         raise UserError(f"{path}: lacks the column {', '.join(absent)}; {again}.")
     for column in TEXT.intersection(frame.columns):
         frame[column] = frame[column].astype(object).where(frame[column].notna(), "")
+    frame = armed(frame)
+    require_file_names(frame, path, again)
     return frame
+
+
+def parse_table(path: Path, separator: str = "\t", **options: Any) -> pd.DataFrame:
+    """A table of a text file as it is: no cell is missing unless `options` (those of `pandas.read_csv`) say which.
+
+    Raises:
+        OSError: missing or no regular file.
+        ValueError: not a table in UTF-8, two columns of one name, or a row with more or fewer cells than the header; with
+            the reason.
+    """
+    text = read_bytes(path).decode("utf-8-sig")
+    _require_rectangle(text, separator)
+    try:
+        frame = pd.read_csv(io.StringIO(text), sep=separator, keep_default_na=False, **options)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise ValueError(str(error).splitlines()[0]) from None
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise ValueError("its rows have more cells than its header")
+    return frame
+
+
+def _require_rectangle(text: str, separator: str) -> None:
+    """Refuse what pandas would read as something else without a word: missing cells at the end of a row, or too many."""
+    if "\0" in text:
+        raise ValueError("it holds NUL bytes, so it is no text")
+    header, *rows = text.replace("\r\n", "\n").split("\n")
+    if '"' in header:
+        return
+    names = header.split(separator)
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"the column {twice[0]!r} is there twice")
+    if '"' in text:  # a quoted cell may hold separators and line ends
+        return
+    for number, row in enumerate(rows, start=2):
+        if row and row.count(separator) + 1 != len(names):
+            raise ValueError(f"line {number} has {row.count(separator) + 1} cells and the header {len(names)}")
 
 
 def read_cells(path: Path, again: str = AGAIN) -> pd.DataFrame:
@@ -118,9 +164,11 @@ def read_cells(path: Path, again: str = AGAIN) -> pd.DataFrame:
         UserError: missing or damaged.
     """
     try:
-        return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"{path}: missing or damaged ({str(error).splitlines()[0]}); {again}.") from None
+        frame = parse_table(path, dtype=str)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: missing or damaged ({error}); {again}.") from None
+    require_file_names(frame, path, again)
+    return frame
 
 
 def read_record(path: Path, again: str = AGAIN) -> dict[str, Any]:
@@ -132,9 +180,9 @@ def read_record(path: Path, again: str = AGAIN) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError):
-        raise UserError(f"{path}: damaged (not JSON); {again}.") from None
+        record = load_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); {again}.") from None
     return record if isinstance(record, dict) else {"rows": record}
 
 

@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-PREFIX = ".values-"
+from gen3d.core.disk import whole_file, writing
+
+PREFIX, DONE = ".values-", "done"
+BLOCK_BYTES = 512
+"""Unit in which the system counts what a file occupies."""
 
 
 class WorkingArrays:
-    """Float arrays with one row per scan, on disk while a verb works, and which rows are done: what makes it resume."""
+    """Float arrays with one row per scan, on disk while a verb works, and which rows are done: what makes it resume.
+
+    A row is done in all arrays or in none: where an array is missing, damaged or of another shape, no row is. The room for
+    an array is reserved when it is made, so that a full disk is told then and not when its pages are written.
+    """
 
     def __init__(self, folder: Path, num_rows: int) -> None:
         self._folder, self._num_rows = folder, num_rows
-        self._done = self.open("done", (1,))
+        self._done = self.open(DONE, (1,))
 
     def open(self, name: str, row_shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """The memory-mapped array `name` [rows, ...]: the one that is there, or a new one of zeros."""
+        """The memory-mapped array `name` [rows, ...]: the one that is there, or a new one of zeros.
+
+        Raises:
+            UserError: the disk has no room for it.
+        """
         path, shape = self._folder / f"{PREFIX}{name}.npy", (self._num_rows, *row_shape)
-        if path.is_file():
-            existing: NDArray[np.float32] = np.load(path, mmap_mode="r+")
-            if existing.shape == shape:
-                return existing
-        created: NDArray[np.float32] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        if (existing := _existing(path, shape)) is not None:
+            return existing
+        if name != DONE:
+            self._done[:] = 0
+            self._done.flush()  # type: ignore[attr-defined]  # a memory map
+        num_bytes = math.prod(shape) * 4
+        with writing(self._folder, num_bytes), whole_file(path) as partial, partial.open("wb") as stream:
+            np.lib.format.write_array_header_1_0(
+                stream, {"descr": "<f4", "fortran_order": False, "shape": tuple(map(int, shape))}
+            )
+            start = stream.tell()
+            stream.flush()
+            _reserve(stream.fileno(), start, num_bytes)
+        created = _existing(path, shape)
+        assert created is not None, f"{path} was just written"
         return created
 
     def missing(self) -> list[int]:
@@ -36,6 +61,39 @@ class WorkingArrays:
         self._done[row] = 1
 
     def discard(self) -> None:
-        """Remove the files."""
+        """Remove the files: first the one that says which rows are done, which without the others would be wrong."""
+        (self._folder / f"{PREFIX}{DONE}.npy").unlink(missing_ok=True)
         for path in self._folder.glob(f"{PREFIX}*.npy"):
             path.unlink()
+
+
+def _existing(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """The array of an earlier, interrupted run; None if it is not there, is damaged or is another one."""
+    try:
+        existing: NDArray[np.float32] = np.load(path, mmap_mode="r+", allow_pickle=False)
+        usable = existing.shape == shape and existing.dtype == np.float32
+        if usable:
+            with writing(path), path.open("r+b") as stream:  # one with holes ends the process when the disk is full
+                _reserve(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
+        return existing if usable else None
+    except (ValueError, EOFError, FileNotFoundError):
+        return None
+
+
+def _reserve(handle: int, start: int, num_bytes: int) -> None:
+    """Let the disk keep room for bytes of a file, zeros where nothing was written.
+
+    Raises:
+        OSError: there is no room.
+    """
+    there = os.fstat(handle)
+    if there.st_size >= start + num_bytes and there.st_blocks * BLOCK_BYTES >= there.st_size:
+        return
+    try:
+        os.posix_fallocate(handle, start, num_bytes)
+    except (AttributeError, OSError) as error:  # macOS, and file systems that cannot: the zeros are written
+        if isinstance(error, OSError) and error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        zeros = bytes(2**20)
+        for place in range(max(start, there.st_size), start + num_bytes, len(zeros)):
+            os.pwrite(handle, zeros[: start + num_bytes - place], place)

@@ -18,7 +18,7 @@ from gen3d.core.tables import Row
 from gen3d.evaluate.folder import SHARE_P_CONFORMAL
 from gen3d.evaluate.truth import SIGNED_CHANNELS, CohortTruth, EvaluatedMaps
 from gen3d.evaluate.voxels_and_people import FALSE_POSITIVE_PEOPLE, Settings, columns
-from gen3d.maths.significance import conformal_p, conformal_resolution
+from gen3d.maths.reference import Reference
 from gen3d.maths.stats import Interval, correlation, delong_interval, wilson_interval
 
 CHANGED_PERCENT = 0.5
@@ -104,10 +104,10 @@ def _region(z: pd.Series, reference: pd.Series, true: pd.Series, channel: str) -
 
 
 def _sensitivity(values: NDArray[np.float64], controls: NDArray[np.float64]) -> Interval:
-    """Share of people whose conformal p against the controls is at most 5 %; NaN where no p can be that small."""
-    values, controls = values[np.isfinite(values)], controls[np.isfinite(controls)]
-    possible = conformal_resolution(len(controls)) <= FALSE_POSITIVE_PEOPLE + 1e-12
-    detected = int(np.sum(conformal_p(controls, values) <= FALSE_POSITIVE_PEOPLE + 1e-12))
+    """Share of people whose p among the controls is at most 5 %; NaN where no rank can be that small."""
+    values, reference = values[np.isfinite(values)], Reference.of(controls)
+    possible = reference.smallest_p <= FALSE_POSITIVE_PEOPLE + 1e-12
+    detected = int(np.sum(reference.p(values) <= FALSE_POSITIVE_PEOPLE + 1e-12))
     return wilson_interval(detected, len(values) if possible else 0)
 
 

@@ -299,6 +299,12 @@ def _detection(context: Context, detection: pd.DataFrame, names: dict[str, str])
         f"One score per person compared with {spell.count(num_controls, 'held-out control')}. Detected means a conformal "
         "p of at most 5 %: at most 5 % of controls reach it, and it needs at least 19 controls."
     )
+    outlying = int(detection["num_outlying"].max()) if "num_outlying" in detection else 0
+    if outlying:
+        caption += (
+            f" In some scores up to {spell.count(outlying, 'control')} lie far beyond the others; there p is that of a tail "
+            "fitted to the others."
+        )
     header = ["Condition", "Score", "Model", "n", "AUC [95 %]", "Detected, % [95 %]"]
     inside = Table(caption, header, cells, "lllrrr", sortable=True)
     figure = _severity(context, detection, names)

@@ -18,7 +18,8 @@ from gen3d.cohort.manifest import NULL
 from gen3d.core.progress import track
 from gen3d.core.tables import Row, rows_of
 from gen3d.evaluate.truth import SIGNED_CHANNELS, CohortTruth, EvaluatedMaps, anomaly_score
-from gen3d.maths.significance import conformal_p, conformal_resolution, fdr, p_values
+from gen3d.maths.reference import Reference
+from gen3d.maths.significance import fdr, p_values
 from gen3d.maths.stats import (
     Interval,
     auprc,
@@ -250,23 +251,26 @@ def person_scores(maps: EvaluatedMaps) -> pd.DataFrame:
 def detection_rows(maps: EvaluatedMaps, truth: CohortTruth) -> list[Row]:
     """How well one score separates people with a condition from controls, at each severity.
 
-    Detected means a conformal p of at most 5 % against held-out controls, which at most 5 % of controls reach. With fewer
-    than 19 controls no person can be detected, and the columns are empty.
+    Detected means a p of at most 5 % among held-out controls, which at most 5 % of controls reach: a rank, or where a
+    control is outlying the tail of the others (`maths.reference`; `num_outlying` counts them). With fewer than 19 controls
+    no person can be detected, and the columns are empty.
     """
     scores = person_scores(maps)
     held_out = maps.held_out["key"].tolist()
     rows = []
     for score in scores.columns:
         reference = scores.loc[held_out, score].dropna().to_numpy(dtype=float)
-        possible = conformal_resolution(len(reference)) <= FALSE_POSITIVE_PEOPLE + 1e-12
+        ranks = Reference.of(reference)
+        possible = ranks.smallest_p <= FALSE_POSITIVE_PEOPLE + 1e-12
         for condition in truth.conditions:
             people = maps.with_condition(condition)
             for label, severity, group in severity_groups(people) if len(people) else ():
                 values = scores.loc[group["key"], score].dropna().to_numpy(dtype=float)
-                detected = int(np.sum(conformal_p(reference, values) <= FALSE_POSITIVE_PEOPLE + 1e-12))
+                detected = int(np.sum(ranks.p(values) <= FALSE_POSITIVE_PEOPLE + 1e-12))
                 rows.append(
                     {"maps": maps.name, "score": score, "condition": condition, "severity": label}
                     | {"mean_severity": severity, "num": len(values), "num_controls": len(reference)}
+                    | {"num_outlying": ranks.num_outlying}
                     | columns("auc", delong_interval(values, reference))
                     | columns("sensitivity", wilson_interval(detected, len(values) if possible else 0))
                 )

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from pydantic import BeforeValidator, Field
@@ -30,6 +29,7 @@ from gen3d.cohort.folder import PLAN, Prepared, open_prepared
 from gen3d.core.artefact import RECORD, Artefact, Work, read, write_atomic, write_json
 from gen3d.core.config import Folder, Folders, execution
 from gen3d.core.errors import UserError
+from gen3d.core.inputs import find_input, input_of
 from gen3d.core.pool import as_done, num_workers
 from gen3d.core.progress import say, track
 from gen3d.core.tables import read_cells, write_table
@@ -37,7 +37,7 @@ from gen3d.core.work import FolderVerb, Identity
 from gen3d.exports import sidecars
 from gen3d.imaging.plan import GridPlan, read_plan
 from gen3d.imaging.registration import deform
-from gen3d.imaging.volume import read_map, read_stored
+from gen3d.imaging.volume import read_map, read_map_and_affine, read_stored
 
 IDENTITY = {"age_years": "age", "sex": "sex", "diagnosis": "group", "site": "site", "role": "role"}
 
@@ -136,8 +136,9 @@ class ExportMaterial:
     @property
     def model(self) -> str:
         """The kinds of model behind the maps, where their folders can still be read."""
-        folders = [Path(str(item["path"])) for item in self.artefact.inputs.get("run", [])]
-        if not folders or not all((folder / RECORD).is_file() for folder in folders):
+        found = [find_input(self.artefact, item) for item in self.artefact.inputs.get("run", [])]
+        folders = [folder for folder in found if folder is not None]
+        if not folders or len(folders) < len(found):
             return "normative model"
         models = [read(folder, ("train", "import-weights")).config.get("model", {}) for folder in folders]
         return " and ".join(str(model.get("kind", "normative model")) for model in models)
@@ -156,8 +157,8 @@ def _open(verb: Export) -> ExportMaterial:
     with_maps = [path for scan in scans for path in scan.maps.values()]
     if not with_maps:
         raise UserError(f"{verb.maps}: holds no z map; run `gen3d anomaly` again.")
-    image: Any = nib.load(with_maps[0])
-    spacing_mm = float(np.round(image.header.get_zooms()[0], 4))
+    _, affine = read_map_and_affine(with_maps[0])
+    spacing_mm = float(np.round(np.linalg.norm(affine[:3, 0]), 4))
     channels = list(dict.fromkeys(channel for scan in scans for channel in scan.maps))
     prepared = _prepared(verb, artefact) if verb.native else None
     native = _native_scans(verb.out, scans, prepared) if prepared is not None else []
@@ -165,13 +166,11 @@ def _open(verb: Export) -> ExportMaterial:
 
 
 def _prepared(verb: Export, artefact: Artefact) -> Prepared:
-    folders = verb.prepared or tuple(Path(str(item["path"])) for item in artefact.inputs.get("prepared", []))
-    gone = [str(folder) for folder in folders if not folder.is_dir()]
-    if gone or not folders:
-        raise UserError(
-            f"{verb.maps}: its prepared folder {', '.join(gone)} is not there, and maps in the scans' own space need it; "
-            "give prepared=FOLDER, or native=false."
-        )
+    remedy = "maps in the scans' own space need it, so give prepared=FOLDER, or native=false"
+    recorded = artefact.inputs.get("prepared", [])
+    folders = verb.prepared or tuple(input_of(artefact, item, remedy) for item in recorded)
+    if not folders:
+        raise UserError(f"{verb.maps}: does not say which prepared scans it was made from; {remedy}.")
     return open_prepared(folders)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from gen3d.figures.blocks import Section
 from gen3d.figures.brain import DisplaySpace
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.template import template_on
+from gen3d.imaging.volume import read_map_and_affine
 
 Opened = TypeVar("Opened")
 MODELS = ("train", "anomaly")
@@ -90,9 +90,9 @@ class Context:
             raise UserError(
                 "the inputs hold neither a prepared folder nor a map, so the grid is unknown; add prepared."
             )
-        image: Any = nib.load(path)
-        rows = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in image.affine)
-        first, second, third = (int(side) for side in image.shape)
+        values, affine = read_map_and_affine(path)
+        rows = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in affine)
+        first, second, third = (int(side) for side in values.shape)
         return GridPlan(spacing_mm=abs(rows[0][0]), shape=(first, second, third), affine=rows)
 
     @cached_property

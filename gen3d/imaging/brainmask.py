@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from gen3d.core.errors import UserError
 from gen3d.imaging.affine import depth_in_template, foreground, registration_template
+from gen3d.imaging.orientation import OrientationRule
 from gen3d.imaging.resample import sample
 from gen3d.imaging.volume import Volume, read_volume, write_nifti
 
@@ -78,13 +79,13 @@ def depth_share_outside(scan: Volume, mask: NDArray[np.bool_], template_to_scan:
     return float((mask & (depth_mm < -REACH_MM)).sum() / max(int(mask.sum()), 1))
 
 
-def given_mask(path: Path, scan: Volume) -> NDArray[np.bool_]:
+def given_mask(path: Path, scan: Volume, orientation: OrientationRule | None = None) -> NDArray[np.bool_]:
     """[X, Y, Z] a mask file on the scan's voxels (resampled through the world coordinates if its grid differs).
 
     Raises:
         UserError: the mask cannot be read or does not overlap the scan.
     """
-    mask = read_volume(path)
+    mask = read_volume(path, orientation)
     on_scan = sample(mask, scan.affine, scan.data.shape) > 0.5 * float(mask.data.max())
     if not on_scan.any():
         raise UserError(f"{path}: this brain mask lies outside its scan; check that both are in the same space.")
@@ -100,8 +101,10 @@ def check_tool(method: str) -> None:
         )
 
 
-def tool_mask(method: str, path: Path, scan: Volume) -> NDArray[np.bool_]:
-    """[X, Y, Z] the brain as SynthStrip (FreeSurfer) or HD-BET sees it, run on the original file.
+def tool_mask(method: str, path: Path, scan: Volume, orientation: OrientationRule | None = None) -> NDArray[np.bool_]:
+    """[X, Y, Z] the brain as SynthStrip (FreeSurfer) or HD-BET sees it.
+
+    The program gets the original file; a copy as read here if HD-BET could not read it, or if the user had to say how it lies.
 
     Raises:
         UserError: the program is missing or fails.
@@ -110,8 +113,9 @@ def tool_mask(method: str, path: Path, scan: Volume) -> NDArray[np.bool_]:
     program, arguments = TOOLS[method]
     with tempfile.TemporaryDirectory() as folder:
         expected = Path(folder) / ("mask.nii.gz" if method == "synthstrip" else "brain_bet.nii.gz")
-        if not path.name.endswith(".nii.gz"):  # HD-BET reads nothing else
-            volume = read_volume(path)
+        said = orientation is not None and (orientation.assume is not None or orientation.prefer != "agreement")
+        if said or not path.name.endswith(".nii.gz"):  # HD-BET reads nothing else
+            volume = read_volume(path, orientation)
             path = Path(folder) / "scan.nii.gz"
             write_nifti(path, volume.data, volume.affine)
         filled = [text.format(scan=path, mask=expected, folder=folder) for text in arguments]

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3d.core.errors import UserError
-from gen3d.imaging.affine import Alignment, align, bright_level
+from gen3d.imaging.affine import Alignment, align
+from gen3d.imaging.background import background_at_zero
 from gen3d.imaging.bias import bias_field
 from gen3d.imaging.brainmask import (
     TOOLS,
@@ -23,16 +24,16 @@ from gen3d.imaging.brainmask import (
 )
 from gen3d.imaging.deformation import warp
 from gen3d.imaging.intensity import TissueLevels, apply_tissue_rule, tissue_levels
+from gen3d.imaging.orientation import OrientationRule
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.registration import Deformation, deform
 from gen3d.imaging.resample import onto_plan, sample, working_copy
 from gen3d.imaging.similarity import measure
 from gen3d.imaging.template import Template, template_on
-from gen3d.imaging.volume import Volume, read_volume
+from gen3d.imaging.volume import Volume, read_scan
 
 Floats = NDArray[np.float32]
 
-FEW_NEGATIVES = 0.01  # share of voxels; more of them are an offset, not ringing at edges
 REMAINS_SHARE = (
     0.015  # a stripped scan with more tissue than this far outside the template's brain still has membranes or neck
 )
@@ -40,12 +41,17 @@ REMAINS_SHARE = (
 
 @dataclass(frozen=True)
 class Conformed:
-    """A scan on the plan's grid; `brain` is the person's own mask there, `measures` the row of screening numbers."""
+    """A scan on the plan's grid; `brain` is the person's own mask there, `measures` the row of screening numbers.
+
+    `scan_affine` and `scan_shape` are the grid on which the scan's file stores it.
+    """
 
     t1w: Floats
     log_jacobian: Floats | None
     brain: NDArray[np.bool_]
     template_to_scan: NDArray[np.float64]
+    scan_affine: NDArray[np.float64]
+    scan_shape: tuple[int, ...]
     measures: dict[str, float | str] = field(default_factory=dict)
 
 
@@ -55,6 +61,7 @@ def conform(
     brain_mask: MaskMethod = "auto",
     bias_correction: bool = True,
     mask_path: Path | None = None,
+    orientation: OrientationRule | None = None,
 ) -> Conformed:
     """Bring one T1w scan to the plan's grid.
 
@@ -64,13 +71,15 @@ def conform(
         brain_mask: how the brain is found, see `gen3d.imaging.brainmask`.
         bias_correction: estimate and divide out the bias field.
         mask_path: the mask file of brain_mask="given".
+        orientation: what the user said of orientations that headers do not tell; holds for the mask too.
 
     Raises:
         UserError: the file is damaged, or no T1w brain can be found in it.
     """
-    scan = without_negatives(read_volume(path))
+    stored = read_scan(path, orientation)
+    scan = background_at_zero(stored.volume())
     working = working_copy(scan)
-    mask, alignment, method = find_brain(path, working, plan.degrees_of_freedom, brain_mask, mask_path)
+    mask, alignment, method = find_brain(path, working, plan.degrees_of_freedom, brain_mask, mask_path, orientation)
     if mask.sum() * np.prod(working.spacing_mm) < 2e5:
         raise UserError(f"{path}: no brain was found in it (less than 0.2 L); look at the scan, or give a brain mask.")
     bias = bias_field(working, mask) if bias_correction else np.ones_like(working.data)
@@ -94,7 +103,8 @@ def conform(
         "num_starts": alignment.num_starts,
         **(deformation.quality if deformation else {}),
     }
-    return Conformed(t1w * template.mask, deformation.log_jacobian if deformation else None, brain, matrix, measures)
+    log_jacobian = deformation.log_jacobian if deformation else None
+    return Conformed(t1w * template.mask, log_jacobian, brain, matrix, stored.affine, stored.data.shape, measures)
 
 
 def levels_under(flat: Floats, brain: NDArray[np.bool_], deformation: Deformation, template: Template) -> TissueLevels:
@@ -119,16 +129,21 @@ def on_plan_grid(
 
 
 def find_brain(
-    path: Path, working: Volume, degrees_of_freedom: int, brain_mask: MaskMethod, mask_path: Path | None
+    path: Path,
+    working: Volume,
+    degrees_of_freedom: int,
+    brain_mask: MaskMethod,
+    mask_path: Path | None,
+    orientation: OrientationRule | None = None,
 ) -> tuple[NDArray[np.bool_], Alignment, str]:
     """The brain mask on the working copy, a first alignment, and the method that was used in the end."""
     if brain_mask == "given" or brain_mask in TOOLS:
         if brain_mask == "given":
             if mask_path is None:
                 raise UserError(f"{path}: brain_mask=given, but there is no mask for it (column `mask` of the table).")
-            mask = given_mask(mask_path, working)
+            mask = given_mask(mask_path, working, orientation)
         else:
-            mask = tool_mask(brain_mask, path, working)
+            mask = tool_mask(brain_mask, path, working, orientation)
         return mask, align(masked(working, mask), False, degrees_of_freedom), brain_mask
     stripped = brain_mask == "stripped" or (brain_mask == "auto" and looks_stripped(working))
     alignment = align(working, whole_head=not stripped, degrees_of_freedom=degrees_of_freedom)
@@ -153,15 +168,3 @@ def refined(corrected: Volume, first: Alignment, degrees_of_freedom: int) -> Ali
 def masked(scan: Volume, mask: NDArray[np.bool_]) -> Volume:
     """The scan with 0 outside the mask."""
     return Volume(np.where(mask, scan.data, 0).astype(np.float32), scan.affine)
-
-
-def without_negatives(scan: Volume) -> Volume:
-    """Background at 0: an undershoot that is small or rare (interpolation) is cut off, an offset (signed export) is added
-    back."""
-    low = float(scan.data.min())
-    if low >= 0:
-        return scan
-    ringing = float(np.mean(scan.data < 0)) < FEW_NEGATIVES
-    if ringing or -low < 0.1 * bright_level(scan):
-        return Volume(np.maximum(scan.data, 0), scan.affine)
-    return Volume(scan.data - np.float32(low), scan.affine)

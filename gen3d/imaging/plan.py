@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, model_validator
 
 from gen3d.core.artefact import digest
 from gen3d.core.config import Config
 from gen3d.core.errors import UserError
+from gen3d.core.names import fault_of
+from gen3d.core.plain_files import load_object
 
 # The brain of the MNI152 template with a margin for larger heads and imperfect alignment, world mm (RAS).
 FIELD_OF_VIEW_MM = ((-80.0, 80.0), (-114.0, 78.0), (-74.0, 86.0))
 TEMPLATE = "MNI152 (ICBM 2009 nonlinear symmetric, as in nilearn)"
 
-Grid = tuple[int, int, int]
+LONGEST_SIDE = 512
+"""Voxels; the field of view has 192 of 1 mm."""
+Side = Annotated[int, Field(gt=0, le=LONGEST_SIDE)]
+Grid = tuple[Side, Side, Side]
 
 
 class GridPlan(Config):
@@ -34,6 +39,15 @@ class GridPlan(Config):
     degrees_of_freedom: int = Field(12, description="of the linear alignment to the template")
     channels: tuple[str, ...] = Field(("t1w", "log_jacobian"), description="volumes stored per scan")
     deformation: dict[str, Any] = Field(default_factory=dict, description="settings of the deformation channel")
+
+    @model_validator(mode="after")
+    def _is_a_grid(self) -> GridPlan:
+        if len(self.affine) != 4 or not abs(np.linalg.det(self.matrix)) > 0:
+            raise ValueError("affine is not an invertible matrix of 4 x 4 numbers")
+        for channel in self.channels:
+            if fault := fault_of(channel) or ("" if channel else "it is empty"):
+                raise ValueError(f"channel {channel!r} cannot be part of a file's name ({fault})")
+        return self
 
     @property
     def matrix(self) -> NDArray[np.float64]:
@@ -91,7 +105,7 @@ def write_plan(path: Path, plan: GridPlan) -> None:
 def read_plan(path: Path) -> GridPlan:
     """Read a plan written by `write_plan`."""
     try:
-        return GridPlan.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        return GridPlan.model_validate_json(json.dumps(load_object(path, finite=True)))
+    except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: missing or damaged ({reason}); run the verb that wrote this folder again.") from None

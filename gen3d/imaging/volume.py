@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,20 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.core.disk import whole_file
 from gen3d.core.errors import UserError
+from gen3d.core.files import require_regular, shown
+from gen3d.imaging.foreign import ForeignImage, read_foreign, read_own
+from gen3d.imaging.orientation import Affine, OrientationRule
 
 SLOPE = 1.0 / 8192.0
 """Stored volumes are int16 with this slope: a range of -4 to 4 in steps of 1.2e-4."""
 
 MIN_VOXELS_PER_SIDE = 8
-SPACING_MM = (0.2, 10.0)
-MAX_SHEAR_COSINE = 0.1
+LEAST_CONTRAST = 1e-3  # of the largest magnitude
+INTENSITIES = (1e-12, 1e12)  # of the largest magnitude: others come from a wrong data type or scale
 
 Float3D = NDArray[np.float32]
-Affine = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -38,71 +40,48 @@ class Volume:
         return float(lengths[0]), float(lengths[1]), float(lengths[2])
 
 
-def read_volume(path: Path) -> Volume:
-    """Read one 3D scan (.nii, .nii.gz, .mgz) as float32 in RAS+ axis order.
+def read_volume(path: Path, rule: OrientationRule | None = None) -> Volume:
+    """Read one 3D scan (see `read_foreign` for the formats) as float32 in RAS+ axis order.
 
     Raises:
-        UserError: missing, unreadable or truncated file; not 3D; empty, constant or non-finite data; an affine that
-            is zero, singular, sheared or has absurd voxel sizes. The sentence names the file and the remedy.
+        UserError: see `read_scan`.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file.")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: empty file (0 bytes); copy or convert it again.")
-    _refuse_negative_spacing(path)
-    image: Any
-    try:
-        image = nib.load(path)
-        shape = tuple(int(side) for side in image.shape)
-        affine = np.asarray(image.affine, dtype=np.float64)
-    except Exception as error:
-        raise UserError(f"{path}: not a readable NIfTI or MGH image ({_short(error)}); convert it again.") from None
-    _check_header(path, image, shape, affine)
-    try:
-        raw = np.asanyarray(image.dataobj)
-    except Exception as error:
-        raise UserError(f"{path}: truncated or damaged image data ({_short(error)}); copy it again.") from None
-    if raw.dtype.kind not in "iufb":
-        raise UserError(f"{path}: voxels are of type {raw.dtype}, not numbers; convert it to a scalar image.")
-    data = np.asarray(raw, dtype=np.float32).reshape(shape[:3])
+    return read_scan(path, rule).volume()
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan as it is stored: data [I, J, K] float32, affine [4, 4] voxel -> world mm (RAS)."""
+
+    data: Float3D
+    affine: Affine
+
+    def volume(self) -> Volume:
+        """The scan with its axes turned to the closest of right, front and top."""
+        turned = ForeignImage(Path(), self.data, self.affine).canonical()
+        return Volume(np.ascontiguousarray(turned.data, dtype=np.float32), turned.affine)
+
+
+def read_scan(path: Path, rule: OrientationRule | None = None) -> Scan:
+    """Read one 3D scan and check that it can be one.
+
+    Args:
+        path: the file.
+        rule: what the user said about orientations that headers do not tell, see `affine_of`.
+
+    Raises:
+        UserError: what `read_foreign` refuses; fewer than 8 voxels along a side; empty, constant or non-finite data, or
+            values that are no intensities. The sentence names the file and the remedy.
+    """
+    image = read_foreign(path, rule)
+    if min(image.data.shape) < MIN_VOXELS_PER_SIDE:
+        raise UserError(
+            f"{path}: has only {min(image.data.shape)} voxels along one side {image.data.shape}; a whole-brain scan is needed."
+        )
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused
+        data = np.asarray(image.data, dtype=np.float32)
     _check_values(path, data)
-    canonical = nib.as_closest_canonical(nib.Nifti1Image(data, affine))
-    return Volume(np.ascontiguousarray(canonical.dataobj, dtype=np.float32), np.asarray(canonical.affine))
-
-
-def _refuse_negative_spacing(path: Path) -> None:
-    """nibabel repairs negative voxel sizes silently; what they mean is for the user to say."""
-    if not path.name.endswith((".nii", ".nii.gz")):
-        return
-    try:
-        with nib.openers.ImageOpener(str(path)) as stream:
-            sizes = nib.Nifti1Header.from_fileobj(stream, check=False)["pixdim"][1:4]
-    except Exception:  # not a NIfTI header: the reader below says so
-        return
-    if (sizes < 0).any():
-        shown = " x ".join(f"{float(size):g}" for size in sizes)
-        raise UserError(f"{path}: has a negative voxel size ({shown} mm) in its header; mend the header.")
-
-
-def _check_header(path: Path, image: Any, shape: tuple[int, ...], affine: Affine) -> None:
-    if len(shape) > 3 and all(side == 1 for side in shape[3:]):
-        shape = shape[:3]
-    if len(shape) != 3:
-        raise UserError(f"{path}: has {len(shape)} dimensions {shape}, a T1w scan has 3; extract one volume from it.")
-    if min(shape) < MIN_VOXELS_PER_SIDE:
-        raise UserError(f"{path}: has only {min(shape)} voxels along one side {shape}; a whole-brain scan is needed.")
-    if not np.isfinite(affine).all():
-        raise UserError(f"{path}: its affine holds NaN or infinity; mend the header (fslorient, nibabel).")
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if (lengths == 0).any() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise UserError(f"{path}: its affine is zero or singular, so the orientation is unknown; convert it again.")
-    if lengths.min() < SPACING_MM[0] or lengths.max() > SPACING_MM[1]:
-        shown = " x ".join(f"{length:.3g}" for length in lengths)
-        raise UserError(f"{path}: voxels of {shown} mm are not those of a brain scan; check the units in the header.")
-    directions = affine[:3, :3] / lengths
-    cosines = np.abs(directions.T @ directions - np.eye(3))
-    if cosines.max() > MAX_SHEAR_COSINE:
-        raise UserError(f"{path}: its affine is sheared (axes are not at right angles); resample it to a plain grid.")
+    return Scan(data, image.affine)
 
 
 def _check_values(path: Path, data: Float3D) -> None:
@@ -114,6 +93,14 @@ def _check_values(path: Path, data: Float3D) -> None:
         raise UserError(f"{path}: every voxel has the same value ({low:g}); the export failed.")
     if np.count_nonzero(data != np.median(data)) < 0.001 * data.size:
         raise UserError(f"{path}: nearly all voxels have the same value; the export failed.")
+    if not INTENSITIES[0] < max(abs(low), abs(high)) < INTENSITIES[1]:
+        raise UserError(
+            f"{path}: values from {low:g} to {high:g} are no intensities; check the data type and the scaling in its header."
+        )
+    if high - low < LEAST_CONTRAST * max(abs(low), abs(high)):
+        raise UserError(
+            f"{path}: its values differ by {high - low:g} only, from {low:.8g} to {high:.8g}; check the scaling in its header."
+        )
 
 
 def _short(error: Exception) -> str:
@@ -145,22 +132,19 @@ def _save(path: Path, image: nib.Nifti1Image) -> None:
     image.header.set_xyzt_units("mm")
     image.set_sform(image.affine, code=4)
     image.set_qform(image.affine, code=4)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = ".nii.gz" if path.name.endswith(".gz") else ".nii"
-    partial = path.with_name(f".{os.getpid()}-{path.name.split('.')[0]}{suffix}")
-    try:
+    with whole_file(path) as partial:
         nib.save(image, partial)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def open_stored(path: Path) -> NDArray[np.int16]:
     """Memory-map a volume written by `store`; multiply by SLOPE for its values. int16 [X, Y, Z]."""
     try:
+        size = require_regular(path).st_size
         image: Any = nib.load(path, mmap=True)
         mapped: NDArray[np.int16] = image.dataobj.get_unscaled()
+        claimed = int(image.dataobj.offset) + mapped.nbytes
+        if claimed != size:
+            raise ValueError(f"{size} bytes instead of {claimed}")
     except Exception as error:
         raise UserError(
             f"{path}: cannot be read ({_short(error)}); run the verb that wrote this folder again."
@@ -177,10 +161,19 @@ def read_stored(path: Path) -> Float3D:
 
 def read_map(path: Path) -> Float3D:
     """A map or mask on a grid gen3d wrote itself: float32 [X, Y, Z], without the checks a raw scan needs."""
+    return read_map_and_affine(path)[0]
+
+
+def read_map_and_affine(path: Path) -> tuple[Float3D, Affine]:
+    """A map or mask that gen3d wrote itself, float32 [X, Y, Z], and its affine [4, 4].
+
+    Raises:
+        UserError: no such file, or a damaged one.
+    """
     try:
-        image: Any = nib.load(path)
-        return np.asarray(image.dataobj, dtype=np.float32)
+        image = read_own(path)
     except Exception as error:
         raise UserError(
-            f"{path}: cannot be read ({_short(error)}); run the verb that wrote this folder again."
+            f"{shown(path)}: cannot be read ({_short(error)}); run the verb that wrote this folder again."
         ) from None
+    return np.asarray(image.data, dtype=np.float32), image.affine

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import codecs
 import pickle
 import re
-import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from gen3d.core.errors import UserError
-
-NUMBERS: list[Any] = [
-    *[(np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")],
-    np.dtype,
-    *{type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64", "bool")},
-    codecs.encode,
-]
-"""What NumPy numbers in a file are restored with, such as a best loss next to the weights; none of it executes code."""
+from gen3d.nets.tensor_files import load_tensors, require_finite
 
 DEPTH = 4
 """Levels of nested dictionaries that are searched: trainers wrap weights in one or two."""
@@ -58,6 +45,8 @@ def read_checkpoint(path: Path, mark: str, network: str, entry: str | None = Non
     """
     tree = _load(path)
     networks = dict(_networks(tree, mark))
+    for tensors in networks.values():
+        require_finite(tensors, path, "give a file that was not damaged, or of an earlier epoch")
     if entry is not None:
         if entry not in networks:
             raise UserError(f"{path}: has no {network} under `{entry}`; there is {_listed(networks)}.")
@@ -76,20 +65,13 @@ def read_checkpoint(path: Path, mark: str, network: str, entry: str | None = Non
 def _load(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"{path}: {'is a folder, not' if path.is_dir() else 'no such'} file of weights.")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise _damaged(path, error) from None
     if _is_torchscript(path):
         raise UserError(
             f"{path}: a TorchScript archive, which is a program; give the .pt file of its weights instead (in a MONAI bundle, "
             "models/model.pt and not models/model.ts)."
         )
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(NUMBERS):
-            warnings.simplefilter("ignore")  # a warning about the file's age is no reason to stop
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load_tensors(path)
     except pickle.UnpicklingError as error:
         if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
@@ -97,15 +79,16 @@ def _load(path: Path) -> Any:
                 "tensors alone with torch.save(model.state_dict(), ...) in the program that wrote it, and give that."
             ) from None
         raise _damaged(path, error) from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, IndexError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise _damaged(path, error) from None
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -20,19 +20,21 @@ from gen3d.core.config import Folder
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan, read_plan
 from gen3d.maths.design import Design
-from gen3d.models.base import BaseModelConfig, Model
+from gen3d.models.base import BaseModelConfig, Model, Statistics
 from gen3d.models.registry import read_config
 from gen3d.models.run_folder import (
     AGAIN,
+    MEMBERS,
     PLAN,
     RUN_VERBS,
     SETTINGS,
+    SUBJECTS,
     read_design,
     read_seen,
     read_settings,
     weights_path,
 )
-from gen3d.models.weights import fill, read_weights, statistics_in
+from gen3d.models.weights import fill, read_weights, require_fit, statistics_in
 
 Float = NDArray[np.float32]
 
@@ -74,7 +76,7 @@ class Run:
     @property
     def kind(self) -> str:
         """The kind of model: vae, pca, voxelwise."""
-        return str(self.artefact.config["model"]["kind"])
+        return self.model_config.kind
 
     @property
     def num_members(self) -> int:
@@ -151,6 +153,9 @@ class Run:
         Returns:
             mean [C, X, Y, Z] and the standard deviation over draws and members (None for point expectations),
             or None if every member saw this person.
+
+        Raises:
+            UserError: the expectation is not finite.
         """
         blind = self.seen.judges(_identity(person)) or (list(range(self.num_members)) if allow_seen else [])
         if not blind:
@@ -163,6 +168,7 @@ class Run:
             inputs = self._inputs(volume, covariates)
             expectation = self.member(index).expect(*inputs, samples=samples, generator=generator)
             mean = expectation.mean[0].cpu().numpy().astype(np.float64)
+            require_finite_output(mean, self.folder, _called(person))
             total += mean
             squares += mean**2
             if expectation.std is not None:
@@ -187,13 +193,14 @@ class Run:
         never saw the person, or the first of all if every one did.
 
         Raises:
-            UserError: the model has no latent space.
+            UserError: the model has no latent space, or makes no finite latent of the volume.
         """
         if not self.has_latent:
             raise UserError(f"{self.folder}: a {self.kind} model has no latent space; use a run of kind vae or pca.")
         chosen = member if member is not None else next(iter(self.seen.blind_to(_identity(person))), 0)
         latent = self.member(chosen).encode(*self._inputs(volume, covariates))
         flat: Float = latent[0].flatten().cpu().numpy().astype(np.float32)
+        require_finite_output(flat, self.folder, _called(person))
         return flat
 
     def covariates_of(self, age_years: Any, sex: Any, site: Any) -> NDArray[np.float64]:
@@ -236,9 +243,20 @@ class Run:
         statistics = statistics_in(path, tensors)
         if statistics.mask.shape != self.plan.shape or len(statistics.channel_mean) != len(self.channels):
             raise UserError(f"{path}: volumes of {statistics.mask.shape} do not fit the run's plan {self.plan.shape}.")
-        model = self.model_config.build(self.plan, self.channels, statistics, len(self.design.columns))
+        with torch.device("meta"):  # settings that claim a larger model than the weights are get no memory for it
+            require_fit(path, self._built(statistics), tensors)
+        model = self._built(statistics)
         fill(path, model, tensors)
         return model.to(self.device).eval()
+
+    def _built(self, statistics: Statistics) -> Model:
+        try:
+            return self.model_config.build(self.plan, self.channels, statistics, len(self.design.columns))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"{self.folder / SETTINGS}: no model can be built from these settings ({reason}); {AGAIN}."
+            ) from None
 
 
 def load_run(folder: Path, device: str = "cpu") -> Run:
@@ -252,6 +270,12 @@ def load_run(folder: Path, device: str = "cpu") -> Run:
     plan = read_plan(folder / PLAN)
     seen, design = read_seen(folder), read_design(folder)
     model_config: BaseModelConfig = config[0]
+    kept = sorted(path.name for path in (folder / MEMBERS).glob("[0-9]*"))
+    if len(kept) > len(seen.members):
+        raise UserError(f"{folder / SUBJECTS}: names {len(seen.members)} members, and {len(kept)} are there; {AGAIN}.")
+    absent = [name for name in config[1] if name not in plan.channels]
+    if absent:
+        raise UserError(f"{folder / SETTINGS}: channel {absent[0]} is not one of {', '.join(plan.channels)}; {AGAIN}.")
     for index in range(len(seen.members)):
         path = weights_path(folder, index)
         if not path.is_file():
@@ -263,14 +287,39 @@ def _config(folder: Path) -> tuple[BaseModelConfig, tuple[str, ...]]:
     tree = read_settings(folder)
     try:
         model: BaseModelConfig = read_config(dict(tree["model"]))
-        return model, tuple(tree["channels"])
+        channels = tree["channels"]
+        if not isinstance(channels, list) or not channels or len(set(map(str, channels))) < len(channels):
+            raise ValueError("channels are a list of different names")
+        return model, tuple(str(name) for name in channels)
     except (ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder / SETTINGS}: missing or damaged ({reason}); {AGAIN}.") from None
 
 
+def require_finite_output(values: NDArray[Any], folder: Path, whose: str) -> None:
+    """Refuse what a model made of a scan where it is not finite.
+
+    Args:
+        values: expectation or latent.
+        folder: of the run.
+        whose: subject or key of the scan.
+
+    Raises:
+        UserError: naming the run and the scan.
+    """
+    if not np.isfinite(values).all():
+        raise UserError(
+            f"{folder}: its model makes NaN or infinite values of the scan of {whose}; look at that scan and its covariates, "
+            "leave it out, or train the model again."
+        )
+
+
 def _identity(person: str | PersonHashes) -> PersonHashes:
     return identity_of(person) if isinstance(person, str) else person
+
+
+def _called(person: str | PersonHashes) -> str:
+    return person if isinstance(person, str) else f"the person with hash {person[0]}"
 
 
 class Conditioned(Protocol):

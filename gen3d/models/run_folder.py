@@ -5,7 +5,6 @@ Nothing here loads a network, so that a report, or a reader of maps, opens a run
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +17,8 @@ import yaml
 from gen3d.cohort.seen import SeenBy
 from gen3d.core.artefact import write_atomic, write_json
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import load_lines, load_object, load_yaml
 from gen3d.core.result_folder import ResultFolder
-from gen3d.core.tables import read_record
 from gen3d.imaging.plan import GridPlan, write_plan
 from gen3d.maths.design import Design
 from gen3d.models import registry
@@ -59,8 +58,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     path = folder / SETTINGS
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        tree = load_yaml(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: missing or damaged ({str(error).splitlines()[0]}); {AGAIN}.") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: missing or damaged (no settings); {AGAIN}.")
@@ -82,31 +81,43 @@ def read_design(folder: Path) -> Design:
     Raises:
         UserError: missing or damaged.
     """
-    return Design.from_dict(_json(folder / DESIGN))
+    values = _json(folder / DESIGN)
+    try:
+        design = Design.from_dict(values)
+        design.matrix([50.0], ["F"], [""])
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(f"{folder / DESIGN}: damaged ({error!r}); {AGAIN}.") from None
+    return design
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return load_object(path, finite=True)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: missing or damaged ({error}); {AGAIN}.") from None
-    return value
 
 
 def _settings_if_there(folder: Path) -> dict[str, Any]:
     path = folder / SETTINGS
-    tree = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return tree if isinstance(tree, dict) else {}
+    return read_settings(folder) if path.is_file() else {}
 
 
 def learned_channels(folder: Path) -> tuple[str, ...] | None:
-    """Channels of the volumes that a run was trained on, None where it cannot be read."""
+    """Channels of the volumes that a run was trained on, None where its settings are not there.
+
+    Raises:
+        UserError: damaged settings.
+    """
     channels = _settings_if_there(folder).get("channels")
     return tuple(str(name) for name in channels) if isinstance(channels, list) else None
 
 
 def model_kind(folder: Path) -> str:
-    """The kind of model of a run, "" where it cannot be read."""
+    """The kind of model of a run, "" where its settings are not there.
+
+    Raises:
+        UserError: damaged settings.
+    """
     settings = _settings_if_there(folder)
     model = settings.get("model", settings)
     return str(model.get("kind", "")) if isinstance(model, dict) else ""
@@ -137,7 +148,7 @@ class RunFolder(ResultFolder):
     @cached_property
     def seen(self) -> SeenBy:
         """The people that each member saw; none where that is not known."""
-        return SeenBy.of(read_record(self.folder / SUBJECTS))
+        return read_seen(self.folder) if (self.folder / SUBJECTS).is_file() else SeenBy(())
 
     @property
     def first_weights(self) -> Path | None:
@@ -148,10 +159,7 @@ class RunFolder(ResultFolder):
     def log(self) -> pd.DataFrame:
         """One row per logged step; a last line cut short by an interruption is left out."""
         path = self.folder / LOG
-        rows = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return pd.DataFrame(rows)
+        try:
+            return pd.DataFrame(load_lines(path) if path.is_file() else [])
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); {AGAIN}.") from None

@@ -12,8 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gen3d.core.disk import whole_file, writing
 from gen3d.core.errors import UserError
+from gen3d.core.files import require_regular
+from gen3d.core.plain_files import parse_json
 from gen3d.models.base import Model, Statistics
+from gen3d.nets.tensor_files import require_finite
 
 FORMAT = "gen3d weights 1"
 BUFFERS = ("channel_mean", "channel_std", "brain_mask")
@@ -24,29 +28,31 @@ def save_weights(path: Path, tensors: dict[str, Tensor], plan_key: str, model_ki
 
     The metadata names the format, the model's kind and the plan the weights belong to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    partial = path.with_name(f".{path.name}.partial")
     # One metadata entry: several would be written in random order, and equal weights shall be equal files.
     description = json.dumps({"format": FORMAT, "plan": plan_key, "kind": model_kind})
-    save_file(plain, partial, metadata={"gen3d": description})
-    with partial.open("rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
+    with writing(path), whole_file(path) as partial:
+        save_file(plain, partial, metadata={"gen3d": description})
+        with partial.open("rb") as stream:
+            os.fsync(stream.fileno())
 
 
 def read_weights(path: Path, plan_key: str, model_kind: str) -> dict[str, Tensor]:
     """Read a member's tensors.
 
     Raises:
-        UserError: missing or damaged file, another format, another kind of model, or weights of another plan.
+        UserError: missing or damaged file, another format, another kind of model, weights of another plan, or weights that are
+            NaN or infinite.
     """
     if not path.is_file():
         raise UserError(f"{path}: the member's weights are missing; train again with another out=.")
     try:
+        require_regular(path)
         with safe_open(path, framework="pt") as stream:
-            metadata = json.loads((stream.metadata() or {}).get("gen3d", "{}"))
+            metadata = parse_json((stream.metadata() or {}).get("gen3d", "{}"))
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
+        if not isinstance(metadata, dict):
+            raise ValueError("no description of the weights")
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: damaged weights ({error}); copy the run folder again or train again.") from None
     if metadata.get("format") != FORMAT:
@@ -58,6 +64,7 @@ def read_weights(path: Path, plan_key: str, model_kind: str) -> dict[str, Tensor
             f"{path}: weights of another plan: they were trained on plan {metadata.get('plan')}, but the plan.json "
             f"next to them is {plan_key}; restore the run folder's own files."
         )
+    require_finite(tensors, path, "copy the run folder again or train again")
     return tensors
 
 
@@ -67,11 +74,24 @@ def statistics_in(path: Path, tensors: dict[str, Tensor]) -> Statistics:
     if missing:
         raise UserError(f"{path}: incomplete weights, {', '.join(missing)} is missing; copy the run folder again.")
     mean, std, mask = (tensors[name].numpy() for name in BUFFERS)
+    if mean.ndim != 1 or std.shape != mean.shape or mask.ndim != 3 or not (std > 0).all():
+        raise UserError(f"{path}: damaged weights (its normalisation is none); copy the run folder again.")
     return Statistics(mean.astype(np.float32), std.astype(np.float32), mask.astype(bool))
 
 
 def fill(path: Path, model: Model, tensors: dict[str, Tensor]) -> None:
     """Load tensors into a model; every name and shape must match.
+
+    Raises:
+        UserError: naming the first tensors that are missing, unexpected or of another shape.
+    """
+    require_fit(path, model, tensors)
+    with torch.no_grad():
+        model.load_state_dict(tensors, strict=True)
+
+
+def require_fit(path: Path, model: Model, tensors: dict[str, Tensor]) -> None:
+    """Refuse tensors that are not those of a model, which need not have any memory yet (torch's meta device).
 
     Raises:
         UserError: naming the first tensors that are missing, unexpected or of another shape.
@@ -86,5 +106,3 @@ def fill(path: Path, model: Model, tensors: dict[str, Tensor]) -> None:
                 f"{path}: the weights do not fit the model in config.yaml: {len(names)} tensors are {problem}, such as "
                 f"{names[0]}; a model is loaded completely or not at all."
             )
-    with torch.no_grad():
-        model.load_state_dict(tensors, strict=True)

@@ -14,10 +14,10 @@ from typing import cast
 
 import torch
 from monai.networks.nets.resnet import ResNetBottleneck, resnet50
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gen3d.core.errors import UserError
+from gen3d.nets.tensor_files import load_tensors, require_finite
 
 RADIMAGENET_MEAN = (0.406, 0.456, 0.485)
 """Subtracted from the three equal channels, in the order that RadImageNet's weights expect (MAISI's reference code)."""
@@ -194,15 +194,14 @@ def check_weights(weights: Path, name: str) -> None:
 def _read(weights: Path, name: str) -> dict[str, Tensor]:
     check_weights(weights, name)
     try:
-        if weights.suffix == ".safetensors":
-            tensors: dict[str, Tensor] = load_file(weights)
-        else:
-            saved = torch.load(weights, map_location="cpu", weights_only=True)
-            tensors = saved.get("state_dict", saved)
-        return {str(key).removeprefix("module."): value for key, value in tensors.items()}
+        saved = load_tensors(weights)
+        tensors = {str(key).removeprefix("module."): value for key, value in saved.get("state_dict", saved).items()}
+        tensors = {key: value for key, value in tensors.items() if isinstance(value, Tensor)}
     except (RuntimeError, pickle.UnpicklingError, AttributeError, OSError, ValueError, EOFError, KeyError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{weights}: cannot be read as weights of {name} ({reason}).") from None
+    require_finite(tensors, weights, "download them again")
+    return tensors
 
 
 def _torchvision_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,10 +8,10 @@ from typing import Literal
 
 import torch
 from monai.networks.nets.resnet import ResNetFeatures
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gen3d.core.errors import UserError
+from gen3d.nets.tensor_files import load_tensors, require_finite
 
 ResNetName = Literal["resnet10", "resnet18", "resnet34", "resnet50"]
 
@@ -59,11 +59,8 @@ def check_weights(weights: Path) -> None:
 def _load(network: nn.Module, name: str, weights: Path) -> None:
     check_weights(weights)
     try:
-        if weights.suffix == ".safetensors":
-            tensors = load_file(weights)
-        else:
-            tensors = torch.load(weights, map_location="cpu", weights_only=True)
-            tensors = tensors.get("state_dict", tensors)
+        tensors = load_tensors(weights)
+        tensors = tensors.get("state_dict", tensors)
         # MedicalNet was saved from a DataParallel wrapper; its segmentation head is not part of the features.
         tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
         tensors = {key: value for key, value in tensors.items() if not key.startswith(("conv_seg", "fc"))}
@@ -72,5 +69,6 @@ def _load(network: nn.Module, name: str, weights: Path) -> None:
     except (RuntimeError, pickle.UnpicklingError, AttributeError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{weights}: cannot be read as weights of {name} ({reason}).") from None
+    require_finite(network.state_dict(), weights, "download them again")
     if missing:
         raise UserError(f"{weights}: not the weights of {name} ({len(missing)} tensors missing, such as {missing[0]}).")

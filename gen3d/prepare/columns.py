@@ -1,20 +1,21 @@
-"""A user's table in gen3d's terms: which column is which, and every cell in one coding."""
+"""A user's table in gen3d's terms: the names and codings that the user can give, and every cell in one coding."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 from pydantic import Field
 
+from gen3d.cohort.target import as_label
 from gen3d.core.config import Config
 from gen3d.core.errors import UserError
 from gen3d.prepare.labels import label, plain_text
+from gen3d.prepare.sidecar import SEX_CODES, UNKNOWN_SEX
 
-MISSING = ("", "n/a", "na", "nan", "none", "unknown", "-")
-SEX_CODES = {"m": "M", "male": "M", "man": "M", "f": "F", "female": "F", "woman": "F"}
+MISSING = ("", "n/a", "na", "nan", "none", "unknown", "-", "#n/a")
 ALIASES: dict[str, tuple[str, ...]] = {
     "subject": ("subject", "participant_id", "subject_id", "participant", "sub", "ptid", "id"),
     "session": ("session", "session_id", "ses", "visit"),
@@ -27,7 +28,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "path": ("path", "file", "filename", "scan", "image", "t1w"),
 }
 MAX_AGE_YEARS = 120.0
-UNITS_PER_YEAR = {"years": 1.0, "months": 12.0, "days": 365.25}
+UNITS_PER_YEAR = {"years": 1.0, "months": 12.0, "weeks": 365.25 / 7, "days": 365.25}
 
 
 class Columns(Config):
@@ -52,78 +53,25 @@ class Columns(Config):
         None,
         description="for a table of scans: column with each scan's path, relative to the table",
     )
-    age_unit: Literal["years", "months", "days"] = Field("years", description="unit of the age column")
-    sex_codes: dict[str, Literal["M", "F"]] = Field(
-        default_factory=dict, description="meaning of codes of sex other than M and F, for instance {1: M, 2: F}"
+    age_unit: Literal["years", "months", "weeks", "days"] | None = Field(
+        None, description="unit of the age column; none: what participants.json says, otherwise years"
+    )
+    age_codes: dict[str, float] = Field(
+        default_factory=dict, description="ages that are no numbers, for instance {89+: 90}, in the unit of the column"
+    )
+    sex_codes: dict[str, Literal["M", "F", "unknown"]] = Field(
+        default_factory=dict,
+        description="meaning of codes of sex other than M and F, for instance {1: M, 2: F, 9: unknown}",
     )
     diagnosis_codes: dict[str, str] = Field(
         default_factory=dict, description="new names for diagnoses, for instance {depr: depression, 0: control}"
     )
+    missing: tuple[str, ...] = Field(
+        (), description="further spellings of a missing value, in any column, for instance [-9, 999]"
+    )
     space: str | None = Field(
         None, description="in derivatives with images in several spaces: the `space-` label to read"
     )
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save the table as UTF-8.") from None
-    lines = [line for line in text.splitlines() if line.strip()]
-    if len(lines) < 2:
-        raise UserError(f"{path}: the table has no rows.")
-    separator = max("\t,;", key=lines[0].count)
-    try:
-        from io import StringIO
-
-        table = pd.read_csv(StringIO(text), sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except ValueError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"{path}: the table cannot be read ({reason}); every row needs the same columns.") from None
-    table.columns = [str(column).strip() for column in table.columns]
-    return table.map(lambda value: value.strip() if isinstance(value, str) else "")
-
-
-def standardise(table: pd.DataFrame, columns: Columns, path: Path) -> pd.DataFrame:
-    """Rename the known columns and bring their codings to gen3d's; every other column is kept as it is."""
-    frame = _renamed(table, _known_columns(table, columns, path))
-    frame["source_subject"] = frame["subject"]
-    for name, read in CELL_READERS.items():
-        if name in frame:
-            frame[name] = read(frame, columns, path)
-    return frame
-
-
-def _known_columns(table: pd.DataFrame, columns: Columns, path: Path) -> dict[str, str]:
-    """The table's own column -> gen3d's name for it; the scan's file is called `source`."""
-    in_table = {str(column).lower(): str(column) for column in table.columns}
-    names: dict[str, str] = {}
-    for field_name, aliases in ALIASES.items():
-        column = _column_of(getattr(columns, field_name), aliases, in_table)
-        if column is not None and column not in in_table.values():
-            listed = ", ".join(map(str, table.columns))
-            raise UserError(f"{path}: no column `{column}` for columns.{field_name}; the columns are {listed}.")
-        if column is not None and column not in names:
-            names[column] = "source" if field_name == "path" else field_name
-    if "subject" not in names.values():
-        raise UserError(
-            f"{path}: no column with the person's id (looked for participant_id, subject); use columns.subject=."
-        )
-    return names
-
-
-def _column_of(requested: str | None, aliases: tuple[str, ...], in_table: dict[str, str]) -> str | None:
-    """The table's column that was requested (as it was typed, if there is none), or the first with a usual name."""
-    if requested is not None:
-        return in_table.get(requested.lower(), requested)
-    return next((in_table[alias] for alias in aliases if alias in in_table), None)
-
-
-def _renamed(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
-    """The table under gen3d's names; another column that has such a name already gets `_original` behind it."""
-    reserved = set(names.values())
-    clashing = {column: f"{column}_original" for column in table.columns if column in reserved and column not in names}
-    return table.rename(columns=clashing).rename(columns=names)
 
 
 def _subjects(frame: pd.DataFrame, columns: Columns, path: Path) -> list[str]:
@@ -146,37 +94,61 @@ def _sites(frame: pd.DataFrame, columns: Columns, path: Path) -> list[str]:
 
 
 def _sexes(frame: pd.DataFrame, columns: Columns, path: Path) -> list[str]:
-    values = frame["sex"]
-    codes: dict[str, str] = {**SEX_CODES, **{str(key).lower(): str(value) for key, value in columns.sex_codes.items()}}
+    values = [as_label(value) for value in frame["sex"]]
+    codes: dict[str, str] = {**SEX_CODES, **_by_label(columns.sex_codes)}
     unknown = sorted({v for v in values if v.lower() not in codes and v.lower() not in MISSING})
     if unknown:
         raise UserError(
             f"{path}: unknown code of sex {', '.join(repr(v) for v in unknown[:6])}; say what it means, "
-            f"for instance columns.sex_codes='{{{unknown[0]}: F}}'."
+            f"for instance columns.sex_codes='{{{unknown[0]}: F}}' (or M, or unknown)."
         )
-    return [codes.get(v.lower(), "") for v in values]
+    found = [codes.get(v.lower(), "") for v in values]
+    return ["" if sex == UNKNOWN_SEX else sex for sex in found]
+
+
+def _by_label(codes: Mapping[str, str]) -> dict[str, str]:
+    """Codes as `as_label` writes them, in lower case: 2 is also 2.0."""
+    return {as_label(code).lower(): meaning for code, meaning in codes.items()}
 
 
 def _diagnoses(frame: pd.DataFrame, columns: Columns, path: Path) -> list[str]:
-    codes = {key.lower(): value for key, value in columns.diagnosis_codes.items()}
+    codes = _by_label(columns.diagnosis_codes)
+    values = [as_label(value) for value in frame["diagnosis"]]
     # A code that the user names goes before the usual spellings of a missing value: `none` may well mean control.
-    return [codes.get(v.lower(), "" if v.lower() in MISSING else v) for v in frame["diagnosis"]]
+    return [codes.get(v.lower(), "" if v.lower() in MISSING else v) for v in values]
 
 
-def _scores(name: str) -> CellReader:
+def _scores(name: str, highest: float) -> CellReader:
     def read(frame: pd.DataFrame, columns: Columns, path: Path) -> pd.Series:
-        return pd.to_numeric(frame[name], errors="coerce")
+        scores = _numbers(frame[name], name, path)
+        wrong = (scores < 0) | (scores > highest)
+        if wrong.any():
+            raise UserError(
+                f"{path}: {name} {frame[name][wrong].iloc[0]} of {frame['source_subject'][wrong].iloc[0]} is not between 0 and "
+                f"{highest:g}; correct it, or name it in columns.missing= if it stands for a missing value."
+            )
+        return scores
 
     return read
 
 
-def _ages(frame: pd.DataFrame, columns: Columns, path: Path) -> pd.Series:
-    text = frame["age_years"]
-    ages = pd.to_numeric(text, errors="coerce")
-    wrong = sorted({v for v, age in zip(text, ages, strict=True) if pd.isna(age) and v.lower() not in MISSING})
+def _numbers(text: pd.Series, name: str, path: Path) -> pd.Series:
+    numbers = pd.to_numeric(text, errors="coerce")
+    wrong = sorted({v for v, number in zip(text, numbers, strict=True) if pd.isna(number) and v.lower() not in MISSING})
     if wrong:
-        raise UserError(f"{path}: age {', '.join(repr(v) for v in wrong[:5])} is not a number; write a number or n/a.")
-    ages = ages / UNITS_PER_YEAR[columns.age_unit]
+        hint = f", or say columns.age_codes='{{{wrong[0]}: 90}}'" if name == "age" else ""
+        raise UserError(
+            f"{path}: {name} {', '.join(repr(v) for v in wrong[:5])} is not a number; write a number or n/a, or name it in "
+            f"columns.missing={hint}."
+        )
+    return numbers
+
+
+def _ages(frame: pd.DataFrame, columns: Columns, path: Path) -> pd.Series:
+    codes = {code.lower(): str(age) for code, age in columns.age_codes.items()}
+    coded = frame["age_years"].str.lower().isin(list(codes))
+    text = frame["age_years"].where(~coded, frame["age_years"].str.lower().map(codes))
+    ages = _numbers(text, "age", path) / UNITS_PER_YEAR[columns.age_unit or "years"]
     if ages.max() > MAX_AGE_YEARS:
         who = frame["source_subject"].iloc[int(ages.argmax())]
         raise UserError(
@@ -185,7 +157,8 @@ def _ages(frame: pd.DataFrame, columns: Columns, path: Path) -> pd.Series:
         )
     if ages.min() < 0:
         raise UserError(
-            f"{path}: {frame['source_subject'].iloc[int(ages.argmin())]} has a negative age; correct that row."
+            f"{path}: {frame['source_subject'].iloc[int(ages.argmin())]} has a negative age; correct that row, or name the value "
+            "in columns.missing= if it stands for a missing one."
         )
     return ages
 
@@ -200,7 +173,7 @@ CELL_READERS: dict[str, CellReader] = {
     "sex": _sexes,
     "age_years": _ages,
     "diagnosis": _diagnoses,
-    "cdr": _scores("cdr"),
-    "mmse": _scores("mmse"),
+    "cdr": _scores("cdr", 3.0),
+    "mmse": _scores("mmse", 30.0),
 }
 """In the order in which mistakes are reported."""

@@ -6,9 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import pandas as pd
 import SimpleITK as sitk
 
@@ -17,12 +15,16 @@ from gen3d.cohort.manifest import SCAN_HASH
 from gen3d.cohort.scan_hash import file_voxel_hash
 from gen3d.cohort.screening_picture import draw
 from gen3d.core.artefact import digest, file_digest, write_json
+from gen3d.core.disk import writing
 from gen3d.core.errors import UserError
+from gen3d.core.files import is_regular, shown
 from gen3d.core.pool import KeptRows, kept_or_made, num_workers
 from gen3d.core.progress import track
 from gen3d.core.tables import Row
 from gen3d.imaging.brainmask import MaskMethod
 from gen3d.imaging.conform import Conformed, conform
+from gen3d.imaging.foreign import files_of
+from gen3d.imaging.orientation import OrientationRule
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import store
@@ -43,6 +45,7 @@ class ScanTask:
     plan: GridPlan
     brain_mask: MaskMethod
     bias_correction: bool
+    orientation: OrientationRule
     identity: str
     content: str = ""
 
@@ -59,6 +62,7 @@ def make_tasks(
     plan: GridPlan,
     brain_mask: MaskMethod,
     bias_correction: bool,
+    orientation: OrientationRule,
 ) -> list[ScanTask]:
     """One task per row of the cohort table (columns key, source, and mask where there is one).
 
@@ -77,10 +81,13 @@ def make_tasks(
                 "plan": plan.model_dump(mode="json"),
                 "brain_mask": brain_mask,
                 "bias_correction": bias_correction,
+                "orientation": orientation.model_dump(mode="json"),
                 "version": __version__,
             }
         )
-        tasks.append(ScanTask(row["key"], scan, mask, out, plan, brain_mask, bias_correction, identity, content))
+        tasks.append(
+            ScanTask(row["key"], scan, mask, out, plan, brain_mask, bias_correction, orientation, identity, content)
+        )
     _refuse_one_file_twice(tasks)
     return tasks
 
@@ -106,13 +113,13 @@ def find_mask(scan: Path, named: str, sources: Sequence[Path]) -> Path | None:
     """The brain mask of a scan: the file that the table names, or one next to the scan (`*_desc-brain_mask`, `*_mask`)."""
     if named:
         places = [scan.parent, *(source if source.is_dir() else source.parent for source in sources), Path()]
-        return next((place / named for place in places if (place / named).is_file()), places[0] / named)
+        return next((place / named for place in places if is_regular(place / named)), places[0] / named)
     stem = scan.name.split(".")[0]
     stems = (stem, stem.rpartition("_")[0])
     neighbours = [
         scan.with_name(f"{s}{suffix}{end}") for s in stems for suffix in MASK_SUFFIXES for end in (".nii.gz", ".nii")
     ]
-    return next((path for path in neighbours if path.is_file()), None)
+    return next((path for path in neighbours if is_regular(path)), None)
 
 
 def prepare_all(tasks: Sequence[ScanTask], workers: int) -> Iterator[Row]:
@@ -137,25 +144,21 @@ def prepare_scan(task: ScanTask) -> Row:
     # Scans are the parallel dimension; one thread each, so that results do not depend on the machine.
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     start = time.monotonic()
-    row: Row = {"key": task.key, "source": str(task.source), "failure": ""}
+    named = shown(task.source)
+    source = str(task.source) if str(task.source).isprintable() else named  # a table cannot hold every name
+    row: Row = {"key": task.key, "source": source, "failure": ""}
     try:
-        done = conform(task.source, task.plan, task.brain_mask, task.bias_correction, task.mask)
+        done = conform(task.source, task.plan, task.brain_mask, task.bias_correction, task.mask, task.orientation)
     except UserError as error:
         sentence = str(error)
-        row["failure"] = sentence if str(task.source) in sentence else f"{task.source}: {sentence}"
+        row["failure"] = sentence if str(task.source) in sentence or named in sentence else f"{named}: {sentence}"
     except Exception as error:  # one scan must not stop the others
-        row["failure"] = (
-            f"{task.source}: cannot be prepared ({type(error).__name__}: {' '.join(str(error).split())[:200]})."
-        )
+        row["failure"] = f"{named}: cannot be prepared ({type(error).__name__}: {' '.join(str(error).split())[:200]})."
     else:
         row |= done.measures
-        try:
+        with writing(task.out):
             _store(task, done)
             row[SCAN_HASH] = file_voxel_hash(task.source)
-        except OSError as error:
-            raise UserError(
-                f"{task.out}: cannot be written ({error.strerror or error}); free space and run again."
-            ) from None
     row["seconds"] = round(time.monotonic() - start, 2)
     task.rows.keep(task.key, row, task.identity)
     return row
@@ -166,12 +169,11 @@ def _store(task: ScanTask, done: Conformed) -> None:
     store(volumes / f"{task.key}_t1w.nii", done.t1w, task.plan.matrix)
     if done.log_jacobian is not None:
         store(volumes / f"{task.key}_log_jacobian.nii", done.log_jacobian, task.plan.matrix)
-    original: Any = nib.load(task.source)
     transform = {
         "affine_template_to_scan": done.template_to_scan.tolist(),
         "scan": str(task.source),
-        "scan_affine": original.affine.tolist(),
-        "scan_shape": [int(side) for side in original.shape[:3]],
+        "scan_affine": done.scan_affine.tolist(),
+        "scan_shape": [int(side) for side in done.scan_shape],
         "dof": task.plan.degrees_of_freedom,
     }
     write_json(task.out / "transforms" / f"{task.key}.json", transform)
@@ -187,7 +189,9 @@ def _kept(task: ScanTask) -> Row | None:
 
 
 def _digest_or_missing(path: Path) -> str:
+    """The digest of an image's file, or of both files of a pair."""
     try:
-        return file_digest(path)
+        first, *others = (file_digest(file) for file in files_of(path))
     except OSError:
         return MISSING
+    return digest([first, *others]) if others else first

@@ -24,6 +24,7 @@ from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track
 from gen3d.core.work import FolderVerb, Identity, Inputs
 from gen3d.imaging.brainmask import MaskMethod, check_tool
+from gen3d.imaging.orientation import OrientationRule
 from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.registration import DeformationSettings
 from gen3d.imaging.template import template_on
@@ -58,6 +59,10 @@ class Prepare(FolderVerb):
         "named in a column `mask`; synthstrip, hd-bet: these programs, if they are on the PATH",
     )
     bias_correction: bool = Field(True, description="N4 correction of the smooth intensity drift of the coils")
+    orientation: OrientationRule = Field(
+        default_factory=OrientationRule,
+        description="where a scan's left is, if its header does not say or says it twice and differently",
+    )
     deformation_channel: bool = Field(
         True, description="store local volume: the log-Jacobian of the deformation template -> scan"
     )
@@ -99,7 +104,7 @@ class Prepare(FolderVerb):
         check_tool(self.brain_mask)
         source = self._read()
         return source, make_tasks(
-            source.frame, self.paths, self.out, self.grid(), self.brain_mask, self.bias_correction
+            source.frame, self.paths, self.out, self.grid(), self.brain_mask, self.bias_correction, self.orientation
         )
 
     def identity(self, opened: Callable[[], tuple[ScanSource, list[ScanTask]]]) -> Identity:

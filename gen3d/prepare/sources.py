@@ -13,9 +13,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from gen3d.core import words
 from gen3d.core.errors import UserError
-from gen3d.prepare.columns import ALIASES, Columns, read_table, standardise
+from gen3d.core.user_table import read_user_table
+from gen3d.prepare.columns import ALIASES, MISSING, Columns
 from gen3d.prepare.identity import SourceRows, identified, joined
+from gen3d.prepare.joining import join_people
+from gen3d.prepare.sidecar import sidecar_of
+from gen3d.prepare.standard import standardise, told
 from gen3d.prepare.which_scan import find_scans
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
@@ -26,11 +31,12 @@ class ScanSource:
     """Rows of one or several sources, and what did not match up.
 
     `frame` has the columns of the cohort table except role, and `source`; `unmatched` holds (entry, remark), and `found_in` the
-    source of each of them, filled by `read_sources`.
+    source of each of them, filled by `read_sources`; `notes` are sentences on how the tables were read.
     """
 
     frame: pd.DataFrame
     unmatched: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     found_in: list[str] = field(default_factory=list)
 
 
@@ -58,7 +64,9 @@ def read_sources(
     found_in = [
         name or str(path) for (name, path), source in zip(named, sources, strict=True) for _ in source.unmatched
     ]
-    return ScanSource(joined(rows, shared_ids), [item for source in sources for item in source.unmatched], found_in)
+    unmatched = [item for source in sources for item in source.unmatched]
+    notes = [note for source in sources for note in source.notes]
+    return ScanSource(joined(rows, shared_ids), unmatched, notes, found_in)
 
 
 def _read_one(path: Path, columns: Columns) -> ScanSource:
@@ -78,78 +86,33 @@ def _read_folder(folder: Path, columns: Columns) -> ScanSource:
     scans, unmatched = find_scans(folder, columns.space)
     if not scans:
         raise UserError(f"{folder}: none of its T1w images can be used ({unmatched[0][0]}: {unmatched[0][1]}).")
-    table_path = next((p for p in _participant_tables(folder) if p.is_file()), None)
-    if table_path is None:
-        unmatched.append((str(folder), "no participants.tsv: age, sex and diagnosis are unknown"))
-        people = pd.DataFrame({"subject": pd.Series([], dtype=object)})
-    else:
-        people = standardise(read_table(table_path), columns, table_path)
-    people = people.drop(columns=["source"], errors="ignore")
-    frame = pd.DataFrame(scans)[["subject", "session", "source"]]
-    named = {scan.subject: scan.named for scan in scans}
-    sessions = _session_tables(folder, columns)
-    rows_without_session = (
-        people.drop(columns=["session"]) if "session" in people and not people["session"].ne("").any() else people
-    )
-    on = ["subject", "session"] if "session" in rows_without_session else ["subject"]
-    twice = rows_without_session[on][rows_without_session.duplicated(on)]
-    if len(twice):
-        who = str(twice["subject"].iloc[0])
-        raise UserError(f"{table_path}: {who} has more than one row; keep one row per person (and session).")
-    known = set(rows_without_session["subject"])
-    unmatched += [(str(s), "scan without a row in participants.tsv") for s in sorted(set(frame["subject"]) - known)]
-    unmatched += [(str(s), "row in participants.tsv without a scan") for s in sorted(known - set(frame["subject"]))]
-    frame = frame.merge(rows_without_session, on=on, how="left")
-    frame = _override(frame, sessions)
+    people = join_people(folder, pd.DataFrame(scans)[["subject", "session", "source"]], columns)
+    frame, named = people.frame, {scan.subject: scan.named for scan in scans}
     original = frame["subject"].map(named)
     frame["source_subject"] = frame["source_subject"].fillna(original) if "source_subject" in frame else original
-    return ScanSource(_complete(frame), unmatched)
-
-
-def _participant_tables(folder: Path) -> list[Path]:
-    """Where BIDS keeps the table; derivatives and CAPS folders often sit below the raw dataset that has it."""
-    return [place / "participants.tsv" for place in (folder, folder.parent, folder.parent.parent)]
-
-
-def _session_tables(folder: Path, columns: Columns) -> pd.DataFrame:
-    """Ages and scores that change between sessions, from BIDS `sub-*_sessions.tsv`."""
-    frames = []
-    for path in sorted(folder.glob("sub-*/sub-*_sessions.tsv")):
-        table = read_table(path)
-        table.insert(0, "subject", path.parent.name)
-        frames.append(standardise(table, columns.model_copy(update={"subject": "subject"}), path))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def _override(frame: pd.DataFrame, sessions: pd.DataFrame) -> pd.DataFrame:
-    """Values of a session's table replace those of the participant's row."""
-    if sessions.empty:
-        return frame
-    extra = frame[["subject", "session"]].merge(
-        sessions.drop(columns=["source"], errors="ignore"), on=["subject", "session"], how="left"
-    )
-    for column in extra.columns.difference(["subject", "session"]):
-        values = extra[column].to_numpy()
-        present = pd.notna(values) & (values != "")
-        frame[column] = pd.Series(values, index=frame.index).where(present, frame.get(column))
-    return frame
+    return ScanSource(_complete(frame), [*unmatched, *people.unmatched], people.notes)
 
 
 # ------------------------------------------------------------------------------------------------------- tables
 
 
 def _read_scan_table(path: Path, columns: Columns) -> ScanSource:
-    frame = standardise(read_table(path), columns, path)
+    table, sidecar = read_user_table(path), sidecar_of(path)
+    frame = standardise(table, columns, path, sidecar)
     if "source" not in frame:
         raise UserError(
             f"{path}: no column with the scans' files (looked for {', '.join(ALIASES['path'])}); name it with columns.path=."
         )
-    unmatched = [(str(s), "row without a scan file") for s in frame.loc[frame["source"] == "", "subject"]]
-    frame = frame[frame["source"] != ""].copy()
+    notes = told(table, columns, path, sidecar)
+    absent = frame["source"].str.lower().isin(MISSING)
+    unmatched = [(str(s), "row without a scan file") for s in frame.loc[absent, "subject"]]
+    if unmatched:
+        notes.append(f"{path}: {len(unmatched)} of {words.count(len(frame), 'row')} without a scan file")
+    frame = frame[~absent].copy()
     if frame.empty:
         raise UserError(f"{path}: no row names a scan file.")
     frame["source"] = [str(path.parent / name) for name in frame["source"]]
-    return ScanSource(_complete(frame), unmatched)
+    return ScanSource(_complete(frame), unmatched, notes)
 
 
 # ------------------------------------------------------------------------------------------------------ joining

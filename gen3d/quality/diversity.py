@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from gen3d.cohort.channels import DATA_RANGE
+from gen3d.core.disk import whole_file
 from gen3d.core.progress import track
 from gen3d.core.tables import Row
 from gen3d.imaging.similarity import structural_similarity
 from gen3d.maths.stats import Interval
-from gen3d.quality.features import ScanSet, whole_file
+from gen3d.quality.features import ScanSet
 
 KEPT_BYTES = 1_500_000_000
 """Prepared scans that are kept in memory while pairs are measured."""

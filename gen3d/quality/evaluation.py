@@ -21,7 +21,7 @@ from gen3d.core.result_folder import write_picture
 from gen3d.imaging.similarity import smooth_inside
 from gen3d.imaging.volume import read_stored, store
 from gen3d.models.base import Model
-from gen3d.models.run import Run, load_run
+from gen3d.models.run import Run, load_run, require_finite_output
 from gen3d.quality.distances import distance_rows
 from gen3d.quality.diversity import diversity_rows
 from gen3d.quality.features import FeatureMaker, ScanSet
@@ -267,5 +267,6 @@ def reconstructed(real: ScanSet, prepared: Prepared, run: Run, folder: Path) -> 
     for key in track(waiting, "reconstructing"):
         volume = torch.from_numpy(prepared.load([key], run.channels)).to(run.device)
         expected = autoencoder.expect(volume).mean[0, place].float().cpu().numpy()
+        require_finite_output(expected, run.folder, key)
         store(paths[key], expected, prepared.plan.matrix)
     return ScanSet(RECONSTRUCTED, real.keys, lambda key: read_stored(paths[key]), True)

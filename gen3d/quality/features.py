@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from gen3d.core.artefact import file_digest
 from gen3d.core.config import Config
+from gen3d.core.disk import whole_file
 from gen3d.core.progress import track
 from gen3d.nets.extractors import BrainFeatures, Extractor, Med3D, RadImageNet, check_weights
 from gen3d.quality.folder import STANDARD
@@ -173,16 +172,3 @@ def scale_features(network: BrainFeatures, scans: ScanSet, mask: Tensor) -> None
     rows = (np.array([row]) for row in range(len(scans)))
     with torch.no_grad():
         network.set_scale(torch.cat([network.raw(scans.load(row), mask) for row in rows]))
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` when the block ends: a reader sees the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

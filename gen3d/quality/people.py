@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from gen3d.cohort.manifest import is_twin
 from gen3d.cohort.seen import Guard, LeaveOutPolicy, SeenBy
 from gen3d.cohort.session_order import first_scans
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import load_json
 from gen3d.models.run_folder import read_seen
 from gen3d.synthesis.folder import PROVENANCE
 
@@ -145,7 +145,7 @@ def generator_run(folder: Path) -> tuple[Path | None, str]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = load_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: missing or damaged ({error}); run `gen3d sample` again.") from None
     return value if isinstance(value, dict) else {}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gen3d.cohort.folder import open_prepared
 from gen3d.core.artefact import Artefact, read
+from gen3d.core.inputs import find_input
 from gen3d.core.result_folder import ResultFolder, inputs_of
 from gen3d.figures.context import Context, PageSection
 from gen3d.models.registry import title
@@ -77,5 +79,10 @@ def _model_name(artefact: Artefact, kinds: Mapping[str, str]) -> str:
     """The titles of the models of a folder; the folder's name where they cannot be read."""
     if artefact.verb == TRAIN:
         return title(kinds[artefact.key]) or artefact.folder.name
-    models = [kinds.get(item["key"], "") or model_kind(Path(item["path"])) for item in inputs_of(artefact, (TRAIN,))]
+    models = [kinds.get(item["key"], "") or _kind_of(artefact, item) for item in inputs_of(artefact, (TRAIN,))]
     return AND.join(title(kind) for kind in models) if models and all(models) else artefact.folder.name
+
+
+def _kind_of(artefact: Artefact, item: Mapping[str, Any]) -> str:
+    run = find_input(artefact, item)
+    return model_kind(run) if run is not None else ""

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import difflib
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import load_object
+from gen3d.core.tables import parse_table
+from gen3d.imaging.foreign import read_foreign
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.resample import antialiasing_sigma
 
 SUFFIXES = (".nii.gz", ".nii", ".mgz")
 SIDES = ("left", "right")
 MIN_SHARE_IN_BRAIN = 0.5
+MAX_LABEL = 1_000_000
+LABEL_TOLERANCE = 0.01  # of a stored label from the whole number that is meant
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,9 @@ def open_label_maps(folder: Path, names: Path) -> LabelMaps:
     if not names.is_file():
         raise UserError(f"{names}: no such table; label_names= names a table with the columns label and name.")
     try:
-        table = pd.read_csv(names, sep="," if names.suffix == ".csv" else "\t", dtype=str, keep_default_na=False)
+        table = parse_table(names, "," if names.suffix == ".csv" else "\t", dtype=str)
         labels = {int(float(row[0])): plain_name(str(row[1])) for row in table.itertuples(index=False)}
-    except (ValueError, IndexError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, IndexError) as error:
         raise UserError(
             f"{names}: not a table of labels and names ({str(error).splitlines()[0]}); its first column is the label "
             "(a whole number), its second the name."
@@ -93,12 +94,8 @@ def labels_on_plan(
     Raises:
         ValueError: an unreadable map, a region that is missing or has no voxel on this grid, or a map in another space.
     """
-    try:
-        image: Any = nib.as_closest_canonical(nib.load(path))
-        data = np.rint(np.asanyarray(image.dataobj)).astype(np.int32).reshape(image.shape[:3])
-    except Exception as error:
-        raise ValueError(f"{path.name} is not a readable label map: {' '.join(str(error).split())[:80]}") from None
-    to_map = np.linalg.inv(np.asarray(image.affine)) @ template_to_scan @ plan.matrix
+    data, affine = read_labels(path)
+    to_map = np.linalg.inv(affine) @ template_to_scan @ plan.matrix
     sigma = antialiasing_sigma(to_map)
     result, largest = np.zeros(plan.shape, np.int16), np.full(plan.shape, 0.5, np.float32)
     margin = np.ceil(4 * sigma).astype(int) + 2
@@ -112,7 +109,7 @@ def labels_on_plan(
         moved = ndimage.affine_transform(share, to_map[:3, :3], to_map[:3, 3] - low, output_shape=plan.shape, order=1)
         filled = moved >= largest
         if not filled.any():
-            size_ml = len(places) * float(abs(np.linalg.det(np.asarray(image.affine)[:3, :3]))) / 1000
+            size_ml = len(places) * float(abs(np.linalg.det(affine[:3, :3]))) / 1000
             if size_ml > 8 * plan.spacing_mm**3 / 1000 and not moved.any():
                 raise ValueError(f"{path.name} does not lie on its scan: it is in another space")
             raise ValueError(f"label {label} fills no voxel of this grid in {path.name}: it has {size_ml:.3g} ml there")
@@ -120,6 +117,24 @@ def labels_on_plan(
     if brain[result > 0].mean() < MIN_SHARE_IN_BRAIN:
         raise ValueError(f"{path.name} does not lie on its scan: it is in another space")
     return result
+
+
+def read_labels(path: Path) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """A label map [X, Y, Z] in RAS+ axis order and its affine [4, 4].
+
+    Raises:
+        ValueError: an unreadable or damaged map, one whose left and right are not known, or voxels that are no labels.
+    """
+    try:
+        image = read_foreign(path).canonical()
+    except UserError as error:
+        raise ValueError(str(error).replace(str(path), path.name, 1).removesuffix(".")) from None
+    if not (np.abs(image.data) < MAX_LABEL).all():
+        raise ValueError(f"{path.name} holds values that are no labels (NaN, or {MAX_LABEL} and more)")
+    data = np.rint(image.data)
+    if np.abs(image.data - data).max() > LABEL_TOLERANCE:
+        raise ValueError(f"{path.name} holds labels that are no whole numbers: it was interpolated, or is no label map")
+    return data.astype(np.int32), image.affine
 
 
 def template_to_scan(folder: Path, key: str) -> NDArray[np.float64] | None:
@@ -132,7 +147,7 @@ def template_to_scan(folder: Path, key: str) -> NDArray[np.float64] | None:
     if not path.is_file():
         return None
     try:
-        matrix = np.asarray(json.loads(path.read_text(encoding="utf-8"))["affine_template_to_scan"], dtype=np.float64)
-    except (ValueError, KeyError, TypeError) as error:
+        matrix = np.asarray(load_object(path, finite=True)["affine_template_to_scan"], dtype=np.float64)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); run `gen3d prepare` again.") from None
     return matrix if matrix.shape == (4, 4) else None

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from gen3d.core.errors import UserError
+from gen3d.imaging.foreign import read_foreign
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.template import full_template
 
@@ -73,16 +72,11 @@ def masks_of_size(folder: Path, sizes_ml: tuple[float, float] | None) -> tuple[L
 
 
 def _read(path: Path) -> LesionMask:
-    try:
-        image: Any = nib.load(path)
-        data, affine = np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: not a readable NIfTI mask ({reason}); convert it again or remove it.") from None
-    data = data.reshape([side for axis, side in enumerate(data.shape) if axis < 3 or side != 1])
+    image = read_foreign(path)
+    data, affine = image.data, image.affine
     voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
-    if data.ndim != 3 or not np.isfinite(affine).all() or voxel_ml < 1e-9:
-        raise UserError(f"{path}: a lesion mask is one 3D volume with an affine; convert it again or remove it.")
+    if not np.isfinite(data).all():
+        raise UserError(f"{path}: the mask holds NaN or infinity; set these voxels to 0 or remove it.")
     places = np.argwhere(data > 0.5)
     if not len(places):
         raise UserError(f"{path}: the mask is empty (no voxel above 0.5); remove it or export it again.")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.screening_picture import draw
 from gen3d.core.artefact import write_json
+from gen3d.core.disk import writing
 from gen3d.core.errors import UserError
 from gen3d.core.pool import KeptRows, kept_or_made, num_workers
 from gen3d.core.tables import Row
@@ -179,14 +180,10 @@ def _keep(cohort: SimulatedCohort, key: str, scan: SimulatedScan, truth: ScanTru
         "volume_error_percent": truth.error_percent,
         **further,
     }
-    try:
+    with writing(cohort.out):
         _store(cohort, key, scan, truth)
         row["seconds"] = round(time.monotonic() - start, 2)
         cohort.rows.keep(key, row)
-    except OSError as error:
-        raise UserError(
-            f"{cohort.out}: cannot be written ({error.strerror or error}); free space and run again."
-        ) from None
     return row
 
 

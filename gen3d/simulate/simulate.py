@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ from gen3d.cohort.scan_hash import voxel_hash
 from gen3d.cohort.screening import judge
 from gen3d.core.artefact import Work
 from gen3d.core.config import Folders, execution
+from gen3d.core.disk import remove_folder
 from gen3d.core.errors import UserError
 from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track, warn
@@ -160,7 +160,7 @@ class Simulate(FolderVerb):
         _report_left_out([row for row in rows if "left_out" in row], {row["key"] for row in finished}, scans)
         scans = scans[scans["key"].isin([row["key"] for row in finished])].reset_index(drop=True)
         summary = self._write_cohort(scans, finished, plan)
-        shutil.rmtree(self.out / CACHE, ignore_errors=True)
+        remove_folder(self.out / CACHE)
         roles = ", ".join(f"{role} {count}" for role, count in summary["roles"].items())
         people = scans["subject"].nunique()
         say(f"{self.out}: {len(scans)} scans of {people} people ({roles}); {summary['seconds_per_scan']} s per scan")

@@ -39,7 +39,11 @@ ASSOCIATION_COLUMNS = ("column", "confound", "num", "effect", "effect_name", "p"
 
 
 CONFOUNDS = Rules(
-    fewest_numbers=FEWEST_DISTINCT, standardise_words=False, flag_missing_above=0.0, flag_missing_words=True
+    fewest_numbers=FEWEST_DISTINCT,
+    standardise_words=False,
+    flag_missing_above=0.0,
+    flag_missing_words=True,
+    allow_stray_words=True,
 )
 
 

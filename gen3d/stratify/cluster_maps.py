@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +12,7 @@ from gen3d.anomaly.folder import map_path, map_paths
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 from gen3d.core.progress import track
-from gen3d.imaging.volume import read_map
+from gen3d.imaging.volume import read_map, read_map_and_affine
 from gen3d.stratify.folder import write_mean_map
 
 EXPECTED = 1.96
@@ -67,7 +66,7 @@ def cluster_maps(maps: Path, keys: list[str], clusters: list[str], out: Path) ->
             if averaged is None:
                 continue
             mean, mask, num = averaged
-            affine = nib.load(paths[0]).affine  # type: ignore[attr-defined]
+            _, affine = read_map_and_affine(paths[0])
             write_mean_map(out, cluster, channel, mean, affine)
             averages.append(ClusterMap(cluster, channel, num, mean, mask))
     if not averages:

@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
+from gen3d.core.arrays import read_arrays, require_finite
 from gen3d.core.artefact import read
+from gen3d.core.disk import write_whole
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import parse_json
 from gen3d.core.result_folder import ResultFolder, write_result
 from gen3d.core.tables import TableFile
-from gen3d.imaging.volume import read_map, write_nifti
+from gen3d.imaging.volume import read_map_and_affine, write_nifti
 from gen3d.latents.embedding import places_among
 from gen3d.stratify.adjustment import Adjustment
 from gen3d.stratify.mixture import Mixture
@@ -135,9 +135,7 @@ class PeopleMap:
         }
         buffer = io.BytesIO()
         np.savez_compressed(buffer, record=np.array(json.dumps(record)), **arrays)  # type: ignore[arg-type]
-        partial = folder / f".{FILE}"
-        partial.write_bytes(buffer.getvalue())
-        os.replace(partial, folder / FILE)
+        write_whole(folder / FILE, buffer.getvalue())
 
 
 _ARRAYS = ("mean", "loadings", "share_of_variance", "scores", "umap", "labels", "certainty")
@@ -170,17 +168,34 @@ def open_map(folder: Path) -> PeopleMap:
 
 def _read(path: Path) -> PeopleMap:
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
-            record = json.loads(str(stored["record"]))
-            arrays = {name: stored[name] for name in _ARRAYS}
-            mixture = Mixture(*(stored[f"mixture_{name}"] for name in _MIXTURE)) if "mixture_means" in stored else None
-            held = record["adjustment"]
-            adjustment = Adjustment.of(held, stored["adjustment_coefficients"]) if held is not None else None
-    except (OSError, ValueError, KeyError, TypeError, BadZipFile, EOFError) as error:
+        stored = read_arrays(path)
+        record = parse_json(str(stored["record"]), finite=True)
+        arrays = {name: stored[name] for name in _ARRAYS}
+        _check(stored, record)
+        mixture = Mixture(*(stored[f"mixture_{name}"] for name in _MIXTURE)) if "mixture_means" in stored else None
+        held = record["adjustment"]
+        adjustment = Adjustment.of(held, stored["adjustment_coefficients"]) if held is not None else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{path}: missing or damaged ({error}); run `gen3d stratify` again.") from None
     return PeopleMap(
         tuple(record["keys"]), **arrays, mixture=mixture, adjustment=adjustment, settings=record["settings"]
     )
+
+
+def _check(stored: Mapping[str, NDArray[Any]], record: Any) -> None:
+    """Refuse arrays that no map has: of other sizes, or not finite where a new person's place is computed with them."""
+    for name, array in stored.items():
+        if name not in ("umap", "certainty", "record"):  # which are missing where there is no picture, or no cluster
+            require_finite(array, name)
+    (num, k), (d,) = stored["scores"].shape, stored["mean"].shape
+    if (
+        stored["loadings"].shape != (k, d)
+        or stored["labels"].shape != (num,)
+        or stored["labels"].dtype.kind not in "iu"
+    ):
+        raise ValueError("arrays that do not fit each other")
+    if len(record["keys"]) != num or len(stored["umap"]) not in (0, num) or not isinstance(record["settings"], dict):
+        raise ValueError("a record that does not fit its arrays")
 
 
 STRATA = TableFile("strata.tsv", (), "run `gen3d stratify` again")
@@ -223,9 +238,7 @@ def read_mean_map(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]
     Raises:
         UserError: not a readable image.
     """
-    values = read_map(path)
-    image: Any = nib.load(path)
-    return values, np.asarray(image.affine, dtype=np.float64)
+    return read_map_and_affine(path)
 
 
 @dataclass(frozen=True)

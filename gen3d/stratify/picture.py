@@ -19,6 +19,7 @@ from gen3d.cohort.target import as_label
 from gen3d.core import words as spell
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
+from gen3d.core.inputs import find_input
 from gen3d.core.progress import track
 from gen3d.figures import names, style
 from gen3d.stratify.cluster_maps import EXPECTED, ClusterMap
@@ -170,13 +171,14 @@ def _sources(folder: Path, depth: int) -> list[Path]:
     if depth == 0:
         return []
     try:
-        inputs = read(folder).inputs
+        artefact = read(folder)
     except UserError:
         return []
-    direct = [Path(each["path"]) for each in inputs.get("prepared", [])]
-    if direct:
-        return [path for path in direct if path.is_dir()]
-    return [source for each in inputs.get("latents", []) for source in _sources(Path(each["path"]), depth - 1)]
+    prepared, latents = (
+        [found for each in artefact.inputs.get(name, []) if (found := find_input(artefact, each)) is not None]
+        for name in ("prepared", "latents")
+    )
+    return prepared or [source for each in latents for source in _sources(each, depth - 1)]
 
 
 def write_thumbnails(folder: Path, prepared: Prepared, keys: list[str]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from gen3d.core import tables
 from gen3d.core import words as spell
 from gen3d.core.artefact import write_atomic
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import load_json, load_lines
 from gen3d.core.progress import duration
 from gen3d.sweep.settings import FAILED, Command, Objective, Trial, described, label
 
@@ -47,13 +47,7 @@ def measure(objective: Objective, folder: Path) -> float:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The entries of a log in lines of JSON; a line that is being written, or was cut off, is left out."""
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return entries
+    return load_lines(path) if path.is_file() else []
 
 
 def read_curve(path: Path, term: str) -> dict[int, float]:
@@ -136,7 +130,10 @@ def conclusion(
 def _read(path: Path) -> Any:
     """A file as a tree of JSON; a table is the list of its rows, a log that of the last entry of each member."""
     if path.suffix == ".json":
-        return json.loads(path.read_text(encoding="utf-8"))
+        try:
+            return load_json(path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"objective.file: {path} is damaged ({error}); run its verb again.") from None
     if path.suffix == ".jsonl":
         return list({entry.get("member"): entry for entry in read_lines(path)}.values())
     with path.open(encoding="utf-8", newline="") as stream:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from gen3d.core.artefact import LOCK, read, write_atomic
+from gen3d.core.disk import remove_partial
 from gen3d.core.errors import Interrupted, Unfinished, UserError
 from gen3d.core.progress import say
 from gen3d.sweep.results import measure
@@ -180,6 +181,7 @@ def locked(folder: Path, halt: Halt) -> Iterator[int]:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove_partial(folder)
                 break
             except BlockingIOError:
                 if halt.received is not None:

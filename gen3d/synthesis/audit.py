@@ -28,7 +28,7 @@ from gen3d.core.errors import UserError
 from gen3d.core.progress import track
 from gen3d.maths.stats import Interval, wilson_interval
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion
-from gen3d.models.run import Run
+from gen3d.models.run import Run, require_finite_output
 from gen3d.synthesis.memorisation import Memorisation, RealScans, memorisation
 from gen3d.synthesis.picture import draw_samples
 
@@ -278,6 +278,7 @@ class _Embedder:
 
     def __init__(self, run: Run, settings: AuditSettings, extractor: Extractor | None) -> None:
         self._model, self._device, self._extractor = run.member(0), run.device, extractor
+        self._folder = run.folder
         self.channels = run.channels
         self._channel = run.channels.index(T1W) if T1W in run.channels else 0
         mask = self._model.brain_mask.cpu().numpy()
@@ -307,6 +308,8 @@ class _Embedder:
 
     def _embed(self, latents: Tensor, volume: Float) -> dict[str, Float]:
         latent = latents[0].flatten().float().cpu().numpy()
+        require_finite_output(latent, self._folder, "a scan of the audit")
+        require_finite_output(volume, self._folder, "a scan of the audit")
         embedded = {LATENT: latent, VOXELS: self._coarse(volume[self._channel])}
         if self._extractor is not None:
             embedded[EXTRACTOR] = np.asarray(self._extractor(volume), dtype=np.float32).ravel()

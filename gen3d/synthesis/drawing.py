@@ -23,11 +23,12 @@ from torch import Tensor
 
 from gen3d import __version__
 from gen3d.cohort.channels import LOG_JACOBIAN, T1W
+from gen3d.core.disk import writing
 from gen3d.core.errors import UserError
 from gen3d.imaging.volume import read_stored
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion
 from gen3d.models.run import Run
-from gen3d.synthesis.folder import Atlas, SyntheticDataset, subject_of, writing
+from gen3d.synthesis.folder import Atlas, SyntheticDataset, subject_of
 from gen3d.synthesis.gate import Gate
 from gen3d.synthesis.picture import draw_samples
 from gen3d.synthesis.request import FIRST_NOISE, FRESH_NOISE, Request, stream

@@ -5,7 +5,6 @@ Until the dataset is released, its volumes lie in quarantine/, which no reader o
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from gen3d.cohort.channels import LOG_JACOBIAN, T1W
 from gen3d.cohort.manifest import scan_key
 from gen3d.cohort.regions import region_table, regions_on
 from gen3d.cohort.structures import structure_volumes
+from gen3d.core.disk import remove_folder, remove_partial, writing
 from gen3d.core.errors import UserError
 from gen3d.core.pool import KeptRows, kept_or_made, num_workers
 from gen3d.core.result_folder import ResultFolder, picture_path
@@ -127,29 +127,11 @@ class SyntheticDataset:
 
     def release(self) -> None:
         """Move the volumes out of quarantine, all at once."""
-        if not self.released:
-            with writing(self.out):
-                for partial in (self.quarantine / VOLUMES).glob(".*"):  # of a process that was killed while it wrote
-                    partial.unlink()
+        with writing(self.out):
+            if not self.released:
+                remove_partial(self.quarantine)  # of another process that was killed while it wrote
                 (self.quarantine / VOLUMES).rename(self.out / VOLUMES)
-                shutil.rmtree(self.quarantine)
-
-
-class writing:
-    """Within this context, a full disk or a missing permission becomes a sentence."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError):
-            raise UserError(
-                f"{self.folder}: cannot be written ({error.strerror or error}); free space and run the same command "
-                "again, it goes on with what is missing."
-            ) from error
+            remove_folder(self.quarantine)
 
 
 # ------------------------------------------------------------------------------------------------------ measuring

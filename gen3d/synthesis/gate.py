@@ -13,16 +13,20 @@ from numpy.typing import NDArray
 
 from gen3d.cohort.channels import T1W
 from gen3d.cohort.folder import Prepared, open_prepared
-from gen3d.core.artefact import read, write_json
+from gen3d.core.artefact import Artefact, read, write_json
+from gen3d.core.disk import writing
 from gen3d.core.errors import UserError
+from gen3d.core.inputs import input_of
+from gen3d.core.plain_files import load_object
 from gen3d.core.progress import say, warn
 from gen3d.core.tables import write_table
 from gen3d.imaging.volume import read_stored
 from gen3d.models.run import Run
 from gen3d.synthesis.audit import Audit, AuditSettings, draw_nearest, known_people, run_audit
-from gen3d.synthesis.folder import AUDIT, SyntheticDataset, key_of, writing
+from gen3d.synthesis.folder import AUDIT, SyntheticDataset, key_of
 
 NEAREST_PICTURE, NEAREST_TABLE = "nearest.png", "nearest.tsv"
+REFERENCE_REMEDY = "the people that a model was trained on are needed"
 ADVICE = "train with more people, augment.flip, fewer steps or a smaller network"
 
 
@@ -87,8 +91,7 @@ class Gate:
 
     def report(self, dataset: SyntheticDataset) -> dict[str, Any]:
         """The audit of a dataset, as audit.json has it."""
-        figures: dict[str, Any] = json.loads((dataset.out / AUDIT).read_text(encoding="utf-8"))
-        return figures
+        return load_object(dataset.out / AUDIT)
 
     def summary(self, dataset: SyntheticDataset) -> str:
         """The verdict on a dataset in a word or two."""
@@ -131,23 +134,20 @@ def training_folders(run: Run) -> tuple[Path, ...]:
     """
     if run.artefact.verb == "import-weights":
         raise UserError(f"{run.folder}: holds imported weights, so its training people are not known.")
-    items = _recorded(run.artefact.inputs)
-    if not items:
+    folders = _recorded(run.artefact)
+    if not folders:
         raise UserError(f"{run.folder}: does not say which prepared folders its model was trained on.")
-    for item in items:
-        if read(Path(item["path"])).key != item["key"]:
-            raise UserError(f"{item['path']}: is not what {run.folder} was trained on any more.")
-    return tuple(dict.fromkeys(Path(item["path"]) for item in items))
+    return tuple(dict.fromkeys(folders))
 
 
-def _recorded(inputs: dict[str, Any]) -> list[dict[str, str]]:
+def _recorded(artefact: Artefact) -> list[Path]:
     """Prepared folders among an artefact's inputs, and among those of the latents and the autoencoder that it names."""
-    items: list[dict[str, str]] = list(inputs.get("prepared", []))
+    folders = [input_of(artefact, item, REFERENCE_REMEDY) for item in artefact.inputs.get("prepared", [])]
     for name in ("latents", "autoencoder", "run"):
-        for item in inputs.get(name, []):
-            upstream = read(Path(item["path"]))
-            items += [] if upstream.verb == "import-weights" else _recorded(upstream.inputs)
-    return items
+        for item in artefact.inputs.get(name, []):
+            upstream = read(input_of(artefact, item, REFERENCE_REMEDY))
+            folders += [] if upstream.verb == "import-weights" else _recorded(upstream)
+    return folders
 
 
 def _without_nan(figures: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pydantic import BeforeValidator
 
 from gen3d.cohort.coding import MISSING, UNKNOWN, Categorical, Coding, Numeric
 from gen3d.core.errors import UserError
+from gen3d.core.tables import parse_table
 
 CONDITION, FIRST_NOISE, FRESH_NOISE = range(3)
 """Purposes of random numbers of a sample: a stream each."""
@@ -268,9 +269,9 @@ def read_people(path: Path, coding: Coding) -> pd.DataFrame:
         UserError: no such table, one without rows, a column that is not a condition of the model.
     """
     try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        table = parse_table(path, dtype=str)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable table of requested people ({str(error).splitlines()[0]}).") from None
+        raise UserError(f"{path}: not a readable table of requested people ({error}).") from None
     table.columns = [str(column).strip() for column in table.columns]
     table = table.drop(columns=[column for column in table.columns if column in ID_COLUMNS])
     if table.empty:
@@ -292,9 +293,9 @@ def read_trained(path: Path, coding: Coding) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        table = parse_table(path, dtype=str)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({str(error).splitlines()[0]}); copy the run folder again.") from None
+        raise UserError(f"{path}: damaged ({error}); copy the run folder again.") from None
     missing = [name for name in coding.names if name not in table.columns]
     if missing:
         raise UserError(f"{path}: lacks the column {', '.join(missing)}; copy the run folder again.")

@@ -14,6 +14,7 @@ from gen3d.cohort.channels import LOG_JACOBIAN, T1W
 from gen3d.cohort.folder import GENERATOR_SUBJECTS
 from gen3d.core.artefact import file_digest, write_json
 from gen3d.core.config import Folders, execution, waiver
+from gen3d.core.disk import writing
 from gen3d.core.errors import UserError
 from gen3d.core.launcher import environment_number
 from gen3d.core.pool import num_workers
@@ -25,7 +26,7 @@ from gen3d.models.run import OneRun, load_run
 from gen3d.nets.device import device_of, precision_of
 from gen3d.synthesis.audit import AuditSettings
 from gen3d.synthesis.drawing import PICTURE, Drawing, SampleJob
-from gen3d.synthesis.folder import PROVENANCE, REGISTRATION_S_PER_MEGAVOXEL, SyntheticDataset, measure_all, writing
+from gen3d.synthesis.folder import PROVENANCE, REGISTRATION_S_PER_MEGAVOXEL, SyntheticDataset, measure_all
 from gen3d.synthesis.gate import Gate
 from gen3d.synthesis.request import LARGEST_COUNT, Conditions, Request, Unnamed, read_people, read_trained
 from gen3d.synthesis.tables import cohort_table, write_bids, write_image, write_prepared

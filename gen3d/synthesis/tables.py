@@ -15,9 +15,10 @@ from gen3d.cohort.channels import T1W
 from gen3d.cohort.folder import write_cohort
 from gen3d.cohort.structures import SUFFIX
 from gen3d.core.artefact import write_atomic, write_json
+from gen3d.core.disk import writing
 from gen3d.core.tables import Row, write_table
 from gen3d.imaging.volume import read_stored, store
-from gen3d.synthesis.folder import ENTITIES, SESSION, Atlas, SyntheticDataset, key_of, subject_of, writing
+from gen3d.synthesis.folder import ENTITIES, SESSION, Atlas, SyntheticDataset, key_of, subject_of
 
 SITE, ROLE = "synthetic", "evaluation"
 REQUESTED, COPY = "requested_", "audit_copy"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gen3d.core.artefact import file_digest
+from gen3d.core.plain_files import load_object
 from gen3d.core.progress import warn
 
 KEPT = 2
@@ -56,11 +57,11 @@ def latest_checkpoint(root: Path) -> tuple[int, Path] | None:
 
 def _damage(folder: Path) -> str | None:
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = load_object(folder / RECORD)
         for name, digest in record["files"].items():
             if file_digest(folder / name) != digest:
                 return f"{name} is damaged"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, AttributeError):
         return "its record is missing or damaged"
     return None
 

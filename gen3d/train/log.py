@@ -15,6 +15,7 @@ from rich.live import Live
 from torch import Tensor, nn
 
 from gen3d.core.artefact import write_atomic
+from gen3d.core.plain_files import load_lines
 from gen3d.core.progress import PLAIN_LINE_EVERY_S, SPEAKS, console, duration, say
 from gen3d.models.run_folder import LOG
 from gen3d.models.task import Losses
@@ -168,14 +169,7 @@ def append(path: Path, entry: Mapping[str, Any]) -> None:
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The entries of a log; a last line cut off by a crash is left out."""
-    entries = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                entries.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-    return entries
+    return load_lines(path) if path.is_file() else []
 
 
 def keep_until(path: Path, member: int, step: int) -> None:

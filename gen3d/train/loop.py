@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from gen3d.core.disk import writing
 from gen3d.core.errors import UserError
 from gen3d.core.progress import warn
 from gen3d.models.task import Losses
@@ -103,9 +104,12 @@ class Checkpoints:
     def save(self, engine: Engine, step: int) -> None:
         """Write one: every process gives its part, the first one writes."""
         state = engine.state()
-        engine.processes.on_first(
-            lambda: str(save_checkpoint(self.folder, step, lambda folder: torch.save(state, folder / STATE)))
-        )
+
+        def write(folder: Path) -> None:
+            with writing(self.folder), (folder / STATE).open("wb") as stream:
+                torch.save(state, stream)
+
+        engine.processes.on_first(lambda: str(save_checkpoint(self.folder, step, write)))
 
     def newest(self, processes: Processes) -> tuple[int, Mapping[str, Any] | None]:
         """Step and state of the newest complete one, or (0, None); the first process chooses it for all.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +19,12 @@ from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.latents_folder import ARRAY, MIRRORED, SHAPE, TABLE, read_latents_table
 from gen3d.cohort.seen import SeenBy
 from gen3d.cohort.structures import with_structures
+from gen3d.core.arrays import read_array
 from gen3d.core.artefact import Work, digest, file_digest, read, write_atomic
+from gen3d.core.disk import whole_file
 from gen3d.core.errors import UserError
+from gen3d.core.inputs import input_of
+from gen3d.core.plain_files import load_object
 from gen3d.core.progress import track
 from gen3d.core.work import Inputs
 from gen3d.models.base import BaseModelConfig, Model, Statistics
@@ -167,7 +170,7 @@ class LatentMaterial(TrainingMaterial):
     def source(self) -> LatentSource:
         folder = self.folder or self._own
         names = (ARRAY, MIRRORED) if self.mirrored else (ARRAY,)
-        arrays = tuple(np.load(folder / name, mmap_mode="r") for name in names)
+        arrays = tuple(_mapped(folder / name) for name in names)
         for name, array in zip(names, arrays, strict=True):
             _refuse_non_finite(folder / name, array[self.rows], self.people.frame["key"].tolist())
         subjects = tuple(str(subject) for subject in self.people.frame["subject"])
@@ -209,7 +212,6 @@ class LatentMaterial(TrainingMaterial):
         names = (ARRAY, MIRRORED) if self.mirrored else (ARRAY,)
         if all((self._own / name).is_file() for name in names):
             return
-        self._own.mkdir(parents=True, exist_ok=True)
         latents = {name: np.empty((len(self.rows), int(np.prod(self.shape))), np.float32) for name in names}
         for row in track(range(len(self.rows)), "encoding"):
             volume = torch.from_numpy(prepared.load([str(self.people.frame["key"].iloc[row])], self.channels))
@@ -217,10 +219,8 @@ class LatentMaterial(TrainingMaterial):
                 seen = volume.flip(2) if name == MIRRORED else volume
                 array[row] = model.encode(seen.to(self.autoencoder.device)).flatten().cpu().numpy()
         for name, array in latents.items():
-            partial = self._own / f".{name}"
-            with partial.open("wb") as stream:
+            with whole_file(self._own / name) as partial, partial.open("wb") as stream:
                 np.save(stream, array)
-            partial.replace(self._own / name)
 
     def statistics(self, rows: NDArray[np.int64], processes: Processes) -> Statistics:
         model = self.autoencoder.member(0)
@@ -304,16 +304,15 @@ def _autoencoder_of(latents: Path, named: Path | None) -> Run:
         UserError: it is not there any more, or vae= names another one.
     """
     try:
-        shape = json.loads((latents / SHAPE).read_text(encoding="utf-8"))
+        shape = load_object(latents / SHAPE)
         made_by = str(shape["run_key"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{latents / SHAPE}: missing or damaged ({error}); encode again.") from None
-    record: list[Any] = read(latents).inputs.get("run", [])
-    folder = named if named is not None else Path(record[0]["path"]) if record else None
-    if folder is None or not folder.is_dir():
-        raise UserError(
-            f"{latents}: the autoencoder that made these latents is no longer at {folder}; give vae=FOLDER."
-        )
+    artefact = read(latents)
+    record: list[Any] = artefact.inputs.get("run", [])
+    if named is None and not record:
+        raise UserError(f"{latents}: does not say which autoencoder made these latents; give vae=FOLDER.")
+    folder = named if named is not None else input_of(artefact, record[0], "give vae=FOLDER")
     run = load_run(folder)
     if run.artefact.key != made_by:
         raise UserError(
@@ -341,6 +340,13 @@ def latent_shape(run: Run) -> tuple[int, int, int, int]:
             "model.latent=spatial for a diffusion model."
         )
     return cast(tuple[int, int, int, int], shape)
+
+
+def _mapped(path: Path) -> NDArray[np.float32]:
+    try:
+        return read_array(path, mapped=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: missing or damaged ({error}); encode again.") from None
 
 
 def _refuse_non_finite(path: Path, latents: NDArray[np.float32], keys: list[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
 from typing import cast
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gen3d.core.disk import remove_folder
 from gen3d.core.progress import say
 from gen3d.models.base import BaseModelConfig, ClosedFormModel, Model, VolumeSet
 from gen3d.models.run_folder import LOG, weights_path
@@ -40,6 +40,7 @@ class Member:
         """Train or fit it and write its weights; a member whose weights are there is finished."""
         weights = weights_path(self.settings.out, self.index)
         if self.processes.from_first(weights.is_file()):
+            self._forget_checkpoints()
             return
         material = self.material
         with torch.random.fork_rng(devices=[]):
@@ -51,8 +52,11 @@ class Member:
             tensors = self._fit(model) if isinstance(model, ClosedFormModel) else self._optimise(model)
         plan_key, kind = material.plan.key, self.settings.model.kind
         self.processes.on_first(lambda: save_weights(weights, cast(Tensors, tensors), plan_key, kind))
+        self._forget_checkpoints()
+
+    def _forget_checkpoints(self) -> None:
         if self.processes.first:
-            shutil.rmtree(self._checkpoints.folder, ignore_errors=True)
+            remove_folder(self._checkpoints.folder)
 
     @property
     def rows(self) -> NDArray[np.int64]:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.core.disk import whole_file
+
 RANGES = {"t1w": (0.0, 1.2), "log_jacobian": (-0.6, 0.6)}
 DIFFERENCE, DIFFERENCE_RANGE = "difference", 0.4
 
@@ -70,10 +72,8 @@ def _draw(path: Path, kinds: Mapping[str, Volumes], channels: tuple[str, ...], t
                 axis.set_ylabel(f"{channels[channel]}\n{kind}", fontsize=8)
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, dpi=90, format="png")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=90, format="png")
 
 
 def _mid_plane(volume: NDArray[np.float32], axis: int) -> NDArray[np.float32]:

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from gen3d.classify.study.features import one_scan_each, open_features
-from gen3d.classify.study.selection import only_those, with_columns
+from gen3d.classify.study.joining import with_columns
+from gen3d.classify.study.selection import only_those
 from gen3d.cohort.manifest import subject_hash
 from gen3d.core.artefact import begin
 from gen3d.core.errors import UserError
@@ -130,3 +131,48 @@ def test_columns_come_from_a_table_by_subject_and_session(tmp_path: Path) -> Non
             with_columns(features, tmp_path / "bad.tsv")
     with pytest.raises(UserError, match="not a table"):
         with_columns(features, tmp_path / "nowhere.csv")
+
+
+def test_a_table_of_labels_is_not_outvoted_by_older_ones(tmp_path: Path) -> None:
+    table = cohort_table(4, subject=list("abcd"), diagnosis=["CN", "CN", "AD", "AD"], role="evaluation")
+    table["source_subject"] = ["sub-a", "b", "c", "D 1"]
+    features = open_features([write_latents(tmp_path / "l", np.zeros((4, 2)), table)])
+    (tmp_path / "t.csv").write_text(
+        "participant_id,diagnosis,role,scanner,code,edu\nsub-a,AD,train,0102,2180401,12\nb,AD,train,102,2180402,n/a\n"
+        "c,CN,train,7,3,9\nD 1,CN,train,8,4,10\nz,CN,train,9,5,11\n"
+    )
+    joined = with_columns(features, tmp_path / "t.csv")
+    assert list(joined.table["diagnosis"]) == ["AD", "AD", "CN", "CN"], "not those of the cohort table"
+    assert set(joined.table["role"]) == {"evaluation"}, "what a scan is for is no label"
+    assert list(joined.table["scanner"]) == ["0102", "102", "7", "8"], "codes are words"
+    assert joined.table["edu"].fillna(-1).tolist() == [12, -1, 9, 10]
+    told = "; ".join(joined.notes)
+    assert "diagnosis of this table replaces that of the cohort table" in told
+    assert "1 of 5 rows without a scan" in told
+    assert "role cannot be changed by a table" in told
+
+
+def test_a_table_that_matches_in_part_or_not_at_all_is_told(tmp_path: Path) -> None:
+    table = cohort_table(3, subject=list("abc"), session=["1", "1", "1"], diagnosis=["CN", "CN", "AD"])
+    features = open_features([write_latents(tmp_path / "l", np.zeros((3, 2)), table)])
+    path = tmp_path / "t.csv"
+    path.write_text("subject,diagnosis\na,AD\n")
+    part = with_columns(features, path)
+    assert list(part.table["diagnosis"]) == ["AD", "", ""]
+    assert "2 of 3 scans without a row" in "; ".join(part.notes)
+    for text, sentence in (
+        ("subject,session,x\na,baseline,1\n", "none of its sessions"),
+        ("subject,participant_id,x\na,b,1\n", "both may be the subject, and they differ"),
+        ("subject,age_years\na,old\n", "age_years 'old' is not a number"),
+        ("subject,x\na,1,2\n", "line 2 has 3 cells"),
+        ("subject,x\nz,1\n", "none of its subjects has features"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=sentence):
+            with_columns(features, path)
+
+
+def test_codes_that_are_numbers_choose_classes_and_not_a_range(tmp_path: Path) -> None:
+    table = cohort_table(3, site=["1", "2", "3"])
+    features = open_features([write_latents(tmp_path / "l", np.zeros((3, 2)), table)])
+    assert list(only_those(features, {"site": [1, 3]}).table["site"]) == ["1", "3"]

@@ -56,3 +56,21 @@ def test_labels_are_compared_as_people_write_them() -> None:
 def test_bad_targets_are_told(values: list[object], classes: list[object] | None, task: str | None, words: str) -> None:
     with pytest.raises(UserError, match=words):
         make_target(pd.Series(values), "diagnosis", classes, task)  # type: ignore[arg-type]
+
+
+def test_codes_are_words_and_only_the_form_of_a_number_is_settled() -> None:
+    words = ("007", "1e3", "1_000", "2180401", "166030", "12345678901234567", "10.50", "20+", "-0.0")
+    assert [as_label(word) for word in words] == [*words[:6], "10.5", "20+", "0"]
+    assert [as_label(number) for number in (2180401.0, 2180402, np.float64(166030), 0.1234567)] == [
+        "2180401",
+        "2180402",
+        "166030",
+        "0.1234567",
+    ]
+
+
+def test_a_column_of_numbers_with_one_word_in_it_is_told() -> None:
+    column = pd.Series([str(years) for years in range(8, 20)] + ["20+"])
+    with pytest.raises(UserError, match=r"target=education: 12 cells are numbers, but 1 is not \('20\+'\)"):
+        make_target(column, "education", None, None)
+    assert make_target(pd.Series(["1", "2", "3a", "3b"]), "stage", None, None).task == "categories"

@@ -26,6 +26,8 @@ SAFEGUARDS = {
     ("sample", "waiver"): None,
     ("classify", "seen"): ["waive"],
     ("classify", "duplicates"): ["waive"],
+    ("prepare", "orientation.assume"): None,
+    ("prepare", "orientation.prefer"): ["sform", "qform"],
 }
 
 
@@ -172,7 +174,9 @@ def test_a_waived_safeguard_is_recorded_and_none_by_default(name: str, key: str,
     verb = configured(name, tmp_path / "out", _write)
     assert waived(verb) == []
     value = (SAFEGUARDS[name, key] or ["looked at every scan"])[0]
-    verb.model_copy(update={key: value}).run()
+    group, _, last = key.rpartition(".")
+    update = {group: getattr(verb, group).model_copy(update={last: value})} if group else {last: value}
+    verb.model_copy(update=update).run()
     assert read(tmp_path / "out").waivers == (f"{key}={value}",)
 
 

@@ -97,3 +97,56 @@ def test_frozen() -> None:
     verb = load(Draw, None, ["source=a", "out=o"])
     with pytest.raises(ValueError):
         verb.rate = 2
+
+
+class Words(Verb):
+    codes: dict[str, str] = Field(default_factory=dict, description="codes")
+    names: tuple[str, ...] | None = Field(None, description="names")
+    word: str | None = Field(None, description="a word")
+    switch: Literal["auto", "on", "off"] = Field("auto", description="a switch")
+    flag: bool = Field(False, description="a flag")
+    number: float | None = Field(None, description="a number")
+    anything: dict[str, int | float | str | tuple[int | float | str | None, ...]] = Field(
+        default_factory=dict, description="values"
+    )
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["no", "yes", "on", "off", "1", "0", "010", "1e3", "1_000", "12:30", "2020-01-01", "0x10", "true", "1.0", "=1"],
+)
+def test_a_word_stays_as_it_was_typed(word: str, tmp_path: Path) -> None:
+    typed = [f"names=[{word}, {word}]", f"codes={{{word}: {word}}}", f"word={word}", f"out={word}"]
+    file = tmp_path / "words.yaml"
+    file.write_text(f"names: [{word}, {word}]\ncodes: {{{word}: {word}}}\nword: {word}\nout: {word}\n")
+    for verb in (load(Words, None, typed), load(Words, file, [])):
+        assert (verb.names, verb.codes, verb.word) == ((word, word), {word: word}, word)
+        assert verb.out == Path(word)
+
+
+def test_what_is_no_word_is_still_read_as_yaml(tmp_path: Path) -> None:
+    verb = load(
+        Words, None, ["out=o", "switch=on", "flag=yes", "number=1e-3", "anything={a: [1, null], b: no, c: 010}"]
+    )
+    assert (verb.switch, verb.flag, verb.number) == ("on", True, 1e-3)
+    assert verb.anything == {"a": (1, None), "b": "no", "c": "010"}
+    file = tmp_path / "w.yaml"
+    file.write_text("out: o\nnumber: 3\nword: x\nnames: [a]\n")
+    assert load(Words, file, ["number=null", "word=~", "names="]).model_dump(include={"number", "word", "names"}) == {
+        "number": None,
+        "word": None,
+        "names": None,
+    }
+    assert load(Words, None, ["out=o", "word=Results #3: a & b", "names=['null', \"1\"]"]).names == ("null", "1")
+    assert Words(out=Path("o"), names=(1, "a")).names == ("1", "a"), "from Python, where the type is known"
+
+
+def test_a_key_twice_and_a_few_bytes_that_unfold_to_millions_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "w.yaml"
+    file.write_text("out: o\nword: a\nword: b\n")
+    with pytest.raises(UserError, match="`word` is given twice"):
+        load(Words, file, [])
+    laughs = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9))
+    file.write_text(f"a0: &a0 [x]\n{laughs}\n")
+    with pytest.raises(UserError, match="unfolds to more than"):
+        load(Words, file, [])

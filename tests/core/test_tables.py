@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from gen3d.core.errors import UserError
-from gen3d.core.tables import TableFile, read_cells, read_record, records, rows_of
+from gen3d.core.exact_columns import read_exact
+from gen3d.core.tables import TableFile, read_cells, read_record, read_table, records, rows_of, write_table
 
 PEOPLE = TableFile("people.tsv", ("key", "condition", "age_years"), "run `gen3d prepare` again")
 FRAME = pd.DataFrame({"key": ["007", "8"], "condition": ["null", ""], "age_years": [61.25, np.nan]})
@@ -65,3 +66,38 @@ def test_a_record_is_an_object_or_absent(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(UserError, match="damaged"):
         read_record(path)
+
+
+def test_whole_numbers_keep_all_their_digits(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"scanner": [2180401.0, 2180402.0, np.nan], "share": [1 / 3, 2e-9, 1.0]})
+    write_table(tmp_path / "t.tsv", frame)
+    read = read_table(tmp_path / "t.tsv")
+    assert read["scanner"].tolist()[:2] == [2180401, 2180402]
+    assert read["share"].tolist() == [0.333333, 2e-9, 1.0]
+
+
+HOSTILE = ["=cmd|' /C calc'!A0", "+1+1", "-1-1", "@SUM(A1)", "'=1", "\tx", "-", "-3.5", "O'Neill", "'quoted'", ""]
+
+
+def test_cells_that_a_spreadsheet_would_execute_are_disarmed_and_read_as_they_were(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"site": HOSTILE, "other": HOSTILE})
+    write_table(tmp_path / "t.tsv", frame)
+    written = read_cells(tmp_path / "t.tsv")["site"].tolist()
+    assert written[:6] == [f"'{cell}" for cell in HOSTILE[:6]]
+    assert written[6:] == HOSTILE[6:], "numbers and names stay"
+    read = read_table(tmp_path / "t.tsv")
+    assert read["site"].tolist() == HOSTILE
+    assert read["other"].fillna("").tolist() == HOSTILE
+
+
+def test_codes_that_look_like_numbers_are_read_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text(
+        "a\tb\tc\td\te\tf\n0102\t1e3\t12345678901234567\ttrue\t1\t1.5e-05\n102\t1\t3\tfalse\tn/a\t2\n"
+    )
+    frame = read_exact(tmp_path / "t.tsv", (), ["n/a"])
+    assert frame[["a", "b", "c", "d"]].to_numpy().tolist() == [
+        ["0102", "1e3", "12345678901234567", "true"],
+        ["102", "1", "3", "false"],
+    ]
+    assert frame["e"].tolist()[0] == 1.0
+    assert frame["f"].tolist() == [1.5e-05, 2.0]

@@ -72,7 +72,7 @@ def _sheared() -> np.ndarray:
 
 DAMAGED: dict[str, tuple[str, Callable[[Path], Path], str]] = {
     "missing": ("a.nii", lambda p: p, "no such file"),
-    "folder": ("a.nii", lambda p: (p.mkdir(), p)[1], "no such file"),
+    "folder": ("a.nii", lambda p: (p.mkdir(), p)[1], "is a folder"),
     "empty file": ("a.nii.gz", lambda p: (p.touch(), p)[1], "empty file"),
     "text": ("a.nii.gz", lambda p: (p.write_text("not an image " * 40), p)[1], "not a readable NIfTI"),
     "text, plain": ("a.nii", lambda p: (p.write_text("not an image " * 40), p)[1], "not a readable NIfTI"),

@@ -13,10 +13,10 @@ import pytest
 from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.scan_hash import file_voxel_hash
 from gen3d.core.errors import Unfinished, UserError
-from gen3d.imaging.conform import conform, without_negatives
+from gen3d.imaging.conform import conform
 from gen3d.imaging.plan import plan_grid
 from gen3d.imaging.template import template_on
-from gen3d.imaging.volume import Volume, read_map, read_stored, read_volume, write_nifti
+from gen3d.imaging.volume import read_map, read_stored, read_volume, write_nifti
 from gen3d.prepare import prepare as prepare_module
 from gen3d.prepare.one_scan import find_mask
 from gen3d.prepare.prepare import Prepare
@@ -172,13 +172,3 @@ def test_difficult_real_scans_are_aligned(real_data: Path, scan: str, mask: str)
     assert measures["brain_mask"] == mask
     assert float(measures["mutual_information"]) > 0.75
     assert float(measures["mask_dice"]) > 0.92
-
-
-@pytest.mark.parametrize(("share", "background"), [(0.001, 0.0), (0.3, 60.0)])
-def test_rare_negatives_are_ringing_and_many_are_an_offset(share: float, background: float) -> None:
-    data = np.zeros((40, 40, 40), np.float32)
-    data[10:30, 10:30, 10:30] = 200
-    data.ravel()[: int(share * data.size)] = -60
-    mended = without_negatives(Volume(data, np.eye(4)))
-    assert mended.data.min() == 0
-    assert mended.data[20, 20, 35] == background

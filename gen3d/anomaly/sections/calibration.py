@@ -21,6 +21,7 @@ QUANTILES = np.concatenate([[0.001, 0.0025, 0.005], np.linspace(0.01, 0.99, 99),
 FEW = 19
 SHARES = np.linspace(0.0, 1.0, 101)
 LEVEL = 0.05
+REFERENCES = {"heaviest_cluster": "mass of the heaviest cluster", "largest_region": "largest |z| of any region"}
 
 
 @page_section("Calibration", "`gen3d anomaly`", place=150, reads=MapsFolder)
@@ -41,6 +42,9 @@ def section(context: Context) -> Section | None:
     figure = _figure(context)
     if figure is not None:
         blocks.append(figure)
+    outlying = [row for maps in context.all(MapsFolder) for row in outlying_controls(maps)]
+    if outlying:
+        blocks.append(_outlying_table(outlying))
     ranks = [row for maps in context.all(MapsFolder) for row in conformal_figures(maps)]
     if ranks:
         blocks.append(_rank_figure(ranks))
@@ -48,7 +52,8 @@ def section(context: Context) -> Section | None:
     if described:
         blocks.append(Details("Calibration controls and covariates", [Text(text) for text in described]))
     numbers = [{name: row[name] for name in row if name != "by_person"} for row in ranks]
-    return Section("calibration", "Calibration", blocks, {"held_out_controls": rows, "conformal": numbers})
+    found = {"held_out_controls": rows, "conformal": numbers, "outlying_controls": outlying}
+    return Section("calibration", "Calibration", blocks, found)
 
 
 def null_figures(maps: MapsFolder) -> list[dict[str, Any]]:
@@ -110,6 +115,49 @@ def conformal_figures(maps: MapsFolder) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def outlying_controls(maps: MapsFolder) -> list[dict[str, Any]]:
+    """Calibration controls far beyond the others, by model, channel and score: subject, score, the next control's score."""
+    rows = []
+    for channel, record in maps.calibration.items():
+        references = record.get("references", {}) if isinstance(record, dict) else {}
+        for name, reference in references.items():
+            rows += [
+                {
+                    "model": maps.name,
+                    "channel": str(channel),
+                    "reference": str(name),
+                    "subject": str(person.get("subject")),
+                    "score": float(person.get("score", math.nan)),
+                    "next_score": float(reference.get("next_score") or math.nan),
+                    "num_controls": int(reference.get("num_controls", 0)),
+                }
+                for person in reference.get("outlying", [])
+            ]
+    return rows
+
+
+def _outlying_table(rows: list[dict[str, Any]]) -> Table:
+    cells = [
+        [
+            row["model"],
+            wording.channel(row["channel"]),
+            REFERENCES.get(row["reference"], row["reference"]),
+            row["subject"],
+            spell.figure(row["score"]),
+            spell.figure(row["next_score"]),
+            str(row["num_controls"]),
+        ]
+        for row in rows
+    ]
+    caption = (
+        "Calibration controls whose score lies far beyond those of the others (fewer than 0.2 controls so far out would be "
+        "expected). A rank among all controls would let them decide who is detected, so the p of people beyond the others is "
+        "that of a log-normal tail fitted to the others. Look at these scans first."
+    )
+    header = ["Model", "Channel", "Score", "Control", "Value", "Next control", "Controls"]
+    return Table(caption, header, cells, "llllrrr")
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

@@ -300,6 +300,6 @@ def _cluster_table(clusters: pd.DataFrame, threshold: float) -> Table:
     header = ["Channel", "Region at the peak", "Peak z", "Volume (ml)", "p", "Peak x, y, z (mm, MNI152)"]
     caption = (
         f"Clusters of voxels with |z| above {threshold:g}, largest first. p is family-wise over the brain: it ranks the mass "
-        "of a cluster among the heaviest clusters of the controls."
+        "of a cluster among the heaviest clusters of the controls (where a control is outlying: the tail of the others)."
     )
     return Table(caption, header, cells, "llrrrr")

@@ -18,8 +18,9 @@ from gen3d.cohort.seen import TRAINING, SeenBy, identities, recorded
 from gen3d.cohort.session_order import first_scans, refuse_unknown
 from gen3d.cohort.target import Rows
 from gen3d.core import words as spell
-from gen3d.core.artefact import digest, read
+from gen3d.core.artefact import Artefact, digest, read
 from gen3d.core.errors import UserError
+from gen3d.core.inputs import find_input
 from gen3d.core.progress import warn
 
 MAPS = "anomaly"
@@ -161,7 +162,7 @@ def _of_maps(folder: Path) -> Features:
         raise UserError(f"{folder}: damaged maps ({error}); run `gen3d anomaly` again.") from None
     values = people[["key", *scores]].join(z, on="key").drop(columns="key").to_numpy(dtype=np.float64)
     judged = np.isfinite(values).all(axis=1)
-    table = _full_table(artefact.inputs.get("prepared", []), people)
+    table = _full_table(artefact, people)
     notes = (
         ()
         if judged.all()
@@ -184,10 +185,11 @@ def _of_maps(folder: Path) -> Features:
     )
 
 
-def _full_table(prepared: list[dict[str, str]], people: pd.DataFrame) -> pd.DataFrame:
+def _full_table(artefact: Artefact, people: pd.DataFrame) -> pd.DataFrame:
     """The cohort table's rows of these people, where it is still there; else what the maps know of them."""
-    folders = [Path(item["path"]) for item in prepared]
-    if not folders or not all((folder / "manifest.tsv").is_file() for folder in folders):
+    found = [find_input(artefact, item) for item in artefact.inputs.get("prepared", [])]
+    folders = [folder for folder in found if folder is not None]
+    if not folders or len(folders) < len(found):
         return people
     whole = pd.concat([read_manifest(folder) for folder in folders], ignore_index=True)
     return people[["key"]].merge(whole, on="key", how="left", validate="one_to_one")

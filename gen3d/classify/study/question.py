@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,17 +16,20 @@ from gen3d.classify.settings import StudySettings
 from gen3d.classify.study.baselines import Voxels, read_voxels
 from gen3d.classify.study.features import Features, one_scan_each, open_features
 from gen3d.classify.study.folds import Layout, StudyFold, leave_one_site_out, make_folds, one_site_classes
-from gen3d.classify.study.selection import column_of, only_those, with_answers, with_columns
+from gen3d.classify.study.joining import with_columns
+from gen3d.classify.study.selection import column_of, only_those, with_answers
 from gen3d.cohort.duplicates import Pair, equal_scans, find_duplicates, groups_of, judge_duplicates
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.latents_folder import require_one_space
 from gen3d.cohort.manifest import is_twin
 from gen3d.cohort.seen import TRAINING, Guard, SeenBy, SeenPolicy
 from gen3d.cohort.target import Target, as_label, make_target
-from gen3d.core.artefact import read
+from gen3d.core.artefact import Artefact, read
 from gen3d.core.errors import UserError
+from gen3d.core.inputs import find_input, input_of
 
 FEWEST_PEOPLE = 10
+WITHOUT_SCANS = "give prepared=FOLDER, or voxels=false to leave the voxel-wise baseline out (the report says so)"
 """Fewer people cannot fill five folds with one person of each of two classes."""
 BEHIND_FEATURES = Guard(
     "a model behind these features",
@@ -110,7 +113,22 @@ def like_the_fit(settings: StudySettings) -> StudySettings:
     if settings.fit is None:
         return settings
     explicit = settings.model_dump(mode="json", by_alias=True, include=settings.model_fields_set)
-    return type(settings).model_validate(read(settings.fit, ("classify",)).config | explicit | {"voxels": False})
+    fitted = read(settings.fit, ("classify",))
+    # Paths in its settings were written where it was started; its inputs are found wherever this is.
+    found = {
+        name: [_place(fitted, name, item) for item in items]
+        for name, items in fitted.inputs.items()
+        if name not in explicit
+    }
+    paths = {name: places[0] if name in ("table", "fit") else places for name, places in found.items()}
+    return type(settings).model_validate(fitted.config | paths | explicit | {"voxels": False})
+
+
+def _place(fitted: Artefact, name: str, item: Mapping[str, Any]) -> str:
+    """Where an input of a fitted head is now; one that the test of a head does not open may be gone."""
+    if name in ("latents", "beside", "table"):
+        return str(input_of(fitted, item, f"give {name}="))
+    return str(find_input(fitted, item) or item["path"])
 
 
 def open_question(request: StudySettings) -> Question:
@@ -273,23 +291,20 @@ def prepared_behind(settings: StudySettings, features: Features) -> Prepared:
     if not folders:
         for folder in settings.latents:
             folders += _source_folders(folder)
-    lost = [folder for folder in folders if not folder.is_dir()]
-    if lost or not folders:
-        where = f"are no longer at {lost[0]}" if lost else "are not named by the latents"
+    if not folders:
         raise UserError(
-            f"the prepared scans, which the voxel-wise baseline needs, {where}; give prepared=FOLDER, or voxels=false to "
-            "leave the baseline out (the report says so)."
+            "the latents do not say which prepared scans they were made from, which the voxel-wise baseline needs; "
+            f"{WITHOUT_SCANS}."
         )
     return open_prepared(tuple(dict.fromkeys(folders)))
 
 
 def _source_folders(folder: Path) -> list[Path]:
     """Prepared folders behind latents, through harmonisation."""
-    inputs: dict[str, Any] = read(folder).inputs
-    folders = [Path(item["path"]) for item in inputs.get("prepared", [])]
-    for item in inputs.get("latents", []):
-        if Path(item["path"]).is_dir():
-            folders += _source_folders(Path(item["path"]))
+    artefact = read(folder)
+    folders = [input_of(artefact, item, WITHOUT_SCANS) for item in artefact.inputs.get("prepared", [])]
+    for item in artefact.inputs.get("latents", []):
+        folders += _source_folders(input_of(artefact, item, WITHOUT_SCANS))
     return folders
 
 

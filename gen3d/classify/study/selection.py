@@ -1,10 +1,9 @@
-"""Select the scans of a study: rows of the table, further columns, conditions, and a known target."""
+"""Select the scans of a study: conditions, and a known target; `joining` adds further columns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,46 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.classify.study.features import Features
+from gen3d.cohort.manifest import TEXT
 from gen3d.cohort.target import Target, as_label
 from gen3d.core import words as spell
 from gen3d.core.errors import UserError
-
-
-def with_columns(features: Features, path: Path) -> Features:
-    """The scans with further columns of a table, joined by subject, and by session where it has that column.
-
-    Raises:
-        UserError: not a table, no subject column, a person given twice, or nobody in common.
-    """
-    try:
-        added = pd.read_csv(
-            path,
-            sep="," if path.suffix.lower() == ".csv" else "\t",
-            dtype={"subject": str, "participant_id": str, "session": str},
-            na_values=["n/a", ""],
-            keep_default_na=False,
-        )
-    except (OSError, ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a table ({str(error).splitlines()[0]}); give a .csv or a .tsv file.") from None
-    if "participant_id" in added.columns and "subject" not in added.columns:
-        added["subject"] = added.pop("participant_id").str.removeprefix("sub-")
-    if "subject" not in added.columns:
-        raise UserError(
-            f"{path}: has no column subject (or participant_id); its columns are {', '.join(added.columns)}."
-        )
-    by = ["subject", "session"] if "session" in added.columns else ["subject"]
-    twice = added.duplicated(by)
-    if twice.any():
-        raise UserError(
-            f"{path}: {added.loc[twice, 'subject'].iloc[0]} is given twice; one row per {' and '.join(by)}."
-        )
-    added = added.drop(columns=[name for name in added.columns if name in features.table.columns and name not in by])
-    if not added["subject"].isin(features.table["subject"].astype(str)).any():
-        raise UserError(
-            f"{path}: none of its subjects has features; give ids of the cohort, not {added['subject'].iloc[0]}, ..."
-        )
-    joined = features.table.astype(dict.fromkeys(by, str)).merge(added, on=by, how="left", validate="many_to_one")
-    return replace(features, table=joined)
 
 
 def only_those(features: Features, conditions: Mapping[str, Any]) -> Features:
@@ -87,7 +50,8 @@ def _is_range(condition: Any) -> bool:
 
 
 def _meets(column: pd.Series, condition: Any) -> NDArray[np.bool_]:
-    if _is_range(condition):
+    # Codes are no quantities: only={site: [1, 3]} means two sites, and not a third one between them.
+    if _is_range(condition) and column.name not in TEXT:
         numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
         low, high = (
             (-np.inf if condition[0] is None else condition[0]),
