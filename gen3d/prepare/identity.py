@@ -100,7 +100,7 @@ def _refuse_shared(sources: Sequence[SourceRows]) -> None:
     if not shared:
         return
     subject, (first, second) = next(iter(shared.items()))
-    what = f"{subject} is in {first.path} and in {second.path}{_others(len(shared))}"
+    what = f"sub-{subject} is in {first.path} and in {second.path}{_others(len(shared))}"
     if all(source.name is not None for source in sources):
         raise UserError(f"{what}, with the names of the sources in front; give one of them another name.")
     raise UserError(
