@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from gen3d.cohort.labels import label, plain_text, qualified
 from gen3d.cohort.manifest import scan_key
 from gen3d.core.errors import UserError
-from gen3d.prepare.labels import label, plain_text, qualified
 
 MOST_NAMED = 3
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from gen3d.cohort.labels import label, plain_text, qualified
 from gen3d.core.config import load
 from gen3d.core.errors import UserError
 from gen3d.prepare.columns import Columns
 from gen3d.prepare.identity import named_sources
-from gen3d.prepare.labels import label, plain_text, qualified
 from gen3d.prepare.prepare import Prepare
 from gen3d.prepare.sources import read_sources
 from tests.prepare.test_sources import bids, table
