@@ -37,7 +37,7 @@ from gen3d.anomaly.tables import (
 from gen3d.cohort.channels import CHANNELS, CONTRAST, LOG_JACOBIAN, ON_TEMPLATE, SIZE, T1W, Channel
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import is_twin
-from gen3d.cohort.seen import Guard, identities
+from gen3d.cohort.seen import OTHER_PEOPLE, Guard, identities, named
 from gen3d.core import words as spell
 from gen3d.core.artefact import Work
 from gen3d.core.config import Folders, waiver
@@ -269,6 +269,11 @@ def _warn_of_trained_on(prepared: Prepared, run: Run | Ensemble) -> None:
     for one in run.runs if isinstance(run, Ensemble) else (run,):
         if remark := one.seen.remark(prepared.manifest, str(one.folder)):
             warn(f"{remark}.")
+        if namesakes := one.seen.namesakes(prepared.manifest):
+            warn(
+                f"{spell.people(len(namesakes))} ({named(namesakes)}) have the ids of training people of {one.folder} and other "
+                f"scans, and count as seen; {OTHER_PEOPLE}."
+            )
     people = prepared.select(["calibration"]).drop_duplicates("subject")
     seen_by = _seen_by(run, people)
     if any(seen_by):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.classify.settings import StudySettings
@@ -17,7 +18,7 @@ from gen3d.classify.study.features import Features, one_scan_each, open_features
 from gen3d.classify.study.folds import Layout, StudyFold, leave_one_site_out, make_folds, one_site_classes
 from gen3d.classify.study.joining import with_columns
 from gen3d.classify.study.selection import column_of, only_those, with_answers
-from gen3d.cohort.duplicates import Pair, find_duplicates, groups_of, judge_duplicates
+from gen3d.cohort.duplicates import Pair, equal_scans, find_duplicates, groups_of, judge_duplicates
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.latents_folder import require_one_space
 from gen3d.cohort.manifest import is_twin
@@ -314,4 +315,11 @@ def scans_behind(folder: Path) -> list[Path]:
 def _duplicates(features: Features, voxels: Sequence[Voxels]) -> list[Pair]:
     """The same person under two ids: by voxels where there are any, else by latents."""
     vectors = voxels[0].values if voxels else features.values[0]
-    return find_duplicates(vectors, features.table["subject"].astype(str).tolist())
+    found = find_duplicates(vectors, features.table["subject"].astype(str).tolist())
+    return _with_equal_scans(found, features.table)
+
+
+def _with_equal_scans(found: list[Pair], table: pd.DataFrame) -> list[Pair]:
+    """The pairs, and people with one scan who are not among them."""
+    known = {(pair.first, pair.second) for pair in found}
+    return [*(pair for pair in equal_scans(table) if (pair.first, pair.second) not in known), *found]
