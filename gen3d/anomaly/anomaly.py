@@ -38,7 +38,7 @@ from gen3d.anomaly.tables import (
 from gen3d.cohort.channels import CHANNELS, CONTRAST, LOG_JACOBIAN, ON_TEMPLATE, SIZE, T1W, Channel
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import is_twin
-from gen3d.cohort.seen import Guard, identities
+from gen3d.cohort.seen import OTHER_PEOPLE, Guard, identities, named
 from gen3d.core import words as spell
 from gen3d.core.artefact import Work
 from gen3d.core.config import Folders, waiver
@@ -108,6 +108,7 @@ class Anomaly(FolderVerb):
         return [
             f"compares {len(panel.table)} scans with the {run.kind} of {_joined(run)} in {', '.join(channels)}{gated}",
             f"calibrates on {len(panel.calibration)} controls that the model has not seen ({', '.join(panel.design.columns)})",
+            *filter(None, [panel.unknown_sentence()]),
             f"grid {prepared.plan.describe()}",
             f"writes {self.out}",
         ]
@@ -170,12 +171,14 @@ class Anomaly(FolderVerb):
         # prediction. Fitting the same covariates again would count it twice and make z too small. The panel's spread
         # holds the uncertainty of each person's prediction instead.
         covered = run.predicts_out_of_sample
+        table, only_new = _assessed(prepared, run)
         panel = make_panel(
-            _assessed(prepared, run),
+            table,
             () if covered else self.covariates,
             self.min_site_controls,
             self.few_site_controls,
             run.design if covered else None,
+            only_new,
         )
         return prepared, run, panel, channels
 
@@ -253,14 +256,18 @@ def _joined(run: Run | Ensemble) -> str:
     return " and ".join(str(folder) for folder in run.folders)
 
 
-def _assessed(prepared: Prepared, run: Run | Ensemble) -> pd.DataFrame:
-    """Rows of every scan of a person who is held out from a member; `calibrates` marks those that may calibrate."""
+def _assessed(prepared: Prepared, run: Run | Ensemble) -> tuple[pd.DataFrame, bool]:
+    """Rows of every scan of a person who is held out from a member, and whether a model was trained on nobody that was given.
+
+    The column `calibrates` marks the rows that may calibrate.
+    """
     used = prepared.manifest[prepared.manifest["role"] != "excluded"]
-    table = used[_guard(run).clear(used, _seen_by(run, used), "leave_out").testable].reset_index(drop=True)
+    seen_by = _seen_by(run, used)
+    table = used[_guard(run).clear(used, seen_by, "leave_out").testable].reset_index(drop=True)
     # Controls outside the test set calibrate if they are held out from a member: the calibration set of a single model,
     # or every train and calibration control of a cross-fitted family.
     table["calibrates"] = table["role"].isin(["calibration", "train"]) & ~is_twin(table)
-    return table
+    return table, not any(seen_by)
 
 
 def _guard(run: Run | Ensemble) -> Guard:
@@ -282,6 +289,11 @@ def _warn_of_trained_on(prepared: Prepared, run: Run | Ensemble) -> None:
     for one in run.runs if isinstance(run, Ensemble) else (run,):
         if remark := one.seen.remark(prepared.manifest, str(one.folder)):
             warn(f"{remark}.")
+        if namesakes := one.seen.namesakes(prepared.manifest):
+            warn(
+                f"{spell.people(len(namesakes))} ({named(namesakes)}) have the ids of training people of {one.folder} and other "
+                f"scans, and count as seen; {OTHER_PEOPLE}."
+            )
     people = prepared.select(["calibration"]).drop_duplicates("subject")
     seen_by = _seen_by(run, people)
     if any(seen_by):
@@ -296,6 +308,8 @@ def _announce(panel: Panel) -> None:
         f"aged {' to '.join(spell.number(age, 0) for age in design.age_range_years)}; terms: {', '.join(design.columns)}; "
         f"{allowed_sentence(len(panel.calibration))}"
     )
+    if unknown := panel.unknown_sentence():
+        warn(f"{unknown}.")
     for term, reason in design.dropped.items():
         say(f"  covariate {term} left out: {reason}")
     for site, scans in panel.table.iloc[panel.gated].groupby("site"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.classify.heads.settings import SvmSettings
@@ -18,7 +19,7 @@ from gen3d.classify.study.features import Features, one_scan_each, open_features
 from gen3d.classify.study.folds import Layout, StudyFold, leave_one_site_out, make_folds, one_site_classes
 from gen3d.classify.study.joining import with_columns
 from gen3d.classify.study.selection import column_of, only_those, with_answers
-from gen3d.cohort.duplicates import Pair, find_duplicates, groups_of, judge_duplicates
+from gen3d.cohort.duplicates import Pair, equal_scans, find_duplicates, groups_of, judge_duplicates
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.latents_folder import require_one_space
 from gen3d.cohort.manifest import is_twin
@@ -266,7 +267,7 @@ def prepared_behind(settings: StudySettings, features: Features) -> Prepared:
     folders = list(settings.prepared or ())
     if not folders:
         for folder in (*settings.latents, *(settings.external or ())):
-            folders += _source_folders(folder)
+            folders += scans_behind(folder)
     if not folders:
         raise UserError(
             "the latents do not say which prepared scans they were made from, which the voxel-wise baseline needs; "
@@ -275,16 +276,27 @@ def prepared_behind(settings: StudySettings, features: Features) -> Prepared:
     return open_prepared(tuple(dict.fromkeys(folders)))
 
 
-def _source_folders(folder: Path) -> list[Path]:
-    """Prepared folders behind latents, through harmonisation."""
+def scans_behind(folder: Path) -> list[Path]:
+    """Prepared folders behind latents, through harmonisation.
+
+    Raises:
+        UserError: one of them is not there any more, or something else is.
+    """
     artefact = read(folder)
     folders = [input_of(artefact, item, WITHOUT_SCANS) for item in artefact.inputs.get("prepared", [])]
     for item in artefact.inputs.get("latents", []):
-        folders += _source_folders(input_of(artefact, item, WITHOUT_SCANS))
+        folders += scans_behind(input_of(artefact, item, WITHOUT_SCANS))
     return folders
 
 
 def _duplicates(features: Features, voxels: Sequence[Voxels]) -> list[Pair]:
     """The same person under two ids: by voxels where there are any, else by latents."""
     vectors = voxels[0].values if voxels else features.values[0]
-    return find_duplicates(vectors, features.table["subject"].astype(str).tolist())
+    found = find_duplicates(vectors, features.table["subject"].astype(str).tolist())
+    return _with_equal_scans(found, features.table)
+
+
+def _with_equal_scans(found: list[Pair], table: pd.DataFrame) -> list[Pair]:
+    """The pairs, and people with one scan who are not among them."""
+    known = {(pair.first, pair.second) for pair in found}
+    return [*(pair for pair in equal_scans(table) if (pair.first, pair.second) not in known), *found]
