@@ -56,6 +56,7 @@ def join_people(folder: Path, scans: pd.DataFrame, columns: Columns) -> PeopleTa
     _check_named(table_path, _session_files(folder, table_path), columns)
     if table_path is None:
         result.unmatched.append((str(folder), "no participants.tsv: age, sex and diagnosis are unknown"))
+        result.notes.append(f"{folder}: no participants.tsv, so age, sex and diagnosis are unknown{_hint(folder)}")
     else:
         _join_participants(result, table_path, columns)
     _join_sessions(result, _session_files(folder, table_path), columns)
@@ -80,6 +81,15 @@ def _participants(folder: Path, scans: pd.DataFrame, result: PeopleTables) -> Pa
             "into the folder"
         )
     return None
+
+
+def _hint(folder: Path) -> str:
+    """The table that was meant, perhaps, where a folder has one of another name."""
+    near = sorted(
+        path.name for path in folder.iterdir() if path.is_file() and path.name.lower().startswith("participants.")
+    )
+    tables = [name for name in near if not name.lower().endswith(".json")]
+    return f"; {tables[0]} is not read, save it as participants.tsv" if tables else ""
 
 
 def _belongs(folder: Path, place: Path, scans: pd.DataFrame) -> bool:
@@ -129,7 +139,13 @@ def _check_named(participants: Path | None, sessions: list[Path], columns: Colum
 
 
 def _join_participants(result: PeopleTables, path: Path, columns: Columns) -> None:
-    table, sidecar = read_user_table(path), sidecar_of(path)
+    table, sidecar = read_user_table(path, may_be_empty=True), sidecar_of(path)
+    if table.empty:
+        result.notes.append(f"{path}: no rows, so age, sex and diagnosis are unknown")
+        result.unmatched += [
+            (str(s), f"scan without a row in {path.name}") for s in sorted(set(result.frame["subject"]))
+        ]
+        return
     result.notes += told(table, columns, path, sidecar, lenient=True)
     people = standardise(table, columns, path, sidecar, lenient=True).drop(columns=["source"], errors="ignore")
     if "session" in people and not people["session"].ne("").any():

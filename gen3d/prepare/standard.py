@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def told(
         for column, name in names.items()
         if name != "source"
     )
-    sentences = [f"{path}: {words.count(len(table), 'row')}; read {used}"]
+    sentences = [f"{path}: {words.count(len(table), 'row')}; read {used}{_passed_over(table, columns, names)}"]
     full = with_sidecar(columns, names, sidecar, path)
     mine = {field_name: column for column, field_name in names.items()}
     if sidecar is not None and columns.age_unit is None and full.age_unit not in (None, "years"):
@@ -150,6 +151,19 @@ def told(
                 f"{path}: no row has {field_name} {words.listed(idle, 'or')}, which columns.{setting} names"
             )
     return sentences
+
+
+def _passed_over(table: pd.DataFrame, columns: Columns, names: Mapping[str, str]) -> str:
+    """The columns with a usual name that are kept as they are, because another one goes before them."""
+    own = {field_name for field_name in names.values() if getattr(columns, field_name, None) is None}
+    other = [
+        f"{column} (for {field_name})"
+        for field_name in ALIASES
+        if field_name in own
+        for column in map(str, table.columns)
+        if column not in names and column.lower() in ALIASES[field_name]
+    ]
+    return f"; passed over: {', '.join(other)}" if other else ""
 
 
 def _renamed(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
