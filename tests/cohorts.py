@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from gen3d.cohort.folder import write_cohort as write_prepared
 from gen3d.cohort.manifest import Split, assign_roles, scan_key
+from gen3d.cohort.scan_hash import voxel_hash
 from gen3d.core.artefact import write_json
 from gen3d.imaging.plan import plan_grid
 from gen3d.imaging.template import template_on
@@ -51,7 +52,7 @@ def write_cohort(
     labels = np.zeros(plan.shape, dtype=np.int16)
     labels[8:16, 20:28, 14:22], labels[24:32, 20:28, 14:22] = 1, 2
     labels *= template.mask
-    rows = []
+    rows, hashes = [], []
     for i in range(num_controls + num_patients):
         patient = i >= num_controls
         for session in ("1", "2") if i < repeats else ("1",):
@@ -64,6 +65,7 @@ def write_cohort(
             if patient:
                 t1w, log_jacobian = t1w + 0.6 * effect * (labels == 1), log_jacobian + effect * (labels == 1)
             store(folder / "volumes" / f"{key}_t1w.nii", t1w * template.mask, plan.matrix)
+            hashes.append(voxel_hash(t1w))
             store(folder / "volumes" / f"{key}_log_jacobian.nii", log_jacobian * template.mask, plan.matrix)
             site = lone_site if patient and lone_site else sites[i % len(sites)]
             rows.append(
@@ -74,7 +76,7 @@ def write_cohort(
     names = pd.DataFrame(
         {"label": [1, 2], "name": [PLANTED, "right block"], "hemisphere": ["left", "right"], "tissue": ["gm", "gm"]}
     )
-    table = assign_roles(pd.DataFrame(rows, columns=columns), split)
+    table = assign_roles(pd.DataFrame(rows, columns=columns), split).assign(scan_hash=hashes)
     write_prepared(folder, plan, template.mask, labels, names, table)
     record = {
         "gen3d": "0",

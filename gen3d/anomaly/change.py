@@ -18,6 +18,7 @@ from gen3d.anomaly.folder import REGIONS, SUBJECTS
 from gen3d.anomaly.picture import draw_change
 from gen3d.cohort.channels import LOG_VOLUMES
 from gen3d.cohort.manifest import is_twin, read_manifest
+from gen3d.cohort.session_order import in_order, refuse_unknown
 from gen3d.core import words as spell
 from gen3d.core.artefact import Artefact, Work, read
 from gen3d.core.config import Folder
@@ -147,11 +148,6 @@ def _bases(artefact: Artefact, subjects: pd.DataFrame) -> pd.Series:
     return subjects["key"].map(lambda key: bases.get(key, ""))
 
 
-def _natural(text: str) -> tuple[tuple[int, int | str], ...]:
-    """A sort key under which session 10 comes after session 2."""
-    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in re.findall(r"\d+|\D+", text))
-
-
 def pair_sessions(subjects: pd.DataFrame) -> pd.DataFrame:
     """Each person's first scan (by age, then session) with every later one.
 
@@ -160,13 +156,16 @@ def pair_sessions(subjects: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         subject, role, key_1, key_2, session_1, session_2, years (NaN where an age is missing).
+
+    Raises:
+        UserError: it is not known which session came first, so neither whether something grew or shrank.
     """
     rows = []
     for subject, scans in subjects.groupby("subject", sort=False):
-        order = sorted(
-            scans.to_dict("records"),
-            key=lambda scan: (np.nan_to_num(scan["age_years"]), _natural(str(scan["session"]))),
-        )
+        places, known = in_order(scans)
+        refuse_unknown(scans, [] if known else [str(subject)], "")
+        listed = scans.to_dict("records")
+        order = [listed[place] for place in places]
         first = order[0]
         rows += [
             {

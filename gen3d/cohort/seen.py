@@ -163,6 +163,16 @@ class SeenBy:
             "recognised"
         )
 
+    def namesakes(self, table: pd.DataFrame) -> list[str]:
+        """Subjects whose id was seen and none of whose scans was, though scans are on record: others of that id, or new scans."""
+        on_record = {name for people in self.members for name in people}
+        known = dict.fromkeys(
+            str(subject)
+            for subject, person in zip(table["subject"], identities(table), strict=True)
+            if person[0] in on_record and any(map(_is_scan, person)) and on_record.isdisjoint(person[1:])
+        )
+        return [] if all(self.ids_only) else list(known)
+
     def _hits(self, index: int, person: PersonHashes) -> list[str]:
         """Names under which a member knows a person."""
         people = self.members[index]

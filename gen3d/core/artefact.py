@@ -7,12 +7,16 @@ inputs, or files that are not gen3d's, is left as it is. `Work.finish` marks it 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import shutil
+import stat
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -341,13 +345,65 @@ def _check_seal(folder: Path, record: Mapping[str, Any]) -> None:
     files = record.get(FILES)
     if isinstance(files, dict):
         check(folder, files, str(record.get("verb")))
-    elif FILES not in record and folder not in _without_seal:
-        _without_seal.add(folder)
-        warn(f"{folder}: was written before gen3d kept hashes of its files, so changes to them cannot be noticed.")
+    elif FILES not in record:
+        if folder not in _without_seal:
+            warn(f"{folder}: was written before gen3d kept hashes of its files, so changes to them cannot be noticed.")
+        _without_seal.append(folder)
 
 
-_without_seal: set[Path] = set()
-"""Folders of which that was said."""
+_without_seal: list[Path] = []
+"""Folders that this process opened of which that was said."""
+
+
+@contextmanager
+def changes_explained() -> Iterator[None]:
+    """Within this context, a failure that a changed file can cause is a sentence if a folder without hashes was opened.
+
+    Behind a seal such a failure is a mistake of gen3d, and stays what it is.
+
+    Raises:
+        UserError: naming the folders without hashes.
+    """
+    known = len(_without_seal)
+    try:
+        yield
+    except UserError:
+        raise
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        ArithmeticError,
+        RecursionError,
+        AssertionError,
+    ) as error:
+        opened = dict.fromkeys(map(str, _without_seal[known:]))
+        if not opened:
+            raise
+        folders = ", ".join(opened)
+        raise UserError(
+            f"{folders}: something in there is not as gen3d writes it ({type(error).__name__}: {error}), and without hashes of "
+            "its files nobody can say which; run the verb that wrote it again."
+        ) from error
+
+
+def discard(folder: Path, below: str) -> None:
+    """Delete a part of a finished folder that is needed no more, so that the folder is still what its record says.
+
+    Args:
+        folder: finished by a verb.
+        below: a file or folder in it.
+    """
+    path, record = folder / below, record_of(folder)
+    if record is not None and isinstance(record.get(FILES), dict):
+        gone = f"{os.path.normpath(below)}/"
+        kept = {name: text for name, text in record[FILES].items() if not f"{name}/".startswith(gone)}
+        write_record(folder, record | {FILES: kept})
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -410,7 +466,7 @@ def record_of(folder: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise UserError(f"{path}: damaged ({error}); delete the folder and run its verb again.") from None
     written = record.pop(CHECKSUM, None)
-    if written is not None and written != digest(record):
+    if written != digest(record) and (written is not None or FILES in record or PLACE in record):
         raise UserError(
             f"{path}: was changed after gen3d wrote it, so what it says of settings and inputs is not to be relied on; copy "
             "the folder again from where it is whole, or delete it and run its verb again."
@@ -456,10 +512,24 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {key: value for name, below in tree.items() for key, value in _flat(below, f"{prefix}{name}.").items()}
 
 
+def _open_lock(path: Path) -> Any:
+    """Open or make a lock file, which is neither emptied nor reached through a link, and is no pipe.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    lock = os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0)
+    if not stat.S_ISREG(os.fstat(lock.fileno()).st_mode):
+        lock.close()
+        raise OSError(errno.EINVAL, f"{LOCK} is no file")
+    return lock
+
+
 def _lock_folder(folder: Path) -> Any:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("w")
+        lock = _open_lock(folder / LOCK)
     except OSError as error:
         if isinstance(error, FileExistsError | NotADirectoryError):
             raise UserError(f"{folder}: cannot be written ({error.strerror}); give another out=.") from None

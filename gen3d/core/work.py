@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gen3d.core.artefact import FINISHED_BEFORE, RECORD, Work, begin, outlook
+from gen3d.core.artefact import FINISHED_BEFORE, RECORD, Work, begin, changes_explained, outlook
 from gen3d.core.config import Verb
 from gen3d.core.progress import say
 
@@ -82,6 +82,10 @@ class FolderVerb(Verb):
         Raises:
             UserError: inputs or settings that cannot be used, a folder of other work, a folder that cannot be written.
         """
+        with changes_explained():
+            return self._run()
+
+    def _run(self) -> Path:
         opened = functools.cache(self.open_inputs)
         if not (self.out / RECORD).is_file():
             opened()

@@ -48,6 +48,28 @@ def isolation(similarity: Float, num_train: int) -> tuple[Index, Float]:
     return nearest, largest
 
 
+def strangers_isolation(similarity: Float) -> Float:
+    """How far the nearest of somebody without a copy would stand out, estimated from the people behind the nearest, [q].
+
+    Of independent values that fall off as normal ones do, the distances between the k-th and the next largest, each multiplied
+    by k, have one distribution (Renyi, 1953, Acta Math. Hung. 4:191). So twice the distance of the second from the third, and 3/2
+    of the distance of the third from the fourth, stand for the two terms of `isolation` in people who are in the data
+    once, however many others are in them twice.
+
+    Args:
+        similarity: [q, people] correlations, at least five people; NaN where the query is that person.
+    """
+    scale = np.arctanh(np.clip(similarity, -LARGEST_CORRELATION, LARGEST_CORRELATION))
+    ordered = -np.sort(-scale, axis=1)  # NaN last
+
+    def spread(left_out: int) -> Float:
+        return np.maximum(np.nanstd(ordered[:, left_out:], axis=1, ddof=1), 1.0 - LARGEST_CORRELATION)
+
+    second = 2.0 * (ordered[:, 1] - ordered[:, 2]) / spread(2)
+    third = 1.5 * (ordered[:, 2] - ordered[:, 3]) / spread(3)
+    return np.maximum(second, third)
+
+
 def extreme_threshold(values: Float, tail: float) -> tuple[float, int]:
     """The isolation that real people exceed with probability `tail`, far beyond what so few people show.
 

@@ -10,10 +10,10 @@ from typing import Literal
 import pandas as pd
 from pydantic import Field
 
+from gen3d.cohort.labels import label, plain_text
 from gen3d.cohort.target import as_label
 from gen3d.core.config import Config
 from gen3d.core.errors import UserError
-from gen3d.prepare.labels import label, plain_text
 from gen3d.prepare.sidecar import SEX_CODES, UNKNOWN_SEX
 
 MISSING = ("", "n/a", "na", "nan", "none", "unknown", "-", "#n/a")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from gen3d.cohort.labels import label, plain_text, qualified
 from gen3d.cohort.manifest import scan_key
 from gen3d.core.errors import UserError
-from gen3d.prepare.labels import label, plain_text, qualified
 
 MOST_NAMED = 3
 
@@ -100,7 +100,7 @@ def _refuse_shared(sources: Sequence[SourceRows]) -> None:
     if not shared:
         return
     subject, (first, second) = next(iter(shared.items()))
-    what = f"{subject} is in {first.path} and in {second.path}{_others(len(shared))}"
+    what = f"sub-{subject} is in {first.path} and in {second.path}{_others(len(shared))}"
     if all(source.name is not None for source in sources):
         raise UserError(f"{what}, with the names of the sources in front; give one of them another name.")
     raise UserError(

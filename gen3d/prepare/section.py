@@ -45,9 +45,14 @@ def section(context: Context) -> Section | None:
     flow, numbers = _exclusions(frame, verdicts)
     unmatched = _unmatched(context)
     if len(unmatched):
-        rows = [[str(entry), str(remark)] for entry, remark in unmatched[["entry", "remark"]].to_numpy()]
+        several = "source" in unmatched and unmatched["source"].nunique() > 1
+        columns = ["source", "entry", "remark"] if several else ["entry", "remark"]
+        rows = [[str(cell) for cell in cells] for cells in unmatched[columns].to_numpy()]
         table = Table(
-            "Table rows without a scan, scans without a table row, and the like.", ["Entry", "Remark"], rows, "nl"
+            "Table rows without a scan, scans without a table row, and the like.",
+            [spell.capital(name) for name in columns],
+            rows,
+            "nll" if several else "nl",
         )
         flow.append(
             Details(f"{spell.capital(spell.count(len(rows), 'entry', 'entries'))} that do not match up", [table])

@@ -11,9 +11,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from gen3d.cohort.labels import label, plain_text
 from gen3d.core.errors import UserError
 from gen3d.prepare.dataset_files import SCAN_NAME, dataset_files, subject_folder
-from gen3d.prepare.labels import label, plain_text
 
 NO_SESSION = "1"
 ENTITIES = (

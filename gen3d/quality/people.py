@@ -13,6 +13,7 @@ import pandas as pd
 from gen3d.cohort.folder import GENERATOR_SUBJECTS, Prepared, read_generator_subjects
 from gen3d.cohort.manifest import is_twin
 from gen3d.cohort.seen import Guard, LeaveOutPolicy, SeenBy
+from gen3d.cohort.session_order import first_scans
 from gen3d.core.errors import UserError
 from gen3d.core.plain_files import load_json
 from gen3d.models.run_folder import read_seen
@@ -78,7 +79,7 @@ def choose_people(synthetic: Prepared, real: Prepared, match: Sequence[str], see
             f"({synthetic.plan.difference(real.plan)}); give real scans that were prepared as the generator's were."
         )
     table = real.manifest[~is_twin(real.manifest)]
-    table = table[~table["subject"].duplicated() | ~table["role"].isin([*HELD_OUT, "train"])]
+    table = table[first_scans(table)[0] | ~table["role"].isin([*HELD_OUT, "train"])]
     held_out = table[table["role"].isin(HELD_OUT)]
     known = _seen_by_generator(synthetic.folders[0])
     guard = Guard(

@@ -10,6 +10,7 @@ import pandas as pd
 
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.manifest import is_control, is_twin, scan_key
+from gen3d.cohort.session_order import first_scans
 from gen3d.core.errors import UserError
 from gen3d.core.progress import warn
 from gen3d.simulate.conditions import DIAGNOSES, Condition
@@ -24,7 +25,8 @@ def usable_bases(bases: Prepared, roles: Sequence[str]) -> pd.DataFrame:
     """
     table = bases.manifest
     controls = is_control(table) & ~is_twin(table)
-    usable = table[controls & table["role"].isin(list(roles))].drop_duplicates("subject")
+    usable = table[controls & table["role"].isin(list(roles))]
+    usable = usable[first_scans(usable)[0]]
     if usable.empty:
         roles_there = ", ".join(f"{name} {count}" for name, count in table["role"].value_counts().items())
         raise UserError(

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from gen3d.cohort.latents_folder import open_latents_folder, require_one_space
 from gen3d.cohort.manifest import is_twin
+from gen3d.cohort.seen import named
+from gen3d.cohort.session_order import first_scans
 from gen3d.core import words as spell
 from gen3d.core.errors import UserError
 
@@ -76,12 +78,17 @@ def _chosen(table: pd.DataFrame, who: str) -> tuple[NDArray[np.bool_], list[str]
                 f"Excluded: {spell.count(int(others.sum()), 'scan')} of people with other roles than evaluation."
             )
         kept &= ~others
-    ordered = table[kept].sort_values(["age_years", "session"], kind="stable", na_position="last")
-    first = ordered[~ordered["subject"].duplicated()].index
-    later = int(kept.sum()) - len(first)
+    first, unknown = first_scans(table[kept])
+    later = int(kept.sum() - first.sum())
+    kept[kept] = first
     if later:
         sentences.append(f"Excluded: {spell.count(later, 'later scan')} of the same people.")
-    return np.asarray(table.index.isin(first)), sentences
+    if unknown:
+        sentences.append(
+            f"Of {spell.people(len(unknown))} it is not known which session came first ({named(unknown)}); the first by name was "
+            "taken."
+        )
+    return np.asarray(kept), sentences
 
 
 def _named(table: pd.DataFrame, column: str) -> NDArray[np.bool_]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from gen3d.cohort.duplicates import find_duplicates, groups_of, judge_duplicates
+from gen3d.cohort.duplicates import equal_scans, find_duplicates, groups_of, judge_duplicates
 from gen3d.core.errors import UserError
 
 
@@ -40,3 +41,37 @@ def test_sessions_of_one_person_are_no_duplicates() -> None:
     values, _ = cohort(1)
     names = [f"p{i}" for i in range(60)]
     assert find_duplicates(np.concatenate([values, values[:5]]), names + names[:5]) == []
+
+
+@pytest.mark.parametrize(
+    ("num", "copies", "noise"), [(40, 15, 0.0), (40, 20, 0.0), (90, 30, 0.5), (40, 40, 0.5), (60, 20, 0.5)]
+)
+def test_people_twice_are_found_whatever_their_share(num: int, copies: int, noise: float) -> None:
+    values, generator = cohort(3, num)
+    again = values[:copies] + noise * generator.standard_normal((copies, values.shape[1]))
+    names = [f"p{i:02d}" for i in range(num)] + [f"q{i:02d}" for i in range(copies)]
+    found = {(pair.first, pair.second) for pair in find_duplicates(np.concatenate([values, again]), names)}
+    wanted = {(f"p{i:02d}", f"q{i:02d}") for i in range(copies)}
+    assert not found - wanted
+    assert len(found) >= copies if noise == 0 else len(found) >= 0.9 * copies
+
+
+def test_one_person_under_three_ids_is_one_person() -> None:
+    values, generator = cohort(4)
+    again = values[[7, 7]] + 0.3 * generator.standard_normal((2, values.shape[1]))
+    names = [f"p{i}" for i in range(60)] + ["x", "y"]
+    groups = groups_of(names, find_duplicates(np.concatenate([values, again]), names))
+    assert groups[7] == groups[60] == groups[61]
+    assert len(set(groups)) == 60
+
+
+def test_equal_features_are_found_among_few_people_and_in_few_dimensions() -> None:
+    values = np.random.default_rng(5).standard_normal((6, 4))
+    values[5], values[3:5] = values[1], 0.0
+    assert [(p.first, p.second) for p in find_duplicates(values, list("abcdef"))] == [("b", "f")]
+    assert find_duplicates(np.ones((6, 2)), list("abcdef")) == []
+
+
+def test_equal_scans_are_found_by_their_hashes() -> None:
+    table = pd.DataFrame({"subject": list("aabc"), "key": list("1234"), "scan_hash": ["v1", "v2", "v2", "v1"]})
+    assert [(pair.first, pair.second) for pair in equal_scans(table)] == [("a", "b"), ("a", "c")]

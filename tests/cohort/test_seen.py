@@ -97,6 +97,15 @@ def test_people_who_come_back_under_other_ids_are_seen_by_their_scans() -> None:
     assert "other people" not in str(caught.value)
 
 
+def test_another_person_of_the_same_id_is_noticed() -> None:
+    seen = SeenBy.rows(scanned(p0="v00", p1="v11"), "train")
+    assert seen.namesakes(scanned(p0="v77", p1="v11", p2="v22")) == ["p0"]
+    both = pd.concat([scanned(p0="v00"), scanned(p0="v77")])
+    assert seen.namesakes(both) == []
+    assert seen.namesakes(scanned(p0="")) == []
+    assert SeenBy.people(["p0"], "train").namesakes(scanned(p0="v77")) == []
+
+
 def test_one_scan_that_was_seen_is_enough_for_all_of_a_persons() -> None:
     seen = SeenBy.rows(scanned(p0="v00"), "train")
     both = pd.concat([scanned(x="v99"), scanned(x="v00"), scanned(y="")]).reset_index(drop=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -89,6 +91,54 @@ def test_anomaly_judges_nobody_whom_its_model_saw(cohort: Path, run: Path, tmp_p
     assert 0 < num < len(table)
     plan = verb_class("anomaly").model_validate({"prepared": cohort, "run": run, "out": tmp_path / "maps"}).plan()
     assert plan[0].startswith(f"compares {num} scans")
+
+
+def renamed(cohort: Path, folder: Path) -> Path:
+    """The same scans prepared under other ids."""
+    shutil.copytree(cohort, folder, copy_function=os.link)
+    table = pd.read_csv(cohort / "manifest.tsv", sep="\t", dtype=str, keep_default_na=False)
+    (folder / "manifest.tsv").unlink()
+    table.assign(subject="siteA" + table["subject"]).to_csv(folder / "manifest.tsv", sep="\t", index=False)
+    return folder
+
+
+def test_anomaly_and_sample_recognise_training_people_under_other_ids(cohort: Path, run: Path, tmp_path: Path) -> None:
+    other = renamed(cohort, tmp_path / "renamed")
+    plans = [
+        verb_class("anomaly").model_validate({"prepared": folder, "run": run, "out": tmp_path / "maps"}).plan()[0]
+        for folder in (cohort, other)
+    ]
+    assert plans[0] == plans[1]
+    train, _ = known_people(load_run(run), open_prepared([other]), AuditSettings())
+    assert train["subject"].str.startswith("siteA").all()
+
+
+def test_two_folders_with_one_scan_of_two_people_are_refused(cohort: Path, tmp_path: Path) -> None:
+    other = renamed(cohort, tmp_path / "renamed")
+    table = pd.read_csv(other / "manifest.tsv", sep="\t", dtype=str, keep_default_na=False)
+    table.assign(key="x" + table["key"]).to_csv(other / "manifest.tsv", sep="\t", index=False)
+    with pytest.raises(UserError, match=r"are one scan, voxel by voxel, and \d+ more such pairs"):
+        open_prepared([cohort, other])
+
+
+def hashed(table: pd.DataFrame, of: Iterable[int]) -> pd.DataFrame:
+    return table.assign(scan_hash=[f"v{number:016x}" for number in of])
+
+
+@pytest.mark.parametrize("verb", ["classify", "predict"])
+def test_classify_and_predict_recognise_people_of_the_head_under_other_ids(verb: str, tmp_path: Path) -> None:
+    values, table = people()
+    latents = write_latents(tmp_path / "l", values, hashed(table, range(40)))
+    head = Classify.model_validate(QUICK | {"latents": latents, "out": tmp_path / "head"}).run()
+    more, others = people(20, "n")
+    new = write_latents(tmp_path / "new", more, hashed(others, range(38, 58)))
+    sentence = r"2 of 20 people \(n0000, n0001\) were seen by the head .*the same scan under another id"
+    keys: dict[str, Any] = {"out": tmp_path / "out", "latents": new, "head": head}
+    if verb == "classify":
+        keys = QUICK | {"out": tmp_path / "out", "latents": latents, "fit": head, "external": new}
+    request = verb_class(verb).model_validate(keys)
+    with pytest.raises(UserError, match=sentence):
+        request.run()
 
 
 @pytest.mark.parametrize("policy", ["refuse", "leave_out", "train_only"])

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from gen3d.cohort.labels import label, plain_text, qualified
+from gen3d.core.config import load
 from gen3d.core.errors import UserError
 from gen3d.prepare.columns import Columns
 from gen3d.prepare.identity import named_sources
-from gen3d.prepare.labels import label, plain_text, qualified
 from gen3d.prepare.prepare import Prepare
 from gen3d.prepare.sources import read_sources
 from tests.prepare.test_sources import bids, table
@@ -114,7 +115,9 @@ def two_studies(root: Path, second: str = "sub-01/ses-01/anat/sub-01_ses-01_T1w.
 
 def test_the_same_id_in_two_sources_is_refused_with_what_to_type(tmp_path: Path) -> None:
     one, two = two_studies(tmp_path)
-    with pytest.raises(UserError, match=r"01 is in .*studyA/bids and in .*studyB/bids; .*shared_ids=true") as caught:
+    with pytest.raises(
+        UserError, match=r"sub-01 is in .*studyA/bids and in .*studyB/bids; .*shared_ids=true"
+    ) as caught:
         read_sources([one, two])
     typed = f"source='{{studyA: {one}, studyB: {two}}}'"
     assert typed in str(caught.value)
@@ -144,6 +147,19 @@ def test_names_of_sources_are_plain_and_folders_are_theirs(tmp_path: Path) -> No
     for wrong in ({"site-A": "x"}, {"": "x"}, {}):
         with pytest.raises(ValueError, match=r"letters and digits only|at least 1 item"):
             Prepare.model_validate({"source": wrong, "out": tmp_path / "o"})
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("source=010", (Path("010"),)),
+        ("source=[010, 8, no, 1e3]", tuple(map(Path, ("010", "8", "no", "1e3")))),
+        ("source={1: 010, b: yes}", {"1": Path("010"), "b": Path("yes")}),
+        ("source.010=12:30", {"010": Path("12:30")}),
+    ],
+)
+def test_folders_and_names_are_words(typed: str, meant: object) -> None:
+    assert load(Prepare, None, [typed, "out=o"]).source == meant
 
 
 def test_what_to_type_uses_the_part_of_the_path_that_differs() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from gen3d.cli import main
 from gen3d.cohort.folder import open_prepared
+from gen3d.cohort.scan_hash import file_voxel_hash
 from gen3d.core.artefact import read
 from gen3d.core.errors import Unfinished, UserError
 from gen3d.imaging.conform import conform
@@ -66,6 +67,9 @@ def test_a_truncated_file_does_not_stop_the_others(cohort: Path) -> None:
     assert prepared.manifest.set_index("key")["role"]["sub-03_ses-1"] == "excluded"
     assert "sub-09" not in set(prepared.manifest["subject"])
     assert "09" in (cohort / "unmatched.tsv").read_text()
+    hashes = prepared.manifest.set_index("key")["scan_hash"]
+    assert hashes["sub-01_ses-1"] == file_voxel_hash(Path(prepared.row("sub-01_ses-1")["source"]))
+    assert hashes["sub-03_ses-1"] == ""
 
 
 def test_volumes_are_where_and_what_the_layout_promises(cohort: Path) -> None:

@@ -15,6 +15,7 @@ from gen3d.anomaly.folder import MapsFolder
 from gen3d.cohort.latents_folder import VERBS, Latents, LatentSpace, open_latents_folder, require_one_space
 from gen3d.cohort.manifest import is_synthetic, is_twin, read_manifest
 from gen3d.cohort.seen import TRAINING, SeenBy, identities, recorded
+from gen3d.cohort.session_order import first_scans, refuse_unknown
 from gen3d.cohort.target import Rows
 from gen3d.core import words as spell
 from gen3d.core.artefact import Artefact, digest, read
@@ -272,9 +273,9 @@ def one_scan_each(features: Features, sessions: str) -> Features:
         notes += (f"{int(artificial.sum())} planted copies or synthetic scans are excluded",)
     chosen = ~artificial.to_numpy()
     if sessions == "first":
-        order = table[chosen].sort_values(["subject", "session"], kind="stable")
-        first = set(order.drop_duplicates("subject").index)
-        chosen &= np.array([row in first for row in table.index])
+        first, unknown = first_scans(table[chosen])
+        refuse_unknown(table[chosen], unknown, ", or take all (sessions=all)")
+        chosen[chosen] = first
         later = int((~artificial).sum() - chosen.sum())
         if later:
             notes += (f"{spell.count(later, 'later session')} of the same people are excluded",)

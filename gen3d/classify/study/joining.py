@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from gen3d.classify.study.features import Features
+from gen3d.cohort.labels import label, plain_text
 from gen3d.cohort.manifest import NUMBERS, TEXT
 from gen3d.core import words as spell
 from gen3d.core.errors import UserError
@@ -16,7 +17,7 @@ from gen3d.core.exact_columns import with_numbers
 from gen3d.core.user_table import read_user_table
 
 MISSING = ("n/a", "na", "nan", "#n/a")
-OURS = ("key", "role", "base", "generator", "folder", "source_subject")
+OURS = ("key", "role", "base", "generator", "folder", "source_subject", "scan_hash")
 """Columns that say what a scan is; a table of the user's cannot change them."""
 NAMES = {"subject": ("subject", "participant_id"), "session": ("session", "session_id")}
 
@@ -69,19 +70,21 @@ def _the_id(table: pd.DataFrame, name: str, path: Path) -> str | None:
 
 def _as_in_the_cohort(added: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """The rows under the cohort's ids: its own, or the ids of the source where those name one person."""
-    subjects = [cell.removeprefix("sub-") for cell in added["subject"]]
+    subjects = [plain_text(cell).removeprefix("sub-") for cell in added["subject"]]
     ours = set(table["subject"].astype(str))
     elsewhere: dict[str, set[str]] = defaultdict(set)
     if "source_subject" in table.columns:
         for original, subject in zip(table["source_subject"].astype(str), table["subject"].astype(str), strict=True):
-            elsewhere[original.removeprefix("sub-")].add(subject)
+            elsewhere[plain_text(original).removeprefix("sub-")].add(subject)
     renamed = [
-        next(iter(elsewhere[subject])) if subject not in ours and len(elsewhere.get(subject, ())) == 1 else subject
+        next(iter(elsewhere[subject]))
+        if subject not in ours and len(elsewhere.get(subject, ())) == 1
+        else label(subject)
         for subject in subjects
     ]
     added = added.assign(subject=renamed)
     if "session" in added.columns:
-        added["session"] = [cell.removeprefix("ses-") for cell in added["session"]]
+        added["session"] = [label(plain_text(cell).removeprefix("ses-")) for cell in added["session"]]
     return added
 
 
