@@ -17,7 +17,7 @@ from gen3d.core.plain_files import load_json
 from gen3d.core.user_table import read_user_table
 from gen3d.prepare.columns import ALIASES, MISSING, Columns
 from gen3d.prepare.sidecar import sidecar_of
-from gen3d.prepare.standard import known_columns, standardise, told
+from gen3d.prepare.standard import AbsentColumn, known_columns, standardise, told
 
 PARTICIPANTS, DESCRIPTION = "participants.tsv", "dataset_description.json"
 SCAN = ["subject", "session"]
@@ -129,9 +129,10 @@ def _check_named(participants: Path | None, sessions: list[Path], columns: Colum
     for name in named:
         if getattr(columns, name).lower() not in there:
             others = f" and {words.count(len(sessions), 'table')} of sessions" if participants and sessions else ""
-            raise UserError(
+            raise AbsentColumn(
                 f"{paths[0]}{others}: no column `{getattr(columns, name)}` for columns.{name}; the columns are "
-                f"{', '.join(sorted(there))}."
+                f"{', '.join(sorted(there))}.",
+                name,
             )
 
 

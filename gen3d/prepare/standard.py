@@ -19,6 +19,14 @@ BIDS_NAMES = {"subject": "participant_id", "session": "session_id"}
 SAVED_AS_NUMBER = re.compile(r"[0-9]+[.,]0+|[0-9]+(\.[0-9]+)?[eE]\+[0-9]+")
 
 
+class AbsentColumn(UserError):
+    """A column that the user names is not in a table; `field_name` is what it would have been."""
+
+    def __init__(self, sentence: str, field_name: str) -> None:
+        super().__init__(sentence)
+        self.field_name = field_name
+
+
 def standardise(
     table: pd.DataFrame, columns: Columns, path: Path, sidecar: Sidecar | None = None, lenient: bool = False
 ) -> pd.DataFrame:
@@ -67,7 +75,9 @@ def known_columns(table: pd.DataFrame, columns: Columns, path: Path, lenient: bo
         column: str | None = in_table.get(requested.lower()) if requested is not None else None
         if requested is not None and column is None and not lenient:
             listed = ", ".join(map(str, table.columns))
-            raise UserError(f"{path}: no column `{requested}` for columns.{field_name}; the columns are {listed}.")
+            raise AbsentColumn(
+                f"{path}: no column `{requested}` for columns.{field_name}; the columns are {listed}.", field_name
+            )
         if requested is None:
             free = [in_table[alias] for alias in aliases if alias in in_table and in_table[alias] not in names]
             column = _the_one(free, field_name, table, path)

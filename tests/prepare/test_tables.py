@@ -243,3 +243,13 @@ def test_ids_that_match_nothing_are_told(tmp_path: Path) -> None:
     assert any("none of its 1 row is that of a scan here" in note for note in source.notes)
     assert len(source.unmatched) == 3
     assert pd.isna(source.frame["age_years"]).all()
+
+
+def test_a_named_column_may_be_in_one_of_several_sources(tmp_path: Path) -> None:
+    first = bids(tmp_path / "a", TWO[:1], "participant_id\tAgeAtScan\nsub-1\t30\n")
+    second = bids(tmp_path / "b", TWO[1:], "participant_id\tage\nsub-2\t40\n")
+    source = read_sources([first, second], Columns(age_years="AgeAtScan"))
+    assert ages(source) == [30, 40]
+    assert any("no column `AgeAtScan` for columns.age_years, so the usual names count" in note for note in source.notes)
+    with pytest.raises(UserError, match="no column `Years`"):
+        read_sources([first, second], Columns(age_years="Years"))
