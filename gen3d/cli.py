@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from gen3d import __version__
 from gen3d.core.disk import cannot_be_written, disk_error
 from gen3d.core.errors import Interrupted, Stopped, UserError
-from gen3d.core.launcher import is_first, num_processes
+from gen3d.core.launcher import has_launcher, is_first, num_processes
 
 if TYPE_CHECKING:
     from gen3d.core.config import Verb
@@ -33,6 +34,15 @@ def main(arguments: list[str] | None = None) -> int:
     0 done, 2 the user's mistake, 3 done but for some inputs, 130 stopped by Ctrl-C, 128 + its number by another signal.
     """
     typed = sys.argv[1:] if arguments is None else arguments
+    unreadable = [text for text in typed if not _is_text(text)]
+    if unreadable:
+        _complain(
+            UserError(
+                f"{unreadable[0]!a} is no text in this locale ({sys.getfilesystemencoding()}); `export LANG=C.UTF-8` and "
+                "`unset PYTHONUTF8`, or rename what it names."
+            )
+        )
+        return UserError.exit_code
     flags = {item for item in typed if item.startswith("-")}
     positional = [item for item in typed if not item.startswith("-")]
     if "--version" in flags and not positional:
@@ -47,6 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(positional[0], positional[1:], flags)
 
     return _ending_in_a_sentence(work, "--traceback" in flags)
+
+
+def _is_text(argument: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in argument)
 
 
 def run_script(main: Callable[[], None]) -> NoReturn:
@@ -81,13 +95,23 @@ def _ending_in_a_sentence(work: Callable[[], int], traceback: bool = False) -> i
         cause = disk_error(error)
         if traceback or cause is None:
             raise
-        told = cannot_be_written(cause, _place)
+        told = cannot_be_written(cause, STANDARD_OUTPUT if _stdout_fails() else _place)
         _complain(told)
         return told.exit_code
 
 
-_place = Path()
-"""The output folder of the verb at work, for an error of the disk that names no file."""
+STANDARD_OUTPUT = Path("/dev/stdout")
+_place = STANDARD_OUTPUT
+"""What is being written, for an error of the disk that names no file: the output folder once a verb is at work."""
+
+
+def _stdout_fails() -> bool:
+    """Whether what is printed cannot be written where standard output was sent to."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        return True
+    return False
 
 
 def _run(name: str, settings: list[str], flags: set[str]) -> int:
@@ -116,7 +140,8 @@ def _run(name: str, settings: list[str], flags: set[str]) -> int:
         print(yaml.safe_dump(verb.model_dump(mode="json", by_alias=True), sort_keys=False), end="")
         return 0
     if "--dry-run" in flags:
-        for sentence in verb.plan():
+        finished, found = verb.outlook()  # a folder that the run would refuse is refused here as well
+        for sentence in [*(() if finished else verb.plan()), *([found] if found else [])]:
             print(sentence)
         return 0
     global _place
@@ -145,7 +170,7 @@ def _check_processes(verb_type: type[Verb]) -> None:
     try:
         verb_type.check_processes(num_processes())
     except UserError as error:
-        error.shared = not is_first()  # all of them come here
+        error.shared = not is_first() and has_launcher()  # all that a launcher started come here
         raise
 
 
@@ -162,8 +187,9 @@ def _complain(error: UserError) -> None:
     if error.shared:
         return
     who = "" if is_first() else f"rank {os.environ['RANK']} on {os.uname().nodename}: "
-    for line in str(error).splitlines():
-        print(f"gen3d: {who if not line.startswith('rank ') else ''}{line}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the terminal may be gone, and the exit code says the rest
+        for line in str(error).splitlines():
+            print(f"gen3d: {who if not line.startswith('rank ') else ''}{line}", file=sys.stderr)
 
 
 def _print_overview() -> None:
@@ -185,15 +211,21 @@ def _print_overview() -> None:
 
 def entry() -> None:
     """Console-script entry point."""
+    _open_standard_streams()
+    os.environ["MPLBACKEND"] = "agg"  # pictures are files, whatever a shell or a notebook asks for
     _end_on_signals()
+    if "GEN3D_PARENT" in os.environ or has_launcher():
+        from gen3d.core.pool import end_with_starter
+
+        end_with_starter()
     try:
-        code = main()
-        sys.stdout.flush()
+        code = _ending_in_a_sentence(_main_and_flush, "--traceback" in sys.argv)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except KeyboardInterrupt as stop:  # in the moments around `main`
         code = _stopped(stop)
+    if _stdout_fails():  # nobody reads it, or its disk is full: Python would complain when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     _note_exit_code(code)
     if _launched():
         # Threads of the communication libraries may abort an orderly exit, or wait in it for a process that is gone.
@@ -203,6 +235,23 @@ def entry() -> None:
             time.sleep(FIRST_REPORTS_S)  # torchrun ends everybody when one has ended
         os._exit(code)
     sys.exit(code)
+
+
+def _main_and_flush() -> int:
+    code = main()
+    sys.stdout.flush()
+    return code
+
+
+def _open_standard_streams() -> None:
+    """Give a closed standard input, output or error to the null device, so that no file of ours gets its number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
 def _end_on_signals() -> None:
@@ -215,7 +264,7 @@ def _end_on_signals() -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
 

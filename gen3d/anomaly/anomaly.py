@@ -26,6 +26,7 @@ from gen3d.anomaly.folder import CLUSTERS, map_path, write_map, write_maps_table
 from gen3d.anomaly.native import read_native_space, write_native
 from gen3d.anomaly.region_channels import contrast_values, size_names, size_values
 from gen3d.anomaly.tables import (
+    VoxelScores,
     cluster_rows,
     heaviest_clusters,
     largest_regions,
@@ -107,6 +108,7 @@ class Anomaly(FolderVerb):
         return [
             f"compares {len(panel.table)} scans with the {run.kind} of {_joined(run)} in {', '.join(channels)}{gated}",
             f"calibrates on {len(panel.calibration)} controls that the model has not seen ({', '.join(panel.design.columns)})",
+            *filter(None, [panel.unknown_sentence()]),
             f"grid {prepared.plan.describe()}",
             f"writes {self.out}",
         ]
@@ -122,36 +124,31 @@ class Anomaly(FolderVerb):
         _warn_of_trained_on(prepared, run)
         values = compare(self.out, prepared, run, panel.table, channels, self.samples, self.smoothing_mm, self.seed)
         calibrations: dict[str, Any] = {}
-        voxelwise: dict[Channel, Calibrated] = {}
+        scores: dict[Channel, VoxelScores] = {}
         regions: list[pd.DataFrame] = []
-        for channel in track(channels, "calibrating"):
-            fwhm_voxels = self.variance_smoothing_mm / prepared.plan.spacing_mm
-            voxelwise[channel] = calibrate(
-                values.voxels[channel],
-                panel,
-                prepared.mask,
-                fwhm_voxels,
-                self.empirical_null,
-                self.site_variance,
-                self._floor(run, channel),
-            )
-            calibrations[channel] = describe_calibration(panel, voxelwise[channel], self.q)
+        clusters: list[dict[str, Any]] = []
+        for channel in channels:  # z of one channel at a time: it is as large as all scans
+            say(f"calibrating {channel}")
+            calibrated = self._calibrated(prepared, run, panel, channel, values.voxels[channel])
             regional = calibrate(values.regions[channel], panel, site_variance=self.site_variance)
             regions.append(region_table(panel, channel, values.regions[channel], regional, prepared.region_table))
-            largest = describe_reference(panel, largest_regions(regional))
-            calibrations[channel]["references"] = {LARGEST_REGION: largest}
+            masses = heaviest_clusters(panel, calibrated.z, prepared.mask, self.cluster_z)
+            references = {
+                LARGEST_REGION: describe_reference(panel, largest_regions(regional)),
+                HEAVIEST_CLUSTER: describe_reference(panel, masses),
+            }
+            for sentence in outlying_sentences(channel, references):
+                warn(f"{sentence}.")
+            calibrations[channel] = describe_calibration(panel, calibrated, self.q) | {"references": references}
+            scores[channel] = VoxelScores.of(calibrated.z, self.q)
+            clusters += self._write_maps(prepared, panel, channel, calibrated.z, masses)
+            del calibrated
         measured = self._measured(prepared, panel) if "deformation" in channels else {}
         regions += [rows for rows, _ in measured.values()]
         calibrations |= {name: record for name, (_, record) in measured.items()}
         region_frame = pd.concat(regions, ignore_index=True)
-        latent = latent_scores(panel, values.latents)
-        subjects = subject_table(panel, voxelwise, region_frame, latent, self.q)
-        clusters, heaviest = self._write_maps(prepared, panel, voxelwise)
-        for channel, masses in heaviest.items():
-            calibrations[channel]["references"][HEAVIEST_CLUSTER] = describe_reference(panel, masses)
-            for sentence in outlying_sentences(channel, calibrations[channel]["references"]):
-                warn(f"{sentence}.")
-        write_maps_tables(self.out, subjects, region_frame, clusters, calibrations)
+        subjects = subject_table(panel, scores, region_frame, latent_scores(panel, values.latents))
+        write_maps_tables(self.out, subjects, region_frame, _by_scan(clusters, panel), calibrations)
         values.discard()
         return _summary(panel, {channel: calibrations[channel] for channel in channels})
 
@@ -174,12 +171,14 @@ class Anomaly(FolderVerb):
         # prediction. Fitting the same covariates again would count it twice and make z too small. The panel's spread
         # holds the uncertainty of each person's prediction instead.
         covered = run.predicts_out_of_sample
+        table, only_new = _assessed(prepared, run)
         panel = make_panel(
-            _assessed(prepared, run),
+            table,
             () if covered else self.covariates,
             self.min_site_controls,
             self.few_site_controls,
             run.design if covered else None,
+            only_new,
         )
         return prepared, run, panel, channels
 
@@ -206,41 +205,69 @@ class Anomaly(FolderVerb):
                 rows[name] = (table, describe_calibration(with_covariates, calibrated, self.q))
         return rows
 
+    def _calibrated(
+        self, prepared: Prepared, run: Run | Ensemble, panel: Panel, channel: Channel, values: NDArray[np.float32]
+    ) -> Calibrated:
+        """z of every scan in a channel."""
+        return calibrate(
+            values,
+            panel,
+            prepared.mask,
+            self.variance_smoothing_mm / prepared.plan.spacing_mm,
+            self.empirical_null,
+            self.site_variance,
+            self._floor(run, channel),
+        )
+
     def _write_maps(
-        self, prepared: Prepared, panel: Panel, voxelwise: dict[Channel, Calibrated]
-    ) -> tuple[pd.DataFrame, dict[Channel, NDArray[np.float64]]]:
-        """Write the maps; returns the clusters, and the mass of the heaviest cluster of every calibration scan."""
+        self,
+        prepared: Prepared,
+        panel: Panel,
+        channel: Channel,
+        all_z: NDArray[np.float32],
+        heaviest: NDArray[np.float64],
+    ) -> list[dict[str, Any]]:
+        """Write the maps of a channel; returns the clusters, scan by scan."""
         min_voxels = max(1, round(self.min_cluster_ml * 1000 / prepared.plan.spacing_mm**3))
         mask, affine = prepared.mask, prepared.plan.matrix
-        heaviest = {c: heaviest_clusters(panel, item.z, mask, self.cluster_z) for c, item in voxelwise.items()}
         rows: list[dict[str, Any]] = []
         wanted = np.setdiff1d(np.arange(len(panel.table)), panel.gated)
-        for i in track(wanted.tolist(), "writing maps"):
+        for i in track(wanted.tolist(), f"writing maps of {channel}"):
             key = str(panel.table.at[i, "key"])
-            native = read_native_space(Path(str(panel.table.at[i, "folder"])), key) if self.native else None
-            for channel, calibrated in voxelwise.items():
-                z = unmask(calibrated.z[i], mask)
-                significant = unmask(fdr(p_values(calibrated.z[i]), self.q), mask)
-                write_map(self.out, key, channel, z, significant, affine)
-                if native is not None and channel not in ON_TEMPLATE:
+            z = unmask(all_z[i], mask)
+            write_map(self.out, key, channel, z, unmask(fdr(p_values(all_z[i]), self.q), mask), affine)
+            if self.native and channel not in ON_TEMPLATE:
+                native = read_native_space(Path(str(panel.table.at[i, "folder"])), key)
+                if native is not None:
                     write_native(map_path(self.out, key, channel, native=True), native, z, affine)
-                reference = Reference.of(heaviest[channel][panel.reference(i)])
-                rows += cluster_rows(key, channel, z, self.cluster_z, min_voxels, reference, prepared)
-        return pd.DataFrame(rows, columns=list(CLUSTERS.columns)), heaviest
+            reference = Reference.of(heaviest[panel.reference(i)])
+            rows += cluster_rows(key, channel, z, self.cluster_z, min_voxels, reference, prepared)
+        return rows
+
+
+def _by_scan(clusters: list[dict[str, Any]], panel: Panel) -> pd.DataFrame:
+    """The clusters of all channels, scan by scan in the order of the panel."""
+    place = {str(key): row for row, key in enumerate(panel.table["key"])}
+    ordered: list[dict[str, Any]] = sorted(clusters, key=lambda row: place[row["key"]])
+    return pd.DataFrame(ordered, columns=list(CLUSTERS.columns))
 
 
 def _joined(run: Run | Ensemble) -> str:
     return " and ".join(str(folder) for folder in run.folders)
 
 
-def _assessed(prepared: Prepared, run: Run | Ensemble) -> pd.DataFrame:
-    """Rows of every scan of a person who is held out from a member; `calibrates` marks those that may calibrate."""
+def _assessed(prepared: Prepared, run: Run | Ensemble) -> tuple[pd.DataFrame, bool]:
+    """Rows of every scan of a person who is held out from a member, and whether a model was trained on nobody that was given.
+
+    The column `calibrates` marks the rows that may calibrate.
+    """
     used = prepared.manifest[prepared.manifest["role"] != "excluded"]
-    table = used[_guard(run).clear(used, _seen_by(run, used), "leave_out").testable].reset_index(drop=True)
+    seen_by = _seen_by(run, used)
+    table = used[_guard(run).clear(used, seen_by, "leave_out").testable].reset_index(drop=True)
     # Controls outside the test set calibrate if they are held out from a member: the calibration set of a single model,
     # or every train and calibration control of a cross-fitted family.
     table["calibrates"] = table["role"].isin(["calibration", "train"]) & ~is_twin(table)
-    return table
+    return table, not any(seen_by)
 
 
 def _guard(run: Run | Ensemble) -> Guard:
@@ -281,6 +308,8 @@ def _announce(panel: Panel) -> None:
         f"aged {' to '.join(spell.number(age, 0) for age in design.age_range_years)}; terms: {', '.join(design.columns)}; "
         f"{allowed_sentence(len(panel.calibration))}"
     )
+    if unknown := panel.unknown_sentence():
+        warn(f"{unknown}.")
     for term, reason in design.dropped.items():
         say(f"  covariate {term} left out: {reason}")
     for site, scans in panel.table.iloc[panel.gated].groupby("site"):

@@ -97,12 +97,24 @@ def _percentiles(panel: Panel, scores: NDArray[np.float64]) -> NDArray[np.float6
     return np.array([percentile(scores[i : i + 1], scores[panel.reference(i)])[0] for i in range(len(scores))])
 
 
+@dataclass(frozen=True)
+class VoxelScores:
+    """Of every scan in one channel: the burden of its z map, and its voxels that survive FDR, [n]; NaN without a map."""
+
+    burden: NDArray[np.float64]
+    voxels_fdr: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, z: NDArray[np.float32], q: float) -> VoxelScores:
+        """From z [n, V]."""
+        burdens, voxels = np.full(len(z), np.nan), np.full(len(z), np.nan)
+        for row in np.flatnonzero(np.isfinite(z[:, 0])):
+            burdens[row], voxels[row] = burden(z[row]), int(fdr(p_values(z[row]), q).sum())
+        return cls(burdens, voxels)
+
+
 def subject_table(
-    panel: Panel,
-    voxelwise: dict[Channel, Calibrated],
-    regions: pd.DataFrame,
-    latent: LatentScores | None,
-    q: float,
+    panel: Panel, voxelwise: dict[Channel, VoxelScores], regions: pd.DataFrame, latent: LatentScores | None
 ) -> pd.DataFrame:
     """One row per scan: identity, flags as text, and per channel a voxel score and a region score.
 
@@ -111,14 +123,11 @@ def subject_table(
     """
     frame = panel.table[[*IDENTITY, *panel.table.columns.intersection(["base"])]].copy()
     frame["flags"] = panel.flags()
-    for channel, calibrated in voxelwise.items():
-        known = np.isfinite(calibrated.z[:, 0])
-        score = np.array([burden(z) if ok else np.nan for z, ok in zip(calibrated.z, known, strict=True)])
-        frame[f"{SCORE}{channel}"] = score
-        frame[f"percentile_{channel}"] = _percentiles(panel, score)
-        frame[f"voxels_fdr_{channel}"] = [
-            int(fdr(p_values(z), q).sum()) if ok else np.nan for z, ok in zip(calibrated.z, known, strict=True)
-        ]
+    for channel, scores in voxelwise.items():
+        frame[f"{SCORE}{channel}"] = scores.burden
+        frame[f"percentile_{channel}"] = _percentiles(panel, scores.burden)
+        known = np.isfinite(scores.voxels_fdr).all()
+        frame[f"voxels_fdr_{channel}"] = scores.voxels_fdr.astype(np.int64) if known else scores.voxels_fdr
         largest = regions[regions["channel"] == channel].groupby("key", sort=False)["z"].agg(_largest)
         region_score = largest.reindex(frame["key"]).to_numpy(dtype=np.float64)
         frame[f"{REGION_SCORE}{channel}"] = region_score

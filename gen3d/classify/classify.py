@@ -29,10 +29,10 @@ from gen3d.classify.study.crossvalidation import (
     fit,
     prediction_rows,
 )
+from gen3d.classify.study.external import External, Policies, TestedPeople, open_external
 from gen3d.classify.study.permutation import null_values, observed, prepare, statistic_name
-from gen3d.classify.study.question import Question, class_counts, open_external, open_question
+from gen3d.classify.study.question import Question, open_question
 from gen3d.classify.study.recipe import HeadRecipe, KeptLearned
-from gen3d.cohort.seen import SeenPolicy
 from gen3d.cohort.target import Target, as_label
 from gen3d.core import words as spell
 from gen3d.core.artefact import Work, write_json
@@ -56,19 +56,28 @@ class Classify(StudySettings):
 
     def plan(self) -> list[str]:
         """Classes and people, folds and heads."""
-        return [*open_question(self).plan(), f"writes {self.out}"]
+        opened = self.open_inputs()
+        lines = [*opened.question.plan(), *opened.plan()] if isinstance(opened, ExternalTest) else opened.plan()
+        return [*lines, f"writes {self.out}"]
 
-    def open_inputs(self) -> Question:
-        """Open the scans, the target, the features and the folds."""
-        return open_question(self)
-
-    def write(self, work: Work, opened: Question) -> dict[str, Any]:
-        """Write the folder."""
+    def open_inputs(self) -> Question | ExternalTest:
+        """Open the scans, the target, the features and the folds; with fit=, the head and the people to be tested."""
+        question = open_question(self)
         if self.fit is None:
-            figures = cross_validate(opened)
-        else:  # the policy of the study that fitted the head was about its own people, not about these
-            policy = self.seen if "seen" in self.model_fields_set else "refuse"
-            figures = external_test(opened, policy)
+            return question
+        # The policies are those given here: those of the study that fitted the head were about its own people.
+        given = self.model_fields_set
+        policies = Policies(
+            self.seen if "seen" in given else "refuse", self.duplicates if "duplicates" in given else "refuse"
+        )
+        external = open_external(question, policies, self.voxels and "voxels" in given)
+        family = open_heads(self.fit / HEAD)
+        _same_study(question, family, self.fit)
+        return ExternalTest(external, family)
+
+    def write(self, work: Work, opened: Question | ExternalTest) -> dict[str, Any]:
+        """Write the folder."""
+        figures = external_test(opened) if isinstance(opened, ExternalTest) else cross_validate(opened)
         say(f"{self.out / METRICS}")
         return figures
 
@@ -78,6 +87,23 @@ UNEVEN_GAPS = 0.1
 """Difference between classes in the share of missing values from which a warning is written."""
 
 RESIDUAL = "residual"
+
+
+@dataclass(frozen=True)
+class ExternalTest:
+    """A finished head and the people that it is tested on."""
+
+    external: External
+    family: HeadFamily
+
+    @property
+    def question(self) -> Question:
+        """What was asked when the head was fitted, with the voxels of both cohorts."""
+        return self.external.question
+
+    def plan(self) -> list[str]:
+        """Who would be tested."""
+        return self.external.plan()
 
 
 @dataclass(frozen=True)
@@ -113,19 +139,16 @@ def cross_validate(question: Question) -> Row:
     null = _permutation(models[0], study, question, parts / "permutations.json")
     result = StudyResult(pd.concat(tables, ignore_index=True), chosen, null)
     head_note = kept_head(question, models[0], study)
-    written = _write(question, models, result, head_note, question.counts(), question.notes)
+    written = _write(question, models, result, head_note, TestedPeople.of(question))
     remove_folder(parts)
     return written
 
 
-def external_test(question: Question, policy: SeenPolicy) -> Row:
+def external_test(test: ExternalTest) -> Row:
     """Test a finished head on other people, and baselines that were fitted on its training people."""
-    settings = question.settings
-    assert settings.fit is not None
-    features, codes, notes = open_external(question, policy)
-    family = open_heads(settings.fit / HEAD)
-    _same_study(question, family, settings.fit)
-    models = [model for model in contestants(question) if model.applies_to_external]
+    external, family, question = test.external, test.family, test.question
+    features, codes, settings = external.features, external.codes, question.settings
+    models = contestants(question)
     everybody, tested = np.arange(len(question.features)), np.arange(len(codes))
     shared = (question.target, (), settings.seed, _controls_known(question))
     study = ClassifyStudy(question.features, question.codes, question.groups, *shared)
@@ -144,8 +167,7 @@ def external_test(question: Question, policy: SeenPolicy) -> Row:
         tables.append(prediction_rows(model, question.target, features.table, codes, outputs, threshold, where))
         chosen[model.name] = chosen_settings([dict(each.settings) for each in learned])
     result = StudyResult(pd.concat(tables, ignore_index=True), chosen, None)
-    counts = class_counts(question.target, codes, np.unique(features.table["subject"], return_inverse=True)[1])
-    return _write(question, models, result, f"the head of {settings.fit}", counts, notes)
+    return _write(question, models, result, f"the head of {settings.fit}", external.people)
 
 
 def _controls_known(question: Question) -> bool:
@@ -209,7 +231,7 @@ def _same_study(question: Question, family: HeadFamily, folder: Path) -> None:
         )
     if family.subjects != set(question.features.table["subject"].astype(str)):
         raise UserError(
-            f"{folder}: its head was trained on other people than these latents hold; give the latents= (and only=, seen=) that "
+            f"{folder}: its head was trained on other people than these latents hold; give the latents= (and only=) that "
             "it was fitted with, so that the baselines are trained on the same people."
         )
 
@@ -219,8 +241,7 @@ def _write(
     models: Sequence[Contestant],
     result: StudyResult,
     head_note: str,
-    counts: dict[str, int],
-    notes: tuple[str, ...],
+    tested: TestedPeople,
 ) -> Row:
     settings = question.settings
     scoring = ScoreSettings(bootstrap=settings.bootstrap, seed=settings.seed, prevalences=settings.prevalences)
@@ -228,21 +249,21 @@ def _write(
     if result.permutation is not None:
         tables["permutation"] = pd.DataFrame([result.permutation])
     split = str(result.predictions["split"].iloc[0])
-    sentences = summary(tables, question.target, models[0].name, split)
+    sentences = summary(tables, question.target, models[0].name, split, question.without_voxels)
     sentences += _warnings(question, tables)
     people = {
         "num_people": int(result.predictions["subject"].nunique()),
         "num_scans": int(result.predictions["key"].nunique()),
-        "by_class": counts,
-        "left_out": list(notes),
+        "by_class": tested.counts,
+        "left_out": list(tested.notes),
     }
     target = {"name": question.target.name, "task": question.target.task, "classes": list(question.target.classes)}
     guard = {
-        "seen_policy": settings.seen,
-        "num_seen": question.num_seen,
-        "waivers": list(question.waivers),
-        "duplicates_policy": settings.duplicates,
-        "duplicates": [asdict(pair) for pair in question.pairs],
+        "seen_policy": tested.policies.seen,
+        "num_seen": tested.num_seen,
+        "waivers": list(tested.waivers),
+        "duplicates_policy": tested.policies.duplicates,
+        "duplicates": [asdict(pair) for pair in tested.pairs],
     }
     described = [
         {"name": model.name, "kind": model.kind, "features": model.description, "settings": result.chosen[model.name]}
@@ -265,9 +286,9 @@ def _write(
         write_picture(settings.out, "performance", picture)
     for sentence in sentences:
         say(sentence)
-    for waiver in question.waivers:
+    for waiver in tested.waivers:
         warn(f"waiver: {waiver}.")
-    return {"summary": sentences[:1], "num_people": people["num_people"], "waivers": list(question.waivers)}
+    return {"summary": sentences[:1], "num_people": people["num_people"], "waivers": list(tested.waivers)}
 
 
 def _warnings(question: Question, tables: dict[str, pd.DataFrame]) -> list[str]:

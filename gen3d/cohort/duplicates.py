@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gen3d.cohort.scan_hash import one_scan_of_two
 from gen3d.cohort.seen import MOST_NAMED
 from gen3d.core.errors import UserError
+from gen3d.core.memory import announce_memory
 from gen3d.maths.isolation import (
     LARGEST_CORRELATION,
     LEAST_ISOLATION,
@@ -22,11 +23,13 @@ from gen3d.maths.isolation import (
     strangers_isolation,
 )
 
+REMEDY = "give fewer people"
 Duplicates = Literal["refuse", "merge", "waive"]
 CHANCE_OF_A_PAIR = 1e-5
 """How rarely real people may stand out so far from everybody else."""
 
 FEWEST_EQUAL = 3
+COMPARED_AT_ONCE = 1024
 FEWEST_PEOPLE = 20
 FEWEST_DIMENSIONS = 20
 """Below, correlations of unrelated people are high by chance."""
@@ -95,21 +98,46 @@ def _standing_out(vectors: NDArray[np.floating], names: NDArray[np.str_]) -> lis
     values = np.asarray(vectors, dtype=np.float64)
     if len(names) < FEWEST_PEOPLE or values.shape[1] < FEWEST_DIMENSIONS:
         return []
+    # The components that are compared: up to n / 2 of n people, the one thing here that grows with their square.
+    num_bytes = 8 * len(names) * (4 * min(values.shape) + COMPARED_AT_ONCE)
+    announce_memory(
+        f"the components of {len(names)} people, in which ids of one person are searched,", num_bytes, REMEDY
+    )
     vectors_left, powers, _ = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
     kept = min(len(names) // 2, int((powers > 1e-6 * powers[0]).sum()))
     whitened = vectors_left[:, :kept]
     length = np.linalg.norm(whitened, axis=1)
     if kept < FEWEST_DIMENSIONS // 2 or not (length > 0).all():
         return []
-    similarity = np.clip((whitened @ whitened.T) / np.outer(length, length), -1.0, LARGEST_CORRELATION)
-    np.fill_diagonal(similarity, np.nan)
-    nearest, alone = isolation(similarity.copy(), len(names))
-    threshold = max(extreme_threshold(strangers_isolation(similarity), CHANCE_OF_A_PAIR)[0], LEAST_ISOLATION)
-    both = [(min(i, int(j)), max(i, int(j))) for i, j in enumerate(nearest) if min(alone[i], alone[j]) > threshold]
-    return [
-        Pair(str(names[i]), str(names[j]), float(similarity[i, j]), float(min(alone[i], alone[j])))
-        for i, j in dict.fromkeys(both)
-    ]
+    nearest, likeness, alone, strangers = _nearest_of_each(whitened, length)
+    threshold = max(extreme_threshold(strangers, CHANCE_OF_A_PAIR)[0], LEAST_ISOLATION)
+    likely = {
+        (min(i, int(j)), max(i, int(j))): (likeness[i], min(alone[i], alone[j]))
+        for i, j in enumerate(nearest)
+        if min(alone[i], alone[j]) > threshold
+    }
+    return [Pair(str(names[i]), str(names[j]), float(alike), float(apart)) for (i, j), (alike, apart) in likely.items()]
+
+
+def _nearest_of_each(
+    whitened: NDArray[np.float64], length: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Of each person [n]: the nearest other person, their correlation, how far that one stands out, and a stranger would.
+
+    A few people are compared with everybody at a time, so that memory grows with people and not with their square.
+    """
+    num = len(whitened)
+    nearest = np.empty(num, dtype=np.int64)
+    likeness, alone, strangers = np.empty(num), np.empty(num), np.empty(num)
+    for start in range(0, num, COMPARED_AT_ONCE):
+        rows = np.arange(start, min(start + COMPARED_AT_ONCE, num))
+        similarity = (whitened[rows] @ whitened.T) / np.outer(length[rows], length)
+        np.clip(similarity, -1.0, LARGEST_CORRELATION, out=similarity)
+        similarity[rows - start, rows] = np.nan
+        nearest[rows], alone[rows] = isolation(similarity, num)
+        likeness[rows] = similarity[rows - start, nearest[rows]]
+        strangers[rows] = strangers_isolation(similarity)
+    return nearest, likeness, alone, strangers
 
 
 def groups_of(subjects: Sequence[str], pairs: Sequence[Pair]) -> NDArray[np.int64]:

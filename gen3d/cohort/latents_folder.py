@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 
 from gen3d.cohort.manifest import TEXT, typed
 from gen3d.cohort.seen import SeenBy
-from gen3d.core.arrays import read_array, require_finite
+from gen3d.core.arrays import read_array
 from gen3d.core.artefact import Artefact, read, write_json
 from gen3d.core.errors import UserError
 from gen3d.core.exact_columns import read_exact
 from gen3d.core.plain_files import load_object
 from gen3d.core.result_folder import ResultFolder
 from gen3d.core.tables import read_table, write_table
+from gen3d.core.work_arrays import save_array
 
 ARRAY, MIRRORED, TABLE, SHAPE, SEEN = "latents.npy", "mirrored.npy", "latents.tsv", "latent.json", "seen.json"
 VERBS = ("encode", "harmonise")
-BLOCK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -158,9 +158,9 @@ def write_latents(
         seen: who each member was trained on.
         mirrored: latents of the scans mirrored left to right, shaped as `values`.
     """
-    np.save(folder / ARRAY, np.asarray(values, dtype=np.float32))
+    save_array(folder / ARRAY, np.asarray(values, dtype=np.float32))
     if mirrored is not None:
-        np.save(folder / MIRRORED, np.asarray(mirrored, dtype=np.float32))
+        save_array(folder / MIRRORED, np.asarray(mirrored, dtype=np.float32))
     write_table(folder / TABLE, table)
     write_json(folder / SHAPE, record)
     write_json(folder / SEEN, seen.record())
@@ -176,7 +176,12 @@ class LatentsFolder(ResultFolder):
     def values(self) -> NDArray[np.float32]:
         """[n, d]."""
         values = read_latents(self.folder)
-        return np.asarray(values[0] if values.ndim == 3 else values)
+        first = np.asarray(values[0] if values.ndim == 3 else values)
+        if not np.isfinite(first).all():
+            raise UserError(
+                f"{self.folder / ARRAY}: holds NaN or infinite latents; encode again with a run that is sound."
+            )
+        return first
 
     @property
     def description(self) -> str:
@@ -187,7 +192,7 @@ class LatentsFolder(ResultFolder):
     @cached_property
     def scan_table(self) -> pd.DataFrame:
         """A row per scan."""
-        return read_table(self.folder / TABLE)
+        return read_table(self.folder / TABLE, ("key", "subject"))
 
     @property
     def cohort_rows(self) -> pd.DataFrame:
@@ -199,17 +204,15 @@ def read_latents(folder: Path) -> NDArray[np.float32]:
     """The array of a folder of latents, [scans, dimensions] or [members, scans, dimensions], read from disk as needed.
 
     Raises:
-        UserError: missing, damaged, of another kind, or with latents that are not finite.
+        UserError: missing, damaged, or of another kind.
     """
     path = folder / ARRAY
     try:
         values = read_array(path, mapped=True)
         if values.ndim not in (2, 3) or values.dtype.kind != "f":
             raise ValueError(f"{values.dtype} of shape {values.shape} is no table of latents")
-        for rows in np.array_split(np.arange(values.shape[-2]), 1 + values.nbytes // BLOCK_BYTES):
-            require_finite(values[..., rows, :], "the table")
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: missing or damaged ({error}); encode again with a run that is sound.") from None
+        raise UserError(f"{path}: missing or damaged ({error}); encode again.") from None
     return values
 
 
@@ -226,7 +229,13 @@ def open_latents_folder(folder: Path, verbs: Sequence[str] = VERBS) -> Latents:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / SHAPE}: damaged ({error}); encode again.") from None
     table = read_latents_table(folder, verbs)
-    return Latents(artefact, table, shape, kind, key, SeenBy.read(folder / SEEN, "encode again"), record)
+    seen = SeenBy.read(folder / SEEN, "encode again")
+    values = read_latents(folder)
+    if len(seen.members) != (len(values) if values.ndim == 3 else 1):
+        raise UserError(
+            f"{folder / SEEN}: names {len(seen.members)} members, and {ARRAY} has the shape {values.shape}; encode again."
+        )
+    return Latents(artefact, table, shape, kind, key, seen, record)
 
 
 def read_latents_table(folder: Path, verbs: Sequence[str] = VERBS) -> pd.DataFrame:
@@ -243,6 +252,9 @@ def read_latents_table(folder: Path, verbs: Sequence[str] = VERBS) -> pd.DataFra
         raise UserError(f"{folder}: damaged latents ({error}); encode again.") from None
     if num != len(table):
         raise UserError(f"{folder}: {num} latents but {len(table)} rows in {TABLE}; encode again.")
+    absent = [name for name in ("key", "subject") if name not in table.columns]
+    if absent:
+        raise UserError(f"{folder / TABLE}: lacks the column {absent[0]}; encode again.")
     typed(table, folder / TABLE, "encode again")
     return table
 

@@ -93,7 +93,7 @@ def is_control(frame: pd.DataFrame, controls: Sequence[str] | None = None) -> pd
 
 
 def assign_roles(
-    frame: pd.DataFrame, split: Split, controls: Sequence[str] | None = None, excluded: Sequence[str] = ()
+    frame: pd.DataFrame, split: Split, controls: Sequence[str] | pd.Series | None = None, excluded: Sequence[str] = ()
 ) -> pd.DataFrame:
     """Write a role into every row, by subject.
 
@@ -104,14 +104,14 @@ def assign_roles(
     Args:
         frame: cohort table, one row per scan.
         split: shares and seed.
-        controls: see `is_control`.
+        controls: see `is_control`; or whether every row is one, boolean.
         excluded: keys of scans that are not to be used.
 
     Returns:
         A copy with the column `role`; all scans of a subject that are used have the same role.
     """
     result = frame.copy()
-    control_scan = is_control(frame, controls)
+    control_scan = controls if isinstance(controls, pd.Series) else is_control(frame, controls)
     usable = ~frame["key"].isin(list(excluded))
     by_subject = control_scan[usable].groupby(frame.loc[usable, "subject"]).all()
     people = frame.loc[usable].drop_duplicates("subject").set_index("subject")

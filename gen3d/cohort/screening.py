@@ -1,11 +1,13 @@
 """Is this scan usable? Measures that separate failed registrations from unusual brains, and a verdict with its reason.
 
-Two kinds of limits: absolute ones, which no correctly aligned brain passes, and robust ones against the cohort (median and
-MAD), applied where it has at least ten scans, because what is usual depends on the scanner and the mask.
+Two kinds of limits: absolute ones, which no correctly aligned brain passes, and robust ones (median and MAD) against the scans of
+the same site, where it has at least ten, because what is usual depends on the scanner and the mask; of a smaller site against the
+whole cohort, where that has at least ten.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,28 +63,37 @@ LIMITS = (
 )  # fmt: skip
 
 
-def judge(rows: pd.DataFrame) -> pd.DataFrame:
+def judge(rows: pd.DataFrame, sites: Sequence[str] | None = None) -> pd.DataFrame:
     """Verdict (keep, warn, exclude) and reason of every scan.
 
     Args:
         rows: one row per scan with the columns of `measure`; a column `failure` (text, empty where the scan was read) excludes.
+        sites: the site of every row; None: all are of one.
 
     Returns:
-        columns `verdict` and `reason`, same index. Values beyond a robust limit against the cohort warn; so do mild absolute ones.
+        columns `verdict` and `reason`, same index. Values beyond a robust limit warn; so do mild absolute ones.
     """
     fine = rows["failure"].fillna("") == ""
+    where = pd.Series(list(sites) if sites is not None else "", index=rows.index, dtype=object)
+    measured = [limit for limit in LIMITS if limit.column in rows]
+    whole = {limit.column: _robust_limits(rows.loc[fine], limit, "in this cohort") for limit in measured}
+    counts = where[fine].value_counts()
+    of_site = {
+        site: {
+            limit.column: _robust_limits(rows.loc[fine & (where == site)], limit, f"at the site {site}")
+            for limit in measured
+        }
+        for site, count in counts.items()
+        if count >= MIN_COHORT and len(counts) > 1
+    }
     verdicts, reasons = [], []
-    robust = {limit.column: _robust_limits(rows.loc[fine], limit) for limit in LIMITS if limit.column in rows}
-    for _, row in rows.iterrows():
+    for (_, row), site in zip(rows.iterrows(), where, strict=True):
         if row["failure"]:
             verdicts.append("exclude")
             reasons.append(str(row["failure"]))
             continue
-        outcomes = [
-            _judge_one(float(row[limit.column]), limit, robust[limit.column])
-            for limit in LIMITS
-            if limit.column in robust
-        ]
+        usual = of_site.get(site, whole)
+        outcomes = [_judge_one(float(row[limit.column]), limit, usual[limit.column]) for limit in measured]
         severe = [text for verdict, text in outcomes if verdict == "exclude"]
         mild = [text for verdict, text in outcomes if verdict == "warn"]
         verdicts.append("exclude" if severe else "warn" if mild else "keep")
@@ -90,20 +101,30 @@ def judge(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"verdict": verdicts, "reason": reasons}, index=rows.index)
 
 
-def _robust_limits(rows: pd.DataFrame, limit: Limit) -> tuple[float, float, float]:
-    """Lowest and highest usual value, and the median, in this cohort."""
+@dataclass(frozen=True)
+class _Usual:
+    """Lowest and highest usual value and the median; `where` they are usual, for the sentence."""
+
+    low: float
+    high: float
+    median: float
+    where: str
+
+
+def _robust_limits(rows: pd.DataFrame, limit: Limit, where: str) -> _Usual:
+    """What is usual among these scans."""
     values = rows[limit.column].astype(float).dropna()
     if len(values) < MIN_COHORT:
-        return -np.inf, np.inf, float("nan")
+        return _Usual(-np.inf, np.inf, float("nan"), where)
     median = float(values.median())
     spread = MADS * MAD_TO_SD * float((values - median).abs().median())
-    return (median - spread if limit.mads_below else -np.inf), (median + spread if limit.mads_above else np.inf), median
+    low, high = (median - spread if limit.mads_below else -np.inf), (median + spread if limit.mads_above else np.inf)
+    return _Usual(low, high, median, where)
 
 
-def _judge_one(value: float, limit: Limit, robust: tuple[float, float, float]) -> tuple[Verdict, str]:
+def _judge_one(value: float, limit: Limit, usual: _Usual) -> tuple[Verdict, str]:
     if not np.isfinite(value):
         return "keep", ""
-    low, high, median = robust
     shown = f"{limit.name} is {value:.3g}{' ' + limit.unit if limit.unit else ''}"
     if limit.lowest is not None and value < limit.lowest:
         return "exclude", f"{shown}, below {limit.lowest:g}: {limit.meaning}"
@@ -113,6 +134,6 @@ def _judge_one(value: float, limit: Limit, robust: tuple[float, float, float]) -
         return "warn", f"{shown}, below {limit.warn_below:g}"
     if limit.warn_above is not None and value > limit.warn_above:
         return "warn", f"{shown}, above {limit.warn_above:g}"
-    if value < low or value > high:
-        return "warn", f"{shown}, unusual in this cohort (median {median:.3g})"
+    if value < usual.low or value > usual.high:
+        return "warn", f"{shown}, unusual {usual.where} (median {usual.median:.3g})"
     return "keep", ""

@@ -7,12 +7,16 @@ inputs, or files that are not gen3d's, is left as it is. `Work.finish` marks it 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import shutil
+import stat
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +32,8 @@ from gen3d.core.progress import warn
 from gen3d.core.seal import RECORD, check, links_in, seal
 
 LOCK = ".lock"
+FINISHED_BEFORE = "finished before, nothing to do."
+Renews = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 FILES, CHECKSUM, PLACE = "files", "checksum", "folder"
 """Of a record: the seal of the finished folder (null while it is being extended), the hash of all else in the record, and
 where the folder was when it was begun, from which inputs that moved along with it are found."""
@@ -95,6 +101,7 @@ def begin(
     extra: Mapping[str, Any] | None = None,
     code_version: str = __version__,
     extendable: bool = False,
+    renews: Renews | None = None,
 ) -> Work:
     """Open `verb.out` for writing.
 
@@ -105,6 +112,8 @@ def begin(
         extra: anything else that determines the result (for instance hashes of source files).
         code_version: version of the code that determines the result.
         extendable: whether more may be added to a finished folder, which then stays locked until it is finished again.
+        renews: (identity of the folder's work, identity of this one) -> whether the folder goes on as this work, because what it
+            holds so far is as good for it; None: never.
 
     Raises:
         UserError: the folder belongs to other settings or inputs, is not gen3d's, cannot be written, or is in use.
@@ -113,27 +122,21 @@ def begin(
     hashed = {label: _describe(paths) for label, paths in inputs.items()}
     identity = _identity(verb, name, hashed, extra, code_version)
     # Looked at before there is a lock, so that none is left in a folder of somebody else, and again under it.
-    _require_same_work(folder, record_of(folder), identity)
+    _require_same_work(folder, record_of(folder), identity, renews)
     lock = _lock_folder(folder)
     try:
         existing = record_of(folder)
-        _require_same_work(folder, existing, identity)
+        renewed = _require_same_work(folder, existing, identity, renews)
         # What is waived may change from one start to the next without changing the key, so the latest start counts.
         latest = {"waivers": waived(verb)}
-        if existing is None:
-            record = {
-                "gen3d": __version__,
-                "verb": name,
-                "key": digest(identity),
-                "status": "running",
-                "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "identity": identity,
-                "config": verb.model_dump(mode="json", by_alias=True),
-                "inputs": hashed,
-                PLACE: os.path.abspath(folder),
-            }
-            write_record(folder, record | latest)
-            return Work(folder, record | latest, False, False, lock)
+        if existing is not None and renewed:
+            _require_no_links(folder)
+            if existing.get("status") == "finished":
+                _check_seal(folder, existing)
+        if existing is None or renewed:
+            record = _begun(verb, identity, hashed) | latest
+            write_record(folder, record)
+            return Work(folder, record, False, renewed, lock)
         finished = existing.get("status") == "finished"
         if finished and not extendable:
             _check_seal(folder, existing)
@@ -150,13 +153,95 @@ def begin(
         raise
 
 
-def _require_same_work(folder: Path, existing: Mapping[str, Any] | None, identity: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds other work than the one of this identity.
+def _begun(
+    verb: Verb, identity: Mapping[str, Any], hashed: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """The record of work that begins."""
+    return {
+        "gen3d": __version__,
+        "verb": identity["verb"],
+        "key": digest(identity),
+        "status": "running",
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "identity": dict(identity),
+        "config": verb.model_dump(mode="json", by_alias=True),
+        "inputs": dict(hashed),
+        PLACE: os.path.abspath(verb.out),
+    }
+
+
+def outlook(
+    verb: Verb,
+    name: str,
+    identity: Callable[[], tuple[Mapping[str, Path | Sequence[Path]], Mapping[str, Any]]],
+    code_version: str = __version__,
+    renews: Renews | None = None,
+) -> tuple[bool, str]:
+    """Whether the work was finished in `verb.out` before, and what `begin` would find there; nothing is written.
+
+    Args:
+        verb, name, code_version, renews: as of `begin`.
+        identity: gives the inputs and what else determines the result; called only where the folder has a record.
+
+    Raises:
+        UserError: as `begin` would.
+    """
+    folder = verb.out
+    existing = record_of(folder)
+    _require_writable(folder)
+    if existing is None:
+        _require_same_work(folder, None, {}, None)
+        return False, ""
+    inputs, extra = identity()
+    hashed = {label: _describe(paths) for label, paths in inputs.items()}
+    renewed = _require_same_work(folder, existing, _identity(verb, name, hashed, extra, code_version), renews)
+    _require_no_links(folder)
+    finished = existing.get("status") == "finished"
+    if finished:
+        _check_seal(folder, existing)
+    if renewed:
+        return False, f"{folder}: what is there already is kept, and the rest is written anew."
+    return finished, f"{folder}: {FINISHED_BEFORE if finished else 'was begun before, and goes on where it stopped.'}"
+
+
+def _require_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written, or that another process writes to.
+
+    Raises:
+        UserError: why.
+    """
+    place = folder
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise UserError(f"{folder}: cannot be written ({place} is no folder); give another out=.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: cannot be written (Permission denied); give another out=.")
+    try:
+        with (folder / LOCK).open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _in_use(folder) from None
+    except OSError:  # no lock yet, or a file system without any
+        return
+
+
+def _in_use(folder: Path) -> UserError:
+    return UserError(f"{folder}: another gen3d process is writing there; wait for it or give another out=.")
+
+
+def _require_same_work(
+    folder: Path, existing: Mapping[str, Any] | None, identity: Mapping[str, Any], renews: Renews | None
+) -> bool:
+    """Refuse a folder that holds other work than the one of this identity; returns whether it goes on as another one.
 
     Raises:
         UserError: it belongs to other settings or inputs, or is not gen3d's.
     """
     if existing is not None and existing.get("key") != digest(identity):
+        before = existing.get("identity")
+        if renews is not None and isinstance(before, dict) and renews(before, identity):
+            return True
         raise UserError(f"{folder}: {_difference(existing, identity)}; give another out=, or delete the folder.")
     if (
         existing is None
@@ -164,6 +249,7 @@ def _require_same_work(folder: Path, existing: Mapping[str, Any] | None, identit
         and any(item.name != LOCK and not is_partial(item) for item in folder.iterdir())
     ):
         raise UserError(f"{folder}: not empty and not written by gen3d; give another out=.")
+    return False
 
 
 def _require_no_links(folder: Path) -> None:
@@ -259,13 +345,65 @@ def _check_seal(folder: Path, record: Mapping[str, Any]) -> None:
     files = record.get(FILES)
     if isinstance(files, dict):
         check(folder, files, str(record.get("verb")))
-    elif FILES not in record and folder not in _without_seal:
-        _without_seal.add(folder)
-        warn(f"{folder}: was written before gen3d kept hashes of its files, so changes to them cannot be noticed.")
+    elif FILES not in record:
+        if folder not in _without_seal:
+            warn(f"{folder}: was written before gen3d kept hashes of its files, so changes to them cannot be noticed.")
+        _without_seal.append(folder)
 
 
-_without_seal: set[Path] = set()
-"""Folders of which that was said."""
+_without_seal: list[Path] = []
+"""Folders that this process opened of which that was said."""
+
+
+@contextmanager
+def changes_explained() -> Iterator[None]:
+    """Within this context, a failure that a changed file can cause is a sentence if a folder without hashes was opened.
+
+    Behind a seal such a failure is a mistake of gen3d, and stays what it is.
+
+    Raises:
+        UserError: naming the folders without hashes.
+    """
+    known = len(_without_seal)
+    try:
+        yield
+    except UserError:
+        raise
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        ArithmeticError,
+        RecursionError,
+        AssertionError,
+    ) as error:
+        opened = dict.fromkeys(map(str, _without_seal[known:]))
+        if not opened:
+            raise
+        folders = ", ".join(opened)
+        raise UserError(
+            f"{folders}: something in there is not as gen3d writes it ({type(error).__name__}: {error}), and without hashes of "
+            "its files nobody can say which; run the verb that wrote it again."
+        ) from error
+
+
+def discard(folder: Path, below: str) -> None:
+    """Delete a part of a finished folder that is needed no more, so that the folder is still what its record says.
+
+    Args:
+        folder: finished by a verb.
+        below: a file or folder in it.
+    """
+    path, record = folder / below, record_of(folder)
+    if record is not None and isinstance(record.get(FILES), dict):
+        gone = f"{os.path.normpath(below)}/"
+        kept = {name: text for name, text in record[FILES].items() if not f"{name}/".startswith(gone)}
+        write_record(folder, record | {FILES: kept})
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -328,7 +466,7 @@ def record_of(folder: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise UserError(f"{path}: damaged ({error}); delete the folder and run its verb again.") from None
     written = record.pop(CHECKSUM, None)
-    if written is not None and written != digest(record):
+    if written != digest(record) and (written is not None or FILES in record or PLACE in record):
         raise UserError(
             f"{path}: was changed after gen3d wrote it, so what it says of settings and inputs is not to be relied on; copy "
             "the folder again from where it is whole, or delete it and run its verb again."
@@ -374,10 +512,24 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {key: value for name, below in tree.items() for key, value in _flat(below, f"{prefix}{name}.").items()}
 
 
+def _open_lock(path: Path) -> Any:
+    """Open or make a lock file, which is neither emptied nor reached through a link, and is no pipe.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    lock = os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0)
+    if not stat.S_ISREG(os.fstat(lock.fileno()).st_mode):
+        lock.close()
+        raise OSError(errno.EINVAL, f"{LOCK} is no file")
+    return lock
+
+
 def _lock_folder(folder: Path) -> Any:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("w")
+        lock = _open_lock(folder / LOCK)
     except OSError as error:
         if isinstance(error, FileExistsError | NotADirectoryError):
             raise UserError(f"{folder}: cannot be written ({error.strerror}); give another out=.") from None
@@ -387,9 +539,7 @@ def _lock_folder(folder: Path) -> Any:
         remove_partial(folder)
     except BlockingIOError:
         lock.close()
-        raise UserError(
-            f"{folder}: another gen3d process is writing there; wait for it or give another out=."
-        ) from None
+        raise _in_use(folder) from None
     except OSError as error:
         warn(f"{folder}: this file system cannot lock ({error.strerror}), so make sure that nothing else writes there.")
     return lock

@@ -128,6 +128,10 @@ class Verb(Config):
         """Sentences that say what `run()` would do; nothing is written."""
         return [f"writes {self.out}"]
 
+    def outlook(self) -> tuple[bool, str]:
+        """Whether there is nothing to do any more, and what `run()` would find in its output folder, "" for nothing."""
+        return False, ""
+
 
 def _without_execution(config: BaseModel) -> dict[str, Any]:
     kept: dict[str, Any] = {}

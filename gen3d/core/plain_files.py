@@ -118,8 +118,8 @@ def parse_json(content: bytes | str, finite: bool = False) -> Any:
     text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
     try:
         value = json.loads(text, object_pairs_hook=_without_twins)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error}") from None
+    except json.JSONDecodeError:
+        raise ValueError("not JSON") from None
     except RecursionError:
         raise ValueError("lists within lists without end") from None
     _check_depth(value, finite)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
+from gen3d.core.launcher import has_launcher
 from gen3d.core.plain_files import load_json
 
 Item = TypeVar("Item")
@@ -95,7 +97,7 @@ def _begin_worker(parent: int, started_by_main_thread: bool, function: Callable[
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent decides
     # The kernel sends the signal when the thread that started the process ends, which only of the main thread means that
     # the process did.
-    _end_with(parent, kernel=started_by_main_thread and sys.platform == "linux")
+    end_with(parent, kernel=started_by_main_thread and sys.platform == "linux")
     _job = (function, shared)
 
 
@@ -105,21 +107,49 @@ def _in_worker(item: Any) -> Any:
     return function(shared, item)
 
 
-def _end_with(parent: int, kernel: bool) -> None:
-    """End this process when its parent has ended, in whatever way.
+def end_with(parent: int, kernel: bool, number: signal.Signals = signal.SIGKILL) -> None:
+    """End this process by a signal when its parent has ended, in whatever way.
 
     The kernel does so at once, even in the middle of native code. A thread that looks for a new parent does so on any
     system, as soon as native code lets it run, and also covers a parent that ended before the request to the kernel.
     """
     if kernel:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(LOOK_EVERY_S)
-        os._exit(1)
+        os.kill(os.getpid(), number)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+PARENT = "GEN3D_PARENT"
+"""Variable by which a `gen3d` process that another one started knows whom to end with."""
+
+
+def end_with_starter() -> None:
+    """Stop this process, as SIGTERM does, when who started it has ended: a `gen3d` process, or torchrun.
+
+    A training saves its state then. A process that nobody of these started is left alone.
+    """
+    parent = os.environ.pop(PARENT, "") or (str(os.getppid()) if has_launcher() else "")
+    if parent.isascii() and parent.isdecimal():
+        end_with(int(parent), kernel=False, number=signal.SIGTERM)
+
+
+def run_program(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run another program to its end and keep what it says; on Linux it ends when this process is killed."""
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=None if prctl is None else lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
+    )
 
 
 # --------------------------------------------------------------------------------------------- work that can go on

@@ -80,8 +80,23 @@ class ResultFolder:
     @property
     def summary(self) -> tuple[str, ...]:
         """The sentences of metrics.json, the verdict first."""
-        sentences = self.metrics.get("summary", ())
+        sentences = self.part("summary", str | list, [])
         return (sentences,) if isinstance(sentences, str) else tuple(str(sentence) for sentence in sentences)
+
+    def part(self, name: str, kind: Any, otherwise: Any) -> Any:
+        """A part of metrics.json, or `otherwise` where it has none.
+
+        Raises:
+            UserError: it is of another kind.
+        """
+        value = self.metrics.get(name)
+        if value is None:
+            return otherwise
+        if not isinstance(value, kind):
+            raise UserError(
+                f"{self.folder / METRICS}: damaged ({name} is {str(value)[:40]!r}); run `gen3d {self.artefact.verb}` again."
+            )
+        return value
 
     def rows(self, table: str, *columns: str) -> list[Row]:
         """The rows of a table, of metrics.json or of <table>.tsv; [] where the folder has none.

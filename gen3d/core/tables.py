@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,13 @@ MISSING = ("n/a", "")
 """Not pandas' own list, which would read the condition `null` as a missing value."""
 
 AGAIN = "run the verb that wrote this folder again"
+
+
+MOST_DIGITS = 15
+"""Of a whole number that a float holds exactly."""
+_CODE = re.compile(rf"[-+]?0[0-9].*|[0-9]+[eE][0-9]+|[-+]?[0-9]{{{MOST_DIGITS + 1},}}(\.0*)?")
+"""0102, 1e3 and 12345678901234567 are codes: as numbers they would be 102, 1000 and another code."""
+_MAY_BE_CODE = re.compile(rf"(?:^|\t)[\"' ]*[-+]?(?:0[0-9]|[0-9]{{{MOST_DIGITS + 1}}}|[0-9]+[eE][0-9])", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,9 @@ def write_table(path: Path, frame: pd.DataFrame, digits: int = 6) -> None:
 
 def _digits(value: Any, digits: int) -> str:
     """A number as text; a whole one may be somebody's code (scanner 2180401), which is another one after rounding."""
-    return f"{value:.0f}" if 10**digits <= abs(value) < 2**53 and value.is_integer() else f"{value:.{digits}g}"
+    return (
+        f"{value:.0f}" if 10**digits <= abs(value) < 10**MOST_DIGITS and value.is_integer() else f"{value:.{digits}g}"
+    )
 
 
 def read_table(path: Path, required: Iterable[str] = (), again: str = AGAIN) -> pd.DataFrame:
@@ -107,7 +117,7 @@ def read_table(path: Path, required: Iterable[str] = (), again: str = AGAIN) -> 
     if path.stat().st_size == len("\n"):  # a table without rows whose columns depend on its rows, see `write_table`
         return pd.DataFrame(columns=list(required))
     try:
-        frame = parse_table(path, dtype=dict.fromkeys(TEXT, str), na_values=list(MISSING))
+        frame = parse_exact(path, TEXT, MISSING)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); {again}.") from None
     absent = [column for column in required if column not in frame.columns]
@@ -137,6 +147,36 @@ def parse_table(path: Path, separator: str = "\t", **options: Any) -> pd.DataFra
     if not isinstance(frame.index, pd.RangeIndex):
         raise ValueError("its rows have more cells than its header")
     return frame
+
+
+def parse_exact(path: Path, text: Iterable[str], missing: Sequence[str], words_too: bool = False) -> pd.DataFrame:
+    """A table of a text file in which a column becomes numbers only where every cell is the number that it was.
+
+    Args:
+        path: of the table.
+        text: columns that are words whatever they look like.
+        missing: what a missing value is written as.
+        words_too: leave true and false as they are written.
+
+    Raises:
+        OSError, ValueError: as `parse_table`.
+    """
+    words = dict.fromkeys(text, str)
+    frame = parse_table(path, dtype=words, na_values=list(missing))
+    inferred = [name for name in frame.columns if name not in words and frame[name].dtype.kind in "iufb"]
+    truths = [name for name in inferred if frame[name].dtype.kind == "b"]
+    if not (words_too and truths) and not _MAY_BE_CODE.search(read_bytes(path).decode("utf-8-sig")):
+        return frame
+    cells = parse_table(path, dtype=str, na_values=list(missing))
+    for name in inferred:
+        if words_too if name in truths else holds_codes(cells[name]):
+            frame[name] = cells[name].astype(object)
+    return frame
+
+
+def holds_codes(cells: pd.Series) -> bool:
+    """Whether a cell of a column of text would be another one after a number was made of it."""
+    return any(_CODE.fullmatch(str(cell).strip()) for cell in cells.dropna().unique())
 
 
 def _require_rectangle(text: str, separator: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import read_bytes
 
 
 def read_user_table(path: Path, may_be_empty: bool = False) -> pd.DataFrame:
@@ -55,7 +56,7 @@ def read_user_table(path: Path, may_be_empty: bool = False) -> pd.DataFrame:
 
 def _text_of(path: Path) -> str:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save the table as UTF-8.") from None
     except (OSError, ValueError) as error:

@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gen3d.core.artefact import RECORD, Work, begin
+from gen3d.core.artefact import FINISHED_BEFORE, RECORD, Work, begin, changes_explained, outlook
 from gen3d.core.config import Verb
 from gen3d.core.progress import say
 
 Inputs = Mapping[str, Path | Sequence[Path]]
 """Fields of a verb that name what it reads, each with its paths."""
-
-FINISHED_BEFORE = "finished before, nothing to do."
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,13 @@ class FolderVerb(Verb):
         """What the result depends on; `opened` returns the opened inputs, for a verb that must look into them."""
         return Identity(self.reads())
 
+    def renews(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+        """Whether a folder of the work `before` goes on as this one, because what is costly in it is the same.
+
+        Both are identities as the record has them: verb, settings, inputs, extra and version.
+        """
+        return False
+
     def write(self, work: Work, opened: Any) -> Mapping[str, Any] | None:
         """Write the folder and return its summary, or None if it is not complete yet."""
         raise NotImplementedError(f"{type(self).__name__} defines no write()")
@@ -56,18 +61,38 @@ class FolderVerb(Verb):
     def conclude(self, summary: Mapping[str, Any]) -> None:
         """Say how a finished folder turned out, whether it was finished now or before."""
 
+    def outlook(self) -> tuple[bool, str]:
+        """Whether there is nothing to do any more, and what `run()` would find in its output folder.
+
+        Raises:
+            UserError: `run()` would refuse the folder.
+        """
+        opened = functools.cache(self.open_inputs)
+
+        def identity() -> tuple[Inputs, Mapping[str, Any]]:
+            found = self.identity(opened)
+            return found.inputs, found.extra
+
+        finished, sentence = outlook(self, self.verb_name(), identity, renews=self.renews)
+        return finished and not self.reopens, sentence
+
     def run(self) -> Path:
         """Do the work and return the folder written.
 
         Raises:
             UserError: inputs or settings that cannot be used, a folder of other work, a folder that cannot be written.
         """
+        with changes_explained():
+            return self._run()
+
+    def _run(self) -> Path:
         opened = functools.cache(self.open_inputs)
         if not (self.out / RECORD).is_file():
             opened()
         # A folder that was begun before is opened before the inputs: those were right then, and may be gone if it is finished.
         identity = self.identity(opened)
-        with begin(self, self.verb_name(), identity.inputs, identity.extra, extendable=self.reopens) as work:
+        name, inputs, extra = self.verb_name(), identity.inputs, identity.extra
+        with begin(self, name, inputs, extra, extendable=self.reopens, renews=self.renews) as work:
             if work.finished and not self.reopens:
                 say(f"{self.out}: {FINISHED_BEFORE}")
             else:

@@ -6,6 +6,7 @@ import errno
 import math
 import os
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,9 +68,26 @@ class WorkingArrays:
             path.unlink()
 
 
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write a .npy file so that a reader sees all of it or none.
+
+    numpy hands a real file to C, where an error of the disk in the last few kilobytes is lost; so it is given no such file.
+    """
+    with whole_file(path) as partial, partial.open("wb") as stream:
+        np.save(_PlainStream(stream), array)
+
+
+class _PlainStream:
+    """A stream that numpy can only write to through Python."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.write = stream.write
+
+
 def _existing(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
     """The array of an earlier, interrupted run; None if it is not there, is damaged or is another one."""
     try:
+        np.load(path, mmap_mode="r", allow_pickle=False)  # "r+" would fill up a file that was cut with zeros
         existing: NDArray[np.float32] = np.load(path, mmap_mode="r+", allow_pickle=False)
         usable = existing.shape == shape and existing.dtype == np.float32
         if usable:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -47,7 +46,10 @@ class EvaluationFolder(ResultFolder):
     @property
     def conditions(self) -> dict[str, int]:
         """Scans per planted condition."""
-        return {str(name): int(num) for name, num in (self.metrics.get("conditions") or {}).items()}
+        counts = self.part("conditions", dict, {})
+        if not all(isinstance(num, int) for num in counts.values()):
+            raise self.damaged("conditions", "a count that is no whole number")
+        return {str(name): num for name, num in counts.items()}
 
     @property
     def planted(self) -> tuple[str, ...]:
@@ -57,14 +59,16 @@ class EvaluationFolder(ResultFolder):
     @property
     def headline(self) -> list[Row]:
         """The most important figures: maps, channel, condition, measure, value, low, high, num."""
-        return list(self.metrics.get("headline") or [])
+        return list(self.part("headline", list, []))
 
     @property
     def maps(self) -> dict[str, str]:
         """Name of each maps folder in the tables -> its key."""
-        described: dict[str, dict[str, Any]] = self.metrics.get("maps") or {}
+        described = self.part("maps", dict, {})
+        if not all(isinstance(record, dict) for record in described.values()):
+            raise self.damaged("maps", "a folder without a description")
         return {str(name): str(record.get("key")) for name, record in described.items()}
 
     def table(self, name: str) -> pd.DataFrame:
         """One of the tables of metrics.json, empty where it has none."""
-        return pd.DataFrame((self.metrics.get("tables") or {}).get(name) or [])
+        return pd.DataFrame(self.part("tables", dict, {}).get(name) or [])

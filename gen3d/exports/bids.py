@@ -26,7 +26,7 @@ from gen3d.anomaly.native import inverse_of, read_native_space, undeformed, writ
 from gen3d.cohort import bids_names as bids
 from gen3d.cohort.channels import ON_TEMPLATE
 from gen3d.cohort.folder import PLAN, Prepared, open_prepared
-from gen3d.core.artefact import RECORD, Artefact, Work, read, write_atomic, write_json
+from gen3d.core.artefact import PLACE, Artefact, Work, read, write_atomic, write_json, write_record
 from gen3d.core.config import Folder, Folders, execution
 from gen3d.core.errors import UserError
 from gen3d.core.inputs import find_input, input_of
@@ -202,7 +202,8 @@ def _drop_paths(work: Work) -> None:
         value = config[field]
         config[field] = [Path(v).name for v in value] if isinstance(value, list) else value and Path(value).name
     work.record["config"] = config
-    write_json(work.folder / RECORD, work.record)
+    work.record[PLACE] = None
+    write_record(work.folder, work.record)
 
 
 def _export_scan(out: Path, material: ExportMaterial, scan: ExportScan) -> None:

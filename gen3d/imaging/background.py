@@ -27,16 +27,19 @@ def background_at_zero(scan: Volume) -> Volume:
     inside a mask). Without such a background, an undershoot that is small or rare (ringing) is cut off, and any other
     minimum is taken off everything.
     """
-    data = scan.data
-    plateau, bright = constant_background(data), bright_level(data)
-    if float(data.min()) >= 0 and (plateau is None or plateau < SMALL * bright):
+    data, low = scan.data, float(scan.data.min())
+    plateau = constant_background(data)
+    if low >= 0 and not plateau:
         return scan
-    undershoot = float(data.min()) < 0 and -float(data.min()) < SMALL * bright
-    if undershoot and (plateau is None or plateau < SMALL * bright):
+    bright = bright_level(data)
+    at_zero = plateau is None or plateau < SMALL * bright
+    if at_zero and low >= 0:
+        return scan
+    if at_zero and -low < SMALL * bright:
         return _from(scan, data)
     if plateau is None:
         ringing = float(np.mean(data < 0)) < FEW_NEGATIVES
-        return _from(scan, data if ringing else data - data.min())
+        return _from(scan, data if ringing else data - np.float32(low))
     return _from(scan, _without_plateau(data, plateau))
 
 

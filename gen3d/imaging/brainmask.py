@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from gen3d.core.errors import UserError
+from gen3d.core.pool import run_program
 from gen3d.imaging.affine import depth_in_template, foreground, registration_template
 from gen3d.imaging.orientation import OrientationRule
 from gen3d.imaging.resample import sample
@@ -119,7 +119,7 @@ def tool_mask(method: str, path: Path, scan: Volume, orientation: OrientationRul
             path = Path(folder) / "scan.nii.gz"
             write_nifti(path, volume.data, volume.affine)
         filled = [text.format(scan=path, mask=expected, folder=folder) for text in arguments]
-        done = subprocess.run([program, *filled], capture_output=True, text=True, check=False)
+        done = run_program([program, *filled])
         if done.returncode != 0 or not expected.is_file():
             reason = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
             raise UserError(f"{path}: `{program}` failed ({reason[0][:200]}); try brain_mask=auto.")

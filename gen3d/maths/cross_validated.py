@@ -14,7 +14,7 @@ the models fitted anew.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 from scipy.stats import t as student_t
 
-from gen3d.maths.stats import Interval, auroc
+from gen3d.maths.stats import COMPARED_AT_ONCE, Interval, auroc, comparisons
 
 Values = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -117,11 +117,26 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class ComparedGroup:
-    """The scans of one fitted model: rows of the positives [p] and negatives [q], and who wins [p, q] (half for ties)."""
+    """The scans of one fitted model: rows of the positives [p] and negatives [q], and their scores."""
 
     positives: Codes
     negatives: Codes
-    wins: Values
+    high: Values
+    low: Values
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of a positive and a negative."""
+        return self.high.size * self.low.size
+
+    @cached_property
+    def _small(self) -> tuple[tuple[slice, Values], ...]:
+        return tuple(comparisons(self.high, self.low))
+
+    @property
+    def blocks(self) -> Iterable[tuple[slice, Values]]:
+        """Some positives, and whether they win [block, q] (half for ties); kept where all pairs are one block."""
+        return self._small if self.num_pairs <= COMPARED_AT_ONCE else comparisons(self.high, self.low)
 
 
 @dataclass(frozen=True)
@@ -151,28 +166,28 @@ class WithinModels:
         for rows in np.split(order, np.flatnonzero(np.diff(self.models[order])) + 1):
             ill, well = rows[self.positive[rows]], rows[~self.positive[rows]]
             if ill.size and well.size:
-                difference = self.scores[ill][:, None] - self.scores[well][None, :]
-                groups.append(ComparedGroup(ill, well, (difference > 0) + 0.5 * (difference == 0)))
+                groups.append(ComparedGroup(ill, well, self.scores[ill], self.scores[well]))
         return tuple(groups)
 
     @cached_property
     def num_pairs(self) -> int:
         """D, the pairs that could be compared."""
-        return sum(group.wins.size for group in self.groups)
+        return sum(group.num_pairs for group in self.groups)
 
     @cached_property
     def value(self) -> float:
         """The area; NaN where no model tested both classes."""
         if not self.num_pairs:
             return math.nan
-        return float(sum(group.wins.sum() for group in self.groups)) / self.num_pairs
+        return float(sum(wins.sum() for group in self.groups for _, wins in group.blocks)) / self.num_pairs
 
     def resampled(self, weights: Values) -> Values:
         """The area in every resample of people, [resamples]; weights [resamples, people]."""
         won, pairs = np.zeros(len(weights)), np.zeros(len(weights))
         for group in self.groups:
             ill, well = weights[:, self.people[group.positives]], weights[:, self.people[group.negatives]]
-            won += np.einsum("bj,bj->b", ill @ group.wins, well)
+            for rows, wins in group.blocks:
+                won += np.einsum("bj,bj->b", ill[:, rows] @ wins, well)
             pairs += ill.sum(axis=1) * well.sum(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(pairs > 0, won / pairs, np.nan)
@@ -187,9 +202,13 @@ class WithinModels:
         if not self.num_pairs:
             return total
         for group in self.groups:
-            for rows, axis in ((group.positives, 1), (group.negatives, 0)):
-                change = (group.wins - self.value).sum(axis=axis) / self.num_pairs
-                total += np.bincount(self.people[rows], weights=change, minlength=self.num_people)
+            against = np.zeros(group.negatives.size)
+            for rows, wins in group.blocks:
+                change = (wins - self.value).sum(axis=1) / self.num_pairs
+                total += np.bincount(self.people[group.positives[rows]], weights=change, minlength=self.num_people)
+                against += (wins - self.value).sum(axis=0)
+            change = against / self.num_pairs
+            total += np.bincount(self.people[group.negatives], weights=change, minlength=self.num_people)
         return total
 
     @cached_property

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 
 from gen3d.core.errors import UserError
+from gen3d.maths.left_out import left_out_together
 
 PEOPLE_PER_COMPONENT = 5
 MIN_PEOPLE = 5
@@ -60,7 +61,7 @@ def deviation(model: DeviationModel, latents: Array) -> NDArray[np.float64]:
 
 
 def held_out_deviation(latents: Array, max_components: int = 20) -> NDArray[np.float64]:
-    """D [n] of each control from a model fitted on the other n - 1.
+    """D [n] of each control from a model fitted on the other n - 1, or without a group of them (`left_out_together`).
 
     All n latents lie in a space of at most n dimensions, so they are rotated into it once; the refits then cost the
     same for any d and give the same distances.
@@ -69,8 +70,9 @@ def held_out_deviation(latents: Array, max_components: int = 20) -> NDArray[np.f
     if values.shape[1] > values.shape[0]:
         _, _, basis = np.linalg.svd(values, full_matrices=False)
         values = values @ basis.T
-    people = np.arange(len(values))
-    distances = [
-        deviation(fit_deviation(values[people != person], max_components), values[[person]])[0] for person in people
-    ]
-    return np.array(distances)
+    distances = np.empty(len(values))
+    for group in left_out_together(len(values)):
+        others = np.ones(len(values), dtype=bool)
+        others[group] = False
+        distances[group] = deviation(fit_deviation(values[others], max_components), values[group])
+    return distances

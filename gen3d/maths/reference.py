@@ -9,7 +9,7 @@ be expected as far out (an outlier identifier as in Davies and Gather 1993, JASA
 trimmed before the fit as in Bhattacharya, Kallitsis and Stoev 2019, Electronic Journal of Statistics 13:1872).
 Without an outlying control p is the rank. With one, p is that of the fitted tail.
 
-Error rates over simulated controls, with and without outliers: `analysis/14_outlying_controls.md`.
+Error rates over simulated controls, with and without outliers: `analysis/15_outlying_controls.md`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -111,10 +111,26 @@ def _percentiles(resampled: NDArray[np.float64], level: float) -> tuple[float, f
     return float(low), float(high)
 
 
-def _comparisons(patients: NDArray[np.float64], controls: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[patients, controls]: 1 where the patient scores higher, 0.5 where equal."""
-    difference = patients[:, None] - controls[None, :]
-    return np.asarray((difference > 0) + 0.5 * (difference == 0), dtype=np.float64)
+COMPARED_AT_ONCE = 1 << 24
+"""Pairs of a patient and a control in memory together (128 MiB); most studies are one block."""
+
+
+def comparisons(
+    patients: NDArray[np.float64], controls: NDArray[np.float64]
+) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Blocks of patients, and [patients of the block, controls]: 1 where the patient scores higher, 0.5 where equal."""
+    step = max(1, COMPARED_AT_ONCE // max(1, len(controls)))
+    for start in range(0, len(patients), step):
+        rows = slice(start, start + step)
+        difference = patients[rows, None] - controls[None, :]
+        yield rows, np.asarray((difference > 0) + 0.5 * (difference == 0), dtype=np.float64)
+
+
+def _wins_of_each(scores: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How many of `others` lie below each score, ties half, exactly: [n]."""
+    ordered = np.sort(others)
+    below = np.searchsorted(ordered, scores, side="left") + np.searchsorted(ordered, scores, side="right")
+    return np.asarray(0.5 * below)
 
 
 def _two_groups(patients: ArrayLike, controls: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -130,13 +146,13 @@ def bootstrap_auroc(
     num = ill.size + well.size
     if not ill.size or not well.size:
         return Interval(math.nan, math.nan, math.nan, num)
-    wins = _comparisons(ill, well)
     generator = np.random.default_rng(seed)
     weights_ill = generator.multinomial(ill.size, np.full(ill.size, 1 / ill.size), size=num_resamples) / ill.size
     weights_well = generator.multinomial(well.size, np.full(well.size, 1 / well.size), size=num_resamples) / well.size
-    resampled = np.sum((weights_ill @ wins) * weights_well, axis=1)
-    low, high = _percentiles(resampled, level)
-    return Interval(float(wins.mean()), low, high, num)
+    blocks = comparisons(ill, well)
+    resampled = sum(np.sum((weights_ill[:, rows] @ wins) * weights_well, axis=1) for rows, wins in blocks)
+    low, high = _percentiles(np.asarray(resampled), level)
+    return Interval(float(_wins_of_each(ill, well).sum() / (ill.size * well.size)), low, high, num)
 
 
 def delong_interval(patients: ArrayLike, controls: ArrayLike, level: float = 0.95) -> Interval:
@@ -149,9 +165,9 @@ def delong_interval(patients: ArrayLike, controls: ArrayLike, level: float = 0.9
     num = ill.size + well.size
     if ill.size < 2 or well.size < 2:
         return Interval(auroc(np.append(ill, well), np.arange(num) < ill.size), math.nan, math.nan, num)
-    wins = _comparisons(ill, well)
-    area = float(wins.mean())
-    variance = wins.mean(axis=1).var(ddof=1) / ill.size + wins.mean(axis=0).var(ddof=1) / well.size
+    of_ill, of_well = _wins_of_each(ill, well), _wins_of_each(-well, -ill)
+    area = float(of_ill.sum() / (ill.size * well.size))
+    variance = (of_ill / well.size).var(ddof=1) / ill.size + (of_well / ill.size).var(ddof=1) / well.size
     if variance < 1e-12:
         return Interval(area, *_newcombe(area, ill.size, well.size, level), num)
     half = _quantile(level) * math.sqrt(variance)

@@ -5,7 +5,6 @@ What matches nothing is listed, and how each table was read is said; a table of 
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import pandas as pd
 
 from gen3d.core import words
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import load_json
 from gen3d.core.user_table import read_user_table
 from gen3d.prepare.columns import ALIASES, MISSING, Columns
 from gen3d.prepare.sidecar import sidecar_of
@@ -93,8 +93,8 @@ def _belongs(folder: Path, place: Path, scans: pd.DataFrame) -> bool:
 
 def _says_derivative(folder: Path) -> bool:
     try:
-        said = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        said = load_json(folder / DESCRIPTION)
+    except (OSError, ValueError):
         return False
     return isinstance(said, dict) and str(said.get("DatasetType", "")).lower() == "derivative"
 
@@ -144,18 +144,18 @@ def _join_participants(result: PeopleTables, path: Path, columns: Columns) -> No
         people, renamed = _as_scanned(people, _sessions_of(before), result, path, only_row=True)
         result.notes += _renamed_note(str(path), renamed)
     result.frame = before.merge(people, on=on, how="left", validate="many_to_one")
-    matched = before[on].merge(people[on], on=on).shape[0]
-    if not matched:
+    scans, rows = (list(frame[on].itertuples(index=False, name=None)) for frame in (before, people))
+    bare, idle = (sum(key not in there for key in keys) for keys, there in ((scans, set(rows)), (rows, set(scans))))
+    if bare == len(scans):
         result.notes.append(
             f"{path}: none of its {words.count(len(people), 'row')} is that of a scan here (its ids are like "
             f"{table.iloc[0][_id_column(table, columns, path)]!r}, the scans' like {before['subject'].iloc[0]!r}), so age, sex "
             "and diagnosis are unknown"
         )
-    elif matched < max(len(before), len(people)):
-        result.notes.append(
-            f"{path}: {words.count(len(before) - matched, 'scan')} without a row, {len(people) - matched} of "
-            f"{words.count(len(people), 'row')} without a scan"
-        )
+    else:
+        parts = [f"{bare} of {words.count(len(scans), 'scan')} without a row"] if bare else []
+        parts += [f"{idle} of {words.count(len(rows), 'row')} without a scan"] if idle else []
+        result.notes += [f"{path}: {', '.join(parts)}"] if parts else []
 
 
 def _id_column(table: pd.DataFrame, columns: Columns, path: Path) -> str:
@@ -195,7 +195,7 @@ def _session_table(path: Path, table: pd.DataFrame, columns: Columns) -> pd.Data
             f"{path}: no column session_id, which says whose values they are; its columns are "
             f"{', '.join(map(str, table.columns[1:]))}."
         )
-    sidecar = sidecar_of(path, path.parent.parent / "sessions.json")
+    sidecar = sidecar_of(path, *(path.parent.parent / name for name in ("sessions.json", "participants.json")))
     sessions = standardise(table, mine, path, sidecar, lenient=True).drop(columns=["source"], errors="ignore")
     _refuse_twice(sessions, SCAN, path)
     return sessions

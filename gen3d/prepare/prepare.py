@@ -17,6 +17,7 @@ from gen3d.cohort.manifest import SCAN_HASH, Split, assign_roles
 from gen3d.cohort.regions import region_table, regions_on
 from gen3d.cohort.scan_hash import refuse_one_scan_twice
 from gen3d.cohort.screening import judge
+from gen3d.core import words
 from gen3d.core.artefact import Work, digest
 from gen3d.core.config import NamedFolders, execution
 from gen3d.core.errors import Unfinished
@@ -27,13 +28,21 @@ from gen3d.imaging.brainmask import MaskMethod, check_tool
 from gen3d.imaging.orientation import OrientationRule
 from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.registration import DeformationSettings
+from gen3d.imaging.speed import slowness
 from gen3d.imaging.template import template_on
 from gen3d.prepare.columns import Columns
 from gen3d.prepare.one_scan import ScanTask, make_tasks, prepare_all
+from gen3d.prepare.roles import Controls, control_rows, role_lines
 from gen3d.prepare.sources import ScanSource, read_sources
 
-SECONDS_PER_SCAN, SECONDS_PER_MEGAVOXEL = 4.0, 4.0  # of one core: alignment and bias; resampling and deformation
+SECONDS_PER_SCAN, SECONDS_PER_MEGAVOXEL = 6.5, 4.5  # of one core: alignment and bias; resampling and deformation
+FASTEST, SLOWEST = 0.7, 1.5
+"""Scans differ, by their voxels and by how far they are from the template: shares of that time that they take."""
 PICTURE_MB = 0.2
+IMAGES = "images"
+OF_THE_TABLE = ("split", "controls", "columns", "shared_ids")
+"""Settings that change the cohort table and no volume."""
+MOST_NOTES = 20
 FIRST_COLUMNS = ("key", "source", "verdict", "reason")
 
 
@@ -81,9 +90,10 @@ class Prepare(FolderVerb):
     shared_ids: bool = Field(
         False, description="true: the same id in two sources is the same person; false: such ids are refused"
     )
-    controls: tuple[str, ...] | None = Field(
+    controls: Controls = Field(
         None,
-        description="diagnoses that count as healthy controls; [all]: everybody; none: the usual names (control, CN, ...)",
+        description="diagnoses that count as healthy controls; [all]: everybody; none: the usual names (control, CN, ...); by "
+        "source or site: {siteA: [all], siteB: [CN]}",
     )
     split: Split = Field(
         default_factory=Split, description="shares of the control subjects for training, calibration and test"
@@ -108,14 +118,27 @@ class Prepare(FolderVerb):
         )
 
     def identity(self, opened: Callable[[], tuple[ScanSource, list[ScanTask]]]) -> Identity:
-        """Also every scan's content, and the cohort table."""
+        """Also every scan's content, and the cohort table; the former alone decides what must be prepared."""
         source, tasks = opened()
-        scans = digest([task.identity for task in tasks] + [source.frame.drop(columns="source").to_csv()])
-        return Identity(self.reads(), {"scans": scans})
+        images = digest([[task.key, task.identity] for task in tasks])
+        return Identity(self.reads(), {IMAGES: images, "table": digest(source.frame.drop(columns="source").to_csv())})
+
+    def renews(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+        """The same scans with other roles or columns: nothing is prepared again, the tables are."""
+
+        def of_images(identity: Mapping[str, Any]) -> list[Any]:
+            settings = {name: value for name, value in identity["settings"].items() if name not in OF_THE_TABLE}
+            return [identity["verb"], identity["version"], settings, identity["extra"].get(IMAGES, "none")]
+
+        return of_images(before) == of_images(now)
 
     def write(self, work: Work, opened: tuple[ScanSource, list[ScanTask]]) -> dict[str, Any]:
         """Prepare every scan, judge them together, and write the cohort folder."""
         source, tasks = opened
+        for sentence in self._about(source):
+            say(sentence)
+        if work.resumed:
+            say(f"{self.out}: scans that were prepared before are kept")
         done = track(prepare_all(tasks, self.workers), "preparing scans", total=len(tasks))
         rows = pd.DataFrame(list(done)).sort_values("key", ignore_index=True)
         return self._write_cohort(source, rows, self.grid())
@@ -126,14 +149,15 @@ class Prepare(FolderVerb):
         source, grid = self._read(), self.grid()
         num_scans, megavoxels = len(source.frame), math.prod(grid.shape) / 1e6
         workers = num_workers(self.workers, num_scans)
-        seconds = num_scans * (SECONDS_PER_SCAN + SECONDS_PER_MEGAVOXEL * megavoxels) / workers
+        seconds = num_scans * (SECONDS_PER_SCAN + SECONDS_PER_MEGAVOXEL * megavoxels) / workers * slowness()
         megabytes = num_scans * (megavoxels * 2 * len(grid.channels) + PICTURE_MB)
         sites = ", ".join(f"{site} {count}" for site, count in Counter(source.frame["site"]).items())
         return [
             f"reads {num_scans} scans of {source.frame['subject'].nunique()} people ({sites})",
-            *(f"{len(source.unmatched)} entries do not match up" for _ in source.unmatched[:1]),
+            *self._about(source),
             f"the grid is {grid.describe()}",
-            f"takes about {duration(seconds)} with {workers} workers",
+            f"takes about {duration(FASTEST * seconds)} to {duration(SLOWEST * seconds)} with {words.count(workers, 'worker')}, as "
+            "fast as this machine is now; while it runs, the time left is measured",
             f"writes about {megabytes:.0f} MB to {self.out}",
         ]
 
@@ -150,15 +174,33 @@ class Prepare(FolderVerb):
         )
 
     def _read(self) -> ScanSource:
-        return read_sources(self.source, self.columns, self.shared_ids)
+        source = read_sources(self.source, self.columns, self.shared_ids)
+        # What is wrong with controls= is said before anything is done.
+        control_rows(source.frame, self.controls, source.origin)
+        return source
+
+    def _about(self, source: ScanSource) -> list[str]:
+        """How the tables were read, what of them matches nothing, and who is a control."""
+        shown = [*source.notes[:MOST_NOTES]]
+        if len(source.notes) > MOST_NOTES:
+            shown.append(f"and {len(source.notes) - MOST_NOTES} further notes of that kind")
+        if source.unmatched:
+            num = len(source.unmatched)
+            shown.append(
+                f"{words.count(num, 'entry', 'entries')} {'does' if num == 1 else 'do'} not match up: {source.unmatched_counts()}"
+            )
+        controls = control_rows(source.frame, self.controls, source.origin)
+        return [*shown, *role_lines(source.frame, controls, source.origin, self.split)]
 
     def _write_cohort(self, source: ScanSource, rows: pd.DataFrame, plan: GridPlan) -> dict[str, Any]:
         """Write what belongs to the cohort as a whole, and return the summary of the artefact."""
         hashes = rows.get(SCAN_HASH, pd.Series(np.nan, index=rows.index))
         rows = rows.drop(columns=SCAN_HASH, errors="ignore")
-        verdicts = rows.join(judge(rows))
+        site_of = dict(zip(source.frame["key"], source.frame["site"].astype(str), strict=True))
+        verdicts = rows.join(judge(rows, [site_of[key] for key in rows["key"]]))
         excluded = verdicts.loc[verdicts["verdict"] == "exclude", "key"].tolist()
-        manifest = assign_roles(source.frame, self.split, self.controls, excluded)
+        controls = control_rows(source.frame, self.controls, source.origin)
+        manifest = assign_roles(source.frame, self.split, controls, excluded)
         manifest[SCAN_HASH] = manifest["key"].map(dict(zip(rows["key"], hashes, strict=True)))
         refuse_one_scan_twice(manifest, manifest["source"].tolist())
         write_cohort(self.out, plan, template_on(plan).mask, regions_on(plan), region_table(), manifest)
@@ -173,6 +215,7 @@ class Prepare(FolderVerb):
             "roles": {str(role): int(count) for role, count in manifest["role"].value_counts().items()},
             "seconds_per_scan": round(float(rows["seconds"].median()), 2),
             "num_unmatched": len(source.unmatched),
+            "unmatched": source.unmatched_counts(),
             "unusable": [str(text) for text in rows["failure"] if text],
         }
 
@@ -188,7 +231,11 @@ class Prepare(FolderVerb):
             f"{summary['seconds_per_scan']} s per scan; see verdicts.tsv and figures/"
         )
         if summary["num_unmatched"]:
-            say(f"{summary['num_unmatched']} entries of the tables and folders do not match up; see unmatched.tsv")
+            kinds = f" ({summary['unmatched']})" if summary.get("unmatched") else ""
+            say(
+                f"{summary['num_unmatched']} entries of the tables and folders do not match up{kinds}; see unmatched.tsv"
+            )
+        say(f"roles: {', '.join(f'{role} {count}' for role, count in summary['roles'].items())} (scans)")
         unusable = summary["unusable"]
         if unusable:
             shown = "\n".join(unusable[:10]) + (f"\nand {len(unusable) - 10} more" if len(unusable) > 10 else "")

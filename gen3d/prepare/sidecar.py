@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gen3d.core.errors import UserError
+from gen3d.core.plain_files import load_json
 
 UNKNOWN_SEX = "unknown"
 SEX_CODES = {
@@ -107,8 +107,8 @@ def sidecar_of(table: Path, *further: Path) -> Sidecar | None:
         if not path.is_file():
             continue
         try:
-            columns = json.loads(path.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError, RecursionError) as error:
+            columns = load_json(path)
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"{path}: not JSON ({str(error).splitlines()[0]}); mend it, or move it away from its table."
             ) from None

@@ -7,6 +7,8 @@ does not match up (a scan without a row, a row without a scan, a second run) is 
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ from gen3d.prepare.sidecar import sidecar_of
 from gen3d.prepare.standard import standardise, told
 from gen3d.prepare.which_scan import find_scans
 
+ORIGIN = "_origin"
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
 
 
@@ -31,13 +34,20 @@ class ScanSource:
     """Rows of one or several sources, and what did not match up.
 
     `frame` has the columns of the cohort table except role, and `source`; `unmatched` holds (entry, remark), and `found_in` the
-    source of each of them, filled by `read_sources`; `notes` are sentences on how the tables were read.
+    source of each of them, filled by `read_sources`; `notes` are sentences on how the tables were read, and `origin` the name of
+    every row's source.
     """
 
     frame: pd.DataFrame
     unmatched: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     found_in: list[str] = field(default_factory=list)
+    origin: list[str] = field(default_factory=list)
+
+    def unmatched_counts(self) -> str:
+        """How many entries of each kind match nothing: `scan without a row in participants.tsv (2)`."""
+        kinds = Counter(re.sub(r"session \S+ ", "", remark.split(":")[0]) for _, remark in self.unmatched)
+        return ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
 
 
 def read_sources(
@@ -62,6 +72,8 @@ def read_sources(
         )
     named = list(paths.items()) if isinstance(paths, Mapping) else [(None, path) for path in paths]
     sources = [_read_one(path, columns) for _, path in named]
+    for place, source in zip(_names(named), sources, strict=True):
+        source.frame[ORIGIN] = place
     rows = [
         identified(SourceRows(path, name, source.frame), columns.ids_within_site)
         for (name, path), source in zip(named, sources, strict=True)
@@ -71,7 +83,15 @@ def read_sources(
     ]
     unmatched = [item for source in sources for item in source.unmatched]
     notes = [note for source in sources for note in source.notes]
-    return ScanSource(joined(rows, shared_ids), unmatched, notes, found_in)
+    frame = joined(rows, shared_ids)
+    origin = [str(place) for place in frame.pop(ORIGIN)]
+    return ScanSource(frame, unmatched, notes, found_in, origin)
+
+
+def _names(named: Sequence[tuple[str | None, Path]]) -> list[str]:
+    """What each source is called: as the user says, or by its folder or table, or by its path where two have one name."""
+    names = [name or (path.name if path.is_dir() else path.stem) for name, path in named]
+    return [str(path) if names.count(name) > 1 else name for name, (_, path) in zip(names, named, strict=True)]
 
 
 def _read_one(path: Path, columns: Columns) -> ScanSource:

@@ -15,7 +15,7 @@ from gen3d.prepare.columns import ALIASES, CELL_READERS, MISSING, Columns
 from gen3d.prepare.sidecar import Sidecar
 
 BIDS_NAMES = {"subject": "participant_id", "session": "session_id"}
-SAVED_AS_NUMBER = re.compile(r"[0-9]+\.0+|[0-9]+(\.[0-9]+)?[eE]\+[0-9]+")
+SAVED_AS_NUMBER = re.compile(r"[0-9]+[.,]0+|[0-9]+(\.[0-9]+)?[eE]\+[0-9]+")
 
 
 def standardise(
@@ -161,11 +161,11 @@ def _renamed(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
 
 def _refuse_numbers(ids: pd.Series, what: str, path: Path) -> None:
     """Refuse ids that a spreadsheet turned into numbers: without its point, 1.0 would be the id of person 10."""
-    wrong = [cell for cell in ids if SAVED_AS_NUMBER.fullmatch(cell)]
+    wrong = [cell for cell in ids if SAVED_AS_NUMBER.fullmatch(cell.removeprefix("sub-").removeprefix("ses-"))]
     if wrong:
         raise UserError(
             f"{path}: the {what} {wrong[0]!r} was saved as a number by a spreadsheet; write it as text, as in the names of the "
-            f"scans ({wrong[0].split('.')[0]!r}?)."
+            f"scans ({re.split('[.,]', wrong[0])[0]!r}?)."
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from gen3d.core.memory import announce_memory
 from gen3d.core.tables import Row
 from gen3d.maths.stats import Interval
 from gen3d.quality.features import FeatureMaker, ScanSet, metric_name
@@ -41,6 +42,8 @@ def distance_rows(makers: Sequence[FeatureMaker], sets: Sequence[ScanSet], num_r
 
 def _pool(features: list[np.ndarray[Any, np.dtype[np.float64]]]) -> Pool:
     """All scans of one plane; the Gaussian kernel's width is the median distance of real vectors, the same for all sets."""
+    num = sum(part.shape[0] * part.shape[1] for part in features)
+    announce_memory(f"the kernels of {num} feature vectors", 5 * 8 * num**2, "give fewer scans")
     real = features[0].reshape(-1, features[0].shape[-1])
     return Pool(np.concatenate(features), median_distance(real))
 

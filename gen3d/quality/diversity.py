@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from gen3d.cohort.channels import DATA_RANGE
-from gen3d.core.disk import whole_file
 from gen3d.core.progress import track
 from gen3d.core.tables import Row
+from gen3d.core.work_arrays import save_array
 from gen3d.imaging.similarity import structural_similarity
 from gen3d.maths.stats import Interval
 from gen3d.quality.features import ScanSet
@@ -44,8 +44,7 @@ def pair_means(measure: MultiScaleSSIM, scans: ScanSet, num_pairs: int, seed: in
     pairs = list(zip(first.tolist(), second.tolist(), strict=True))
     steps = track(pairs, f"{measure.name} of {scans.name} scans")
     values = np.array([measure.pair(moments(a), moments(b)) for a, b in steps])
-    with whole_file(kept) as partial, partial.open("wb") as stream:
-        np.save(stream, values)
+    save_array(kept, values)
     return PairMeans(first, second, values, len(scans))
 
 

@@ -74,13 +74,24 @@ def open_label_maps(folder: Path, names: Path) -> LabelMaps:
         raise UserError(f"{names}: no such table; label_names= names a table with the columns label and name.")
     try:
         table = parse_table(names, "," if names.suffix == ".csv" else "\t", dtype=str)
-        labels = {int(float(row[0])): plain_name(str(row[1])) for row in table.itertuples(index=False)}
+        numbers = [_whole(str(row[0])) for row in table.itertuples(index=False)]
+        labels = dict(zip(numbers, (plain_name(str(row[1])) for row in table.itertuples(index=False)), strict=True))
+        if len(labels) < len(numbers):
+            twice = next(number for number in numbers if numbers.count(number) > 1)
+            raise ValueError(f"the label {twice} is given twice")
     except (OSError, ValueError, IndexError) as error:
         raise UserError(
             f"{names}: not a table of labels and names ({str(error).splitlines()[0]}); its first column is the label "
             "(a whole number), its second the name."
         ) from None
     return LabelMaps(folder, labels)
+
+
+def _whole(cell: str) -> int:
+    number = float(cell)
+    if not number.is_integer():
+        raise ValueError(f"the label {cell} is no whole number")
+    return int(number)
 
 
 def labels_on_plan(

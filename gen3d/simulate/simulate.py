@@ -23,6 +23,7 @@ from gen3d.core.tables import Row
 from gen3d.core.work import FolderVerb, Inputs
 from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.registration import DeformationSettings
+from gen3d.imaging.speed import slowness
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import read_stored
 from gen3d.simulate.anatomy import cohort_space
@@ -173,7 +174,7 @@ class Simulate(FolderVerb):
         megavoxels = float(np.prod(grid.shape)) / 1e6
         workers = num_workers(self.workers, len(scans))
         per_megavoxel = SECONDS_PER_MEGAVOXEL_OF_TWIN if bases else SECONDS_PER_MEGAVOXEL
-        seconds = len(scans) * (SECONDS_PER_SCAN + per_megavoxel * megavoxels) / workers
+        seconds = len(scans) * (SECONDS_PER_SCAN + per_megavoxel * megavoxels) / workers * slowness()
         counts = (scans if bases else scans.drop_duplicates("subject"))["condition"].value_counts()
         groups = ", ".join(f"{name} {count}" for name, count in counts.items())
         return [

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
-from sklearn.manifold import trustworthiness
 
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core.artefact import Work, read
@@ -18,6 +17,7 @@ from gen3d.core.progress import say
 from gen3d.core.result_folder import METRICS, write_picture
 from gen3d.core.work import FolderVerb, Inputs
 from gen3d.latents.embedding import MINIMUM_PEOPLE_FOR_UMAP, FittedComponents, fit_components, fit_umap
+from gen3d.maths.neighbourhoods import trustworthiness
 from gen3d.stratify.adjustment import Adjustment, fit_adjustment
 from gen3d.stratify.associations import ASSOCIATION_COLUMNS, associations, strongest_confound
 from gen3d.stratify.cluster_maps import ClusterMap, cluster_maps
@@ -282,8 +282,8 @@ def quality_table(
     rows = []
     for name, coordinates in (maps | {"random": chance}).items():
         if np.isfinite(coordinates).all():
-            trusted = float(trustworthiness(values, coordinates, n_neighbors=size))
-            continuity = float(trustworthiness(coordinates, values, n_neighbors=size))
+            trusted = trustworthiness(values, coordinates, size)
+            continuity = trustworthiness(coordinates, values, size)
             rows.append((name, trusted, continuity, size, num))
     return pd.DataFrame(rows, columns=["map", "trustworthiness", "continuity", "neighbours", "num_people"])
 

@@ -37,6 +37,10 @@ BOOTSTRAPS_OF_A_NULL = 10
 """Few, because every null cohort is resampled, and only the mean agreement of each is compared."""
 RUNS_AT_ONCE = 100
 """Mixtures that are fitted in one batch, which bounds the memory."""
+COMPARED_AT_ONCE = 1024
+"""People who are compared with everybody at a time."""
+ABSENT = -2
+"""Label of a person who was not drawn; -1 is one in no cluster."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +224,7 @@ def bootstrap(
     num = len(values)
     drawn = generator.multinomial(num, np.full(num, 1.0 / num), size=num_resamples)
     agreement, overlap = np.empty(num_resamples), np.empty((num_resamples, solution.num_clusters))
-    together, possible = np.zeros((num, num)), np.zeros((num, num))
+    resampled_labels = np.empty((num_resamples, num), dtype=np.int32)
     per_block = max(1, RUNS_AT_ONCE // 4)
     for start in range(0, num_resamples, per_block):
         block = drawn[start : start + per_block]
@@ -233,15 +237,32 @@ def bootstrap(
             agreement[place] = adjusted_rand_index(original, resampled)
             similar = jaccard(original, resampled)
             overlap[place] = np.append(similar, np.full(solution.num_clusters, np.nan))[1 : solution.num_clusters + 1]
-            member = (labels[:, None] == np.arange(labels.max() + 1)[None, :]) & inside[:, None]
-            together += member.astype(np.float64) @ member.T.astype(np.float64)
-            possible += np.outer(inside, inside)
-    share = np.divide(together, possible, out=np.zeros_like(together), where=possible > 0)
-    np.fill_diagonal(share, 0.0)
-    same = (solution.labels[:, None] == solution.labels[None, :]) & (solution.labels >= 0)[:, None]
-    np.fill_diagonal(same, False)
-    consensus = np.where(same, share, 0.0).sum(axis=1) / np.maximum(same.sum(axis=1), 1)
+            resampled_labels[place] = np.where(inside, labels, ABSENT)
+    consensus = _consensus(solution.labels, resampled_labels)
     return Stability(agreement, np.where(solution.labels >= 0, consensus, np.nan), _mean_known(overlap))
+
+
+def _consensus(labels: NDArray[np.int64], resampled: NDArray[np.int32]) -> Floats:
+    """Per person [n], the mean over the others of the cluster of how often both fell into one cluster when both were drawn.
+
+    labels [n]; resampled [resamples, n], `ABSENT` where a person was not drawn. Some people are compared with everybody at
+    a time, so that memory grows with people and not with their square.
+    """
+    drawn = (resampled != ABSENT).T.astype(np.float32)
+    members = np.concatenate(
+        [cluster == resampled.T for cluster in range(int(resampled.max(initial=-1)) + 1)] or [drawn[:, :0]], axis=1
+    ).astype(np.float32)
+    consensus = np.empty(len(labels))
+    for start in range(0, len(labels), COMPARED_AT_ONCE):
+        rows = np.arange(start, min(start + COMPARED_AT_ONCE, len(labels)))
+        together = (members[rows] @ members.T).astype(np.float64)  # counts, exact in single precision
+        possible = (drawn[rows] @ drawn.T).astype(np.float64)
+        share = np.divide(together, possible, out=np.zeros_like(together), where=possible > 0)
+        share[rows - start, rows] = 0.0
+        same = (labels[rows, None] == labels[None, :]) & (labels[rows] >= 0)[:, None]
+        same[rows - start, rows] = False
+        consensus[rows] = np.where(same, share, 0.0).sum(axis=1) / np.maximum(same.sum(axis=1), 1)
+    return consensus
 
 
 def _mean_known(values: Floats) -> Floats:

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from gen3d.core.config import Config, Folder, Folders, execution, load, read_yaml
 from gen3d.core.errors import UserError
+from gen3d.core.names import fault_of
 from gen3d.core.work import FolderVerb
 from gen3d.verbs import VERBS, verb_class
 
@@ -200,6 +201,9 @@ class SweepSettings(FolderVerb):
     def _possible(self) -> SweepSettings:
         if not self.steps:
             raise ValueError("steps is empty: a trial is at least one verb, such as steps: {train: {file: ...}}")
+        for name in self.steps:
+            if fault := fault_of(name) or ("" if name else "it is empty"):
+                raise ValueError(f"steps: {name!r} cannot be the name of a folder ({fault})")
         if not self.vary:
             raise ValueError("vary is empty: name at least one key, such as vary: {train.model.beta: [0.3, 1, 3]}")
         ranges = [key for key, values in self.vary.items() if isinstance(values, Range)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,20 +17,20 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from gen3d.core.artefact import LOCK, read, write_atomic
+from gen3d.core.artefact import LOCK, discard, read, write_atomic
 from gen3d.core.disk import remove_partial
 from gen3d.core.errors import Interrupted, Unfinished, UserError
+from gen3d.core.pool import PARENT
 from gen3d.core.progress import say
 from gen3d.sweep.results import measure
 from gen3d.sweep.settings import DONE, FAILED, PRUNED, STOPPED, Command, SweepSettings, Trial
-from gen3d.train.stopping import StopSignal
+from gen3d.train.stopping import STOPS, StopSignal
 
 if TYPE_CHECKING:  # search.py loads Optuna
     from gen3d.sweep.search import Attempt, SweepStudy
 
 LOG = "log.jsonl"
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-STOP_CODES = {code for number in STOP_SIGNALS for code in (-number, 128 + number)}
+STOP_CODES = {code for number in STOPS for code in (-number, 128 + number)}
 OF_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GEN3D_EXIT_FILE")
 TAIL_BYTES = 20_000
 POLL_S = 0.2
@@ -142,7 +141,8 @@ def _attempt(
         attempt.end(status, time.monotonic() - began, objective, sentence)
     if status in (DONE, PRUNED):
         for path in sweep.discard:
-            shutil.rmtree(folder / path, ignore_errors=True)
+            step, _, below = path.partition("/")
+            discard(folder / step, below)
 
 
 def _measured(sweep: SweepSettings, study: SweepStudy, folder: Path) -> tuple[float | None, str]:
@@ -169,8 +169,8 @@ def interrupted(number: int) -> Interrupted:
 def locked(folder: Path, halt: Halt) -> Iterator[int]:
     """Hold a trial's folder; the file descriptor of the lock is to be handed down to the processes at work there.
 
-    Should the sweep itself be killed, the trial stays locked until the last of its processes is gone, so that it is
-    not begun a second time.
+    Should the sweep itself be killed, its processes save their state and end, and the trial stays locked until the last of
+    them is gone, so that it is not begun a second time.
 
     Raises:
         TrialEnded: stopped while waiting for the processes of an earlier start.
@@ -271,6 +271,7 @@ def child_environment(at_once: int, slot: int, num_gpus: int) -> dict[str, str]:
     """The environment of a trial's processes: its share of the cores and, if requested, one GPU of the machine's."""
     environment = {key: value for key, value in os.environ.items() if key not in OF_A_LAUNCHER}
     environment["PYTHONUNBUFFERED"] = "1"
+    environment[PARENT] = str(os.getpid())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // at_once)))
     if num_gpus:

@@ -25,6 +25,7 @@ from gen3d.cohort.manifest import is_twin, subject_hash
 from gen3d.core import words as spell
 from gen3d.core.config import Config
 from gen3d.core.errors import UserError
+from gen3d.core.memory import announce_memory
 from gen3d.core.progress import track
 from gen3d.maths.stats import Interval, wilson_interval
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion
@@ -216,6 +217,8 @@ def run_audit(
     if not run.comparable_latents:
         raise UserError(f"{run.folder}: a {run.kind} run of {run.num_members} members has no latents to audit with.")
     train, held_out = known_people(run, reference, settings)
+    num_real = (len(train) + len(held_out)) * (2 if settings.mirrored else 1)
+    _announce_comparison(num_real)
     embedder = _Embedder(run, settings, extractor)
     groups = [_real_scans(embedder, reference, frame, settings.mirrored) for frame in (train, held_out)]
     keys, synthetic_vectors = [], []
@@ -224,6 +227,7 @@ def run_audit(
         synthetic_vectors.append(embedder.of_synthetic(volume))
     if not keys:
         raise UserError(f"{run.folder}: no synthetic scans were given to audit.")
+    _announce_comparison(num_real + len(keys))
     embeddings = {}
     for name in embedder.names:
         vectors, (seen, unseen) = (
@@ -242,6 +246,12 @@ def run_audit(
             seed=settings.seed,
         )
     return Audit(settings, run.artefact.key, tuple(keys), train[["subject", "key"]], embeddings)
+
+
+def _announce_comparison(num_scans: int) -> None:
+    """Refuse more scans than can be compared with each other: their inner products, distances, and a copy."""
+    what = f"the comparisons of {num_scans} scans and mirror images in the audit"
+    announce_memory(what, 3 * 8 * num_scans**2, "set audit.mirrored=false or give fewer scans")
 
 
 def known_people(run: Run, reference: Prepared, settings: AuditSettings) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -21,12 +21,12 @@ from gen3d.cohort.seen import SeenBy
 from gen3d.cohort.structures import with_structures
 from gen3d.core.arrays import read_array
 from gen3d.core.artefact import Work, digest, file_digest, read, write_atomic
-from gen3d.core.disk import whole_file
 from gen3d.core.errors import UserError
 from gen3d.core.inputs import input_of
 from gen3d.core.plain_files import load_object
 from gen3d.core.progress import track
 from gen3d.core.work import Inputs
+from gen3d.core.work_arrays import save_array
 from gen3d.models.base import BaseModelConfig, Model, Statistics
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, no_noise
 from gen3d.models.run import Run, load_run
@@ -219,8 +219,7 @@ class LatentMaterial(TrainingMaterial):
                 seen = volume.flip(2) if name == MIRRORED else volume
                 array[row] = model.encode(seen.to(self.autoencoder.device)).flatten().cpu().numpy()
         for name, array in latents.items():
-            with whole_file(self._own / name) as partial, partial.open("wb") as stream:
-                np.save(stream, array)
+            save_array(self._own / name, array)
 
     def statistics(self, rows: NDArray[np.int64], processes: Processes) -> Statistics:
         model = self.autoencoder.member(0)

@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from gen3d.core import words as spell
+from gen3d.core.errors import UserError
+from gen3d.core.files import require_regular
 from gen3d.figures import charts
 from gen3d.figures.blocks import Figure, Section, Table, Text
 from gen3d.figures.context import Context, page_section
 from gen3d.models.registry import trained_in_steps
-from gen3d.models.run_folder import RunFolder
+from gen3d.models.run_folder import AGAIN, RunFolder
 
 NOT_LOSSES = ("member", "step", "learning_rate", "volumes_per_s", "memory_gib", "seconds", "volumes", "clipped")
 FIRST_TERMS = ("loss", "reconstruction", "kl")
@@ -96,8 +98,12 @@ def _num_weights(run: RunFolder) -> int | None:
     path = run.first_weights
     if path is None:
         return None
-    with safe_open(path, framework="numpy") as weights:
-        shapes = [weights.get_slice(name).get_shape() for name in weights.keys() if name not in BUFFERS]  # noqa: SIM118
+    try:
+        require_regular(path)
+        with safe_open(path, framework="numpy") as weights:
+            shapes = [weights.get_slice(name).get_shape() for name in weights.keys() if name not in BUFFERS]  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged weights ({error}); {AGAIN}.") from None
     return int(sum(np.prod(shape, dtype=np.int64) for shape in shapes))
 
 

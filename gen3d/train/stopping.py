@@ -8,12 +8,15 @@ from types import FrameType, TracebackType
 
 from gen3d.core.errors import Interrupted
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+
 
 class StopSignal:
-    """Within this context SIGINT, SIGTERM and SIGUSR1 are noted instead of obeyed; a second SIGINT stops at once.
+    """Within this context SIGINT, SIGTERM, SIGUSR1 and SIGHUP are noted instead of obeyed; a second SIGINT stops at once.
 
-    SLURM sends SIGTERM when it preempts a job, and SIGUSR1 a while before the time limit when it is asked to. With
-    `listening` false, signals do what they did before: there is nothing to save.
+    SLURM sends SIGTERM when it preempts a job, and SIGUSR1 a while before the time limit when it is asked to; a terminal
+    sends SIGHUP when it is closed. A signal that is ignored stays so (nohup). With `listening` false, signals do what they
+    did before: there is nothing to save.
     """
 
     def __init__(self, listening: bool = True) -> None:
@@ -23,8 +26,9 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         if self.listening and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-                self._before[number] = signal.signal(number, self._note)
+            for number in STOPS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
@@ -40,7 +44,7 @@ class StopSignal:
 
 
 def stopped_by(number: int, step: int, steps: int) -> Interrupted:
-    """The exception to leave with: exit code 130 for SIGINT, 143 for SIGTERM, 138 for SIGUSR1."""
+    """The exception to leave with: exit code 130 for SIGINT, 143 for SIGTERM, 138 for SIGUSR1, 129 for SIGHUP."""
     stopped = Interrupted(
         f"stopped by {signal.Signals(number).name} after step {step} of {steps}, the checkpoint is saved; "
         "run the same command again, it goes on from there."

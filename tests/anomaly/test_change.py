@@ -110,6 +110,7 @@ def test_twins_are_known_from_the_cohort_table_too(table: pd.DataFrame, tmp_path
     subjects.drop(columns="base").to_csv(copy / "subjects.tsv", sep="\t", index=False)
     record = {"gen3d": "0", "verb": "anomaly", "key": "maps 2", "status": "finished", "config": {}, "summary": {}}
     inputs = {"prepared": [{"path": str(tmp_path / "cohort"), "verb": "prepare", "key": "c"}]}
+    write_json(tmp_path / "cohort" / "artefact.json", {"verb": "prepare", "key": "c", "status": "finished"})
     write_json(copy / "artefact.json", {**record, "inputs": inputs, "finished_at": ""})
     again = change(maps=copy, out=tmp_path / "change")
     pd.testing.assert_frame_equal(again, table)

@@ -93,6 +93,20 @@ def test_too_few_controls_are_one_sentence() -> None:
         make_panel(table(a=6, b=2, c=2), TERMS)
 
 
+def test_advice_to_somebody_who_gives_new_people_alone_is_what_helps() -> None:
+    with pytest.raises(UserError, match=r"only 7 controls can calibrate .* prepared=\[TRAINING_COHORT,NEW\]"):
+        make_panel(table(a=7), TERMS, only_new=True)
+
+
+def test_controls_that_calibrate_without_age_or_sex_are_counted() -> None:
+    frame = table(a=30)
+    assert make_panel(frame, TERMS).unknown_sentence() == ""
+    frame.loc[:2, "age_years"], frame.loc[[1], "sex"] = np.nan, ""
+    said = make_panel(frame, TERMS).unknown_sentence()
+    assert said.startswith("of the 30 controls that calibrate, 3 have no known age and 1 have no known sex")
+    assert make_panel(frame, ()).unknown_sentence() == "", "a model without covariates does not need them"
+
+
 def test_sites_that_the_expectation_knows_are_not_doubtful() -> None:
     frame = table(a=20, b=20)
     people = frame[frame["calibrates"]]

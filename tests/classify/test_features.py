@@ -8,12 +8,14 @@ import pytest
 
 from gen3d.classify.study.features import one_scan_each, open_features
 from gen3d.classify.study.joining import with_columns
+from gen3d.classify.study.question import scans_behind
 from gen3d.classify.study.selection import only_those
 from gen3d.cohort.manifest import subject_hash
-from gen3d.core.artefact import begin
+from gen3d.core.artefact import begin, read
 from gen3d.core.errors import UserError
 from tests.latents_folder import Encoded, cohort_table, write_latents
 from tests.maps_folder import write_tables
+from tests.sealing import reseal
 
 GENERATOR = np.random.default_rng(0)
 
@@ -176,3 +178,25 @@ def test_codes_that_are_numbers_choose_classes_and_not_a_range(tmp_path: Path) -
     table = cohort_table(3, site=["1", "2", "3"])
     features = open_features([write_latents(tmp_path / "l", np.zeros((3, 2)), table)])
     assert list(only_those(features, {"site": [1, 3]}).table["site"]) == ["1", "3"]
+
+
+def test_latents_started_from_another_folder_never_take_other_peoples_scans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record names `prepared`, as old ones do; there is a folder of that name, of other people with the same ids."""
+    for place, key in (("mine", "k1"), ("other", "k2")):
+        with begin(Encoded(out=tmp_path / place / "prepared"), "prepare", {}, {"key": key}) as work:
+            work.finish()
+    mine = read(tmp_path / "mine" / "prepared").key
+    item = {"path": "prepared", "verb": "prepare", "key": mine}
+    latents = reseal(
+        write_latents(tmp_path / "mine" / "latents", np.zeros((3, 2)), cohort_table(3)), inputs={"prepared": [item]}
+    )
+    for place in ("mine", "other"):
+        monkeypatch.chdir(tmp_path / place)
+        assert [path.resolve() for path in scans_behind(latents)] == [tmp_path / "mine" / "prepared"]
+    (tmp_path / "mine" / "prepared").rename(tmp_path / "elsewhere")
+    with pytest.raises(
+        UserError, match=r"latents: was made from prepared, which holds something else now .*voxels=false"
+    ):
+        scans_behind(latents)

@@ -23,6 +23,7 @@ from gen3d.cli import main
 from gen3d.cohort.manifest import subject_hash
 from gen3d.core.errors import UserError
 from tests.latents_folder import cohort_table, write_latents
+from tests.sealing import reseal
 
 NUM, WIDTH = 160, 24
 LOADINGS = np.random.default_rng(77).standard_normal((5, WIDTH))
@@ -305,9 +306,7 @@ def test_latents_that_cannot_be_predicted_are_refused(tmp_path: Path, head: Path
 
 
 def _say_harmonised(folder: Path) -> Path:
-    record = json.loads((folder / "artefact.json").read_text())
-    (folder / "artefact.json").write_text(json.dumps(record | {"verb": "harmonise"}))
-    return folder
+    return reseal(folder, verb="harmonise")
 
 
 def test_harmonised_latents_do_not_mix_with_others(tmp_path: Path, head: Path) -> None:
@@ -329,9 +328,13 @@ def test_a_folder_without_a_head_is_refused(tmp_path: Path, head: Path) -> None:
     (tmp_path / "copy").mkdir()
     for name in ("artefact.json", "metrics.json"):
         (tmp_path / "copy" / name).write_bytes((head / name).read_bytes())
+    with pytest.raises(UserError, match="is missing, though `gen3d classify` wrote it"):
+        run(tmp_path, tmp_path / "copy", latents)
+    reseal(tmp_path / "copy")
     with pytest.raises(UserError, match="no fitted head"):
         run(tmp_path, tmp_path / "copy", latents)
     (tmp_path / "copy" / "metrics.json").write_text("{")
+    reseal(tmp_path / "copy")
     with pytest.raises(UserError, match=r"metrics\.json: missing or damaged"):
         run(tmp_path, tmp_path / "copy", latents)
 

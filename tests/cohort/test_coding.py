@@ -89,3 +89,12 @@ def test_a_code_or_column_that_differs_is_refused(coding: Coding) -> None:
         coding.encode(TABLE.assign(apoe="e9"))
     with pytest.raises(UserError, match="no column score, which the model is conditioned on"):
         coding.encode(TABLE.drop(columns="score"))
+
+
+def test_sites_that_are_numbers_are_no_quantity_and_stray_words_are_told() -> None:
+    table = pd.DataFrame(
+        {"site": ["1", "2", "3"] * 4, "edu": [*map(str, range(8, 19)), "20+"], "scanner": [2180401.0, 7.0] * 6}
+    )
+    assert Coding.fit(table, ["site"])["site"] == Categorical("site", ("1", "2", "3"))
+    with pytest.raises(UserError, match=r"model.conditions names edu: 11 cells are numbers, but 1 is not"):
+        Coding.fit(table, ["edu"])

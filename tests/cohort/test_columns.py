@@ -81,3 +81,12 @@ def test_strict_rules_refuse_what_is_missing_or_new(change: dict[str, list[objec
 def test_a_column_that_is_not_there_is_named_with_the_setting_that_names_it() -> None:
     with pytest.raises(UserError, match=r"^keep: the cohort table has no column iq; it has site, age_years"):
         fit_columns(TABLE, ("iq",), Rules(), "keep")
+
+
+def test_a_column_of_numbers_with_one_word_is_refused_where_it_is_named() -> None:
+    cells = [str(years) for years in range(8, 20)]
+    table = pd.DataFrame({"education": [*cells, "20+"], "stage": ["1", "2", "3a"] * 4 + ["3b"]})
+    with pytest.raises(UserError, match=r"keep=education: 12 cells are numbers, but 1 is not \('20\+'\)"):
+        fit_columns(table, ["education"], Rules(), "keep")
+    assert fit_columns(table, ["education"], Rules(allow_stray_words=True)).columns[0].levels is not None
+    assert fit_columns(table, ["stage"], Rules(), "keep").columns[0].levels == ("1", "2", "3a", "3b")

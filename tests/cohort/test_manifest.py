@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from gen3d.cohort.manifest import (
+    REQUIRED,
     Split,
     assign_folds,
     assign_roles,
@@ -145,3 +146,20 @@ def test_hash_identifies_people_without_naming_them() -> None:
     assert subject_hash("01") == subject_hash("01")
     assert subject_hash("01") != subject_hash("02")
     assert "01" not in subject_hash("01")[:4] or len(subject_hash("01")) == 16
+
+
+@pytest.mark.parametrize("column", ["key", "subject", "session", "base"])
+def test_a_cohort_table_that_leads_out_of_its_folder_is_refused(column: str, tmp_path: Path) -> None:
+    frame = pd.DataFrame({name: ["x"] for name in REQUIRED}).assign(age_years=50.0, role="evaluation", base="")
+    write_manifest(tmp_path, frame.assign(**{column: "../../escaped"}))
+    with pytest.raises(
+        UserError, match=rf"manifest\.tsv: the {column} '\.\./\.\./escaped' cannot be part of a file's name"
+    ):
+        read_manifest(tmp_path)
+
+
+def test_an_infinite_age_is_refused(tmp_path: Path) -> None:
+    frame = pd.DataFrame({name: ["x"] for name in REQUIRED}).assign(age_years=np.inf, role="evaluation")
+    write_manifest(tmp_path, frame)
+    with pytest.raises(UserError, match=r"manifest\.tsv: age_years is infinite"):
+        read_manifest(tmp_path)

@@ -144,3 +144,17 @@ def test_a_missing_program_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_
     with pytest.raises(UserError, match="mri_synthstrip"):
         check_tool("synthstrip")
     check_tool("auto")
+
+
+def test_a_scan_is_compared_with_those_of_its_own_site_where_there_are_ten() -> None:
+    values = np.linspace(-0.01, 0.01, 12)
+    rows = [_row(tissue_ratio=0.60 + step) for step in values] + [_row(tissue_ratio=0.80 + step) for step in values]
+    rows += [_row(tissue_ratio=0.70)]
+    sites = ["a"] * 12 + ["b"] * 12 + ["a"]
+    alone = judge(pd.DataFrame(rows))
+    assert alone["verdict"].iloc[-1] == "keep", "in the middle of all"
+    by_site = judge(pd.DataFrame(rows), sites)
+    assert by_site["verdict"].tolist() == ["keep"] * 24 + ["warn"]
+    assert "unusual at the site a (median 0.601)" in by_site["reason"].iloc[-1]
+    few = judge(pd.DataFrame(rows[:12] + rows[-1:]), ["a"] * 12 + ["c"])
+    assert "unusual in this cohort" in few["reason"].iloc[-1], "a site of one scan has nothing to compare with"

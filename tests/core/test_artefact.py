@@ -8,8 +8,9 @@ import pytest
 from pydantic import Field
 
 from gen3d.core import artefact
-from gen3d.core.artefact import begin, digest, read
+from gen3d.core.artefact import LOCK, RECORD, begin, digest, read
 from gen3d.core.config import Config, Folder, Verb, execution, waiver
+from gen3d.core.disk import PARTIAL
 from gen3d.core.errors import UserError
 
 
@@ -121,6 +122,34 @@ def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not written by gen3d"):
         start(make(tmp_path))
     assert (tmp_path / "out" / "thesis.docx").read_text() == "x"
+
+
+def test_a_folder_that_was_killed_before_its_record_was_there_is_used(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "volumes").mkdir(parents=True)
+    for name in (LOCK, f"{PARTIAL}a1b2", f"{PARTIAL}c3d4"):
+        (out / name).write_text("{")
+    (out / "volumes").rmdir()
+    with start(make(tmp_path)) as work:
+        assert not work.resumed
+        assert {path.name for path in out.iterdir()} == {LOCK, RECORD}
+
+
+def test_what_was_in_the_making_when_it_was_killed_goes_when_it_goes_on(tmp_path: Path) -> None:
+    with start(make(tmp_path)):
+        (tmp_path / "out" / f"{PARTIAL}a1b2.nii").write_text("half")
+        (tmp_path / "out" / "part").write_text("whole")
+    with start(make(tmp_path)) as work:
+        assert work.resumed
+        assert {path.name for path in work.folder.iterdir()} == {LOCK, RECORD, "part"}
+
+
+def test_nothing_of_a_process_at_work_is_removed(tmp_path: Path) -> None:
+    with start(make(tmp_path)) as work:
+        (work.folder / f"{PARTIAL}a1b2.nii").write_text("half")
+        with pytest.raises(UserError, match="another gen3d process"):
+            start(make(tmp_path))
+        assert (work.folder / f"{PARTIAL}a1b2.nii").exists()
 
 
 def test_missing_input(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -111,7 +112,10 @@ def test_an_environment_without_sense_is_told(environment: dict[str, str], sente
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("environment", [{"WORLD_SIZE": ""}, {"WORLD_SIZE": "1", "RANK": ""}, {"RANK": "0"}])
+@pytest.mark.parametrize(
+    "environment",
+    [{"WORLD_SIZE": ""}, {"WORLD_SIZE": "1", "RANK": "3"}, {"RANK": "3"}, {"MPLBACKEND": "nonsense", "COLUMNS": "0"}],
+)
 def test_an_empty_variable_is_one_that_is_not_set(environment: dict[str, str]) -> None:
     done = _started(["simulate", "out=x", "--show"], environment)
     assert (done.returncode, done.stderr) == (0, "")
@@ -121,6 +125,78 @@ def test_an_empty_variable_is_one_that_is_not_set(environment: dict[str, str]) -
 def test_an_unknown_flag_alone_is_a_mistake_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--hlep"]) == 2
     assert "`--hlep` is not a flag; did you mean `--help`?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"WORLD_SIZE": "4"},
+        {"WORLD_SIZE": "two"},
+        {"WORLD_SIZE": "9" * 5000},
+        {"WORLD_SIZE": "4", "RANK": "1"},  # left over: no other process is there to say it
+        {"WORLD_SIZE": "4", "RANK": "x", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+        {"WORLD_SIZE": "4", "RANK": "9", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+        {"WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "3", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+        {"WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "http"},
+        {"WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "99999"},
+    ],
+    ids=lambda environment: " ".join(f"{name}={value[:9]}" for name, value in environment.items()),
+)
+def test_every_verb_says_what_is_wrong_with_a_launchers_variables(
+    verb: str,
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main([verb, "nosuchkey=1"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("gen3d: ")
+    assert any(name in said for name in ("WORLD_SIZE", "RANK", "MASTER_PORT", "is one process"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "sentence"),
+    [
+        ("{gen3d} --help >&- <&-", 0, ""),
+        ("{gen3d} trian 2>&-", 2, ""),
+        ("{gen3d} --help > /dev/full", 2, "gen3d: /dev/stdout: the disk is full"),
+        ("{gen3d} simulate out=$'caf\\xe9'", 2, "gen3d: 'out=caf\\udce9' is no text in this locale (utf-8)"),
+    ],
+)
+def test_standard_streams_that_cannot_be_used_end_in_no_traceback(command: str, code: int, sentence: str) -> None:
+    words = command.format(gen3d=f"{sys.executable} -m gen3d")
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stderr.startswith(sentence)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_output_gives_its_number_to_no_file_of_ours(tmp_path: Path) -> None:
+    code = (
+        "import sys; from gen3d.cli import _open_standard_streams; _open_standard_streams();"
+        "print(open(sys.argv[1], 'w').fileno(), file=open(sys.argv[2], 'w'))"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "ours"), str(tmp_path / "n")]
+    subprocess.run(["bash", "-c", 'exec "$0" "$@" >&- <&-', *words], check=True)
+    assert int((tmp_path / "n").read_text()) > 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_ends_in_a_sentence_and_its_usual_code(number: signal.Signals) -> None:
+    code = (
+        "import os, sys; sys.argv = ['gen3d']; import gen3d.cli as cli;"
+        f"cli._run = lambda *given: os.kill(os.getpid(), {int(number)}); cli._print_overview = lambda: cli._run(); cli.entry()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + number
+    assert done.stderr.startswith("gen3d: Stopped")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_an_ignored_signal_stays_ignored() -> None:

@@ -102,8 +102,14 @@ IN_THREAD = PARENT + (
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize(
     ("script", "number"),
-    [(IN_MAIN, signal.SIGKILL), (IN_MAIN, signal.SIGINT), (IN_THREAD, signal.SIGKILL), (IN_THREAD, signal.SIGTERM)],
-    ids=["main-KILL", "main-INT", "thread-KILL", "thread-TERM"],
+    [
+        (IN_MAIN, signal.SIGKILL),
+        (IN_MAIN, signal.SIGINT),
+        (IN_MAIN, signal.SIGHUP),
+        (IN_THREAD, signal.SIGKILL),
+        (IN_THREAD, signal.SIGTERM),
+    ],
+    ids=["main-KILL", "main-INT", "main-HUP", "thread-KILL", "thread-TERM"],
 )
 def test_workers_end_with_their_parent(script: str, number: signal.Signals, tmp_path: Path) -> None:
     parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stderr=subprocess.PIPE, text=True)
@@ -120,3 +126,44 @@ def test_workers_end_with_their_parent(script: str, number: signal.Signals, tmp_
     finally:
         parent.kill()
         parent.communicate()
+
+
+STARTED = (
+    "import time; from gen3d.core.pool import end_with_starter; end_with_starter();"
+    "print('ready', flush=True); time.sleep(600)"
+)
+STARTER = (
+    "import os, subprocess, sys, time; from gen3d.core.pool import PARENT;"
+    f"child = subprocess.Popen([sys.executable, '-c', {STARTED!r}], stdout=subprocess.PIPE, start_new_session=True,"
+    "env={**os.environ, PARENT: str(os.getpid())}); child.stdout.readline(); print(child.pid, flush=True); time.sleep(600)"
+)
+PROGRAM = "from gen3d.core.pool import run_program; print('ready', flush=True); run_program(['sleep', '600'])"
+
+
+def children(pid: int) -> list[int]:
+    return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("script", [STARTER, PROGRAM], ids=["gen3d", "another program"])
+def test_a_started_process_ends_with_its_starter_however_that_ends(script: str) -> None:
+    starter = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert starter.stdout is not None
+    starter.stdout.readline()
+    end = time.monotonic() + GONE_S
+    while not (started := children(starter.pid)) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert len(started) == 1
+    starter.kill()
+    starter.communicate()
+    assert all_gone(started)
+
+
+def test_a_process_that_nobody_of_ours_started_is_left_alone() -> None:
+    code = "import threading; from gen3d.core.pool import end_with_starter; end_with_starter(); print(threading.active_count())"
+    clean = {name: value for name, value in os.environ.items() if name != "TORCHELASTIC_RUN_ID"}
+    for given in ({}, {"GEN3D_PARENT": ""}, {"GEN3D_PARENT": "me"}):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True
+        )
+        assert done.stdout == "1\n"

@@ -99,5 +99,8 @@ def test_codes_that_look_like_numbers_are_read_as_they_are(tmp_path: Path) -> No
         ["0102", "1e3", "12345678901234567", "true"],
         ["102", "1", "3", "false"],
     ]
+    written = read_table(tmp_path / "t.tsv")
+    assert written[["a", "b", "c"]].iloc[0].tolist() == ["0102", "1e3", "12345678901234567"]
+    assert written["d"].tolist() == [True, False], "columns of gen3d's own results"
     assert frame["e"].tolist()[0] == 1.0
     assert frame["f"].tolist() == [1.5e-05, 2.0]

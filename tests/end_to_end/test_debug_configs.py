@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +46,17 @@ def test_every_verb_writes_the_figures_it_wrote_before(debug: Path) -> None:
     """Kept figures change only with a change that means them to: `python -m tests.end_to_end.golden summary`."""
     kept = json.loads(GOLDEN.read_text(encoding="utf-8"))
     assert not differences(summary(figures(debug)), kept, ROUNDING)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a run is a fork")
+def test_a_verb_killed_at_any_durable_operation_goes_on_to_the_same_result(debug: Path, tmp_path: Path) -> None:
+    """Some kills of some verbs, evenly over their runs; `analysis/14_what_breaks_it_kills.py` does every one of every verb."""
+    folder = shutil.copytree(debug, tmp_path / "debug_configs")
+    command = [sys.executable, "-m", "tests.end_to_end.kills", str(folder), "--spread", "8", "--verbs"]
+    done = subprocess.run([*command, "harmonise", "encode", "predict"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert [line.split("|")[3].strip() for line in done.stdout.splitlines()] == ["8", "8", "8"]
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from gen3d.models.normative.vae import VAEConfig
 from gen3d.models.normative.voxelwise import VoxelwiseConfig
 from gen3d.models.run import Run, load_run
 from gen3d.models.weights import save_weights
+from tests.sealing import reseal
 
 SHAPE = (8, 8, 8)
 CHANNELS = ("t1w", "log_jacobian")
@@ -151,6 +152,7 @@ def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
 def test_weights_beside_another_plan_are_refused(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", VAE)
     write_plan(folder / "plan.json", plan_of(2.0))
+    reseal(folder)
     with pytest.raises(UserError, match="weights of another plan"):
         load_run(folder).member(0)
 
@@ -159,6 +161,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", VAE)
     text = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(text.replace("latent_size: 3", "latent_size: 4"))
+    reseal(folder)
     with pytest.raises(UserError, match=r"do not fit the model in config\.yaml: .* of another shape"):
         load_run(folder).member(0)
 
@@ -170,6 +173,7 @@ def test_partial_weights_are_refused(tmp_path: Path) -> None:
     for name, words in (("network.to_mean.bias", "1 tensors are missing"), ("brain_mask", "incomplete weights")):
         kept = {key: tensor for key, tensor in tensors.items() if key != name}
         save_weights(path, kept, plan_of().key, "vae")
+        reseal(folder)
         with pytest.raises(UserError, match=words):
             load_run(folder).member(0)
 
@@ -178,9 +182,11 @@ def test_partial_weights_are_refused(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
     folder = write_run(tmp_path / "run", VAE)
     (folder / name).write_text("{")
+    reseal(folder)
     with pytest.raises(UserError, match=f"{name}: missing or damaged"):
         load_run(folder)
     (folder / name).unlink()
+    reseal(folder)
     with pytest.raises(UserError, match=f"{name}: missing or damaged"):
         load_run(folder)
 
@@ -188,5 +194,6 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", VAE)
     (folder / "members" / "1" / "model.safetensors").unlink()
+    reseal(folder)
     with pytest.raises(UserError, match="the weights of member 1 are missing"):
         load_run(folder)

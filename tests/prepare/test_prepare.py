@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.cli import main
 from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.scan_hash import file_voxel_hash
+from gen3d.core.artefact import read
 from gen3d.core.errors import Unfinished, UserError
 from gen3d.imaging.conform import conform
 from gen3d.imaging.plan import plan_grid
@@ -126,6 +130,63 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch
     with pytest.raises(UserError, match="other inputs"):
         verb.run()
     assert changed.is_file()
+
+
+def test_other_roles_cost_no_preparation(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "again"
+    shutil.copytree(cohort, out)
+    settings = json.loads((cohort / "artefact.json").read_text())["config"] | {"out": str(out)}
+    volumes = {path: path.stat().st_mtime_ns for path in (out / "volumes").iterdir()}
+    before = read(out)
+    other = settings | {"split": {"train": 0, "calibration": 0, "test": 1, "seed": 0}}
+    assert Prepare.model_validate(other).outlook() == (
+        False,
+        f"{out}: what is there already is kept, and the rest is written anew.",
+    )
+    with pytest.raises(Unfinished):
+        Prepare.model_validate(other).run()
+    assert "scans that were prepared before are kept" in capsys.readouterr().out
+    assert volumes == {path: path.stat().st_mtime_ns for path in (out / "volumes").iterdir()}
+    assert set(open_prepared(out).manifest["role"]) == {"test", "excluded"}
+    assert read(out).key != before.key, "what was made from the folder notices"
+    assert Prepare.model_validate(other).outlook() == (True, f"{out}: finished before, nothing to do.")
+    with pytest.raises(UserError, match=r"spacing_mm was 4\.0 and is now 3\.0"):
+        Prepare.model_validate(other | {"spacing_mm": 3.0}).outlook()
+
+
+def test_a_dry_run_refuses_the_folder_that_the_run_would_refuse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = _bids(tmp_path / "bids")
+    command = ["prepare", f"source={source}", "spacing_mm=4", "--dry-run"]
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("x")
+    (tmp_path / "file").write_text("x")
+    for out, sentence in (
+        ("full", "not empty and not written by gen3d"),
+        ("file", "cannot be written"),
+        ("file/x", "no folder"),
+    ):
+        assert main([*command, f"out={tmp_path / out}"]) == 2
+        assert sentence in capsys.readouterr().err
+    assert main([*command, f"out={tmp_path / 'new'}"]) == 0
+    text = capsys.readouterr().out
+    assert "participants.tsv: 3 rows; read subject from participant_id" in text
+    assert "1 entry does not match up: row in participants.tsv without a scan (1)" in text
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_times_of_a_plan_are_those_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verb = Prepare(source=(_bids(tmp_path / "bids"),), out=tmp_path / "out", spacing_mm=2.0, workers=1)
+
+    def seconds(slowness: float) -> list[int]:
+        monkeypatch.setattr(prepare_module, "slowness", lambda: slowness)
+        line = next(line for line in verb.plan() if line.startswith("takes about"))
+        return [int(number) for number in re.findall(r"([0-9]+) s\b", line)]
+
+    low, high = seconds(1.0)
+    assert 2 * 4 < low < high < 2 * 20, "of two scans, as measured on real ones: 6.6 to 10.8 s each"
+    assert seconds(1.5) == pytest.approx([1.5 * low, 1.5 * high], abs=1)
 
 
 def test_a_plan_says_what_would_happen_and_writes_nothing(tmp_path: Path) -> None:

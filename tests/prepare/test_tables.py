@@ -163,7 +163,7 @@ def test_a_session_column_that_no_file_has_is_no_loss(tmp_path: Path) -> None:
     assert ages(source) == [30, None]
     assert ("1", "row of session M999 in participants.tsv without a scan") in source.unmatched
     assert ("1", "scan of session M012 without a row in participants.tsv") in source.unmatched
-    assert any("1 scan without a row, 1 of 2 rows without a scan" in note for note in source.notes)
+    assert any("1 of 2 scans without a row, 1 of 2 rows without a scan" in note for note in source.notes)
 
 
 def _sessions(root: Path, text: str) -> Path:
@@ -180,6 +180,15 @@ def test_sessions_padded_otherwise_are_matched_where_it_is_plain(tmp_path: Path)
     assert ages(source) == [30.2, 30]
     assert ("1", "row of session M6 in sub-1_sessions.tsv without a scan") in source.unmatched
     assert ("1", "scan of session M012 without a row in sub-1_sessions.tsv") in source.unmatched
+
+
+def test_ages_of_sessions_are_in_the_unit_of_their_sidecar_or_of_the_participants(tmp_path: Path) -> None:
+    root = bids(tmp_path / "d", VISITS, "participant_id\tage\nsub-1\t60\n")
+    _sessions(root, "session_id\tage\nses-M000\t60\nses-M012\t72\n")
+    (root / "participants.json").write_text('{"age": {"Units": "months"}}')
+    assert ages(read_sources([root])) == [5, 6]
+    (root / "sessions.json").write_text('{"age": {"Units": "weeks"}}')
+    assert ages(read_sources([root])) == [round(60 * 7 / 365.25, 3), round(72 * 7 / 365.25, 3)]
 
 
 def test_tables_of_sessions_that_are_empty_twice_or_without_sessions(tmp_path: Path) -> None:

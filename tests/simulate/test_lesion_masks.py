@@ -70,10 +70,10 @@ def test_masks_that_cannot_be_right_are_refused(tmp_path: Path) -> None:
     write_nifti(tmp_path / "empty" / "a.nii", np.zeros((9, 9, 9), np.uint8), AFFINE)
     refused("empty", "the mask is empty")
     write_nifti(tmp_path / "many" / "a.nii", np.ones((9, 9, 9, 2), np.uint8), AFFINE)
-    refused("many", "one 3D volume")
+    refused("many", "has 4 dimensions")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.nii").write_bytes(b"no image")
-    refused("broken", "not a readable NIfTI mask")
+    refused("broken", "not a readable NIfTI")
 
 
 def test_masks_are_chosen_by_their_volume(tmp_path: Path) -> None:

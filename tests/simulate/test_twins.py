@@ -219,9 +219,10 @@ def test_names_of_labels_are_read_from_common_tables(tmp_path: Path) -> None:
     assert sorted(maps.find("hippocampus")) == [47, 48]
     assert maps.find("Left-Hippocampus") == [48]
     assert maps.find("3rd ventricle") == [4]
-    table.write_text("a,b\nx,y\n")
-    with pytest.raises(UserError, match="not a table of labels and names"):
-        open_label_maps(tmp_path, table)
+    for rows, reason in (("x,y", "x"), ("1.5,y", "1.5 is no whole number"), ("1,y\n1.0,z", "label 1 is given twice")):
+        table.write_text(f"a,b\n{rows}\n")
+        with pytest.raises(UserError, match=f"not a table of labels and names .*{reason}"):
+            open_label_maps(tmp_path, table)
 
 
 def test_what_cannot_be_planted_says_what_would_work(cohort: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from gen3d.synthesis.gate import Gate, training_folders
 from gen3d.synthesis.sample import Sample
 from tests.cohorts import write_cohort
 from tests.generators import fit_generator
+from tests.sealing import reseal
 
 SETTINGS = AuditSettings(draws=100, min_held_out=4)
 
@@ -120,21 +121,21 @@ def test_a_failed_request_is_kept_and_a_waiver_hands_over_the_same_scans(
 def test_without_the_training_people_there_is_no_audit_and_no_dataset(place: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(place, moved)
-    (moved / "ldm" / "artefact.json").write_text(
-        (place / "ldm" / "artefact.json").read_text().replace(str(place), str(moved))
-    )
-    (moved / "vae" / "artefact.json").write_text(
-        (place / "vae" / "artefact.json").read_text().replace(str(place), str(moved))
-    )
-    shutil.move(moved / "cohort", moved / "elsewhere")
-    with pytest.raises(UserError, match=r"no audit .* is possible: .*cohort: no such folder.*audit_against=.*waiver="):
+    for name in ("ldm", "vae"):
+        record = json.loads((place / name / "artefact.json").read_text().replace(str(place), str(moved)))
+        reseal(moved / name, **record)
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    away = Path(shutil.move(moved / "cohort", tmp_path / "far" / "away" / "cohort"))
+    with pytest.raises(
+        UserError, match=r"no audit .* is possible: .*cohort, which is no longer .*audit_against=.*waiver="
+    ):
         sampled(moved, tmp_path / "out").run()
     assert not (tmp_path / "out").exists()
-    sampled(moved, tmp_path / "out", audit_against=moved / "elsewhere").run()
+    sampled(moved, tmp_path / "out", audit_against=away).run()
     out = sampled(moved, tmp_path / "unaudited", waiver="the cohort is at another site").run()
     report = json.loads((out / "audit.json").read_text())
     assert report["done"] is False
-    assert "no such folder" in report["obstacle"]
+    assert "no longer there" in report["obstacle"]
     assert set(open_prepared(out).manifest["audit_copy"]) == {"unknown"}
 
 
@@ -146,6 +147,6 @@ def test_other_people_in_the_recorded_place_are_no_reference(place: Path, tmp_pa
         Gate.open(run, SETTINGS, [other], None)
     kept = (place / "cohort" / "artefact.json").read_text()
     (place / "cohort" / "artefact.json").write_text((other / "artefact.json").read_text())
-    with pytest.raises(UserError, match=r"is not what .* was trained on any more"):
+    with pytest.raises(UserError, match=r"was made from .*cohort, which holds something else now"):
         Gate.open(run, SETTINGS, None, None)
     (place / "cohort" / "artefact.json").write_text(kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import signal
 import time
@@ -17,6 +18,7 @@ from gen3d.models.run_folder import LOG
 from gen3d.train.checkpoint import latest_checkpoint, save_checkpoint
 from gen3d.train.log import read_log
 from gen3d.train.train import Train
+from tests.sealing import reseal
 from tests.train.conftest import write_cohort
 from tests.train.killed import train_and_die
 from tests.train.launching import launch, settings, train_with
@@ -78,8 +80,8 @@ class OfTwo:
 def of_two(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> OfTwo:
     root = tmp_path_factory.mktemp("two")
     other = write_cohort(root / "other", changed="p00")
-    key = (cohort / "artefact.json").read_bytes()
-    (other / "artefact.json").write_bytes(key)  # the same name and history, but one volume differs
+    # The same name and history, but one volume differs.
+    reseal(other, **json.loads((cohort / "artefact.json").read_text(encoding="utf-8")))
     cases = {
         "straight": settings(cohort, root / "straight"),
         "seed": settings(cohort, root / "seed") | {"rank 1": {"seed": 4}},
@@ -157,15 +159,14 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     assert sorted(item.name for item in tmp_path.iterdir()) == ["step_00000002", "step_00000004"]
 
 
-def test_a_process_that_never_comes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_never_comes_is_named() -> None:
     import torch.distributed as dist
 
     from gen3d.core.errors import UserError
     from gen3d.train.engine import preflight
     from gen3d.train.engine.processes import Processes
 
-    monkeypatch.setattr(preflight, "PATIENCE_S", 0.5)
     began = time.monotonic()
     with pytest.raises(UserError, match=r"rank 1 of 2 did not come within 0\.5 s; look at its node"):
-        preflight.compare_notes(Processes(rank=0, num=2), dist.HashStore(), {}, "")
+        preflight.compare_notes(Processes(rank=0, num=2), dist.HashStore(), {}, "", 0.5)
     assert time.monotonic() - began < 60

@@ -18,6 +18,7 @@ from gen3d.anomaly.calibration.empirical_null import count, fit_null_map
 from gen3d.anomaly.calibration.normative import NormativeModel, fit_normative, models_without_each, z_scores
 from gen3d.anomaly.calibration.panel import Panel
 from gen3d.anomaly.calibration.site_variance import SiteVariance, fit_site_variance, some_voxels
+from gen3d.maths.left_out import left_out_together
 from gen3d.maths.significance import conformal_resolution, fdr, p_values
 
 
@@ -81,13 +82,18 @@ def calibrate(
 def _site_factors(
     reference: NDArray[np.float32], design: NDArray[np.float64], panel: Panel, site_variance: bool
 ) -> tuple[SiteVariance, list[SiteVariance]]:
-    """Variance factors of the sites from all controls, and from all but each one."""
+    """Variance factors of the sites from all controls, and for each from controls without that person (`left_out_together`)."""
     num = len(panel.calibration)
     if not site_variance:
         return SiteVariance({}, {}), [SiteVariance({}, {})] * num
     sites, some = panel.sites(panel.calibration), np.asarray(reference[:, some_voxels(reference.shape[1])], np.float64)
-    people = np.arange(num)
-    without = [fit_site_variance(some[people != i], design[people != i], sites[people != i]) for i in people]
+    without = [SiteVariance({}, {})] * num
+    for group in left_out_together(num):
+        others = np.ones(num, dtype=bool)
+        others[group] = False
+        factors = fit_site_variance(some[others], design[others], sites[others])
+        for person in group:
+            without[person] = factors
     return fit_site_variance(some, design, sites), without
 
 
@@ -104,20 +110,28 @@ def _to_normal(z: NDArray[np.float32], panel: Panel) -> None:
         z[row] = null_map(z[row])
 
 
-def null_figures(z: NDArray[np.float32], q: float, sites: NDArray[np.object_]) -> dict[str, Any]:
-    """Distribution of z in healthy people: z [m, V] -> mean, SD, shares and number of people, also by site."""
-    if not len(z):
+def null_figures(
+    z: NDArray[np.float32], rows: NDArray[np.int64], q: float, sites: NDArray[np.object_]
+) -> dict[str, Any]:
+    """Distribution of z [n, V] in healthy people, `rows` [m] of it: mean, SD, shares and number of people, also by site."""
+    if not len(rows):
         return {"num_people": 0}
+    squares, total = 0.0, 0.0
+    for row in rows:  # one person at a time: squares of everybody in double precision would be three more copies of z
+        person = z[row].astype(np.float64)
+        squares += float(person @ person)
+        total += float(person.sum())
+    size = len(rows) * z.shape[1]
     by_person = {
-        "mean": np.array([float(row.mean()) for row in z]),
-        "sd": np.array([float(row.std()) for row in z]),
-        "share_beyond_1.96": np.array([float((np.abs(row) > 1.96).mean()) for row in z]),
+        "mean": np.array([float(z[row].mean()) for row in rows]),
+        "sd": np.array([float(z[row].std()) for row in rows]),
+        "share_beyond_1.96": np.array([float((np.abs(z[row]) > 1.96).mean()) for row in rows]),
     }
-    positive = np.array([bool(fdr(p_values(row), q).any()) for row in z])
+    positive = np.array([bool(fdr(p_values(z[row]), q).any()) for row in rows])
     return {
-        "num_people": len(z),
+        "num_people": len(rows),
         "mean": float(by_person["mean"].mean()),
-        "sd": float(np.sqrt((z.astype(np.float64) ** 2).mean() - z.mean(dtype=np.float64) ** 2)),
+        "sd": float(np.sqrt(squares / size - (total / size) ** 2)),
         "share_beyond_1.96": float(by_person["share_beyond_1.96"].mean()),
         "share_people_fdr_positive": float(positive.mean()),
         "by_site": {
@@ -149,8 +163,8 @@ def describe_calibration(panel: Panel, calibrated: Calibrated, q: float) -> dict
         "dof": None if np.isinf(dof) else float(dof),
         "site_variance": _describe_sites(panel, calibrated.site_variance),
         "conformal_resolution": conformal_resolution(len(panel.calibration)),
-        "calibration_held_out": null_figures(calibrated.z[panel.calibration], q, panel.sites(panel.calibration)),
-        "test": null_figures(calibrated.z[test], q, panel.sites(test)),
+        "calibration_held_out": null_figures(calibrated.z, panel.calibration, q, panel.sites(panel.calibration)),
+        "test": null_figures(calibrated.z, test, q, panel.sites(test)),
     }
 
 

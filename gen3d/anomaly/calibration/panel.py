@@ -126,6 +126,23 @@ class Panel:
         """The same people with other covariates, for values that no model has compared with an expectation."""
         return replace(self, design=_design(self.table.iloc[self.calibration], terms, self.gate), predicted=None)
 
+    def unknown_sentence(self) -> str:
+        """How many controls calibrate without a known age or sex where those are terms; "" for none."""
+        people = self.table.iloc[self.calibration]
+        used = [*self.design.columns, *(self.predicted.columns if self.predicted is not None else ())]
+        missing = {"age": people["age_years"].isna(), "sex": people["sex"].fillna("") == ""}
+        parts = [
+            f"{int(rows.sum())} have no known {name}"
+            for name, rows in missing.items()
+            if rows.any() and any(column.startswith(name) for column in used)
+        ]
+        if not parts:
+            return ""
+        return (
+            f"of the {len(people)} controls that calibrate, {spell.listed(parts)}: they count as average there, which widens what "
+            "is usual; fill the cohort table in"
+        )
+
     def flags(self) -> list[str]:
         """The reasons why z of each row is doubtful or absent, as text; "" for none."""
         table = self.table
@@ -148,6 +165,7 @@ def make_panel(
     min_site_controls: int = MIN_SITE_CONTROLS,
     few_site_controls: FewSiteControls = "refuse",
     predicted: Design | None = None,
+    only_new: bool = False,
 ) -> Panel:
     """Sort assessed scans into calibration, further scans of calibration people, others, and those of a gated site.
 
@@ -161,6 +179,7 @@ def make_panel(
         few_site_controls: `allow` accepts sites with fewer, from two upwards.
         predicted: the covariates of the model, if its expectation of everyone is an out-of-sample prediction from them;
             `terms` should then not repeat them.
+        only_new: whether none of the people that were given is one that the model was trained on, for the advice.
 
     Raises:
         UserError: too few calibration controls.
@@ -173,7 +192,7 @@ def make_panel(
     gate = SiteGate(counts, min_site_controls, few_site_controls)
     accepted = table["site"].map(gate.is_open).to_numpy(dtype=bool)
     calibration = candidates.index.to_numpy()[accepted[candidates.index]]
-    _require(len(calibration), candidates, gate)
+    _require(len(calibration), candidates, gate, only_new)
     rest = np.setdiff1d(np.arange(len(table)), calibration)
     again = table.loc[rest, "subject"].isin(set(table.loc[calibration, "subject"])).to_numpy(dtype=bool)
     known = accepted[rest]
@@ -192,8 +211,8 @@ def _design(people: pd.DataFrame, terms: Sequence[str], gate: SiteGate) -> Desig
     return Design.fit(ages, sexes, sites, terms, least)
 
 
-def _require(num: int, candidates: pd.DataFrame, gate: SiteGate) -> None:
-    """Refuse fewer than `MIN_CALIBRATION` controls; the error names sites or the split as the reason."""
+def _require(num: int, candidates: pd.DataFrame, gate: SiteGate, only_new: bool) -> None:
+    """Refuse fewer than `MIN_CALIBRATION` controls; the error names sites, new people alone or the split as the reason."""
     if num >= MIN_CALIBRATION:
         return
     if len(candidates) >= MIN_CALIBRATION:
@@ -205,7 +224,13 @@ def _require(num: int, candidates: pd.DataFrame, gate: SiteGate) -> None:
         )
     raise UserError(
         f"only {num} controls can calibrate (role calibration, or train when cross-fitted, and not seen by the model), "
-        f"at least {MIN_CALIBRATION} are needed; prepare with a larger split.calibration, or train with cross_fit=5."
+        f"at least {MIN_CALIBRATION} are needed; "
+        + (
+            "nobody given was in the model's training, so give the training cohort too, prepared=[TRAINING_COHORT,NEW]: its "
+            "calibration controls calibrate for both."
+            if only_new
+            else "prepare with a larger split.calibration, or train with cross_fit=5."
+        )
     )
 
 

@@ -155,9 +155,10 @@ def _auc_within(scores: Values, positive: NDArray[np.bool_], folds: NDArray[np.i
     right, pairs = 0.0, 0
     for fold in range(int(folds.max()) + 1):
         ill, well = scores[(folds == fold) & positive], scores[(folds == fold) & ~positive]
-        difference = ill[:, None] - well[None, :]
-        right += float((difference > 0).sum() + 0.5 * (difference == 0).sum())
-        pairs += difference.size
+        ordered = np.sort(well)
+        below = np.searchsorted(ordered, ill, side="left").sum() + np.searchsorted(ordered, ill, side="right").sum()
+        right += 0.5 * float(below)
+        pairs += ill.size * well.size
     return right / pairs if pairs else 0.5
 
 

@@ -19,6 +19,9 @@ PARTS = ("along the components", "outside the components")
 MAX_FOLDS = 20
 """Models behind the held-out distances, at most; with fewer people each is left out alone."""
 NORMAL_MAD = 1.4826
+COMPARED_AT_ONCE = 256
+"""Scans that are compared with all others at a time."""
+
 TINY = 1e-12
 
 Array = NDArray[np.floating]
@@ -136,9 +139,13 @@ def mean_typicality(results: Sequence[Typicality]) -> Typicality:
 
 def nearest_distances(values: Array, people: NDArray[np.int64]) -> Values:
     """Distance of each scan to the nearest scan of another person, [n]; infinite where there is only one person."""
-    distances = pair_distances(values, values)
-    distances[people[:, None] == people[None]] = np.inf
-    return np.asarray(distances.min(axis=1))
+    nearest = np.empty(len(values))
+    for start in range(0, len(values), COMPARED_AT_ONCE):
+        rows = slice(start, start + COMPARED_AT_ONCE)
+        distances = pair_distances(values[rows], values)
+        distances[people[rows, None] == people[None]] = np.inf
+        nearest[rows] = distances.min(axis=1)
+    return nearest
 
 
 def pair_distances(first: Array, second: Array) -> Values:

@@ -216,7 +216,7 @@ def roc_within_models(area: WithinModels, grid: ArrayLike) -> tuple[Values, Valu
         ill, well = np.sort(area.scores[group.positives]), np.sort(area.scores[group.negatives])
         true_rate = 1 - np.searchsorted(ill, levels, side="left") / len(ill)
         false_rate = 1 - np.searchsorted(well, levels, side="left") / len(well)
-        share = group.wins.size / area.num_pairs
+        share = group.num_pairs / area.num_pairs
         hits += share * _upper(rates, np.append(0.0, false_rate), np.append(0.0, true_rate))
         cuts += share * levels[np.maximum(np.searchsorted(false_rate, rates + 1e-12, side="right") - 1, 0)]
     return hits, cuts

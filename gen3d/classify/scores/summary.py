@@ -42,7 +42,9 @@ DOUBTS: dict[Doubt, str] = {
 }
 
 
-def summary(tables: Tables, target: Target, primary_model: str, split: str = "cross-validation") -> list[str]:
+def summary(
+    tables: Tables, target: Target, primary_model: str, split: str = "cross-validation", without: str = ""
+) -> list[str]:
     """Sentences about one model, compared with the others; the first is the verdict.
 
     Args:
@@ -50,14 +52,16 @@ def summary(tables: Tables, target: Target, primary_model: str, split: str = "cr
         target: what was predicted.
         primary_model: the head that the verdict is about, named before the results were seen.
         split: `cross-validation` or `external`, as in the table of predictions.
+        without: the reason why a usual baseline was not run, as a sentence without a full stop; "" where all were.
     """
+    absent = [f"Not compared with plain voxels: {without}."] if without else []
     if target.is_binary:
         sentences = _one_class(tables, target, primary_model)
         if sentences:
-            return sentences
+            return [*sentences, *absent]
     verdict = judge(tables, target, primary_model)
     measure = verdict.measure
-    sentences = [_verdict(tables, target, verdict, split)]
+    sentences = [_verdict(tables, target, verdict, split, bool(without)), *absent]
     sentences += _baselines(tables, measure)
     sentences += _tests(verdict)
     sentences += _about_chance(tables, primary_model, measure, split)
@@ -97,7 +101,7 @@ def _one_class(tables: Tables, target: Target, model: str) -> list[str]:
     return [first, caution, *rest]
 
 
-def _verdict(tables: Tables, target: Target, verdict: Verdict, split: str) -> str:
+def _verdict(tables: Tables, target: Target, verdict: Verdict, split: str, incomplete: bool) -> str:
     model, row = verdict.model, verdict.row
     if row is None:
         return f"There are no predictions of {model}, so there is no verdict."
@@ -106,7 +110,7 @@ def _verdict(tables: Tables, target: Target, verdict: Verdict, split: str) -> st
         return f"Unknown whether {claim}: {_missing_measure(tables, target, model, split, verdict.measure)}."
     value = f"{MEASURES[verdict.measure]} {with_interval(row)}"
     permuted = "" if verdict.permutation_p is None else f"; permutation p {spell.probability(verdict.permutation_p)}"
-    baselines = _baseline_comparison(verdict)
+    baselines = _baseline_comparison(verdict, incomplete)
     if not verdict.doubts:
         return f"{claim}: {value}{permuted}; it {baselines}."
     doubts = spell.listed([DOUBTS[doubt] for doubt in verdict.doubts])
@@ -115,8 +119,8 @@ def _verdict(tables: Tables, target: Target, verdict: Verdict, split: str) -> st
     return f"No evidence that {claim}: {value}, {doubts}{permuted}{failed}."
 
 
-def _baseline_comparison(verdict: Verdict) -> str:
-    """`beats all 4 baselines ...`, or `is not better than hippocampus_ml alone ...`."""
+def _baseline_comparison(verdict: Verdict, incomplete: bool) -> str:
+    """`beats all 4 baselines ...`, or `is not better than hippocampus_ml alone ...`; `incomplete` where one was not run."""
     num, beaten = len(verdict.compared), len(verdict.beaten)
     if not num:
         return "was compared with no baseline, so a simpler model may do as well"
@@ -124,7 +128,8 @@ def _baseline_comparison(verdict: Verdict) -> str:
         closest = _named(verdict.compared[0])
         if num == 1:
             return f"beats the one baseline that was run, {closest}"
-        return f"beats {'both' if num == 2 else f'all {num}'} baselines, the closest being {closest}"
+        run = " that were run" if incomplete else ""
+        return f"beats {'both' if num == 2 else f'all {num}'} baselines{run}, the closest being {closest}"
     parts = [f"is worse than {_listed(verdict.worse, 'and')}"] if verdict.worse else []
     parts += [f"is not better than {_listed(verdict.unbeaten, 'or')}"] if verdict.unbeaten else []
     if not beaten:

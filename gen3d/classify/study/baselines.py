@@ -19,6 +19,7 @@ from gen3d.cohort.folder import Prepared
 from gen3d.cohort.structures import SUFFIX
 from gen3d.cohort.target import Rows, Target, Values, as_label
 from gen3d.core.errors import UserError
+from gen3d.core.memory import announce_memory
 from gen3d.core.progress import track
 
 VOLUMES = (
@@ -161,25 +162,39 @@ VOXELS_AT_ONCE = 50_000
 
 @dataclass(frozen=True)
 class Voxels:
-    """The voxels of the brain in one channel, as an isometric image [n, at most n]: inner products are those of the voxels."""
+    """The voxels of the brain in one channel, as an isometric image [n, at most n]: inner products are those of the voxels.
+
+    `keys` are the scans of the rows.
+    """
 
     channel: str
     values: NDArray[np.float64]
     num_voxels: int
+    keys: tuple[str, ...]
 
     @property
     def name(self) -> str:
         """As tables call the baseline."""
         return f"voxels ({NAMES.get(self.channel, self.channel)})"
 
+    def of(self, keys: Iterable[str]) -> NDArray[np.float64]:
+        """Rows of some scans, by key."""
+        places = {key: row for row, key in enumerate(self.keys)}
+        return np.asarray(self.values[[places[str(key)] for key in keys]])
+
 
 def read_voxels(prepared: Prepared, keys: Sequence[str]) -> tuple[Voxels, ...]:
     """The voxels of these scans, one entry per channel that was prepared."""
+    announce_memory(
+        f"the inner products of the voxels of {len(keys)} scans",
+        6 * 8 * len(keys) ** 2,
+        "set voxels=false or give fewer scans",
+    )
     inside = np.flatnonzero(prepared.mask)
     channels = []
     for channel in (name for name in (T1W, LOG_JACOBIAN) if name in prepared.plan.channels):
         factor = gram_factor(_blocks(prepared, keys, channel, inside), len(keys))
-        channels.append(Voxels(channel, factor, len(inside)))
+        channels.append(Voxels(channel, factor, len(inside), tuple(map(str, keys))))
     return tuple(channels)
 
 

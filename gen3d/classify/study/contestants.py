@@ -42,7 +42,7 @@ def heads(question: Question) -> list[Contestant]:
         recipe = head_recipe(head, settings.components, settings.confounds, settings.harmonise, settings.threshold)
         if isinstance(recipe, FeatureRecipe):
             description = recipe.reduction.describe(description)
-        models.append(Contestant(head.kind, "head", recipe, _latents, description, True, *_synthetic(question)))
+        models.append(Contestant(head.kind, "head", recipe, _latents, description, *_synthetic(question)))
     return models
 
 
@@ -91,9 +91,8 @@ def _table_only(features: Features, member: int, chosen: Index) -> Rows:
 
 def _of_voxels(voxels: Voxels, threshold: Threshold) -> Contestant:
     def rows(features: Features, member: int, chosen: Index) -> Rows:
-        return Rows(voxels.values[chosen], features.table.iloc[chosen].reset_index(drop=True))
+        table = features.table.iloc[chosen].reset_index(drop=True)
+        return Rows(voxels.of(table["key"]), table)
 
     description = f"{voxels.num_voxels} voxels of the brain"
-    return Contestant(
-        voxels.name, "baseline", voxel_recipe(voxels.name, threshold), rows, description, applies_to_external=False
-    )
+    return Contestant(voxels.name, "baseline", voxel_recipe(voxels.name, threshold), rows, description)

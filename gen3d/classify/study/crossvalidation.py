@@ -32,9 +32,6 @@ class Contestant:
     recipe: Recipe
     rows: Callable[[Features, int, Index], Rows]
     description: str
-    applies_to_external: bool = True
-    """Whether it can predict scans of other cohorts."""
-
     synthetic_rows: Rows | None = None
     synthetic_codes: Values = field(default_factory=lambda: np.empty(0))
     """Synthetic scans that are added to the training people of every fold, and their codes; never tested."""

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.classify.heads.settings import SvmSettings
 from gen3d.classify.settings import StudySettings
 from gen3d.classify.study.baselines import Voxels, read_voxels
 from gen3d.classify.study.features import Features, one_scan_each, open_features
@@ -22,14 +23,16 @@ from gen3d.cohort.duplicates import Pair, equal_scans, find_duplicates, groups_o
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.latents_folder import require_one_space
 from gen3d.cohort.manifest import is_twin
-from gen3d.cohort.seen import TRAINING, Guard, SeenBy, SeenPolicy
+from gen3d.cohort.seen import Guard
 from gen3d.cohort.target import Target, as_label, make_target
 from gen3d.core.artefact import Artefact, read
 from gen3d.core.errors import UserError
 from gen3d.core.inputs import find_input, input_of
+from gen3d.core.memory import announce_memory
 
-FEWEST_PEOPLE = 10
+SWITCHED_OFF = "the voxel-wise baseline was switched off"
 WITHOUT_SCANS = "give prepared=FOLDER, or voxels=false to leave the voxel-wise baseline out (the report says so)"
+FEWEST_PEOPLE = 10
 """Fewer people cannot fill five folds with one person of each of two classes."""
 BEHIND_FEATURES = Guard(
     "a model behind these features",
@@ -37,14 +40,14 @@ BEHIND_FEATURES = Guard(
     "train with cross_fit=5 patients=1 (everybody is then tested with a member that was not trained on them)",
     ("leave_out", "train_only", "waive"),
 )
-HEAD = Guard("the head to be tested", "a test of them would be too good", "give other people")
 
 
 @dataclass(frozen=True)
 class Question:
     """Scans and their codes [n]; `groups` are people; synthetic scans are for training only.
 
-    `notes` say who was excluded, `waivers` what the user waived.
+    `notes` say who was excluded, `waivers` what the user waived. `without_voxels` is the reason why there is no voxel-wise
+    baseline, "" where there is one. With external= these are the people that the head learned from.
     """
 
     settings: StudySettings
@@ -60,6 +63,7 @@ class Question:
     num_seen: int
     notes: tuple[str, ...]
     waivers: tuple[str, ...]
+    without_voxels: str = ""
 
     @cached_property
     def folds(self) -> tuple[StudyFold, ...]:
@@ -98,7 +102,7 @@ class Question:
             repeats = 1 + max(fold.repeat for fold in self.folds)
             kind = "sites left out one by one" if self.settings.split == "sites" else "stratified folds by person"
             lines.append(f"{len(self.folds) // repeats} {kind}, {repeats} times")
-        return [*lines, *self.notes, *self.waivers]
+        return lines if self.settings.external is not None else [*lines, *self.notes, *self.waivers]
 
 
 def class_counts(target: Target, codes: NDArray[np.float64], groups: NDArray[np.int64]) -> dict[str, int]:
@@ -109,10 +113,15 @@ def class_counts(target: Target, codes: NDArray[np.float64], groups: NDArray[np.
 
 
 def like_the_fit(settings: StudySettings) -> StudySettings:
-    """With fit=, settings that are not given are those of that head; the voxel baseline is for one cohort only."""
+    """With fit=, settings that are not given are those of that head; `prepared` is that of this test alone.
+
+    `seen` and `duplicates` are always those of the head, for they are about the people that it learned from; what was
+    given here is about the people to be tested (`Policies`).
+    """
     if settings.fit is None:
         return settings
-    explicit = settings.model_dump(mode="json", by_alias=True, include=settings.model_fields_set)
+    given = settings.model_fields_set - {"seen", "duplicates"}
+    explicit = settings.model_dump(mode="json", by_alias=True, include=given)
     fitted = read(settings.fit, ("classify",))
     # Paths in its settings were written where it was started; its inputs are found wherever this is.
     found = {
@@ -121,7 +130,7 @@ def like_the_fit(settings: StudySettings) -> StudySettings:
         if name not in explicit
     }
     paths = {name: places[0] if name in ("table", "fit") else places for name, places in found.items()}
-    return type(settings).model_validate(fitted.config | paths | explicit | {"voxels": False})
+    return type(settings).model_validate(fitted.config | paths | {"prepared": None} | explicit)
 
 
 def _place(fitted: Artefact, name: str, item: Mapping[str, Any]) -> str:
@@ -138,7 +147,7 @@ def open_question(request: StudySettings) -> Question:
         UserError: see the functions that do it; fewer than 10 people.
     """
     settings = like_the_fit(request)
-    features = _opened(settings, settings.latents, settings.beside)
+    features = opened_features(settings, settings.latents, settings.beside)
     column = column_of(features.table, settings.target)
     target = make_target(column, settings.target, settings.classes, settings.task)
     features, codes = with_answers(features, target)
@@ -153,7 +162,12 @@ def open_question(request: StudySettings) -> Question:
     kept = np.flatnonzero(cleared.usable)
     features, codes, testable = features.take(kept), codes[kept], cleared.testable[kept]
     _refuse_constant(features)
-    voxels, voxel_notes = _voxels(settings, features)
+    if any(isinstance(head, SvmSettings) for head in settings.heads):
+        announce_memory(
+            f"the inner products of {len(features)} scans (svm)", 4 * 8 * len(features) ** 2, "leave svm out of heads"
+        )
+    external = settings.external is not None  # the voxels of both cohorts are read together, see `open_external`
+    voxels, voxel_notes = ((), ()) if external else _voxels(settings, features)
     pairs = _duplicates(features, voxels)
     sentences = judge_duplicates(pairs, settings.duplicates)
     notes = (*features.notes, *cleared.notes, *voxel_notes, *(sentences if settings.duplicates == "merge" else ()))
@@ -173,58 +187,21 @@ def open_question(request: StudySettings) -> Question:
         cleared.num_seen,
         notes,
         waivers,
+        "; ".join(voxel_notes),
     )
-    if settings.external is None:
+    if not external:
         assert question.folds, (
             "make_folds refuses what has none"
         )  # made here, so that a split that is impossible stops the verb at once
     return question
 
 
-def open_external(question: Question, policy: SeenPolicy) -> tuple[Features, NDArray[np.float64], tuple[str, ...]]:
-    """Other people in the same space: their features, their codes, and notes on those who were excluded.
-
-    `policy` is about people on whom the head, or a model behind the features, was trained.
+def opened_features(settings: StudySettings, folders: Sequence[Path], beside: Sequence[Path]) -> Features:
+    """The scans of some folders that a study is about, with its further columns.
 
     Raises:
-        UserError: another space, nobody of any class, or people on whom the head or a model behind it was trained.
+        UserError: no scan of a person is left.
     """
-    settings = question.settings
-    assert settings.external is not None
-    features = _opened(settings, settings.external, ())
-    require_one_space([question.features.space, features.space], families=True)
-    if features.harmonised:
-        raise UserError(
-            f"{settings.external[0]}: latents that were harmonised separately are not one space; give raw latents and "
-            "harmonise.by=site, which harmonises within the head."
-        )
-    features, codes = with_answers(features, question.target)
-    if not len(features):
-        raise UserError(
-            f"{settings.external[0]}: nobody there has a {question.target.name} among {', '.join(question.target.classes)}."
-        )
-    learned = SeenBy.rows(question.features.table, TRAINING)
-    # A test on the training people of the head is worthless: they can be excluded, but never waived.
-    unseen_by_head = HEAD.clear(
-        features.table, learned.seen_by(features.table), "leave_out" if policy == "leave_out" else "refuse"
-    )
-    features, codes = features.take(np.flatnonzero(unseen_by_head.testable)), codes[unseen_by_head.testable]
-    cleared = BEHIND_FEATURES.clear(features.table, features.seen_by(), policy)
-    kept = np.flatnonzero(cleared.testable)
-    features, codes = features.take(kept), codes[kept]
-    sentences = judge_duplicates(_known_under_another_id(question, features), settings.duplicates)
-    return features, codes, (*features.notes, *unseen_by_head.notes, *cleared.notes, *cleared.waivers, *sentences)
-
-
-def _known_under_another_id(question: Question, features: Features) -> list[Pair]:
-    """People to be tested whose scans look like those of a training person of the head."""
-    learned = question.features.table["subject"].astype(str).tolist()
-    vectors = np.concatenate([question.features.values[0], features.values[0]])
-    pairs = find_duplicates(vectors, [*learned, *features.table["subject"].astype(str)])
-    return [pair for pair in pairs if (pair.first in learned) != (pair.second in learned)]
-
-
-def _opened(settings: StudySettings, folders: Sequence[Path], beside: Sequence[Path]) -> Features:
     features = open_features(folders, beside)
     if settings.table is not None:
         features = with_columns(features, settings.table)
@@ -270,7 +247,7 @@ def _refuse_constant(features: Features) -> None:
 def _voxels(settings: StudySettings, features: Features) -> tuple[tuple[Voxels, ...], tuple[str, ...]]:
     """The features of the voxel baselines, and a note where there are none."""
     if not settings.voxels:
-        return (), ("the voxel-wise baseline was switched off",)
+        return (), (SWITCHED_OFF,)
     prepared = prepared_behind(settings, features)
     missing = sorted(set(features.table["key"].astype(str)) - set(prepared.manifest["key"].astype(str)))
     if missing:
@@ -289,8 +266,8 @@ def prepared_behind(settings: StudySettings, features: Features) -> Prepared:
     """
     folders = list(settings.prepared or ())
     if not folders:
-        for folder in settings.latents:
-            folders += _source_folders(folder)
+        for folder in (*settings.latents, *(settings.external or ())):
+            folders += scans_behind(folder)
     if not folders:
         raise UserError(
             "the latents do not say which prepared scans they were made from, which the voxel-wise baseline needs; "
@@ -299,12 +276,16 @@ def prepared_behind(settings: StudySettings, features: Features) -> Prepared:
     return open_prepared(tuple(dict.fromkeys(folders)))
 
 
-def _source_folders(folder: Path) -> list[Path]:
-    """Prepared folders behind latents, through harmonisation."""
+def scans_behind(folder: Path) -> list[Path]:
+    """Prepared folders behind latents, through harmonisation.
+
+    Raises:
+        UserError: one of them is not there any more, or something else is.
+    """
     artefact = read(folder)
     folders = [input_of(artefact, item, WITHOUT_SCANS) for item in artefact.inputs.get("prepared", [])]
     for item in artefact.inputs.get("latents", []):
-        folders += _source_folders(input_of(artefact, item, WITHOUT_SCANS))
+        folders += scans_behind(input_of(artefact, item, WITHOUT_SCANS))
     return folders
 
 

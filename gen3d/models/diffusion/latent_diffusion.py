@@ -75,7 +75,7 @@ class LatentDiffusionConfig(BaseModelConfig):
     base_channels: int = Field(64, gt=0, multiple_of=NUM_GROUPS, description="width of the first level")
     max_channels: int = Field(128, gt=0, multiple_of=NUM_GROUPS, description="widths double per level up to this")
     levels: int = Field(2, ge=1, le=5, description="resolutions of the U-Net; each is half the one before")
-    res_blocks: int = Field(1, ge=1, description="residual blocks per level")
+    res_blocks: int = Field(1, ge=1, le=64, description="residual blocks per level")
     attention_levels: int = Field(1, ge=0, description="coarsest levels with attention")
     head_channels: int = Field(32, gt=0, description="channels per attention head")
     cross_attention: bool = Field(False, description="let attention look at the conditions too")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -23,7 +23,9 @@ class AutoencoderKLConfig(BaseModelConfig):
 
     kind: Literal["autoencoder_kl"] = Field("autoencoder_kl", description="MONAI's AutoencoderKL, imported weights")
     channels: tuple[int, ...] = Field((32, 64, 64, 64), min_length=1, description="width of each level")
-    num_res_blocks: tuple[int, ...] = Field((2, 2, 2, 2), description="residual blocks of each level")
+    num_res_blocks: tuple[Annotated[int, Field(ge=0, le=64)], ...] = Field(
+        (2, 2, 2, 2), description="residual blocks of each level"
+    )
     attention_levels: tuple[bool, ...] = Field((False, False, True, True), description="levels with attention")
     latent_channels: int = Field(3, gt=0, description="channels of the latent volume")
     norm_num_groups: int = Field(32, gt=0, description="groups of the group normalisation")

@@ -44,7 +44,7 @@ class VAEConfig(BaseModelConfig):
     )
     max_channels: int = Field(64, gt=0, multiple_of=NUM_GROUPS, description="widths double per level up to this")
     levels: int = Field(3, ge=1, le=6, description="resolutions; each is half the one before")
-    res_blocks: int = Field(1, ge=1, description="residual blocks per level")
+    res_blocks: int = Field(1, ge=1, le=64, description="residual blocks per level")
     stem: Literal[1, 2] = Field(
         2, description="2: fold 2 x 2 x 2 voxels into channels first (fast); 1: full resolution"
     )
@@ -65,7 +65,7 @@ class VAEConfig(BaseModelConfig):
     adversarial_weight: float = Field(0.0, ge=0, description="weight of the patch-adversarial term; 0: no critic")
     adversarial_start: float = Field(0.3, ge=0, lt=1, description="share of the steps before the critic joins")
     critic_channels: int = Field(32, gt=0, description="width of the critic's first layer")
-    critic_layers: int = Field(2, ge=1, description="layers of the critic after the first")
+    critic_layers: int = Field(2, ge=1, le=8, description="layers of the critic after the first")
 
     @model_validator(mode="after")
     def _complete(self) -> VAEConfig:

@@ -1,7 +1,7 @@
 """Before the first step: is every process there, with the same gen3d, the same settings, the same data and a device?
 
 The answers travel over the store that the launcher set up, not over a collective: a process that is missing or that
-failed is named within PATIENCE_S seconds, while a collective would only wait.
+failed is named within PATIENCE_S seconds (or the configured timeout, if that is shorter), while a collective would only wait.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def meet(place: Processes, inspect: Callable[[], Mapping[str, str]], timeout_s: 
         place: this process, as the environment describes it.
         inspect: looks at what must be the same everywhere (settings, data, backend) and returns {what: fingerprint}; a
             UserError in it is reported by rank 0 with this process's name. `backend` is nccl or gloo.
-        timeout_s: longest wait of any later exchange, seconds.
+        timeout_s: longest wait of any exchange, seconds; that for a process to come is PATIENCE_S at most.
 
     Raises:
         UserError: in every process, when one of them is missing, failed, or differs from rank 0.
@@ -48,8 +48,9 @@ def meet(place: Processes, inspect: Callable[[], Mapping[str, str]], timeout_s: 
         notes = dict(inspect())
     except UserError as error:
         sentence = str(error)
-    store = _store(place)
-    roster = compare_notes(place, store, notes, sentence)
+    patience_s = min(PATIENCE_S, timeout_s)
+    store = _store(place, patience_s)
+    roster = compare_notes(place, store, notes, sentence, patience_s)
     backend = notes["backend"]
     processes = join(place, store, roster, backend, timeout_s)
     say(
@@ -63,25 +64,27 @@ def report_failure(sentence: str) -> UserError:
     """Inform the other processes that this one cannot begin; returns the error that all of them raise."""
     try:
         place = launched()
-        compare_notes(place, _store(place), {}, sentence)
+        compare_notes(place, _store(place, PATIENCE_S), {}, sentence, PATIENCE_S)
     except UserError as error:
         return error
     raise AssertionError("a failed process cannot pass the preflight")
 
 
-def compare_notes(place: Processes, store: Any, notes: Mapping[str, str], sentence: str) -> tuple[str, ...]:
+def compare_notes(
+    place: Processes, store: Any, notes: Mapping[str, str], sentence: str, patience_s: float
+) -> tuple[str, ...]:
     """Exchange notes over the store; returns every process's name by rank, or raises what is wrong, everywhere."""
     mine = {"host": host(), "pid": os.getpid(), "sentence": sentence, "notes": {"gen3d": __version__, **notes}}
     try:
         store.set(f"note/{place.rank}", json.dumps(mine))
         if place.first:
-            wrong, roster = _judge(_collect(store, place.num))
+            wrong, roster = _judge(_collect(store, place.num, patience_s), patience_s)
             store.set("verdict", json.dumps([wrong, roster]))
-        store.wait(["verdict"], timedelta(seconds=PATIENCE_S + 10))
+        store.wait(["verdict"], timedelta(seconds=patience_s + 10))
         wrong, roster = json.loads(store.get("verdict"))
     except (RuntimeError, dist.DistError, OSError):
         raise UserError(
-            f"rank {place.rank} on {host()}: rank 0 gave no sign for {PATIENCE_S + 10:g} s; look at the first node's log."
+            f"rank {place.rank} on {host()}: rank 0 gave no sign for {patience_s + 10:g} s; look at the first node's log."
         ) from None
     if wrong:
         error = UserError(wrong)
@@ -90,9 +93,9 @@ def compare_notes(place: Processes, store: Any, notes: Mapping[str, str], senten
     return tuple(roster)
 
 
-def _collect(store: Any, num: int) -> list[dict[str, Any] | None]:
+def _collect(store: Any, num: int, patience_s: float) -> list[dict[str, Any] | None]:
     """The notes of every process by rank; None for one that did not come in time."""
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + patience_s
     collected: list[dict[str, Any] | None] = []
     for rank in range(num):
         try:
@@ -103,7 +106,7 @@ def _collect(store: Any, num: int) -> list[dict[str, Any] | None]:
     return collected
 
 
-def _judge(collected: list[dict[str, Any] | None]) -> tuple[str, list[str]]:
+def _judge(collected: list[dict[str, Any] | None], patience_s: float = PATIENCE_S) -> tuple[str, list[str]]:
     """What is wrong, one line per process and cause ('' if nothing is), and the processes' names."""
     silent = [rank for rank, note in enumerate(collected) if note is None]
     known = {rank: note for rank, note in enumerate(collected) if note is not None}
@@ -114,7 +117,7 @@ def _judge(collected: list[dict[str, Any] | None]) -> tuple[str, list[str]]:
     if silent:
         names = ", ".join(str(rank) for rank in silent)
         return (
-            f"rank {names} of {len(collected)} did not come within {PATIENCE_S:g} s; look at its node and its log, "
+            f"rank {names} of {len(collected)} did not come within {patience_s:g} s; look at its node and its log, "
             "then start again."
         ), roster
     failures = {rank: note["sentence"] for rank, note in known.items() if note["sentence"]}
@@ -133,17 +136,17 @@ def _judge(collected: list[dict[str, Any] | None]) -> tuple[str, list[str]]:
     return "\n".join(lines), roster
 
 
-def _store(place: Processes) -> Any:
+def _store(place: Processes, patience_s: float) -> Any:
     """A store that all processes of this start share; a restart begins with an empty one."""
     try:
         store, _, _ = next(
-            iter(dist.rendezvous("env://", place.rank, place.num, timeout=timedelta(seconds=PATIENCE_S)))
+            iter(dist.rendezvous("env://", place.rank, place.num, timeout=timedelta(seconds=patience_s)))
         )
     except (RuntimeError, ValueError, dist.DistError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = str(error).strip().splitlines()[0][:120]
         raise UserError(
-            f"rank {place.rank} on {host()} found no process at {where} within {PATIENCE_S:g} s ({reason}); check that the "
+            f"rank {place.rank} on {host()} found no process at {where} within {patience_s:g} s ({reason}); check that the "
             f"first node is up and reachable under that name, and {LAUNCH}."
         ) from None
     # torchrun makes a new store for every attempt if it may not share its own; then its count of restarts, which each

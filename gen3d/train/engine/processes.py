@@ -30,6 +30,7 @@ TIMED_OUT = re.compile(r"timed? ?out", re.IGNORECASE)
 ROLL_CALL_S = 2.0
 _CONTROL: list[Any] = []
 NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+LARGEST_PORT = 65535
 LAUNCH = "start it with `torchrun --nproc-per-node N -m gen3d ...`, launch/node.sh or launch/slurm.sbatch"
 
 
@@ -172,7 +173,13 @@ def launched() -> Processes:
     rank = environment_number("RANK", 0)
     if rank >= num:
         raise UserError(f"RANK is {rank}, but WORLD_SIZE is {num}, so the ranks end at {num - 1}; {LAUNCH}.")
-    return Processes(rank, environment_number("LOCAL_RANK", 0), num)
+    local_rank = environment_number("LOCAL_RANK", 0)
+    if local_rank > rank:
+        raise UserError(
+            f"LOCAL_RANK is {local_rank}, but RANK is {rank}, and a process's number on its node is never larger; {LAUNCH}."
+        )
+    environment_number("MASTER_PORT", 1, least=1, most=LARGEST_PORT)
+    return Processes(rank, local_rank, num)
 
 
 def join(place: Processes, store: Any, roster: tuple[str, ...], backend: str, timeout_s: float) -> Processes:

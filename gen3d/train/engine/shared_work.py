@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gen3d.core.artefact import RECORD, Work, begin, digest
+from gen3d.core.artefact import RECORD, Work, begin, changes_explained, digest
 from gen3d.core.errors import UserError
 from gen3d.core.progress import say
 from gen3d.core.work import FINISHED_BEFORE, FolderVerb
@@ -59,7 +59,8 @@ class SharedVerb(FolderVerb):
         opened: list[Any] = []
 
         def inspect() -> dict[str, str]:
-            opened.append(self.open_inputs())
+            with changes_explained():
+                opened.append(self.open_inputs())
             return {"settings": digest(self.settings()), **self.notes(opened[0])}
 
         processes = meet(launched(), inspect, self.longest_wait_s)

@@ -1,0 +1,156 @@
+"""What is computed in blocks is what it is at once, and leaving out grows with the number of people."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from sklearn.manifold import trustworthiness as sklearn_trustworthiness
+
+from gen3d.anomaly.calibration import calibrate, site_variance
+from gen3d.anomaly.calibration.calibrate import null_figures
+from gen3d.anomaly.calibration.normative import fit_normative
+from gen3d.anomaly.calibration.panel import make_panel
+from gen3d.classify.prediction import typicality
+from gen3d.cohort import duplicates
+from gen3d.maths import cross_validated, left_out, neighbourhoods, stats
+from gen3d.maths.deviation import held_out_deviation
+from gen3d.stratify import structure
+from tests.anomaly.test_panel import table
+
+SMALL = 7
+
+
+def people(num: int = 60, width: int = 40) -> np.ndarray:
+    return np.random.default_rng(3).standard_normal((num, width))
+
+
+def test_duplicates_are_those_of_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = people()
+    values[50] = values[4] + 0.05 * people(1)[0]
+    names = [f"p{row:02d}" for row in range(60)]
+    at_once = duplicates.find_duplicates(values, names)
+    monkeypatch.setattr(duplicates, "COMPARED_AT_ONCE", SMALL)
+    in_blocks = duplicates.find_duplicates(values, names)
+    assert [(pair.first, pair.second) for pair in in_blocks] == [("p04", "p50")]
+    assert in_blocks[0].isolation == pytest.approx(at_once[0].isolation)
+
+
+def test_areas_and_intervals_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    ill, well = generator.integers(0, 9, 31) + 2.0, generator.integers(0, 9, 23).astype(float)
+    wins = (ill[:, None] > well) + 0.5 * (ill[:, None] == well)
+    variance = wins.mean(axis=1).var(ddof=1) / 31 + wins.mean(axis=0).var(ddof=1) / 23
+    found = stats.delong_interval(ill, well)
+    assert found.value == wins.mean()
+    assert found.low == pytest.approx(wins.mean() - 1.959964 * np.sqrt(variance), abs=1e-6)
+    at_once = stats.bootstrap_auroc(ill, well, 100)
+    monkeypatch.setattr(stats, "COMPARED_AT_ONCE", 50)
+    in_blocks = stats.bootstrap_auroc(ill, well, 100)
+    assert (at_once.value, at_once.low, at_once.high) == pytest.approx((in_blocks.value, in_blocks.low, in_blocks.high))
+
+
+def test_areas_within_models_are_those_of_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(1)
+    scores, positive = generator.standard_normal(80), generator.random(80) < 0.4
+    weights = generator.integers(0, 3, (5, 40)).astype(float)
+
+    def area() -> cross_validated.WithinModels:
+        models, of_person = np.arange(80) // 20, np.arange(80) % 40
+        return cross_validated.WithinModels(scores, positive, models, of_person, 40)
+
+    expected = area()
+    kept = (expected.value, expected.influence, expected.resampled(weights))
+    monkeypatch.setattr(cross_validated, "COMPARED_AT_ONCE", 0)
+    monkeypatch.setattr(stats, "COMPARED_AT_ONCE", 20)
+    for one, other in zip(kept, (area().value, area().influence, area().resampled(weights)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-15)
+
+
+def test_consensus_of_clusters_is_the_mean_share_of_resamples_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(2)
+    labels, resampled = generator.integers(-1, 3, 40), generator.integers(-2, 3, (12, 40)).astype(np.int32)
+    monkeypatch.setattr(structure, "COMPARED_AT_ONCE", SMALL)
+    found = structure._consensus(labels, resampled)
+    for person in np.flatnonzero(labels >= 0)[:10]:
+        shares = []
+        for other in np.flatnonzero((labels == labels[person]) & (np.arange(40) != person)):
+            both = (resampled[:, person] != structure.ABSENT) & (resampled[:, other] != structure.ABSENT)
+            together = both & (resampled[:, person] == resampled[:, other]) & (resampled[:, person] >= 0)
+            shares.append(together.sum() / both.sum() if both.any() else 0.0)
+        assert found[person] == pytest.approx(np.mean(shares))
+
+
+def test_trustworthiness_is_that_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, coordinates = people(90, 5), people(90, 2)[:, ::-1]
+    monkeypatch.setattr(neighbourhoods, "COMPARED_AT_ONCE", SMALL)
+    expected = sklearn_trustworthiness(values, coordinates, n_neighbors=6)
+    assert neighbourhoods.trustworthiness(values, coordinates, 6) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_nearest_other_person_is_found_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, of_person = people(30, 3), np.arange(30) // 2
+    expected = typicality.nearest_distances(values, of_person)
+    monkeypatch.setattr(typicality, "COMPARED_AT_ONCE", SMALL)
+    np.testing.assert_array_equal(typicality.nearest_distances(values, of_person), expected)
+
+
+@pytest.mark.parametrize("num", [1, 400, 401, 5000])
+def test_everybody_is_left_out_once_and_many_people_in_few_groups(num: int) -> None:
+    groups = left_out.left_out_together(num)
+    assert sorted(np.concatenate(groups)) == list(range(num))
+    assert len(groups) == (num if num <= 400 else 200)
+
+
+def test_site_factors_of_many_people_are_of_others_and_cost_few_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    panel = make_panel(table(a=230, b=200), ("site",))
+    values = np.random.default_rng(0).standard_normal((len(panel.table), 20)).astype(np.float32)
+    monkeypatch.setattr(left_out, "GROUPS", 10)
+    calls, original = [], site_variance.fit_site_variance
+
+    def counted(*arguments: object) -> site_variance.SiteVariance:
+        calls.append(1)
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(calibrate, "fit_site_variance", counted)
+    reference, design = values[panel.calibration], panel.covariates(panel.calibration)
+    reference[230:] *= 2  # site b scatters more
+    _, without = calibrate._site_factors(reference, design, panel, True)
+    assert len(calls) == 11
+    changed = reference.copy()
+    changed[3] *= 50
+    _, again = calibrate._site_factors(changed, design, panel, True)
+    assert without[3].factors == again[3].factors, "a person's own scan does not count"
+    assert without[4].factors != again[4].factors
+
+
+def test_held_out_distances_of_many_people_are_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = people(60, 12)
+    monkeypatch.setattr(left_out, "MOST_ALONE", 10)
+    monkeypatch.setattr(left_out, "GROUPS", 6)
+    expected = held_out_deviation(values)
+    far = values.copy()
+    far[5] *= 30
+    assert held_out_deviation(far)[5] > 10 * expected[5]
+
+
+def test_figures_of_z_take_no_copy_of_z() -> None:
+    z = np.random.default_rng(0).standard_normal((100, 20_000)).astype(np.float32)
+    rows = np.arange(90)
+    tracemalloc.start()
+    found = null_figures(z, rows, 0.05, np.array(["a"] * 90, dtype=object))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < z.nbytes / 3
+    assert found["sd"] == pytest.approx(z[:90].astype(float).std(), rel=1e-9)
+
+
+def test_many_people_do_not_widen_the_chunks_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gen3d.anomaly.calibration import normative
+
+    values, design = people(50, 300).astype(np.float32), np.ones((50, 1))
+    expected = fit_normative(values, design)
+    monkeypatch.setattr(normative, "MOST_AT_ONCE", 500)
+    assert [chunk.stop - chunk.start for chunk, _ in normative._chunks(values)] == [10] * 30
+    np.testing.assert_allclose(fit_normative(values, design).sd, expected.sd, rtol=1e-6)
