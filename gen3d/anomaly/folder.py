@@ -33,7 +33,7 @@ P_MAX = "p_max"
 
 SCORE, REGION_SCORE, LATENT_SCORE = "score_", "region_score_", "latent_d"
 IDENTITY = ("key", "subject", "session", "role", "diagnosis", "age_years", "sex", "site")
-SUBJECTS = TableFile("subjects.tsv", ("key", "subject", "role", "diagnosis"), AGAIN)
+SUBJECTS = TableFile("subjects.tsv", ("key", "subject", "role"), AGAIN)
 REGIONS = TableFile(
     "regions.tsv", ("key", "channel", "region", "effect", "effect_percent", "z", "p", P_CONFORMAL, "q"), AGAIN
 )
@@ -119,7 +119,7 @@ class MapsFolder(ResultFolder):
     @cached_property
     def subjects(self) -> pd.DataFrame:
         """A row per scan."""
-        return SUBJECTS.read(self.folder)
+        return SUBJECTS.read(self.folder, "diagnosis")
 
     @property
     def cohort_rows(self) -> pd.DataFrame:
