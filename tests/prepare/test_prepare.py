@@ -155,7 +155,9 @@ def test_other_roles_cost_no_preparation(cohort: Path, tmp_path: Path, capsys: p
     )
     with pytest.raises(Unfinished):
         Prepare.model_validate(other).run()
-    assert "scans that were prepared before are kept" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "scans that were prepared before are kept" in said.out
+    assert "split.calibration was 0.25 and is now 0.0" in " ".join(said.err.split())
     assert volumes == {path: path.stat().st_mtime_ns for path in (out / "volumes").iterdir()}
     assert set(open_prepared(out).manifest["role"]) == {"test", "excluded"}
     assert read(out).key != before.key, "what was made from the folder notices"
