@@ -65,6 +65,11 @@ def read_sources(
             two.
     """
     columns = columns or Columns()
+    if shared_ids and isinstance(paths, Mapping) and len(paths) > 1:
+        raise UserError(
+            f"the names of the sources ({', '.join(paths)}) keep their ids apart and shared_ids=true joins them; give the "
+            "sources as a list if they hold the same people, or leave out shared_ids."
+        )
     named = list(paths.items()) if isinstance(paths, Mapping) else [(None, path) for path in paths]
     sources = _read_each([path for _, path in named], columns)
     for place, source in zip(_names(named), sources, strict=True):

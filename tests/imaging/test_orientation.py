@@ -313,3 +313,13 @@ def test_labels_that_were_interpolated_or_are_none_are_refused(tmp_path: Path) -
         data[0, 0, 0] = content
         with pytest.raises(ValueError, match=sentence):
             read_labels(nifti(tmp_path / "a.nii", data))
+
+
+def test_a_mask_and_a_scan_of_which_one_alone_says_its_axes_are_not_laid_on_each_other(tmp_path: Path) -> None:
+    rule = OrientationRule(assume="RAS")
+    said, unsaid = nifti(tmp_path / "said.nii", values()), _uncoded(tmp_path / "unsaid.nii")
+    for mask, scan in ((said, unsaid), (unsaid, said)):
+        with pytest.raises(UserError, match="cannot be laid on each other"):
+            given_mask(mask, read_volume(scan, rule), rule)
+    for path in (said, unsaid):
+        assert given_mask(path, read_volume(path, rule), rule).sum() == 27
