@@ -130,6 +130,9 @@ def begin(
         # What is waived may change from one start to the next without changing the key, so the latest start counts.
         latest = {"waivers": waived(verb)}
         if existing is not None and renewed:
+            warn(
+                f"{folder}: {_difference(existing, identity)}; what is costly is kept, and what was made from it no longer fits it."
+            )
             _require_no_links(folder)
             if existing.get("status") == "finished":
                 _check_seal(folder, existing)

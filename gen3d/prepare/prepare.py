@@ -21,6 +21,7 @@ from gen3d.core import words
 from gen3d.core.artefact import Work, digest
 from gen3d.core.config import NamedFolders, execution
 from gen3d.core.errors import Unfinished
+from gen3d.core.files import shown
 from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track
 from gen3d.core.work import FolderVerb, Identity, Inputs
@@ -203,17 +204,20 @@ class Prepare(FolderVerb):
         manifest = assign_roles(source.frame, self.split, controls, excluded)
         manifest[SCAN_HASH] = manifest["key"].map(dict(zip(rows["key"], hashes, strict=True)))
         refuse_one_scan_twice(manifest, manifest["source"].tolist())
+        # A table of text cannot hold every path; what the disk calls a file is in the row of its scan.
+        manifest["source"] = [path if path.isprintable() else shown(Path(path)) for path in manifest["source"]]
         write_cohort(self.out, plan, template_on(plan).mask, regions_on(plan), region_table(), manifest)
         ordered = [*FIRST_COLUMNS, *(c for c in verdicts.columns if c not in (*FIRST_COLUMNS, "failure"))]
         VERDICTS.write(self.out, verdicts[ordered])
         unmatched = pd.DataFrame(source.unmatched, columns=list(UNMATCHED.columns))
         unmatched.insert(0, "source", source.found_in)
         UNMATCHED.write(self.out, unmatched)
+        usable = rows[rows["failure"] == ""]
         return {
             "num_scans": len(rows),
             "verdicts": {name: int((verdicts["verdict"] == name).sum()) for name in ("keep", "warn", "exclude")},
             "roles": {str(role): int(count) for role, count in manifest["role"].value_counts().items()},
-            "seconds_per_scan": round(float(rows["seconds"].median()), 2),
+            "seconds_per_scan": round(float((usable if len(usable) else rows)["seconds"].median()), 2),
             "num_unmatched": len(source.unmatched),
             "unmatched": source.unmatched_counts(),
             "unusable": [str(text) for text in rows["failure"] if text],

@@ -147,7 +147,7 @@ def _read_folder(folder: Path, columns: Columns) -> ScanSource:
 
 
 def _read_scan_table(path: Path, columns: Columns) -> ScanSource:
-    table, sidecar = read_user_table(path), sidecar_of(path)
+    table, sidecar = read_user_table(path, of_files=True), sidecar_of(path)
     frame = standardise(table, columns, path, sidecar)
     if "source" not in frame:
         raise UserError(

@@ -12,6 +12,7 @@ import pandas as pd
 from gen3d.cohort.target import as_label
 from gen3d.core import words
 from gen3d.core.errors import UserError
+from gen3d.core.user_table import NULL_BYTE
 from gen3d.prepare.columns import ALIASES, CELL_READERS, MISSING, Columns
 from gen3d.prepare.sidecar import Sidecar
 
@@ -46,6 +47,10 @@ def standardise(
     absent = {text.lower() for text in columns.missing}
     table = table.map(lambda cell: "n/a" if absent and cell.lower() in absent else cell)
     frame = _renamed(table, known_columns(table, columns, path, lenient))
+    for name in frame.columns.difference(["source"]):  # a scan's path is left to who opens it
+        row = next((place for place, cell in enumerate(frame[name], start=2) if NULL_BYTE in cell), None)
+        if row is not None:
+            raise UserError(f"{path}: row {row} holds a null byte in {name}; save the table as UTF-8 text.")
     frame["source_subject"] = frame["subject"]
     for name in ("subject", "session"):
         if name in frame:

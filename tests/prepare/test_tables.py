@@ -253,3 +253,12 @@ def test_a_named_column_may_be_in_one_of_several_sources(tmp_path: Path) -> None
     assert any("no column `AgeAtScan` for columns.age_years, so the usual names count" in note for note in source.notes)
     with pytest.raises(UserError, match="no column `Years`"):
         read_sources([first, second], Columns(age_years="Years"))
+
+
+def test_a_null_byte_in_a_path_is_left_to_its_row(tmp_path: Path) -> None:
+    path = table(tmp_path / "t.csv", "subject,file,age\n1,a\0b.nii,30\n2,c.nii,40\n")
+    source = read_sources([path])
+    assert ages(source) == [30, 40]
+    assert source.frame["source"].iloc[0].endswith("a\0b.nii")
+    with pytest.raises(UserError, match="row 3 holds a null byte in age_years"):
+        read_sources([table(tmp_path / "u.csv", "subject,file,age\n1,a.nii,30\n2,c.nii,4\0\n")])
