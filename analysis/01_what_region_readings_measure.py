@@ -124,22 +124,27 @@ def main() -> None:
     first = compare("choose", [choose])
     choices = choose_readings(first)
     report, drawn = (with_choices(people, choices) for people in (report, drawn))
-    both, alone = (
-        compare("report and drawn", [report, drawn]),
-        [compare("report", [report]), compare("drawn", [drawn])],
-    )
+    both = compare("report and drawn", [report, drawn])
+    alone = [compare("report", [report]), compare("drawn", [drawn])]
     table = pd.concat([first, *alone, both], ignore_index=True)
     write_table(out / "readings.tsv", table, digits=3)
-    shipped = both[both["reading"].isin(SHIPPED)].rename(columns={"reading": "channel"})
-    where = pd.MultiIndex.from_frame(shipped[["structure", "channel"]])
-    by_set = [found.set_index(["structure", "reading"]).reindex(where) for found in alone]
-    shipped["r_drawn"], shipped["ventricle_drawn"] = (by_set[1][name].to_numpy() for name in ("r", "r_ventricle"))
-    follows = np.any([found["excess_low"].to_numpy() > 0 for found in by_set], axis=0)
-    shipped["follows_ventricles"] = np.where(follows, "yes", "no")
-    shipped["reading"] = shipped["structure"].map(choices).where(shipped["channel"] == VOLUME)
-    shipped["ventricle_slope"] = shipped["structure"].map(slopes).where(shipped["reading"] == LESS_VENTRICLE, 0.0)
-    write_table(out / "region_validity.tsv", shipped[list(COLUMNS)], digits=3)
+    write_table(out / "region_validity.tsv", shipped(both, alone, choices, slopes), digits=3)
     say(table.round(2).to_string(index=False))
+
+
+def shipped(
+    both: pd.DataFrame, alone: list[pd.DataFrame], choices: dict[str, str], slopes: dict[str, float]
+) -> pd.DataFrame:
+    """What the package ships of the reporting people together and of each set `alone`, the heads and those drawn by hand."""
+    table = both[both["reading"].isin(SHIPPED)].rename(columns={"reading": "channel"})
+    where = pd.MultiIndex.from_frame(table[["structure", "channel"]])
+    heads, drawn = (found.set_index(["structure", "reading"]).reindex(where) for found in alone)
+    table["r_drawn"], table["ventricle_drawn"] = drawn["r"].to_numpy(), drawn["r_ventricle"].to_numpy()
+    follows = np.maximum(heads["excess_low"].to_numpy(), drawn["excess_low"].to_numpy()) > 0
+    table["follows_ventricles"] = np.where(follows, "yes", "no")
+    table["reading"] = table["structure"].map(choices).where(table["channel"] == VOLUME)
+    table["ventricle_slope"] = table["structure"].map(slopes).where(table["reading"] == LESS_VENTRICLE, 0.0)
+    return table[list(COLUMNS)]
 
 
 def half(people: People, place: int, name: str) -> People:

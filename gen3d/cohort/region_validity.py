@@ -82,7 +82,7 @@ def validity(region: str, channel: str) -> Validity | None:
     row = _rows().get((_plain(region), channel))
     if row is None:
         return None
-    return Validity._make((*(row[name] for name in FIGURES), row["follows_ventricles"] == "yes"))
+    return Validity._make([*(row[name] for name in FIGURES), row["follows_ventricles"] == "yes"])
 
 
 def chosen_reading(region: str) -> Choice:

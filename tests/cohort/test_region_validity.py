@@ -109,6 +109,7 @@ def test_a_region_table_says_what_its_readings_measure() -> None:
         known.r,
         known.low,
         known.high,
+        known.drawn,
         known.ventricle,
         "yes" if known.measures else "no",
     ]
