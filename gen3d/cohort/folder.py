@@ -202,7 +202,8 @@ def open_prepared(folders: Path | Sequence[Path]) -> Prepared:
     if len(twice):
         raise UserError(
             f"{', '.join(twice.iloc[:5])}: the same subject and session in two prepared folders; if they are different "
-            "people, name the source of one of them when it is prepared (source='{siteB: FOLDER}'), so that their ids are kept apart."
+            "people, name the source of one of them when it is prepared (source='{siteB: FOLDER}'), so that their ids are kept "
+            "apart."
         )
     check_split(manifest)
     used = manifest[manifest["role"] != "excluded"]
