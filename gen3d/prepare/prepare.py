@@ -32,7 +32,7 @@ from gen3d.imaging.registration import DeformationSettings
 from gen3d.imaging.speed import slowness
 from gen3d.imaging.template import template_on
 from gen3d.prepare.columns import Columns
-from gen3d.prepare.one_scan import ScanTask, make_tasks, prepare_all
+from gen3d.prepare.one_scan import CACHE, ScanTask, make_tasks, prepare_all
 from gen3d.prepare.roles import Controls, control_rows, role_lines
 from gen3d.prepare.sources import ScanSource, read_sources
 
@@ -150,17 +150,26 @@ class Prepare(FolderVerb):
         source, grid = self._read(), self.grid()
         num_scans, megavoxels = len(source.frame), math.prod(grid.shape) / 1e6
         workers = num_workers(self.workers, num_scans)
-        seconds = num_scans * (SECONDS_PER_SCAN + SECONDS_PER_MEGAVOXEL * megavoxels) / workers * slowness()
+        kept = sum((self.out / CACHE / f"{key}.json").is_file() for key in source.frame["key"])
+        per_scan = SECONDS_PER_SCAN + SECONDS_PER_MEGAVOXEL * megavoxels
+        seconds = (num_scans - kept) * per_scan / workers * slowness()
         megabytes = num_scans * (megavoxels * 2 * len(grid.channels) + PICTURE_MB)
         sites = ", ".join(f"{site} {count}" for site, count in Counter(source.frame["site"]).items())
         return [
             f"reads {num_scans} scans of {source.frame['subject'].nunique()} people ({sites})",
             *self._about(source),
             f"the grid is {grid.describe()}",
-            f"takes about {duration(FASTEST * seconds)} to {duration(SLOWEST * seconds)} with {words.count(workers, 'worker')}, as "
-            "fast as this machine is now; while it runs, the time left is measured",
+            *([f"{kept} of the {num_scans} scans were prepared there before"] if kept else []),
+            *([self._time(seconds, workers)] if kept < num_scans else []),
             f"writes about {megabytes:.0f} MB to {self.out}",
         ]
+
+    def _time(self, seconds: float, workers: int) -> str:
+        shortest, longest = duration(FASTEST * seconds), duration(SLOWEST * seconds)
+        return (
+            f"takes about {shortest} to {longest} with {words.count(workers, 'worker')}, as fast as this machine is now; while it "
+            "runs, the time left is measured"
+        )
 
     def grid(self) -> GridPlan:
         """The plan that these settings make."""
