@@ -138,8 +138,7 @@ class Anomaly(FolderVerb):
                 LARGEST_REGION: describe_reference(panel, largest_regions(regional)),
                 HEAVIEST_CLUSTER: describe_reference(panel, masses),
             }
-            for sentence in outlying_sentences(channel, references):
-                warn(f"{sentence}.")
+            _warn_of_outlying(channel, references)
             calibrations[channel] = describe_calibration(panel, calibrated, self.q) | {"references": references}
             scores[channel] = VoxelScores.of(calibrated.z, self.q)
             clusters += self._write_maps(prepared, panel, channel, calibrated.z, masses)
@@ -204,7 +203,10 @@ class Anomaly(FolderVerb):
             if values is not None:
                 calibrated = calibrate(values, with_covariates, site_variance=self.site_variance)
                 table = region_table(with_covariates, name, values, calibrated, names)
-                rows[name] = (table, describe_calibration(with_covariates, calibrated, self.q))
+                references = {LARGEST_REGION: describe_reference(panel, largest_regions(calibrated))}
+                _warn_of_outlying(name, references)
+                record = describe_calibration(with_covariates, calibrated, self.q) | {"references": references}
+                rows[name] = (table, record)
         return rows
 
     def _calibrated(
@@ -245,6 +247,11 @@ class Anomaly(FolderVerb):
             reference = Reference.of(heaviest[panel.reference(i)])
             rows += cluster_rows(key, channel, z, self.cluster_z, min_voxels, reference, prepared)
         return rows
+
+
+def _warn_of_outlying(channel: str, references: dict[str, dict[str, Any]]) -> None:
+    for sentence in outlying_sentences(channel, references):
+        warn(f"{sentence}.")
 
 
 def _by_scan(clusters: list[dict[str, Any]], panel: Panel) -> pd.DataFrame:
