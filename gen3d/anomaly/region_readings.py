@@ -79,10 +79,10 @@ def _near(region: NDArray[np.bool_], spacing_mm: float) -> NDArray[np.int64]:
 
 def volume_values(prepared: Prepared, table: pd.DataFrame) -> Floats | None:
     """Log volume of every region by its chosen reading, of every scan, [n, R]; None without a log-Jacobian, a T1w or ventricles."""
-    regions = prepared.region_table
-    if not {LOG_JACOBIAN, T1W} <= set(prepared.plan.channels) or "tissue" not in regions:
+    if not {LOG_JACOBIAN, T1W} <= set(prepared.plan.channels):
         return None
-    if not regions["name"].isin(VENTRICLES).any():
+    regions = prepared.region_table
+    if "tissue" not in regions or not regions["name"].isin(VENTRICLES).any():
         return None
     readings = RegionReadings(prepared)
     chosen = [chosen_reading(str(name)) for name in prepared.region_table["name"]]
