@@ -32,7 +32,7 @@ from gen3d.core.seal import RECORD, check, links_in, seal
 
 LOCK = ".lock"
 FILES, CHECKSUM, PLACE = "files", "checksum", "folder"
-"""Of a record: the seal of the finished folder (null while it is being extended), the hash of all else in the record, and
+"""Of a record: the seal of the finished folder (null where it may grow), the hash of all else in the record, and
 where the folder was when it was begun, from which inputs that moved along with it are found."""
 
 
@@ -66,6 +66,8 @@ class Work:
     finished: bool
     resumed: bool
     _lock: Any = field(default=None, repr=False)
+    grows: bool = False
+    """Whether more may be added after it was finished, so that its files are not sealed."""
 
     def finish(self, summary: Mapping[str, Any] | None = None) -> None:
         """Mark the folder complete, with the figures that a reader wants first, and seal its files."""
@@ -73,7 +75,7 @@ class Work:
             "status": "finished",
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "summary": dict(summary or {}),
-            FILES: seal(self.folder),
+            FILES: None if self.grows else seal(self.folder),
         }
         write_record(self.folder, self.record)
         self.release()
@@ -136,18 +138,14 @@ def begin(
                 PLACE: os.path.abspath(folder),
             }
             write_record(folder, record | latest)
-            return Work(folder, record | latest, False, False, lock)
+            return Work(folder, record | latest, False, False, lock, extendable)
         finished = existing.get("status") == "finished"
         if finished and not extendable:
             _check_seal(folder, existing)
             lock.close()
             return Work(folder, existing, True, True)
         _require_no_links(folder)
-        if finished:
-            _check_seal(folder, existing)
-            existing = existing | {FILES: None}
-            write_record(folder, existing)
-        return Work(folder, existing | latest, finished, True, lock)
+        return Work(folder, existing | latest, finished, True, lock, extendable)
     except BaseException:
         lock.close()
         raise
