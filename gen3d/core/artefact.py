@@ -166,7 +166,8 @@ def _require_same_work(folder: Path, existing: Mapping[str, Any] | None, identit
 def _require_no_links(folder: Path) -> None:
     for path in links_in(folder):
         raise UserError(
-            f"{path}: is a link or a special file, and nothing is written through one; remove it, or give another out=."
+            f"{path}: is a special file or a link out of the folder, and nothing is written through one; remove it, or give "
+            "another out=."
         )
 
 
