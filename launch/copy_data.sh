@@ -17,7 +17,7 @@ copy() {
   flock 9
   if ! cmp -s "$source/artefact.json" "$target.complete"; then
     rm -rf "$target" "$target.complete" "$target.marker"
-    cp -rL "$source" "$target"
+    cp -rLp "$source" "$target" # with their times, so that nobody has to compare the content again
     diff <(files "$source") <(files "$target") >&2
     cp "$source/artefact.json" "$target.marker"
     mv "$target.marker" "$target.complete"

@@ -10,7 +10,7 @@ from gen3d.core.artefact import CHECKSUM, FILES, write_record
 from gen3d.core.seal import RECORD, seal
 
 
-def reseal(folder: Path, **changes: Any) -> Path:
+def reseal(folder: Path, /, **changes: Any) -> Path:
     """Seal a finished folder as it is now, with these changes to its record; returns it."""
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     record.pop(CHECKSUM, None)

@@ -25,6 +25,7 @@ from gen3d.anomaly.expectation import Ensemble, load_runs
 from gen3d.anomaly.folder import CLUSTERS, map_path, write_map, write_maps_tables
 from gen3d.anomaly.native import read_native_space, write_native
 from gen3d.anomaly.region_channels import contrast_values, size_names, size_values
+from gen3d.anomaly.region_readings import volume_values
 from gen3d.anomaly.tables import (
     VoxelScores,
     cluster_rows,
@@ -35,7 +36,7 @@ from gen3d.anomaly.tables import (
     subject_table,
     unmask,
 )
-from gen3d.cohort.channels import CHANNELS, CONTRAST, LOG_JACOBIAN, ON_TEMPLATE, SIZE, T1W, Channel
+from gen3d.cohort.channels import CHANNELS, CONTRAST, LOG_JACOBIAN, ON_TEMPLATE, SIZE, T1W, VOLUME, Channel
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import is_twin
 from gen3d.cohort.seen import OTHER_PEOPLE, Guard, identities, named
@@ -189,12 +190,13 @@ class Anomaly(FolderVerb):
         return run.variance_floor if predicted else 0.0
 
     def _measured(self, prepared: Prepared, panel: Panel) -> dict[str, tuple[pd.DataFrame, dict[str, Any]]]:
-        """Rows of the channels that exist by region only, `size` and `contrast`, and their calibration records."""
+        """Rows of the channels that exist by region only, `size`, `contrast` and `volume`, and their calibration records."""
         # No model has removed the effect of the covariates from these values, so the covariates always enter here.
         with_covariates = panel.with_terms(self.covariates)
         channels = {
             SIZE: (size_values(prepared, panel.table), size_names(prepared)),
             CONTRAST: (contrast_values(prepared, panel.table), prepared.region_table),
+            VOLUME: (volume_values(prepared, panel.table), prepared.region_table),
         }
         rows = {}
         for name, (values, names) in channels.items():

@@ -24,7 +24,7 @@ from typing import Any
 
 from gen3d import __version__
 from gen3d.core.config import Verb, waived
-from gen3d.core.disk import PARTIAL, cannot_be_written, is_partial, remove_partial
+from gen3d.core.disk import OF_THE_DISK, PARTIAL, cannot_be_written, is_partial, remove_partial
 from gen3d.core.errors import UserError
 from gen3d.core.files import open_regular
 from gen3d.core.plain_files import load_object
@@ -35,7 +35,7 @@ LOCK = ".lock"
 FINISHED_BEFORE = "finished before, nothing to do."
 Renews = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 FILES, CHECKSUM, PLACE = "files", "checksum", "folder"
-"""Of a record: the seal of the finished folder (null while it is being extended), the hash of all else in the record, and
+"""Of a record: the seal of the finished folder (null where it may grow), the hash of all else in the record, and
 where the folder was when it was begun, from which inputs that moved along with it are found."""
 
 
@@ -69,6 +69,8 @@ class Work:
     finished: bool
     resumed: bool
     _lock: Any = field(default=None, repr=False)
+    grows: bool = False
+    """Whether more may be added after it was finished, so that its files are not sealed."""
 
     def finish(self, summary: Mapping[str, Any] | None = None) -> None:
         """Mark the folder complete, with the figures that a reader wants first, and seal its files."""
@@ -76,7 +78,7 @@ class Work:
             "status": "finished",
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "summary": dict(summary or {}),
-            FILES: seal(self.folder),
+            FILES: None if self.grows else seal(self.folder),
         }
         write_record(self.folder, self.record)
         self.release()
@@ -130,24 +132,23 @@ def begin(
         # What is waived may change from one start to the next without changing the key, so the latest start counts.
         latest = {"waivers": waived(verb)}
         if existing is not None and renewed:
+            warn(
+                f"{folder}: {_difference(existing, identity)}; what is costly is kept, and what was made from it no longer fits it."
+            )
             _require_no_links(folder)
             if existing.get("status") == "finished":
                 _check_seal(folder, existing)
         if existing is None or renewed:
             record = _begun(verb, identity, hashed) | latest
             write_record(folder, record)
-            return Work(folder, record, False, renewed, lock)
+            return Work(folder, record, False, renewed, lock, extendable)
         finished = existing.get("status") == "finished"
         if finished and not extendable:
             _check_seal(folder, existing)
             lock.close()
             return Work(folder, existing, True, True)
         _require_no_links(folder)
-        if finished:
-            _check_seal(folder, existing)
-            existing = existing | {FILES: None}
-            write_record(folder, existing)
-        return Work(folder, existing | latest, finished, True, lock)
+        return Work(folder, existing | latest, finished, True, lock, extendable)
     except BaseException:
         lock.close()
         raise
@@ -255,7 +256,8 @@ def _require_same_work(
 def _require_no_links(folder: Path) -> None:
     for path in links_in(folder):
         raise UserError(
-            f"{path}: is a link or a special file, and nothing is written through one; remove it, or give another out=."
+            f"{path}: is a special file or a link out of the folder, and nothing is written through one; remove it, or give "
+            "another out=."
         )
 
 
@@ -531,7 +533,7 @@ def _lock_folder(folder: Path) -> Any:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _open_lock(folder / LOCK)
     except OSError as error:
-        if isinstance(error, FileExistsError | NotADirectoryError):
+        if error.errno not in OF_THE_DISK:
             raise UserError(f"{folder}: cannot be written ({error.strerror}); give another out=.") from None
         raise cannot_be_written(error, folder) from None
     try:

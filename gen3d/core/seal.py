@@ -99,10 +99,16 @@ def changed(path: Path, verb: str) -> UserError:
 
 
 def links_in(folder: Path) -> Iterator[Path]:
-    """Links and special files within a folder, which a verb that writes there would follow; not those of folders within that
-    have a record of their own."""
+    """Links that lead out of a folder, and special files in it: what a verb that writes there would follow.
+
+    Folders within that have a record of their own are not looked into; nor do links matter that stay in the folder.
+    """
+    home = os.path.realpath(folder)
     for entry in _entries(folder, hidden=True):
-        if entry.is_symlink() or not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
+        if entry.is_symlink():
+            if os.path.commonpath([home, os.path.realpath(entry.path)]) != home:
+                yield Path(entry.path)
+        elif not (entry.is_file() or entry.is_dir()):
             yield Path(entry.path)
 
 

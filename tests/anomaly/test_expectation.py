@@ -25,6 +25,7 @@ from gen3d.models.run import Run, load_run
 from gen3d.train.train import Train
 from tests.cohorts import PLANTED, write_cohort
 from tests.runs import fit
+from tests.sealing import reseal
 
 
 def anomaly(**keys: object) -> Path:
@@ -141,6 +142,7 @@ def test_runs_that_do_not_belong_together_are_refused(cohort: Path, run: Path, p
     other = shutil.copytree(pca_run, tmp_path / "other")
     plan = json.loads((other / "plan.json").read_text())
     (other / "plan.json").write_text(json.dumps({**plan, "intensity": "percentile"}))
+    reseal(other)
     with pytest.raises(UserError, match="give runs that were trained on one prepared cohort"):
         load_runs([run, other])
 

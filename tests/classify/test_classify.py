@@ -16,6 +16,7 @@ from gen3d.cohort.manifest import subject_hash
 from gen3d.core.errors import UserError
 from gen3d.harmonise.harmonise import Harmonise
 from tests.latents_folder import cohort_table, write_latents
+from tests.sealing import reseal
 
 NUM, WIDTH = 80, 24
 QUICK = {"target": "diagnosis", "voxels": False, "permutations": 0, "bootstrap": 200, "repeats": 2}
@@ -396,6 +397,7 @@ def test_the_command_line_says_one_sentence_and_leaves_no_result(
     assert "Traceback" not in told
     assert not (out / "metrics.json").exists()
     (latents / "seen.json").unlink()
+    reseal(latents)
     assert main([part.replace("DS", "AD") for part in command]) == 2
     assert "seen.json: missing or damaged" in capsys.readouterr().err
 

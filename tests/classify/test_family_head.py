@@ -18,6 +18,7 @@ from gen3d.classify.predict import Predict
 from gen3d.cohort.manifest import subject_hash
 from gen3d.core.errors import UserError
 from tests.latents_folder import cohort_table, write_latents
+from tests.sealing import reseal
 
 NUM, NEW, WIDTH, MEMBERS = 120, 200, 16, 4
 QUICK = {"target": "diagnosis", "voxels": False, "permutations": 0, "bootstrap": 100, "repeats": 1}
@@ -137,6 +138,7 @@ def test_a_missing_member_is_refused(planted: tuple[Path, Path], tmp_path: Path)
     head, new = planted
     copy = shutil.copytree(head, tmp_path / "copy")
     shutil.rmtree(copy / "head" / "2")
+    reseal(copy)
     settings: dict[str, Any] = {"head": copy, "latents": new, "out": tmp_path / "out"}
     with pytest.raises(UserError, match="2: holds no fitted head"):
         Predict.model_validate(settings).run()

@@ -25,6 +25,7 @@ from gen3d.imaging.volume import write_nifti
 from gen3d.maths.significance import burden
 from gen3d.simulate.folder import TRUTH_REGIONS, TRUTH_VOLUMES, changed_path, log_jacobian_path, write_truth
 from tests.maps_folder import write_tables
+from tests.sealing import reseal
 
 SHAPE = (16, 14, 12)
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
@@ -114,7 +115,8 @@ def write_maps(folder: Path, cohort: Path, sees: bool, seed: int = 1) -> Path:
                 effect = change + BIAS_PERCENT + rng.normal(0, 1)
                 regions.append((row.key, channel, region, effect / 100, effect, z_region, 2 * norm.sf(abs(z_region))))
     names = ["key", "channel", "region", "effect", "effect_percent", "z", P_CONFORMAL]
-    write_tables(folder, table.drop(columns=["condition", "severity"]), pd.DataFrame(regions, columns=names))
+    told = table.drop(columns=["condition", "severity"]).assign(diagnosis="CN")
+    write_tables(folder, told, pd.DataFrame(regions, columns=names))
     work.finish()
     return folder
 
@@ -333,12 +335,14 @@ def test_twins_of_a_bench_are_measured_with_the_controls_of_its_cohort(
     bench = write_cohort(tmp_path / "bench")
     planted = pd.read_csv(bench / "truth" / "truth.tsv", sep="\t", dtype=str, keep_default_na=False)
     planted[planted["condition"] != "none"].to_csv(bench / "truth" / "truth.tsv", sep="\t", index=False)
+    reseal(bench)
     maps = write_maps(tmp_path / "maps", bench, sees=True)
     table = pd.read_csv(maps / "subjects.tsv", sep="\t", dtype=str)
     again = table[table["role"] == "test"].head(5).assign(session="2")
     again["key"] = again["key"].str.replace("ses-1", "ses-2")
     patient = table.head(1).assign(subject="ill", key="sub-ill_ses-1", role="evaluation")
     pd.concat([table, again, patient]).to_csv(maps / "subjects.tsv", sep="\t", index=False)
+    reseal(maps)
     (opened,) = open_maps([maps], open_truth(bench))
     assert opened.subjects["condition"].value_counts().to_dict() == {"none": 44, "ad": 24, "null": 16, "lesion": 10}
     assert len(opened.test_controls) == 24
@@ -367,14 +371,17 @@ def test_wrong_inputs_are_sentences(folders: dict[str, Path], tmp_path: Path) ->
     maps = write_maps(tmp_path / "maps", other, sees=False)
     table = pd.read_csv(maps / "subjects.tsv", sep="\t", dtype=str)
     table.assign(key="x" + table["key"]).to_csv(maps / "subjects.tsv", sep="\t", index=False)
+    reseal(maps)
     with pytest.raises(UserError, match="no scan of"):
         Evaluate(maps=maps, truth=other, out=tmp_path / "e").run()
     table.to_csv(maps / "subjects.tsv", sep="\t", index=False)
     key = table["key"].iloc[0]
     write_nifti(maps / "maps" / f"{key}_desc-residual_zmap.nii.gz", np.zeros((9, 9, 9)), AFFINE)
+    reseal(maps)
     with pytest.raises(UserError, match="its grid"):
         Evaluate(maps=maps, truth=other, out=tmp_path / "f").run()
     (other / "truth" / "truth.tsv").unlink()
+    reseal(other)
     with pytest.raises(UserError, match="no such table"):
         Evaluate(maps=maps, truth=other, out=tmp_path / "g").run()
 
@@ -387,6 +394,7 @@ def test_few_controls_leave_sensitivities_empty(
     healthy = table["role"].isin(["test", "calibration"])
     kept = table[~healthy | (healthy.cumsum() <= 10)]
     kept.to_csv(maps / "subjects.tsv", sep="\t", index=False)
+    reseal(maps)
     out = Evaluate(maps=maps, truth=folders["cohort"], out=tmp_path / "out", bootstrap=100).run()
     assert "10 held-out controls; with fewer than 19 no person" in capsys.readouterr().err
     few = rows({"out": out}, "detection", score="burden residual", condition="lesion")

@@ -140,6 +140,12 @@ def test_a_named_source_has_its_ids_whatever_else_is_read(tmp_path: Path) -> Non
     assert qualified("s1", "01") != qualified("s10", "1")
 
 
+def test_names_that_keep_ids_apart_and_shared_ids_contradict_each_other(tmp_path: Path) -> None:
+    one, two = two_studies(tmp_path)
+    with pytest.raises(UserError, match=r"\(a, b\) keep their ids apart and shared_ids=true joins them"):
+        read_sources({"a": one, "b": two}, shared_ids=True)
+
+
 def test_names_of_sources_are_plain_and_folders_are_theirs(tmp_path: Path) -> None:
     verb = Prepare.model_validate({"source": {1: tmp_path}, "out": tmp_path / "o"})
     assert verb.source == {"1": tmp_path}

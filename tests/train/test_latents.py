@@ -24,6 +24,7 @@ from gen3d.train.learners import learners
 from gen3d.train.log import read_log
 from gen3d.train.loop import Checkpoints
 from gen3d.train.train import Train
+from tests.sealing import reseal
 from tests.train.conftest import write_cohort
 from tests.train.launching import train_with
 
@@ -162,6 +163,7 @@ def test_a_planted_dependence_on_age_is_learned(tmp_path: Path) -> None:
     values = np.random.default_rng(0).standard_normal((len(age), *shape)).astype(np.float32)
     values[:, 0] += 1.5 * ((age - age.mean()) / age.std())[:, None, None, None]
     np.save(folder / "latents.npy", (10 + 5 * values).reshape(len(age), -1))
+    reseal(folder)
     run = train(
         tmp_path / "ldm",
         latents=folder,
@@ -218,10 +220,12 @@ def test_bad_latents_are_refused_with_a_sentence(
     values = np.load(plain / "latents.npy")
     values[0, 3] = np.nan
     np.save(plain / "latents.npy", values)
+    reseal(plain)
     with pytest.raises(UserError, match="NaN or infinite latents of sub-p00_ses-1"):
         train(tmp_path / "nan", latents=plain, model=DIFFUSION)
     values[:, : values.shape[1] // 2] = 1.0
     np.save(plain / "latents.npy", np.nan_to_num(values))
+    reseal(plain)
     with pytest.raises(UserError, match="channel 0 of the latents is the same in all training scans"):
         train(tmp_path / "flat", latents=plain, model=DIFFUSION)
 
