@@ -48,7 +48,7 @@ def test_the_outlying_control_is_named_with_the_next_score(panel: Panel) -> None
         "residual", {HEAVIEST_CLUSTER: record, LARGEST_REGION: describe_reference(panel, masses(panel, 1.0))}
     )
     assert sentence.startswith(
-        "residual: 1 calibration control with a heaviest cluster of mass far beyond the others: p020"
+        "residual: 1 calibration control far beyond the others in the mass of the heaviest cluster: p020"
     )
     assert "fitted to the other 34" in sentence
 

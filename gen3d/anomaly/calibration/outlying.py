@@ -13,8 +13,8 @@ from gen3d.maths.reference import Reference
 
 HEAVIEST_CLUSTER, LARGEST_REGION = "heaviest_cluster", "largest_region"
 WORDS = {
-    HEAVIEST_CLUSTER: "a heaviest cluster of mass",
-    LARGEST_REGION: "a largest |z| of any region of",
+    HEAVIEST_CLUSTER: "the mass of the heaviest cluster",
+    LARGEST_REGION: "the largest |z| of any region",
 }
 CONTROLS_FOR_5_PERCENT = 19
 
@@ -50,7 +50,7 @@ def outlying_sentences(channel: str, references: dict[str, dict[str, Any]]) -> l
         listed = spell.listed([f"{person['subject']} ({spell.figure(person['score'])})" for person in people])
         kept = int(record["num_controls"]) - len(people)
         lines.append(
-            f"{channel}: {spell.count(len(people), 'calibration control')} with {WORDS[name]} far beyond the others: {listed}, "
+            f"{channel}: {spell.count(len(people), 'calibration control')} far beyond the others in {WORDS[name]}: {listed}, "
             f"the next {spell.figure(record['next_score'])}; their ranks would decide who is detected, so p is read from a tail "
             f"fitted to the other {kept} (look at their scans)"
         )
