@@ -25,6 +25,7 @@ from gen3d.anomaly.expectation import Ensemble, load_runs
 from gen3d.anomaly.folder import CLUSTERS, map_path, write_map, write_maps_tables
 from gen3d.anomaly.native import read_native_space, write_native
 from gen3d.anomaly.region_channels import contrast_values, size_names, size_values
+from gen3d.anomaly.region_readings import volume_values
 from gen3d.anomaly.tables import (
     VoxelScores,
     cluster_rows,
@@ -35,7 +36,7 @@ from gen3d.anomaly.tables import (
     subject_table,
     unmask,
 )
-from gen3d.cohort.channels import CHANNELS, CONTRAST, LOG_JACOBIAN, ON_TEMPLATE, SIZE, T1W, Channel
+from gen3d.cohort.channels import CHANNELS, CONTRAST, LOG_JACOBIAN, ON_TEMPLATE, SIZE, T1W, VOLUME, Channel
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import is_twin
 from gen3d.cohort.seen import OTHER_PEOPLE, Guard, identities, named
@@ -137,8 +138,7 @@ class Anomaly(FolderVerb):
                 LARGEST_REGION: describe_reference(panel, largest_regions(regional)),
                 HEAVIEST_CLUSTER: describe_reference(panel, masses),
             }
-            for sentence in outlying_sentences(channel, references):
-                warn(f"{sentence}.")
+            _warn_of_outlying(channel, references)
             calibrations[channel] = describe_calibration(panel, calibrated, self.q) | {"references": references}
             scores[channel] = VoxelScores.of(calibrated.z, self.q)
             clusters += self._write_maps(prepared, panel, channel, calibrated.z, masses)
@@ -190,19 +190,23 @@ class Anomaly(FolderVerb):
         return run.variance_floor if predicted else 0.0
 
     def _measured(self, prepared: Prepared, panel: Panel) -> dict[str, tuple[pd.DataFrame, dict[str, Any]]]:
-        """Rows of the channels that exist by region only, `size` and `contrast`, and their calibration records."""
+        """Rows of the channels that exist by region only, `size`, `contrast` and `volume`, and their calibration records."""
         # No model has removed the effect of the covariates from these values, so the covariates always enter here.
         with_covariates = panel.with_terms(self.covariates)
         channels = {
             SIZE: (size_values(prepared, panel.table), size_names(prepared)),
             CONTRAST: (contrast_values(prepared, panel.table), prepared.region_table),
+            VOLUME: (volume_values(prepared, panel.table), prepared.region_table),
         }
         rows = {}
         for name, (values, names) in channels.items():
             if values is not None:
                 calibrated = calibrate(values, with_covariates, site_variance=self.site_variance)
                 table = region_table(with_covariates, name, values, calibrated, names)
-                rows[name] = (table, describe_calibration(with_covariates, calibrated, self.q))
+                references = {LARGEST_REGION: describe_reference(panel, largest_regions(calibrated))}
+                _warn_of_outlying(name, references)
+                record = describe_calibration(with_covariates, calibrated, self.q) | {"references": references}
+                rows[name] = (table, record)
         return rows
 
     def _calibrated(
@@ -243,6 +247,11 @@ class Anomaly(FolderVerb):
             reference = Reference.of(heaviest[panel.reference(i)])
             rows += cluster_rows(key, channel, z, self.cluster_z, min_voxels, reference, prepared)
         return rows
+
+
+def _warn_of_outlying(channel: str, references: dict[str, dict[str, Any]]) -> None:
+    for sentence in outlying_sentences(channel, references):
+        warn(f"{sentence}.")
 
 
 def _by_scan(clusters: list[dict[str, Any]], panel: Panel) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from gen3d.anomaly.calibration.retest import MIN_YEARS, RetestNoise, fit_retest,
 from gen3d.anomaly.change_folder import CHANGE, RETEST, write_change
 from gen3d.anomaly.folder import REGIONS, SUBJECTS
 from gen3d.anomaly.picture import draw_change
-from gen3d.cohort.channels import LOG_VOLUMES
+from gen3d.cohort.channels import LOG_VOLUMES, VOLUME
 from gen3d.cohort.manifest import is_twin, read_manifest
 from gen3d.cohort.session_order import in_order, refuse_unknown
 from gen3d.core import words as spell
@@ -115,6 +115,7 @@ def _open(folder: Path) -> ScanPairs:
     artefact = read(folder, ("anomaly",))
     subjects = SUBJECTS.read(folder, "session", "age_years")
     regions = REGIONS.read(folder)
+    regions = regions[regions["channel"] != VOLUME]  # tables of retest differences made before do not have it
     if "base" not in subjects:
         subjects["base"] = _bases(artefact, subjects)
     ordinary = subjects[~is_twin(subjects)]

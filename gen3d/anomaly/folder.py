@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.cohort.channels import CONTRAST, LOG_JACOBIAN, SIZE
+from gen3d.cohort.channels import CONTRAST, LOG_JACOBIAN, SIZE, VOLUME
 from gen3d.cohort.manifest import NULL, is_control
 from gen3d.core.artefact import write_json
 from gen3d.core.result_folder import ResultFolder
@@ -33,7 +33,7 @@ P_MAX = "p_max"
 
 SCORE, REGION_SCORE, LATENT_SCORE = "score_", "region_score_", "latent_d"
 IDENTITY = ("key", "subject", "session", "role", "diagnosis", "age_years", "sex", "site")
-SUBJECTS = TableFile("subjects.tsv", ("key", "subject", "role", "diagnosis"), AGAIN)
+SUBJECTS = TableFile("subjects.tsv", ("key", "subject", "role"), AGAIN)
 REGIONS = TableFile(
     "regions.tsv", ("key", "channel", "region", "effect", "effect_percent", "z", "p", P_CONFORMAL, "q"), AGAIN
 )
@@ -44,8 +44,8 @@ CLUSTERS = TableFile(
 
 CALIBRATION = "calibration.json"
 ZMAP, SIGNIFICANT = "zmap", "significant"
-BY_REGION = (SIZE, CONTRAST)
-CHANNEL_ORDER = ("deformation", "residual", "structural", SIZE)
+BY_REGION = (SIZE, CONTRAST, VOLUME)
+CHANNEL_ORDER = (VOLUME, "deformation", "residual", "structural", SIZE)
 
 
 def map_path(folder: Path, key: str, channel: str, kind: str = ZMAP, native: bool = False) -> Path:
@@ -119,7 +119,7 @@ class MapsFolder(ResultFolder):
     @cached_property
     def subjects(self) -> pd.DataFrame:
         """A row per scan."""
-        return SUBJECTS.read(self.folder)
+        return SUBJECTS.read(self.folder, "diagnosis")
 
     @property
     def cohort_rows(self) -> pd.DataFrame:
@@ -135,6 +135,11 @@ class MapsFolder(ResultFolder):
     def regions(self) -> pd.DataFrame:
         """A row per scan, channel and region."""
         return REGIONS.read_if_there(self.folder)
+
+    def region_channel(self, channel: str) -> str:
+        """The channel whose region rows stand for a channel: `volume` for the deformation, where the maps have it."""
+        measured = channel == "deformation" and bool((self.regions["channel"] == VOLUME).any())
+        return VOLUME if measured else channel
 
     def by_region(self, channel: str, value: str) -> pd.DataFrame:
         """One column of the region table of a channel: a row per key and a column per region."""

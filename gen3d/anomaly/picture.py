@@ -61,4 +61,4 @@ def _panel(axes: Axes, part: pd.DataFrame, channel: str, q: float, num_bars: int
 def _label(row: pd.Series) -> str:
     """The region with its change in the units of the channel."""
     change = wording.effect(str(row["channel"]), float(row["change"]), float(row["change_percent"]))
-    return f"{row['region']}  {change}"
+    return f"{wording.reading(str(row['region']), str(row['channel']))}  {change}"

@@ -14,6 +14,7 @@ from gen3d.anomaly.calibration.panel import Panel
 from gen3d.anomaly.folder import IDENTITY, LATENT_SCORE, P_CONFORMAL, P_MAX, REGION_SCORE, SCORE
 from gen3d.cohort.channels import LOG_VOLUMES, Channel
 from gen3d.cohort.folder import Prepared
+from gen3d.cohort.region_validity import validity_columns
 from gen3d.maths.deviation import deviation, fit_deviation, held_out_deviation
 from gen3d.maths.reference import Reference
 from gen3d.maths.significance import (
@@ -40,13 +41,13 @@ def region_table(
     held-out |z| of the same region in the other calibration controls, so it assumes no normal distribution. `p_max` ranks
     it among the largest |z| of any region in each control, so it is family-wise over regions (the max statistic of
     Westfall and Young 1993). Neither can be below 1 / (controls + 1), but for `p_max` where a control is outlying
-    (`maths.reference`).
+    (`maths.reference`). The last columns say what each reading measures (`validity_columns`).
     """
     rows = np.arange(len(panel.table))
     effect = regional.deviation(means, panel.covariates(rows))
     effect[panel.gated] = np.nan
     percent = 100.0 * np.expm1(effect) if channel in LOG_VOLUMES else np.full_like(effect, np.nan)
-    frames = []
+    frames, measured = [], validity_columns(names["name"].reset_index(drop=True), channel)
     for i in rows:
         z = regional.z[i]
         known = np.isfinite(z).all()
@@ -66,7 +67,7 @@ def region_table(
                     "q": fdr_adjust(p) if known else p,
                     P_MAX: Reference.of(reference.max(axis=1)).p(np.abs(z)),
                 }
-            )
+            ).join(measured)
         )
     return pd.concat(frames, ignore_index=True)
 

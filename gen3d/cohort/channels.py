@@ -14,10 +14,10 @@ Channel = Literal["residual", "structural", "deformation"]
 CHANNELS: tuple[Channel, ...] = ("residual", "structural", "deformation")
 """Channels of voxel maps."""
 
-SIZE, CONTRAST = "size", "contrast"
+SIZE, CONTRAST, VOLUME = "size", "contrast", "volume"
 """Channels of region tables alone."""
 
-LOG_VOLUMES = ("deformation", SIZE, CONTRAST)
+LOG_VOLUMES = ("deformation", SIZE, CONTRAST, VOLUME)
 """Channels whose effects are logarithms of volume."""
 
 ON_TEMPLATE = ("deformation",)

@@ -202,11 +202,10 @@ def open_prepared(folders: Path | Sequence[Path]) -> Prepared:
     if len(twice):
         raise UserError(
             f"{', '.join(twice.iloc[:5])}: the same subject and session in two prepared folders; if they are different "
-            "people, prepare the sources together (source=[a,b]) so that their ids are kept apart."
+            "people, name the source of one of them when it is prepared (source='{siteB: FOLDER}')."
         )
-    refuse_one_scan_twice(
-        manifest[manifest["role"] != "excluded"], manifest["folder"][manifest["role"] != "excluded"].tolist()
-    )
     check_split(manifest)
+    used = manifest[manifest["role"] != "excluded"]
+    refuse_one_scan_twice(used, used["folder"].tolist())
     key = artefacts[0].key if len(listed) == 1 else digest([artefact.key for artefact in artefacts])
     return Prepared(listed, plans[0], manifest, key)

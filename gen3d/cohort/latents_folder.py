@@ -256,6 +256,8 @@ def read_latents_table(folder: Path, verbs: Sequence[str] = VERBS) -> pd.DataFra
     if absent:
         raise UserError(f"{folder / TABLE}: lacks the column {absent[0]}; encode again.")
     typed(table, folder / TABLE, "encode again")
+    if "seen" in table.columns:  # gen3d's own column, not a word of the user's
+        table["seen"] = table["seen"].astype(str).eq("True")
     return table
 
 

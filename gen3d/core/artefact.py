@@ -24,7 +24,7 @@ from typing import Any
 
 from gen3d import __version__
 from gen3d.core.config import Verb, waived
-from gen3d.core.disk import PARTIAL, cannot_be_written, is_partial, remove_partial
+from gen3d.core.disk import OF_THE_DISK, PARTIAL, cannot_be_written, is_partial, remove_partial
 from gen3d.core.errors import UserError
 from gen3d.core.files import open_regular
 from gen3d.core.plain_files import load_object
@@ -130,6 +130,9 @@ def begin(
         # What is waived may change from one start to the next without changing the key, so the latest start counts.
         latest = {"waivers": waived(verb)}
         if existing is not None and renewed:
+            warn(
+                f"{folder}: {_difference(existing, identity)}; what is costly is kept, and what was made from it no longer fits it."
+            )
             _require_no_links(folder)
             if existing.get("status") == "finished":
                 _check_seal(folder, existing)
@@ -531,7 +534,7 @@ def _lock_folder(folder: Path) -> Any:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _open_lock(folder / LOCK)
     except OSError as error:
-        if isinstance(error, FileExistsError | NotADirectoryError):
+        if error.errno not in OF_THE_DISK:
             raise UserError(f"{folder}: cannot be written ({error.strerror}); give another out=.") from None
         raise cannot_be_written(error, folder) from None
     try:

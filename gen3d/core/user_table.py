@@ -12,8 +12,10 @@ import pandas as pd
 from gen3d.core.errors import UserError
 from gen3d.core.plain_files import read_bytes
 
+NULL_BYTE = "\0"
 
-def read_user_table(path: Path, may_be_empty: bool = False) -> pd.DataFrame:
+
+def read_user_table(path: Path, may_be_empty: bool = False, of_files: bool = False) -> pd.DataFrame:
     """A table with a header, separated by tabs, commas or semicolons, whichever the header has most of.
 
     Every cell is text without blanks around it. Rows of empty cells only are skipped. Quotation marks group cells as in CSV.
@@ -21,12 +23,15 @@ def read_user_table(path: Path, may_be_empty: bool = False) -> pd.DataFrame:
     Args:
         path: of the table.
         may_be_empty: whether a header without rows is a table.
+        of_files: whether cells name files, any of which may be damaged: a null byte is then left to who opens the file.
 
     Raises:
         UserError: unreadable, not UTF-8, no rows, a row with more or fewer cells than the header, a column without a name or two of
             one name, the header given twice, a quotation mark that is not closed.
     """
     text = _text_of(path)
+    if NULL_BYTE in text and not of_files:
+        raise UserError(f"{path}: holds a null byte, so it is no text table; save it as UTF-8 text.")
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines or (len(lines) < 2 and not may_be_empty):
         raise UserError(f"{path}: the table has no rows.")
@@ -63,8 +68,6 @@ def _text_of(path: Path) -> str:
         raise UserError(
             f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); give a .csv or a .tsv file."
         ) from None
-    if "\0" in text:
-        raise UserError(f"{path}: holds a null byte, so it is no text table; save it as UTF-8 text.")
     return text
 
 

@@ -39,6 +39,10 @@ class FolderVerb(Verb):
         """Read and check the inputs; nothing is written. What is returned is handed to `write`."""
         return None
 
+    def open_to_plan(self) -> Any:
+        """The inputs as `identity` needs them for a dry run, which may be on another machine than the run."""
+        return self.open_inputs()
+
     def reads(self) -> Inputs:
         """The fields that name what is read, with their paths."""
         return {}
@@ -67,7 +71,7 @@ class FolderVerb(Verb):
         Raises:
             UserError: `run()` would refuse the folder.
         """
-        opened = functools.cache(self.open_inputs)
+        opened = functools.cache(self.open_to_plan)
 
         def identity() -> tuple[Inputs, Mapping[str, Any]]:
             found = self.identity(opened)

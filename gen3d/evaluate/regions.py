@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.anomaly.folder import P_CONFORMAL
+from gen3d.core.memory import announce_memory
 from gen3d.core.tables import Row
 from gen3d.evaluate.folder import SHARE_P_CONFORMAL
 from gen3d.evaluate.truth import SIGNED_CHANNELS, CohortTruth, EvaluatedMaps
@@ -125,6 +126,12 @@ def _bias(effect: pd.Series | None, true: pd.Series, settings: Settings) -> Row:
     return row | {"recovered": float(effect.mean()) / mean_true if effect is not None and usable else math.nan}
 
 
+def _announce(num_people: int, num_controls: int) -> None:
+    """What the comparisons of one condition and region take: who wins by two models, and their difference."""
+    what = f"the comparisons of {num_people} people with {num_controls} controls"
+    announce_memory(what, 6 * 8 * num_people * num_controls, "evaluate fewer people")
+
+
 def region_difference_rows(opened: Sequence[EvaluatedMaps], truth: CohortTruth, settings: Settings) -> list[Row]:
     """AUC of each further maps folder minus that of the first, in every changed region of the deformation channel.
 
@@ -145,6 +152,7 @@ def region_difference_rows(opened: Sequence[EvaluatedMaps], truth: CohortTruth, 
             people = [key for key in first.with_condition(condition)["key"] if key in subjects.index]
             if not people or not controls:
                 continue
+            _announce(len(people), len(controls))
             single = [name for name in one.columns if not name.endswith(BOTH) and name in two.columns]
             mean_true = with_both(truth.percent_change(people, single)).mean()
             for region in mean_true.index[mean_true.abs() > CHANGED_PERCENT]:

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from gen3d.cohort.channels import LOG_VOLUMES
+from gen3d.cohort.region_validity import measures_volume
 from gen3d.core import words as spell
 from gen3d.core.words import number
 from gen3d.maths.stats import Interval
@@ -17,6 +18,7 @@ CHANNELS = {
     "deformation": ("Local volume", "larger than expected", "smaller than expected"),
     "size": ("Volume with global size", "larger than expected", "smaller than expected"),
     "contrast": ("Volume against surroundings", "larger than around it", "smaller than around it"),
+    "volume": ("Volume of regions", "larger than expected", "smaller than expected"),
     "latent": ("Latent distance", "further from the controls", "nearer to the controls"),
 }
 IN_TEXT = {
@@ -25,6 +27,7 @@ IN_TEXT = {
     "deformation": "local volume",
     "size": "volume with global size",
     "contrast": "local volume against its surroundings",
+    "volume": "volume of regions",
     "latent": "latent distance",
 }
 KINDS = {"regions": "strongest region", "voxels": "most deviating 5 % of voxels", "distance": "Mahalanobis distance"}
@@ -44,6 +47,8 @@ GROUPS = {
     "null": "nothing planted",
 }
 ABBREVIATIONS = ("ad", "mci", "ds")
+NOT_ITS_VOLUME = "not its volume"
+"""Mark of a reading that goes with something other than the volume of the region it is named after."""
 
 
 def with_interval(interval: Interval, digits: int = 2, scale: float = 1.0) -> str:
@@ -114,6 +119,11 @@ def condition(code: str) -> str:
 def region(name: str) -> str:
     """A region's name without underscores; `hippocampus (both)` becomes both sides of hippocampus."""
     return re.sub(r"^(.*) \(both\)$", r"both sides of \1", name.replace("_", " "))
+
+
+def reading(region_name: str, channel_name: str) -> str:
+    """A region's name beside its reading in a channel; marked where that is known not to follow the region's volume."""
+    return region(region_name) + ("" if measures_volume(region_name, channel_name) else f" ({NOT_ITS_VOLUME})")
 
 
 def plain(value: Any) -> Any:

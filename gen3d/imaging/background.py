@@ -82,4 +82,4 @@ def _patches(same: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _from(scan: Volume, data: Floats) -> Volume:
-    return Volume(np.maximum(data, 0).astype(np.float32, copy=False), scan.affine)
+    return Volume(np.maximum(data, 0).astype(np.float32, copy=False), scan.affine, scan.assumed)

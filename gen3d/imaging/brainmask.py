@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -83,9 +84,15 @@ def given_mask(path: Path, scan: Volume, orientation: OrientationRule | None = N
     """[X, Y, Z] a mask file on the scan's voxels (resampled through the world coordinates if its grid differs).
 
     Raises:
-        UserError: the mask cannot be read or does not overlap the scan.
+        UserError: the mask cannot be read, does not overlap the scan, or one of both alone says how it lies.
     """
     mask = read_volume(path, orientation)
+    if mask.assumed != scan.assumed:
+        one, other = ("the mask", "its scan") if mask.assumed else ("the scan", "this mask")
+        raise UserError(
+            f"{path}: {one} says no orientation in its header and {other} says one, so they cannot be laid on each other; write "
+            "the same affine and codes into both (fslcpgeom)."
+        )
     on_scan = sample(mask, scan.affine, scan.data.shape) > 0.5 * float(mask.data.max())
     if not on_scan.any():
         raise UserError(f"{path}: this brain mask lies outside its scan; check that both are in the same space.")
@@ -123,7 +130,7 @@ def tool_mask(method: str, path: Path, scan: Volume, orientation: OrientationRul
         if done.returncode != 0 or not expected.is_file():
             reason = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
             raise UserError(f"{path}: `{program}` failed ({reason[0][:200]}); try brain_mask=auto.")
-        return given_mask(expected, scan)
+        return given_mask(expected, replace(scan, assumed=False))  # the program got a copy that says how it lies
 
 
 def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -43,7 +43,7 @@ REMAINS_SHARE = (
 class Conformed:
     """A scan on the plan's grid; `brain` is the person's own mask there, `measures` the row of screening numbers.
 
-    `scan_affine` and `scan_shape` are the grid on which the scan's file stores it.
+    `scan_affine` and `scan_shape` are the grid on which the scan's file stores it; `assumed`: its axes are the user's word.
     """
 
     t1w: Floats
@@ -53,6 +53,7 @@ class Conformed:
     scan_affine: NDArray[np.float64]
     scan_shape: tuple[int, ...]
     measures: dict[str, float | str] = field(default_factory=dict)
+    assumed: bool = False
 
 
 def conform(
@@ -104,7 +105,9 @@ def conform(
         **(deformation.quality if deformation else {}),
     }
     log_jacobian = deformation.log_jacobian if deformation else None
-    return Conformed(t1w * template.mask, log_jacobian, brain, matrix, stored.affine, stored.data.shape, measures)
+    return Conformed(
+        t1w * template.mask, log_jacobian, brain, matrix, stored.affine, stored.data.shape, measures, stored.assumed
+    )
 
 
 def levels_under(flat: Floats, brain: NDArray[np.bool_], deformation: Deformation, template: Template) -> TissueLevels:

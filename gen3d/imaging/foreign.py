@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gen3d.core.errors import UserError
 from gen3d.core.files import require_regular
 from gen3d.imaging.headers import Header, check_mgh_footer, read_mgh_header, read_nifti_header, voxels
-from gen3d.imaging.orientation import Affine, OrientationRule, affine_of
+from gen3d.imaging.orientation import Affine, OrientationRule, affine_of, says_orientation
 from gen3d.imaging.streams import Claim, proven
 
 SINGLE_FILES = (".nii", ".nii.gz")
@@ -24,11 +24,15 @@ MAY_FOLLOW_A_HEADER = 1 << 20  # bytes of extensions in the .hdr of a pair
 
 @dataclass(frozen=True)
 class ForeignImage:
-    """One volume as it is stored: `data` [I, J, K] of a number type, `affine` [4, 4] voxel -> world mm (RAS)."""
+    """One volume as it is stored: `data` [I, J, K] of a number type, `affine` [4, 4] voxel -> world mm (RAS).
+
+    `assumed` means that its axes are those that the user said, its header giving none: its origin is its own centre.
+    """
 
     path: Path
     data: NDArray[Any]
     affine: Affine
+    assumed: bool = False
 
     def canonical(self) -> ForeignImage:
         """The same image with its axes turned to the closest of right, front and top."""
@@ -36,7 +40,9 @@ class ForeignImage:
         if np.isnan(turn).any():
             raise UserError(f"{self.path}: its affine is singular, so the orientation is unknown; convert it again.")
         back = nib.orientations.inv_ornt_aff(turn, self.data.shape)
-        return ForeignImage(self.path, nib.orientations.apply_orientation(self.data, turn), self.affine @ back)
+        return ForeignImage(
+            self.path, nib.orientations.apply_orientation(self.data, turn), self.affine @ back, self.assumed
+        )
 
 
 def read_foreign(path: Path, rule: OrientationRule | None = None) -> ForeignImage:
@@ -68,7 +74,7 @@ def read_foreign(path: Path, rule: OrientationRule | None = None) -> ForeignImag
         raise UserError(f"{path}: not a readable NIfTI or MGH image ({_short(error)}); convert it again.") from None
     if data.dtype.kind not in "iufb":
         raise UserError(f"{path}: voxels are of type {data.dtype}, not numbers; convert it to a scalar image.")
-    return ForeignImage(path, data.reshape(shape), affine)
+    return ForeignImage(path, data.reshape(shape), affine, not says_orientation(header))
 
 
 def read_own(path: Path) -> ForeignImage:

@@ -76,6 +76,12 @@ def affine_of(path: Path, header: Header, rule: OrientationRule | None = None) -
     return affine
 
 
+def says_orientation(header: Header) -> bool:
+    """Whether a header says where left is (rightly or not)."""
+    fields = header.fields
+    return header.kind == "mgh" or (header.kind == "nifti" and bool(fields["sform_code"] or fields["qform_code"]))
+
+
 def check_geometry(path: Path, affine: Affine, shape: tuple[int, ...]) -> None:
     """Refuse an affine that is not finite, is singular, sheared, of absurd voxel sizes or metres away.
 

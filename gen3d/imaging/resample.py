@@ -24,7 +24,7 @@ def working_copy(scan: Volume) -> Volume:
     affine = scan.affine.copy()
     affine[:3, :3] *= factors
     affine[:3, 3] += scan.affine[:3, :3] @ ((np.array(factors) - 1) / 2)
-    return Volume(blocks.mean(axis=(1, 3, 5), dtype=np.float32), affine)
+    return Volume(blocks.mean(axis=(1, 3, 5), dtype=np.float32), affine, scan.assumed)
 
 
 def sample(

@@ -28,10 +28,14 @@ Float3D = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Volume:
-    """A 3D image in closest-canonical (RAS+) axis order: data [X, Y, Z], affine voxel -> world mm (RAS)."""
+    """A 3D image in closest-canonical (RAS+) axis order: data [X, Y, Z], affine voxel -> world mm (RAS).
+
+    `assumed` means that the user said what its axes are: its world has its origin at its own centre.
+    """
 
     data: Float3D
     affine: Affine
+    assumed: bool = False
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -51,15 +55,16 @@ def read_volume(path: Path, rule: OrientationRule | None = None) -> Volume:
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan as it is stored: data [I, J, K] float32, affine [4, 4] voxel -> world mm (RAS)."""
+    """A scan as it is stored: data [I, J, K] float32, affine [4, 4] voxel -> world mm (RAS); see `Volume` for `assumed`."""
 
     data: Float3D
     affine: Affine
+    assumed: bool = False
 
     def volume(self) -> Volume:
         """The scan with its axes turned to the closest of right, front and top."""
         turned = ForeignImage(Path(), self.data, self.affine).canonical()
-        return Volume(np.ascontiguousarray(turned.data, dtype=np.float32), turned.affine)
+        return Volume(np.ascontiguousarray(turned.data, dtype=np.float32), turned.affine, self.assumed)
 
 
 def read_scan(path: Path, rule: OrientationRule | None = None) -> Scan:
@@ -81,7 +86,7 @@ def read_scan(path: Path, rule: OrientationRule | None = None) -> Scan:
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused
         data = np.asarray(image.data, dtype=np.float32)
     _check_values(path, data)
-    return Scan(data, image.affine)
+    return Scan(data, image.affine, image.assumed)
 
 
 def _check_values(path: Path, data: Float3D) -> None:

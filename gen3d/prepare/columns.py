@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -136,7 +137,10 @@ def _numbers(text: pd.Series, name: str, path: Path) -> pd.Series:
     numbers = pd.to_numeric(text, errors="coerce")
     wrong = sorted({v for v, number in zip(text, numbers, strict=True) if pd.isna(number) and v.lower() not in MISSING})
     if wrong:
-        hint = f", or say columns.age_codes='{{{wrong[0]}: 90}}'" if name == "age" else ""
+        coded = re.search(r"[0-9]+", wrong[0]) if name == "age" and re.search("[<>+]", wrong[0]) else None
+        hint = (
+            f", or say what it counts as with columns.age_codes='{{\"{wrong[0]}\": {coded.group()}}}'" if coded else ""
+        )
         raise UserError(
             f"{path}: {name} {', '.join(repr(v) for v in wrong[:5])} is not a number; write a number or n/a, or name it in "
             f"columns.missing={hint}."

@@ -17,7 +17,7 @@ from gen3d.core.plain_files import load_json
 from gen3d.core.user_table import read_user_table
 from gen3d.prepare.columns import ALIASES, MISSING, Columns
 from gen3d.prepare.sidecar import sidecar_of
-from gen3d.prepare.standard import known_columns, standardise, told
+from gen3d.prepare.standard import AbsentColumn, known_columns, standardise, told
 
 PARTICIPANTS, DESCRIPTION = "participants.tsv", "dataset_description.json"
 SCAN = ["subject", "session"]
@@ -56,6 +56,7 @@ def join_people(folder: Path, scans: pd.DataFrame, columns: Columns) -> PeopleTa
     _check_named(table_path, _session_files(folder, table_path), columns)
     if table_path is None:
         result.unmatched.append((str(folder), "no participants.tsv: age, sex and diagnosis are unknown"))
+        result.notes.append(f"{folder}: no participants.tsv, so age, sex and diagnosis are unknown{_hint(folder)}")
     else:
         _join_participants(result, table_path, columns)
     _join_sessions(result, _session_files(folder, table_path), columns)
@@ -80,6 +81,15 @@ def _participants(folder: Path, scans: pd.DataFrame, result: PeopleTables) -> Pa
             "into the folder"
         )
     return None
+
+
+def _hint(folder: Path) -> str:
+    """The table that was meant, perhaps, where a folder has one of another name."""
+    near = sorted(
+        path.name for path in folder.iterdir() if path.is_file() and path.name.lower().startswith("participants.")
+    )
+    tables = [name for name in near if not name.lower().endswith(".json")]
+    return f"; {tables[0]} is not read, save it as participants.tsv" if tables else ""
 
 
 def _belongs(folder: Path, place: Path, scans: pd.DataFrame) -> bool:
@@ -119,9 +129,10 @@ def _check_named(participants: Path | None, sessions: list[Path], columns: Colum
     for name in named:
         if getattr(columns, name).lower() not in there:
             others = f" and {words.count(len(sessions), 'table')} of sessions" if participants and sessions else ""
-            raise UserError(
+            raise AbsentColumn(
                 f"{paths[0]}{others}: no column `{getattr(columns, name)}` for columns.{name}; the columns are "
-                f"{', '.join(sorted(there))}."
+                f"{', '.join(sorted(there))}.",
+                name,
             )
 
 
@@ -129,7 +140,13 @@ def _check_named(participants: Path | None, sessions: list[Path], columns: Colum
 
 
 def _join_participants(result: PeopleTables, path: Path, columns: Columns) -> None:
-    table, sidecar = read_user_table(path), sidecar_of(path)
+    table, sidecar = read_user_table(path, may_be_empty=True), sidecar_of(path)
+    if table.empty:
+        result.notes.append(f"{path}: no rows, so age, sex and diagnosis are unknown")
+        result.unmatched += [
+            (str(s), f"scan without a row in {path.name}") for s in sorted(set(result.frame["subject"]))
+        ]
+        return
     result.notes += told(table, columns, path, sidecar, lenient=True)
     people = standardise(table, columns, path, sidecar, lenient=True).drop(columns=["source"], errors="ignore")
     if "session" in people and not people["session"].ne("").any():

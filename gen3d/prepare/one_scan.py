@@ -176,6 +176,8 @@ def _store(task: ScanTask, done: Conformed) -> None:
         "scan_shape": [int(side) for side in done.scan_shape],
         "dof": task.plan.degrees_of_freedom,
     }
+    if done.assumed:
+        transform["scan_axes"] = f"assumed to be {task.orientation.assume}"
     write_json(task.out / "transforms" / f"{task.key}.json", transform)
     picture = task.out / "figures" / f"{task.key}.png"
     draw(picture, done.t1w, done.log_jacobian, template_on(task.plan).mask, task.plan)

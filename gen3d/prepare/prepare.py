@@ -21,6 +21,7 @@ from gen3d.core import words
 from gen3d.core.artefact import Work, digest
 from gen3d.core.config import NamedFolders, execution
 from gen3d.core.errors import Unfinished
+from gen3d.core.files import shown
 from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track
 from gen3d.core.work import FolderVerb, Identity, Inputs
@@ -31,7 +32,7 @@ from gen3d.imaging.registration import DeformationSettings
 from gen3d.imaging.speed import slowness
 from gen3d.imaging.template import template_on
 from gen3d.prepare.columns import Columns
-from gen3d.prepare.one_scan import ScanTask, make_tasks, prepare_all
+from gen3d.prepare.one_scan import CACHE, ScanTask, make_tasks, prepare_all
 from gen3d.prepare.roles import Controls, control_rows, role_lines
 from gen3d.prepare.sources import ScanSource, read_sources
 
@@ -149,17 +150,26 @@ class Prepare(FolderVerb):
         source, grid = self._read(), self.grid()
         num_scans, megavoxels = len(source.frame), math.prod(grid.shape) / 1e6
         workers = num_workers(self.workers, num_scans)
-        seconds = num_scans * (SECONDS_PER_SCAN + SECONDS_PER_MEGAVOXEL * megavoxels) / workers * slowness()
+        kept = sum((self.out / CACHE / f"{key}.json").is_file() for key in source.frame["key"])
+        per_scan = SECONDS_PER_SCAN + SECONDS_PER_MEGAVOXEL * megavoxels
+        seconds = (num_scans - kept) * per_scan / workers * slowness()
         megabytes = num_scans * (megavoxels * 2 * len(grid.channels) + PICTURE_MB)
         sites = ", ".join(f"{site} {count}" for site, count in Counter(source.frame["site"]).items())
         return [
             f"reads {num_scans} scans of {source.frame['subject'].nunique()} people ({sites})",
             *self._about(source),
             f"the grid is {grid.describe()}",
-            f"takes about {duration(FASTEST * seconds)} to {duration(SLOWEST * seconds)} with {words.count(workers, 'worker')}, as "
-            "fast as this machine is now; while it runs, the time left is measured",
+            *([f"{kept} of the {num_scans} scans were prepared there before"] if kept else []),
+            *([self._time(seconds, workers)] if kept < num_scans else []),
             f"writes about {megabytes:.0f} MB to {self.out}",
         ]
+
+    def _time(self, seconds: float, workers: int) -> str:
+        shortest, longest = duration(FASTEST * seconds), duration(SLOWEST * seconds)
+        return (
+            f"takes about {shortest} to {longest} with {words.count(workers, 'worker')}, as fast as this machine is now; while it "
+            "runs, the time left is measured"
+        )
 
     def grid(self) -> GridPlan:
         """The plan that these settings make."""
@@ -203,17 +213,20 @@ class Prepare(FolderVerb):
         manifest = assign_roles(source.frame, self.split, controls, excluded)
         manifest[SCAN_HASH] = manifest["key"].map(dict(zip(rows["key"], hashes, strict=True)))
         refuse_one_scan_twice(manifest, manifest["source"].tolist())
+        # A table of text cannot hold every path; what the disk calls a file is in the row of its scan.
+        manifest["source"] = [path if path.isprintable() else shown(Path(path)) for path in manifest["source"]]
         write_cohort(self.out, plan, template_on(plan).mask, regions_on(plan), region_table(), manifest)
         ordered = [*FIRST_COLUMNS, *(c for c in verdicts.columns if c not in (*FIRST_COLUMNS, "failure"))]
         VERDICTS.write(self.out, verdicts[ordered])
         unmatched = pd.DataFrame(source.unmatched, columns=list(UNMATCHED.columns))
         unmatched.insert(0, "source", source.found_in)
         UNMATCHED.write(self.out, unmatched)
+        usable = rows[rows["failure"] == ""]
         return {
             "num_scans": len(rows),
             "verdicts": {name: int((verdicts["verdict"] == name).sum()) for name in ("keep", "warn", "exclude")},
             "roles": {str(role): int(count) for role, count in manifest["role"].value_counts().items()},
-            "seconds_per_scan": round(float(rows["seconds"].median()), 2),
+            "seconds_per_scan": round(float((usable if len(usable) else rows)["seconds"].median()), 2),
             "num_unmatched": len(source.unmatched),
             "unmatched": source.unmatched_counts(),
             "unusable": [str(text) for text in rows["failure"] if text],

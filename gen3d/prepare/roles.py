@@ -13,6 +13,8 @@ from gen3d.cohort.target import as_label
 from gen3d.core import words
 from gen3d.core.errors import UserError
 
+MOST_LINES = 40
+
 
 def _listed(value: Any) -> Any:
     """One diagnosis instead of a list of one."""
@@ -84,7 +86,13 @@ def role_lines(frame: pd.DataFrame, rows: pd.Series, origin: Sequence[str], spli
         lines += _surprises(
             people, f"{source}, site {site}" if source != site else str(site), str(source), num_controls
         )
-    return [*_aligned([HEAD, *cells]), *lines]
+    return [*_first(_aligned([HEAD, *cells]), "sources and sites"), *_first(lines, "remarks of these kinds")]
+
+
+def _first(lines: list[str], what: str) -> list[str]:
+    """The first lines, and how many further ones there are."""
+    rest = len(lines) - MOST_LINES
+    return lines if rest <= 0 else [*lines[:MOST_LINES], f"  and {rest} further {what}"]
 
 
 def _surprises(people: pd.DataFrame, place: str, source: str, num_controls: int) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +22,7 @@ from gen3d.prepare.columns import ALIASES, MISSING, Columns
 from gen3d.prepare.identity import SourceRows, identified, joined
 from gen3d.prepare.joining import join_people
 from gen3d.prepare.sidecar import sidecar_of
-from gen3d.prepare.standard import standardise, told
+from gen3d.prepare.standard import AbsentColumn, standardise, told
 from gen3d.prepare.which_scan import find_scans
 
 ORIGIN = "_origin"
@@ -71,7 +71,7 @@ def read_sources(
             "sources as a list if they hold the same people, or leave out shared_ids."
         )
     named = list(paths.items()) if isinstance(paths, Mapping) else [(None, path) for path in paths]
-    sources = [_read_one(path, columns) for _, path in named]
+    sources = _read_each([path for _, path in named], columns)
     for place, source in zip(_names(named), sources, strict=True):
         source.frame[ORIGIN] = place
     rows = [
@@ -86,6 +86,31 @@ def read_sources(
     frame = joined(rows, shared_ids)
     origin = [str(place) for place in frame.pop(ORIGIN)]
     return ScanSource(frame, unmatched, notes, found_in, origin)
+
+
+def _read_each(paths: Sequence[Path], columns: Columns) -> list[ScanSource]:
+    """Every source; a column that the user names may be in some of them only, and the usual names then count in the others.
+
+    Raises:
+        UserError: see `read_sources`; a named column that no source has.
+    """
+    sources: list[ScanSource] = []
+    absent: dict[str, list[AbsentColumn]] = {}
+    for path in paths:
+        mine, notes = columns, []
+        while True:
+            try:
+                source = _read_one(path, mine)
+                break
+            except AbsentColumn as error:
+                absent.setdefault(error.field_name, []).append(error)
+                if len(absent[error.field_name]) == len(paths):
+                    raise
+                name = getattr(mine, error.field_name)
+                notes.append(f"{path}: no column `{name}` for columns.{error.field_name}, so the usual names count")
+                mine = mine.model_copy(update={error.field_name: None})
+        sources.append(replace(source, notes=[*notes, *source.notes]))
+    return sources
 
 
 def _names(named: Sequence[tuple[str | None, Path]]) -> list[str]:
@@ -122,7 +147,7 @@ def _read_folder(folder: Path, columns: Columns) -> ScanSource:
 
 
 def _read_scan_table(path: Path, columns: Columns) -> ScanSource:
-    table, sidecar = read_user_table(path), sidecar_of(path)
+    table, sidecar = read_user_table(path, of_files=True), sidecar_of(path)
     frame = standardise(table, columns, path, sidecar)
     if "source" not in frame:
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,20 @@ import pandas as pd
 from gen3d.cohort.target import as_label
 from gen3d.core import words
 from gen3d.core.errors import UserError
+from gen3d.core.user_table import NULL_BYTE
 from gen3d.prepare.columns import ALIASES, CELL_READERS, MISSING, Columns
 from gen3d.prepare.sidecar import Sidecar
 
 BIDS_NAMES = {"subject": "participant_id", "session": "session_id"}
 SAVED_AS_NUMBER = re.compile(r"[0-9]+[.,]0+|[0-9]+(\.[0-9]+)?[eE]\+[0-9]+")
+
+
+class AbsentColumn(UserError):
+    """A column that the user names is not in a table; `field_name` is what it would have been."""
+
+    def __init__(self, sentence: str, field_name: str) -> None:
+        super().__init__(sentence)
+        self.field_name = field_name
 
 
 def standardise(
@@ -37,6 +47,10 @@ def standardise(
     absent = {text.lower() for text in columns.missing}
     table = table.map(lambda cell: "n/a" if absent and cell.lower() in absent else cell)
     frame = _renamed(table, known_columns(table, columns, path, lenient))
+    for name in frame.columns.difference(["source"]):  # a scan's path is left to who opens it
+        row = next((place for place, cell in enumerate(frame[name], start=2) if NULL_BYTE in cell), None)
+        if row is not None:
+            raise UserError(f"{path}: row {row} holds a null byte in {name}; save the table as UTF-8 text.")
     frame["source_subject"] = frame["subject"]
     for name in ("subject", "session"):
         if name in frame:
@@ -66,7 +80,9 @@ def known_columns(table: pd.DataFrame, columns: Columns, path: Path, lenient: bo
         column: str | None = in_table.get(requested.lower()) if requested is not None else None
         if requested is not None and column is None and not lenient:
             listed = ", ".join(map(str, table.columns))
-            raise UserError(f"{path}: no column `{requested}` for columns.{field_name}; the columns are {listed}.")
+            raise AbsentColumn(
+                f"{path}: no column `{requested}` for columns.{field_name}; the columns are {listed}.", field_name
+            )
         if requested is None:
             free = [in_table[alias] for alias in aliases if alias in in_table and in_table[alias] not in names]
             column = _the_one(free, field_name, table, path)
@@ -133,7 +149,7 @@ def told(
         for column, name in names.items()
         if name != "source"
     )
-    sentences = [f"{path}: {words.count(len(table), 'row')}; read {used}"]
+    sentences = [f"{path}: {words.count(len(table), 'row')}; read {used}{_passed_over(table, columns, names)}"]
     full = with_sidecar(columns, names, sidecar, path)
     mine = {field_name: column for column, field_name in names.items()}
     if sidecar is not None and columns.age_unit is None and full.age_unit not in (None, "years"):
@@ -150,6 +166,19 @@ def told(
                 f"{path}: no row has {field_name} {words.listed(idle, 'or')}, which columns.{setting} names"
             )
     return sentences
+
+
+def _passed_over(table: pd.DataFrame, columns: Columns, names: Mapping[str, str]) -> str:
+    """The columns with a usual name that are kept as they are, because another one goes before them."""
+    own = {field_name for field_name in names.values() if getattr(columns, field_name, None) is None}
+    other = [
+        f"{column} (for {field_name})"
+        for field_name in ALIASES
+        if field_name in own
+        for column in map(str, table.columns)
+        if column not in names and column.lower() in ALIASES[field_name]
+    ]
+    return f"; passed over: {', '.join(other)}" if other else ""
 
 
 def _renamed(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:

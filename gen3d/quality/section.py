@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gen3d.cohort.region_validity import ML
 from gen3d.core import words as spell
 from gen3d.core.tables import Row
 from gen3d.figures import names as wording
@@ -172,7 +173,7 @@ def _structures(quality: QualityFolder, rows: list[Row]) -> list[Any]:
     def table(shown: list[Row], caption: str) -> Table:
         cells = [
             [
-                row["structure"],
+                wording.reading(str(row["structure"]), ML),
                 f"{spell.number(row['mean_real_ml'], 1)} ({spell.number(row['sd_real_ml'], 1)})",
                 f"{spell.number(row['mean_synthetic_ml'], 1)} ({spell.number(row['sd_synthetic_ml'], 1)})",
                 wording.with_interval(interval(row, "difference_sd")),

@@ -151,6 +151,8 @@ def read_labels(path: Path) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
 def template_to_scan(folder: Path, key: str) -> NDArray[np.float64] | None:
     """The matrix [4, 4] from template mm to scan mm that a prepared folder keeps of a scan; None where it keeps none.
 
+    None too where the user said what the scan's axes are: its world is then nobody else's, so no label map lies in it.
+
     Raises:
         UserError: the file is damaged.
     """
@@ -158,7 +160,8 @@ def template_to_scan(folder: Path, key: str) -> NDArray[np.float64] | None:
     if not path.is_file():
         return None
     try:
-        matrix = np.asarray(load_object(path, finite=True)["affine_template_to_scan"], dtype=np.float64)
+        record = load_object(path, finite=True)
+        matrix = np.asarray(record["affine_template_to_scan"], dtype=np.float64)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); run `gen3d prepare` again.") from None
-    return matrix if matrix.shape == (4, 4) else None
+    return matrix if matrix.shape == (4, 4) and "scan_axes" not in record else None

@@ -36,6 +36,9 @@ from gen3d.stratify.mixture import Mixture
 Floats = NDArray[np.float64]
 FILE = "map.npz"
 PACKAGES = ("umap-learn", "numba", "numpy", "scikit-learn")
+PLACED_AT_ONCE = 512
+"""New people whose distances to everybody in the map are in memory together."""
+
 CORE_NEIGHBOURS = 5
 
 
@@ -116,7 +119,11 @@ class PeopleMap:
             return probabilities.argmax(axis=1), probabilities.max(axis=1)
         core = np.flatnonzero(self.labels >= 0)
         num = min(CORE_NEIGHBOURS, len(core))
-        nearest = np.argsort(cdist(pcs, self.scores[core]), axis=1, kind="stable")[:, :num]
+        blocks = [
+            np.argsort(cdist(pcs[start : start + PLACED_AT_ONCE], self.scores[core]), axis=1, kind="stable")[:, :num]
+            for start in range(0, len(pcs), PLACED_AT_ONCE)
+        ]
+        nearest = np.concatenate(blocks)
         votes = self.labels[core][nearest][:, :, None] == np.arange(self.labels.max() + 1)
         share = votes.mean(axis=1)
         return share.argmax(axis=1), share.max(axis=1)

@@ -6,6 +6,7 @@ All of Optuna is here. The journal is a file that any number of processes, also 
 from __future__ import annotations
 
 import itertools
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from gen3d.sweep.settings import DONE, FAILED, PRUNED, STOPPED, Range, SweepSett
 
 try:
     import optuna
-    from optuna.storages.journal import JournalFileBackend, JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, JournalStorage
     from optuna.trial import FrozenTrial, TrialState
 except ImportError:
     raise UserError('gen3d sweep needs Optuna, which is not installed here: pip install "gen3d[sweep]".') from None
@@ -37,6 +38,34 @@ STATUS = {
 OBJECTIVE, ERROR, SECONDS = "objective", "error", "seconds"
 
 
+def open_journal(path: Path) -> JournalStorage:
+    """The storage that Optuna keeps in a journal, without the line that a killed process or a full disk left incomplete.
+
+    Optuna would add the next entry to that line and could read neither. Its lock is a link to the journal, by whose age it
+    tells that the process which made it is gone, so the journal needs its full path: a link to a relative one leads nowhere,
+    and Optuna would wait for ever.
+    """
+    whole = path.resolve()
+    lock = JournalFileSymlinkLock(str(whole))
+    if _incomplete(whole):
+        lock.acquire()
+        try:
+            if _incomplete(whole):  # nobody was at it
+                os.truncate(whole, whole.read_bytes().rfind(b"\n") + 1)
+        finally:
+            lock.release()
+    return JournalStorage(JournalFileBackend(str(whole), lock))
+
+
+def _incomplete(path: Path) -> bool:
+    """Whether a journal ends within a line."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read() != b"\n"
+
+
 class SweepStudy:
     """All trials of a sweep, number n in the folder of number n.
 
@@ -46,7 +75,7 @@ class SweepStudy:
 
     def __init__(self, sweep: SweepSettings) -> None:
         self.sweep = sweep
-        self._storage = JournalStorage(JournalFileBackend(str(sweep.out / JOURNAL)))
+        self._storage = open_journal(sweep.out / JOURNAL)
         self._name = next(reversed(self._complete_studies()), "")
 
     def prepare(self) -> list[int]:

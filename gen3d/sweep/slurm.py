@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from gen3d.core.artefact import digest
 from gen3d.core.errors import UserError
+from gen3d.core.pool import PARENT
 from gen3d.sweep.settings import Slurm
 
 try:
@@ -40,7 +42,9 @@ class TrialTask:
 
     def __call__(self) -> None:
         """Work on the trial, and end with the code of that work."""
-        self.process = subprocess.Popen(self.command, start_new_session=True)
+        self.process = subprocess.Popen(
+            self.command, start_new_session=True, env={**os.environ, PARENT: str(os.getpid())}
+        )
         if code := self.process.wait():
             raise SystemExit(code if code > 0 else 128 - code)
 

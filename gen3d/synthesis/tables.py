@@ -13,6 +13,7 @@ from gen3d import __version__
 from gen3d.cohort.bids_names import BIDS_VERSION, PARTICIPANT_COLUMNS, read_columns
 from gen3d.cohort.channels import T1W
 from gen3d.cohort.folder import write_cohort
+from gen3d.cohort.region_validity import ML, remark
 from gen3d.cohort.structures import SUFFIX
 from gen3d.core.artefact import write_atomic, write_json
 from gen3d.core.disk import writing
@@ -104,9 +105,10 @@ def describe_column(name: str) -> dict[str, Any]:
         return {"Description": f"{condition} that was requested of the model; n/a: left unknown"} | _unit(condition)
     if name.endswith(SUFFIX):
         structure = name.removesuffix(SUFFIX).replace("_", " ")
+        caution = remark(structure, ML)
         return {
             "Description": f"volume of the {structure}, both hemispheres together, measured by registration to the "
-            "template after the linear alignment",
+            "template after the linear alignment" + (f"; {caution}" if caution else ""),
             "Units": "ml",
         }
     return dict(COLUMNS[name])

@@ -17,14 +17,15 @@ from torch import nn
 from gen3d.cohort.coding import Coding
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.latents_folder import ARRAY, MIRRORED, SHAPE, TABLE, read_latents_table
+from gen3d.cohort.region_validity import ML, remark
 from gen3d.cohort.seen import SeenBy
-from gen3d.cohort.structures import with_structures
+from gen3d.cohort.structures import SUFFIX, with_structures
 from gen3d.core.arrays import read_array
 from gen3d.core.artefact import Work, digest, file_digest, read, write_atomic
 from gen3d.core.errors import UserError
 from gen3d.core.inputs import input_of
 from gen3d.core.plain_files import load_object
-from gen3d.core.progress import track
+from gen3d.core.progress import track, warn
 from gen3d.core.work import Inputs
 from gen3d.core.work_arrays import save_array
 from gen3d.models.base import BaseModelConfig, Model, Statistics
@@ -132,6 +133,7 @@ class LatentMaterial(TrainingMaterial):
         if cohort is not None:
             frame = with_structures(cohort, frame)
         coding = Coding.fit(frame, cast(LatentDiffusionConfig, settings.model).conditions)
+        _warn_of_readings(coding.names)
         everybody = pd.concat([frame, frame], ignore_index=True) if mirrored else frame
         people = RunPeople(everybody, (np.arange(len(everybody)),))
         rows = np.arange(len(frame)) if cohort is not None else chosen
@@ -354,3 +356,11 @@ def _refuse_non_finite(path: Path, latents: NDArray[np.float32], keys: list[str]
         raise UserError(
             f"{path}: NaN or infinite latents of {', '.join(bad[:5])}; encode again with a run that is not damaged."
         )
+
+
+def _warn_of_readings(conditions: Sequence[str]) -> None:
+    """Warn of conditions that are named after a structure's volume and do not follow it."""
+    for name in conditions:
+        caution = remark(name.removesuffix(SUFFIX), ML) if name.endswith(SUFFIX) else ""
+        if caution:
+            warn(f"condition {name}: {caution}; scans drawn with it follow the reading, not the structure.")

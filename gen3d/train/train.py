@@ -63,6 +63,10 @@ class Train(TrainSettings):
         self._check_launch(launched())
         return self._open()
 
+    def open_to_plan(self) -> TrainingMaterial:
+        """The training material; a plan may be for more processes or another device than there are here."""
+        return self._open()
+
     def notes(self, opened: TrainingMaterial) -> dict[str, str]:
         """The data, and how gradients are exchanged."""
         return {"data": opened.fingerprint(), "backend": self._check_launch(launched())}

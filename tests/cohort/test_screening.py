@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from gen3d.cohort.screening import LIMITS, judge
 from gen3d.core.errors import UserError
 from gen3d.imaging.brainmask import check_tool, looks_stripped, template_mask, tool_mask
 from gen3d.imaging.conform import conform
+from gen3d.imaging.orientation import OrientationRule
 from gen3d.imaging.plan import plan_grid
 from gen3d.imaging.resample import sample
 from gen3d.imaging.template import full_template
@@ -134,6 +136,8 @@ def test_an_external_program_is_run_on_the_scan(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     if works:
         assert (tool_mask("synthstrip", path, brain) == (brain.data > 40)).all()
+        assumed = replace(brain, assumed=True)  # it gets a copy that says how the scan lies
+        assert (tool_mask("synthstrip", path, assumed, OrientationRule(assume="RAS")) == (brain.data > 40)).all()
     else:
         with pytest.raises(UserError, match=r"`mri_synthstrip` failed \(no licence\)"):
             tool_mask("synthstrip", path, brain)

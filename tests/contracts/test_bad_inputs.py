@@ -5,6 +5,7 @@ Damaged scans are in tests/data/test_volume.py, damaged tables in tests/data/tes
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -162,7 +163,7 @@ DAMAGED: dict[str, tuple[list[str], Damage, str]] = {
     "a twin to learn from": (
         TRAIN,
         lambda c, r: _edit(
-            "manifest.tsv", lambda t: t.replace("\tkey\n", "\tkey\tbase\n").replace("_ses-1\n", "_ses-1\tx\n")
+            "manifest.tsv", lambda t: re.sub(r"(?m)$", "\tx", t.rstrip("\n")).replace("\tx", "\tbase", 1) + "\n"
         )(c),
         "its role is always evaluation",
     ),

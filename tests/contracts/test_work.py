@@ -187,3 +187,25 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="another gen3d process is writing there"):
             verb.run()
     assert verb.run() == tmp_path / "out"
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_dry_run_finds_in_the_folder_what_the_run_finds(name: str, tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("x")
+    for out, sentence in ((foreign, "not written by gen3d"), (foreign / "thesis.txt" / "x", "cannot be written")):
+        with pytest.raises(UserError, match=sentence) as in_run:
+            configured(name, out, _write).run()
+        with pytest.raises(UserError, match=sentence) as in_plan:
+            configured(name, out, _write).outlook()
+        assert str(in_plan.value).split(":")[0] == str(in_run.value).split(":")[0]
+    done = configured(name, tmp_path / "done", _write)
+    assert done.outlook() == (False, "")
+    done.run()
+    assert done.outlook() == (not done.reopens, f"{done.out}: {FINISHED_BEFORE}")
+    with begin(done.model_copy(update={"out": tmp_path / "busy"}), name, {}) as work:
+        assert isinstance(work, Work)
+        with pytest.raises(UserError, match="another gen3d process is writing there"):
+            done.model_copy(update={"out": tmp_path / "busy"}).outlook()
+    assert "goes on where it stopped" in done.model_copy(update={"out": tmp_path / "busy"}).outlook()[1]

@@ -128,10 +128,8 @@ def test_workers_end_with_their_parent(script: str, number: signal.Signals, tmp_
         parent.communicate()
 
 
-STARTED = (
-    "import time; from gen3d.core.pool import end_with_starter; end_with_starter();"
-    "print('ready', flush=True); time.sleep(600)"
-)
+STARTED = "import time; from gen3d.core.pool import end_with_starter; end_with_starter(); print('ready', flush=True);"
+STARTED += "time.sleep(600)"
 STARTER = (
     "import os, subprocess, sys, time; from gen3d.core.pool import PARENT;"
     f"child = subprocess.Popen([sys.executable, '-c', {STARTED!r}], stdout=subprocess.PIPE, start_new_session=True,"

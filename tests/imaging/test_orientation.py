@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from gen3d.imaging.brainmask import given_mask
 from gen3d.imaging.foreign import read_foreign
 from gen3d.imaging.orientation import OrientationRule
 from gen3d.imaging.volume import Volume, read_map_and_affine, read_volume
-from gen3d.simulate.label_maps import read_labels
+from gen3d.simulate.label_maps import read_labels, template_to_scan
 from gen3d.simulate.lesion_masks import read_lesion_masks
 from tests.imaging.foreign_files import AFFINE, FORMATS, SHAPE, Array, edited, nifti, values
 
@@ -313,3 +314,23 @@ def test_labels_that_were_interpolated_or_are_none_are_refused(tmp_path: Path) -
         data[0, 0, 0] = content
         with pytest.raises(ValueError, match=sentence):
             read_labels(nifti(tmp_path / "a.nii", data))
+
+
+def test_a_mask_and_a_scan_of_which_one_alone_says_its_axes_are_not_laid_on_each_other(tmp_path: Path) -> None:
+    rule = OrientationRule(assume="RAS")
+    said, unsaid = nifti(tmp_path / "said.nii", values()), _uncoded(tmp_path / "unsaid.nii")
+    for mask, scan in ((said, unsaid), (unsaid, said)):
+        with pytest.raises(UserError, match="cannot be laid on each other"):
+            given_mask(mask, read_volume(scan, rule), rule)
+    for path in (said, unsaid):
+        assert given_mask(path, read_volume(path, rule), rule).sum() == 27
+
+
+def test_no_label_map_lies_in_the_world_of_a_scan_whose_axes_were_assumed(tmp_path: Path) -> None:
+    path = tmp_path / "transforms" / "a.json"
+    path.parent.mkdir()
+    record: dict[str, object] = {"affine_template_to_scan": np.eye(4).tolist()}
+    path.write_text(json.dumps(record))
+    assert template_to_scan(tmp_path, "a") is not None
+    path.write_text(json.dumps(record | {"scan_axes": "assumed to be RAS"}))
+    assert template_to_scan(tmp_path, "a") is None

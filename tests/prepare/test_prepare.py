@@ -132,6 +132,16 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch
     assert changed.is_file()
 
 
+def test_a_path_that_no_table_can_hold_leaves_a_cohort_that_opens(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("subject,file,group\n1,a\0b.nii,=1+1\n2,gone.nii,CN\n")
+    with pytest.raises(Unfinished, match="2 of 2 scans could not be used"):
+        Prepare(source=(tmp_path / "t.csv",), out=tmp_path / "out", **FAST).run()
+    manifest = open_prepared(tmp_path / "out").manifest
+    assert manifest["source"].iloc[0].endswith("a\\x00b.nii")
+    assert manifest["diagnosis"].tolist() == ["=1+1", "CN"]
+    assert "'=1+1" in (tmp_path / "out" / "manifest.tsv").read_text()
+
+
 def test_other_roles_cost_no_preparation(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "again"
     shutil.copytree(cohort, out)
@@ -145,7 +155,9 @@ def test_other_roles_cost_no_preparation(cohort: Path, tmp_path: Path, capsys: p
     )
     with pytest.raises(Unfinished):
         Prepare.model_validate(other).run()
-    assert "scans that were prepared before are kept" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "scans that were prepared before are kept" in said.out
+    assert "split.calibration was 0.25 and is now 0.0" in " ".join(said.err.split())
     assert volumes == {path: path.stat().st_mtime_ns for path in (out / "volumes").iterdir()}
     assert set(open_prepared(out).manifest["role"]) == {"test", "excluded"}
     assert read(out).key != before.key, "what was made from the folder notices"

@@ -79,6 +79,14 @@ def test_roles_are_shown_by_source_and_what_may_surprise_is_said() -> None:
     assert "C: of 1 control, 1 no age and 1 no sex; those calibrate as if" in told
 
 
+def test_many_sites_do_not_fill_the_screen() -> None:
+    many = pd.concat([FRAME] * 5, ignore_index=True).assign(site=[f"s{i:02d}" for i in range(70)])
+    many["subject"] = many["key"] = [f"q{i}" for i in range(70)]
+    lines = role_lines(many, control_rows(many, None, ["A"] * 70), ["A"] * 70, Split())
+    assert len(lines) < 90
+    assert "  and 31 further sources and sites" in lines
+
+
 def test_a_site_whose_diagnoses_are_called_otherwise_is_told() -> None:
     rows = control_rows(FRAME, None, ORIGIN)
     assert any(

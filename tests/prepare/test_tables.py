@@ -53,7 +53,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "a score that is a code": ("participant_id\tmmse\nsub-1\t-9\n", "mmse -9 of sub-1 is not between 0 and 30"),
     "a score in words": ("participant_id\tmmse\nsub-1\t29/30\n", "mmse '29/30' is not a number"),
-    "an age over 89": (HEAD + "sub-1\t89+\tF\tCN\n", "columns.age_codes='{89+: 90}'"),
+    "an age over 89": (HEAD + "sub-1\t89+\tF\tCN\n", "columns.age_codes='{\"89+\": 89}'"),
 }
 
 
@@ -78,6 +78,7 @@ def test_participant_id_goes_before_another_column_of_ids(tmp_path: Path) -> Non
     source = read_sources([bids(tmp_path / "d", TWO, text)])
     assert ages(source) == [30, 40]
     assert "subject from participant_id" in source.notes[0]
+    assert "passed over: subject (for subject)" in source.notes[0]
     scans = table(tmp_path / "t.csv", "participant_id,subject,file\n2,1,a.nii\n1,2,b.nii\n")
     with pytest.raises(UserError, match=r"columns\.subject=subject \(or participant_id\)"):
         read_sources([scans])
@@ -214,6 +215,18 @@ def test_the_table_of_somebody_else_above_is_not_read(tmp_path: Path) -> None:
     assert any("participants.tsv is not read" in note for note in source.notes)
 
 
+def test_a_table_of_another_name_is_told(tmp_path: Path) -> None:
+    folder = bids(tmp_path / "d", TWO)
+    (folder / "Participants.csv").write_text("participant_id,age\nsub-1,81\n")
+    assert any("Participants.csv is not read" in note for note in read_sources([folder]).notes)
+
+
+def test_a_table_without_rows_says_nothing_of_anybody(tmp_path: Path) -> None:
+    source = read_sources([bids(tmp_path / "d", TWO, HEAD)])
+    assert ages(source) == [None, None]
+    assert any("no rows, so age, sex and diagnosis are unknown" in note for note in source.notes)
+
+
 def test_a_derivative_takes_the_table_of_its_dataset_and_says_so(tmp_path: Path) -> None:
     for name, mark in (("derivatives", "dataset_description.json"), ("caps", "sub-1")):
         root = tmp_path / name
@@ -230,3 +243,22 @@ def test_ids_that_match_nothing_are_told(tmp_path: Path) -> None:
     assert any("none of its 1 row is that of a scan here" in note for note in source.notes)
     assert len(source.unmatched) == 3
     assert pd.isna(source.frame["age_years"]).all()
+
+
+def test_a_named_column_may_be_in_one_of_several_sources(tmp_path: Path) -> None:
+    first = bids(tmp_path / "a", TWO[:1], "participant_id\tAgeAtScan\nsub-1\t30\n")
+    second = bids(tmp_path / "b", TWO[1:], "participant_id\tage\nsub-2\t40\n")
+    source = read_sources([first, second], Columns(age_years="AgeAtScan"))
+    assert ages(source) == [30, 40]
+    assert any("no column `AgeAtScan` for columns.age_years, so the usual names count" in note for note in source.notes)
+    with pytest.raises(UserError, match="no column `Years`"):
+        read_sources([first, second], Columns(age_years="Years"))
+
+
+def test_a_null_byte_in_a_path_is_left_to_its_row(tmp_path: Path) -> None:
+    path = table(tmp_path / "t.csv", "subject,file,age\n1,a\0b.nii,30\n2,c.nii,40\n")
+    source = read_sources([path])
+    assert ages(source) == [30, 40]
+    assert source.frame["source"].iloc[0].endswith("a\0b.nii")
+    with pytest.raises(UserError, match="row 3 holds a null byte in age_years"):
+        read_sources([table(tmp_path / "u.csv", "subject,file,age\n1,a.nii,30\n2,c.nii,4\0\n")])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gen3d.core.errors import UserError
-from gen3d.sweep.search import SweepStudy
+from gen3d.sweep.search import JOURNAL, SweepStudy, open_journal
 from gen3d.sweep.settings import DONE, FAILED, PRUNED, STOPPED, SweepSettings
 
 SPACE = {
@@ -190,3 +190,29 @@ def test_without_optuna_the_sentence_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.delitem(sys.modules, "gen3d.sweep.search")
     with pytest.raises(UserError, match=r'needs Optuna, which is not installed here: pip install "gen3d\[sweep\]"'):
         import gen3d.sweep.search  # noqa: F401
+
+
+@pytest.mark.parametrize("left", [1, 20])
+def test_a_journal_cut_within_its_last_line_goes_on(left: int, tmp_path: Path) -> None:
+    expected = work_off(SweepStudy(settings(tmp_path, vary=SQUARES)), lambda _: 0.0)
+    journal = tmp_path / JOURNAL
+    lines = journal.read_bytes().splitlines(keepends=True)
+    for cut in (1, 2, len(lines) // 2, len(lines) - 1):
+        journal.write_bytes(b"".join(lines[:cut]) + lines[cut][:left])
+        for _ in range(2):  # also what is written after the cut can be read
+            assert work_off(SweepStudy(settings(tmp_path, vary=SQUARES)), lambda _: 0.0) == expected
+
+
+def test_the_lock_of_a_journal_leads_to_it_wherever_the_command_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optuna tells by the journal's age that who locked it is gone; behind a link that leads nowhere it waits for ever."""
+    monkeypatch.chdir(tmp_path)
+    out = Path("sweeps") / "first"
+    out.mkdir(parents=True)
+    lock = open_journal(out / JOURNAL)._backend._lock
+    assert lock.acquire()
+    (link,) = out.glob(f"{JOURNAL}.*")
+    assert link.is_symlink()
+    assert link.samefile(out / JOURNAL)
+    lock.release()

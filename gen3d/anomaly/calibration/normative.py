@@ -7,7 +7,7 @@ the empirical Bayes of limma (Smyth 2004, Statistical Applications in Genetics a
 
 mapped to a standard normal z. People may have a scale: a known factor of their residual SD (that of their site). Residual
 and covariates of a person are divided by it, which is weighted least squares. Memory: chunks of `CHUNK`
-voxels in float64 (n x CHUNK x 8 bytes, 52 MB for n = 100, 256 MiB at most), in addition to the residuals and a few arrays
+voxels in float64 (n x CHUNK x 8 bytes, 32 MiB at most), in addition to the residuals and a few arrays
 of V voxels. Leaving one out needs another (groups x p + p) V numbers.
 """
 
@@ -63,8 +63,8 @@ __all__ = [
 ]
 
 CHUNK = 65536
-MOST_AT_ONCE = 1 << 25
-"""Numbers of one chunk over all people (256 MiB in float64), so that many people do not make it larger."""
+MOST_AT_ONCE = 1 << 22
+"""Numbers of one chunk over all people (32 MiB in float64), so that many people do not make it larger."""
 
 FLOOR = 0.1
 """The smallest standard deviation allowed, as a share of the median over voxels."""
@@ -332,7 +332,7 @@ def _check(residuals: Array, design: NDArray[np.float64]) -> None:
 
 
 def _chunks(residuals: Array, dtype: type = np.float64) -> Iterator[tuple[slice, Array]]:
-    """Blocks [n, <= CHUNK] of the residuals, narrower with more than 512 people; refuses NaN and infinity."""
+    """Blocks [n, <= CHUNK] of the residuals, narrower with more than 64 people; refuses NaN and infinity."""
     width = max(1, min(CHUNK, MOST_AT_ONCE // max(1, len(residuals))))
     for start in range(0, residuals.shape[1], width):
         chunk = slice(start, start + width)

@@ -142,7 +142,7 @@ def _pair_table(pairs: list[Row], shown: list[Pair], q: float) -> Table:
                 [
                     wording.channel(row["channel"]),
                     f"{row['num_changed']} of {row['num_regions']}",
-                    wording.region(str(strongest["region"])),
+                    wording.reading(str(strongest["region"]), row["channel"]),
                     wording.effect(row["channel"], float(strongest["change"]), float(strongest["change_percent"])),
                     spell.number(float(strongest["z_change"]), 1, signed=True),
                     spell.probability(float(strongest["q"])),

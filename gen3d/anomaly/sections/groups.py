@@ -63,15 +63,16 @@ def _of_model(context: Context, maps: MapsFolder, numbers: dict[str, Any]) -> li
         figure, records = _figure(context, maps, channel)
         if figure is None:
             continue
-        rows = regions_that_differ(maps, channel)
+        of_regions = maps.region_channel(channel)
+        rows = regions_that_differ(maps, of_regions)
         numbers[maps.name][channel] = {"voxels": records, "regions": rows}
         blocks += [Heading(f"{wording.channel(channel)}, {maps.title(channel)}"), figure]
         if any(row["q"] < FALSE_DISCOVERY_RATE for row in rows):
-            blocks.append(_region_table(rows, channel, len(maps.reference)))
+            blocks.append(_region_table(rows, of_regions, len(maps.reference)))
         elif rows:
             blocks.append(
                 Text(
-                    f"No region differs between a group and the held-out controls in {wording.in_text(channel)} (q < "
+                    f"No region differs between a group and the held-out controls in {wording.in_text(of_regions)} (q < "
                     f"{FALSE_DISCOVERY_RATE:g})."
                 )
             )
@@ -219,7 +220,7 @@ def _region_table(rows: list[dict[str, Any]], channel: str, num_reference: int) 
         cells.append([f"{wording.group(group)}, n = {mine[0]['num_people']}"])
         cells += [
             [
-                wording.region(row["region"]),
+                wording.reading(row["region"], channel),
                 wording.effect(channel, row["effect"], row["effect_percent"]),
                 wording.with_interval(row["difference"]),
                 spell.probability(row["q"]),

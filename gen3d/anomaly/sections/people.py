@@ -10,6 +10,7 @@ import pandas as pd
 
 from gen3d.anomaly.folder import P_CONFORMAL, MapsFolder
 from gen3d.cohort.channels import ON_TEMPLATE
+from gen3d.cohort.region_validity import LEAST_R, measures_volume, remark, validity
 from gen3d.core import words as spell
 from gen3d.core.tables import rows_of
 from gen3d.figures import brain
@@ -160,9 +161,10 @@ def _strongest_sentence(regions: pd.DataFrame) -> str:
     known = regions[regions["z"].notna() & ~regions["channel"].isin(("size", "contrast"))]
     if not len(known):
         return "No z map was made for this person."
-    local = known[known["channel"] == "deformation"]
-    part = local if len(local) else known
-    strongest = part.iloc[int(part["z"].abs().to_numpy().argmax())]
+    volume = "volume" if (known["channel"] == "volume").any() else "deformation"
+    local = known[known["channel"] == volume]
+    volumes = local[[measures_volume(str(name), volume) for name in local["region"]]]
+    strongest = _furthest(volumes if len(volumes) else local if len(local) else known)
     z, q = float(strongest["z"]), float(strongest["q"])
     verdict = "which survives" if q < 0.05 else "which does not survive"
     figures = f"z {spell.number(z, 1, signed=True)}, {verdict} correction over regions (q {spell.probability(q)})"
@@ -173,8 +175,21 @@ def _strongest_sentence(regions: pd.DataFrame) -> str:
     size = spell.number(abs(float(strongest["effect_percent"])), 0)
     return (
         f"Strongest volume finding: {name}, {size} % {'larger' if z > 0 else 'smaller'} than expected for age and "
-        f"sex; {figures}."
+        f"sex; {figures}.{_other_than_volume(_furthest(local))}"
     )
+
+
+def _furthest(regions: pd.DataFrame) -> pd.Series:
+    """The row with the largest |z|."""
+    return regions.iloc[int(regions["z"].abs().to_numpy().argmax())]
+
+
+def _other_than_volume(row: pd.Series) -> str:
+    """A sentence on the furthest reading of local volume if it does not measure the volume of its region; else ""."""
+    name = str(row["region"])
+    reason = remark(name, str(row["channel"]))
+    size = spell.number(float(row["effect_percent"]), 0, signed=True)
+    return f" The furthest reading is {wording.region(name)}, {size} % ({reason})." if reason else ""
 
 
 def _size_sentence(regions: pd.DataFrame) -> str:
@@ -241,10 +256,11 @@ def _strongest(maps: MapsFolder, regions: pd.DataFrame, subject: str) -> list[di
     """The regions with the largest |z| of each channel, with the range of the controls."""
     strongest = []
     for channel in maps.channels:
-        part = regions[(regions["channel"] == channel) & regions["z"].notna()]
+        of_regions = maps.region_channel(channel)
+        part = regions[(regions["channel"] == of_regions) & regions["z"].notna()]
         order = part["z"].abs().sort_values(ascending=False, kind="stable").index[: REGIONS_SHOWN.get(channel, 3)]
         for row in rows_of(part.loc[order].drop(columns=["key"])):
-            strongest.append(row | {"controls_5_95": maps.control_range(subject, channel, str(row["region"]))})
+            strongest.append(row | {"controls_5_95": maps.control_range(subject, of_regions, str(row["region"]))})
     return strongest
 
 
@@ -260,10 +276,13 @@ def _region_table(rows: list[dict[str, Any]]) -> Table:
         scale = wording.effect_reach(channel, reach)
         cells.append([f"{wording.channel(channel)} (scale \N{MINUS SIGN}{scale} to +{scale})"])
         cells += [_region_cells(row, channel, reach) for row in of_channel]
-    header = ["Region", "Effect", "Controls and this person", "z", "p", "q"]
-    return Table(
-        "The regions furthest from expectation; p is conformal, q over the person's regions.", header, cells, "lrcrrr"
+    header = ["Region", "Effect", "Controls and this person", "z", "p", "q", "r"]
+    caption = (
+        "The regions furthest from expectation; p is conformal, q over the person's regions. r: correlation of such readings "
+        f'with the region\'s labelled volume in other people; "{wording.NOT_ITS_VOLUME}" where it is not surely above '
+        f"{LEAST_R:g} or the ventricles' is larger."
     )
+    return Table(caption, header, cells, "lrcrrrr")
 
 
 def _band(row: dict[str, Any]) -> tuple[float, ...]:
@@ -275,13 +294,15 @@ def _region_cells(row: dict[str, Any], channel: str, reach: float) -> list[Cell]
     value, z = wording.effect_scale(channel, float(row["effect"])), float(row["z"])
     label = f"{spell.figure(value)} on a scale to {spell.figure(reach)}"
     label += f", controls {spell.figure(band[0])} to {spell.figure(band[1])}" if band else ""
+    known = validity(str(row["region"]), channel)
     return [
-        wording.region(str(row["region"])),
+        wording.reading(str(row["region"]), channel),
         wording.effect(channel, float(row["effect"]), float(row["effect_percent"])),
         range_strip(value, (band[0], band[1]) if band else None, reach, z, bool(row["q"] < 0.05), label),
         spell.number(z, 1, signed=True),
         spell.probability(float(row[P_CONFORMAL])),
         spell.probability(float(row["q"])),
+        spell.figure(known.r if known else None),
     ]
 
 

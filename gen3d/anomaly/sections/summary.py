@@ -7,6 +7,7 @@ import numpy as np
 from gen3d.anomaly.folder import MapsFolder
 from gen3d.anomaly.sections import groups
 from gen3d.cohort.manifest import NULL
+from gen3d.cohort.region_validity import measures_volume
 from gen3d.core import words as spell
 from gen3d.core.tables import Row
 from gen3d.figures import names as wording
@@ -49,12 +50,16 @@ def _group_sentence(rows: list[Row], null: bool) -> str:
 
 
 def region_sentences(context: Context) -> list[str]:
-    """One sentence per group: the regions whose volume differs most from that of held-out controls."""
+    """One sentence per group: the regions whose volume differs most from that of held-out controls.
+
+    Readings that do not measure their region's volume stay out; the table of the section has them, marked.
+    """
     lead = context.first(MapsFolder)
     if lead is None or "deformation" not in lead.channels:
         return []
     sentences = []
-    rows = groups.regions_that_differ(lead, "deformation")
+    channel = lead.region_channel("deformation")
+    rows = [row for row in groups.regions_that_differ(lead, channel) if measures_volume(row["region"], channel)]
     for group in dict.fromkeys(row["group"] for row in rows):
         top = [row for row in rows if row["group"] == group and row["q"] < groups.FALSE_DISCOVERY_RATE][:3]
         if top:

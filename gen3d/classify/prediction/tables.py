@@ -23,6 +23,7 @@ from gen3d.classify.prediction.typicality import (
 from gen3d.classify.study.crossvalidation import IDENTITY, score_and_call
 from gen3d.classify.study.recipes import FeatureRecipe
 from gen3d.cohort.manifest import is_control
+from gen3d.core.memory import announce_memory
 
 TAIL = 0.01
 """Share of people like those learned from who are called unusual, at least 99 people given."""
@@ -122,6 +123,9 @@ def neighbour_table(request: PredictionRequest, num: int) -> pd.DataFrame:
 def _distances(request: PredictionRequest) -> Values:
     """Distance of each scan to each training scan [n, training scans], see `neighbour_table`."""
     places = {str(key): place for place, key in enumerate(request.everybody.rows.table["key"])}
+    num_pairs = len(request.people) * len(places)
+    what = f"the distances of {len(request.people)} scans to {len(places)} training scans"
+    announce_memory(what, 3 * 8 * num_pairs, "predict fewer people at a time")
     total = np.zeros((len(request.people), len(places)))
     members = np.zeros(len(places))
     for member, (head, rows) in enumerate(zip(request.family.heads, request.spaces, strict=True)):

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.anomaly.folder import MapsFolder
+from gen3d.cohort.channels import VOLUME
 from gen3d.cohort.latents_folder import VERBS, Latents, LatentSpace, open_latents_folder, require_one_space
 from gen3d.cohort.manifest import is_synthetic, is_twin, read_manifest
 from gen3d.cohort.seen import TRAINING, SeenBy, identities, recorded
@@ -154,7 +155,8 @@ def _of_maps(folder: Path) -> Features:
     """
     artefact = read(folder, (MAPS,))
     maps = MapsFolder(artefact, folder.name)
-    people, regions, scores = maps.subjects, maps.regions, maps.score_columns
+    people, scores = maps.subjects, maps.score_columns
+    regions = maps.regions[maps.regions["channel"] != VOLUME]  # most of its rows repeat readings of other channels
     names = regions["channel"] + " " + regions["region"]
     try:
         z = regions.assign(name=names).pivot(index="key", columns="name", values="z")

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gen3d.core.errors import UserError
+from gen3d.core.memory import announce_memory
 from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import BaseModelConfig, Statistics, VolumeSet
 from gen3d.models.normative.linear import LinearModel, least_squares_weights
@@ -68,6 +69,8 @@ class PCAModel(LinearModel):
         eigenvectors and root eigenvalues of R R', the components are s^-1 U' R = s^-1 U' X, as U lies in the range
         of I - H. Volumes are read in blocks, pair by pair for the Gram matrix and once more for the components.
         """
+        what = f"the inner products of {volumes.num_volumes} training volumes (pca)"
+        announce_memory(what, 5 * 8 * volumes.num_volumes**2, "train on fewer people or with model=voxelwise")
         design = np.ones((volumes.num_volumes, 1)) if not self.uses_covariates else volumes.covariates
         assert design is not None, "a model with covariates was given none"
         weights = least_squares_weights(design)

@@ -20,7 +20,7 @@ BUCKET_STEP = 2**10
 
 
 class EngineConfig(Config):
-    """One process, or many with DeepSpeed. The number of processes changes the speed, never the result."""
+    """One process, or many with DeepSpeed. The number of processes changes the speed, and the result by rounding alone."""
 
     kind: Literal["auto", "local", "deepspeed"] = execution(
         "auto", "local: one process; deepspeed: one or many; auto: deepspeed when started with several processes"
