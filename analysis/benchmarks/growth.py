@@ -9,12 +9,12 @@ inputs do not count. The exponent is the slope of the logarithm over the three l
 expected to take longer than --limit CPU seconds, from the two before it, is not run. With --before, the same steps run with
 the package of another working tree.
 
-Steps: z of three channels as `gen3d anomaly` makes them (10,000 voxels, everybody calibrates, one site); site factors
-(2,000 voxels, two sites); held-out latent distances (64 numbers); the search for one person under two
-ids (256 numbers); consensus of clusters over 100 resamples (6 components, 3 groups); trustworthiness of a map; the area
-under the curve with its interval; ComBat (500 numbers); one linear head (100 numbers); a linear support vector machine
-(100 numbers); distances of two sets of images (128 numbers); the memorisation audit (256 numbers, one tenth as many
-synthetic scans, mirror images).
+Steps: z of three channels as `gen3d anomaly` makes them (50,000 voxels, everybody calibrates, one site; inputs up to 400
+MB); site factors (2,000 voxels, two sites); held-out latent distances (64 numbers); the search for one person under two ids
+(256 numbers); consensus of clusters over 100 resamples (6 components, 3 groups); trustworthiness of a map; the area under
+the curve with its interval; ComBat (500 numbers); one linear head (100 numbers); a linear support vector machine (100
+numbers); distances of two sets of images (128 numbers); the memorisation audit (256 numbers, one tenth as many synthetic
+scans, mirror images).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def anomaly(num: int) -> Step:
     from gen3d.anomaly.calibration.calibrate import calibrate, describe_calibration
     from gen3d.maths.significance import burden, fdr, p_values
 
-    values, panel = random(num, 10_000), panel_of(num, ("a", "a"))
+    values, panel = random(num, 50_000), panel_of(num, ("a", "a"))
     names = ("residual", "structural", "deformation")
 
     def by_channel() -> None:
