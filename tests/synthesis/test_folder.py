@@ -106,6 +106,8 @@ def test_what_is_written_is_bids_and_every_column_is_described(tmp_path: Path, p
     assert list(people.columns) == list(sidecar)
     assert people.columns[0] == "participant_id"
     assert all(sidecar[name]["Units"] == "ml" for name in structure_names(region_table()))
+    assert "not a measure of this region's volume" in sidecar["caudate_ml"]["Description"]
+    assert "not a measure" not in sidecar["lateral_ventricle_ml"]["Description"]
     assert sidecar["age"]["Units"] == sidecar["requested_age_years"]["Units"] == "year"
     assert sidecar["requested_hippocampus_ml"]["Units"] == "ml"
     assert sidecar["mmse"]["Description"]
