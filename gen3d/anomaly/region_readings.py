@@ -78,14 +78,16 @@ def _near(region: NDArray[np.bool_], spacing_mm: float) -> NDArray[np.int64]:
 
 
 def volume_values(prepared: Prepared, table: pd.DataFrame) -> Floats | None:
-    """Log volume of every region by its chosen reading, of every scan, [n, R]; None without a log-Jacobian, a T1w or ventricles."""
-    if not {LOG_JACOBIAN, T1W} <= set(prepared.plan.channels):
-        return None
+    """Log volume of every region by its chosen reading, of every scan, [n, R].
+
+    None without a log-Jacobian or a T1w, and for regions other than the package's own.
+    """
     regions = prepared.region_table
-    if "tissue" not in regions or not regions["name"].isin(VENTRICLES).any():
+    own = "tissue" in regions and set(VENTRICLES) <= set(regions["name"])
+    if not own or not {LOG_JACOBIAN, T1W} <= set(prepared.plan.channels):
         return None
     readings = RegionReadings(prepared)
-    chosen = [chosen_reading(str(name)) for name in prepared.region_table["name"]]
+    chosen = [chosen_reading(str(name)) for name in regions["name"]]
     slopes = np.array([choice.ventricle_slope for choice in chosen], dtype=np.float32)
     values = np.empty((len(table), len(chosen)), dtype=np.float32)
     for i, key in enumerate(table["key"]):

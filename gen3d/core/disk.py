@@ -103,6 +103,7 @@ def cannot_be_written(error: OSError, place: Path, needed: int = 0) -> UserError
         needed: bytes that have to fit, where that is known.
     """
     where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else place
+    where = where.parent if is_partial(where) else where
     return UserError(f"{where}: {_reason(error, where, needed)} What was finished is kept; the same command goes on.")
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
@@ -29,6 +30,7 @@ Result = TypeVar("Result")
 LOOK_EVERY_S = 1.0
 """Seconds between two checks of a worker that its parent still lives, where the kernel gives it no signal."""
 PR_SET_PDEATHSIG = 1
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 def num_workers(requested: int, num_items: int) -> int:
@@ -58,7 +60,9 @@ def as_done(
         workers, mp_context=context, initializer=_begin_worker, initargs=(os.getpid(), in_main_thread, function, shared)
     )
     try:
-        for future in as_completed([pool.submit(_in_worker, item) for item in items]):
+        with _signals_later():  # a worker whose start is broken off would end in a traceback of its own
+            futures = [pool.submit(_in_worker, item) for item in items]
+        for future in as_completed(futures):
             yield future.result()
         complete = True
     except BrokenProcessPool:
@@ -86,7 +90,26 @@ class _Spawning(SpawnContext):
     def terminate(self) -> None:
         for process in self.started:
             if process.pid is not None:
-                process.terminate()
+                process.kill()
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Within this context, signals that Python code of the main thread answers wait until its end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in STOPPING if callable(signal.getsignal(number))}
+    for number in before:
+        signal.signal(number, lambda number, frame: received.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for first in received[:1]:
+            signal.raise_signal(first)
 
 
 _job: tuple[Callable[[Any, Any], Any], Any] | None = None

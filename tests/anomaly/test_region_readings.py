@@ -85,9 +85,12 @@ def test_what_ventricles_draw_along_is_taken_out_where_it_was_chosen(
     )
 
 
-def test_without_a_log_jacobian_or_named_tissues_there_is_no_volume_of_regions(prepared: Prepared) -> None:
-    plan = plan_grid(4.0, channels=("t1w",))
-    assert volume_values(replace(prepared, plan=plan), prepared.manifest) is None
-    other = replace(prepared)
-    other.__dict__["region_table"] = prepared.region_table[["label", "name"]]
+def test_without_a_log_jacobian_or_with_other_regions_there_is_no_volume_of_regions(prepared: Prepared) -> None:
+    regions = prepared.region_table
+    other = replace(prepared, plan=plan_grid(4.0, channels=("t1w",)))
+    other.__dict__["region_table"] = regions
     assert volume_values(other, prepared.manifest) is None
+    other = replace(prepared)
+    for foreign in (regions[["label", "name"]], regions.iloc[:1]):
+        other.__dict__["region_table"] = foreign
+        assert volume_values(other, prepared.manifest) is None

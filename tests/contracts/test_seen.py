@@ -27,6 +27,7 @@ from gen3d.quality.quality import Quality
 from gen3d.synthesis.audit import AuditSettings, known_people
 from gen3d.verbs import VERBS, verb_class
 from tests.latents_folder import cohort_table, write_latents
+from tests.sealing import reseal
 from tests.synthetic_folder import people_of, write_synthetic
 
 JUDGES = ("anomaly", "classify", "predict", "quality", "sample")
@@ -99,7 +100,7 @@ def renamed(cohort: Path, folder: Path) -> Path:
     table = pd.read_csv(cohort / "manifest.tsv", sep="\t", dtype=str, keep_default_na=False)
     (folder / "manifest.tsv").unlink()
     table.assign(subject="siteA" + table["subject"]).to_csv(folder / "manifest.tsv", sep="\t", index=False)
-    return folder
+    return reseal(folder)
 
 
 def test_anomaly_and_sample_recognise_training_people_under_other_ids(cohort: Path, run: Path, tmp_path: Path) -> None:
@@ -117,6 +118,7 @@ def test_two_folders_with_one_scan_of_two_people_are_refused(cohort: Path, tmp_p
     other = renamed(cohort, tmp_path / "renamed")
     table = pd.read_csv(other / "manifest.tsv", sep="\t", dtype=str, keep_default_na=False)
     table.assign(key="x" + table["key"]).to_csv(other / "manifest.tsv", sep="\t", index=False)
+    reseal(other)
     with pytest.raises(UserError, match=r"are one scan, voxel by voxel, and \d+ more such pairs"):
         open_prepared([cohort, other])
 

@@ -163,3 +163,5 @@ def test_each_kind_of_failure_says_how_to_mend_it(number: int, sentence: str) ->
 def test_an_error_that_names_its_file_is_told_of_that_file() -> None:
     error = OSError(errno.EACCES, "no", "volumes/a.nii")
     assert str(cannot_be_written(error, Path("maps"))).startswith("volumes/a.nii: permission denied")
+    in_the_making = OSError(errno.EACCES, "no", f"volumes/{PARTIAL}a1b2.nii")
+    assert str(cannot_be_written(in_the_making, Path("maps"))).startswith("volumes: permission denied")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gen3d.core.errors import UserError
-from gen3d.core.pool import KeptRows, as_done, kept_or_made, num_workers
+from gen3d.core.pool import KeptRows, _signals_later, as_done, kept_or_made, num_workers
 
 GONE_S = 10.0
 """Seconds after which a worker counts as left behind."""
@@ -136,6 +136,19 @@ STARTER = (
     "env={**os.environ, PARENT: str(os.getpid())}); child.stdout.readline(); print(child.pid, flush=True); time.sleep(600)"
 )
 PROGRAM = "from gen3d.core.pool import run_program; print('ready', flush=True); run_program(['sleep', '600'])"
+
+
+def test_a_signal_that_comes_while_workers_start_is_answered_after() -> None:
+    events: list[str] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: events.append("answered"))
+    try:
+        with _signals_later():
+            signal.raise_signal(signal.SIGUSR1)
+            events.append("started")
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert events == ["started", "answered", "answered"]
 
 
 def children(pid: int) -> list[int]:

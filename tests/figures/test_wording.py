@@ -53,3 +53,10 @@ def test_ragged_tables_are_refused() -> None:
     Table("", ["a", "b"], [["over"], ["1", "2"]], "lr")
     with pytest.raises(ValueError, match="differ in length"):
         Table("", ["a", "b", "c"], [["1", "2"]], "lrr")
+
+
+def test_a_reading_that_is_no_volume_is_marked_and_no_other() -> None:
+    assert wording.reading("left_caudate", "deformation") == "left caudate (not its volume)"
+    assert wording.reading("left lateral ventricle", "deformation") == "left lateral ventricle"
+    assert wording.reading("left caudate", "residual") == "left caudate"
+    assert wording.reading("some other region", "deformation") == "some other region"

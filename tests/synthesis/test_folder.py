@@ -14,6 +14,7 @@ import pytest
 
 from gen3d.cohort.regions import region_table, regions_on
 from gen3d.cohort.structures import structure_names
+from gen3d.core.disk import PARTIAL
 from gen3d.imaging.plan import GridPlan, plan_grid
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import SLOPE
@@ -55,7 +56,7 @@ def test_scans_stay_in_quarantine_until_they_are_released(tmp_path: Path, plan: 
     names = {path.name for path in (tmp_path / "quarantine" / "volumes").iterdir()}
     assert names == {f"{key_of(k)}_{c}.nii" for k in range(3) for c in ("t1w", "generated_log_jacobian")}
     assert not list(tmp_path.rglob("*_T1w.nii*")), "no reader takes a scan in quarantine for one"
-    (tmp_path / "quarantine" / "volumes" / ".123-sub-syn00003_ses-1_t1w.nii").write_bytes(b"cut short")
+    (tmp_path / "quarantine" / "volumes" / f"{PARTIAL}a1b2.nii").write_bytes(b"cut short")
     dataset.release()
     dataset.release()
     assert {path.name for path in (tmp_path / "volumes").iterdir()} == names
@@ -105,6 +106,8 @@ def test_what_is_written_is_bids_and_every_column_is_described(tmp_path: Path, p
     assert list(people.columns) == list(sidecar)
     assert people.columns[0] == "participant_id"
     assert all(sidecar[name]["Units"] == "ml" for name in structure_names(region_table()))
+    assert "not a measure of this region's volume" in sidecar["caudate_ml"]["Description"]
+    assert "not a measure" not in sidecar["lateral_ventricle_ml"]["Description"]
     assert sidecar["age"]["Units"] == sidecar["requested_age_years"]["Units"] == "year"
     assert sidecar["requested_hippocampus_ml"]["Units"] == "ml"
     assert sidecar["mmse"]["Description"]

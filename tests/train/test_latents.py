@@ -23,6 +23,7 @@ from gen3d.models.run import load_run
 from gen3d.train.learners import learners
 from gen3d.train.log import read_log
 from gen3d.train.loop import Checkpoints
+from gen3d.train.material_latents import _warn_of_readings
 from gen3d.train.train import Train
 from tests.sealing import reseal
 from tests.train.conftest import write_cohort
@@ -270,3 +271,12 @@ def write_case() -> Callable[..., dict[str, Any]]:
         }
 
     return make
+
+
+def test_a_condition_that_is_named_after_a_volume_and_does_not_follow_it_is_warned_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _warn_of_readings(["age_years", "caudate_ml", "lateral_ventricle_ml"])
+    told = capsys.readouterr().err
+    assert "condition caudate_ml: r " in told
+    assert "lateral_ventricle" not in told
