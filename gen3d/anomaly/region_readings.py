@@ -21,6 +21,7 @@ from gen3d.imaging.template import full_template
 
 DEFORMATION, LESS_VENTRICLE, TISSUE = "deformation", "less_ventricle", "tissue"
 VENTRICLES = ("left lateral ventricle", "right lateral ventricle")
+COARSEST_MM = 2.5  # on coarser grids a thin cavity has no voxel of fluid at all
 NEAR_MM = 2.0  # how far around a region its tissue is counted: people differ from the template by about this
 SURE = 0.8  # share of a tissue in the template from which its voxels set the level of that tissue
 SMALLEST = 0.01  # volume, in voxels or of the template's, below which no logarithm is taken: regions without a voxel
@@ -80,11 +81,12 @@ def _near(region: NDArray[np.bool_], spacing_mm: float) -> NDArray[np.int64]:
 def volume_values(prepared: Prepared, table: pd.DataFrame) -> Floats | None:
     """Log volume of every region by its chosen reading, of every scan, [n, R].
 
-    None without a log-Jacobian or a T1w, and for regions other than the package's own.
+    None without a log-Jacobian or a T1w, for regions other than the package's own, and on grids coarser than those on which
+    readings were held against labels.
     """
     regions = prepared.region_table
     own = "tissue" in regions and set(VENTRICLES) <= set(regions["name"])
-    if not own or not {LOG_JACOBIAN, T1W} <= set(prepared.plan.channels):
+    if not own or prepared.plan.spacing_mm > COARSEST_MM or not {LOG_JACOBIAN, T1W} <= set(prepared.plan.channels):
         return None
     readings = RegionReadings(prepared)
     chosen = [chosen_reading(str(name)) for name in regions["name"]]

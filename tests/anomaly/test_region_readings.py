@@ -20,8 +20,8 @@ from gen3d.imaging.template import full_template, template_on
 
 @pytest.fixture(scope="module")
 def prepared() -> Prepared:
-    """A cohort on a coarse grid with the package's own regions, without a file: its volumes are given by each test."""
-    plan = plan_grid(4.0, channels=("t1w", "log_jacobian"))
+    """A cohort with the package's own regions, without a file: its volumes are given by each test."""
+    plan = plan_grid(2.5, channels=("t1w", "log_jacobian"))
     opened = Prepared((), plan, pd.DataFrame({"key": ["a", "b"]}), "key")
     opened.__dict__.update(mask=template_on(plan).mask, regions=regions_on(plan), region_table=region_table())
     return opened
@@ -85,11 +85,14 @@ def test_what_ventricles_draw_along_is_taken_out_where_it_was_chosen(
     )
 
 
-def test_without_a_log_jacobian_or_with_other_regions_there_is_no_volume_of_regions(prepared: Prepared) -> None:
+def test_without_a_log_jacobian_on_coarse_grids_or_with_other_regions_there_is_no_volume_of_regions(
+    prepared: Prepared,
+) -> None:
     regions = prepared.region_table
-    other = replace(prepared, plan=plan_grid(4.0, channels=("t1w",)))
-    other.__dict__["region_table"] = regions
-    assert volume_values(other, prepared.manifest) is None
+    for plan in (plan_grid(2.5, channels=("t1w",)), plan_grid(4.0, channels=("t1w", "log_jacobian"))):
+        other = replace(prepared, plan=plan)
+        other.__dict__["region_table"] = regions
+        assert volume_values(other, prepared.manifest) is None
     other = replace(prepared)
     for foreign in (regions[["label", "name"]], regions.iloc[:1]):
         other.__dict__["region_table"] = foreign
