@@ -33,9 +33,10 @@ from gen3d.anomaly.anomaly import Anomaly
 from gen3d.cli import run_script
 from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.manifest import read_manifest, scan_key, write_manifest
-from gen3d.core.artefact import begin, read
+from gen3d.core.artefact import read
 from gen3d.core.config import Folder, Verb
 from gen3d.core.errors import UserError
+from gen3d.core.output_folder import begin
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.resample import onto_plan
 from gen3d.imaging.volume import Volume, read_map, read_stored

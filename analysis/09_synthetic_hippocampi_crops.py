@@ -23,8 +23,8 @@ from scipy import ndimage
 
 from gen3d.cli import run_script
 from gen3d.cohort.manifest import Split, assign_roles, read_manifest, scan_key, write_manifest
-from gen3d.core.artefact import begin
 from gen3d.core.config import Folder, Verb
+from gen3d.core.output_folder import begin
 from gen3d.imaging.plan import Grid, GridPlan, write_plan
 from gen3d.imaging.volume import read_volume, store, write_nifti
 

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from gen3d.cohort.latents_folder import write_latents
 from gen3d.cohort.seen import SeenBy
-from gen3d.core.artefact import begin
 from gen3d.core.config import Verb
+from gen3d.core.output_folder import begin
 from gen3d.imaging.plan import plan_grid
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import read_stored

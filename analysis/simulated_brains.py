@@ -16,8 +16,8 @@ from pydantic import Field
 from slabs import link_slabs
 
 from gen3d.cohort.manifest import Split, assign_roles, write_manifest
-from gen3d.core.artefact import begin
 from gen3d.core.config import Folder, Verb
+from gen3d.core.output_folder import begin
 from gen3d.simulate.simulate import Simulate
 
 Keys = dict[str, Any]

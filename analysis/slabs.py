@@ -20,8 +20,8 @@ from scipy.cluster.vq import kmeans2
 from scipy.optimize import linear_sum_assignment
 
 from gen3d.cohort.manifest import Split, assign_roles, read_manifest, scan_key, write_manifest
-from gen3d.core.artefact import begin
 from gen3d.core.config import Folder, Verb
+from gen3d.core.output_folder import begin
 from gen3d.imaging.deformation import jacobian_determinant
 from gen3d.imaging.plan import GridPlan, write_plan
 from gen3d.imaging.registration import DeformationSettings, register

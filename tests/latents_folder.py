@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from gen3d.cohort.latents_folder import write_latents as write
 from gen3d.cohort.manifest import REQUIRED, scan_key
 from gen3d.cohort.seen import SeenBy
-from gen3d.core.artefact import begin, digest
+from gen3d.core.artefact import digest
 from gen3d.core.config import Verb
+from gen3d.core.output_folder import begin
 
 
 class Encoded(Verb):

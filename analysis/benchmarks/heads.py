@@ -184,8 +184,9 @@ def predict(given: argparse.Namespace) -> Figures:
     from gen3d.classify.classify import Classify
     from gen3d.classify.predict import Predict
     from gen3d.cohort.latents_folder import ARRAY, SEEN, SHAPE, TABLE
-    from gen3d.core.artefact import begin, write_json
+    from gen3d.core.artefact import write_json
     from gen3d.core.config import Verb
+    from gen3d.core.output_folder import begin
 
     class Encoded(Verb):
         """A folder as `gen3d encode` leaves it."""

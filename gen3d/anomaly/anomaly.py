@@ -41,9 +41,9 @@ from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import is_twin
 from gen3d.cohort.seen import OTHER_PEOPLE, Guard, identities, named
 from gen3d.core import words as spell
-from gen3d.core.artefact import Work
 from gen3d.core.config import Folders, waiver
 from gen3d.core.errors import UserError
+from gen3d.core.output_folder import Work
 from gen3d.core.progress import say, track, warn
 from gen3d.core.work import FolderVerb, Inputs
 from gen3d.maths.reference import Reference

@@ -20,10 +20,11 @@ from gen3d.cohort.channels import LOG_VOLUMES, VOLUME
 from gen3d.cohort.manifest import is_twin, read_manifest
 from gen3d.cohort.session_order import in_order, refuse_unknown
 from gen3d.core import words as spell
-from gen3d.core.artefact import Artefact, Work, read
+from gen3d.core.artefact import Artefact, read
 from gen3d.core.config import Folder
 from gen3d.core.errors import UserError
 from gen3d.core.inputs import find_input
+from gen3d.core.output_folder import Work
 from gen3d.core.progress import say, track, warn
 from gen3d.core.result_folder import write_picture
 from gen3d.core.tables import read_table

@@ -35,9 +35,10 @@ from gen3d.classify.study.question import Question, open_question
 from gen3d.classify.study.recipe import HeadRecipe, KeptLearned
 from gen3d.cohort.target import Target, as_label
 from gen3d.core import words as spell
-from gen3d.core.artefact import Work, write_json
+from gen3d.core.artefact import write_json
 from gen3d.core.disk import remove_folder
 from gen3d.core.errors import UserError
+from gen3d.core.output_folder import Work
 from gen3d.core.progress import say, track, warn
 from gen3d.core.result_folder import METRICS, write_picture
 from gen3d.core.tables import Row, parse_table, records, write_table

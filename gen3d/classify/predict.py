@@ -14,9 +14,9 @@ from gen3d.classify.prediction.people import PredictionRequest, open_request
 from gen3d.classify.prediction.sentences import sentences, show
 from gen3d.classify.prediction.tables import judge_typicality, neighbour_table, prediction_table, training_summary
 from gen3d.cohort.seen import LeaveOutPolicy
-from gen3d.core.artefact import Work
 from gen3d.core.config import Folder, Folders
 from gen3d.core.errors import UserError
+from gen3d.core.output_folder import Work
 from gen3d.core.progress import say, warn
 from gen3d.core.work import FolderVerb, Inputs
 from gen3d.stratify.folder import PeopleMap, open_map

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gen3d.core.artefact import FINISHED_BEFORE, RECORD, Work, begin, changes_explained, outlook
+from gen3d.core.artefact import RECORD, changes_explained
 from gen3d.core.config import Verb
+from gen3d.core.output_folder import FINISHED_BEFORE, Work, begin, outlook
 from gen3d.core.progress import say
 
 Inputs = Mapping[str, Path | Sequence[Path]]
@@ -18,7 +19,7 @@ Inputs = Mapping[str, Path | Sequence[Path]]
 
 @dataclass(frozen=True)
 class Identity:
-    """What determines a verb's result besides its settings: `inputs` by content, and `extra`, see `artefact.begin`."""
+    """What determines a verb's result besides its settings: `inputs` by content, and `extra`, see `output_folder.begin`."""
 
     inputs: Inputs
     extra: Mapping[str, Any] = field(default_factory=dict)

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from gen3d.cohort.manifest import NULL
 from gen3d.core import words as spell
-from gen3d.core.artefact import Work
 from gen3d.core.config import Folder, Folders
+from gen3d.core.output_folder import Work
 from gen3d.core.progress import console, say, warn
 from gen3d.core.result_folder import METRICS
 from gen3d.core.tables import Row, rows_of

@@ -26,10 +26,11 @@ from gen3d.anomaly.native import inverse_of, read_native_space, undeformed, writ
 from gen3d.cohort import bids_names as bids
 from gen3d.cohort.channels import ON_TEMPLATE
 from gen3d.cohort.folder import PLAN, Prepared, open_prepared
-from gen3d.core.artefact import PLACE, Artefact, Work, read, write_atomic, write_json, write_record
+from gen3d.core.artefact import PLACE, Artefact, read, write_atomic, write_json, write_record
 from gen3d.core.config import Folder, Folders, execution
 from gen3d.core.errors import UserError
 from gen3d.core.inputs import find_input, input_of
+from gen3d.core.output_folder import Work
 from gen3d.core.pool import as_done, num_workers
 from gen3d.core.progress import say, track
 from gen3d.core.tables import read_cells, write_table

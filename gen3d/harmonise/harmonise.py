@@ -18,9 +18,9 @@ from gen3d.cohort.manifest import TEXT, is_control
 from gen3d.cohort.seen import SeenBy
 from gen3d.cohort.target import Rows
 from gen3d.core import words as spell
-from gen3d.core.artefact import Work
 from gen3d.core.config import Folders
 from gen3d.core.errors import UserError
+from gen3d.core.output_folder import Work
 from gen3d.core.progress import say, warn
 from gen3d.core.tables import Row
 from gen3d.core.work import FolderVerb, Inputs

@@ -12,9 +12,9 @@ from torch import nn
 
 from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.seen import SeenBy
-from gen3d.core.artefact import Work
 from gen3d.core.config import Folder
 from gen3d.core.errors import UserError
+from gen3d.core.output_folder import Work
 from gen3d.core.progress import say
 from gen3d.core.work import FolderVerb, Inputs
 from gen3d.imaging.plan import FIELD_OF_VIEW_MM, Grid, GridPlan

@@ -11,9 +11,9 @@ from pydantic import Field
 from gen3d.cohort.folder import Prepared, generator_seen, open_prepared
 from gen3d.cohort.latents_folder import write_latents
 from gen3d.cohort.structures import with_structures
-from gen3d.core.artefact import Work
 from gen3d.core.config import Folders
 from gen3d.core.errors import UserError
+from gen3d.core.output_folder import Work
 from gen3d.core.progress import say, track
 from gen3d.core.work import FolderVerb, Inputs
 from gen3d.core.work_arrays import WorkingArrays

@@ -13,8 +13,8 @@ from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import ROLES
 from gen3d.cohort.seen import identities
 from gen3d.core import words as spell
-from gen3d.core.artefact import Work
 from gen3d.core.config import Folders
+from gen3d.core.output_folder import Work
 from gen3d.core.progress import say, track
 from gen3d.core.work import FolderVerb, Inputs
 from gen3d.imaging.similarity import mse, psnr, ssim

@@ -18,10 +18,11 @@ from gen3d.cohort.regions import region_table, regions_on
 from gen3d.cohort.scan_hash import refuse_one_scan_twice
 from gen3d.cohort.screening import judge
 from gen3d.core import words
-from gen3d.core.artefact import Work, digest
+from gen3d.core.artefact import digest
 from gen3d.core.config import NamedFolders, execution
 from gen3d.core.errors import Unfinished
 from gen3d.core.files import shown
+from gen3d.core.output_folder import Work
 from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track
 from gen3d.core.work import FolderVerb, Identity, Inputs

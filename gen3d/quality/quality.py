@@ -9,7 +9,7 @@ import pandas as pd
 
 from gen3d.cohort.channels import T1W
 from gen3d.cohort.folder import Prepared, open_prepared
-from gen3d.core.artefact import Work
+from gen3d.core.output_folder import Work
 from gen3d.core.progress import say
 from gen3d.core.tables import plain_row
 from gen3d.core.work import Identity, Inputs

@@ -12,8 +12,9 @@ from pydantic import Field
 
 from gen3d import __version__
 from gen3d.core import words as spell
-from gen3d.core.artefact import Work, write_atomic, write_json
+from gen3d.core.artefact import write_atomic, write_json
 from gen3d.core.config import Folder, Folders
+from gen3d.core.output_folder import Work
 from gen3d.core.progress import say, track
 from gen3d.core.result_folder import FIGURES, METRICS, write_picture
 from gen3d.core.work import FolderVerb, Inputs

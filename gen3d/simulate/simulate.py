@@ -13,10 +13,10 @@ from gen3d.cohort.manifest import SCAN_HASH, Split, assign_roles
 from gen3d.cohort.regions import region_table, regions_on
 from gen3d.cohort.scan_hash import voxel_hash
 from gen3d.cohort.screening import judge
-from gen3d.core.artefact import Work
 from gen3d.core.config import Folders, execution
 from gen3d.core.disk import remove_folder
 from gen3d.core.errors import UserError
+from gen3d.core.output_folder import Work
 from gen3d.core.pool import num_workers
 from gen3d.core.progress import duration, say, track, warn
 from gen3d.core.tables import Row

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from gen3d.cohort.folder import Prepared, open_prepared
-from gen3d.core.artefact import Work, read
+from gen3d.core.artefact import read
 from gen3d.core.config import Folder, Folders
 from gen3d.core.errors import UserError
+from gen3d.core.output_folder import Work
 from gen3d.core.progress import say
 from gen3d.core.result_folder import METRICS, write_picture
 from gen3d.core.work import FolderVerb, Inputs

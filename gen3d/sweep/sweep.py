@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
-from gen3d.core.artefact import RECORD, Work, write_atomic
+from gen3d.core.artefact import RECORD, write_atomic
 from gen3d.core.errors import Interrupted, UserError
+from gen3d.core.output_folder import Work
 from gen3d.core.progress import duration, say, warn
 from gen3d.core.work import Inputs
 from gen3d.sweep import results

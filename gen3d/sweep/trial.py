@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from gen3d.core.artefact import LOCK, discard, read, write_atomic
+from gen3d.core.artefact import discard, read, write_atomic
 from gen3d.core.disk import remove_partial
 from gen3d.core.errors import Interrupted, Unfinished, UserError
+from gen3d.core.output_folder import LOCK
 from gen3d.core.pool import PARENT
 from gen3d.core.progress import say
 from gen3d.sweep.results import measure

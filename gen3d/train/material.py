@@ -15,7 +15,7 @@ from torch import nn
 from gen3d.cohort.calibrators import calibration_outlook
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.seen import SeenBy
-from gen3d.core.artefact import Work
+from gen3d.core.output_folder import Work
 from gen3d.core.work import Inputs
 from gen3d.imaging.plan import GridPlan
 from gen3d.maths.design import Design

@@ -21,9 +21,10 @@ from gen3d.cohort.region_validity import ML, remark
 from gen3d.cohort.seen import SeenBy
 from gen3d.cohort.structures import SUFFIX, with_structures
 from gen3d.core.arrays import read_array
-from gen3d.core.artefact import Work, digest, file_digest, read, write_atomic
+from gen3d.core.artefact import digest, file_digest, read, write_atomic
 from gen3d.core.errors import UserError
 from gen3d.core.inputs import input_of
+from gen3d.core.output_folder import Work
 from gen3d.core.plain_files import load_object
 from gen3d.core.progress import track, warn
 from gen3d.core.work import Inputs

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from pydantic import model_validator
 
-from gen3d.core.artefact import Work
 from gen3d.core.errors import UserError
+from gen3d.core.output_folder import Work
 from gen3d.core.progress import duration, say
 from gen3d.core.words import listed
 from gen3d.core.work import Identity

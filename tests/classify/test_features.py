@@ -11,8 +11,9 @@ from gen3d.classify.study.joining import with_columns
 from gen3d.classify.study.question import scans_behind
 from gen3d.classify.study.selection import only_those
 from gen3d.cohort.manifest import subject_hash
-from gen3d.core.artefact import begin, read
+from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
+from gen3d.core.output_folder import begin
 from tests.latents_folder import Encoded, cohort_table, write_latents
 from tests.maps_folder import write_tables
 from tests.sealing import reseal

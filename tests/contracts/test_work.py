@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from gen3d.core.artefact import LOCK, Work, begin, read
+from gen3d.core.artefact import read
 from gen3d.core.config import load, models_in, read_yaml, waived
 from gen3d.core.errors import Stopped, UserError
+from gen3d.core.output_folder import LOCK, Work, begin
 from gen3d.core.work import FINISHED_BEFORE, FolderVerb, Identity
 from gen3d.train.engine.shared_work import SharedVerb
 from gen3d.verbs import VERBS, verb_class

@@ -8,10 +8,11 @@ import pytest
 from pydantic import Field
 
 from gen3d.core import artefact
-from gen3d.core.artefact import LOCK, RECORD, begin, digest, read
+from gen3d.core.artefact import RECORD, digest, read
 from gen3d.core.config import Config, Folder, Verb, execution, waiver
 from gen3d.core.disk import PARTIAL
 from gen3d.core.errors import UserError
+from gen3d.core.output_folder import LOCK, begin
 
 
 class Copy(Verb):

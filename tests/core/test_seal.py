@@ -12,10 +12,11 @@ import pytest
 from pydantic import Field
 
 from gen3d.core import seal as sealing
-from gen3d.core.artefact import begin, changes_explained, discard, read
+from gen3d.core.artefact import changes_explained, discard, read
 from gen3d.core.config import Folder, Verb
 from gen3d.core.errors import UserError
 from gen3d.core.inputs import find_input, input_of
+from gen3d.core.output_folder import begin
 
 
 class Made(Verb):
@@ -186,26 +187,26 @@ def test_an_output_folder_may_itself_be_a_link(tmp_path: Path) -> None:
 
 def test_a_record_is_read_under_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process may finish the folder between the first look and the lock."""
-    from gen3d.core import artefact
+    from gen3d.core import output_folder
 
-    out, lock = tmp_path / "out", artefact._lock_folder
+    out, lock = tmp_path / "out", output_folder._lock_folder
 
     def late(folder: Path) -> object:
-        monkeypatch.setattr(artefact, "_lock_folder", lock)
+        monkeypatch.setattr(output_folder, "_lock_folder", lock)
         make(folder)
         return lock(folder)
 
-    monkeypatch.setattr(artefact, "_lock_folder", late)
+    monkeypatch.setattr(output_folder, "_lock_folder", late)
     with begin(Made(out=out), "made", {}) as work:
         assert work.finished
     make_other = Made(out=tmp_path / "other")
 
     def taken(folder: Path) -> object:
-        monkeypatch.setattr(artefact, "_lock_folder", lock)
+        monkeypatch.setattr(output_folder, "_lock_folder", lock)
         begin(Made(out=folder, times=2), "made", {}).finish()
         return lock(folder)
 
-    monkeypatch.setattr(artefact, "_lock_folder", taken)
+    monkeypatch.setattr(output_folder, "_lock_folder", taken)
     with pytest.raises(UserError, match="times was 2 and is now 1"):
         begin(make_other, "made", {})
 

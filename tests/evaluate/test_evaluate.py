@@ -14,9 +14,9 @@ from pydantic import Field
 from scipy.stats import norm
 
 from gen3d.anomaly.folder import P_CONFORMAL, map_path
-from gen3d.core.artefact import begin
 from gen3d.core.config import Folders, Verb
 from gen3d.core.errors import UserError
+from gen3d.core.output_folder import begin
 from gen3d.evaluate.evaluate import Evaluate
 from gen3d.evaluate.regions import paired_auc_difference
 from gen3d.evaluate.truth import open_maps, open_truth

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from gen3d.cohort.manifest import subject_hash
 from gen3d.cohort.seen import SeenBy, identity_of
-from gen3d.core.artefact import begin
 from gen3d.core.config import Verb
 from gen3d.core.errors import UserError
+from gen3d.core.output_folder import begin
 from gen3d.imaging.plan import GridPlan, write_plan
 from gen3d.maths.design import Design
 from gen3d.models.base import BaseModelConfig, Statistics, VolumeSet

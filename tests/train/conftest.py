@@ -13,8 +13,8 @@ from scipy.ndimage import gaussian_filter
 
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import scan_key, write_manifest
-from gen3d.core.artefact import begin
 from gen3d.core.config import Verb
+from gen3d.core.output_folder import begin
 from gen3d.imaging.plan import GridPlan, write_plan
 from gen3d.imaging.volume import store, write_nifti
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from gen3d.core.artefact import begin
+from gen3d.core.output_folder import begin
 from gen3d.models.run_folder import LOG
 from gen3d.train.checkpoint import latest_checkpoint, save_checkpoint
 from gen3d.train.log import read_log

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.manifest import subject_hash
 from gen3d.cohort.seen import identity_of
-from gen3d.core.artefact import begin
 from gen3d.core.config import load
 from gen3d.core.errors import UserError
+from gen3d.core.output_folder import begin
 from gen3d.models.run import load_run
 from gen3d.train.log import read_log
 from gen3d.train.train import Train

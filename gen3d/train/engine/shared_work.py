@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gen3d.core.artefact import RECORD, Work, begin, changes_explained, digest
+from gen3d.core.artefact import RECORD, changes_explained, digest
 from gen3d.core.errors import UserError
+from gen3d.core.output_folder import Work, begin
 from gen3d.core.progress import say
 from gen3d.core.work import FINISHED_BEFORE, FolderVerb
 from gen3d.train.engine.preflight import meet, report_failure
