@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ from tests.runs import fit
 from tests.schedule import Schedule, seconds
 from tests.world import World, build
 from tests.world_heads import build_heads
+
+# A run of the tests that was started in the background ignores these, and so would every process that it starts.
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -164,6 +164,14 @@ def end_with_starter() -> None:
 def run_program(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Run another program to its end and keep what it says; on Linux it ends when this process is killed."""
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+    starter = os.getpid()
+
+    def end_with_it() -> None:
+        if prctl is not None:
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != starter:  # it was killed before the kernel was asked
+                os._exit(1)
+
     return subprocess.run(
         command,
         capture_output=True,
@@ -171,7 +179,7 @@ def run_program(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         errors="replace",
         check=False,
         stdin=subprocess.DEVNULL,
-        preexec_fn=None if prctl is None else lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
+        preexec_fn=end_with_it,
     )
 
 

@@ -177,6 +177,8 @@ def read_map_and_affine(path: Path) -> tuple[Float3D, Affine]:
     """
     try:
         image = read_own(path)
+    except UserError:  # it says what is wrong with the file
+        raise
     except Exception as error:
         raise UserError(
             f"{shown(path)}: cannot be read ({_short(error)}); run the verb that wrote this folder again."

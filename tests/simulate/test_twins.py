@@ -22,6 +22,7 @@ from gen3d.simulate.label_maps import labels_on_plan, open_label_maps
 from gen3d.simulate.scan_noise import pseudo_residual, white_matter
 from gen3d.simulate.simulate import Simulate
 from gen3d.simulate.twins import twin_table
+from tests.sealing import reseal
 
 CONDITIONS = {
     "null": Condition(kind="null"),
@@ -178,6 +179,7 @@ def test_labels_drawn_in_the_scans_own_space_say_what_shrinks(
     keys = list(dict.fromkeys(table["base"]))
     for key in keys:
         write_json(tmp_path / "cohort" / "transforms" / f"{key}.json", {"affine_template_to_scan": MATRIX.tolist()})
+    reseal(tmp_path / "cohort")
     drawn = write_label_maps(tmp_path / "labels", bases, keys[:1])
     labels = labels_on_plan(drawn / f"{keys[0]}.nii.gz", MATRIX, [7, 9], bases.mask, bases.plan)
     truth = np.where(

@@ -23,6 +23,7 @@ from gen3d.models.run import Run, load_run
 from gen3d.synthesis.audit import Audit, AuditSettings, CoarseVoxels, draw_nearest, known_people, run_audit
 from gen3d.train.train import Train
 from tests.runs import fit
+from tests.sealing import reseal
 from tests.train.conftest import smooth_field, write_cohort
 
 SIDE, NUM_PEOPLE, NUM_TRAIN, NUM_SYNTHETIC = 20, 20, 4, 20
@@ -43,10 +44,11 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = write_cohort(tmp_path_factory.mktemp("audit") / "prepared", NUM_PEOPLE, (SIDE, SIDE, SIDE))
     frame = read_manifest(folder)
     write_manifest(folder, frame.assign(role=["train" if i < NUM_TRAIN else "test" for i in range(NUM_PEOPLE)]))
-    prepared = open_prepared(folder)
+    prepared = open_prepared(reseal(folder))
     for person, key in enumerate(frame["key"]):
         field = smooth_field(np.random.default_rng(person), (SIDE, SIDE, SIDE), 0.15)
         store(prepared.path(key, "t1w"), (0.7 + field) * prepared.mask, prepared.plan.matrix)
+    reseal(folder)
     return prepared
 
 

@@ -146,7 +146,7 @@ def test_the_source_readers_find_every_scan_with_sex_and_age(tmp_path: Path, pla
         write_image(dataset, sample)
     write_bids(dataset, table, "latent_diffusion")
     found = read_sources([folder])
-    assert found.unmatched == []
+    assert found.unmatched == [("volumes", "not read: named in .bidsignore")]
     frame = found.frame
     assert list(frame["subject"]) == [subject_of(k) for k in range(3)]
     assert list(frame["sex"]) == ["F", "M", ""]

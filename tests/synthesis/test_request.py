@@ -159,7 +159,7 @@ def test_as_trained_needs_people_that_fit() -> None:
         ("sex\tage_year\nF\t70\n", r"column age_year: condition age_year: .*Did you mean age_years"),
         ("sex\tage_years\n", r"lists no people"),
         ("participant_id\n1\n", r"lists no people"),
-        ("sex\tsex\nF\tF\n", r"column sex.1"),
+        ("sex\tsex\nF\tF\n", r"column 'sex' is there twice"),
         ("sex\nF\nX\n", r"row 3 of table=: sex=X: the model knows"),
     ],
 )
