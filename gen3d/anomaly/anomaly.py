@@ -39,7 +39,7 @@ from gen3d.anomaly.tables import (
 from gen3d.cohort.channels import CHANNELS, CONTRAST, LOG_JACOBIAN, ON_TEMPLATE, SIZE, T1W, VOLUME, Channel
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import is_twin
-from gen3d.cohort.seen import OTHER_PEOPLE, Guard, identities, named
+from gen3d.cohort.seen import ANOTHER_ID, OTHER_PEOPLE, Guard, PersonHashes, identities, named
 from gen3d.core import words as spell
 from gen3d.core.config import Folders, waiver
 from gen3d.core.errors import UserError
@@ -289,8 +289,15 @@ def _guard(run: Run | Ensemble) -> Guard:
 
 
 def _seen_by(run: Run | Ensemble, table: pd.DataFrame) -> list[str]:
-    """The model that was trained on the person of each row, "" where each run has a member that was not."""
-    return ["" if run.can_judge(person) else run.kind for person in identities(table)]
+    """The model that was trained on the person of each row, and whether it knows the scan alone; "" where none was."""
+    runs = run.runs if isinstance(run, Ensemble) else (run,)
+
+    def what(person: PersonHashes) -> str:
+        reasons = [one.seen.reason(person) for one in runs if not one.can_judge(person)]
+        by_scan = reasons and all(reason.endswith(ANOTHER_ID) for reason in reasons)
+        return f"{run.kind}, {ANOTHER_ID}" if by_scan else run.kind if reasons else ""
+
+    return [what(person) for person in identities(table)]
 
 
 def _warn_of_trained_on(prepared: Prepared, run: Run | Ensemble) -> None:

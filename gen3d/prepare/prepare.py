@@ -247,7 +247,8 @@ class Prepare(FolderVerb):
         if summary["num_unmatched"]:
             kinds = f" ({summary['unmatched']})" if summary.get("unmatched") else ""
             say(
-                f"{summary['num_unmatched']} entries of the tables and folders do not match up{kinds}; see unmatched.tsv"
+                f"{words.count(summary['num_unmatched'], 'entry', 'entries')} of the tables and folders without a match{kinds}; "
+                "see unmatched.tsv"
             )
         say(f"roles: {', '.join(f'{role} {count}' for role, count in summary['roles'].items())} (scans)")
         unusable = summary["unusable"]

@@ -112,6 +112,10 @@ def test_anomaly_and_sample_recognise_training_people_under_other_ids(cohort: Pa
     assert plans[0] == plans[1]
     train, _ = known_people(load_run(run), open_prepared([other]), AuditSettings())
     assert train["subject"].str.startswith("siteA").all()
+    table = pd.read_csv(other / "manifest.tsv", sep="\t", dtype=str, keep_default_na=False)
+    table[table["role"] == "train"].to_csv(other / "manifest.tsv", sep="\t", index=False)
+    with pytest.raises(UserError, match=r"the same scan under another id\); nobody is left; [^;]*cross_fit=5\.$"):
+        verb_class("anomaly").model_validate({"prepared": reseal(other), "run": run, "out": tmp_path / "maps"}).run()
 
 
 def test_two_folders_with_one_scan_of_two_people_are_refused(cohort: Path, tmp_path: Path) -> None:
