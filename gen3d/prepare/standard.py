@@ -73,7 +73,12 @@ def known_columns(table: pd.DataFrame, columns: Columns, path: Path, lenient: bo
     """
     in_table: dict[str, str] = {}
     for name in map(str, table.columns):
-        in_table.setdefault(name.lower(), name)
+        first = in_table.setdefault(name.lower(), name)
+        known = next((field for field, aliases in ALIASES.items() if name.lower() in aliases), None)
+        if first != name and known and getattr(columns, known) is None and (table[first] != table[name]).any():
+            raise UserError(
+                f"{path}: the columns {first} and {name} both may be the {known}, and they differ; rename or remove one of them."
+            )
     names: dict[str, str] = {}
     for field_name, aliases in ALIASES.items():
         requested: str | None = getattr(columns, field_name)

@@ -47,6 +47,10 @@ REFUSED: dict[str, tuple[str, str]] = {
         "participant_id\tAGE\tage_at_scan\nsub-1\t30\t31\n",
         "both may be the age_years, and they differ",
     ),
+    "one name in capitals and not": (
+        "participant_id\tage\tAge\nsub-1\t30\t31\n",
+        "columns age and Age both may be the age_years",
+    ),
     "one name in two spellings": (
         "participant_id\tage\tAge_Years\tGROUP\tdx\nsub-1\t3\t3\tCN\tAD\n",
         "both may be the diagnosis",
