@@ -117,7 +117,8 @@ class Verb(Config):
         """Refuse several processes; a verb that they can share lets them."""
         if num_processes > 1:
             raise UserError(
-                f"`gen3d {cls.verb_name()}` is one process, but {num_processes} were started; run it without torchrun."
+                f"`gen3d {cls.verb_name()}` is one process, but WORLD_SIZE says that {num_processes} were started; run it "
+                "without torchrun, or `unset WORLD_SIZE` if it is left over."
             )
 
     def run(self) -> Path:

@@ -101,8 +101,8 @@ def test_a_script_ends_in_a_sentence(
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', not a whole number from 1 on; `unset WORLD_SIZE`"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0', not a whole number from 1 on"),
         ({"WORLD_SIZE": "-1"}, "WORLD_SIZE is '-1', not a whole number from 1 on"),
-        ({"WORLD_SIZE": "2"}, "`gen3d simulate` is one process, but 2 were started; run it without torchrun."),
-        ({"WORLD_SIZE": "2", "RANK": ""}, "`gen3d simulate` is one process, but 2 were started"),
+        ({"WORLD_SIZE": "2"}, "is one process, but WORLD_SIZE says that 2 were started; run it without"),
+        ({"WORLD_SIZE": "2", "RANK": ""}, "`gen3d simulate` is one process, but WORLD_SIZE says that 2"),
     ],
 )
 def test_an_environment_without_sense_is_told(environment: dict[str, str], sentence: str) -> None:
