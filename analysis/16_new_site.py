@@ -197,20 +197,20 @@ def judged(
     return row
 
 
-def leave_out(cohort: Cohort, site: str, kept: Kept, num_draws: int, most_tested: int) -> None:
+def leave_out(cohort: Cohort, site: str, kept: Kept, given: argparse.Namespace) -> None:
     """Every channel, number of controls, draw and arm with one site left out."""
     left_out = (cohort.people["site"] == site).to_numpy()
     own = np.flatnonzero(left_out)
     numbers = [num for num in NUMBERS if num + FEWEST_TESTED <= len(own)]
-    wanted = [(num, draw) for draw in range(num_draws) for num in numbers]
-    if all(kept.has(site=site, channel=name, n=n, draw=draw, arm="refit") for name in CHANNELS for n, draw in wanted):
+    wanted = [(num, draw) for draw in range(given.draws) for num in numbers]
+    if all(kept.has(site=site, channel=name, n=n, draw=draw, arm="adapted") for name in CHANNELS for n, draw in wanted):
         return
     labels = cohort.prepared.region_table["label"].tolist()
     hippocampi = [labels.index(label) for side in ("left", "right") for label in find(f"{side} hippocampus")]
     for channel in open_channels(cohort, left_out, hippocampi):
         for num, draw in wanted:
             order = np.random.default_rng([16, num, draw]).permutation(own)
-            controls, tested = order[:num], order[num : num + most_tested]
+            controls, tested = order[:num], order[num : num + given.tested]
             place = NewSite(
                 channel.norm,
                 channel.base,
@@ -226,7 +226,7 @@ def leave_out(cohort: Cohort, site: str, kept: Kept, num_draws: int, most_tested
                     "draw": draw,
                     "arm": arm,
                 }
-                if not kept.has(**key):
+                if not kept.has(**key) and not (arm == "refit" and draw >= given.refits):
                     kept.add(key | judged(cohort, channel, place, arm, tested, hippocampi))
         print(f"{site}: {channel.name}; prior of a new site: {channel.norm.spread}", flush=True)
 
@@ -239,6 +239,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--sites", nargs="*", help="sites to leave out; all by default")
     parser.add_argument("--draws", type=int, default=20, help="draws of n controls")
+    parser.add_argument(
+        "--refits", type=int, default=20, help="draws for which the norm is also fitted again, which is slow"
+    )
     parser.add_argument("--tested", type=int, default=20, help="people judged per draw")
     given = parser.parse_args()
     cohort = open_cohort(given.prepared, given.masks)
@@ -247,7 +250,7 @@ def main() -> None:
     sites = given.sites or list(counts.index)
     kept = Kept(given.out / "real.jsonl")
     for site in sites:
-        leave_out(cohort, site, kept, given.draws, given.tested)
+        leave_out(cohort, site, kept, given)
     print(
         "| site | channel | arm | n | draws | beyond 1.96, % | FDR-positive people, % | detected, unchanged, % | ",
         end="",

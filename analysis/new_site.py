@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gen3d.anomaly.calibration.empirical_null import NullMap, count, fit_null_map
 from gen3d.anomaly.calibration.normative import NormativeModel, fit_normative, held_out_z, z_scores
-from gen3d.anomaly.calibration.site_shift import SiteSpread, fit_site_shift, site_spread
+from gen3d.anomaly.calibration.site_shift import SiteSpread, Squares, fit_site_shift, site_spread
 from gen3d.anomaly.calibration.site_variance import SiteVariance, fit_site_variance, some_voxels
 from gen3d.anomaly.calibration.student import t_to_z
 from gen3d.maths.design import Design
@@ -72,14 +72,14 @@ def fit_norm(values: Floats, people: pd.DataFrame, settings: Settings) -> Norm:
     z = held_out_z(values, rows, settings.mask, settings.fwhm_voxels, groups, scales)
     model = fit_normative(values, rows, settings.mask, settings.fwhm_voxels, factors.of(sites))
     null = fit_null_map(np.sum([count(person) for person in z], axis=0)) if settings.empirical_null else None
-    squares = np.log(np.square(z, dtype=np.float64).mean(axis=1) * factors.of(sites) ** 2)
+    squares = np.square(z, dtype=np.float64).mean(axis=1) * factors.of(sites) ** 2
     listed = list(design.sites) if "site" in design.terms else []
     apart = _site_rows(design, listed)
     spread = site_spread(
         apart @ model.coefficients,
         np.einsum("ip,pq,iq->i", apart, model.gram_inverse, apart),
         model.sd,
-        [squares[sites == name] for name in sorted(set(sites))],
+        [Squares.of(squares[sites == name]) for name in sorted(set(sites))],
     )
     return Norm(design, model, factors, null, spread, z if null is None else null(z))
 

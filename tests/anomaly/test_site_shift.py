@@ -14,6 +14,7 @@ from gen3d.anomaly.calibration.site_shift import (
     USUAL_LOG_FACTOR_VARIANCE,
     SiteShift,
     SiteSpread,
+    Squares,
     fit_site_shift,
     held_out_site_z,
     site_spread,
@@ -194,7 +195,7 @@ def test_the_spread_of_the_sites_of_a_norm_is_recovered() -> None:
     found = []
     for _ in range(40):
         shifts = sd * (rng.normal(0, np.sqrt(0.5), (12, 2000)) + rng.normal(0, np.sqrt(0.1), (12, 2000)))
-        logs = [rng.normal(rng.normal(-0.1, np.sqrt(0.2)), np.sqrt(0.3), 15) for _ in range(12)]
+        logs = [Squares.of(np.exp(rng.normal(rng.normal(-0.1, np.sqrt(0.2)), np.sqrt(0.3), 15))) for _ in range(12)]
         found.append(site_spread(shifts, errors, sd, logs))
     assert found[0].num_sites == 12
     assert np.mean([one.shift_variance for one in found]) == pytest.approx(0.5, rel=0.02)
@@ -205,7 +206,7 @@ def test_the_spread_of_the_sites_of_a_norm_is_recovered() -> None:
 
 
 def test_a_norm_of_one_site_takes_the_usual_spread() -> None:
-    spread = site_spread(np.zeros((0, 50)), np.zeros(0), np.ones(50), [np.random.default_rng(0).normal(size=20)])
+    spread = site_spread(np.zeros((0, 50)), np.zeros(0), np.ones(50), [Squares(20, 0.0, 20.0)])
     assert spread.shift_variance == 0
     assert spread.log_factor_variance == USUAL_LOG_FACTOR_VARIANCE
     site = Hospital(1.0, 1.0, 5)
@@ -216,7 +217,7 @@ def test_a_norm_of_one_site_takes_the_usual_spread() -> None:
 
 def test_equal_sites_have_no_spread() -> None:
     rng = np.random.default_rng(1)
-    spread = site_spread(rng.normal(0, 0.1, (4, 500)), np.full(4, 0.02), np.ones(500), [np.zeros(5)] * 4)
+    spread = site_spread(rng.normal(0, 0.1, (4, 500)), np.full(4, 0.02), np.ones(500), [Squares.of(np.ones(5))] * 4)
     assert spread.shift_variance == 0
     assert spread.log_square_variance == 0
     site = Hospital(0.0, 1.0, 6)
@@ -224,6 +225,34 @@ def test_equal_sites_have_no_spread() -> None:
     found = site.fit(*site.deviations(3))
     assert np.isfinite(found.shift).all()
     assert found.sd_factor > 0
+
+
+def test_the_squares_of_two_groups_of_people_are_merged_without_them() -> None:
+    squares = np.exp(np.random.default_rng(2).normal(size=17))
+    merged = Squares.of(squares[:5]).merged(Squares.of(squares[5:]))
+    assert merged == pytest.approx(Squares.of(squares))
+    assert merged.scatter == pytest.approx(17 * np.var(np.log(squares)))
+
+
+def test_people_whose_expectation_is_uncertain_count_as_wider() -> None:
+    """A known factor of each person's SD, as of an out-of-sample prediction from covariates."""
+    beyond = {"told": [], "ignored": []}
+    for seed in range(8):
+        site = Hospital(0.7, 1.0, seed)
+        deviations, design = site.deviations(8 + NEW_PEOPLE)
+        widening = np.where(np.arange(len(design)) % 2, 1.6, 1.0)
+        deviations = site.shift + (deviations - site.shift) * widening[:, None]
+        norm = site.model.sd, site.model.gram_inverse
+        for name, known in (("told", widening), ("ignored", np.ones(len(design)))):
+            shift = fit_site_shift(deviations[:8], design[:8], *norm, site.spread, known[:8])
+            z = shift.z(deviations[8:], design[8:], *norm, site.model.dof, known[8:])
+            beyond[name].append([share_beyond(z[half::2]) for half in (0, 1)])
+    even, odd = np.mean(beyond["told"], axis=0)
+    assert 0.035 < even < 0.062
+    assert 0.035 < odd < 0.062
+    even, odd = np.mean(beyond["ignored"], axis=0)
+    assert even < 0.03
+    assert odd > 0.08
 
 
 def test_both_are_kept_as_json() -> None:

@@ -30,6 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,15 +79,35 @@ class SiteSpread:
         return cls(**{**values, "num_sites": int(values["num_sites"])})  # type: ignore[arg-type]
 
 
-def site_spread(shifts: Array, errors: Array, sd: Array, log_squares: Sequence[NDArray[np.float64]]) -> SiteSpread:
+class Squares(NamedTuple):
+    """Logarithms of the mean squares of a site's controls: their number, mean, and sum of squares about the mean."""
+
+    num: int
+    mean: float
+    scatter: float
+
+    @classmethod
+    def of(cls, mean_squares: Array) -> Squares:
+        """Of the mean over voxels of each control's squared held-out deviation, in units of the norm's SD squared, [n]."""
+        logs = np.log(np.maximum(np.asarray(mean_squares, dtype=np.float64), LEAST_SQUARE))
+        mean = float(logs.mean())
+        return cls(len(logs), mean, float(np.square(logs - mean).sum()))
+
+    def merged(self, other: Squares) -> Squares:
+        """Those of both groups of people."""
+        num, gap = self.num + other.num, other.mean - self.mean
+        mean = (self.num * self.mean + other.num * other.mean) / num
+        return Squares(num, mean, self.scatter + other.scatter + self.num * other.num / num * gap**2)
+
+
+def site_spread(shifts: Array, errors: Array, sd: Array, squares: Sequence[Squares]) -> SiteSpread:
     """The spread of a norm's own sites.
 
     Args:
         shifts: difference of each site's mean from the mean over sites, [S, V], in the channel's units; S may be 0 or 1.
         errors: variance of each shift as estimated, in units of sd squared, [S].
         sd: [V].
-        log_squares: for each site with controls, of each control the logarithm of its mean square over voxels, in units of
-            sd squared, from held-out deviations.
+        squares: of each site with controls.
     """
     num_sites = len(shifts)
     variance = 0.0
@@ -94,12 +115,10 @@ def site_spread(shifts: Array, errors: Array, sd: Array, log_squares: Sequence[N
         scaled = np.asarray(shifts, dtype=np.float64) / sd
         scaled = scaled - scaled.mean(axis=0)
         variance = max(0.0, float(np.square(scaled).sum(axis=0).mean() / (num_sites - 1)) - float(np.mean(errors)))
-    numbers = np.array([len(of_site) for of_site in log_squares], dtype=np.float64)
-    means = np.array([float(np.mean(of_site)) for of_site in log_squares])
+    numbers, means = (np.array([of[k] for of in squares], dtype=np.float64) for k in (0, 1))
+    freedom = float(numbers.sum()) - len(numbers)
+    within = sum(of.scatter for of in squares) / freedom if freedom > 0 else 0.0
     centre = float(numbers @ means / numbers.sum())
-    freedom = numbers.sum() - len(numbers)
-    squares = sum(float(np.square(of_site - np.mean(of_site)).sum()) for of_site in log_squares)
-    within = float(squares / freedom) if freedom > 0 else 0.0
     return SiteSpread(variance, num_sites, centre, within, _between(means, numbers, within))
 
 
@@ -134,7 +153,13 @@ class SiteShift:
     num_people: int
 
     def z(
-        self, deviations: Array, design: NDArray[np.float64], sd: Array, gram_inverse: NDArray[np.float64], dof: float
+        self,
+        deviations: Array,
+        design: NDArray[np.float64],
+        sd: Array,
+        gram_inverse: NDArray[np.float64],
+        dof: float,
+        widening: NDArray[np.float64] | float = 1.0,
     ) -> NDArray[np.float32]:
         """z of people of the site, [m, V].
 
@@ -144,8 +169,9 @@ class SiteShift:
             sd: moderated SD of the norm, [V].
             gram_inverse: (C'C)^-1 of the norm, [p, p].
             dof: degrees of freedom of the norm's t.
+            widening: known factor of each person's SD, [m] or 1 (`controls.spread_of`).
         """
-        spread = self.sd_factor**2 + self.leverage(design, gram_inverse)
+        spread = np.square(self.sd_factor * np.asarray(widening)) + self.leverage(design, gram_inverse)
         freedom = 1.0 / (1.0 / dof + 1.0 / self.dof)
         z = np.empty(deviations.shape, dtype=np.float32)
         for person, values in enumerate(deviations):
@@ -188,6 +214,7 @@ def fit_site_shift(
     sd: Array,
     gram_inverse: NDArray[np.float64],
     spread: SiteSpread,
+    widening: NDArray[np.float64] | float = 1.0,
 ) -> SiteShift:
     """Estimate the shift and the SD factor of a site from its controls.
 
@@ -197,6 +224,7 @@ def fit_site_shift(
         sd: moderated SD of the norm, [V].
         gram_inverse: (C'C)^-1 of the norm, [p, p].
         spread: how much sites and people differ in the norm.
+        widening: known factor of each person's SD, [n] or 1 (`controls.spread_of`).
 
     Raises:
         ValueError: fewer than 2 controls, or shapes that do not fit.
@@ -207,9 +235,10 @@ def fit_site_shift(
     scaled: Array = np.asarray(np.divide(deviations, sd), dtype=np.float32)
     centre = np.asarray(design, dtype=np.float64).mean(axis=0)
     left = _quadratic(design - centre, gram_inverse)
-    factor, uncertainty = _sd_factor(scaled[:, some_voxels(scaled.shape[1])], left, spread)
+    widened = np.square(np.broadcast_to(np.asarray(widening, dtype=np.float64), num))
+    factor, uncertainty = _sd_factor(scaled[:, some_voxels(scaled.shape[1])], left, widened, spread)
     mean = _winsorised_mean(scaled, factor)
-    noise = (factor**2 + float(left.mean())) / num
+    noise = float((factor**2 * widened + left).mean()) / num
     omega = _shift_variance(mean, noise, spread)
     kept = _kept(mean, noise, omega)
     return SiteShift(
@@ -230,24 +259,30 @@ def held_out_site_z(
     gram_inverse: NDArray[np.float64],
     dof: float,
     spread: SiteSpread,
+    widening: NDArray[np.float64] | float = 1.0,
 ) -> NDArray[np.float32]:
     """z of each of the site's own controls by a shift fitted without it, [n, V]; n is at least 3.
 
     Arguments as of `fit_site_shift` and `SiteShift.z`. With n controls it says how honest a norm is that was adapted to n - 1.
     """
     z = np.empty(deviations.shape, dtype=np.float32)
+    widths = np.broadcast_to(np.asarray(widening, dtype=np.float64), len(deviations))
     for person in range(len(deviations)):
         others = np.arange(len(deviations)) != person
-        shift = fit_site_shift(deviations[others], design[others], sd, gram_inverse, spread)
-        z[person] = shift.z(deviations[[person]], design[[person]], sd, gram_inverse, dof)[0]
+        shift = fit_site_shift(deviations[others], design[others], sd, gram_inverse, spread, widths[others])
+        z[person] = shift.z(deviations[[person]], design[[person]], sd, gram_inverse, dof, widths[[person]])[0]
     return z
 
 
-def _sd_factor(scaled: Array, left: NDArray[np.float64], spread: SiteSpread) -> tuple[float, float]:
-    """delta, and the variance of log delta^2; `left` [n] is the leverage about the mean covariates."""
+def _sd_factor(
+    scaled: Array, left: NDArray[np.float64], widened: NDArray[np.float64], spread: SiteSpread
+) -> tuple[float, float]:
+    """delta, and the variance of log delta^2; `left` [n] is the leverage about the mean covariates, `widened` [n] the square of
+    the widening."""
     num = len(scaled)
     errors = scaled - scaled.mean(axis=0)
     squares = np.square(errors, dtype=np.float64).mean(axis=1) / (1.0 - 1.0 / num) - left
+    squares /= widened
     usual = math.exp(spread.log_square_mean)
     logs = np.log(np.maximum(squares, LEAST_SQUARE * usual)) - spread.log_square_mean
     limit, middle = MOST_SPREADS * math.sqrt(spread.log_square_variance), float(np.median(logs))
