@@ -115,14 +115,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--replicates", type=int, default=60, help="norms, each with one new site per strangeness")
+    parser.add_argument("--first", type=int, default=100, help="number of the first norm; those below 100 chose the method")
     given = parser.parse_args()
     kept = Kept(given.out / "simulated.jsonl")
     last = {"strangeness": STRANGENESS[-1], "n": NUMBERS[-1], "arm": ARMS[-1]}
-    for seed in range(given.replicates):
+    for seed in range(given.first, given.first + given.replicates):
         if not kept.has(seed=seed, **last):
             kept.rows = [row for row in kept.rows if row["seed"] != seed]
             replicate(kept, seed)
-            print(f"replicate {seed + 1} of {given.replicates}", flush=True)
+            print(f"replicate {seed - given.first + 1} of {given.replicates}", flush=True)
     print("| strangeness | arm | n | beyond 1.96, % | FDR-positive people, % | AUPRC | planted voxels found, % |")
     print("|---" * 7 + "|")
     for strangeness in STRANGENESS:

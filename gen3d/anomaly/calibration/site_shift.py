@@ -283,8 +283,11 @@ def _sd_factor(
     errors = scaled - scaled.mean(axis=0)
     squares = np.square(errors, dtype=np.float64).mean(axis=1) / (1.0 - 1.0 / num) - left
     squares /= widened
-    usual = math.exp(spread.log_square_mean)
-    logs = np.log(np.maximum(squares, LEAST_SQUARE * usual)) - spread.log_square_mean
+    # About their own mean, few people have a share of each other's scatter, so their mean squares differ less than they do, and
+    # the mean logarithm of log-normal squares of variance v is v / 2 below the logarithm of the mean.
+    mixed = 1.0 - (1.0 - 1.0 / num) ** 2 - 1.0 / (num**2 * (num - 1))
+    usual = spread.log_square_mean + 0.5 * mixed * spread.log_square_variance
+    logs = np.log(np.maximum(squares, LEAST_SQUARE * math.exp(usual))) - usual
     limit, middle = MOST_SPREADS * math.sqrt(spread.log_square_variance), float(np.median(logs))
     found = np.clip(logs, middle - limit, middle + limit).mean(keepdims=True)
     error = spread.log_square_variance / num
