@@ -13,11 +13,13 @@ from gen3d.anomaly.calibration.panel import Panel
 from gen3d.anomaly.compare import compare
 from gen3d.anomaly.expectation import Ensemble
 from gen3d.anomaly.fitting import announce
+from gen3d.anomaly.norm.adapting import Adapting, open_adapting, plan_adapting, write_adapted
 from gen3d.anomaly.norm.card import write_card
 from gen3d.anomaly.norm.fit import NormFit, size_mb
 from gen3d.anomaly.settings import CalibratingVerb, joined, warn_of_trained_on
 from gen3d.cohort.channels import Channel
 from gen3d.cohort.folder import Prepared
+from gen3d.core.config import Folder, key_of
 from gen3d.core.output_folder import Work
 from gen3d.core.progress import say
 from gen3d.core.work import Inputs
@@ -42,8 +44,21 @@ class Norm(CalibratingVerb):
     licence: str = Field("", description="licence or terms of the controls' scans, for the card")
     contact: str = Field("", description="whom to ask about the norm, for the card")
 
+    adapt: Folder | None = Field(
+        None,
+        description="a norm; the sites of prepared= are added to it from their own controls, and nothing else changes",
+    )
+
     @model_validator(mode="after")
     def _has_inputs(self) -> Norm:
+        if self.adapt is not None:
+            of_adapting = {"prepared", "adapt", "out", "q", "workers"}
+            if given := sorted(self.model_fields_set - of_adapting):
+                name = key_of(type(self), given[0])
+                raise ValueError(f"`{name}` is that of the norm that is adapted (adapt=); leave it out.")
+            if self.prepared is None:
+                raise ValueError("`prepared` is missing: give prepared=FOLDER with controls of the new site.")
+            return self
         missing = [name for name, value in (("prepared", self.prepared), ("run", self.run_folders)) if value is None]
         if missing:
             raise ValueError(f"`{missing[0]}` is missing: give {missing[0]}=FOLDER.")
@@ -51,7 +66,10 @@ class Norm(CalibratingVerb):
 
     def plan(self) -> list[str]:
         """The controls and channels of the norm, and what it needs."""
-        prepared, run, panel, channels = self.open_inputs()
+        opened = self.open_inputs()
+        if isinstance(opened, Adapting):
+            return plan_adapting(opened, self.out)
+        prepared, run, panel, channels = opened
         num_voxels, num = int(prepared.mask.sum()), len(panel.table)
         gigabytes = 4e-9 * num_voxels * num * (len(channels) + 1)
         groups, columns = max(1, len(panel.gate.num_controls)), len(panel.design.columns)
@@ -67,19 +85,24 @@ class Norm(CalibratingVerb):
 
     def reads(self) -> Inputs:
         """The scans and the models."""
-        return {"prepared": self.prepared or (), "run": self.run_folders or ()}
+        inputs: dict[str, Any] = {"prepared": self.prepared or (), "run": self.run_folders or ()}
+        return inputs | ({"adapt": self.adapt} if self.adapt is not None else {})
 
-    def open_inputs(self) -> Opened:
+    def open_inputs(self) -> Opened | Adapting:
         """The controls, the models, and the available channels.
 
         Raises:
             UserError: too few controls, a model trained on patients, or inputs that do not fit together.
         """
+        if self.adapt is not None:
+            return open_adapting(self.adapt, self.prepared or ())
         prepared, run, channels = self.open_cohort()
         return prepared, run, only_controls(self.panel_of(prepared, run)), channels
 
-    def write(self, work: Work, opened: Opened) -> dict[str, Any]:
+    def write(self, work: Work, opened: Opened | Adapting) -> dict[str, Any]:
         """Write the norm folder."""
+        if isinstance(opened, Adapting):
+            return write_adapted(opened, self.out, self.q, self.workers)
         prepared, run, panel, channels = opened
         announce(panel)
         warn_of_trained_on(prepared, run)
@@ -100,11 +123,17 @@ class Norm(CalibratingVerb):
 
     def conclude(self, summary: Mapping[str, Any]) -> None:
         """Say what the norm is, and what to type next."""
+        if "sites" in summary:
+            say(f"{self.out}: {self.adapt} with {', '.join(summary['sites'])}; read {self.out / 'card.md'}")
+        else:
+            self._conclude_fit(summary)
+        say(f"judge scans with it: gen3d anomaly norm={self.out} prepared=NEW out=maps")
+
+    def _conclude_fit(self, summary: Mapping[str, Any]) -> None:
         say(
             f"{self.out}: {summary['num_controls']} controls, channels {', '.join(summary['channels'])}, "
             f"{summary['megabytes']:.0f} MB; read {self.out / 'card.md'}"
         )
-        say(f"judge scans with it: gen3d anomaly norm={self.out} prepared=NEW out=maps")
 
 
 def only_controls(panel: Panel) -> Panel:
