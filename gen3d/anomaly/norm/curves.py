@@ -1,0 +1,178 @@
+"""Normative curves: what a norm expects of a region at every age, with the centiles between which healthy people lie.
+
+A centile is one of the predictive distribution of a new person, so it widens where few controls are near: with probability c
+a new control lies below
+
+    beta' x(age, sex) + sd sqrt(f(age)^2 + x' (X'X)^-1 x) t_dof^-1(c),
+
+f the factor of the residual SD by age (`age_variance`). An empirical null that the norm was calibrated with moves the centiles
+where it moves z. Sites are at their mean. Nothing is drawn beyond the ages of the controls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri, stdtrit
+
+from gen3d.anomaly.calibration.empirical_null import CENTRES, NullMap
+from gen3d.cohort.channels import LOG_VOLUMES
+from gen3d.core.errors import UserError
+from gen3d.figures import names as wording
+from gen3d.figures import style
+from gen3d.figures.charts import Chart, finished
+
+CENTILES = (5, 25, 50, 75, 95)
+SEXES = ("F", "M")
+STEP_YEARS = 1.0
+MAIN_REGIONS = (
+    *("left hippocampus", "right hippocampus", "left lateral ventricle", "right lateral ventricle"),
+    *("left thalamus", "right thalamus", "left putamen", "third ventricle"),
+    *("left insula", "left fusiform", "left superior frontal", "left cerebral white matter"),
+)
+"""Structures whose curves are known from the literature; of cortex those whose reading follows labelled volumes best."""
+COLUMNS = ("channel", "region", "sex", "age_years", *(f"centile_{centile}" for centile in CENTILES))
+PANELS_IN_A_ROW = 4
+INCHES_PER_ROW, INCHES_BELOW, INCHES_ABOVE = 1.75, 0.62, 0.28
+COLOURS = {"F": style.GROUP_COLOURS[3], "M": style.GROUP_COLOURS[0]}
+SEX_NAMES = {"F": "women", "M": "men"}
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CurveModel:
+    """The part of a norm's channel that makes curves, for R regions and p design columns.
+
+    names [R]; coefficients [p, R]; sd [R]; gram_inverse [p, p] with the penalty in it, if any; degrees of freedom of t; the
+    ages of the controls; `rows`, from ages [n], sexes [n] to design rows [n, p] at the mean of the sites; `factor`, from ages
+    to factors of the residual SD [n]; the empirical null, or None.
+    """
+
+    channel: str
+    names: tuple[str, ...]
+    coefficients: NDArray[np.floating]
+    sd: NDArray[np.floating]
+    gram_inverse: Floats
+    dof: float
+    age_range_years: tuple[float, float]
+    rows: Callable[[Floats, list[str]], Floats]
+    factor: Callable[[Floats], Floats]
+    null_map: NullMap | None = None
+
+
+def centile_curves(model: CurveModel, regions: Sequence[str] = MAIN_REGIONS) -> pd.DataFrame:
+    """Centiles of the regions that the model has, in the unit of its channel, at every year of the controls' ages.
+
+    Returns:
+        A table with `COLUMNS`, sorted by region in the order given, sex and age; without rows where the ages are not known.
+
+    Raises:
+        UserError: the model has none of the regions.
+    """
+    places = [model.names.index(name) for name in regions if name in model.names]
+    if not places:
+        raise UserError(
+            f"no region {regions[0]!r} among the {len(model.names)} of channel {model.channel}: name its own regions."
+        )
+    low, high = np.ceil(model.age_range_years[0]), np.floor(model.age_range_years[1])
+    if not low <= high:
+        return pd.DataFrame(columns=list(COLUMNS))
+    ages = np.arange(low, high + STEP_YEARS / 2, STEP_YEARS)
+    at = model_z(np.array(CENTILES) / 100.0, model.dof, model.null_map)
+    by_sex = []
+    for sex in SEXES:
+        rows = model.rows(ages, [sex] * len(ages))
+        leverage = np.einsum("ip,pq,iq->i", rows, model.gram_inverse, rows)
+        spread = np.sqrt(model.factor(ages) ** 2 + leverage)[:, None] * model.sd[places]
+        by_sex.append((rows @ model.coefficients[:, places])[..., None] + spread[..., None] * at)
+    tables = [
+        pd.DataFrame(values[:, i], columns=list(COLUMNS[4:])).assign(
+            channel=model.channel, region=model.names[place], sex=sex, age_years=ages
+        )
+        for i, place in enumerate(places)
+        for sex, values in zip(SEXES, by_sex, strict=True)
+    ]
+    return pd.concat(tables, ignore_index=True)[list(COLUMNS)]
+
+
+def model_z(shares: Floats, dof: float, null_map: NullMap | None = None) -> Floats:
+    """The standardised deviation below which a share of controls lies: a quantile of t, after undoing the empirical null."""
+    z = ndtri(shares)
+    if null_map is not None:
+        mapped, first = np.unique(null_map.mapped, return_index=True)
+        z = np.interp(z, mapped, CENTRES[first])
+    return np.asarray(z if dof > 1e7 else stdtrit(dof, ndtr(z)))
+
+
+def draw_curves(curves: pd.DataFrame) -> Chart:
+    """A panel per region: median and quartiles of women and men, over the band in which 90 % of them lie.
+
+    Volumes are drawn relative to the median of both sexes in the middle of the ages, in %, because the logarithms of the table
+    have the template as unit; other channels as they are.
+
+    Args:
+        curves: the table of `centile_curves`, of one channel, with at least one row.
+    """
+    regions = list(dict.fromkeys(curves["region"]))
+    columns = min(PANELS_IN_A_ROW, len(regions))
+    rows = -(-len(regions) // columns)
+    height = INCHES_ABOVE + INCHES_PER_ROW * rows + INCHES_BELOW - 0.3
+    with style.canvas(height) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
+        figure.subplots_adjust(
+            left=0.055,
+            right=0.99,
+            top=1 - INCHES_ABOVE / height,
+            bottom=INCHES_BELOW / height,
+            hspace=0.34,
+            wspace=0.24,
+        )
+        for axes in grid.ravel()[len(regions) :]:
+            axes.set_visible(False)
+        for axes, region in zip(grid.ravel(), regions, strict=False):
+            _panel(axes, relative(curves[curves["region"] == region]))
+            axes.set_title(wording.reading(str(region), str(curves["channel"].iloc[0])))
+        for place, axes in enumerate(grid.ravel()[: len(regions)]):
+            if place + columns >= len(regions):
+                axes.set_xlabel("Age (years)")
+                axes.tick_params(labelbottom=True)
+        _legend(figure)
+        return finished(figure)
+
+
+def relative(part: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one region with centiles of a log volume in % of the median of both sexes in the middle of the ages."""
+    if part["channel"].iloc[0] not in LOG_VOLUMES:
+        return part
+    middle = part["age_years"].sort_values().iloc[(len(part) - 1) // 2]
+    unit = part.loc[part["age_years"] == middle, "centile_50"].mean()
+    columns = list(COLUMNS[4:])
+    return part.assign(**{name: 100.0 * np.exp(part[name] - unit) for name in columns})
+
+
+def _panel(axes: Axes, part: pd.DataFrame) -> None:
+    low, below, middle, above, high = COLUMNS[4:]
+    for sex, rows in part.groupby("sex", sort=True):
+        colour, ages = COLOURS[str(sex)], rows["age_years"]
+        axes.fill_between(ages, rows[low], rows[high], color=colour, alpha=0.13, linewidth=0)
+        for name in (below, above):
+            axes.plot(ages, rows[name], color=colour, linewidth=0.6, alpha=0.8)
+        axes.plot(ages, rows[middle], color=colour, linewidth=1.6)
+    axes.margins(x=0)
+    style.light_grid(axes)
+
+
+def _legend(figure: Canvas) -> None:
+    axes = figure.axes[0]
+    lines = [axes.plot([], [], color=COLOURS[sex], linewidth=1.6)[0] for sex in SEXES]
+    lines += [axes.plot([], [], color=style.GREY, linewidth=0.6)[0]]
+    band = axes.fill_between([], [], [], color=style.GREY, alpha=0.25, linewidth=0)
+    labels = [*(f"median, {SEX_NAMES[sex]}" for sex in SEXES), "quartiles", "5th to 95th centile"]
+    figure.legend([*lines, band], labels, loc="lower center", ncols=4, bbox_to_anchor=(0.5, 0.0))
