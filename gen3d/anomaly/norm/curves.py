@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 from gen3d.anomaly.calibration.empirical_null import CENTRES, NullMap
 from gen3d.cohort.channels import LOG_VOLUMES
+from gen3d.cohort.region_validity import measures_volume
 from gen3d.core.errors import UserError
 from gen3d.figures import names as wording
 from gen3d.figures import style
@@ -34,7 +36,7 @@ STEP_YEARS = 1.0
 MAIN_REGIONS = (
     *("left hippocampus", "right hippocampus", "left lateral ventricle", "right lateral ventricle"),
     *("left thalamus", "right thalamus", "left putamen", "third ventricle"),
-    *("left insula", "left fusiform", "left superior frontal", "left cerebral white matter"),
+    *("left insula", "left fusiform", "left orbitofrontal", "left cerebral white matter"),
 )
 """Structures whose curves are known from the literature; of cortex those whose reading follows labelled volumes best."""
 COLUMNS = ("channel", "region", "sex", "age_years", *(f"centile_{centile}" for centile in CENTILES))
@@ -120,7 +122,7 @@ def draw_curves(curves: pd.DataFrame) -> Chart:
     Args:
         curves: the table of `centile_curves`, of one channel, with at least one row.
     """
-    regions = list(dict.fromkeys(curves["region"]))
+    regions, channel = list(dict.fromkeys(curves["region"])), str(curves["channel"].iloc[0])
     columns = min(PANELS_IN_A_ROW, len(regions))
     rows = -(-len(regions) // columns)
     height = INCHES_ABOVE + INCHES_PER_ROW * rows + INCHES_BELOW - 0.3
@@ -138,21 +140,28 @@ def draw_curves(curves: pd.DataFrame) -> Chart:
             axes.set_visible(False)
         for axes, region in zip(grid.ravel(), regions, strict=False):
             _panel(axes, relative(curves[curves["region"] == region]))
-            axes.set_title(wording.reading(str(region), str(curves["channel"].iloc[0])))
+            axes.set_title(wording.region(str(region)))
+            if not measures_volume(str(region), channel):
+                axes.text(0.02, 0.03, wording.NOT_ITS_VOLUME, transform=axes.transAxes, fontsize=7, color=style.GREY)
         for place, axes in enumerate(grid.ravel()[: len(regions)]):
             if place + columns >= len(regions):
                 axes.set_xlabel("Age (years)")
                 axes.tick_params(labelbottom=True)
-        _legend(figure)
+        _legend(figure, f"100 %: both sexes at {middle_age(curves):.0f} years" if channel in LOG_VOLUMES else "")
         return finished(figure)
+
+
+def middle_age(curves: pd.DataFrame) -> float:
+    """The age in the middle of a table of curves, years: where log volumes have their unit."""
+    ages = np.unique(curves["age_years"])
+    return float(ages[(len(ages) - 1) // 2])
 
 
 def relative(part: pd.DataFrame) -> pd.DataFrame:
     """Rows of one region with centiles of a log volume in % of the median of both sexes in the middle of the ages."""
     if part["channel"].iloc[0] not in LOG_VOLUMES:
         return part
-    middle = part["age_years"].sort_values().iloc[(len(part) - 1) // 2]
-    unit = part.loc[part["age_years"] == middle, "centile_50"].mean()
+    unit = part.loc[part["age_years"] == middle_age(part), "centile_50"].mean()
     columns = list(COLUMNS[4:])
     return part.assign(**{name: 100.0 * np.exp(part[name] - unit) for name in columns})
 
@@ -169,10 +178,14 @@ def _panel(axes: Axes, part: pd.DataFrame) -> None:
     style.light_grid(axes)
 
 
-def _legend(figure: Canvas) -> None:
+def _legend(figure: Canvas, unit: str) -> None:
     axes = figure.axes[0]
     lines = [axes.plot([], [], color=COLOURS[sex], linewidth=1.6)[0] for sex in SEXES]
-    lines += [axes.plot([], [], color=style.GREY, linewidth=0.6)[0]]
+    lines.append(axes.plot([], [], color=style.GREY, linewidth=0.6)[0])
     band = axes.fill_between([], [], [], color=style.GREY, alpha=0.25, linewidth=0)
+    handles: list[Artist] = [*lines, band]
     labels = [*(f"median, {SEX_NAMES[sex]}" for sex in SEXES), "quartiles", "5th to 95th centile"]
-    figure.legend([*lines, band], labels, loc="lower center", ncols=4, bbox_to_anchor=(0.5, 0.0))
+    if unit:
+        handles.append(axes.plot([], [], alpha=0)[0])
+        labels.append(unit)
+    figure.legend(handles, labels, loc="lower center", ncols=len(labels), bbox_to_anchor=(0.5, 0.0))
