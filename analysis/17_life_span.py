@@ -6,10 +6,10 @@ density over regions or voxels, so a difference of 0.01 is 1 % of likelihood per
     python analysis/17_life_span.py --out FOLDER --simulated
     GEN3D_REAL_DATA=... python analysis/17_life_span.py --out FOLDER
 
-The second call needs t1w_ixi_2mm and t1w_2mm in GEN3D_REAL_DATA, prepares them at 2.5 mm (or takes --ixi and --t1w,
-folders that were prepared before) and goes on where it was stopped. Every second person of each site in order of id, fixed
-beforehand, belongs to the half "choose": on it alone each channel's model is chosen. People of the half "report" give every figure:
-they are predicted from 40, 80 or all other people of both halves.
+The second call needs tabular/freesurfer_roi, t1w_ixi_2mm and t1w_2mm in GEN3D_REAL_DATA. It prepares the scans at 2.5 mm, or
+takes --ixi and --t1w, folders that were prepared before; --tables leaves the scans out. Every second person of each site in
+order of id, fixed beforehand, belongs to the half "choose": on it alone each channel's model is chosen. People of the half
+"report" give every figure: they are predicted from 40, 80, 160 or all other people of both halves.
 """
 
 from __future__ import annotations
@@ -47,10 +47,18 @@ Floats = NDArray[np.float64]
 
 SPACING_MM, SMOOTHING_MM = 2.5, 4.0
 NUM_VOXELS = 4000
-SIZES: tuple[int | None, ...] = (40, 80, None)
+SIZES: tuple[int | None, ...] = (40, 80, 160, None)
 REPEATS, FOLDS = 30, 10
 CHANNELS = ("volume", "deformation", "size", "deformation voxels", "residual voxels")
 COHORTS = 60
+ASEG = (
+    *(f"{side}-{name}" for side in ("Left", "Right") for name in (
+        "Hippocampus", "Amygdala", "Thalamus-Proper", "Caudate", "Putamen", "Pallidum", "Accumbens-area",
+        "Lateral-Ventricle", "Inf-Lat-Vent", "Cerebellum-Cortex", "Cerebellum-White-Matter",
+    )),
+    "3rd-Ventricle", "4th-Ventricle", "Brain-Stem",
+    "lhCortexVol", "rhCortexVol", "lhCerebralWhiteMatterVol", "rhCerebralWhiteMatterVol",
+)  # fmt: skip
 
 
 # --- simulated truth ---------------------------------------------------------------------------------------------------
@@ -194,6 +202,36 @@ def cohorts_of(parts: dict[str, tuple[pd.DataFrame, dict[str, Floats]]]) -> Iter
             )
 
 
+def tabular(folder: Path) -> Iterator[tuple[str, str, Cohort]]:
+    """FreeSurfer's regions, of more people than have scans: thickness of IXI and fcon1000, log volume / head size of fcon1000."""
+    ixi = pd.read_csv(folder / "IXI_aparc_thickness.csv").merge(
+        pd.read_csv(folder / "IXI_age_gender.csv"), on="participant_id"
+    )
+    ixi = ixi.drop_duplicates("participant_id").sort_values("participant_id", ignore_index=True)
+    regions = [name for name in ixi if str(name).endswith("_thickness") and "Mean" not in str(name)]
+    sex = ixi["sex"].map({1: 0.5, 2: -0.5}).to_numpy(np.float64)
+    one = np.full(len(ixi), "ixi")
+    yield (
+        "FreeSurfer, IXI",
+        "thickness",
+        Cohort(ixi[regions].to_numpy(np.float64), ixi["age"].to_numpy(np.float64), sex, one),
+    )
+    fcon = pd.read_csv(folder / "fcon1000_tr.csv").sort_values("sub_id", ignore_index=True)
+    regions = [name for name in fcon if str(name).endswith("_thickness") and "Mean" not in str(name)]
+    volumes = np.log(fcon[[*ASEG]].to_numpy(np.float64)) - np.log(fcon[["eTIV"]].to_numpy(np.float64))
+    for channel, values in (("thickness", fcon[regions].to_numpy(np.float64)), ("volume", volumes)):
+        yield (
+            "FreeSurfer, fcon1000",
+            channel,
+            Cohort(
+                values,
+                fcon["age"].to_numpy(np.float64),
+                fcon["sex"].to_numpy(np.float64) - 0.5,
+                fcon["site"].to_numpy(str),
+            ),
+        )
+
+
 def halves(cohort: Cohort) -> NDArray[np.bool_]:
     """Whether each person belongs to the half "choose": every second of each site."""
     chosen = np.zeros(len(cohort.ages), dtype=bool)
@@ -257,7 +295,8 @@ def report(name: str, channel: str, cohort: Cohort) -> list[dict[str, Any]]:
     chosen, reported = choose(cohort), ~halves(cohort)
     rows = []
     for size in SIZES:
-        if size is not None and size >= len(cohort.ages) - FOLDS:
+        few = 4 * len(set(cohort.sites.tolist()))
+        if size is not None and not few < size < len(cohort.ages) - FOLDS:
             continue
         density, beyond, columns, slopes = held_out(cohort, size)
         for kind in KINDS:
@@ -302,11 +341,21 @@ def shown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def studied(data: Path, given: argparse.Namespace) -> Iterator[tuple[str, str, Cohort]]:
+    """Every cohort and channel: tables first, which cost nothing."""
+    if (data / "tabular" / "freesurfer_roi").is_dir():
+        yield from tabular(data / "tabular" / "freesurfer_roi")
+    if not given.tables:
+        parts = {name: measured(name, of, given.out) for name, of in prepared_cohorts(data, given).items()}
+        yield from cohorts_of(parts)
+
+
 def main() -> None:
     """Simulate or measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--simulated", action="store_true", help="known curves instead of real people")
+    parser.add_argument("--tables", action="store_true", help="only the tables of FreeSurfer's regions")
     parser.add_argument("--ixi", type=Path, help="t1w_ixi_2mm, prepared")
     parser.add_argument("--t1w", type=Path, help="t1w_2mm, prepared")
     given = parser.parse_args()
@@ -317,11 +366,10 @@ def main() -> None:
         say(table.round(4).to_string(index=False))
         return
     data = Path(os.environ.get("GEN3D_REAL_DATA", ""))
-    if (given.ixi is None or given.t1w is None) and not (data / "t1w_ixi_2mm").is_dir():
-        raise UserError("GEN3D_REAL_DATA must name a folder that holds t1w_ixi_2mm and t1w_2mm.")
-    parts = {name: measured(name, of, given.out) for name, of in prepared_cohorts(data, given).items()}
+    if not (data / "t1w_ixi_2mm").is_dir():
+        raise UserError("GEN3D_REAL_DATA must name a folder that holds t1w_ixi_2mm, t1w_2mm and tabular.")
     rows: list[dict[str, Any]] = []
-    for name, channel, cohort in cohorts_of(parts):
+    for name, channel, cohort in studied(data, given):
         say(f"{name}, {channel}: {len(cohort.ages)} people, {percent(float(halves(cohort).mean()), 0)} of them choose")
         rows += report(name, channel, cohort)
         write_table(given.out / "life_span.tsv", pd.DataFrame(rows), digits=4)
