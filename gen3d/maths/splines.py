@@ -15,9 +15,10 @@ span, is expected to be one residual SD. The smoothing is that of the highest re
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +70,38 @@ def penalty_matrix(num_columns: int, penalised: Sequence[int], smoothing: float)
     matrix = np.zeros((num_columns, num_columns))
     matrix[np.ix_(columns, columns)] = smoothing * age_penalty()
     return matrix
+
+
+@dataclass(frozen=True)
+class Bends:
+    """The spline columns of a design and how strongly they are penalised; infinity removes them."""
+
+    columns: tuple[int, ...]
+    smoothing: float = math.inf
+
+    def inverse(self, gram: Floats) -> Floats:
+        """(C'C + smoothing P)^-1, [p, p]: the coefficients are its product with C'r, and its leverage that of the fit."""
+        if math.isfinite(self.smoothing):
+            return np.asarray(np.linalg.inv(gram + penalty_matrix(len(gram), self.columns, self.smoothing)))
+        inverse = np.zeros_like(gram)
+        free = np.setdiff1d(np.arange(len(gram)), self.columns)
+        inverse[np.ix_(free, free)] = np.linalg.inv(gram[np.ix_(free, free)])
+        return inverse
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary that JSON can hold; null for an infinite smoothing."""
+        return {"columns": list(self.columns), "smoothing": self.smoothing if math.isfinite(self.smoothing) else None}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Bends:
+        """The inverse of `to_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: other fields.
+        """
+        smoothing = values["smoothing"]
+        columns = tuple(int(column) for column in values["columns"])
+        return cls(columns, math.inf if smoothing is None else float(smoothing))
 
 
 def effective_dof(gram: Floats, penalised: Sequence[int], smoothing: float) -> float:

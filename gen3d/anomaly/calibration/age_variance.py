@@ -122,6 +122,10 @@ class AgeVariance:
         return cls(sites, (float(low), float(high)))
 
 
+ONE_FOR_ALL = AgeVariance({}, (0.0, 0.0))
+"""The same residual SD at every age."""
+
+
 def fit_age_variance(
     mean_squares: NDArray[np.floating],
     age_years: Sequence[float] | NDArray[np.floating],
@@ -139,7 +143,7 @@ def fit_age_variance(
     labels = np.array([""] * len(ages) if sites is None else [str(site) for site in sites])
     usable = np.isfinite(ages) & np.isfinite(squares) & (squares > 0)
     if not usable.any():
-        return AgeVariance({}, (0.0, 0.0))
+        return ONE_FOR_ALL
     ages, labels, logs = ages[usable], labels[usable], np.log(squares[usable])
     decades = (ages - MIDDLE_YEARS) / 10.0
     names, member = np.unique(labels, return_inverse=True)

@@ -8,18 +8,20 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.anomaly.calibration.age_variance import ONE_FOR_ALL, AgeVariance
 from gen3d.anomaly.calibration.controls import Coded
 from gen3d.anomaly.calibration.empirical_null import Counts, NullMap, fit_null_map
 from gen3d.anomaly.calibration.normative import NormativeModel, z_scores
 from gen3d.anomaly.calibration.site_variance import SiteVariance
 from gen3d.anomaly.calibration.sums import ValueSums
+from gen3d.maths.splines import Bends
 
 Array = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class ChannelNorm:
-    """The model of one channel's V values.
+    """The model of one channel's V values. `bends` are the columns of the spline of age with their smoothing, None without.
 
     `null_counts` is the histogram of held-out z of controls (`empirical_null.count`), None where z is not mapped; `sums` are
     those that the model came from, None where they are not at hand.
@@ -29,6 +31,8 @@ class ChannelNorm:
     site_variance: SiteVariance = field(default_factory=lambda: SiteVariance({}, {}))
     null_counts: Counts | None = None
     sums: ValueSums | None = None
+    age_variance: AgeVariance = ONE_FOR_ALL
+    bends: Bends | None = None
 
     @cached_property
     def null_map(self) -> NullMap | None:
@@ -41,6 +45,6 @@ class ChannelNorm:
 
     def z(self, values: Array, people: Coded) -> NDArray[np.float32]:
         """z [m, V] of people who are not among the controls."""
-        scale = people.spread * self.site_variance.of(people.sites)
+        scale = people.spread * self.site_variance.of(people.sites) * self.age_variance.of(people.age_years)
         z = z_scores(self.model, values, people.covariates, scale)
         return z if self.null_map is None else self.null_map(z)

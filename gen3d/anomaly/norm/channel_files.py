@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.anomaly.calibration.age_variance import AgeVariance
 from gen3d.anomaly.calibration.channel_norm import ChannelNorm
 from gen3d.anomaly.calibration.empirical_null import EDGES
 from gen3d.anomaly.calibration.normative import NormativeModel, Prior
@@ -21,6 +22,7 @@ from gen3d.core.arrays import read_arrays, require_finite
 from gen3d.core.disk import whole_file, writing
 from gen3d.core.errors import UserError
 from gen3d.maths.covariate_sums import Group
+from gen3d.maths.splines import Bends
 
 AGAIN = "copy the norm folder again, or fit it again with `gen3d norm`"
 OFFSET = "offset"
@@ -62,6 +64,8 @@ class ChannelFiles:
             "dof_residual": model.dof_residual,
             "site_factors": dict(norm.site_variance.factors),
             "site_people": dict(norm.site_variance.num_people),
+            "age_variance": norm.age_variance.to_dict(),
+            "bends": None if norm.bends is None else norm.bends.to_dict(),
         }
         if norm.sums is not None:
             offset = norm.sums.mean.astype(np.float32)
@@ -114,9 +118,11 @@ class ChannelFiles:
                 {str(site): float(factor) for site, factor in record["site_factors"].items()},
                 {str(site): int(num) for site, num in record["site_people"].items()},
             )
+            age_variance = AgeVariance.from_dict(record["age_variance"])
+            bends = None if record["bends"] is None else Bends.from_dict(record["bends"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise damaged(self.judging, error) from None
-        return ChannelNorm(model, factors, counts)
+        return ChannelNorm(model, factors, counts, age_variance=age_variance, bends=bends)
 
     def read_scores(self) -> ControlScores:
         """The scores of controls.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,14 +23,21 @@ from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtrit
 
+from gen3d.anomaly.calibration.channel_norm import ChannelNorm
 from gen3d.anomaly.calibration.empirical_null import CENTRES, NullMap
-from gen3d.cohort.channels import LOG_VOLUMES
+from gen3d.cohort.channels import CONTRAST, LOG_VOLUMES, SIZE, VOLUME
 from gen3d.cohort.region_validity import measures_volume
+from gen3d.core import words as spell
+from gen3d.core.disk import whole_file
 from gen3d.core.errors import UserError
+from gen3d.core.tables import TableFile
 from gen3d.figures import names as wording
 from gen3d.figures import style
 from gen3d.figures.charts import Chart, finished
+from gen3d.maths.design import Design
 
+OF_CURVES = (VOLUME, SIZE, CONTRAST)
+"""Channels that curves can be drawn of, the best first: the person's own values, with no model's expectation taken off."""
 CENTILES = (5, 25, 50, 75, 95)
 SEXES = ("F", "M")
 STEP_YEARS = 1.0
@@ -40,6 +48,8 @@ MAIN_REGIONS = (
 )
 """Structures whose curves are known from the literature; of cortex those whose reading follows labelled volumes best."""
 COLUMNS = ("channel", "region", "sex", "age_years", *(f"centile_{centile}" for centile in CENTILES))
+CURVES = TableFile("curves.tsv", COLUMNS, "copy the norm folder again, or fit it again with `gen3d norm`")
+CURVES_PNG, CURVES_SVG = "curves.png", "curves.svg"
 PANELS_IN_A_ROW = 4
 INCHES_PER_ROW, INCHES_BELOW, INCHES_ABOVE = 1.75, 0.62, 0.28
 COLOURS = {"F": style.GROUP_COLOURS[3], "M": style.GROUP_COLOURS[0]}
@@ -67,6 +77,62 @@ class CurveModel:
     rows: Callable[[Floats, list[str]], Floats]
     factor: Callable[[Floats], Floats]
     null_map: NullMap | None = None
+
+
+def curve_model(channel: str, names: tuple[str, ...], norm: ChannelNorm, design: Design) -> CurveModel:
+    """The curves' part of the norm of a channel by region."""
+    of_sites = [place for place, name in enumerate(design.columns) if name.startswith("site ")]
+
+    def rows(ages: Floats, sexes: list[str]) -> Floats:
+        matrix = design.matrix(ages, sexes, [""] * len(ages))
+        matrix[:, of_sites] = 0.0  # the mean over sites
+        return matrix
+
+    model = norm.model
+    return CurveModel(
+        channel,
+        names,
+        model.coefficients,
+        model.sd,
+        model.gram_inverse,
+        model.dof,
+        design.age_range_years,
+        rows,
+        norm.age_variance.of,
+        norm.null_map,
+    )
+
+
+def write_curves(folder: Path, model: CurveModel) -> None:
+    """Write table and picture of the main regions, or of an atlas without them the first, into a norm folder.
+
+    Nothing is written where no control's age is known.
+    """
+    main = [name for name in MAIN_REGIONS if name in model.names]
+    curves = centile_curves(model, main or model.names[: len(MAIN_REGIONS)])
+    if curves.empty:
+        return
+    CURVES.write(folder, curves)
+    png, svg = draw_curves(curves)
+    for name, content in ((CURVES_PNG, png), (CURVES_SVG, svg)):
+        with whole_file(folder / name) as partial:
+            partial.write_bytes(content)
+
+
+def curve_lines(curves: pd.DataFrame) -> list[str]:
+    """Lines of a markdown table: median and 5th to 95th centile of regions at three ages by sex, in the picture's unit."""
+    ages = np.unique(curves["age_years"])
+    chosen = ages[np.rint(np.linspace(0, len(ages) - 1, 3)).astype(int)]
+    heads = [f"{SEX_NAMES[sex]}, {age:.0f} years" for age in chosen for sex in SEXES]
+    lines = [f"| region | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for region, part in curves.groupby("region", sort=False):
+        shown = relative(part).set_index(["age_years", "sex"])
+        cells = []
+        for at in ((age, sex) for age in chosen for sex in SEXES):
+            middle, low, high = (float(shown.loc[at, f"centile_{centile}"]) for centile in (50, 5, 95))
+            cells.append(spell.interval(middle, low, high, digits=0))
+        lines.append(f"| {wording.reading(str(region), str(part['channel'].iloc[0]))} | {' | '.join(cells)} |")
+    return lines
 
 
 def centile_curves(model: CurveModel, regions: Sequence[str] = MAIN_REGIONS) -> pd.DataFrame:
