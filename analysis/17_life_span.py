@@ -27,11 +27,9 @@ import pandas as pd
 from life_span_models import KINDS, USUAL, Cohort, Kind, fit_all
 from numpy.typing import NDArray
 
-from gen3d.anomaly.channels import ChannelMaker, ScanComparison
-from gen3d.anomaly.region_channels import size_values
-from gen3d.anomaly.region_readings import volume_values
+from gen3d.anomaly.compare import CompareSettings, ScanComparer, regions, voxels
 from gen3d.cli import run_script
-from gen3d.cohort.channels import LOG_JACOBIAN, T1W
+from gen3d.cohort.channels import CONTRAST, SIZE, VOLUME
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.seen import identities
 from gen3d.core.errors import Unfinished, UserError
@@ -39,7 +37,7 @@ from gen3d.core.progress import say, track
 from gen3d.core.tables import write_table
 from gen3d.core.words import interval, percent
 from gen3d.maths.stats import bootstrap_interval
-from gen3d.models.run import covariates_of, load_run
+from gen3d.models.run import load_run
 from gen3d.prepare.prepare import Prepare
 from gen3d.train.train import Train
 
@@ -49,7 +47,10 @@ SPACING_MM, SMOOTHING_MM = 2.5, 4.0
 NUM_VOXELS = 4000
 SIZES: tuple[int | None, ...] = (40, 80, 160, None)
 REPEATS, FOLDS = 30, 10
-CHANNELS = ("volume", "deformation", "size", "deformation voxels", "residual voxels")
+CHANNELS = (
+    *(regions(channel) for channel in (VOLUME, SIZE, CONTRAST, "deformation")),
+    *(voxels(channel) for channel in ("deformation", "residual")),
+)
 COHORTS = 60
 ASEG = (
     *(f"{side}-{name}" for side in ("Left", "Right") for name in (
@@ -150,41 +151,29 @@ def prepared_cohorts(data: Path, given: argparse.Namespace) -> dict[str, Prepare
 def people_of(prepared: Prepared) -> pd.DataFrame:
     """Healthy people of known age, the first scan of each, in order of id."""
     table = prepared.manifest
-    usable = (table["role"] != "excluded") & table["age_years"].notna() & (table["group"] == "control")
+    usable = table["role"].isin(["train", "calibration", "test"]) & table["age_years"].notna()
     return table[usable].sort_values("key").drop_duplicates("subject").reset_index(drop=True)
 
 
 def measured(name: str, prepared: Prepared, out: Path) -> tuple[pd.DataFrame, dict[str, Floats]]:
-    """People and the values of each channel [n, V], kept in a file."""
-    table, path = people_of(prepared), out / f"values_{name}.npz"
-    if not path.is_file():
-        run = load_run(
-            Train.model_validate(
-                {"prepared": prepared.folders[0], "out": out / f"pca_{name}", "channels": ["t1w"], "cross_fit": 5}
-                | {"model": {"kind": "pca", "num_components": 20}}
-            ).run()
-        )
-        maker = ChannelMaker(prepared.mask, prepared.plan.spacing_mm, SMOOTHING_MM)
-        every = max(1, int(prepared.mask.sum()) // NUM_VOXELS)
-        voxels: dict[str, list[Floats]] = {"deformation voxels": [], "residual voxels": []}
-        people = identities(table)
-        for i in track(range(len(table)), f"comparing {name}"):
-            row = table.iloc[i]
-            observed = {channel: prepared.volume(row["key"], channel) for channel in (T1W, LOG_JACOBIAN)}
-            expected = run.expect(observed[T1W][None], people[i], covariates_of(run, row), 0, 0)
-            assert expected is not None
-            comparison = ScanComparison(observed, {T1W: expected[0][0]})
-            for channel in ("deformation", "residual"):
-                smooth = maker.smooth(maker.sharp(comparison, channel), channel)  # type: ignore[arg-type]
-                voxels[f"{channel} voxels"].append(smooth[::every])
-        size = size_values(prepared, table.assign(folder=str(prepared.folders[0])))
-        volume = volume_values(prepared, table)
-        assert size is not None
-        assert volume is not None
-        values = {"size": size, "volume": volume, "deformation": size[:, 1:] - size[:, :1]}
-        np.savez(path, **values, **{channel: np.stack(maps) for channel, maps in voxels.items()})
-    with np.load(path) as kept:
-        return table, {channel: kept[channel].astype(np.float64) for channel in CHANNELS}
+    """People and the values of each channel [n, V]; what is kept of each person is not measured again."""
+    table, kept = people_of(prepared), out / f"values_{name}"
+    kept.mkdir(exist_ok=True)
+    settings = {"prepared": prepared.folders[0], "out": out / f"pca_{name}", "channels": ["t1w"], "cross_fit": 5}
+    run = load_run(Train.model_validate({**settings, "model": {"kind": "pca", "num_components": 20}}).run())
+    comparer = ScanComparer(prepared, run, CompareSettings(("residual", "deformation"), 0, SMOOTHING_MM, 0))
+    every = max(1, int(prepared.mask.sum()) // NUM_VOXELS)
+    people = []
+    for person, (_, row) in track(
+        zip(identities(table), table.iterrows(), strict=True), f"measuring {name}", total=len(table)
+    ):
+        path = kept / f"{row['key']}.npz"
+        if not path.is_file():
+            values = comparer(row, person)
+            np.savez(path, **{of: values[of][::every] if of.endswith("-voxels") else values[of] for of in CHANNELS})
+        with np.load(path) as found:
+            people.append({channel: found[channel].astype(np.float64) for channel in CHANNELS})
+    return table, {channel: np.stack([values[channel] for values in people]) for channel in CHANNELS}
 
 
 def cohorts_of(parts: dict[str, tuple[pd.DataFrame, dict[str, Floats]]]) -> Iterator[tuple[str, str, Cohort]]:
@@ -208,18 +197,18 @@ def tabular(folder: Path) -> Iterator[tuple[str, str, Cohort]]:
         pd.read_csv(folder / "IXI_age_gender.csv"), on="participant_id"
     )
     ixi = ixi.drop_duplicates("participant_id").sort_values("participant_id", ignore_index=True)
-    regions = [name for name in ixi if str(name).endswith("_thickness") and "Mean" not in str(name)]
+    names = [name for name in ixi if str(name).endswith("_thickness") and "Mean" not in str(name)]
     sex = ixi["sex"].map({1: 0.5, 2: -0.5}).to_numpy(np.float64)
     one = np.full(len(ixi), "ixi")
     yield (
         "FreeSurfer, IXI",
         "thickness",
-        Cohort(ixi[regions].to_numpy(np.float64), ixi["age"].to_numpy(np.float64), sex, one),
+        Cohort(ixi[names].to_numpy(np.float64), ixi["age"].to_numpy(np.float64), sex, one),
     )
     fcon = pd.read_csv(folder / "fcon1000_tr.csv").sort_values("sub_id", ignore_index=True)
-    regions = [name for name in fcon if str(name).endswith("_thickness") and "Mean" not in str(name)]
+    names = [name for name in fcon if str(name).endswith("_thickness") and "Mean" not in str(name)]
     volumes = np.log(fcon[[*ASEG]].to_numpy(np.float64)) - np.log(fcon[["eTIV"]].to_numpy(np.float64))
-    for channel, values in (("thickness", fcon[regions].to_numpy(np.float64)), ("volume", volumes)):
+    for channel, values in (("thickness", fcon[names].to_numpy(np.float64)), ("volume", volumes)):
         yield (
             "FreeSurfer, fcon1000",
             channel,

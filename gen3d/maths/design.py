@@ -155,10 +155,14 @@ class Design:
     def gram(self, sums: CovariateSums) -> NDArray[np.float64]:
         """C'C of the people of the sums, [p, p]."""
         transforms = [self.transform(group) for group in sums.groups]
-        return np.asarray(sum(of @ gram @ of.T for of, gram in zip(transforms, sums.gram, strict=True)))
+        few = slice(self.basis_width)
+        return np.asarray(sum(of @ gram[few, few] @ of.T for of, gram in zip(transforms, sums.gram, strict=True)))
 
     def transform(self, group: Group) -> NDArray[np.float64]:
-        """The matrix [p, b] that makes a person's row of this design out of the row of `basis_rows`, for people of a group."""
+        """The matrix [p, b] that makes a person's row of this design out of the row of `basis_rows`, for people of a group.
+
+        b is `basis_width`: the first so many functions of a person.
+        """
         one, age, age2, sex, *bends = np.eye(len(BASIS))
         shift = float(in_units(self.age_mean_years)) if group.age_known and math.isfinite(self.age_mean_years) else 0.0
         rows = [one]
@@ -174,7 +178,7 @@ class Design:
         if SPLINE in self.terms:  # 0 at the mean age, like the other terms of age
             middle = age_basis([self.age_mean_years])[0]
             rows += [bend - at * one if group.age_known else 0 * one for bend, at in zip(bends, middle, strict=True)]
-        return np.stack(rows)
+        return np.stack(rows)[:, : self.basis_width]
 
     def matrix(
         self,
@@ -187,7 +191,7 @@ class Design:
         transforms = {group: self.transform(group) for group in set(groups)}
         if not groups:
             return np.empty((0, len(self.columns)))
-        return np.stack([transforms[group] @ row for group, row in zip(groups, rows, strict=True)])
+        return np.stack([transforms[group] @ row[: self.basis_width] for group, row in zip(groups, rows, strict=True)])
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ from gen3d.anomaly.calibration.sums import People, ValueSums
 from gen3d.maths.design import basis_of
 from gen3d.maths.left_out import left_out_together
 from gen3d.maths.significance import conformal_resolution, fdr, p_values
-from gen3d.maths.splines import Bends, choose_smoothing
+from gen3d.maths.splines import Bends
 
 AT_ONCE = 16
 """People whose values are in memory at a time."""
@@ -174,11 +174,7 @@ class _Controls:
 
     def smoothed(self, sums: ValueSums, factors: SiteVariance) -> Bends | None:
         """The spline columns with the smoothing that the controls make most likely, None without a spline."""
-        if not self.bends:
-            return None
-        gram, cross, squares, num = sums.products(self.transforms, self.weights(factors))
-        few = some_voxels(sums.num_values)
-        return Bends(self.bends, choose_smoothing(gram, cross[:, few], squares[few], num, self.bends))
+        return sums.likeliest(self.transforms, self.weights(factors), self.bends)
 
     def mean_squares(self, model: NormativeModel, factors: SiteVariance) -> NDArray[np.float64]:
         """Mean over some of the voxels of each one's squared residual in units of the model's and the site's variance, [n]."""
@@ -295,14 +291,14 @@ def describe_calibration(panel: Panel, calibrated: Calibrated, q: float) -> dict
         "age_range_years": list(panel.design.age_range_years),
         "dof": None if np.isinf(dof) else float(dof),
         "site_variance": _describe_sites(panel, calibrated.norm.site_variance),
-        "age_effects": _describe_age(calibrated.norm),
+        "age_effects": describe_age(calibrated.norm),
         "conformal_resolution": conformal_resolution(len(panel.calibration)),
         "calibration_held_out": null_figures(calibrated.z, panel.calibration, q, panel.sites(panel.calibration)),
         "test": null_figures(calibrated.z, test, q, panel.sites(test)),
     }
 
 
-def _describe_age(norm: ChannelNorm) -> dict[str, Any]:
+def describe_age(norm: ChannelNorm) -> dict[str, Any]:
     """Smoothing of the spline (None: a straight line, or no spline), and change of the log variance per decade."""
     smoothing = norm.bends.smoothing if norm.bends is not None else math.inf
     slope, error = norm.age_variance.estimate

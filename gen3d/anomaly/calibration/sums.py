@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.anomaly.calibration.site_variance import some_voxels
 from gen3d.maths.covariate_sums import PLAIN, Group
-from gen3d.maths.splines import Bends
+from gen3d.maths.splines import Bends, choose_smoothing
 
 ROUNDING = 1e-12
 """Share of r'r below which what a fit leaves is rounding."""
@@ -121,6 +122,10 @@ class ValueSums:
             self.groups, self.num, self.gram, self.cross - ones[:, :, None] * shift, np.maximum(squares, 0.0)
         )
 
+    def part(self, few: slice) -> ValueSums:
+        """The sums of some of the values."""
+        return ValueSums(self.groups, self.num, self.gram, self.cross[:, :, few], self.squares[:, few])
+
     @property
     def mean(self) -> Floats:
         """Weighted mean value of all people, [V]."""
@@ -144,16 +149,27 @@ class ValueSums:
         remaining[remaining < ROUNDING * squares] = 0.0  # values that do not vary
         return Fitted(gram_inverse, coefficients, remaining, num, 0 if bends is None else len(bends.columns))
 
+    def likeliest(self, transforms: Sequence[Floats], weights: Floats, columns: tuple[int, ...]) -> Bends | None:
+        """The spline columns of a design with the smoothing that these people make most likely; None for no columns.
+
+        Arguments of `fit`; some of the values decide for all.
+        """
+        if not columns:
+            return None
+        gram, cross, squares, num = self.part(some_voxels(self.num_values)).products(transforms, weights)
+        return Bends(columns, choose_smoothing(gram, cross, squares, num, columns))
+
     def products(self, transforms: Sequence[Floats], weights: Floats, without: People | None = None) -> Products:
         """The cross-products of a design; arguments of `fit`.
 
         Raises:
-            ValueError: the design has a spline of age and the sums have not.
+            ValueError: the design has a spline of age and the sums have not, or the other way round.
         """
-        columns, width = len(transforms[0]), self.gram.shape[1]
-        if any(of[:, width:].any() for of in transforms):
-            raise ValueError("these sums have no columns for a spline of age")
-        transforms = [of[:, :width] for of in transforms]
+        (columns, wide), width = transforms[0].shape, self.gram.shape[1]
+        if wide != width:
+            raise ValueError(
+                f"sums of {width} functions of people, and a design of {wide}: one of them has a spline of age"
+            )
         scaled = np.stack([weight * of for weight, of in zip(weights, transforms, strict=True)])  # [g, p, b]
         gram = np.einsum("gpb,gbc,gqc->pq", scaled, self.gram, np.stack(transforms))
         cross = scaled.transpose(1, 0, 2).reshape(columns, -1) @ self.cross.reshape(len(weights) * width, -1)

@@ -11,7 +11,7 @@ where it moves z. Sites are at their mean. Nothing is drawn beyond the ages of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +101,13 @@ def curve_model(channel: str, names: tuple[str, ...], norm: ChannelNorm, design:
         norm.age_variance.of,
         norm.null_map,
     )
+
+
+def write_best_curves(folder: Path, models: Mapping[str, CurveModel]) -> None:
+    """`write_curves` of the first of `OF_CURVES` among the channels of a norm."""
+    best = next((channel for channel in OF_CURVES if channel in models), None)
+    if best is not None:
+        write_curves(folder, models[best])
 
 
 def write_curves(folder: Path, model: CurveModel) -> None:
