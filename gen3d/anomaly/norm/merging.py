@@ -24,6 +24,7 @@ from gen3d.anomaly.calibration.calibrate import describe_age
 from gen3d.anomaly.calibration.channel_norm import ChannelNorm
 from gen3d.anomaly.calibration.controls import LEAST_ALLOWED, ControlGroup, SiteGate
 from gen3d.anomaly.calibration.normative import model_of, variance_smoother
+from gen3d.anomaly.calibration.site_shift import Squares
 from gen3d.anomaly.calibration.site_variance import ITERATIONS, SiteVariance, shrunken_factors, some_voxels
 from gen3d.anomaly.calibration.sums import ValueSums
 from gen3d.anomaly.control_scores import ControlScores
@@ -197,7 +198,11 @@ def _merged_norm(norms: Sequence[NormFolder], channel: str, part: str, group: Co
     counts = [old.null_counts for old in olds if old.null_counts is not None]
     pool = np.sum(counts, axis=0) if len(counts) == len(olds) else None
     by_age = reduce(AgeVariance.merged, [old.age_variance for old in olds])
-    return ChannelNorm(model, factors, pool, sums, by_age, bends)
+    squares: dict[str, Squares] = {}
+    for old in olds:
+        for site, of_site in old.squares.items():
+            squares[site] = squares[site].merged(of_site) if site in squares else of_site
+    return ChannelNorm(model, factors, pool, sums, squares=squares, age_variance=by_age, bends=bends)
 
 
 def _merged_factors(
