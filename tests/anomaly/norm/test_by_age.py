@@ -24,7 +24,8 @@ BY_AGE = {"covariates": ["age", "age_spline", "sex", "site"], "age_variance": Tr
 
 @pytest.fixture(scope="module")
 def controls(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_cohort(tmp_path_factory.mktemp("by_age") / "controls", 40, 0, sites=("a", "b"), seed=3)
+    split = Split(train=0.25, calibration=0.75, test=0)  # enough controls calibrate for a spline
+    return write_cohort(tmp_path_factory.mktemp("by_age") / "controls", 44, 0, sites=("a", "b"), seed=3, split=split)
 
 
 @pytest.fixture(scope="module")
