@@ -66,9 +66,12 @@ class ChannelFiles:
             "prior_variance": model.prior.variance,
             "num_people": model.num_people,
             "dof_residual": model.dof_residual,
+            "floor": model.floor,
             "site_factors": dict(norm.site_variance.factors),
             "site_people": dict(norm.site_variance.num_people),
             "squares": {site: list(of_site) for site, of_site in norm.squares.items()},
+            "site_offsets": dict(norm.site_variance.offsets),
+            "within_sites": norm.site_variance.within,
         }
         if norm.sums is not None:
             offset = norm.sums.mean.astype(np.float32)
@@ -140,10 +143,13 @@ class ChannelFiles:
                 prior,
                 int(record["num_people"]),
                 int(record["dof_residual"]),
+                float(record["floor"]),
             )
             factors = SiteVariance(
                 {str(site): float(factor) for site, factor in record["site_factors"].items()},
                 {str(site): int(num) for site, num in record["site_people"].items()},
+                {str(site): float(offset) for site, offset in record["site_offsets"].items()},
+                float(record["within_sites"]),
             )
             squares = {
                 str(site): Squares(int(num), float(mean), float(scatter))
