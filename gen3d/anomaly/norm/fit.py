@@ -98,8 +98,9 @@ class NormFit:
             self.anonymous,
         )
         write_plan(folder / PLAN, self.prepared.plan)
-        people = panel.table.iloc[panel.calibration]
-        seen = SeenBy.rows(people, CONTROL)
+        everyone = self.prepared.manifest
+        people = panel.table.iloc[panel.calibration]["subject"]
+        seen = SeenBy.rows(everyone[everyone["subject"].isin(people)], CONTROL)  # known by any of their scans
         write_norm(folder, record, seen, pd.concat(ranges, ignore_index=True), calibration, self._latents(values))
         return calibration
 
