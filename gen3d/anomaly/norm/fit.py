@@ -17,6 +17,7 @@ from gen3d.anomaly.control_scores import FEWEST_TOGETHER
 from gen3d.anomaly.expectation import Ensemble
 from gen3d.anomaly.fitting import FittedChannel, FittedRegions, Fitting
 from gen3d.anomaly.norm.folder import (
+    DECADE,
     REGIONS,
     RUNS,
     VOXELS,
@@ -47,7 +48,6 @@ OF_THE_NORM = (
 OF_PREPARE = ("brain_mask", "bias_correction")
 """Settings of `gen3d prepare` that decide what a scan looks like, and are not those of the grid."""
 CONTROL = "norm (calibration)"
-DECADE = 10
 
 
 @dataclass(frozen=True)
