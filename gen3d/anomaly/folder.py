@@ -47,6 +47,9 @@ CONTROL_RANGES = TableFile("control_ranges.tsv", ("channel", "region", "p05", "p
 """Centiles of deviations of a norm's controls, in maps whose controls are not among their people."""
 
 NORM = "norm"
+PREPARED, PAGE = "prepared", "page"
+"""Where a raw scan that a norm judged is prepared and shown, below the maps."""
+
 CALIBRATION = "calibration.json"
 ZMAP, SIGNIFICANT = "zmap", "significant"
 BY_REGION = (SIZE, CONTRAST, VOLUME)
@@ -109,6 +112,12 @@ class MapsFolder(ResultFolder):
     def by_norm(self) -> bool:
         """Whether a norm judged the people, whose controls are not among them."""
         return (self.folder / CONTROL_RANGES.file).is_file()
+
+    @property
+    def prepared_below(self) -> Path | None:
+        """The raw scan as it was prepared for a norm, None for maps of scans that were prepared before."""
+        below = self.folder / PREPARED
+        return below if below.is_dir() else None
 
     @property
     def is_one_scan(self) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from gen3d.anomaly.expectation import Ensemble, load_runs
-from gen3d.anomaly.folder import CLUSTERS, CONTROL_RANGES, write_maps_tables
+from gen3d.anomaly.folder import CLUSTERS, CONTROL_RANGES, PREPARED, write_maps_tables
 from gen3d.anomaly.map_writer import MapSettings
 from gen3d.anomaly.norm.folder import NormFolder, open_norm
 from gen3d.anomaly.norm.judging import CACHE, JudgeTask, judge_all
@@ -29,9 +29,6 @@ from gen3d.verbs import verb_class
 
 OF_MAPS = ("smoothing_mm", "cluster_z")
 """Settings of a norm that its maps are read with."""
-
-PREPARED, PAGE = "prepared", "page"
-"""Where a raw scan is prepared and shown, below the maps."""
 
 
 @dataclass(frozen=True)
