@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from gen3d.anomaly.calibration.channel_norm import ChannelNorm
 from gen3d.anomaly.calibration.controls import LEAST_ALLOWED, ControlGroup, SiteGate
 from gen3d.anomaly.calibration.normative import model_of, variance_smoother
+from gen3d.anomaly.calibration.site_shift import Squares
 from gen3d.anomaly.calibration.site_variance import ITERATIONS, SiteVariance, shrunken_factors, some_voxels
 from gen3d.anomaly.calibration.sums import ValueSums
 from gen3d.anomaly.control_scores import ControlScores
@@ -182,7 +183,13 @@ def _merged_norm(norms: Sequence[NormFolder], channel: str, part: str, group: Co
     weights = factors.of([of.site for of in sums.groups]) ** -2.0
     model = model_of(sums.fit(transforms, weights), smooth).with_floor(max(old.model.floor for old in olds))
     counts = [old.null_counts for old in olds if old.null_counts is not None]
-    return ChannelNorm(model, factors, np.sum(counts, axis=0) if len(counts) == len(olds) else None, sums)
+    squares: dict[str, Squares] = {}
+    for old in olds:
+        for site, of_site in old.squares.items():
+            squares[site] = squares[site].merged(of_site) if site in squares else of_site
+    return ChannelNorm(
+        model, factors, np.sum(counts, axis=0) if len(counts) == len(olds) else None, sums, squares=squares
+    )
 
 
 def _merged_factors(

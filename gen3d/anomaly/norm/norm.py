@@ -14,6 +14,7 @@ from gen3d.anomaly.calibration.panel import Panel
 from gen3d.anomaly.compare import compare
 from gen3d.anomaly.expectation import Ensemble
 from gen3d.anomaly.fitting import announce
+from gen3d.anomaly.norm.adapting import Adapting, open_adapting, plan_adapting, write_adapted
 from gen3d.anomaly.norm.card import write_card
 from gen3d.anomaly.norm.fit import NormFit, size_mb
 from gen3d.anomaly.norm.folder import NormFolder
@@ -28,7 +29,7 @@ from gen3d.core.progress import say
 from gen3d.core.work import Inputs
 from gen3d.models.run import Run
 
-Opened = tuple[Prepared, Run | Ensemble, Panel, list[Channel]] | list[NormFolder]
+Opened = tuple[Prepared, Run | Ensemble, Panel, list[Channel]] | list[NormFolder] | Adapting
 
 FREE = {"out", "workers", "licence", "contact"}
 """Settings that every way to make a norm has."""
@@ -64,7 +65,7 @@ class Norm(CalibratingVerb):
         if len(ways) > 1:
             raise ValueError(f"`{ways[0]}` and `{ways[1]}` do different things; give one of them.")
         if self.merge is not None or self.adapt is not None:
-            free = FREE | ({"merge"} if self.merge is not None else {"adapt", "prepared"})
+            free = FREE | ({"merge"} if self.merge is not None else {"adapt", "prepared", "q"})
             fixed = [key_of(type(self), name) for name in type(self).model_fields if name in given - free]
             if fixed:
                 raise ValueError(f"`{fixed[0]}` has no meaning with {ways[0]}=, it is that of the norm; leave it out.")
@@ -79,6 +80,8 @@ class Norm(CalibratingVerb):
     def plan(self) -> list[str]:
         """The controls and channels of the norm, and what it needs."""
         opened = self.open_inputs()
+        if isinstance(opened, Adapting):
+            return plan_adapting(opened, self.out)
         if isinstance(opened, list):
             num = sum(norm.record.covariates.num_people for norm in opened)
             return [f"merges {len(opened)} norms of {num} controls by their sums", f"writes {self.out}"]
@@ -114,6 +117,8 @@ class Norm(CalibratingVerb):
         """
         if self.merge is not None:
             return open_norms(self.merge)
+        if self.adapt is not None:
+            return open_adapting(self.adapt, self.prepared or ())
         prepared, run, channels = self.open_cohort()
         return prepared, run, only_controls(self.panel_of(prepared, run)), channels
 
@@ -123,6 +128,8 @@ class Norm(CalibratingVerb):
 
     def write(self, work: Work, opened: Opened) -> dict[str, Any]:
         """Write the norm folder."""
+        if isinstance(opened, Adapting):
+            return write_adapted(opened, self.out, self.q, self.workers)
         if isinstance(opened, list):
             record = merge(opened, self.out)
             write_card(self.out, self.licence, self.contact)
@@ -160,11 +167,17 @@ class Norm(CalibratingVerb):
                 f"{self.out}: {summary['num_compared']} controls compared; fit the norm with parts=[all of these folders]"
             )
             return
+        if "sites" in summary:
+            say(f"{self.out}: {self.adapt} with {', '.join(summary['sites'])}; read {self.out / 'card.md'}")
+        else:
+            self._conclude_fit(summary)
+        say(f"judge scans with it: gen3d anomaly norm={self.out} prepared=NEW out=maps")
+
+    def _conclude_fit(self, summary: Mapping[str, Any]) -> None:
         say(
             f"{self.out}: {summary['num_controls']} controls, channels {', '.join(summary['channels'])}, "
             f"{summary['megabytes']:.0f} MB; read {self.out / 'card.md'}"
         )
-        say(f"judge scans with it: gen3d anomaly norm={self.out} prepared=NEW out=maps")
 
 
 def only_controls(panel: Panel) -> Panel:
