@@ -44,7 +44,7 @@ class JudgeTask:
     maps: MapSettings
 
 
-class Judge:
+class ScanJudge:
     """Judges scans of a prepared cohort by a norm, and writes their maps."""
 
     def __init__(self, norm: NormFolder, prepared: Prepared, run: Run | Ensemble, out: Path, maps: MapSettings) -> None:
@@ -150,6 +150,6 @@ def _judge_group(task: JudgeTask, items: list[tuple[pd.Series, PersonHashes]]) -
 
 
 @lru_cache(maxsize=1)
-def _opened(task: JudgeTask) -> Judge:
+def _opened(task: JudgeTask) -> ScanJudge:
     norm = open_norm(task.norm)
-    return Judge(norm, open_prepared(task.prepared), load_runs(norm.run_folders), task.out, task.maps)
+    return ScanJudge(norm, open_prepared(task.prepared), load_runs(norm.run_folders), task.out, task.maps)
