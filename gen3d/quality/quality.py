@@ -58,7 +58,7 @@ class Quality(QualitySettings):
     def open_inputs(self) -> tuple[Prepared, Prepared, QualityPeople]:
         """The synthetic scans, the real scans, and the people of both that are compared."""
         synthetic, real = open_prepared(self.synthetic), open_prepared(self.reference)
-        people = choose_people(synthetic, real, self.match, self.seen)
+        people = choose_people(synthetic, real, self.match, self.seen, self.most_people, self.seed)
         real.require_channels((T1W,))
         return synthetic, real, people
 

@@ -47,5 +47,5 @@ def test_duplicates_and_distances_ask_first(monkeypatch: pytest.MonkeyPatch) -> 
     values = np.random.default_rng(0).standard_normal((60, 40))
     with pytest.raises(UserError, match="the components of 60 people"):
         find_duplicates(values, [f"p{row}" for row in range(60)])
-    with pytest.raises(UserError, match="the kernels of 120 feature vectors"):
+    with pytest.raises(UserError, match="the kernels of 120 scans"):
         _pool([values[:, None], values[:, None]])
