@@ -143,11 +143,19 @@ def _nearest_of_each(
 def groups_of(subjects: Sequence[str], pairs: Sequence[Pair]) -> NDArray[np.int64]:
     """Number of the person of each scan [n]; ids that are one person have one number."""
     names = list(dict.fromkeys(map(str, subjects)))
+    person = list(range(len(names)))
+
+    def first_of(index: int) -> int:
+        while person[index] != index:
+            person[index] = person[person[index]]
+            index = person[index]
+        return index
+
     number = {name: index for index, name in enumerate(names)}
     for pair in pairs:
-        low, high = sorted((number[pair.first], number[pair.second]))
-        number = {name: low if index == high else index for name, index in number.items()}
-    return np.array([number[str(subject)] for subject in subjects], dtype=np.int64)
+        low, high = sorted((first_of(number[pair.first]), first_of(number[pair.second])))
+        person[high] = low
+    return np.array([first_of(number[str(subject)]) for subject in subjects], dtype=np.int64)
 
 
 def judge_duplicates(pairs: Sequence[Pair], policy: Duplicates) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -159,43 +160,103 @@ NAMES = {"t1w": "T1w", "log_jacobian": "local volume"}
 VOXELS_AT_ONCE = 50_000
 """Voxels of all scans that are in memory together: 200 MB per thousand scans."""
 
+MOST_WHOLE = 2000
+"""Scans whose voxels are compared whole, each with all others; the voxels of more are sketched."""
+SKETCHED = 2048
+"""Numbers of a sketch."""
+
 
 @dataclass(frozen=True)
 class Voxels:
     """The voxels of the brain in one channel, as an isometric image [n, at most n]: inner products are those of the voxels.
 
-    `keys` are the scans of the rows.
+    `keys` are the scans of the rows. Where the voxels are `sketched`, the rows are random projections that keep inner products on
+    average (see `Sketch`).
     """
 
     channel: str
-    values: NDArray[np.float64]
+    values: NDArray[np.floating]
     num_voxels: int
     keys: tuple[str, ...]
+    sketched: bool = False
 
     @property
     def name(self) -> str:
         """As tables call the baseline."""
         return f"voxels ({NAMES.get(self.channel, self.channel)})"
 
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {key: row for row, key in enumerate(self.keys)}
+
     def of(self, keys: Iterable[str]) -> NDArray[np.float64]:
         """Rows of some scans, by key."""
-        places = {key: row for row, key in enumerate(self.keys)}
-        return np.asarray(self.values[[places[str(key)] for key in keys]])
+        return np.asarray(self.values[[self._places[str(key)] for key in keys]], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A random projection of voxels to few numbers: every voxel has a place and a sign, and a number is the sum at its place.
+
+    Inner products are kept on average, with a variance of about 2 |x|^2 |y|^2 / numbers (feature hashing, Weinberger et al.
+    2009, lemma 2). Places and signs are drawn without looking at a scan, so that nothing of test people enters a training fold,
+    and time and memory grow with people and not with their square.
+    """
+
+    places: NDArray[np.int64]
+    signs: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, num_voxels: int) -> Sketch:
+        """The same for every cohort on a grid."""
+        generator = np.random.default_rng(0)
+        return cls(
+            generator.integers(SKETCHED, size=num_voxels),
+            generator.choice(np.array([-1.0, 1.0], dtype=np.float32), size=num_voxels),
+        )
+
+    def __call__(self, voxels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[voxels] -> [SKETCHED]."""
+        return np.bincount(self.places, weights=voxels * self.signs, minlength=SKETCHED).astype(np.float32)
 
 
 def read_voxels(prepared: Prepared, keys: Sequence[str]) -> tuple[Voxels, ...]:
-    """The voxels of these scans, one entry per channel that was prepared."""
+    """The voxels of these scans, one entry per channel that was prepared; of more than MOST_WHOLE scans sketches of them.
+
+    Raises:
+        UserError: voxels that are not finite, or too little memory.
+    """
+    inside = np.flatnonzero(prepared.mask)
+    names = [name for name in (T1W, LOG_JACOBIAN) if name in prepared.plan.channels]
+    if len(keys) > MOST_WHOLE:
+        sketch = Sketch.of(len(inside))
+        return tuple(
+            Voxels(name, _sketches(prepared, keys, name, inside, sketch), len(inside), tuple(map(str, keys)), True)
+            for name in names
+        )
     announce_memory(
         f"the inner products of the voxels of {len(keys)} scans",
         6 * 8 * len(keys) ** 2,
         "set voxels=false or give fewer scans",
     )
-    inside = np.flatnonzero(prepared.mask)
     channels = []
-    for channel in (name for name in (T1W, LOG_JACOBIAN) if name in prepared.plan.channels):
+    for channel in names:
         factor = gram_factor(_blocks(prepared, keys, channel, inside), len(keys))
         channels.append(Voxels(channel, factor, len(inside), tuple(map(str, keys))))
     return tuple(channels)
+
+
+def _sketches(
+    prepared: Prepared, keys: Sequence[str], channel: str, inside: NDArray[np.int64], sketch: Sketch
+) -> NDArray[np.float32]:
+    """[n, SKETCHED]."""
+    rows = np.empty((len(keys), SKETCHED), dtype=np.float32)
+    for row, key in enumerate(track(keys, f"reading voxels ({NAMES.get(channel, channel)})")):
+        rows[row] = sketch(prepared.volume(key, channel).reshape(-1)[inside])
+    broken = int((~np.isfinite(rows).all(axis=1)).sum())
+    if broken:
+        raise UserError(f"{broken} of {len(keys)} prepared scans hold voxels that are not finite; prepare them again.")
+    return rows
 
 
 def _blocks(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gen3d.classify.heads.settings import ResidualSettings, Threshold
-from gen3d.classify.study.baselines import ChanceNumber, TableRecipe, Voxels, default_volumes
+from gen3d.classify.study.baselines import SKETCHED, ChanceNumber, TableRecipe, Voxels, default_volumes
 from gen3d.classify.study.crossvalidation import Contestant, Index
 from gen3d.classify.study.features import Features
 from gen3d.classify.study.question import Question
@@ -94,5 +94,7 @@ def _of_voxels(voxels: Voxels, threshold: Threshold) -> Contestant:
         table = features.table.iloc[chosen].reset_index(drop=True)
         return Rows(voxels.of(table["key"]), table)
 
-    description = f"{voxels.num_voxels} voxels of the brain"
-    return Contestant(voxels.name, "baseline", voxel_recipe(voxels.name, threshold), rows, description)
+    recipe, description = voxel_recipe(voxels.name, threshold, voxels.sketched), f"{voxels.num_voxels} voxels of the brain"
+    if voxels.sketched:
+        description = recipe.reduction.describe(f"{SKETCHED} random projections of {description}")
+    return Contestant(voxels.name, "baseline", recipe, rows, description)
