@@ -21,6 +21,8 @@ from gen3d.maths.design import MIN_GROUP
 
 NUM_VOXELS = 2000
 """Voxels used; the factor is one number per site, and its error comes from the number of people."""
+MOST_VALUES, FEWEST_VOXELS = 4_000_000, 200
+"""Values of all people that are held at a time (32 MB), and the voxels that are used however many people there are."""
 ITERATIONS = 3
 MOST_SPREADS = 2.5
 """Limits the influence of one person, so that one bad scan or one unusual age cannot set the variance of a site."""
@@ -40,9 +42,10 @@ class SiteVariance:
         return np.array([self.factors.get(str(site), 1.0) for site in sites], dtype=np.float64)
 
 
-def some_voxels(num_voxels: int) -> slice:
-    """Every k-th voxel, about `NUM_VOXELS` of them."""
-    return slice(None, None, max(1, num_voxels // NUM_VOXELS))
+def some_voxels(num_voxels: int, num_people: int = 1) -> slice:
+    """Every k-th voxel, about `NUM_VOXELS` of them, and fewer for so many people that these would be `MOST_VALUES`."""
+    wanted = max(FEWEST_VOXELS, min(NUM_VOXELS, MOST_VALUES // num_people))
+    return slice(None, None, max(1, num_voxels // wanted))
 
 
 def fit_site_variance(
