@@ -5,15 +5,16 @@
 Inputs: none. A cohort of N people is written by the package's own writers on a grid of 24 x 24 x 24 voxels of 8 mm (T1w and
 log-Jacobian, int16): smooth fields with effects of age, sex, site and diagnosis. Three quarters are controls, of whom at most
 200 have the role train; three sites; half as many synthetic scans for `quality`. A PCA and a small VAE are trained on the
-people with role train by `gen3d train`. Then every verb runs by the command line, with its default settings, in a process of
-its own. What is small here is the number of voxels alone: tables, latents (64 numbers), records and folders are as large as
-with real scans.
+people with role train by `gen3d train`. Then every verb runs by the command line, in a process of its own, with its default
+settings; but `classify` with one repeat and 20 permutations (default: 5 and 1,000) and `stratify` with 20 bootstraps and 20
+null cohorts (default: 100 each), whose time is in proportion to these. What is small here is the number of voxels alone:
+tables, latents (64 numbers), records and folders are as large as with real scans.
 
 wall s; CPU s: of the process and its workers. MiB: the largest sum, over the process and its workers, of memory that is not
-backed by a file (resident, sampled every 50 ms); memory-mapped volumes and latents do not count, as the kernel can drop them.
-MB of disk: what the verb wrote. The exponent is the slope of the logarithm between the two largest numbers of people, after the
-time and the memory of the process with hardly any people (--start, 20 people) are taken off. Results are kept in
-FOLDER/results.json, cell by cell, so that an interrupted run goes on; --table prints them.
+backed by a file (resident, sampled five times a second); memory-mapped volumes and latents do not count, as the kernel can drop them.
+MB of disk: what the verb wrote. The exponent is that of people between the two largest numbers; the smallest number's figure is
+taken off first, as what every start takes. Results are kept in FOLDER/results.json, cell by cell, so that an interrupted run goes
+on; --table prints them.
 """
 
 from __future__ import annotations
@@ -40,8 +41,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SHAPE, SPACING_MM = (24, 24, 24), 8.0
 NUM_TRAIN = 200
 NUM_FIELDS = 60
-SAMPLE_EVERY_S = 0.05
+SAMPLE_EVERY_S, LOOK_EVERY_S = 0.2, 2.0
 FAR = 100_000
+NUM_NEW = 50
+WORTH_A_SLOPE = {"cpu_s": 5.0, "mib": 50.0, "mb": 1.0}
+"""Growth from the smallest to the largest number of people below which an exponent would be noise."""
 
 Row = dict[str, float]
 
@@ -170,11 +174,14 @@ STEPS: dict[str, Step] = {
     "encode": Step("encode prepared={n}/cohort run={n}/vae out={n}/latents", ("train vae",)),
     "harmonise": Step("harmonise latents={n}/latents keep=[age_years,diagnosis] out={n}/harmonised", ("encode",)),
     "classify": Step(
-        "classify latents={n}/latents target=diagnosis seen=leave_out permutations=100 out={n}/head", ("encode",)
+        "classify latents={n}/latents target=diagnosis seen=leave_out repeats=1 permutations=20 out={n}/head",
+        ("encode",),
     ),
     "predict": Step("predict head={n}/head latents={n}/latents seen=leave_out out={n}/predictions", ("classify",)),
-    "stratify": Step("stratify latents={n}/latents out={n}/strata", ("encode",)),
+    "stratify": Step("stratify latents={n}/latents bootstrap=20 null_draws=20 out={n}/strata", ("encode",)),
     "quality": Step("quality synthetic={n}/synthetic reference={n}/cohort out={n}/quality"),
+    "norm": Step("norm prepared={n}/cohort run={n}/pca out={n}/norm", ("train pca",)),
+    "anomaly of 50 by a norm": Step("anomaly norm={n}/norm prepared={n}/new out={n}/judged", ("norm",)),
     "anomaly": Step("anomaly prepared={n}/cohort run={n}/pca out={n}/maps", ("train pca",)),
     "report": Step(
         "report inputs=[{n}/cohort,{n}/vae,{n}/latents,{n}/head,{n}/strata,{n}/maps] out={n}/report",
@@ -209,14 +216,23 @@ def own_mib(pid: int) -> float:
     return sum(float(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem"))) / 1024
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process and of its children that ended."""
+    try:
+        ticks = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:15]
+    except (OSError, IndexError):
+        return 0.0
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
 def measure(arguments: list[str], tree: Path, log: Path, limit_s: float) -> Row | None:
-    """Run `gen3d` with these arguments; None where the time limit ended it.
+    """Run `gen3d` with these arguments; None where the limit of CPU seconds ended it.
 
     Raises:
         RuntimeError: it failed, with the end of what it said.
     """
     environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
-    started, peak = time.monotonic(), 0.0
+    started, looked, peak, family = time.monotonic(), 0.0, 0.0, list[int]()
     with log.open("w") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "gen3d", *arguments],
@@ -230,8 +246,10 @@ def measure(arguments: list[str], tree: Path, log: Path, limit_s: float) -> Row 
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 break
-            peak = max(peak, sum(own_mib(each) for each in tree_of(process.pid)))
-            if time.monotonic() - started > limit_s:
+            if time.monotonic() - looked > LOOK_EVERY_S:
+                family, looked = tree_of(process.pid), time.monotonic()
+            peak = max(peak, sum(map(own_mib, family)))
+            if sum(map(cpu_seconds, family)) > limit_s:
                 os.killpg(process.pid, signal.SIGKILL)
                 os.wait4(process.pid, 0)
                 return None
@@ -255,6 +273,7 @@ def run(work: Path, tree: Path, sizes: list[int], names: list[str], limit_s: flo
         folder = work / str(num)
         write_world(folder / "cohort", num, 1, "p")
         write_world(folder / "synthetic", max(10, num // 2), 2, "syn", synthetic=True)
+        write_world(folder / "new", NUM_NEW, 3, "new")
         for name in names:
             row = results.setdefault(name, {})
             if str(num) in row or any(not results.get(need, {}).get(str(num)) for need in STEPS[name].needs):
@@ -276,48 +295,66 @@ def run(work: Path, tree: Path, sizes: list[int], names: list[str], limit_s: flo
 # ---------------------------------------------------------------------------------------------------------- telling
 
 
-def slope(row: dict[str, Any], what: str, start: int) -> tuple[float, float, float] | None:
-    """Exponent between the two largest sizes, and the constant and the value there that it is from."""
-    sizes = sorted(int(num) for num, cell in row.items() if cell and int(num) > start)
-    if len(sizes) < 2:
-        return None
-    constant = float(row[str(start)][what]) if row.get(str(start)) else 0.0
-    low, high = (max(float(row[str(num)][what]) - constant, 1e-3) for num in sizes[-2:])
-    return math.log(high / low) / math.log(sizes[-1] / sizes[-2]), constant, high * (1.0 / sizes[-1])
+def measured(row: dict[str, Any]) -> list[int]:
+    """Numbers of people with a figure."""
+    return sorted(int(num) for num, cell in row.items() if cell)
 
 
-def at_far(row: dict[str, Any], what: str, start: int) -> float:
-    """Extrapolated to 100,000 people by the exponent of the two largest sizes, but at least linearly in time and disk."""
-    sizes = sorted(int(num) for num, cell in row.items() if cell and int(num) > start)
-    found = slope(row, what, start)
-    if found is None:
+def exponent(row: dict[str, Any], what: str) -> float:
+    """Growth with the people beyond the smallest number, whose figure is what every start takes; NaN with fewer than three."""
+    sizes = measured(row)
+    if len(sizes) < 3:
         return math.nan
-    exponent, constant, _ = found
-    last = float(row[str(sizes[-1])][what]) - constant
-    return constant + max(last, 0.0) * (FAR / sizes[-1]) ** max(exponent, 0.0 if what == "mib" else 1.0)
+    least, before, last = (float(row[str(num)][what]) for num in (sizes[0], *sizes[-2:]))
+    if last - least < WORTH_A_SLOPE[what]:
+        return math.nan
+    grown = (last - least) / max(before - least, 0.1 * WORTH_A_SLOPE[what])
+    return math.log(grown) / math.log((sizes[-1] - sizes[0]) / (sizes[-2] - sizes[0]))
+
+
+def at_far(row: dict[str, Any], what: str) -> float:
+    """At 100,000 people: by the exponent, but time and disk at least in proportion to people."""
+    sizes = measured(row)
+    if len(sizes) < 2:
+        return math.nan
+    least, last, grows = float(row[str(sizes[0])][what]), float(row[str(sizes[-1])][what]), exponent(row, what)
+    grows = (
+        max(1.0, 1.0 if math.isnan(grows) else grows)
+        if what != "mib"
+        else 1.0
+        if math.isnan(grows)
+        else max(0.0, grows)
+    )
+    return least + max(0.0, last - least) * ((FAR - sizes[0]) / (sizes[-1] - sizes[0])) ** grows
 
 
 def in_words(seconds: float) -> str:
     if math.isnan(seconds):
         return "-"
-    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+    return (
+        f"{seconds / 3600:.1f} h"
+        if seconds > 5400
+        else f"{seconds / 60:.0f} min"
+        if seconds > 90
+        else f"{seconds:.0f} s"
+    )
 
 
-def table(results: dict[str, dict[str, Any]], sizes: list[int], start: int) -> str:
-    """Markdown: CPU s / MiB per size, exponents, and what 100,000 people would take."""
-    shown = [num for num in sizes if num != start]
+def table(results: dict[str, dict[str, Any]], sizes: list[int]) -> str:
+    """Markdown: CPU s / MiB per number of people, exponents, and what 100,000 people would take."""
     lines = [
-        "| verb | " + " | ".join(f"{num:,}" for num in shown) + " | exponents | 100,000: CPU, memory, disk |",
-        "|---" * (len(shown) + 3) + "|",
+        "| verb | " + " | ".join(f"{num:,}" for num in sizes) + " | exponents | 100,000: CPU, memory, disk |",
+        "|---" * (len(sizes) + 3) + "|",
     ]
-    for name in STEPS:
-        row = results.get(name, {})
+    for name in (name for name in STEPS if name in results):
+        row = results[name]
         cells = [
-            f"{cell['cpu_s']:.0f} / {cell['mib']:.0f}" if (cell := row.get(str(num))) else "not run" for num in shown
+            f"{cell['cpu_s']:.0f} / {cell['mib']:.0f}" if (cell := row.get(str(num))) else "not run" for num in sizes
         ]
-        found = [slope(row, what, start) for what in ("cpu_s", "mib")]
-        exponents = " / ".join("-" if each is None else f"{each[0]:.1f}" for each in found)
-        far = [at_far(row, what, start) for what in ("cpu_s", "mib", "mb")]
+        exponents = " / ".join(
+            "-" if math.isnan(each) else f"{each:.1f}" for each in (exponent(row, "cpu_s"), exponent(row, "mib"))
+        )
+        far = [at_far(row, what) for what in ("cpu_s", "mib", "mb")]
         there = "-" if math.isnan(far[0]) else f"{in_words(far[0])}, {far[1] / 1024:.1f} GiB, {far[2] / 1000:.1f} GB"
         lines.append(f"| {name} | {' | '.join(cells)} | {exponents} | {there} |")
     return "\n".join(lines)
@@ -327,9 +364,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for cohorts, results and results.json")
     parser.add_argument("--people", type=int, nargs="+", default=[100, 1000, 10_000])
-    parser.add_argument("--start", type=int, default=20, help="people with whom a verb takes what every start takes")
     parser.add_argument("--verbs", nargs="+", default=list(STEPS), choices=list(STEPS))
-    parser.add_argument("--limit", type=float, default=1800.0, help="wall seconds of a cell")
+    parser.add_argument("--limit", type=float, default=3600.0, help="CPU seconds of a cell")
     parser.add_argument("--tree", type=Path, default=ROOT, help="working tree whose package is measured")
     parser.add_argument("--table", action="store_true", help="only print what was measured")
     given = parser.parse_args()
@@ -339,7 +375,7 @@ def main() -> None:
         sys.path.insert(0, str(given.tree))
         given.work.mkdir(parents=True, exist_ok=True)
         results = run(given.work.resolve(), given.tree, given.people, given.verbs, given.limit)
-    print(table(results, given.people, given.start))
+    print(table(results, given.people))
 
 
 if __name__ == "__main__":

@@ -141,7 +141,9 @@ class ComparedGroup:
         """Pairs that each positive [p] wins, and that each negative [q] loses, ties half."""
         _, below, not_above = self._order
         high = np.sort(self.high)
-        lost = 2 * len(high) - np.searchsorted(high, self.low, side="left") - np.searchsorted(high, self.low, side="right")
+        lost = (
+            2 * len(high) - np.searchsorted(high, self.low, side="left") - np.searchsorted(high, self.low, side="right")
+        )
         return np.asarray((below + not_above) / 2.0), np.asarray(lost / 2.0)
 
     def won_in(self, positives: Values, negatives: Values) -> Values:

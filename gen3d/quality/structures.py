@@ -69,9 +69,7 @@ def _resampled(real: Values, synthetic: Values, num_resamples: int, seed: int) -
     mean_b, sd_b = _moments_of_draws(synthetic, num_resamples, generator)
     sd_a = np.maximum(sd_a, tiny)
     spread = max(float(real.std(ddof=1)), tiny)
-    difference = Interval(
-        float(synthetic.mean() - real.mean()) / spread, *_limits((mean_b - mean_a) / sd_a), len(real)
-    )
+    difference = Interval(float(synthetic.mean() - real.mean()) / spread, *_limits((mean_b - mean_a) / sd_a), len(real))
     ratio = Interval(float(synthetic.std(ddof=1)) / spread, *_limits(sd_b / sd_a), len(real))
     return _columns("difference_sd", difference) | _columns("ratio_sd", ratio)
 

@@ -18,6 +18,7 @@ from sklearn.metrics import silhouette_score
 
 from gen3d.core import words as spell
 from gen3d.core.progress import track
+from gen3d.maths.neighbourhoods import MOST_JUDGED
 from gen3d.stratify.agreement import adjusted_rand_index, jaccard
 from gen3d.stratify.mixture import Mixture, fit_mixtures, one_group_bic, starting_centres
 from gen3d.stratify.one_group import nearest_unimodal, one_group
@@ -45,6 +46,8 @@ MOST_OTHERS = 4000
 """People of a cluster that each person's consensus is with, evenly over larger clusters."""
 MOST_IN_SILHOUETTE = 5000
 """People whose silhouettes are averaged, a random choice of larger cohorts."""
+MANY_FOR_DENSITY = 5000
+"""People from which the time of HDBSCAN is said."""
 ABSENT = -2
 """Label of a person who was not drawn; -1 is one in no cluster."""
 
@@ -89,6 +92,22 @@ class Structure:
     stability: Stability | None
     statistics: pd.DataFrame
     solutions: pd.DataFrame
+
+
+def limits_with_many(num: int, method: Method) -> list[str]:
+    """What is done otherwise with so many people, for a dry run; none where all are compared with all."""
+    lines = []
+    if num > min(MOST_OTHERS, MOST_IN_SILHOUETTE):
+        lines.append(
+            f"consensus is with {MOST_OTHERS} people of a cluster at most, silhouettes are of {MOST_IN_SILHOUETTE} and map quality "
+            f"is of {MOST_JUDGED}, because comparing all {num} people with each other takes time that grows with their square"
+        )
+    if method == "density" and num > MANY_FOR_DENSITY:
+        lines.append(
+            f"density clustering compares all {num} people with each other, and the time grows with their square; "
+            "method=mixture does not"
+        )
+    return lines
 
 
 def fewest(num: int) -> int:

@@ -391,11 +391,11 @@ class _LargestOfSome:
 def _adversarial(scans: _AuditScans, num_resamples: int, seed: int) -> dict[str, Interval]:
     """Nearest-neighbour adversarial accuracy to training and to held-out people, and its difference (Yale et al. 2020).
 
-    Euclidean distances between equally many synthetic scans, training people and held-out people (at most MOST_IN_A_DRAW), averaged
-    over random subsamples. 0.5: synthetic and real scans are indistinguishable; below: they are copies; towards 1: they look different.
-    The privacy loss is held-out minus training: 0 is expected without memorisation. Intervals from
-    resampling people and synthetic scans; a scan drawn twice is used once, as it would be its own nearest neighbour. NaN of a
-    single synthetic scan.
+    Euclidean distances between equally many synthetic scans, training people and held-out people (at most
+    MOST_IN_A_DRAW), averaged over random subsamples. 0.5: synthetic and real scans are indistinguishable; below: they are
+    copies; towards 1: they look different. The privacy loss is held-out minus training: 0 is expected without memorisation.
+    Intervals from resampling people and synthetic scans; a scan drawn twice is used once, as it would be its own nearest
+    neighbour. NaN of a single synthetic scan.
     """
     names = ("accuracy_train", "accuracy_held_out", "privacy_loss")
     sizes = (scans.num_train, scans.num_held_out, scans.num_people)

@@ -22,6 +22,7 @@ from gen3d.cohort.target import Rows, Target, Values, as_label
 from gen3d.core.errors import UserError
 from gen3d.core.memory import announce_memory
 from gen3d.core.progress import track
+from gen3d.maths.sketch import SKETCHED, Sketch
 
 VOLUMES = (
     "hippocampus",
@@ -162,9 +163,6 @@ VOXELS_AT_ONCE = 50_000
 
 MOST_WHOLE = 2000
 """Scans whose voxels are compared whole, each with all others; the voxels of more are sketched."""
-SKETCHED = 2048
-"""Numbers of a sketch."""
-
 
 @dataclass(frozen=True)
 class Voxels:
@@ -192,32 +190,6 @@ class Voxels:
     def of(self, keys: Iterable[str]) -> NDArray[np.float64]:
         """Rows of some scans, by key."""
         return np.asarray(self.values[[self._places[str(key)] for key in keys]], dtype=np.float64)
-
-
-@dataclass(frozen=True)
-class Sketch:
-    """A random projection of voxels to few numbers: every voxel has a place and a sign, and a number is the sum at its place.
-
-    Inner products are kept on average, with a variance of about 2 |x|^2 |y|^2 / numbers (feature hashing, Weinberger et al.
-    2009, lemma 2). Places and signs are drawn without looking at a scan, so that nothing of test people enters a training fold,
-    and time and memory grow with people and not with their square.
-    """
-
-    places: NDArray[np.int64]
-    signs: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, num_voxels: int) -> Sketch:
-        """The same for every cohort on a grid."""
-        generator = np.random.default_rng(0)
-        return cls(
-            generator.integers(SKETCHED, size=num_voxels),
-            generator.choice(np.array([-1.0, 1.0], dtype=np.float32), size=num_voxels),
-        )
-
-    def __call__(self, voxels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[voxels] -> [SKETCHED]."""
-        return np.bincount(self.places, weights=voxels * self.signs, minlength=SKETCHED).astype(np.float32)
 
 
 def read_voxels(prepared: Prepared, keys: Sequence[str]) -> tuple[Voxels, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gen3d.classify.heads.settings import ResidualSettings, Threshold
-from gen3d.classify.study.baselines import SKETCHED, ChanceNumber, TableRecipe, Voxels, default_volumes
+from gen3d.classify.study.baselines import ChanceNumber, TableRecipe, Voxels, default_volumes
 from gen3d.classify.study.crossvalidation import Contestant, Index
 from gen3d.classify.study.features import Features
 from gen3d.classify.study.question import Question
@@ -15,6 +15,7 @@ from gen3d.classify.study.recipes import FeatureRecipe, head_recipe, voxel_recip
 from gen3d.classify.study.selection import column_of
 from gen3d.cohort.target import Rows
 from gen3d.core.errors import UserError
+from gen3d.maths.sketch import SKETCHED
 
 SITE = "site"
 SPATIAL = 4
@@ -94,7 +95,10 @@ def _of_voxels(voxels: Voxels, threshold: Threshold) -> Contestant:
         table = features.table.iloc[chosen].reset_index(drop=True)
         return Rows(voxels.of(table["key"]), table)
 
-    recipe, description = voxel_recipe(voxels.name, threshold, voxels.sketched), f"{voxels.num_voxels} voxels of the brain"
+    recipe, description = (
+        voxel_recipe(voxels.name, threshold, voxels.sketched),
+        f"{voxels.num_voxels} voxels of the brain",
+    )
     if voxels.sketched:
         description = recipe.reduction.describe(f"{SKETCHED} random projections of {description}")
     return Contestant(voxels.name, "baseline", recipe, rows, description)

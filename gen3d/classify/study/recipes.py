@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from gen3d.classify.heads.learning import FittedHead, Learner
 from gen3d.classify.heads.residual_recipe import ResidualRecipe
-from gen3d.classify.heads.settings import HeadSettings, LinearSettings, ResidualSettings, SvmSettings, TableHead, Threshold
+from gen3d.classify.heads.settings import (
+    HeadSettings,
+    LinearSettings,
+    ResidualSettings,
+    SvmSettings,
+    TableHead,
+    Threshold,
+)
 from gen3d.classify.study.recipe import HeadRecipe
 from gen3d.classify.study.reducing import FeatureReducer, Reduction
 from gen3d.cohort.target import Rows, Target, Values
@@ -89,8 +96,8 @@ SKETCH_COMPONENTS = 100
 def voxel_recipe(name: str, threshold: Threshold = "prevalence", sketched: bool = False) -> FeatureRecipe:
     """The baseline on voxels.
 
-    For rows from `gram_factor` a linear support vector machine on all of them, centred. Its time grows with the square of people and
-    more, so that sketched voxels have logistic or ridge regression on their principal components.
+    For rows from `gram_factor` a linear support vector machine on all of them, centred. Its time grows with the square of people
+    and more, so that sketched voxels have logistic or ridge regression on their principal components.
     """
     if sketched:
         learner = Learner(LinearSettings(), threshold)
