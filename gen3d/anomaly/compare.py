@@ -6,7 +6,7 @@ They are kept on disk while they are needed, so that an interrupted comparison c
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -145,6 +145,7 @@ def compare(
     table: pd.DataFrame,
     settings: CompareSettings,
     workers: int = 0,
+    known: Mapping[str, Mapping[str, NDArray[np.float32]]] | None = None,
 ) -> ChannelValues:
     """Compute the values of every row of `table`, or continue an interrupted computation.
 
@@ -155,12 +156,18 @@ def compare(
         table: assessed scans, one row each, index 0..n-1.
         settings: each scan has its own generator of draws, so the order does not matter.
         workers: processes, 0 for one per core; further ones start only where they are worth their start.
+        known: key of a scan -> its values by name, of scans that were compared elsewhere.
     """
     comparer = ScanComparer(prepared, run, settings)
     arrays = WorkingArrays(folder, len(table))
     by_name = {name: arrays.open(name, shape) for name, shape in comparer.shapes().items()}
     scratch = arrays.open(Z, (int(prepared.mask.sum()),))
     people = identities(table)
+    if known:
+        for row in arrays.missing():
+            if (of_scan := known.get(str(table.at[row, "key"]))) is not None:
+                _store(by_name, row, of_scan)
+                arrays.mark(row)
     missing = arrays.missing()
     began = time.monotonic()
 
@@ -188,7 +195,7 @@ def compare(
     return ChannelValues(arrays, by_name, scratch, comparer.measured.names if comparer.measured is not None else {})
 
 
-def _store(arrays: dict[str, NDArray[np.float32]], row: int, values: dict[str, NDArray[np.float32]]) -> None:
+def _store(arrays: dict[str, NDArray[np.float32]], row: int, values: Mapping[str, NDArray[np.float32]]) -> None:
     for name, array in arrays.items():
         array[row] = values[name]
 

@@ -27,6 +27,7 @@ from gen3d.anomaly.calibration.normative import (
     z_scores,
 )
 from gen3d.anomaly.calibration.panel import Panel
+from gen3d.anomaly.calibration.site_shift import Squares
 from gen3d.anomaly.calibration.site_variance import SiteVariance, fit_site_variance, some_voxels
 from gen3d.anomaly.calibration.sums import People, ValueSums
 from gen3d.maths.design import basis_of
@@ -99,6 +100,7 @@ def calibrate(
     z[panel.gated] = np.nan
     controls = _Controls(values, panel)
     norm = _fit_and_hold_out(controls, values, panel, settings, mask, z)
+    norm = replace(norm, squares=_squares(z, panel, norm.site_variance))
     if settings.empirical_null:
         norm = replace(norm, null_counts=_to_normal(z, panel))
     for row in panel.others:
@@ -189,6 +191,14 @@ def _fit_and_hold_out(
     fitted = sums.fit(controls.transforms, controls.weights(all_factors))
     model = model_of(fitted, smooth).with_floor(settings.variance_floor)
     return ChannelNorm(model, all_factors, sums=sums)
+
+
+def _squares(z: NDArray[np.float32], panel: Panel, factors: SiteVariance) -> dict[str, Squares]:
+    """How much the calibration people of each site scatter, from their held-out z in units of the average site's SD."""
+    sites = panel.sites(panel.calibration).astype(str)
+    of_person = np.array([float(np.square(z[row], dtype=np.float64).mean()) for row in panel.calibration])
+    of_person *= factors.of(sites) ** 2
+    return {str(site): Squares.of(of_person[sites == site]) for site in np.unique(sites)}
 
 
 def _to_normal(z: NDArray[np.float32], panel: Panel) -> Counts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from gen3d.anomaly.calibration.controls import Coded
 from gen3d.anomaly.calibration.empirical_null import Counts, NullMap, fit_null_map
 from gen3d.anomaly.calibration.normative import NormativeModel, z_scores
+from gen3d.anomaly.calibration.site_shift import SiteShift, Squares
 from gen3d.anomaly.calibration.site_variance import SiteVariance
 from gen3d.anomaly.calibration.sums import ValueSums
 
@@ -22,13 +24,16 @@ class ChannelNorm:
     """The model of one channel's V values.
 
     `null_counts` is the histogram of held-out z of controls (`empirical_null.count`), None where z is not mapped; `sums` are
-    those that the model came from, None where they are not at hand.
+    those that the model came from, None where they are not at hand. `squares` say of each site how much its people differ in
+    scatter; `shifts` are of sites that were added from a few controls of their own.
     """
 
     model: NormativeModel
     site_variance: SiteVariance = field(default_factory=lambda: SiteVariance({}, {}))
     null_counts: Counts | None = None
     sums: ValueSums | None = None
+    squares: Mapping[str, Squares] = field(default_factory=dict)
+    shifts: Mapping[str, SiteShift] = field(default_factory=dict)
 
     @cached_property
     def null_map(self) -> NullMap | None:
@@ -37,10 +42,19 @@ class ChannelNorm:
 
     def effect(self, values: Array, people: Coded) -> NDArray[np.float32]:
         """Values [m, V] minus their prediction from the covariates."""
-        return np.asarray(values - self.model.expected(people.covariates), dtype=np.float32)
+        effect = np.asarray(values - self.model.expected(people.covariates), dtype=np.float32)
+        for site, shift in self.shifts.items():
+            effect[people.sites == site] -= shift.shift
+        return effect
 
     def z(self, values: Array, people: Coded) -> NDArray[np.float32]:
         """z [m, V] of people who are not among the controls."""
-        scale = people.spread * self.site_variance.of(people.sites)
-        z = z_scores(self.model, values, people.covariates, scale)
+        model, scale = self.model, people.spread * self.site_variance.of(people.sites)
+        z = z_scores(model, values, people.covariates, scale)
+        for site, shift in self.shifts.items():
+            rows = np.flatnonzero(people.sites == site)
+            if len(rows):
+                covariates = people.covariates[rows]
+                deviations = values[rows] - model.expected(covariates)
+                z[rows] = shift.z(deviations, covariates, model.sd, model.gram_inverse, model.dof, people.spread[rows])
         return z if self.null_map is None else self.null_map(z)

@@ -50,6 +50,8 @@ class NormativeModel:
     prior: Prior
     num_people: int
     dof_residual: int
+    floor: float = 0.0
+    """Least SD, as a share of the root mean square of all."""
 
     @property
     def dof(self) -> float:
@@ -67,7 +69,7 @@ class NormativeModel:
         the SD of most voxels is too small.
         """
         floor = np.float32(share * math.sqrt(float(np.mean(np.square(self.sd, dtype=np.float64)))))
-        return replace(self, sd=np.maximum(self.sd, floor)) if share > 0 else self
+        return replace(self, sd=np.maximum(self.sd, floor), floor=share) if share > 0 else self
 
 
 def z_scores(

@@ -105,6 +105,10 @@ class ValueSums:
             self.groups, self.num, self.gram, self.cross - ones[:, :, None] * shift, np.maximum(squares, 0.0)
         )
 
+    def part(self, few: slice) -> ValueSums:
+        """The sums of some of the values."""
+        return ValueSums(self.groups, self.num, self.gram, self.cross[:, :, few], self.squares[:, few])
+
     @property
     def mean(self) -> Floats:
         """Weighted mean value of all people, [V]."""

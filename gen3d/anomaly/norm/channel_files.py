@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gen3d.anomaly.calibration.channel_norm import ChannelNorm
 from gen3d.anomaly.calibration.empirical_null import EDGES
 from gen3d.anomaly.calibration.normative import NormativeModel, Prior
+from gen3d.anomaly.calibration.site_shift import SiteShift, Squares
 from gen3d.anomaly.calibration.site_variance import SiteVariance
 from gen3d.anomaly.calibration.sums import ValueSums
 from gen3d.anomaly.control_scores import ControlScores
@@ -42,6 +43,11 @@ class ChannelFiles:
         return self.folder / "channels" / f"{self.channel}_{self.part}.npz"
 
     @property
+    def added_sites(self) -> Path:
+        """Shifts of sites that were added from a few controls of their own; absent without any."""
+        return self.folder / "channels" / f"{self.channel}_{self.part}_sites.npz"
+
+    @property
     def statistics(self) -> Path:
         """Sums over controls."""
         return self.folder / "statistics" / f"{self.channel}_{self.part}.npz"
@@ -60,8 +66,12 @@ class ChannelFiles:
             "prior_variance": model.prior.variance,
             "num_people": model.num_people,
             "dof_residual": model.dof_residual,
+            "floor": model.floor,
             "site_factors": dict(norm.site_variance.factors),
             "site_people": dict(norm.site_variance.num_people),
+            "site_offsets": dict(norm.site_variance.offsets),
+            "within_sites": norm.site_variance.within,
+            "squares": {site: list(of_site) for site, of_site in norm.squares.items()},
         }
         if norm.sums is not None:
             offset = norm.sums.mean.astype(np.float32)
@@ -78,6 +88,30 @@ class ChannelFiles:
             )
             record["groups"] = [list(group) for group in norm.sums.groups]
         return record
+
+    def write_shifts(self, shifts: Mapping[str, SiteShift]) -> dict[str, Any]:
+        """Write the shifts of added sites; returns the record of their numbers."""
+        arrays: Arrays = {}
+        for number, shift in enumerate(shifts.values()):
+            arrays |= {f"shift_{number}": shift.shift, f"variance_{number}": shift.relative_variance}
+        write_arrays(self.added_sites, arrays)
+        return {site: shift.to_dict() for site, shift in shifts.items()}
+
+    def _read_shifts(self, record: Mapping[str, Any], num_values: int, num_columns: int) -> dict[str, SiteShift]:
+        if not record:
+            return {}
+        try:
+            arrays, shifts = _finite_arrays(self.added_sites), {}
+            for number, (site, of_site) in enumerate(record.items()):
+                shift, variance = arrays[f"shift_{number}"], arrays[f"variance_{number}"]
+                if shift.shape != (num_values,) or variance.shape != (num_values,) or (variance < 0).any():
+                    raise ValueError(f"the shift of site {site} is none of {num_values} values")
+                shifts[str(site)] = SiteShift.from_dict(of_site, shift, variance)
+                if shifts[str(site)].centre.shape != (num_columns,) or not shifts[str(site)].sd_factor > 0:
+                    raise ValueError(f"the shift of site {site} is of another design")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise damaged(self.added_sites, error) from None
+        return shifts
 
     def read(self, record: Mapping[str, Any], num_values: int, num_columns: int) -> ChannelNorm:
         """What judges, for V values and p columns of the design.
@@ -109,14 +143,22 @@ class ChannelFiles:
                 prior,
                 int(record["num_people"]),
                 int(record["dof_residual"]),
+                float(record["floor"]),
             )
             factors = SiteVariance(
                 {str(site): float(factor) for site, factor in record["site_factors"].items()},
                 {str(site): int(num) for site, num in record["site_people"].items()},
+                {str(site): float(offset) for site, offset in record["site_offsets"].items()},
+                float(record["within_sites"]),
             )
+            squares = {
+                str(site): Squares(int(num), float(mean), float(scatter))
+                for site, (num, mean, scatter) in record["squares"].items()
+            }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise damaged(self.judging, error) from None
-        return ChannelNorm(model, factors, counts)
+        shifts = self._read_shifts(record.get("shifts", {}), num_values, num_columns)
+        return ChannelNorm(model, factors, counts, squares=squares, shifts=shifts)
 
     def read_scores(self) -> ControlScores:
         """The scores of controls.

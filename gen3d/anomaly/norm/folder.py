@@ -246,6 +246,18 @@ class NormFolder(ResultFolder):
         names = tuple(str(name) for name in parts["names"])
         return RegionNorm(names, files.read(parts[REGIONS], len(names), columns), files.read_scores())
 
+    def require_whole(self) -> None:
+        """Read every file that judging needs, so that a damaged one is told before a scan is registered.
+
+        Raises:
+            UserError: missing or damaged.
+        """
+        for channel in self.region_channels:
+            self.regions(channel)
+        for channel in self.map_channels:
+            self.voxels(channel)
+        _ = self.latents, self.ranges, self.calibration
+
     @cached_property
     def latents(self) -> LatentReference | None:
         """Where latents of controls lie, None for models without comparable latents.
