@@ -11,10 +11,10 @@ null cohorts (default: 100 each), whose time is in proportion to these. What is 
 tables, latents (64 numbers), records and folders are as large as with real scans.
 
 wall s; CPU s: of the process and its workers. MiB: the largest sum, over the process and its workers, of memory that is not
-backed by a file (resident, sampled five times a second); memory-mapped volumes and latents do not count, as the kernel can drop them.
-MB of disk: what the verb wrote. The exponent is that of people between the two largest numbers; the smallest number's figure is
-taken off first, as what every start takes. Results are kept in FOLDER/results.json, cell by cell, so that an interrupted run goes
-on; --table prints them.
+backed by a file (resident, sampled five times a second); memory-mapped volumes and latents do not count, as the kernel can
+drop them. MB of disk: what the verb wrote. The exponent is that of people between the two largest numbers; the smallest
+number's figure is taken off first, as what every start takes. Results are kept in FOLDER/results.json, cell by cell, so that an
+interrupted run goes on; --table prints them.
 """
 
 from __future__ import annotations

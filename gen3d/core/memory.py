@@ -14,7 +14,7 @@ BYTES_OF_GIB = 1 << 30
 SAID_FROM = BYTES_OF_GIB
 """Less is not worth a sentence."""
 
-SQUARE, LINEAR = "they grow with the square of the number of scans", "they grow with the number of scans"
+WITH_SQUARE, WITH_SCANS = "they grow with the square of the number of scans", "they grow with the number of scans"
 
 GROUP = Path("/sys/fs/cgroup")
 
@@ -38,14 +38,14 @@ def allowed_memory() -> int | None:
     return min(found, default=None)
 
 
-def announce_memory(what: str, num_bytes: int, remedy: str, growth: str = SQUARE) -> None:
+def announce_memory(what: str, num_bytes: int, remedy: str, growth: str = WITH_SQUARE) -> None:
     """Say what a computation needs where that is much, and refuse it before it begins where it is more than there is.
 
     Args:
         what: subject of the sentence: `the inner products of 12000 scans`.
         num_bytes: it takes at its peak.
         remedy: what to set or give instead.
-        growth: how they grow, SQUARE or LINEAR.
+        growth: how they grow, WITH_SQUARE or WITH_SCANS.
 
     Raises:
         UserError: more than `allowed_memory`.

@@ -20,7 +20,7 @@ from gen3d.cohort.target import Rows
 from gen3d.core import words as spell
 from gen3d.core.config import Folders
 from gen3d.core.errors import UserError
-from gen3d.core.memory import LINEAR, announce_memory
+from gen3d.core.memory import WITH_SCANS, announce_memory
 from gen3d.core.output_folder import Work
 from gen3d.core.progress import say, warn
 from gen3d.core.tables import Row
@@ -200,7 +200,10 @@ def gather(folders: Sequence[Path]) -> LatentCohort:
     require_one_space([latents.space for latents in opened])
     first, num = opened[0], sum(len(latents.table) for latents in opened)
     announce_memory(
-        f"the latents of {num} scans", COPIES * 8 * num * first.values.shape[2], "harmonise latents of fewer numbers", LINEAR
+        f"the latents of {num} scans",
+        COPIES * 8 * num * first.values.shape[2],
+        "harmonise latents of fewer numbers",
+        WITH_SCANS,
     )
     table = pd.concat([latents.table for latents in opened], ignore_index=True)
     for column in (name for name in TEXT if name in table.columns):

@@ -43,11 +43,14 @@ def distance_rows(makers: Sequence[FeatureMaker], sets: Sequence[ScanSet], num_r
 def _pool(features: list[np.ndarray[Any, np.dtype[np.float64]]]) -> Pool:
     """All scans of one plane; the Gaussian kernel's width is the median distance of real vectors, the same for all sets."""
     num, per_scan = sum(len(part) for part in features), features[0].shape[1]
-    # Two kernels of scans stay in memory; while one is made, so do the kernels of some scans' vectors with all.
-    num_bytes = 8 * (2 * num**2 + 4 * min(num * per_scan, AT_ONCE + per_scan) * num * per_scan)
-    announce_memory(f"the kernels of {num} scans", num_bytes, "lower most_people")
+    announce_memory(f"the kernels of {num} scans", num_bytes_of_kernels(num, per_scan), "lower most_people")
     real = features[0].reshape(-1, features[0].shape[-1])
     return Pool(np.concatenate(features), median_distance(real))
+
+
+def num_bytes_of_kernels(num: int, per_scan: int) -> int:
+    """Of two kernels of scans, which stay in memory, and of the vectors of some scans with all, while one is made."""
+    return 8 * (2 * num**2 + 4 * min(num * per_scan, AT_ONCE + per_scan) * num * per_scan)
 
 
 def _rows(

@@ -162,7 +162,13 @@ VOXELS_AT_ONCE = 50_000
 """Voxels of all scans that are in memory together: 200 MB per thousand scans."""
 
 MOST_WHOLE = 2000
-"""Scans whose voxels are compared whole, each with all others; the voxels of more are sketched."""
+"""Scans whose voxels are compared whole, each with all others; the voxels of more are sketched (`maths.sketch`).
+
+In 800 simulated people of 3,668 voxels (two repeats of five folds) the area under the curve was 0.778 and 0.769 (T1w, local volume)
+by the support vector machine on all voxels, and 0.779 and 0.769 by the regression on components of 2,048 projections."""
+SKETCH_COMPONENTS = 100
+"""Principal components of sketched voxels: thousands of people bear more than the heads' 30."""
+
 
 @dataclass(frozen=True)
 class Voxels:

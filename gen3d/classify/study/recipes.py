@@ -19,6 +19,7 @@ from gen3d.classify.heads.settings import (
     TableHead,
     Threshold,
 )
+from gen3d.classify.study.baselines import SKETCH_COMPONENTS
 from gen3d.classify.study.recipe import HeadRecipe
 from gen3d.classify.study.reducing import FeatureReducer, Reduction
 from gen3d.cohort.target import Rows, Target, Values
@@ -87,10 +88,6 @@ def recipe_of(
     """The recipe of a head on one vector per scan."""
     reduction = Reduction(components, tuple(confounds), harmonisation)
     return FeatureRecipe(settings.kind, reduction, Learner(settings, threshold))
-
-
-SKETCH_COMPONENTS = 100
-"""Principal components of sketched voxels: thousands of people bear more than the heads' 30."""
 
 
 def voxel_recipe(name: str, threshold: Threshold = "prevalence", sketched: bool = False) -> FeatureRecipe:
