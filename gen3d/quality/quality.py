@@ -45,8 +45,8 @@ class Quality(QualitySettings):
         return [
             f"compares {len(people.synthetic)} synthetic scans with {len(people.reference)} real people; {training}",
             *people.notes,
-            f"memory: up to {spell.number(self._gib(people), 1)} GiB for the kernels of distances, whose square root is in "
-            f"proportion to people; no more with more than most_people={self.most_people} in a group",
+            f"memory: up to {spell.number(self._gib(people), 1)} GiB for the kernels of distances, which grow with the "
+            f"square of people up to most_people={self.most_people} in a group",
             f"features: {', '.join(config.kind for config in self.extractors)}",
             f"writes {self.out}",
         ]
