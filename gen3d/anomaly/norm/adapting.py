@@ -188,7 +188,9 @@ def adapt_part(
     figures: dict[str, dict[str, Any]] = {}
     for site in sorted(set(people.sites)):
         rows = np.flatnonzero(people.sites == site)
-        own = Coded(people.covariates[rows], people.spread[rows], people.sites[rows])
+        ages = people.age_years[rows]
+        own_spread = people.spread[rows] * norm.age_variance.of(ages)
+        own = Coded(people.covariates[rows], own_spread, people.sites[rows], ages)
         deviations = np.asarray(values[rows] - model.expected(own.covariates), dtype=np.float32)
         known = (own.covariates, model.sd, model.gram_inverse)
         shift = fit_site_shift(deviations, *known, spread, own.spread)
