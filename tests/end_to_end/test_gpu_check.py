@@ -35,7 +35,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def script(*words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(SCRIPT), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
 
 
 @pytest.mark.parametrize("section", ["device", "training", "diffusion", "sampling", "expectation", "memory"])
@@ -61,7 +61,9 @@ def test_a_row_without_memory_is_a_result_and_a_row_with_an_error_a_failure(rows
 
 
 def test_the_script_writes_its_table(tmp_path: Path) -> None:
-    done = script("--device", "cpu", "--tiny", "--sections", "device", "tests", "--out", str(tmp_path / "out"))
+    done = script(
+        "--device", "cpu", "--tiny", "--sections", "device", "tests", "--seconds", "270", "--out", str(tmp_path / "out")
+    )
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "out" / "table.json").read_text())
     product, *_, described = content["sections"]["device"]["rows"]
@@ -146,7 +148,7 @@ def test_what_is_over_the_time_is_not_begun(
 
     monkeypatch.setattr(gpu_check, "run_rows", run)
     assert gpu_check.check(given(tmp_path, ["device", "training", "memory"], 60.0), time.monotonic() - 20) == 0
-    assert limits == [pytest.approx(35, abs=1)] * 3  # of 60 s, 20 are over and 5 are kept
+    assert limits == [pytest.approx(35, abs=1.5)] * 3  # of 60 s, 20 are over and 5 are kept
     assert gpu_check.check(given(tmp_path, ["device"], 60.0), time.monotonic() - 52) == 1
     assert "not begun: the time was over" in (tmp_path / "table.md").read_text()
 
