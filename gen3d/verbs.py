@@ -47,6 +47,11 @@ VERBS: dict[str, Entry] = {
         ("gen3d.latents.section_reconstruction:section",),
         "reconstruct every scan with a model and measure the error",
     ),
+    "norm": Entry(
+        "gen3d.anomaly.norm.norm:Norm",
+        (),
+        "calibrate on controls once: a folder that judges new scans anywhere, without an image",
+    ),
     "anomaly": Entry(
         "gen3d.anomaly.anomaly:Anomaly",
         (

@@ -2,58 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from gen3d.anomaly.calibration.calibrate import Calibrated, calibrate, describe_calibration
-from gen3d.anomaly.calibration.outlying import (
-    HEAVIEST_CLUSTER,
-    LARGEST_REGION,
-    allowed_sentence,
-    describe_reference,
-    outlying_sentences,
-)
-from gen3d.anomaly.calibration.panel import LEAST_ALLOWED, MIN_SITE_CONTROLS, FewSiteControls, Panel, make_panel
-from gen3d.anomaly.channels import available
+from gen3d.anomaly.calibration.panel import Panel
 from gen3d.anomaly.compare import compare
-from gen3d.anomaly.expectation import Ensemble, load_runs
-from gen3d.anomaly.folder import CLUSTERS, map_path, write_map, write_maps_tables
-from gen3d.anomaly.native import read_native_space, write_native
-from gen3d.anomaly.region_channels import contrast_values, size_names, size_values
-from gen3d.anomaly.region_readings import volume_values
-from gen3d.anomaly.tables import (
-    VoxelScores,
-    cluster_rows,
-    heaviest_clusters,
-    largest_regions,
-    latent_scores,
-    region_table,
-    subject_table,
-    unmask,
+from gen3d.anomaly.expectation import Ensemble
+from gen3d.anomaly.fitting import FittedChannel, FittedRegions, Fitting, announce
+from gen3d.anomaly.folder import CLUSTERS, write_maps_tables
+from gen3d.anomaly.map_writer import WITHOUT_MAP, MapFacts, MapSettings, MapWriter, ScanMap
+from gen3d.anomaly.norm.by_norm import (
+    PAGE,
+    PREPARED,
+    ByNorm,
+    RawScan,
+    open_by_norm,
+    plan_by_norm,
+    subject_of,
+    write_by_norm,
 )
-from gen3d.cohort.channels import CHANNELS, CONTRAST, LOG_JACOBIAN, ON_TEMPLATE, SIZE, T1W, VOLUME, Channel
-from gen3d.cohort.folder import Prepared, open_prepared
-from gen3d.cohort.manifest import is_twin
-from gen3d.cohort.seen import ANOTHER_ID, OTHER_PEOPLE, Guard, PersonHashes, identities, named
+from gen3d.anomaly.settings import CalibratingVerb, joined, warn_of_trained_on
+from gen3d.anomaly.tables import RegionRows, SubjectColumns, latent_scores, region_table, subject_table
+from gen3d.cohort.channels import Channel
+from gen3d.cohort.folder import Prepared
 from gen3d.core import words as spell
-from gen3d.core.config import Folders, waiver
-from gen3d.core.errors import UserError
+from gen3d.core.config import Folder, execution, key_of
 from gen3d.core.output_folder import Work
-from gen3d.core.progress import say, track, warn
-from gen3d.core.work import FolderVerb, Inputs
-from gen3d.maths.reference import Reference
-from gen3d.maths.significance import fdr, p_values
+from gen3d.core.progress import say, track
+from gen3d.core.work import Inputs
 from gen3d.models.run import Run
+from gen3d.verbs import verb_class
 
-Opened = tuple[Prepared, Run | Ensemble, Panel, list[Channel]]
+Cohort = tuple[Prepared, Run | Ensemble, Panel, list[Channel]]
+Opened = Cohort | ByNorm
+
+OF_A_SCAN = ("subject", "age_years", "sex", "site")
+NOT_OF_A_NORM = {"prepared", "out", "q", "workers"}
+"""Settings of the calibration that are free when a norm judges."""
 
 
-class Anomaly(FolderVerb):
+class Anomaly(CalibratingVerb):
     """Compare every person with what the model expects of a healthy one, and calibrate the difference.
 
     Per voxel, region and person: z against calibration controls of the same age, sex and site (a linear model with
@@ -61,53 +54,63 @@ class Anomaly(FolderVerb):
     brain; per region also a conformal p and one family-wise over regions. A person is never compared with a model that
     was trained on that person, nor calibrated on any scan of that person. Several runs are used together through the mean
     of their expectations, for people who are held out from each of them.
+
+    With norm=FOLDER (`gen3d norm`) nobody else's scan is needed: the scans of prepared=, or one raw file scan=, are judged by
+    what the norm kept of its controls.
     """
 
-    prepared: Folders = Field(description="prepared folders (prepare or simulate)")
-    run_folders: Folders = Field(
-        alias="run", description="run folder (train); several, [a,b]: the mean of their expectations is used"
+    norm: Folder | None = Field(
+        None, description="norm folder (norm) to judge by, in place of run= and of own controls"
     )
-    channels: tuple[Channel, ...] = Field(CHANNELS, description="what to compare: T1w, local structure, volume change")
-    samples: int = Field(4, ge=0, description="posterior draws averaged into the expectation; 0 decodes the mean")
-    smoothing_mm: float = Field(4.0, ge=0, description="smoothing of residual and deformation maps, FWHM in mm")
-    variance_smoothing_mm: float = Field(2.0, ge=0, description="smoothing of the variance map, FWHM in mm")
-    variance_floor: float | None = Field(
-        None, ge=0, description="least SD of a voxel, as a share of the brain's; default: what suits the model"
+    scan: Folder | None = Field(None, description="with norm=: one raw T1w file, in place of prepared=")
+    subject: str = Field(
+        "", description="with scan=: the person's id, letters and digits; default: from the file's name"
     )
-    covariates: tuple[str, ...] = Field(("age", "age2", "sex", "site"), description="terms of the per-voxel model")
-    site_variance: bool = Field(True, description="estimate a factor of the residual SD for every site")
-    min_site_controls: int = Field(
-        MIN_SITE_CONTROLS,
-        ge=LEAST_ALLOWED,
-        description="calibration controls that a site needs for its scans to get a z",
-    )
-    few_site_controls: FewSiteControls = waiver(
-        "refuse",
-        "a site with fewer: refuse it, or allow it (from 2 controls) and flag every row",
-        waives=("allow",),
-    )
-    empirical_null: bool = Field(
-        True, description="map voxel z so that it is standard normal in held-out calibration controls"
-    )
-    q: float = Field(0.05, gt=0, lt=1, description="false discovery rate within a person's map")
-    cluster_z: float = Field(3.1, gt=0, description="clusters are neighbouring voxels with |z| above this")
+    age_years: float | None = Field(None, ge=0, le=120, description="with scan=: age in years")
+    sex: Literal["", "F", "M"] = Field("", description="with scan=: F or M; default: unknown")
+    site: str = Field("", description="with scan=: site or scanner, as the norm calls it")
+    page: bool = execution(True, "with scan=: also write a page of the person, page/index.html")
     min_cluster_ml: float = Field(0.1, ge=0, description="smallest cluster listed, ml")
     native: bool = Field(
         True,
         description="also write maps in each scan's own space (deformation: by `gen3d export`)",
     )
-    seed: int = Field(0, description="seed of the posterior draws")
+
+    @model_validator(mode="after")
+    def _is_one_way(self) -> Anomaly:
+        given = self.model_fields_set
+        if self.norm is None:
+            for name in ("scan", *OF_A_SCAN):
+                if name in given and getattr(self, name) not in (None, ""):
+                    raise ValueError(f"`{name}` needs a norm to judge by: give norm=FOLDER (gen3d norm).")
+            for name, value in (("prepared", self.prepared), ("run", self.run_folders)):
+                if value is None:
+                    raise ValueError(f"`{name}` is missing: give {name}=FOLDER, or norm=FOLDER to judge by a norm.")
+            return self
+        fixed = [key_of(type(self), name) for name in CalibratingVerb.model_fields if name in given - NOT_OF_A_NORM]
+        if fixed:
+            raise ValueError(
+                f"`{fixed[0]}` was fixed when the norm was fitted; leave it out, or fit another norm with it."
+            )
+        if (self.prepared is None) == (self.scan is None):
+            raise ValueError("give the scans to judge as prepared=FOLDER, or one raw T1w file as scan=FILE.")
+        if self.scan is None and (named := [name for name in OF_A_SCAN if getattr(self, name) not in (None, "")]):
+            raise ValueError(f"`{named[0]}` is of a raw scan: give scan=FILE; prepared scans have it in their table.")
+        return self
 
     def plan(self) -> list[str]:
         """The scans, models and channels that would be compared."""
-        prepared, run, panel, channels = self.open_inputs()
+        opened = self.open_inputs()
+        if isinstance(opened, ByNorm):
+            return plan_by_norm(opened, self.out)
+        prepared, run, panel, channels = opened
         gated = (
             f"; {len(panel.gated)} scans of a site with too few calibration controls get no z"
             if len(panel.gated)
             else ""
         )
         return [
-            f"compares {len(panel.table)} scans with the {run.kind} of {_joined(run)} in {', '.join(channels)}{gated}",
+            f"compares {len(panel.table)} scans with the {run.kind} of {joined(run)} in {', '.join(channels)}{gated}",
             f"calibrates on {len(panel.calibration)} controls that the model has not seen ({', '.join(panel.design.columns)})",
             *filter(None, [panel.unknown_sentence()]),
             f"grid {prepared.plan.describe()}",
@@ -116,41 +119,8 @@ class Anomaly(FolderVerb):
 
     def reads(self) -> Inputs:
         """The scans and the models."""
-        return {"prepared": self.prepared, "run": self.run_folders}
-
-    def write(self, work: Work, opened: Opened) -> dict[str, Any]:
-        """Write the maps folder: subjects.tsv, regions.tsv, clusters.tsv, calibration.json, maps/, native/."""
-        prepared, run, panel, channels = opened
-        _announce(panel)
-        _warn_of_trained_on(prepared, run)
-        values = compare(self.out, prepared, run, panel.table, channels, self.samples, self.smoothing_mm, self.seed)
-        calibrations: dict[str, Any] = {}
-        scores: dict[Channel, VoxelScores] = {}
-        regions: list[pd.DataFrame] = []
-        clusters: list[dict[str, Any]] = []
-        for channel in channels:  # z of one channel at a time: it is as large as all scans
-            say(f"calibrating {channel}")
-            calibrated = self._calibrated(prepared, run, panel, channel, values.voxels[channel])
-            regional = calibrate(values.regions[channel], panel, site_variance=self.site_variance)
-            regions.append(region_table(panel, channel, values.regions[channel], regional, prepared.region_table))
-            masses = heaviest_clusters(panel, calibrated.z, prepared.mask, self.cluster_z)
-            references = {
-                LARGEST_REGION: describe_reference(panel, largest_regions(regional)),
-                HEAVIEST_CLUSTER: describe_reference(panel, masses),
-            }
-            _warn_of_outlying(channel, references)
-            calibrations[channel] = describe_calibration(panel, calibrated, self.q) | {"references": references}
-            scores[channel] = VoxelScores.of(calibrated.z, self.q)
-            clusters += self._write_maps(prepared, panel, channel, calibrated.z, masses)
-            del calibrated
-        measured = self._measured(prepared, panel) if "deformation" in channels else {}
-        regions += [rows for rows, _ in measured.values()]
-        calibrations |= {name: record for name, (_, record) in measured.items()}
-        region_frame = pd.concat(regions, ignore_index=True)
-        subjects = subject_table(panel, scores, region_frame, latent_scores(panel, values.latents))
-        write_maps_tables(self.out, subjects, region_frame, _by_scan(clusters, panel), calibrations)
-        values.discard()
-        return _summary(panel, {channel: calibrations[channel] for channel in channels})
+        read = {"prepared": self.prepared, "run": self.run_folders, "norm": self.norm, "scan": self.scan}
+        return {name: paths for name, paths in read.items() if paths is not None}
 
     def open_inputs(self) -> Opened:
         """The scans, the models, the panel of calibration and scored people, and the available channels.
@@ -158,100 +128,90 @@ class Anomaly(FolderVerb):
         Raises:
             UserError: a model trained on patients, or inputs that do not fit together.
         """
-        prepared, run = open_prepared(self.prepared), load_runs(self.run_folders)
-        run.require(prepared)
-        for each in run.runs if isinstance(run, Ensemble) else (run,):
-            if each.learned_patients and not each.model_config.asks_for_healthy:
-                raise UserError(
-                    f"{each.folder}: was trained on patients too (patients= of train), so its expectation is not healthy; use "
-                    "a run that was trained on controls alone."
-                )
-        channels = available(self.channels, run.channels, prepared.plan.channels)
-        # Cross-fitted residuals of a model that predicts from covariates already carry the uncertainty of that
-        # prediction. Fitting the same covariates again would count it twice and make z too small. The panel's spread
-        # holds the uncertainty of each person's prediction instead.
-        covered = run.predicts_out_of_sample
-        table, only_new = _assessed(prepared, run)
-        panel = make_panel(
-            table,
-            () if covered else self.covariates,
-            self.min_site_controls,
-            self.few_site_controls,
-            run.design if covered else None,
-            only_new,
+        if self.norm is not None:
+            return open_by_norm(self.norm, self.prepared, self._raw_scan)
+        prepared, run, channels = self.open_cohort()
+        return prepared, run, self.panel_of(prepared, run), channels
+
+    @property
+    def _raw_scan(self) -> RawScan | None:
+        if self.scan is None:
+            return None
+        return RawScan(self.scan, self.subject or subject_of(self.scan), self.age_years, self.sex, self.site)
+
+    def write(self, work: Work, opened: Opened) -> dict[str, Any]:
+        """Write the maps folder: subjects.tsv, regions.tsv, clusters.tsv, calibration.json, maps/, native/."""
+        if isinstance(opened, ByNorm):
+            return write_by_norm(opened, self.out, self.map_settings, self.workers)
+        prepared, run, panel, channels = opened
+        announce(panel)
+        warn_of_trained_on(prepared, run)
+        values = compare(self.out, prepared, run, panel.table, self.comparison(channels), self.workers)
+        fitting = Fitting(self, prepared, run, panel, values, channels)
+        calibrations: dict[str, Any] = {}
+        regions: list[pd.DataFrame] = []
+        columns: list[pd.DataFrame] = []
+        clusters: list[dict[str, Any]] = []
+        for channel in channels:
+            fitted = fitting.channel(channel)
+            calibrations[channel] = fitted.regions.record
+            facts = self._write_maps(prepared, panel, fitted)
+            columns.append(_subject_columns(panel, fitted, facts))
+            regions.append(_region_rows(fitted.regions))
+            clusters += [row for of_scan in facts.values() for row in of_scan.clusters]
+        for measured in fitting.measured():
+            calibrations[measured.channel] = measured.record
+            regions.append(_region_rows(measured))
+        subjects = subject_table(panel.table, panel.flags(), columns, latent_scores(panel, values.latents))
+        region_frame = pd.concat(regions, ignore_index=True)
+        write_maps_tables(self.out, subjects, region_frame, _by_scan(clusters, panel), calibrations)
+        values.discard()
+        return _summary(panel, {channel: calibrations[channel] for channel in channels})
+
+    def conclude(self, summary: Mapping[str, Any]) -> None:
+        """Write the page of one raw scan's person, where it is wanted."""
+        if self.scan is not None and self.page:
+            inputs, title = [self.out, self.out / PREPARED], "One scan against healthy controls"
+            verb_class("report").model_validate({"inputs": inputs, "out": self.out / PAGE, "title": title}).run()
+
+    @property
+    def map_settings(self) -> MapSettings:
+        """How maps are written."""
+        return MapSettings(self.q, self.cluster_z, self.min_cluster_ml, self.native)
+
+    def _write_maps(self, prepared: Prepared, panel: Panel, fitted: FittedChannel) -> dict[int, MapFacts]:
+        """Write the maps of a channel; returns what tables say of each, by row of the panel."""
+        writer = MapWriter(self.out, prepared, self.map_settings)
+        wanted = np.setdiff1d(np.arange(len(panel.table)), panel.gated).tolist()
+        channel, scores = fitted.regions.channel, fitted.regions.scores
+        scans = (
+            ScanMap(
+                str(panel.table.at[row, "key"]),
+                Path(str(panel.table.at[row, "folder"])),
+                channel,
+                fitted.voxels.z[row],
+                scores.without(int(panel.calibration_position[row])).masses,
+            )
+            for row in wanted
         )
-        return prepared, run, panel, channels
-
-    def _floor(self, run: Run | Ensemble, channel: Channel) -> float:
-        """The variance floor of a channel: that of the model, and 0 for a channel that the model does not predict."""
-        if self.variance_floor is not None:
-            return self.variance_floor
-        predicted = (LOG_JACOBIAN if channel == "deformation" else T1W) in run.channels
-        return run.variance_floor if predicted else 0.0
-
-    def _measured(self, prepared: Prepared, panel: Panel) -> dict[str, tuple[pd.DataFrame, dict[str, Any]]]:
-        """Rows of the channels that exist by region only, `size`, `contrast` and `volume`, and their calibration records."""
-        # No model has removed the effect of the covariates from these values, so the covariates always enter here.
-        with_covariates = panel.with_terms(self.covariates)
-        channels = {
-            SIZE: (size_values(prepared, panel.table), size_names(prepared)),
-            CONTRAST: (contrast_values(prepared, panel.table), prepared.region_table),
-            VOLUME: (volume_values(prepared, panel.table), prepared.region_table),
-        }
-        rows = {}
-        for name, (values, names) in channels.items():
-            if values is not None:
-                calibrated = calibrate(values, with_covariates, site_variance=self.site_variance)
-                table = region_table(with_covariates, name, values, calibrated, names)
-                references = {LARGEST_REGION: describe_reference(panel, largest_regions(calibrated))}
-                _warn_of_outlying(name, references)
-                record = describe_calibration(with_covariates, calibrated, self.q) | {"references": references}
-                rows[name] = (table, record)
-        return rows
-
-    def _calibrated(
-        self, prepared: Prepared, run: Run | Ensemble, panel: Panel, channel: Channel, values: NDArray[np.float32]
-    ) -> Calibrated:
-        """z of every scan in a channel."""
-        return calibrate(
-            values,
-            panel,
-            prepared.mask,
-            self.variance_smoothing_mm / prepared.plan.spacing_mm,
-            self.empirical_null,
-            self.site_variance,
-            self._floor(run, channel),
-        )
-
-    def _write_maps(
-        self,
-        prepared: Prepared,
-        panel: Panel,
-        channel: Channel,
-        all_z: NDArray[np.float32],
-        heaviest: NDArray[np.float64],
-    ) -> list[dict[str, Any]]:
-        """Write the maps of a channel; returns the clusters, scan by scan."""
-        min_voxels = max(1, round(self.min_cluster_ml * 1000 / prepared.plan.spacing_mm**3))
-        mask, affine = prepared.mask, prepared.plan.matrix
-        rows: list[dict[str, Any]] = []
-        wanted = np.setdiff1d(np.arange(len(panel.table)), panel.gated)
-        for i in track(wanted.tolist(), f"writing maps of {channel}"):
-            key = str(panel.table.at[i, "key"])
-            z = unmask(all_z[i], mask)
-            write_map(self.out, key, channel, z, unmask(fdr(p_values(all_z[i]), self.q), mask), affine)
-            if self.native and channel not in ON_TEMPLATE:
-                native = read_native_space(Path(str(panel.table.at[i, "folder"])), key)
-                if native is not None:
-                    write_native(map_path(self.out, key, channel, native=True), native, z, affine)
-            reference = Reference.of(heaviest[panel.reference(i)])
-            rows += cluster_rows(key, channel, z, self.cluster_z, min_voxels, reference, prepared)
-        return rows
+        done = track(writer.all(scans, self.workers), f"writing maps of {channel}", total=len(wanted))
+        return dict(zip(wanted, done, strict=True))
 
 
-def _warn_of_outlying(channel: str, references: dict[str, dict[str, Any]]) -> None:
-    for sentence in outlying_sentences(channel, references):
-        warn(f"{sentence}.")
+def _region_rows(fitted: FittedRegions) -> pd.DataFrame:
+    rows = RegionRows(fitted.channel, fitted.names)
+    return region_table(fitted.panel, rows, fitted.values, fitted.calibrated, fitted.scores)
+
+
+def _subject_columns(panel: Panel, fitted: FittedChannel, facts: dict[int, MapFacts]) -> pd.DataFrame:
+    """The columns of subjects.tsv of a channel, a row per scan."""
+    of_channel, rows = fitted.regions, []
+    for row in range(len(panel.table)):
+        map_of = facts.get(row, WITHOUT_MAP)
+        others = of_channel.scores.without(int(panel.calibration_position[row]))
+        columns = SubjectColumns(of_channel.channel, others)
+        rows.append(columns.of(map_of.burden, map_of.voxels_fdr, of_channel.calibrated.z[row]))
+    return pd.DataFrame(rows)
 
 
 def _by_scan(clusters: list[dict[str, Any]], panel: Panel) -> pd.DataFrame:
@@ -259,80 +219,6 @@ def _by_scan(clusters: list[dict[str, Any]], panel: Panel) -> pd.DataFrame:
     place = {str(key): row for row, key in enumerate(panel.table["key"])}
     ordered: list[dict[str, Any]] = sorted(clusters, key=lambda row: place[row["key"]])
     return pd.DataFrame(ordered, columns=list(CLUSTERS.columns))
-
-
-def _joined(run: Run | Ensemble) -> str:
-    return " and ".join(str(folder) for folder in run.folders)
-
-
-def _assessed(prepared: Prepared, run: Run | Ensemble) -> tuple[pd.DataFrame, bool]:
-    """Rows of every scan of a person who is held out from a member, and whether a model was trained on nobody that was given.
-
-    The column `calibrates` marks the rows that may calibrate.
-    """
-    used = prepared.manifest[prepared.manifest["role"] != "excluded"]
-    seen_by = _seen_by(run, used)
-    table = used[_guard(run).clear(used, seen_by, "leave_out").testable].reset_index(drop=True)
-    # Controls outside the test set calibrate if they are held out from a member: the calibration set of a single model,
-    # or every train and calibration control of a cross-fitted family.
-    table["calibrates"] = table["role"].isin(["calibration", "train"]) & ~is_twin(table)
-    return table, not any(seen_by)
-
-
-def _guard(run: Run | Ensemble) -> Guard:
-    learners = " or of ".join(str(folder) for folder in run.folders)
-    return Guard(
-        f"every member of {learners}",
-        "their expectation would resemble them",
-        "use people that the model has not seen, or train with cross_fit=5",
-    )
-
-
-def _seen_by(run: Run | Ensemble, table: pd.DataFrame) -> list[str]:
-    """The model that was trained on the person of each row, and whether it knows the scan alone; "" where none was."""
-    runs = run.runs if isinstance(run, Ensemble) else (run,)
-
-    def what(person: PersonHashes) -> str:
-        reasons = [one.seen.reason(person) for one in runs if not one.can_judge(person)]
-        by_scan = reasons and all(reason.endswith(ANOTHER_ID) for reason in reasons)
-        return f"{run.kind}, {ANOTHER_ID}" if by_scan else run.kind if reasons else ""
-
-    return [what(person) for person in identities(table)]
-
-
-def _warn_of_trained_on(prepared: Prepared, run: Run | Ensemble) -> None:
-    """Warn of calibration people who cannot calibrate because the model was trained on them."""
-    for one in run.runs if isinstance(run, Ensemble) else (run,):
-        if remark := one.seen.remark(prepared.manifest, str(one.folder)):
-            warn(f"{remark}.")
-        if namesakes := one.seen.namesakes(prepared.manifest):
-            warn(
-                f"{spell.people(len(namesakes))} ({named(namesakes)}) have the ids of training people of {one.folder} and other "
-                f"scans, and count as seen; {OTHER_PEOPLE}."
-            )
-    people = prepared.select(["calibration"]).drop_duplicates("subject")
-    seen_by = _seen_by(run, people)
-    if any(seen_by):
-        what = _guard(run).sentence(people, seen_by)
-        warn(f"role calibration: {what}; they neither calibrate nor get a z.")
-
-
-def _announce(panel: Panel) -> None:
-    design = panel.design
-    say(
-        f"{len(panel.table)} scans; calibrating on {len(panel.calibration)} controls that the model has not seen, "
-        f"aged {' to '.join(spell.number(age, 0) for age in design.age_range_years)}; terms: {', '.join(design.columns)}; "
-        f"{allowed_sentence(len(panel.calibration))}"
-    )
-    if unknown := panel.unknown_sentence():
-        warn(f"{unknown}.")
-    for term, reason in design.dropped.items():
-        say(f"  covariate {term} left out: {reason}")
-    for site, scans in panel.table.iloc[panel.gated].groupby("site"):
-        warn(f"{spell.count(len(scans), 'scan')} get no z map: {panel.gate.refusal(str(site))}.")
-    scored_sites = panel.table.drop(panel.gated)["site"].unique() if len(design.site_counts) > 1 else ()
-    for remark in filter(None, (panel.gate.remark(str(site)) for site in sorted(scored_sites))):
-        say(f"  {remark}")
 
 
 def _summary(panel: Panel, calibrations: dict[str, Any]) -> dict[str, Any]:

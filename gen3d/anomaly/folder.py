@@ -42,6 +42,9 @@ CLUSTERS = TableFile(
 )
 """The columns are described in columns.json, which the BIDS export uses."""
 
+CONTROL_RANGES = TableFile("control_ranges.tsv", ("channel", "region", "p05", "p95"), AGAIN)
+"""Centiles of deviations of a norm's controls, in maps whose controls are not among their people."""
+
 CALIBRATION = "calibration.json"
 ZMAP, SIGNIFICANT = "zmap", "significant"
 BY_REGION = (SIZE, CONTRAST, VOLUME)
@@ -257,6 +260,8 @@ class MapsFolder(ResultFolder):
 
     def control_range(self, subject: str, channel: str, region: str) -> tuple[float, float] | None:
         """5th and 95th percentile of the effect in controls other than this person; None with fewer than 10."""
+        if (self.folder / CONTROL_RANGES.file).is_file():
+            return self._ranges.get((channel, region))
         frame = self.control_effects
         chosen = (frame["channel"] == channel) & (frame["region"] == region) & (frame["subject"] != subject)
         values = frame.loc[chosen, "effect"].to_numpy(float)
@@ -264,6 +269,11 @@ class MapsFolder(ResultFolder):
             return None
         low, high = np.percentile(values, [5, 95])
         return float(low), float(high)
+
+    @cached_property
+    def _ranges(self) -> dict[tuple[str, str], tuple[float, float]]:
+        rows = CONTROL_RANGES.read(self.folder)[["channel", "region", "p05", "p95"]].to_numpy()
+        return {(str(channel), str(region)): (float(low), float(high)) for channel, region, low, high in rows}
 
     @cached_property
     def reference(self) -> pd.DataFrame:

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gen3d.anomaly.compare import RegionMeans
+from gen3d.anomaly.region_means import RegionMeans
 from gen3d.cohort.channels import LOG_JACOBIAN, SIZE
 from gen3d.cohort.folder import Prepared
 from gen3d.core.errors import UserError
@@ -59,17 +59,18 @@ class ShellMeans:
         return np.array([values[of].mean() if len(of) else 0.0 for of in self._voxels], dtype=np.float32)
 
 
-def contrast_values(prepared: Prepared, table: pd.DataFrame) -> NDArray[np.float32] | None:
-    """Log volume of every region relative to its surroundings, of every scan, [n, R]; None without a log-Jacobian."""
-    if LOG_JACOBIAN not in prepared.plan.channels:
-        return None
-    inside = RegionMeans(prepared.regions, prepared.mask, prepared.region_table)
-    around = ShellMeans(prepared.regions, prepared.mask, prepared.region_table, prepared.plan.spacing_mm)
-    values = np.empty((len(table), len(prepared.region_table)), dtype=np.float32)
-    for i, key in enumerate(table["key"]):
-        log_jacobian = prepared.volume(str(key), LOG_JACOBIAN)[prepared.mask]
-        values[i] = inside(log_jacobian) - around(log_jacobian)
-    return values
+class ContrastReading:
+    """Log volume of every region of a scan relative to its surroundings; the cohort has a log-Jacobian."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared, self.names = prepared, prepared.region_table
+        self._inside = RegionMeans(prepared.regions, prepared.mask, prepared.region_table)
+        self._around = ShellMeans(prepared.regions, prepared.mask, prepared.region_table, prepared.plan.spacing_mm)
+
+    def __call__(self, row: pd.Series) -> NDArray[np.float32]:
+        """[R] of the scan of a row of the cohort table."""
+        log_jacobian = self._prepared.volume(str(row["key"]), LOG_JACOBIAN)[self._prepared.mask]
+        return self._inside(log_jacobian) - self._around(log_jacobian)
 
 
 WHOLE_BRAIN = "whole brain (global size)"
@@ -93,28 +94,37 @@ def read_log_scale(path: Path) -> float:
         raise UserError(f"{path}: damaged ({error}); prepare the scan again.") from None
 
 
-def size_names(prepared: Prepared) -> pd.DataFrame:
-    """The columns of `size_values`: the whole brain, then every region."""
-    return pd.DataFrame({"name": [WHOLE_BRAIN, *prepared.region_table["name"]]})
+class SizeReading:
+    """Log volumes of a scan relative to the template: the whole brain, then every region."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared = prepared
+        self.names = pd.DataFrame({"name": [WHOLE_BRAIN, *prepared.region_table["name"]]})
+        self._means = RegionMeans(prepared.regions, prepared.mask, prepared.region_table)
+
+    def __call__(self, row: pd.Series) -> NDArray[np.float32]:
+        """[1 + R] of the scan of a row of the cohort table."""
+        whole = read_log_scale(transform_path(row["folder"], row["key"]))
+        regions = whole + self._means(self._prepared.volume(str(row["key"]), LOG_JACOBIAN)[self._prepared.mask])
+        return np.concatenate([[whole], regions]).astype(np.float32)
 
 
-def size_values(prepared: Prepared, table: pd.DataFrame) -> NDArray[np.float32] | None:
-    """Log volumes relative to the template of every scan: the whole brain, then every region, [n, 1 + R].
+def transform_path(folder: str, key: str) -> Path:
+    """Where `prepare` keeps the alignment of a scan."""
+    return Path(folder) / "transforms" / f"{key}.json"
 
-    None if the cohort was aligned rigidly (its deformation channel holds the size already), has no deformation channel, or
-    lacks a transform of a scan (which is printed).
+
+def has_sizes(prepared: Prepared) -> bool:
+    """Whether `SizeReading` can read every scan of a cohort.
+
+    Not if it was aligned rigidly (its deformation channel holds the size already), has no deformation channel, or lacks a
+    transform of a scan (which is printed).
     """
     if LOG_JACOBIAN not in prepared.plan.channels or prepared.plan.degrees_of_freedom == RIGID:
-        return None
-    paths = [Path(folder) / "transforms" / f"{key}.json" for folder, key in table[["folder", "key"]].to_numpy()]
+        return False
+    used = prepared.manifest[prepared.manifest["role"] != "excluded"]
+    paths = [transform_path(folder, key) for folder, key in used[["folder", "key"]].to_numpy()]
     absent = [path for path in paths if not path.is_file()]
     if absent:
         say(f"no rows of channel {SIZE}: {absent[0]} and {len(absent) - 1} more transforms are missing.")
-        return None
-    region_means = RegionMeans(prepared.regions, prepared.mask, prepared.region_table)
-    values = np.empty((len(table), 1 + len(prepared.region_table)), dtype=np.float32)
-    for i, (key, path) in enumerate(zip(table["key"], paths, strict=True)):
-        whole = read_log_scale(path)
-        values[i, 0] = whole
-        values[i, 1:] = whole + region_means(prepared.volume(str(key), LOG_JACOBIAN)[prepared.mask])
-    return values
+    return not absent

@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gen3d.anomaly.compare import RegionMeans
 from gen3d.anomaly.region_channels import ShellMeans
+from gen3d.anomaly.region_means import RegionMeans
 from gen3d.cohort.channels import CONTRAST, LOG_JACOBIAN, T1W
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.region_validity import ML, chosen_reading
@@ -78,22 +78,28 @@ def _near(region: NDArray[np.bool_], spacing_mm: float) -> NDArray[np.int64]:
     return np.flatnonzero(inside)
 
 
-def volume_values(prepared: Prepared, table: pd.DataFrame) -> Floats | None:
-    """Log volume of every region by its chosen reading, of every scan, [n, R].
+class VolumeReading:
+    """Log volume of every region of a scan by its chosen reading."""
 
-    None without a log-Jacobian or a T1w, for regions other than the package's own, and on grids coarser than those on which
+    def __init__(self, prepared: Prepared) -> None:
+        self.names = prepared.region_table
+        self._readings = RegionReadings(prepared)
+        self._chosen = [chosen_reading(str(name)) for name in self.names["name"]]
+        self._slopes = np.array([choice.ventricle_slope for choice in self._chosen], dtype=np.float32)
+
+    def __call__(self, row: pd.Series) -> Floats:
+        """[R] of the scan of a row of the cohort table."""
+        found = self._readings(str(row["key"]))
+        found[LESS_VENTRICLE] = found[DEFORMATION] - self._slopes * found["ventricles"]
+        return np.array([found[choice.reading][place] for place, choice in enumerate(self._chosen)], np.float32)
+
+
+def has_volumes(prepared: Prepared) -> bool:
+    """Whether `VolumeReading` can read the scans of a cohort.
+
+    Not without a log-Jacobian or a T1w, for regions other than the package's own, nor on grids coarser than those on which
     readings were held against labels.
     """
     regions = prepared.region_table
     own = "tissue" in regions and set(VENTRICLES) <= set(regions["name"])
-    if not own or prepared.plan.spacing_mm > COARSEST_MM or not {LOG_JACOBIAN, T1W} <= set(prepared.plan.channels):
-        return None
-    readings = RegionReadings(prepared)
-    chosen = [chosen_reading(str(name)) for name in regions["name"]]
-    slopes = np.array([choice.ventricle_slope for choice in chosen], dtype=np.float32)
-    values = np.empty((len(table), len(chosen)), dtype=np.float32)
-    for i, key in enumerate(table["key"]):
-        found = readings(str(key))
-        found[LESS_VENTRICLE] = found[DEFORMATION] - slopes * found["ventricles"]
-        values[i] = [found[choice.reading][place] for place, choice in enumerate(chosen)]
-    return values
+    return own and prepared.plan.spacing_mm <= COARSEST_MM and {LOG_JACOBIAN, T1W} <= set(prepared.plan.channels)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,19 +14,17 @@ from numpy.typing import NDArray
 
 from gen3d.anomaly.calibration.calibrate import Calibrated
 from gen3d.anomaly.calibration.panel import Panel
+from gen3d.anomaly.control_scores import ControlScores
 from gen3d.anomaly.folder import IDENTITY, LATENT_SCORE, P_CONFORMAL, P_MAX, REGION_SCORE, SCORE
-from gen3d.cohort.channels import LOG_VOLUMES, Channel
+from gen3d.cohort.channels import LOG_VOLUMES
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.region_validity import validity_columns
 from gen3d.maths.deviation import deviation, fit_deviation, held_out_deviation
 from gen3d.maths.reference import Reference
 from gen3d.maths.significance import (
-    burden,
     clusters,
     conformal_p_columns,
-    fdr,
     fdr_adjust,
-    heaviest_cluster,
     p_values,
     percentile,
 )
@@ -31,44 +32,63 @@ from gen3d.maths.significance import (
 MAX_CLUSTERS = 20
 
 
-def region_table(
-    panel: Panel, channel: str, means: NDArray[np.float32], regional: Calibrated, names: pd.DataFrame
-) -> pd.DataFrame:
-    """One row per scan and region: effect, z, p, conformal p, q (BH over the person's regions) and p_max.
+@dataclass(frozen=True)
+class RegionRows:
+    """Rows of regions.tsv of one channel: what each region's reading measures, and its label on the grid."""
 
-    `effect` is the region mean minus its prediction from age, sex and site, in the channel's units; `effect_percent` is the
-    volume difference 100 (exp(effect) - 1) where the channel is a log volume. The conformal p ranks |z| among the
-    held-out |z| of the same region in the other calibration controls, so it assumes no normal distribution. `p_max` ranks
-    it among the largest |z| of any region in each control, so it is family-wise over regions (the max statistic of
-    Westfall and Young 1993). Neither can be below 1 / (controls + 1), but for `p_max` where a control is outlying
-    (`maths.reference`). The last columns say what each reading measures (`validity_columns`).
-    """
-    rows = np.arange(len(panel.table))
-    effect = regional.deviation(means, panel.covariates(rows))
-    effect[panel.gated] = np.nan
-    percent = 100.0 * np.expm1(effect) if channel in LOG_VOLUMES else np.full_like(effect, np.nan)
-    frames, measured = [], validity_columns(names["name"].reset_index(drop=True), channel)
-    for i in rows:
-        z = regional.z[i]
+    channel: str
+    names: pd.DataFrame
+
+    @cached_property
+    def _measured(self) -> pd.DataFrame:
+        return validity_columns(self.names["name"].reset_index(drop=True), self.channel)
+
+    def of(
+        self, key: str, effect: NDArray[np.floating], z: NDArray[np.floating], scores: ControlScores
+    ) -> pd.DataFrame:
+        """One row per region of a scan: effect, z, p, conformal p, q (BH over the person's regions) and p_max.
+
+        `effect` is the region mean minus its prediction from age, sex and site, in the channel's units; `effect_percent` is
+        the volume difference 100 (exp(effect) - 1) where the channel is a log volume. The conformal p ranks |z| among the
+        held-out |z| of the same region in controls other than the person, so it assumes no normal distribution. `p_max`
+        ranks it among the largest |z| of any region in each control, so it is family-wise over regions (the max statistic
+        of Westfall and Young 1993). Neither can be below 1 / (controls + 1), but for `p_max` where a control is outlying
+        (`maths.reference`). The last columns say what each reading measures (`validity_columns`).
+
+        Args:
+            key: of the scan.
+            effect: [R].
+            z: [R], NaN for a scan without a z.
+            scores: of the controls but the person.
+        """
         known = np.isfinite(z).all()
         p = p_values(z) if known else np.full(len(z), np.nan)
-        reference = np.abs(regional.z[panel.reference(int(i))])
-        frames.append(
-            pd.DataFrame(
-                {
-                    "key": panel.table.at[i, "key"],
-                    "channel": channel,
-                    "region": names["name"].to_numpy(),
-                    "effect": effect[i],
-                    "effect_percent": percent[i],
-                    "z": z,
-                    "p": p,
-                    P_CONFORMAL: conformal_p_columns(reference, np.abs(z)),
-                    "q": fdr_adjust(p) if known else p,
-                    P_MAX: Reference.of(reference.max(axis=1)).p(np.abs(z)),
-                }
-            ).join(measured)
-        )
+        percent = 100.0 * np.expm1(effect) if self.channel in LOG_VOLUMES else np.full(len(z), np.nan, np.float32)
+        return pd.DataFrame(
+            {
+                "key": key,
+                "channel": self.channel,
+                "region": self.names["name"].to_numpy(),
+                "effect": effect if known else np.nan,
+                "effect_percent": percent if known else np.nan,
+                "z": z,
+                "p": p,
+                P_CONFORMAL: conformal_p_columns(scores.regions, np.abs(z)),
+                "q": fdr_adjust(p) if known else p,
+                P_MAX: Reference.of(scores.largest).p(np.abs(z)),
+            }
+        ).join(self._measured)
+
+
+def region_table(
+    panel: Panel, rows: RegionRows, means: NDArray[np.float32], regional: Calibrated, scores: ControlScores
+) -> pd.DataFrame:
+    """The rows of every scan of a panel: means [N, R], their z, and the scores of the controls."""
+    effect = regional.norm.effect(means, panel.coded(np.arange(len(panel.table))))
+    frames = [
+        rows.of(str(key), effect[i], regional.z[i], scores.without(int(panel.calibration_position[i])))
+        for i, key in enumerate(panel.table["key"])
+    ]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -90,84 +110,55 @@ def latent_scores(panel: Panel, latents: NDArray[np.float32] | None) -> LatentSc
     for position in np.unique(panel.calibration_position[panel.repeats]):
         further = panel.scans_of(int(position))[1:]
         distance[further] = deviation(fit_deviation(np.delete(reference, position, axis=0)), latents[further])
-    return LatentScores(distance, _percentiles(panel, distance))
+    return LatentScores(distance, _percentiles(panel, distance, distance[panel.calibration]))
 
 
-def _percentiles(panel: Panel, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Percentile of each scan's score [n] among those of the other calibration controls."""
-    return np.array([percentile(scores[i : i + 1], scores[panel.reference(i)])[0] for i in range(len(scores))])
+def _percentiles(panel: Panel, scores: NDArray[np.float64], of_controls: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Percentile of each scan's score [N] among those of the other calibration controls [n]."""
+    others = [np.delete(of_controls, place) if place >= 0 else of_controls for place in panel.calibration_position]
+    return np.array([percentile(scores[i : i + 1], of)[0] for i, of in enumerate(others)])
 
 
 @dataclass(frozen=True)
-class VoxelScores:
-    """Of every scan in one channel: the burden of its z map, and its voxels that survive FDR, [n]; NaN without a map."""
+class SubjectColumns:
+    """Columns of subjects.tsv of one channel of one scan."""
 
-    burden: NDArray[np.float64]
-    voxels_fdr: NDArray[np.float64]
+    channel: str
+    scores: ControlScores
 
-    @classmethod
-    def of(cls, z: NDArray[np.float32], q: float) -> VoxelScores:
-        """From z [n, V]."""
-        burdens, voxels = np.full(len(z), np.nan), np.full(len(z), np.nan)
-        for row in np.flatnonzero(np.isfinite(z[:, 0])):
-            burdens[row], voxels[row] = burden(z[row]), int(fdr(p_values(z[row]), q).sum())
-        return cls(burdens, voxels)
+    def of(self, burden: float, voxels_fdr: float, regional_z: NDArray[np.floating]) -> dict[str, float]:
+        """Scores of a scan and their percentiles among those of the controls but the person.
+
+        `score_*` is the mean of the largest 5 % of |z| in the brain, `region_score_*` the largest |z| of any region.
+        """
+        largest = float(np.abs(regional_z).max()) if np.isfinite(regional_z).all() else math.nan
+        return {
+            f"{SCORE}{self.channel}": burden,
+            f"percentile_{self.channel}": float(percentile([burden], self.scores.burdens)[0]),
+            f"voxels_fdr_{self.channel}": voxels_fdr,
+            f"{REGION_SCORE}{self.channel}": largest,
+            f"region_percentile_{self.channel}": float(percentile([largest], self.scores.largest)[0]),
+        }
 
 
 def subject_table(
-    panel: Panel, voxelwise: dict[Channel, VoxelScores], regions: pd.DataFrame, latent: LatentScores | None
+    table: pd.DataFrame, flags: Sequence[str], columns: Sequence[pd.DataFrame], latent: LatentScores | None
 ) -> pd.DataFrame:
-    """One row per scan: identity, flags as text, and per channel a voxel score and a region score.
-
-    `score_*` is the mean of the largest 5 % of |z| in the brain, `region_score_*` the largest |z| of any region. Each has
-    its percentile among the held-out scores of the other calibration controls.
-    """
-    frame = panel.table[[*IDENTITY, *panel.table.columns.intersection(["base"])]].copy()
-    frame["flags"] = panel.flags()
-    for channel, scores in voxelwise.items():
-        frame[f"{SCORE}{channel}"] = scores.burden
-        frame[f"percentile_{channel}"] = _percentiles(panel, scores.burden)
-        known = np.isfinite(scores.voxels_fdr).all()
-        frame[f"voxels_fdr_{channel}"] = scores.voxels_fdr.astype(np.int64) if known else scores.voxels_fdr
-        largest = regions[regions["channel"] == channel].groupby("key", sort=False)["z"].agg(_largest)
-        region_score = largest.reindex(frame["key"]).to_numpy(dtype=np.float64)
-        frame[f"{REGION_SCORE}{channel}"] = region_score
-        frame[f"region_percentile_{channel}"] = _percentiles(panel, region_score)
+    """One row per scan: identity, flags as text, the columns of every channel, and the distance in latent space."""
+    frame = table[[*IDENTITY, *table.columns.intersection(["base"])]].reset_index(drop=True)
+    frame["flags"] = list(flags)
+    frame = pd.concat([frame, *columns], axis=1)
+    for name in frame.columns[frame.columns.str.startswith("voxels_fdr_")]:
+        frame[name] = frame[name].astype(np.int64) if frame[name].notna().all() else frame[name]
     if latent is not None:
         frame[LATENT_SCORE] = latent.distance
         frame["percentile_latent"] = latent.percentile
     return frame
 
 
-def _largest(z: pd.Series) -> float:
-    return float(z.abs().max())
-
-
-def unmask(values: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Values [V] of the voxels of a mask as a volume [X, Y, Z], 0 outside."""
-    volume = np.zeros(mask.shape, dtype=np.float32)
-    volume[mask] = values
-    return volume
-
-
-def largest_regions(regional: Calibrated) -> NDArray[np.float64]:
-    """The largest |z| of any region of every scan, NaN without a z, [n]."""
-    return np.abs(regional.z.astype(np.float64)).max(axis=1)
-
-
-def heaviest_clusters(
-    panel: Panel, z: NDArray[np.float32], mask: NDArray[np.bool_], threshold: float
-) -> NDArray[np.float64]:
-    """Mass of the heaviest cluster beyond the threshold in each calibration control, NaN for every other row, [n]."""
-    masses = np.full(len(panel.table), np.nan)
-    for row in panel.calibration:
-        masses[row] = heaviest_cluster(unmask(z[row], mask), threshold)
-    return masses
-
-
 def cluster_rows(
     key: str,
-    channel: Channel,
+    channel: str,
     z: NDArray[np.float32],
     threshold: float,
     min_voxels: int,

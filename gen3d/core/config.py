@@ -144,6 +144,11 @@ def _without_execution(config: BaseModel) -> dict[str, Any]:
     return kept
 
 
+def key_of(model: type[BaseModel], name: str) -> str:
+    """The key under which a user gives a field."""
+    return model.model_fields[name].alias or name
+
+
 def json_ready(value: Any) -> Any:
     """A value of a config as JSON can hold it."""
     if isinstance(value, BaseModel):

@@ -8,7 +8,6 @@ and not with the first site; and only as many terms as the number of people can 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -17,6 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3d.core.errors import UserError
+from gen3d.maths.covariate_sums import (
+    BASIS,
+    CovariateSums,
+    Group,
+    basis_rows,
+    groups_of,
+    in_units,
+)
 
 TERMS = ("age", "age2", "sex", "site")
 PRIORITY = ("site", "age", "sex", "age2")
@@ -63,33 +70,37 @@ class Design:
 
         Raises UserError for an unknown term, an unknown sex code, or nobody to fit on.
         """
-        unknown = [term for term in terms if term not in TERMS]
-        if unknown:
-            raise UserError(f"Unknown covariate {unknown[0]!r}: choose among {', '.join(TERMS)}.")
         ages, sexes, sites = _ages(age_years), _sexes(sex), _sites(site)
         if not len(ages) or not len(ages) == len(sexes) == len(sites):
             raise UserError(
                 f"Covariates of {len(ages)} ages, {len(sexes)} sexes and {len(sites)} sites: "
                 "the calibration needs the same number of each, at least one person."
             )
-        known_ages = ages[np.isfinite(ages)]
-        known_sexes = sexes[np.isfinite(sexes)]
-        counts = Counter(sites)
+        return cls.choose(CovariateSums.of(ages, sexes, sites), terms, min_site)
+
+    @classmethod
+    def choose(cls, sums: CovariateSums, terms: Sequence[str] = TERMS, min_site: int = MIN_GROUP) -> Design:
+        """`fit` from the sums over people alone.
+
+        Raises UserError for an unknown term.
+        """
+        unknown = [term for term in terms if term not in TERMS]
+        if unknown:
+            raise UserError(f"Unknown covariate {unknown[0]!r}: choose among {', '.join(TERMS)}.")
         candidate = cls(
             terms=(),
-            age_mean_years=float(known_ages.mean()) if known_ages.size else math.nan,
-            age_range_years=(float(known_ages.min()), float(known_ages.max())) if known_ages.size else (math.nan,) * 2,
-            sex_mean=float(known_sexes.mean()) if known_sexes.size else 0.0,
-            sites=tuple(sorted(name for name, count in counts.items() if count >= min_site)),
-            site_counts=dict(sorted(counts.items())),
+            age_mean_years=sums.age_mean_years,
+            age_range_years=sums.age_range_years,
+            sex_mean=sums.sex_mean,
+            sites=tuple(name for name, count in sums.site_counts.items() if count >= min_site),
+            site_counts=sums.site_counts,
             dropped={},
-            num_people=len(ages),
+            num_people=sums.num_people,
         )
-        dropped = candidate._without_variation(ages, sexes, terms)
+        dropped = candidate._without_variation(sums, terms)
         kept: tuple[str, ...] = ()
         for term in (name for name in PRIORITY if name in terms and name not in dropped):
-            trial = candidate._with((*kept, term), dropped)
-            reason = trial._too_large(term, ages, sexes, sites)
+            reason = candidate._with((*kept, term), dropped)._too_large(term, sums)
             if term == "age2" and "age" not in kept:
                 reason = "the linear age term is not in the model"
             if reason:
@@ -101,20 +112,17 @@ class Design:
     def _with(self, terms: tuple[str, ...], dropped: dict[str, str]) -> Design:
         return replace(self, terms=terms, dropped=dict(dropped))
 
-    def _without_variation(
-        self, ages: NDArray[np.float64], sexes: NDArray[np.float64], terms: Sequence[str]
-    ) -> dict[str, str]:
+    def _without_variation(self, sums: CovariateSums, terms: Sequence[str]) -> dict[str, str]:
         reasons: dict[str, str] = {}
-        known_ages = ages[np.isfinite(ages)]
         if "age" in terms or "age2" in terms:
-            if known_ages.size < MIN_GROUP:
-                reasons["age"] = f"only {known_ages.size} of {ages.size} people have a known age"
-            elif known_ages.std() < MIN_AGE_SD_YEARS:
-                reasons["age"] = f"the ages do not vary (standard deviation {known_ages.std():.2f} years)"
+            if sums.num_known_ages < MIN_GROUP:
+                reasons["age"] = f"only {sums.num_known_ages} of {sums.num_people} people have a known age"
+            elif sums.age_sd_years < MIN_AGE_SD_YEARS:
+                reasons["age"] = f"the ages do not vary (standard deviation {sums.age_sd_years:.2f} years)"
         if "age2" in terms and "age" in reasons:
             reasons["age2"] = reasons["age"]
         if "sex" in terms:
-            numbers = {code: int(np.sum(sexes == value)) for code, value in SEX_CODES.items()}
+            numbers = sums.sex_counts
             if min(numbers.values()) < MIN_GROUP:
                 reasons["sex"] = f"{numbers['F']} F and {numbers['M']} M; at least {MIN_GROUP} of each are needed"
         if "site" in terms and len(self.sites) < 2:
@@ -124,19 +132,38 @@ class Design:
                 reasons["site"] = "fewer than two sites have enough people"
         return {term: reason for term, reason in reasons.items() if term in terms}
 
-    def _too_large(
-        self, term: str, ages: NDArray[np.float64], sexes: NDArray[np.float64], sites: list[str]
-    ) -> str | None:
-        matrix = self._columns(ages, sexes, sites)
+    def _too_large(self, term: str, sums: CovariateSums) -> str | None:
+        num_columns = len(self.columns)
         allowed = max(1, self.num_people // PEOPLE_PER_COLUMN)
-        if matrix.shape[1] > allowed:
+        if num_columns > allowed:
             return (
                 f"{self.num_people} people carry {allowed} columns (one per {PEOPLE_PER_COLUMN} people) "
-                f"and the model with {term} would have {matrix.shape[1]}"
+                f"and the model with {term} would have {num_columns}"
             )
-        if np.linalg.matrix_rank(matrix / np.linalg.norm(matrix, axis=0), tol=1e-6) < matrix.shape[1]:
+        if is_collinear(self.gram(sums)):
             return "it is a linear combination of the other covariates in these people"
         return None
+
+    def gram(self, sums: CovariateSums) -> NDArray[np.float64]:
+        """C'C of the people of the sums, [p, p]."""
+        transforms = [self.transform(group) for group in sums.groups]
+        return np.asarray(sum(of @ gram @ of.T for of, gram in zip(transforms, sums.gram, strict=True)))
+
+    def transform(self, group: Group) -> NDArray[np.float64]:
+        """The matrix [p, b] that makes a person's row of this design out of the row of `basis_rows`, for people of a group."""
+        one, age, age2, sex = np.eye(len(BASIS))
+        shift = float(in_units(self.age_mean_years)) if group.age_known and math.isfinite(self.age_mean_years) else 0.0
+        rows = [one]
+        if "age" in self.terms:
+            rows.append(age - shift * one if group.age_known else 0 * one)
+        if "age2" in self.terms:
+            rows.append(age2 - 2 * shift * age + shift**2 * one if group.age_known else 0 * one)
+        if "sex" in self.terms:
+            rows.append(sex if group.sex_known else self.sex_mean * one)
+        if "site" in self.terms:
+            last = float(group.site == self.sites[-1])
+            rows += [(float(group.site == level) - last) * one for level in self.sites[:-1]]
+        return np.stack(rows)
 
     def matrix(
         self,
@@ -145,21 +172,11 @@ class Design:
         site: Sequence[Any] | NDArray[Any],
     ) -> NDArray[np.float64]:
         """The covariates of m people as float64 [m, p]; missing age or sex is replaced by the mean of the fit."""
-        return self._columns(_ages(age_years), _sexes(sex), _sites(site))
-
-    def _columns(self, ages: NDArray[np.float64], sexes: NDArray[np.float64], sites: list[str]) -> NDArray[np.float64]:
-        decades = np.where(np.isfinite(ages), (ages - self.age_mean_years) / 10.0, 0.0)
-        columns = [np.ones(len(ages))]
-        if "age" in self.terms:
-            columns.append(decades)
-        if "age2" in self.terms:
-            columns.append(decades**2)
-        if "sex" in self.terms:
-            columns.append(np.where(np.isfinite(sexes), sexes, self.sex_mean))
-        if "site" in self.terms:
-            members = {level: np.array([name == level for name in sites], dtype=np.float64) for level in self.sites}
-            columns += [members[level] - members[self.sites[-1]] for level in self.sites[:-1]]
-        return np.stack(columns, axis=1)
+        rows, groups = basis_of(age_years, sex, site)
+        transforms = {group: self.transform(group) for group in set(groups)}
+        if not groups:
+            return np.empty((0, len(self.columns)))
+        return np.stack([transforms[group] @ row for group, row in zip(groups, rows, strict=True)])
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -218,6 +235,35 @@ class Design:
                 "age_range_years": (_or_nan(low), _or_nan(high)),
             }
         )
+
+
+def basis_of(
+    age_years: Sequence[Any] | NDArray[Any], sex: Sequence[Any] | NDArray[Any], site: Sequence[Any] | NDArray[Any]
+) -> tuple[NDArray[np.float64], list[Group]]:
+    """The rows of `basis_rows` of m people [m, b], and the group of each.
+
+    Raises UserError for an unknown sex code.
+    """
+    ages, sexes = _ages(age_years), _sexes(sex)
+    return basis_rows(ages, sexes), groups_of(ages, sexes, _sites(site))
+
+
+def covariate_sums(
+    age_years: Sequence[Any] | NDArray[Any], sex: Sequence[Any] | NDArray[Any], site: Sequence[Any] | NDArray[Any]
+) -> CovariateSums:
+    """The sums over m people.
+
+    Raises UserError for an unknown sex code.
+    """
+    return CovariateSums.of(_ages(age_years), _sexes(sex), _sites(site))
+
+
+def is_collinear(gram: NDArray[np.float64]) -> bool:
+    """Whether columns with these cross-products [p, p] determine each other: smallest singular value below 1e-6 of unit columns."""
+    scale = np.sqrt(np.diag(gram))
+    if not (scale > 0).all():
+        return True
+    return bool(np.linalg.eigvalsh(gram / np.outer(scale, scale))[0] < 1e-12)
 
 
 def _or_none(value: float) -> float | None:

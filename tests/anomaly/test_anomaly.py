@@ -212,8 +212,8 @@ def test_interrupted_goes_on_and_ends_the_same(
     whole = anomaly(**keys, out=tmp_path / "whole")
     real, seen = compare_module.track, []
 
-    def stop_after_five(rows, description):  # type: ignore[no-untyped-def]
-        for item in real(rows, description):
+    def stop_after_five(rows, description, total=None):  # type: ignore[no-untyped-def]
+        for item in real(rows, description, total=total):
             if len(seen) == 5:
                 raise KeyboardInterrupt
             seen.append(item)
@@ -224,8 +224,8 @@ def test_interrupted_goes_on_and_ends_the_same(
         anomaly(**keys, out=tmp_path / "broken")
     rest: list[int] = []
 
-    def count(rows, description):  # type: ignore[no-untyped-def]
-        for item in real(rows, description):
+    def count(rows, description, total=None):  # type: ignore[no-untyped-def]
+        for item in real(rows, description, total=total):
             rest.append(item)
             yield item
 

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from gen3d.anomaly.calibration.calibrate import calibrate, describe_calibration
+from gen3d.anomaly.calibration.calibrate import CalibrationSettings, calibrate, describe_calibration
 from gen3d.anomaly.calibration.empirical_null import count, fit_null_map
 from gen3d.anomaly.calibration.panel import Panel, make_panel
-from gen3d.anomaly.tables import latent_scores, region_table
+from gen3d.anomaly.control_scores import ControlScores
+from gen3d.anomaly.tables import RegionRows, latent_scores, region_table
 
 TERMS = ("age", "sex", "site")
 VOXELS = 4000
@@ -60,6 +61,11 @@ def null_values(frame: pd.DataFrame, seed: int = 1) -> NDArray[np.float32]:
     return (age[:, None] * slope + site[:, None] * shift + noise).astype(np.float32)
 
 
+def regions_of(panel: Panel, channel: str, values: NDArray[np.float32], names: pd.DataFrame) -> pd.DataFrame:
+    regional = calibrate(values, panel)
+    return region_table(panel, RegionRows(channel, names), values, regional, ControlScores.of(panel, regional.z))
+
+
 def twins_of(panel: Panel) -> NDArray[np.int64]:
     return np.flatnonzero((panel.table["base"] != "").to_numpy())
 
@@ -89,7 +95,7 @@ def test_a_copy_without_a_change_has_the_held_out_z_of_its_base() -> None:
     bases = np.array([0, 7, 21])
     values[twins_of(panel)] = values[bases]
     for empirical_null in (False, True):
-        z = calibrate(values, panel, empirical_null=empirical_null).z
+        z = calibrate(values, panel, CalibrationSettings(empirical_null=empirical_null)).z
         np.testing.assert_allclose(z[twins_of(panel)], z[bases], rtol=2e-4, atol=2e-4)
 
 
@@ -99,14 +105,14 @@ def test_the_empirical_null_of_a_twin_leaves_its_person_out() -> None:
     table = with_twins(people(), [5])
     panel = make_panel(table, TERMS)
     values = null_values(table)
-    z = calibrate(values, panel, empirical_null=True).z[-1]
+    z = calibrate(values, panel, CalibrationSettings(empirical_null=True)).z[-1]
     kept = np.delete(np.arange(len(table)), 5)
-    alone = calibrate(values[kept], make_panel(table.iloc[kept], TERMS), empirical_null=True).z[-1]
+    alone = calibrate(values[kept], make_panel(table.iloc[kept], TERMS), CalibrationSettings(empirical_null=True)).z[-1]
     inside = np.abs(alone) < 3
     assert np.abs(z - alone)[inside].max() < 0.1
     # exactly the pool of the other controls: a base that is far out everywhere does not widen it
     values[5] *= 4
-    raw, mapped = (calibrate(values, panel, empirical_null=wanted).z for wanted in (False, True))
+    raw, mapped = (calibrate(values, panel, CalibrationSettings(empirical_null=wanted)).z for wanted in (False, True))
     counts = np.array([count(z) for z in raw[panel.calibration]])
     np.testing.assert_array_equal(mapped[-1], fit_null_map(counts.sum(axis=0) - counts[5])(raw[-1]))
     assert np.abs(mapped[-1]).max() > np.abs(fit_null_map(counts.sum(axis=0))(raw[-1])).max() + 0.2
@@ -123,7 +129,9 @@ def test_sites_of_different_scatter(empirical_null: bool) -> None:
     test = np.arange(40, 80)
 
     def share(site_variance: bool, site: str) -> float:
-        found = calibrate(values, panel, empirical_null=empirical_null, site_variance=site_variance)
+        found = calibrate(
+            values, panel, CalibrationSettings(empirical_null=empirical_null, site_variance=site_variance)
+        )
         record = describe_calibration(panel, found, 0.05)
         assert set(record["site_variance"]) == ({"a", "b"} if site_variance else set())
         rows = test[(table["site"][test] == site).to_numpy()]
@@ -148,7 +156,7 @@ def test_largest_region_among_the_largest_of_every_control() -> None:
     panel = make_panel(table, ())
     values = null_values(table)[:, :30] * 0.1
     names = pd.DataFrame({"name": [f"r{i}" for i in range(30)]})
-    found = region_table(panel, "deformation", values, calibrate(values, panel), names)
+    found = regions_of(panel, "deformation", values, names)
     test = found[found["key"].isin(table["key"][39:])].groupby("key")[["p_max", "p_conformal"]].min()
     assert (test["p_max"] <= 0.1).mean() < 0.2
     assert (test["p_conformal"] <= 0.1).mean() > 0.6
@@ -163,7 +171,7 @@ def test_ranks_leave_the_own_calibration_scan_out() -> None:
     values = null_values(table)[:, :3]
     values[2], values[-1] = 40, 30
     names = pd.DataFrame({"name": ["one", "two", "three"]})
-    regions = region_table(panel, "residual", values, calibrate(values, panel), names)
+    regions = regions_of(panel, "residual", values, names)
     twin = regions[regions["key"] == table["key"].iloc[-1]]
     np.testing.assert_allclose(twin["p_conformal"], 1 / 30)
     control = regions[regions["key"] == table["key"].iloc[-2]]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gen3d.anomaly.region_channels import ShellMeans, contrast_values
+from gen3d.anomaly.region_channels import ContrastReading, ShellMeans
 from gen3d.cohort.folder import open_prepared
 
 SHAPE = (24, 20, 20)
@@ -46,7 +46,6 @@ def test_only_what_the_surroundings_do_not_share_is_seen(cohort: Path) -> None:
     inside = prepared.regions[mask] == 1
     assert shared[inside].mean() - around(shared)[0] == pytest.approx(0.0, abs=1e-6)
     assert own[inside].mean() - around(own)[0] == pytest.approx(-0.2, abs=1e-6)
-    values = contrast_values(prepared, prepared.manifest.iloc[:3])
-    assert values is not None
-    assert values.shape == (3, len(region_table))
+    values = ContrastReading(prepared)(prepared.manifest.iloc[0])
+    assert values.shape == (len(region_table),)
     assert np.isfinite(values).all()

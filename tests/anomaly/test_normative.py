@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import polygamma
 
-from gen3d.anomaly.calibration.normative import estimate_prior, fit_normative, held_out_z, trigamma_inverse, z_scores
+from gen3d.anomaly.calibration.normative import estimate_prior, trigamma_inverse, z_scores
 from gen3d.anomaly.calibration.student import log_survival, t_to_z
 from gen3d.core.errors import UserError
 from gen3d.imaging.similarity import smooth_inside
 from gen3d.maths.significance import fdr, p_values
+from tests.anomaly.direct_fit import fit_normative, held_out_z
 
 VOXELS = 20_000
 NEW_PEOPLE = 40

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,21 +33,18 @@ def panel() -> Panel:
     return make_panel(table(a=NUM), ())
 
 
-def masses(panel: Panel, largest: float) -> np.ndarray:
-    """Cluster masses of every scan: log-normal in controls but for p020, NaN for the patients."""
-    scores = np.full(len(panel.table), np.nan)
-    scores[panel.calibration] = np.exp(norm.ppf((np.arange(NUM) + 0.5) / NUM))
-    scores[panel.calibration[20]] = largest
-    return scores
+def described(panel: Panel, largest: float) -> dict[str, Any]:
+    """The reference of cluster masses: log-normal in controls but for p020."""
+    scores = np.exp(norm.ppf((np.arange(NUM) + 0.5) / NUM))
+    scores[20] = largest
+    return describe_reference(scores, panel.table["subject"].iloc[panel.calibration].tolist())
 
 
 def test_the_outlying_control_is_named_with_the_next_score(panel: Panel) -> None:
-    record = describe_reference(panel, masses(panel, 90.0))
+    record = described(panel, 90.0)
     assert record["outlying"] == [{"subject": "p020", "score": 90.0}]
     assert record["next_score"] == pytest.approx(np.exp(norm.ppf((NUM - 0.5) / NUM)))
-    (sentence,) = outlying_sentences(
-        "residual", {HEAVIEST_CLUSTER: record, LARGEST_REGION: describe_reference(panel, masses(panel, 1.0))}
-    )
+    (sentence,) = outlying_sentences("residual", {HEAVIEST_CLUSTER: record, LARGEST_REGION: described(panel, 1.0)})
     assert sentence.startswith(
         "residual: 1 calibration control far beyond the others in the mass of the heaviest cluster: p020"
     )
@@ -54,7 +52,7 @@ def test_the_outlying_control_is_named_with_the_next_score(panel: Panel) -> None
 
 
 def test_the_report_lists_outlying_controls(panel: Panel, tmp_path: Path) -> None:
-    references = {HEAVIEST_CLUSTER: describe_reference(panel, masses(panel, 90.0))}
+    references = {HEAVIEST_CLUSTER: described(panel, 90.0)}
     people = pd.DataFrame({"key": ["k"], "subject": ["s"], "role": ["test"], "score_residual": [1.0]})
     folder = tmp_path / "maps"
     folder.mkdir()

@@ -76,7 +76,7 @@ def test_one_site_only_has_no_site_term_and_no_factor() -> None:
     assert panel.design.dropped["site"] == "all people are of one site"
     assert flag(frame, panel.flags(), "a") == ""
     found = calibrate(np.random.default_rng(0).standard_normal((len(frame), 50)).astype(np.float32), panel)
-    assert found.site_variance.factors == {"a": 1.0}
+    assert found.norm.site_variance.factors == {"a": 1.0}
 
 
 def test_fewer_controls_than_covariates_drop_covariates_and_say_which() -> None:

@@ -9,7 +9,14 @@ import pandas as pd
 import pytest
 
 from gen3d.anomaly import region_readings
-from gen3d.anomaly.region_readings import DEFORMATION, LESS_VENTRICLE, TISSUE, RegionReadings, volume_values
+from gen3d.anomaly.region_readings import (
+    DEFORMATION,
+    LESS_VENTRICLE,
+    TISSUE,
+    RegionReadings,
+    VolumeReading,
+    has_volumes,
+)
 from gen3d.cohort.channels import CONTRAST, LOG_JACOBIAN, T1W
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.region_validity import Choice
@@ -73,14 +80,14 @@ def test_what_ventricles_draw_along_is_taken_out_where_it_was_chosen(
         "chosen_reading",
         lambda name: choices.get(name.removeprefix("left ").removeprefix("right "), Choice(TISSUE, 0.0)),
     )
-    values = volume_values(prepared, prepared.manifest)
-    assert values is not None
-    assert values.shape == (2, len(table))
-    assert values[0, place(prepared, "right caudate")] == pytest.approx(0, abs=1e-5)
-    assert values[0, place(prepared, "left caudate")] == pytest.approx(own, abs=1e-5)
-    assert values[0, place(prepared, "left hippocampus")] == 0
+    assert has_volumes(prepared)
+    values = VolumeReading(prepared)(prepared.manifest.iloc[0])
+    assert values.shape == (len(table),)
+    assert values[place(prepared, "right caudate")] == pytest.approx(0, abs=1e-5)
+    assert values[place(prepared, "left caudate")] == pytest.approx(own, abs=1e-5)
+    assert values[place(prepared, "left hippocampus")] == 0
     assert (
-        values[0, place(prepared, "left thalamus")]
+        values[place(prepared, "left thalamus")]
         == RegionReadings(prepared)("any")[TISSUE][place(prepared, "left thalamus")]
     )
 
@@ -92,8 +99,8 @@ def test_without_a_log_jacobian_on_coarse_grids_or_with_other_regions_there_is_n
     for plan in (plan_grid(2.5, channels=("t1w",)), plan_grid(4.0, channels=("t1w", "log_jacobian"))):
         other = replace(prepared, plan=plan)
         other.__dict__["region_table"] = regions
-        assert volume_values(other, prepared.manifest) is None
+        assert not has_volumes(other)
     other = replace(prepared)
     for foreign in (regions[["label", "name"]], regions.iloc[:1]):
         other.__dict__["region_table"] = foreign
-        assert volume_values(other, prepared.manifest) is None
+        assert not has_volumes(other)

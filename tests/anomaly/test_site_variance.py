@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gen3d.anomaly.calibration.normative import fit_normative, z_scores
+from gen3d.anomaly.calibration.normative import z_scores
 from gen3d.anomaly.calibration.site_variance import SiteVariance, fit_site_variance, some_voxels
+from tests.anomaly.direct_fit import fit_normative
 
 VOXELS = 2000
 BETWEEN_PEOPLE = 0.5

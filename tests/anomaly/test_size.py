@@ -11,8 +11,8 @@ import pytest
 from scipy import ndimage
 
 from gen3d.anomaly.anomaly import Anomaly
-from gen3d.anomaly.compare import RegionMeans
-from gen3d.anomaly.region_channels import WHOLE_BRAIN, log_scale, read_log_scale, size_names, size_values
+from gen3d.anomaly.region_channels import WHOLE_BRAIN, SizeReading, has_sizes, log_scale, read_log_scale
+from gen3d.anomaly.region_means import RegionMeans
 from gen3d.cohort.folder import open_prepared
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
@@ -72,12 +72,12 @@ def test_affine_and_deformation_add_up_to_what_a_rigid_alignment_shows(tmp_path:
     key = prepared.manifest["key"][0]
     store(prepared.path(key, "log_jacobian"), log_jacobian(grid + bend) * prepared.mask, prepared.plan.matrix)
     write_json(cohort / "transforms" / f"{key}.json", {"affine_template_to_scan": affine.tolist()})
-    found = size_values(prepared, prepared.manifest.iloc[:1])
-    assert found is not None
+    reading = SizeReading(prepared)
+    found = reading(prepared.manifest.iloc[0])
     means = RegionMeans(prepared.regions, prepared.mask, prepared.region_table)
-    np.testing.assert_allclose(found[0, 1:], means(total[prepared.mask].astype(np.float32)), atol=2e-3)
-    assert found[0, 0] == pytest.approx(log_scale(affine))
-    assert list(size_names(prepared)["name"]) == [WHOLE_BRAIN, "left block", "right block"]
+    np.testing.assert_allclose(found[1:], means(total[prepared.mask].astype(np.float32)), atol=2e-3)
+    assert found[0] == pytest.approx(log_scale(affine))
+    assert list(reading.names["name"]) == [WHOLE_BRAIN, "left block", "right block"]
 
 
 def test_rigid_cohorts_have_no_size_rows_and_missing_transforms_are_named(
@@ -85,12 +85,12 @@ def test_rigid_cohorts_have_no_size_rows_and_missing_transforms_are_named(
 ) -> None:
     cohort = write_cohort(tmp_path / "cohort", num_controls=4, num_patients=0)
     prepared = open_prepared(cohort)
-    assert size_values(prepared, prepared.manifest) is None
+    assert not has_sizes(prepared)
     assert "3 more transforms are missing" in capsys.readouterr().out
     write_transforms(cohort, 1.0)
-    assert size_values(prepared, prepared.manifest) is not None
+    assert has_sizes(prepared)
     write_plan(cohort / "plan.json", plan_grid(4.0).model_copy(update={"degrees_of_freedom": 6}))
-    assert size_values(open_prepared(cohort), prepared.manifest) is None
+    assert not has_sizes(open_prepared(cohort))
     broken = cohort / "transforms" / "broken.json"
     broken.write_text("{}")
     with pytest.raises(UserError, match="damaged"):

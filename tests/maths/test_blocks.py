@@ -10,7 +10,6 @@ from sklearn.manifold import trustworthiness as sklearn_trustworthiness
 
 from gen3d.anomaly.calibration import calibrate, site_variance
 from gen3d.anomaly.calibration.calibrate import null_figures
-from gen3d.anomaly.calibration.normative import fit_normative
 from gen3d.anomaly.calibration.panel import make_panel
 from gen3d.classify.prediction import typicality
 from gen3d.cohort import duplicates
@@ -103,9 +102,10 @@ def test_everybody_is_left_out_once_and_many_people_in_few_groups(num: int) -> N
     assert len(groups) == (num if num <= 400 else 200)
 
 
-def test_site_factors_of_many_people_are_of_others_and_cost_few_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_people_are_left_out_in_groups_and_cost_few_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     panel = make_panel(table(a=230, b=200), ("site",))
     values = np.random.default_rng(0).standard_normal((len(panel.table), 20)).astype(np.float32)
+    values[panel.calibration[230:]] *= 2  # site b scatters more
     monkeypatch.setattr(left_out, "GROUPS", 10)
     calls, original = [], site_variance.fit_site_variance
 
@@ -114,15 +114,14 @@ def test_site_factors_of_many_people_are_of_others_and_cost_few_fits(monkeypatch
         return original(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(calibrate, "fit_site_variance", counted)
-    reference, design = values[panel.calibration], panel.covariates(panel.calibration)
-    reference[230:] *= 2  # site b scatters more
-    _, without = calibrate._site_factors(reference, design, panel, True)
+    z = calibrate.calibrate(values, panel).z
     assert len(calls) == 11
-    changed = reference.copy()
-    changed[3] *= 50
-    _, again = calibrate._site_factors(changed, design, panel, True)
-    assert without[3].factors == again[3].factors, "a person's own scan does not count"
-    assert without[4].factors != again[4].factors
+    changed = values.copy()
+    changed[panel.calibration[3]] *= 50
+    again = calibrate.calibrate(changed, panel).z
+    together = panel.calibration[3::10]  # left out with person 3, so that nothing of person 3 is in their fit
+    np.testing.assert_allclose(again[together[1:]], z[together[1:]], rtol=1e-5, atol=1e-6)
+    assert np.abs(again[panel.calibration[4]] - z[panel.calibration[4]]).max() > 1e-3
 
 
 def test_held_out_distances_of_many_people_are_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,13 +143,3 @@ def test_figures_of_z_take_no_copy_of_z() -> None:
     tracemalloc.stop()
     assert peak < z.nbytes / 3
     assert found["sd"] == pytest.approx(z[:90].astype(float).std(), rel=1e-9)
-
-
-def test_many_people_do_not_widen_the_chunks_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gen3d.anomaly.calibration import normative
-
-    values, design = people(50, 300).astype(np.float32), np.ones((50, 1))
-    expected = fit_normative(values, design)
-    monkeypatch.setattr(normative, "MOST_AT_ONCE", 500)
-    assert [chunk.stop - chunk.start for chunk, _ in normative._chunks(values)] == [10] * 30
-    np.testing.assert_allclose(fit_normative(values, design).sd, expected.sd, rtol=1e-6)

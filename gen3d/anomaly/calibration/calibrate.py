@@ -3,111 +3,204 @@
 Every scan of a calibration person (the calibration scan itself, a second session, a planted twin) gets its z from a
 calibration without that person: the fit, the variance factors of sites, the empirical null and every reference
 distribution exclude the person. All other scans get theirs from the calibration on all controls. The covariates of the
-model are chosen once, on all controls.
+model are chosen once, on all controls. Beyond 400 controls groups of them are left out of the fit together (`maths.left_out`).
+
+Values are read person by person, and only sums of them are held, so memory does not depend on the number of people.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.anomaly.calibration.empirical_null import count, fit_null_map
-from gen3d.anomaly.calibration.normative import NormativeModel, fit_normative, models_without_each, z_scores
+from gen3d.anomaly.calibration.channel_norm import ChannelNorm
+from gen3d.anomaly.calibration.empirical_null import Counts, count, fit_null_map
+from gen3d.anomaly.calibration.normative import (
+    model_of,
+    refuse_single_carriers,
+    require_people,
+    variance_smoother,
+    z_scores,
+)
 from gen3d.anomaly.calibration.panel import Panel
 from gen3d.anomaly.calibration.site_variance import SiteVariance, fit_site_variance, some_voxels
+from gen3d.anomaly.calibration.sums import People, ValueSums
+from gen3d.maths.design import basis_of
 from gen3d.maths.left_out import left_out_together
 from gen3d.maths.significance import conformal_resolution, fdr, p_values
 
+AT_ONCE = 16
+"""People whose values are in memory at a time."""
+
+
+class Rows(Protocol):
+    """Values of people [n, V] that are read row by row: an array, a memory map, or several of them on end."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, V)."""
+        ...
+
+    def __getitem__(self, rows: Any, /) -> NDArray[np.float32]:
+        """Some rows, or parts of them."""
+        ...
+
 
 @dataclass(frozen=True)
-class Calibrated:
-    """z [n, V] of every scan of a panel (NaN rows for gated ones), and its model."""
+class CalibrationSettings:
+    """How a channel is calibrated.
 
-    z: NDArray[np.float32]
-    model: NormativeModel
-    site_variance: SiteVariance
-
-    def deviation(self, values: NDArray[np.floating], covariates: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Values minus their prediction from the covariates, [m, V]."""
-        return np.asarray(values - self.model.expected(covariates), dtype=np.float32)
-
-
-def calibrate(
-    values: NDArray[np.float32],
-    panel: Panel,
-    mask: NDArray[np.bool_] | None = None,
-    fwhm_voxels: float = 0.0,
-    empirical_null: bool = False,
-    site_variance: bool = True,
-    variance_floor: float = 0.0,
-) -> Calibrated:
-    """Fit the normative model on calibration people and give every scan its z.
-
-    Args:
-        values: channel values [n, V] of every scan of the panel; may be memory-mapped.
-        panel: roles of the scans.
-        mask: the V voxels, when the variance map is to be smoothed by `fwhm_voxels`.
-        fwhm_voxels: smoothing of the variance map, voxels.
+    Attributes:
+        fwhm_voxels: smoothing of the variance map in the mask, voxels.
         empirical_null: map z so that the held-out z of calibration people, pooled over voxels, is standard normal;
             every scan of a calibration person is mapped by the pool of the others.
         site_variance: estimate a factor of the residual SD for each site.
         variance_floor: least SD of a voxel, as a share of the root mean square over voxels.
     """
-    z = np.full(values.shape, np.nan, dtype=np.float32)
-    spread = panel.spread
-    weight = 1.0 / spread[panel.calibration][:, None]
-    reference, design = values[panel.calibration], panel.covariates(panel.calibration) * weight
-    reference *= weight.astype(np.float32)  # a copy: rows were picked by number
-    all_factors, without = _site_factors(reference, design, panel, site_variance)
-    names, groups = np.unique(panel.sites(panel.calibration).astype(str), return_inverse=True)
-    scales = np.stack([factors.of(names) for factors in without])
-    for position, model in enumerate(models_without_each(reference, design, mask, fwhm_voxels, groups, scales)):
-        rows = panel.scans_of(position)
-        scale = spread[rows] * without[position].of(panel.sites(rows))
-        z[rows] = z_scores(model.with_floor(variance_floor), values[rows], panel.covariates(rows), scale)
-    model = fit_normative(reference, design, mask, fwhm_voxels, all_factors.of(panel.sites(panel.calibration)))
-    model = model.with_floor(variance_floor)
+
+    fwhm_voxels: float = 0.0
+    empirical_null: bool = False
+    site_variance: bool = True
+    variance_floor: float = 0.0
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """z [n, V] of every scan of a panel (NaN rows for gated ones), and the norm of its controls."""
+
+    z: NDArray[np.float32]
+    norm: ChannelNorm
+
+
+def calibrate(
+    values: Rows,
+    panel: Panel,
+    settings: CalibrationSettings = CalibrationSettings(),
+    mask: NDArray[np.bool_] | None = None,
+    z: NDArray[np.float32] | None = None,
+) -> Calibrated:
+    """Fit the normative model on calibration people and give every scan its z.
+
+    Args:
+        values: channel values [n, V] of every scan of the panel.
+        panel: roles of the scans.
+        settings: of the calibration.
+        mask: the V voxels, when the variance map is to be smoothed.
+        z: where z is to be written [n, V], such as a memory map; None for a new array.
+
+    Raises:
+        UserError: too few controls for the covariates, a control who alone carries one, or values that do not vary.
+    """
+    z = np.empty(values.shape, dtype=np.float32) if z is None else z
+    z[panel.gated] = np.nan
+    controls = _Controls(values, panel)
+    norm = _fit_and_hold_out(controls, values, panel, settings, mask, z)
+    if settings.empirical_null:
+        norm = replace(norm, null_counts=_to_normal(z, panel))
     for row in panel.others:
         one = np.asarray([row])
-        scale = spread[one] * all_factors.of(panel.sites(one))
-        z[row] = z_scores(model, values[one], panel.covariates(one), scale)[0]
-    if empirical_null:
-        _to_normal(z, panel)
-    return Calibrated(z, model, all_factors)
+        z[row] = norm.z(values[one], panel.coded(one))[0]
+    return Calibrated(z, norm)
 
 
-def _site_factors(
-    reference: NDArray[np.float32], design: NDArray[np.float64], panel: Panel, site_variance: bool
-) -> tuple[SiteVariance, list[SiteVariance]]:
-    """Variance factors of the sites from all controls, and for each from controls without that person (`left_out_together`)."""
-    num = len(panel.calibration)
-    if not site_variance:
-        return SiteVariance({}, {}), [SiteVariance({}, {})] * num
-    sites, some = panel.sites(panel.calibration), np.asarray(reference[:, some_voxels(reference.shape[1])], np.float64)
-    without = [SiteVariance({}, {})] * num
-    for group in left_out_together(num):
-        others = np.ones(num, dtype=bool)
-        others[group] = False
-        factors = fit_site_variance(some[others], design[others], sites[others])
-        for person in group:
-            without[person] = factors
-    return fit_site_variance(some, design, sites), without
+class _Controls:
+    """The calibration people of a panel as rows of sums."""
+
+    def __init__(self, values: Rows, panel: Panel) -> None:
+        people = panel.table.iloc[panel.calibration]
+        self.rows, member = basis_of(people["age_years"].tolist(), people["sex"].tolist(), people["site"].tolist())
+        self.groups = tuple(sorted(set(member)))
+        place = {group: number for number, group in enumerate(self.groups)}
+        self.group = np.array([place[group] for group in member], dtype=np.int64)
+        self.weight = 1.0 / panel.spread[panel.calibration]
+        self.transforms = [panel.design.transform(group) for group in self.groups]
+        self.design = panel.covariates(panel.calibration) * self.weight[:, None]
+        self.sites = panel.sites(panel.calibration)
+        self._values, self._rows = values, panel.calibration
+        require_people(len(self.rows), self.design.shape[1], left_out=1)
+        refuse_single_carriers(self.design)
+
+    def people(self, positions: NDArray[np.int64]) -> People:
+        """Some of them with their values.
+
+        Raises:
+            ValueError: NaN or infinite values.
+        """
+        values = self._values[self._rows[positions]]
+        if not np.isfinite(values).all():
+            raise ValueError("values hold NaN or infinity")
+        return People(self.rows[positions], self.group[positions], self.weight[positions], values)
+
+    def sums(self) -> ValueSums:
+        """The sums over all."""
+        sums = ValueSums.empty(self.groups, self._values.shape[1])
+        for first in range(0, len(self.rows), AT_ONCE):
+            sums.add(self.people(np.arange(first, min(first + AT_ONCE, len(self.rows)))))
+        return sums
+
+    def some_values(self) -> NDArray[np.float64]:
+        """Weighted values of all in some of the voxels, [n, few]."""
+        few = some_voxels(self._values.shape[1], len(self.rows))
+        some = [np.asarray(self._values[row][few], dtype=np.float64) for row in self._rows]
+        return np.stack(some) * self.weight[:, None]
+
+    def factors(self, wanted: bool) -> tuple[SiteVariance, Iterator[tuple[NDArray[np.int64], SiteVariance]]]:
+        """Variance factors of sites from all, and for each group left out together (`left_out_together`) from the others."""
+        groups = left_out_together(len(self.rows))
+        if not wanted:
+            none = SiteVariance({}, {})
+            return none, ((group, none) for group in groups)
+        some = self.some_values()
+
+        def without(group: NDArray[np.int64]) -> SiteVariance:
+            others = np.ones(len(self.rows), dtype=bool)
+            others[group] = False
+            return fit_site_variance(some[others], self.design[others], self.sites[others])
+
+        return fit_site_variance(some, self.design, self.sites), ((group, without(group)) for group in groups)
+
+    def weights(self, factors: SiteVariance) -> NDArray[np.float64]:
+        """The weight of each group of the sums."""
+        return 1.0 / factors.of([group.site for group in self.groups]) ** 2
 
 
-def _to_normal(z: NDArray[np.float32], panel: Panel) -> None:
-    """Map z in place by the empirical null of the calibration people."""
-    counts = [count(z[row]) for row in panel.calibration]
-    pool = np.sum(counts, axis=0)
-    for position, of_person in enumerate(counts):
-        without = fit_null_map(pool - of_person)
-        for row in panel.scans_of(position):
-            z[row] = without(z[row])
-    null_map = fit_null_map(pool)
-    for row in panel.others:
-        z[row] = null_map(z[row])
+def _fit_and_hold_out(
+    controls: _Controls,
+    values: Rows,
+    panel: Panel,
+    settings: CalibrationSettings,
+    mask: NDArray[np.bool_] | None,
+    z: NDArray[np.float32],
+) -> ChannelNorm:
+    """The norm of all controls, without a null map; z of the scans of each from the others is written into `z`."""
+    sums, smooth = controls.sums(), variance_smoother(mask, settings.fwhm_voxels)
+    all_factors, held_out = controls.factors(settings.site_variance)
+    for left_out, factors in held_out:
+        fitted = sums.fit(controls.transforms, controls.weights(factors), controls.people(left_out))
+        model = model_of(fitted, smooth).with_floor(settings.variance_floor)
+        for position in left_out:
+            rows = panel.scans_of(int(position))
+            people = panel.coded(rows)
+            z[rows] = z_scores(model, values[rows], people.covariates, people.spread * factors.of(people.sites))
+    fitted = sums.fit(controls.transforms, controls.weights(all_factors))
+    model = model_of(fitted, smooth).with_floor(settings.variance_floor)
+    return ChannelNorm(model, all_factors, sums=sums)
+
+
+def _to_normal(z: NDArray[np.float32], panel: Panel) -> Counts:
+    """Map z of the scans of calibration people in place by the empirical null of the others; returns the counts of all."""
+    pool = np.zeros_like(count(z[:0]))
+    for row in panel.calibration:
+        pool += count(z[row])
+    for position, row in enumerate(panel.calibration):
+        without = fit_null_map(pool - count(z[row]))
+        for scan in panel.scans_of(position):
+            z[scan] = without(z[scan])
+    return pool
 
 
 def null_figures(
@@ -152,7 +245,7 @@ def describe_calibration(panel: Panel, calibrated: Calibrated, q: float) -> dict
     roles = panel.table["role"].to_numpy()
     test = panel.others[roles[panel.others] == "test"]
     test = test[~panel.table.loc[test, "subject"].duplicated().to_numpy()]
-    dof = calibrated.model.dof
+    dof = calibrated.norm.model.dof
     return {
         "num_controls": len(panel.calibration),
         "columns": list(panel.design.columns),
@@ -161,7 +254,7 @@ def describe_calibration(panel: Panel, calibrated: Calibrated, q: float) -> dict
         "sites": panel.design.site_counts,
         "age_range_years": list(panel.design.age_range_years),
         "dof": None if np.isinf(dof) else float(dof),
-        "site_variance": _describe_sites(panel, calibrated.site_variance),
+        "site_variance": _describe_sites(panel, calibrated.norm.site_variance),
         "conformal_resolution": conformal_resolution(len(panel.calibration)),
         "calibration_held_out": null_figures(calibrated.z, panel.calibration, q, panel.sites(panel.calibration)),
         "test": null_figures(calibrated.z, test, q, panel.sites(test)),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.anomaly.calibration.panel import Panel
 from gen3d.core import words as spell
 from gen3d.maths.reference import Reference
 
@@ -19,23 +19,23 @@ WORDS = {
 CONTROLS_FOR_5_PERCENT = 19
 
 
-def describe_reference(panel: Panel, scores: NDArray[np.floating]) -> dict[str, Any]:
-    """One reference of controls, JSON-ready: number of controls, smallest p of a rank, and the outlying controls by name.
+def describe_reference(scores: NDArray[np.floating], subjects: Sequence[str] | None = None) -> dict[str, Any]:
+    """One reference of controls, JSON-ready: number of controls, smallest p of a rank, and the outlying controls.
 
     Args:
-        panel: who calibrates.
-        scores: of every scan of the panel [n]; those of calibration controls are used, NaN among them is left out.
+        scores: of calibration controls, held out [n]; NaN among them is left out.
+        subjects: their ids, None to name nobody.
     """
-    of_controls = np.asarray(scores, dtype=np.float64)[panel.calibration]
+    of_controls = np.asarray(scores, dtype=np.float64)
     reference = Reference.of(of_controls)
     order = np.argsort(-np.nan_to_num(of_controls, nan=-np.inf), kind="stable")[: reference.num_outlying]
-    subjects = panel.table["subject"].to_numpy()
     return {
         "num_controls": len(reference.scores),
         "smallest_rank_p": reference.smallest_p,
         "next_score": None if not len(reference.scores) else reference.next_score,
         "outlying": [
-            {"subject": str(subjects[panel.calibration[place]]), "score": float(of_controls[place])} for place in order
+            ({"subject": str(subjects[place])} if subjects is not None else {}) | {"score": float(of_controls[place])}
+            for place in order
         ],
     }
 
@@ -47,7 +47,7 @@ def outlying_sentences(channel: str, references: dict[str, dict[str, Any]]) -> l
         people = record["outlying"]
         if not people:
             continue
-        listed = spell.listed([f"{person['subject']} ({spell.figure(person['score'])})" for person in people])
+        listed = spell.listed([_named(person) for person in people])
         kept = int(record["num_controls"]) - len(people)
         lines.append(
             f"{channel}: {spell.count(len(people), 'calibration control')} far beyond the others in {WORDS[name]}: {listed}, "
@@ -55,6 +55,11 @@ def outlying_sentences(channel: str, references: dict[str, dict[str, Any]]) -> l
             f"fitted to the other {kept} (look at their scans)"
         )
     return lines
+
+
+def _named(person: dict[str, Any]) -> str:
+    score = spell.figure(person["score"])
+    return f"{person['subject']} ({score})" if "subject" in person else score
 
 
 def allowed_sentence(num_controls: int) -> str:

@@ -12,54 +12,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.anomaly.calibration.controls import (
+    LEAST_ALLOWED,
+    MIN_SITE_CONTROLS,
+    Coded,
+    ControlGroup,
+    FewSiteControls,
+    SiteGate,
+    matrix_of,
+    named_site,
+    spread_of,
+)
 from gen3d.cohort.calibrators import MIN_CALIBRATION
 from gen3d.core import words as spell
 from gen3d.core.errors import UserError
 from gen3d.maths.design import MIN_GROUP, Design
-
-MIN_SITE_CONTROLS = MIN_GROUP
-LEAST_ALLOWED = 2
-"""Leave-one-out needs two controls per site: with one there is no reference and no variance."""
-FEW = 8
-MAX_LEVERAGE = 9.0
-"""Upper limit: a person whose covariates the other controls do not cover has infinite leverage."""
-
-FewSiteControls = Literal["refuse", "allow"]
-
-
-@dataclass(frozen=True)
-class SiteGate:
-    """The rule for sites, and the number of calibration controls of each site of the table."""
-
-    num_controls: dict[str, int] = field(default_factory=dict)
-    required: int = MIN_SITE_CONTROLS
-    few: FewSiteControls = "refuse"
-
-    def is_open(self, site: str) -> bool:
-        """Whether scans of this site get a z."""
-        needed = min(self.required, LEAST_ALLOWED) if self.few == "allow" else self.required
-        return self.num_controls.get(site, 0) >= needed
-
-    def refusal(self, site: str) -> str:
-        """The reason why scans of a site get no z, and what to do."""
-        num = self.num_controls.get(site, 0)
-        have = spell.count(num, "calibration control") if num else "no calibration control"
-        also = ", or allow few_site_controls" if self.required > num >= LEAST_ALLOWED else ""
-        return (
-            f"{_named(site)} has {have} of its own and {self.required} are needed: prepare more controls of that site "
-            f"with roles train or calibration{also}"
-        )
-
-    def remark(self, site: str) -> str:
-        """A caution for the scans of a site with few calibration controls, "" for none."""
-        num = self.num_controls.get(site, 0)
-        return f"{_named(site)} has only {num} calibration controls" if num < FEW else ""
 
 
 @dataclass(frozen=True)
@@ -101,26 +73,38 @@ class Panel:
 
     def covariates(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Rows of the design matrix [len(rows), p]."""
-        return _matrix(self.design, self.table.iloc[rows])
+        return matrix_of(self.design, self.table.iloc[rows])
+
+    def coded(self, rows: NDArray[np.int64]) -> Coded:
+        """Some rows as the calibration sees them."""
+        return Coded(self.covariates(rows), self.spread[rows], self.sites(rows))
+
+    @cached_property
+    def controls(self) -> ControlGroup:
+        """The calibration controls without their rows."""
+        inverse = None
+        if self.predicted is not None:
+            of_controls = matrix_of(self.predicted, self.table.iloc[self.calibration])
+            inverse = _pseudo_inverse(of_controls.T @ of_controls)
+        return ControlGroup(self.design, self.gate, self.predicted, inverse)
 
     @cached_property
     def spread(self) -> NDArray[np.float64]:
-        """Per row the widening of the deviation by an out-of-sample prediction from covariates: sqrt(1 + leverage), [n].
+        """Per row `controls.spread_of`, for calibration people among the controls without the person, [n].
 
-        1 for a model without covariates. The leverage is computed in the calibration controls without the person:
-        (1 + c' (C'C)^-1 c) sigma^2 is the variance of a new observation about a linear prediction.
+        1 for a model without covariates.
         """
-        if self.predicted is None:
+        inverse = self.controls.predicted_inverse
+        if self.predicted is None or inverse is None:
             return np.ones(len(self.table))
-        everyone = _matrix(self.predicted, self.table)
-        controls = everyone[self.calibration]
-        leverage = np.einsum("ip,pq,iq->i", everyone, np.linalg.pinv(controls.T @ controls), everyone)
-        for position in range(len(self.calibration)):
-            rest = np.delete(controls, position, axis=0)
-            inverse = np.linalg.pinv(rest.T @ rest)
+        everyone = matrix_of(self.predicted, self.table)
+        spread = spread_of(everyone, inverse)
+        of_controls = everyone[self.calibration]
+        gram = of_controls.T @ of_controls
+        for position, row in enumerate(of_controls):
             rows = self.scans_of(position)
-            leverage[rows] = np.einsum("ip,pq,iq->i", everyone[rows], inverse, everyone[rows])
-        return np.asarray(np.sqrt(1.0 + np.minimum(leverage, MAX_LEVERAGE)))
+            spread[rows] = spread_of(everyone[rows], _pseudo_inverse(gram - np.outer(row, row)))
+        return spread
 
     def with_terms(self, terms: Sequence[str]) -> Panel:
         """The same people with other covariates, for values that no model has compared with an expectation."""
@@ -145,18 +129,7 @@ class Panel:
 
     def flags(self) -> list[str]:
         """The reasons why z of each row is doubtful or absent, as text; "" for none."""
-        table = self.table
-        people = self.design.flags(table["age_years"].tolist(), table["sex"].tolist())
-        return ["; ".join(filter(None, (flag, self._site_flag(row)))) for row, flag in enumerate(people)]
-
-    def _site_flag(self, row: int) -> str:
-        site = str(self.table.at[row, "site"])
-        if not self.gate.is_open(site):
-            return f"no z map: {self.gate.refusal(site)}"
-        model = self.predicted if self.predicted is not None and "site" in self.predicted.terms else self.design
-        beyond = model.site_flag(site)
-        several = len(self.design.site_counts) > 1  # a single site has all controls, so no caution is needed
-        return "; ".join(filter(None, (self.gate.remark(site) if several else "", beyond)))
+        return self.controls.flags(self.table)
 
 
 def make_panel(
@@ -201,8 +174,8 @@ def make_panel(
     return Panel(table, calibration, *groups, design, gate, predicted)
 
 
-def _matrix(design: Design, people: pd.DataFrame) -> NDArray[np.float64]:
-    return design.matrix(people["age_years"].tolist(), people["sex"].tolist(), people["site"].tolist())
+def _pseudo_inverse(gram: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.linalg.pinv(gram), dtype=np.float64)
 
 
 def _design(people: pd.DataFrame, terms: Sequence[str], gate: SiteGate) -> Design:
@@ -216,7 +189,7 @@ def _require(num: int, candidates: pd.DataFrame, gate: SiteGate, only_new: bool)
     if num >= MIN_CALIBRATION:
         return
     if len(candidates) >= MIN_CALIBRATION:
-        listed = ", ".join(f"{_named(site)} {n}" for site, n in gate.num_controls.items() if not gate.is_open(site))
+        listed = ", ".join(f"{named_site(site)} {n}" for site, n in gate.num_controls.items() if not gate.is_open(site))
         raise UserError(
             f"only {num} controls can calibrate, at least {MIN_CALIBRATION} are needed: too few belong to one site "
             f"({listed}; {gate.required} per site are needed); prepare more controls per site, train with cross_fit=5, "
@@ -232,7 +205,3 @@ def _require(num: int, candidates: pd.DataFrame, gate: SiteGate, only_new: bool)
             else "prepare with a larger split.calibration, or train with cross_fit=5."
         )
     )
-
-
-def _named(site: str) -> str:
-    return f"site {site}" if site else "the scans without a site"
