@@ -4,11 +4,11 @@ bidsgate (PyPI, MIT) plants lesions or atrophy of known size in real scans and s
 is a command of its own, in an environment of its own:
 
     python -m venv judge && judge/bin/pip install bidsgate==0.3
-    python analysis/18_independent_judge.py --out FOLDER --bidsgate judge/bin/bidsgate --prepared PREPARED
+    python analysis/18_independent_judge.py --out FOLDER --bidsgate judge/bin/bidsgate
     python analysis/18_independent_judge.py --out FOLDER --bidsgate judge/bin/bidsgate --only atrophy
 
 Inputs: GEN3D_REAL_DATA with `t1w_2mm` (lesions) and `t1w_ixi_2mm` (atrophy). --prepared is `t1w_2mm/participants.csv`
-prepared at --spacing-mm; without it, it is prepared first.
+prepared at --spacing-mm, and --norm the norm of its controls; what is not given is made first.
 
 Lesions. bidsgate darkens ellipsoids of 30 to 1,500 mm3 in the white matter of people with depression, who calibrate
 nothing (only controls do) and trained nothing. Prediction: voxels of the map `residual` in the scan's own space
@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,14 @@ from scipy import ndimage
 from gen3d.anomaly.anomaly import Anomaly
 from gen3d.anomaly.folder import SIGNIFICANT, map_path
 from gen3d.anomaly.native import read_native_space
+from gen3d.anomaly.norm.norm import Norm
 from gen3d.cli import run_script
 from gen3d.cohort.channels import LOG_JACOBIAN
-from gen3d.cohort.folder import open_prepared
+from gen3d.cohort.folder import open_prepared, write_cohort
 from gen3d.core import words
+from gen3d.core.config import Verb
 from gen3d.core.errors import Unfinished
+from gen3d.core.output_folder import begin
 from gen3d.core.progress import say
 from gen3d.maths.stats import bootstrap_interval, wilson_interval
 from gen3d.prepare.prepare import Prepare
@@ -54,10 +58,7 @@ from gen3d.train.train import Train
 
 REAL = Path(os.environ.get("GEN3D_REAL_DATA", "."))
 SITE, DIAGNOSIS, PLANTED = "ds002748", "depression", "planted"
-MODELS: dict[str, dict[str, Any]] = {
-    "voxelwise": {"model": {"kind": "voxelwise"}, "cross_fit": 5},
-    "pca": {"model": {"kind": "pca", "num_components": 20}, "cross_fit": 5},
-}
+MODEL: dict[str, Any] = {"model": {"kind": "pca", "num_components": 10}, "cross_fit": 5, "channels": ["t1w"]}
 CHANNEL, DARK_Z = "residual", -3.1
 RULES = ("fdr", "z")
 SEED = 0
@@ -75,10 +76,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--bidsgate", default="bidsgate", help="the command bidsgate")
     parser.add_argument("--prepared", type=Path, help="t1w_2mm, prepared with the same spacing")
+    parser.add_argument("--norm", type=Path, help="norm of its controls (gen3d norm)")
     parser.add_argument("--spacing-mm", type=float, default=2.5)
     parser.add_argument("--people", type=int, default=12, help="in whom lesions are planted")
     parser.add_argument("--contracted", type=int, default=6, help="people in whom the brain and a hippocampus shrink")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--only", choices=("lesions", "atrophy"))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -151,30 +152,49 @@ def lesions(given: argparse.Namespace) -> None:
     planted_table = chosen.assign(file=[str(scan.resolve()) for scan in scans], session=PLANTED)
     planted = prepared_table(planted_table, work / "prepared", given.spacing_mm)
     cohort = given.prepared or prepare(source, given.out / "cohort", given.spacing_mm)
-    keys, rows = keys_of(cohort, planted, list(chosen["subject"])), []
-    for model in given.models:
-        run, maps = work / "runs" / model, work / "maps" / model
-        Train.model_validate({"prepared": cohort, "out": run, "tensorboard": False, **MODELS[model]}).run()
-        Anomaly.model_validate(
-            {"prepared": [cohort, planted], "run": run, "out": maps, "channels": [CHANNEL], "native": True}
-        ).run()
-        for rule in RULES:
-            for scan in ("planted", "as it was"):
-                name = f"{model} {rule} {scan}".replace(" ", "_")
-                predictions = work / "predictions" / name
-                for subject, pair in keys.items():
-                    write_prediction(maps, pair[scan], rule, predictions / f"{subject}_seg.nii.gz")
-                scores = work / "scores" / name
-                pattern = str(predictions / "{base}_seg.nii.gz")
-                judge(
-                    given, "score-lesions", "--truth", str(truth), "--pred", pattern, "--pipeline", name,
-                    "--out", str(scores),
-                )  # fmt: skip
-                rows.append({"model": model, "rule": rule, "scan": scan, **summary_of(scores / "scores_lesions.json")})
+    norm = given.norm or norm_of(cohort, given.out)
+    keys, maps = keys_of(cohort, planted, list(chosen["subject"])), work / "maps"
+    as_it_was = part_of(cohort, [pair["as it was"] for pair in keys.values()], work / "as_it_was")
+    Anomaly.model_validate({"norm": norm, "prepared": [as_it_was, planted], "out": maps}).run()
+    rows = []
+    for rule in RULES:
+        for scan in ("planted", "as it was"):
+            name = f"{rule} {scan}".replace(" ", "_")
+            predictions = work / "predictions" / name
+            for subject, pair in keys.items():
+                write_prediction(maps, pair[scan], rule, predictions / f"{subject}_seg.nii.gz")
+            pattern, scores = str(predictions / "{base}_seg.nii.gz"), work / "scores" / name
+            asked = ("--truth", str(truth), "--pred", pattern, "--pipeline", name, "--out", str(scores))
+            judge(given, "score-lesions", *asked)
+            rows.append({"rule": rule, "scan": scan, **summary_of(scores / "scores_lesions.json")})
     result = pd.DataFrame(rows)
     result.to_csv(given.out / "lesions.tsv", sep="\t", index=False)
     print(f"\n{len(keys)} of {len(chosen)} people whose scans were usable, {rows[0]['lesions']} lesions")
-    print(result.drop(columns="lesions").to_string(index=False))
+    print(result.drop(columns="lesions").T.to_string(header=False))
+
+
+def norm_of(cohort: Path, out: Path) -> Path:
+    """A norm of the controls by ten principal components of their T1w, each fold judged by those of the others."""
+    run, norm = out / "run", out / "norm"
+    Train.model_validate({"prepared": cohort, "out": run, "tensorboard": False, **MODEL}).run()
+    Norm.model_validate({"prepared": cohort, "run": run, "out": norm}).run()
+    return norm
+
+
+def part_of(cohort: Path, keys: list[str], out: Path) -> Path:
+    """A prepared folder of some of a cohort's scans: its files are linked, its table is cut."""
+    prepared = open_prepared(cohort)
+    work = begin(Verb(out=out), "prepare", {"cohort": [cohort]}, extra={"keys": keys})
+    if work.finished:
+        return out
+    for key in keys:
+        for file in (*(cohort / "volumes").glob(f"{key}_*.nii"), cohort / "transforms" / f"{key}.json"):
+            (out / file.parent.name).mkdir(exist_ok=True)
+            shutil.copyfile(file, out / file.parent.name / file.name)
+    table = prepared.manifest[prepared.manifest["key"].isin(keys)].drop(columns="folder", errors="ignore")
+    write_cohort(out, prepared.plan, prepared.mask, prepared.regions, prepared.region_table, table)
+    work.finish({"num_scans": len(table)})
+    return out
 
 
 def keys_of(cohort: Path, planted: Path, subjects: list[str]) -> dict[str, dict[str, str]]:
