@@ -147,17 +147,15 @@ def find_brain(
             mask = given_mask(mask_path, working, orientation)
         else:
             mask = tool_mask(brain_mask, path, working, orientation)
-        return mask, align(masked(working, mask), False, degrees_of_freedom), brain_mask
+        return mask, align(masked(working, mask), False, degrees_of_freedom, fine=False), brain_mask
     stripped = brain_mask == "stripped" or (brain_mask == "auto" and looks_stripped(working))
-    alignment = align(working, whole_head=not stripped, degrees_of_freedom=degrees_of_freedom)
+    alignment = align(working, not stripped, degrees_of_freedom, fine=False)
     if stripped:
         mask = stripped_mask(working)
         remains = depth_share_outside(working, mask, alignment.template_to_scan)
         if brain_mask == "stripped" or remains < REMAINS_SHARE:
             return mask, alignment, "stripped"
-        alignment = align(
-            working, whole_head=True, degrees_of_freedom=degrees_of_freedom, start=alignment.template_to_scan
-        )
+        alignment = align(working, True, degrees_of_freedom, alignment.template_to_scan, fine=False)
         return template_mask(working, alignment.template_to_scan) & mask, alignment, "stripped, remains removed"
     return template_mask(working, alignment.template_to_scan), alignment, "template"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -15,7 +17,12 @@ FWHM_PER_SIGMA = float(np.sqrt(8 * np.log(2)))
 
 def working_copy(scan: Volume) -> Volume:
     """The scan averaged over blocks of voxels to about 2 mm: alignment, mask and bias need no more."""
-    factors = [max(1, round(WORKING_SPACING_MM / spacing - 0.1)) for spacing in scan.spacing_mm]
+    return averaged(scan, [max(1, round(WORKING_SPACING_MM / spacing - 0.1)) for spacing in scan.spacing_mm])
+
+
+def averaged(scan: Volume, factors: Sequence[int]) -> Volume:
+    """The scan averaged over blocks of so many voxels along each axis; what is left at the far ends is cut off."""
+    factors = [int(factor) for factor in factors]
     if factors == [1, 1, 1]:
         return scan
     sides = [side // factor for side, factor in zip(scan.data.shape, factors, strict=True)]
