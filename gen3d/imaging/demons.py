@@ -165,5 +165,7 @@ def _smooth(field: Floats, kernel: Floats, spare: Floats, result: Floats) -> Non
                 for z in range(num_z):
                     total = kernel[0] * spare[c, x, y, z]
                     for step in range(1, reach + 1):
-                        total += kernel[step] * (spare[c, x, y, max(z - step, 0)] + spare[c, x, y, min(z + step, num_z - 1)])
+                        total += kernel[step] * (
+                            spare[c, x, y, max(z - step, 0)] + spare[c, x, y, min(z + step, num_z - 1)]
+                        )
                     result[c, x, y, z] = total

@@ -66,7 +66,9 @@ class Mattes:
 
 def bins_of(values: Floats, ceiling: float) -> NDArray[np.int64]:
     """Bin of each intensity of the template, from 0 to its ceiling."""
-    return np.clip(values / ceiling * (NUM_BINS - 2 * PADDING) + PADDING, PADDING, NUM_BINS - PADDING - 1).astype(np.int64)
+    return np.clip(values / ceiling * (NUM_BINS - 2 * PADDING) + PADDING, PADDING, NUM_BINS - PADDING - 1).astype(
+        np.int64
+    )
 
 
 @Compiled
@@ -136,7 +138,7 @@ def _differentiate(
             continue
         bin_, row = min(int(term), int(last)), bins[n]
         t = term - bin_
-        slope = -(1 - t) ** 2 / 2 * relative[row, bin_ - 1]
+        slope = -((1 - t) ** 2) / 2 * relative[row, bin_ - 1]
         slope += (1.5 * t * t - 2 * t) * relative[row, bin_]
         slope += (0.5 + t - 1.5 * t * t) * relative[row, bin_ + 1]
         slope += t * t / 2 * relative[row, bin_ + 2]

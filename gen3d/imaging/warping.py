@@ -37,6 +37,13 @@ def sampled(maps: Floats, places: NDArray[np.float32]) -> Floats:
     return result
 
 
+def resampled(volume: Floats, to_voxels: NDArray[np.float64], shape: tuple[int, ...], outside: float = 0.0) -> Floats:
+    """A volume [X, Y, Z] at the voxels of another grid, [shape]: ``to_voxels`` [4, 4] takes its indices to the volume's."""
+    result = np.empty(shape, np.float32)
+    _resample(_ready(volume), np.asarray(to_voxels, dtype=np.float64), np.float32(outside), result)
+    return result
+
+
 def _ready(array: Floats) -> Floats:
     return np.ascontiguousarray(array, dtype=np.float32)
 
@@ -82,12 +89,7 @@ def _warp(volume: Floats, displacement: Floats, outside: np.float32, beyond: np.
                 px = np.float32(x) + displacement[0, x, y, z]
                 py = np.float32(y) + displacement[1, x, y, z]
                 pz = np.float32(z) + displacement[2, x, y, z]
-                if (
-                    min(px, py, pz) < -beyond
-                    or px > last_x + beyond
-                    or py > last_y + beyond
-                    or pz > last_z + beyond
-                ):
+                if min(px, py, pz) < -beyond or px > last_x + beyond or py > last_y + beyond or pz > last_z + beyond:
                     result[x, y, z] = outside
                     continue
                 px, py, pz = min(max(px, nothing), last_x), min(max(py, nothing), last_y), min(max(pz, nothing), last_z)
@@ -123,3 +125,31 @@ def _sample(maps: Floats, places: Floats, result: Floats) -> None:
                 gy * (gz * maps[i + 1, j, k, m] + fz * maps[i + 1, j, k + 1, m])
                 + fy * (gz * maps[i + 1, j + 1, k, m] + fz * maps[i + 1, j + 1, k + 1, m])
             )
+
+
+@Compiled
+def _resample(volume: Floats, to_voxels: NDArray[np.float64], outside: np.float32, result: Floats) -> None:
+    sides = volume.shape
+    last_x, last_y, last_z = sides[0] - 1, sides[1] - 1, sides[2] - 1
+    for x in range(result.shape[0]):
+        for y in range(result.shape[1]):
+            start_x = to_voxels[0, 0] * x + to_voxels[0, 1] * y + to_voxels[0, 3]
+            start_y = to_voxels[1, 0] * x + to_voxels[1, 1] * y + to_voxels[1, 3]
+            start_z = to_voxels[2, 0] * x + to_voxels[2, 1] * y + to_voxels[2, 3]
+            for z in range(result.shape[2]):
+                px = start_x + to_voxels[0, 2] * z
+                py = start_y + to_voxels[1, 2] * z
+                pz = start_z + to_voxels[2, 2] * z
+                if not (0 <= px <= last_x and 0 <= py <= last_y and 0 <= pz <= last_z):
+                    result[x, y, z] = outside
+                    continue
+                i, j, k = min(int(px), sides[0] - 2), min(int(py), sides[1] - 2), min(int(pz), sides[2] - 2)
+                fx, fy, fz = np.float32(px - i), np.float32(py - j), np.float32(pz - k)
+                gx, gy, gz = np.float32(1) - fx, np.float32(1) - fy, np.float32(1) - fz
+                result[x, y, z] = gx * (
+                    gy * (gz * volume[i, j, k] + fz * volume[i, j, k + 1])
+                    + fy * (gz * volume[i, j + 1, k] + fz * volume[i, j + 1, k + 1])
+                ) + fx * (
+                    gy * (gz * volume[i + 1, j, k] + fz * volume[i + 1, j, k + 1])
+                    + fy * (gz * volume[i + 1, j + 1, k] + fz * volume[i + 1, j + 1, k + 1])
+                )

@@ -25,7 +25,9 @@ def pair() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return standardised(template.t1w, 4.0), standardised(warp(template.t1w, exponential(-velocity)), 4.0), other
 
 
-def with_itk(fixed: np.ndarray, moving: np.ndarray, iterations: int, step: float, update: float, field: float) -> np.ndarray:
+def with_itk(
+    fixed: np.ndarray, moving: np.ndarray, iterations: int, step: float, update: float, field: float
+) -> np.ndarray:
     """Displacement [3, X, Y, Z] of ITK's filter."""
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     filter_ = sitk.DiffeomorphicDemonsRegistrationFilter()
@@ -71,7 +73,9 @@ def test_kernels_are_those_of_itk() -> None:
     point = np.zeros((1, 1, 41), np.float32)
     point[0, 0, 20] = 1
     for sigma in (0.5, 1.0, 2.0, 3.0):
-        filtered = sitk.DiscreteGaussian(sitk.GetImageFromArray(point), [sigma**2, 0.0, 0.0], 32, [0.1, 0.1, 0.1], False)
+        filtered = sitk.DiscreteGaussian(
+            sitk.GetImageFromArray(point), [sigma**2, 0.0, 0.0], 32, [0.1, 0.1, 0.1], False
+        )
         kernel = kernel_of(sigma)
         assert np.allclose(sitk.GetArrayFromImage(filtered)[0, 0, 20 : 20 + len(kernel)], kernel, atol=1e-6)
 
