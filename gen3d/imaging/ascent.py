@@ -29,7 +29,7 @@ class Metric(Protocol):
     """Value under a matrix [4, 4], and its derivative [3, 4] by the linear part about `centre` and by the place of the centre."""
 
     @property
-    def centre(self) -> Vector: ...  # noqa: D102
+    def centre(self) -> Vector: ...
 
     def __call__(self, matrix: Matrix) -> tuple[float, Matrix]: ...
 
