@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,17 +16,27 @@ from gen3d.anomaly.expectation import Ensemble
 from gen3d.anomaly.fitting import FittedChannel, FittedRegions, Fitting, announce
 from gen3d.anomaly.folder import CLUSTERS, write_maps_tables
 from gen3d.anomaly.map_writer import WITHOUT_MAP, MapFacts, MapSettings, MapWriter, ScanMap
-from gen3d.anomaly.norm.by_norm import ByNorm, RawScan, open_by_norm, plan_by_norm, subject_of, write_by_norm
+from gen3d.anomaly.norm.by_norm import (
+    PAGE,
+    PREPARED,
+    ByNorm,
+    RawScan,
+    open_by_norm,
+    plan_by_norm,
+    subject_of,
+    write_by_norm,
+)
 from gen3d.anomaly.settings import CalibratingVerb, joined, warn_of_trained_on
 from gen3d.anomaly.tables import RegionRows, SubjectColumns, latent_scores, region_table, subject_table
 from gen3d.cohort.channels import Channel
 from gen3d.cohort.folder import Prepared
 from gen3d.core import words as spell
-from gen3d.core.config import Folder, key_of
+from gen3d.core.config import Folder, execution, key_of
 from gen3d.core.output_folder import Work
 from gen3d.core.progress import say, track
 from gen3d.core.work import Inputs
 from gen3d.models.run import Run
+from gen3d.verbs import verb_class
 
 Cohort = tuple[Prepared, Run | Ensemble, Panel, list[Channel]]
 Opened = Cohort | ByNorm
@@ -58,6 +69,7 @@ class Anomaly(CalibratingVerb):
     age_years: float | None = Field(None, ge=0, le=120, description="with scan=: age in years")
     sex: Literal["", "F", "M"] = Field("", description="with scan=: F or M; default: unknown")
     site: str = Field("", description="with scan=: site or scanner, as the norm calls it")
+    page: bool = execution(True, "with scan=: also write a page of the person, page/index.html")
     min_cluster_ml: float = Field(0.1, ge=0, description="smallest cluster listed, ml")
     native: bool = Field(
         True,
@@ -155,6 +167,12 @@ class Anomaly(CalibratingVerb):
         write_maps_tables(self.out, subjects, region_frame, _by_scan(clusters, panel), calibrations)
         values.discard()
         return _summary(panel, {channel: calibrations[channel] for channel in channels})
+
+    def conclude(self, summary: Mapping[str, Any]) -> None:
+        """Write the page of one raw scan's person, where it is wanted."""
+        if self.scan is not None and self.page:
+            inputs, title = [self.out, self.out / PREPARED], "One scan against healthy controls"
+            verb_class("report").model_validate({"inputs": inputs, "out": self.out / PAGE, "title": title}).run()
 
     @property
     def map_settings(self) -> MapSettings:

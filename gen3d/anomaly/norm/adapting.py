@@ -20,6 +20,7 @@ from gen3d.anomaly.compare import CompareSettings, compare, regions, voxels
 from gen3d.anomaly.control_scores import FEWEST_TOGETHER
 from gen3d.anomaly.expectation import Ensemble, load_runs
 from gen3d.anomaly.norm.by_norm import require_fit
+from gen3d.anomaly.norm.card import write_card
 from gen3d.anomaly.norm.fit import PER_PERSON
 from gen3d.anomaly.norm.folder import (
     CALIBRATION,
@@ -29,7 +30,6 @@ from gen3d.anomaly.norm.folder import (
     SEEN,
     VOXELS,
     NormFolder,
-    NormRecord,
     channel_files,
     open_norm,
 )
@@ -63,16 +63,6 @@ class Adapting:
     def sites(self) -> dict[str, int]:
         """Number of controls of each new site."""
         return {str(site): int(num) for site, num in self.table["site"].value_counts().sort_index().items()}
-
-    @property
-    def licence(self) -> str:
-        """Of the scans of the norm's controls."""
-        return str(self.norm.artefact.config.get("licence", ""))
-
-    @property
-    def contact(self) -> str:
-        """Whom to ask about the norm."""
-        return str(self.norm.artefact.config.get("contact", ""))
 
 
 def open_adapting(folder: Path, prepared: Iterable[Path]) -> Adapting:
@@ -138,8 +128,8 @@ def plan_adapting(opened: Adapting, out: Path) -> list[str]:
     return [f"adds {sites} to {opened.norm.folder}, in {', '.join(opened.norm.region_channels)}", f"writes {out}"]
 
 
-def write_adapted(opened: Adapting, out: Path, q: float, workers: int = 0) -> NormRecord:
-    """Write the norm with the new sites, but for its card; returns its record.
+def write_adapted(opened: Adapting, out: Path, q: float, workers: int = 0) -> dict[str, Any]:
+    """Write the norm with the new sites; returns the summary.
 
     Args:
         opened: the norm and the controls.
@@ -175,8 +165,10 @@ def write_adapted(opened: Adapting, out: Path, q: float, workers: int = 0) -> No
     write_json(out / RECORD, record)
     write_json(out / SEEN, norm.seen.joined(recorded(table, ADAPTED)).record())
     write_json(out / CALIBRATION, calibration)
+    of_norm = norm.artefact.config
+    write_card(out, str(of_norm.get("licence", "")), str(of_norm.get("contact", "")))
     values.discard()
-    return NormRecord.from_dict(record)
+    return {"num_controls": len(table), "sites": opened.sites}
 
 
 def adapt_part(
@@ -205,7 +197,9 @@ def _by_site(
     people = group.coded(table)
     for site in sorted(set(people.sites)):
         rows = np.flatnonzero(people.sites == site)
-        own = Coded(people.covariates[rows], people.spread[rows], people.sites[rows])
+        ages = people.age_years[rows]
+        widening = people.spread[rows] * norm.age_variance.of(ages)
+        own = Coded(people.covariates[rows], widening, people.sites[rows], ages)
         yield str(site), own, np.asarray(values[rows] - norm.model.expected(own.covariates), dtype=np.float32)
 
 

@@ -27,8 +27,8 @@ from gen3d.core.progress import say, track, warn
 from gen3d.models.run import Run
 from gen3d.verbs import verb_class
 
-PREPARED = "prepared"
-"""Where a raw scan is prepared, below the maps."""
+PREPARED, PAGE = "prepared", "page"
+"""Where a raw scan is prepared and shown, below the maps."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ def open_by_norm(folder: Path, prepared: Iterable[Path] | None, scan: RawScan | 
         UserError: a norm that is damaged, scans of another grid, nobody whom the norm can judge, or no scan.
     """
     norm = open_norm(folder)
+    norm.require_whole()
     run = load_runs(norm.run_folders)
     opened = ByNorm(norm, run, None if prepared is None else open_prepared(tuple(prepared)), scan)
     if scan is not None:

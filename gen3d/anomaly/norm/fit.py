@@ -16,6 +16,7 @@ from gen3d.anomaly.compare import ChannelValues
 from gen3d.anomaly.control_scores import FEWEST_TOGETHER
 from gen3d.anomaly.expectation import Ensemble
 from gen3d.anomaly.fitting import FittedChannel, FittedRegions, Fitting
+from gen3d.anomaly.norm.curves import CurveModel, curve_model, write_best_curves
 from gen3d.anomaly.norm.folder import (
     REGIONS,
     RUNS,
@@ -32,7 +33,7 @@ from gen3d.cohort.folder import Prepared
 from gen3d.cohort.seen import SeenBy
 from gen3d.core.artefact import read
 from gen3d.core.seal import seal
-from gen3d.imaging.plan import GridPlan, write_plan
+from gen3d.imaging.plan import write_plan
 from gen3d.maths.covariate_sums import CovariateSums
 from gen3d.maths.design import covariate_sums
 from gen3d.maths.deviation import fit_deviation, held_out_deviation
@@ -40,14 +41,12 @@ from gen3d.models.run import Run
 
 PLAN = "plan.json"
 OF_THE_NORM = (
-    "channels", "samples", "smoothing_mm", "variance_smoothing_mm", "variance_floor", "covariates", "site_variance",
+    "channels", "samples", "smoothing_mm", "variance_smoothing_mm", "variance_floor", "covariates", "site_variance", "age_variance",
     "min_site_controls", "few_site_controls", "empirical_null", "cluster_z", "seed",
 )  # fmt: skip
 """Settings that comparing and calibrating depend on."""
-OF_PREPARE = (
-    "spacing_mm", "degrees_of_freedom", "brain_mask", "bias_correction", "deformation_channel", "deformation", "divisible_by",
-)  # fmt: skip
-"""Settings of `gen3d prepare` that decide what a scan looks like."""
+OF_PREPARE = ("brain_mask", "bias_correction")
+"""Settings of `gen3d prepare` that decide what a scan looks like, and are not those of the grid."""
 CONTROL = "norm (calibration)"
 DECADE = 10
 
@@ -79,6 +78,7 @@ class NormFit:
         channels: dict[str, dict[str, Any]] = {}
         calibration: dict[str, Any] = {}
         ranges: list[pd.DataFrame] = []
+        with_curves: dict[str, CurveModel] = {}
         for channel in self.channels:
             fitted = fitting.channel(channel)
             channels[channel] = self._write_channel(fitted)
@@ -88,6 +88,10 @@ class NormFit:
             channels[measured.channel] = self._write_regions(measured)
             calibration[measured.channel] = without_names(measured.record)
             ranges.append(_ranges(measured))
+            names = tuple(str(name) for name in measured.names["name"])
+            model = curve_model(measured.channel, names, measured.calibrated.norm, measured.panel.design)
+            with_curves[measured.channel] = model
+        write_best_curves(folder, with_curves)
         record = NormRecord(
             {name: value for name, value in self.settings.settings().items() if name in OF_THE_NORM},
             prepare_settings(self.prepared),
@@ -163,22 +167,17 @@ def _ranges(fitted: FittedRegions) -> pd.DataFrame:
 
 
 def prepare_settings(prepared: Prepared) -> dict[str, Any]:
-    """The settings with which further scans become comparable; those of simulated cohorts follow from their grid."""
-    artefact = read(prepared.folders[0])
-    if artefact.verb == "prepare":
-        return {name: artefact.config[name] for name in OF_PREPARE if name in artefact.config}
-    return of_plan(prepared.plan)
-
-
-def of_plan(plan: GridPlan) -> dict[str, Any]:
-    """The settings of `gen3d prepare` that make a grid."""
+    """The settings of `gen3d prepare` with which further scans become comparable."""
+    plan, artefact = prepared.plan, read(prepared.folders[0])
     settings: dict[str, Any] = {
         "spacing_mm": plan.spacing_mm,
         "degrees_of_freedom": plan.degrees_of_freedom,
         "divisible_by": plan.divisible_by,
         "deformation_channel": "log_jacobian" in plan.channels,
     }
-    return settings | ({"deformation": plan.deformation} if plan.deformation else {})
+    settings |= {"deformation": plan.deformation} if plan.deformation else {}
+    given = artefact.config if artefact.verb == "prepare" else {}
+    return settings | {name: given[name] for name in OF_PREPARE if name in given}
 
 
 def who(people: pd.DataFrame) -> list[dict[str, Any]]:

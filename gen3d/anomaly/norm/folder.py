@@ -7,6 +7,7 @@ channels/          per channel: coefficients, SDs, the empirical null, and the s
 statistics/        per channel: the sums over controls from which norms are merged
 latents.npz        where latents of controls lie, for a model with comparable latents
 seen.json          hashes of everybody whom the norm or its models saw
+curves.tsv         centiles of the volumes of main regions by age and sex; curves.png and .svg draw them
 ranges.tsv         centiles of the controls' deviations by region
 calibration.json   how held-out controls behaved
 card.md            the model card
@@ -245,6 +246,18 @@ class NormFolder(ResultFolder):
         files, parts = channel_files(self.folder, channel, REGIONS), self.record.channels[channel]
         names = tuple(str(name) for name in parts["names"])
         return RegionNorm(names, files.read(parts[REGIONS], len(names), columns), files.read_scores())
+
+    def require_whole(self) -> None:
+        """Read every file that judging needs, so that a damaged one is told before a scan is registered.
+
+        Raises:
+            UserError: missing or damaged.
+        """
+        for channel in self.region_channels:
+            self.regions(channel)
+        for channel in self.map_channels:
+            self.voxels(channel)
+        _ = self.latents, self.ranges, self.calibration
 
     @cached_property
     def latents(self) -> LatentReference | None:
