@@ -68,7 +68,9 @@ class Simulate(FolderVerb):
     )
     sites: int = Field(2, ge=1, le=1000, description="number of scanner sites")
     site_seed: int | None = Field(
-        None, ge=0, description="seed of the sites (default: seed); that of another cohort scans new people at its sites"
+        None,
+        ge=0,
+        description="seed of the sites (default: seed); that of another cohort scans new people at its sites",
     )
     site_strength: float = Field(
         1.0,

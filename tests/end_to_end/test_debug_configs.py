@@ -46,7 +46,10 @@ def test_every_debug_config_runs_as_it_stands(debug: Path) -> None:
 def test_what_a_norm_judged_is_measured_against_the_truth_and_exported(debug: Path) -> None:
     twins = read_cells(debug / "debug" / "twins" / "manifest.tsv")
     rows = json.loads((debug / "debug" / "evaluation_by_norm" / "metrics.json").read_text())["tables"]["voxels"]
-    assert {(row["condition"], row["num"]) for row in rows if row["measure"] == "voxel AUROC"} == {("lesion", 2), ("shrunken", 2)}
+    assert {(row["condition"], row["num"]) for row in rows if row["measure"] == "voxel AUROC"} == {
+        ("lesion", 2),
+        ("shrunken", 2),
+    }
     assert all(row["value"] > 0.5 for row in rows if row["measure"] == "voxel AUROC" and row["channel"] == "residual")
     dataset = debug / "debug" / "derivatives_by_norm"
     assert {f"sub-{subject}" for subject in twins["subject"]} <= {path.name for path in dataset.glob("sub-*")}

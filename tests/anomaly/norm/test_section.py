@@ -28,7 +28,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("page")
     cohort = write_cohort(home / "cohort", 60, 0, sites=("a", "b"), seed=3)
     run = fit(cohort, home / "run")
-    Norm.model_validate({"prepared": cohort, "run": run, "out": home / "norm", "cluster_z": 2.5, "licence": "CC0"}).run()
+    Norm.model_validate(
+        {"prepared": cohort, "run": run, "out": home / "norm", "cluster_z": 2.5, "licence": "CC0"}
+    ).run()
     new = write_cohort(home / "new", 6, 2, sites=("a", "z"), seed=4, prefix="n")
     table = pd.read_csv(new / "manifest.tsv", sep="\t", dtype=str, keep_default_na=False)
     table["role"] = "evaluation"
@@ -127,7 +129,7 @@ def test_maps_by_a_norm_keep_its_settings_and_its_models(home: Path) -> None:
     assert [folder.name for folder in maps.model_folders] == ["0"]
     assert maps.learned == ("t1w", "log_jacobian")
     (opened,) = open_context([home / "maps_new"]).all(MapsFolder)
-    assert opened.name == "Voxelwise"
+    assert opened.name == "Voxelwise regression, by a norm"
     clusters = maps.clusters
     assert (clusters["peak_z"].abs() > 2.5).all()
     assert (clusters["peak_z"].abs() < 3.1).any(), "clusters begin where those of the controls do"
