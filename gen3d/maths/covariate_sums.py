@@ -19,8 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-BASIS = ("one", "age", "age2", "sex")
-"""Functions of a person, the columns of `basis_rows`."""
+from gen3d.maths.splines import NUM_BENDS, age_basis
+
+PLAIN = ("one", "age", "age2", "sex")
+BASIS = (*PLAIN, *(f"bend{number}" for number in range(1, NUM_BENDS + 1)))
+"""Functions of a person, the columns of `basis_rows`; those of the spline (`maths.splines`) come last, so that sums of values,
+which are large, can do without them."""
 
 CENTRE_YEARS, YEARS_PER_UNIT = 50.0, 10.0
 
@@ -43,7 +47,8 @@ def in_units(age_years: Any) -> Any:
 def basis_rows(age_years: Floats, sex: Floats) -> Floats:
     """The functions `BASIS` of n people, [n, b]; age in years and sex as -0.5 or +0.5, NaN where unknown."""
     age = np.where(np.isfinite(age_years), in_units(age_years), 0.0)
-    return np.stack([np.ones(len(age)), age, age**2, np.where(np.isfinite(sex), sex, 0.0)], axis=1)
+    plain = np.stack([np.ones(len(age)), age, age**2, np.where(np.isfinite(sex), sex, 0.0)], axis=1)
+    return np.concatenate([plain, age_basis(age_years)], axis=1)
 
 
 def groups_of(age_years: Floats, sex: Floats, sites: Sequence[str]) -> list[Group]:

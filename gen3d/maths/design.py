@@ -18,15 +18,19 @@ from numpy.typing import NDArray
 from gen3d.core.errors import UserError
 from gen3d.maths.covariate_sums import (
     BASIS,
+    PLAIN,
     CovariateSums,
     Group,
     basis_rows,
     groups_of,
     in_units,
 )
+from gen3d.maths.splines import age_basis
 
 TERMS = ("age", "age2", "sex", "site")
-PRIORITY = ("site", "age", "sex", "age2")
+SPLINE = "age_spline"
+KNOWN_TERMS = (*TERMS, SPLINE)
+PRIORITY = ("site", "age", "sex", SPLINE, "age2")
 """Order in which terms get the columns that the number of people allows: an unmodelled site does most harm."""
 
 PEOPLE_PER_COLUMN = 5
@@ -41,7 +45,8 @@ class Design:
 
     Columns: intercept; age in decades from the mean age of the fit; its square; sex (F -0.5, M +0.5); one deviation
     column per modelled site but the last (1 for its people, -1 for those of the last modelled site, 0 elsewhere), so
-    the intercept is the mean over sites and a person of a site without a term is compared with that mean.
+    the intercept is the mean over sites and a person of a site without a term is compared with that mean; the bends of a
+    spline of age in place of its square.
     """
 
     terms: tuple[str, ...]
@@ -84,9 +89,9 @@ class Design:
 
         Raises UserError for an unknown term.
         """
-        unknown = [term for term in terms if term not in TERMS]
+        unknown = [term for term in terms if term not in KNOWN_TERMS]
         if unknown:
-            raise UserError(f"Unknown covariate {unknown[0]!r}: choose among {', '.join(TERMS)}.")
+            raise UserError(f"Unknown covariate {unknown[0]!r}: choose among {', '.join(KNOWN_TERMS)}.")
         candidate = cls(
             terms=(),
             age_mean_years=sums.age_mean_years,
@@ -101,26 +106,28 @@ class Design:
         kept: tuple[str, ...] = ()
         for term in (name for name in PRIORITY if name in terms and name not in dropped):
             reason = candidate._with((*kept, term), dropped)._too_large(term, sums)
-            if term == "age2" and "age" not in kept:
+            if term in ("age2", SPLINE) and "age" not in kept:
                 reason = "the linear age term is not in the model"
+            elif term == "age2" and SPLINE in kept:
+                reason = f"{SPLINE} bends in its place"
             if reason:
                 dropped[term] = reason
             else:
                 kept = (*kept, term)
-        return candidate._with(tuple(term for term in TERMS if term in kept), dropped)
+        return candidate._with(tuple(term for term in KNOWN_TERMS if term in kept), dropped)
 
     def _with(self, terms: tuple[str, ...], dropped: dict[str, str]) -> Design:
         return replace(self, terms=terms, dropped=dict(dropped))
 
     def _without_variation(self, sums: CovariateSums, terms: Sequence[str]) -> dict[str, str]:
         reasons: dict[str, str] = {}
-        if "age" in terms or "age2" in terms:
+        if {"age", "age2", SPLINE} & set(terms):
             if sums.num_known_ages < MIN_GROUP:
                 reasons["age"] = f"only {sums.num_known_ages} of {sums.num_people} people have a known age"
             elif sums.age_sd_years < MIN_AGE_SD_YEARS:
                 reasons["age"] = f"the ages do not vary (standard deviation {sums.age_sd_years:.2f} years)"
-        if "age2" in terms and "age" in reasons:
-            reasons["age2"] = reasons["age"]
+        if "age" in reasons:
+            reasons |= dict.fromkeys(("age2", SPLINE), reasons["age"])
         if "sex" in terms:
             numbers = sums.sex_counts
             if min(numbers.values()) < MIN_GROUP:
@@ -133,25 +140,30 @@ class Design:
         return {term: reason for term, reason in reasons.items() if term in terms}
 
     def _too_large(self, term: str, sums: CovariateSums) -> str | None:
-        num_columns = len(self.columns)
+        num_columns = len(self.columns) - max(0, len(self.bends) - 1)  # penalised together, they cost about one column
         allowed = max(1, self.num_people // PEOPLE_PER_COLUMN)
         if num_columns > allowed:
             return (
                 f"{self.num_people} people carry {allowed} columns (one per {PEOPLE_PER_COLUMN} people) "
                 f"and the model with {term} would have {num_columns}"
             )
-        if is_collinear(self.gram(sums)):
+        free = self.free
+        if is_collinear(self.gram(sums)[np.ix_(free, free)]):
             return "it is a linear combination of the other covariates in these people"
         return None
 
     def gram(self, sums: CovariateSums) -> NDArray[np.float64]:
         """C'C of the people of the sums, [p, p]."""
         transforms = [self.transform(group) for group in sums.groups]
-        return np.asarray(sum(of @ gram @ of.T for of, gram in zip(transforms, sums.gram, strict=True)))
+        few = slice(self.basis_width)
+        return np.asarray(sum(of @ gram[few, few] @ of.T for of, gram in zip(transforms, sums.gram, strict=True)))
 
     def transform(self, group: Group) -> NDArray[np.float64]:
-        """The matrix [p, b] that makes a person's row of this design out of the row of `basis_rows`, for people of a group."""
-        one, age, age2, sex = np.eye(len(BASIS))
+        """The matrix [p, b] that makes a person's row of this design out of the row of `basis_rows`, for people of a group.
+
+        b is `basis_width`: the first so many functions of a person.
+        """
+        one, age, age2, sex, *bends = np.eye(len(BASIS))
         shift = float(in_units(self.age_mean_years)) if group.age_known and math.isfinite(self.age_mean_years) else 0.0
         rows = [one]
         if "age" in self.terms:
@@ -163,7 +175,10 @@ class Design:
         if "site" in self.terms:
             last = float(group.site == self.sites[-1])
             rows += [(float(group.site == level) - last) * one for level in self.sites[:-1]]
-        return np.stack(rows)
+        if SPLINE in self.terms:  # 0 at the mean age, like the other terms of age
+            middle = age_basis([self.age_mean_years])[0]
+            rows += [bend - at * one if group.age_known else 0 * one for bend, at in zip(bends, middle, strict=True)]
+        return np.stack(rows)[:, : self.basis_width]
 
     def matrix(
         self,
@@ -176,15 +191,32 @@ class Design:
         transforms = {group: self.transform(group) for group in set(groups)}
         if not groups:
             return np.empty((0, len(self.columns)))
-        return np.stack([transforms[group] @ row for group, row in zip(groups, rows, strict=True)])
+        return np.stack([transforms[group] @ row[: self.basis_width] for group, row in zip(groups, rows, strict=True)])
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Name of each column of `matrix`."""
         names = ["intercept"]
+        several = {"site": [f"site {level}" for level in self.sites[:-1]], SPLINE: list(BASIS[len(PLAIN) :])}
         for term in self.terms:
-            names += [f"site {level}" for level in self.sites[:-1]] if term == "site" else [term]
+            names += several.get(term, [term])
         return tuple(names)
+
+    @property
+    def bends(self) -> tuple[int, ...]:
+        """The columns of the spline of age, which are penalised (`maths.splines`); the last ones."""
+        num = len(BASIS) - len(PLAIN) if SPLINE in self.terms else 0
+        return tuple(range(len(self.columns) - num, len(self.columns)))
+
+    @property
+    def free(self) -> list[int]:
+        """The columns that are not penalised."""
+        return list(range(len(self.columns) - len(self.bends)))
+
+    @property
+    def basis_width(self) -> int:
+        """Columns of `basis_rows` that sums of values need: all where the spline was asked for, in sums of more people too."""
+        return len(BASIS) if SPLINE in (*self.terms, *self.dropped) else len(PLAIN)
 
     def flags(self, age_years: Sequence[Any] | NDArray[Any], sex: Sequence[Any] | NDArray[Any]) -> list[str]:
         """One string per person: what makes the expectation doubtful, joined by '; ', empty where nothing does."""

@@ -10,6 +10,7 @@ Values are read person by person, and only sums of them are held, so memory does
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -17,9 +18,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.anomaly.calibration.age_variance import AgeVariance, fit_age_variance
 from gen3d.anomaly.calibration.channel_norm import ChannelNorm
+from gen3d.anomaly.calibration.controls import ages_of
 from gen3d.anomaly.calibration.empirical_null import Counts, count, fit_null_map
 from gen3d.anomaly.calibration.normative import (
+    NormativeModel,
     model_of,
     refuse_single_carriers,
     require_people,
@@ -33,6 +37,7 @@ from gen3d.anomaly.calibration.sums import People, ValueSums
 from gen3d.maths.design import basis_of
 from gen3d.maths.left_out import left_out_together
 from gen3d.maths.significance import conformal_resolution, fdr, p_values
+from gen3d.maths.splines import Bends
 
 AT_ONCE = 16
 """People whose values are in memory at a time."""
@@ -61,12 +66,14 @@ class CalibrationSettings:
             every scan of a calibration person is mapped by the pool of the others.
         site_variance: estimate a factor of the residual SD for each site.
         variance_floor: least SD of a voxel, as a share of the root mean square over voxels.
+        age_variance: estimate a factor of the residual SD by age.
     """
 
     fwhm_voxels: float = 0.0
     empirical_null: bool = False
     site_variance: bool = True
     variance_floor: float = 0.0
+    age_variance: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,10 +128,12 @@ class _Controls:
         self.weight = 1.0 / panel.spread[panel.calibration]
         self.transforms = [panel.design.transform(group) for group in self.groups]
         self.design = panel.covariates(panel.calibration) * self.weight[:, None]
-        self.sites = panel.sites(panel.calibration)
+        self.sites, self.ages = panel.sites(panel.calibration), ages_of(people)
+        self.bends, self.width = panel.design.bends, panel.design.basis_width
+        self.free = self.design[:, panel.design.free]
         self._values, self._rows = values, panel.calibration
-        require_people(len(self.rows), self.design.shape[1], left_out=1)
-        refuse_single_carriers(self.design)
+        require_people(len(self.rows), self.free.shape[1], left_out=1)
+        refuse_single_carriers(self.free)
 
     def people(self, positions: NDArray[np.int64]) -> People:
         """Some of them with their values.
@@ -139,7 +148,7 @@ class _Controls:
 
     def sums(self) -> ValueSums:
         """The sums over all."""
-        sums = ValueSums.empty(self.groups, self._values.shape[1])
+        sums = ValueSums.empty(self.groups, self._values.shape[1], self.width)
         for first in range(0, len(self.rows), AT_ONCE):
             sums.add(self.people(np.arange(first, min(first + AT_ONCE, len(self.rows)))))
         return sums
@@ -161,9 +170,21 @@ class _Controls:
         def without(group: NDArray[np.int64]) -> SiteVariance:
             others = np.ones(len(self.rows), dtype=bool)
             others[group] = False
-            return fit_site_variance(some[others], self.design[others], self.sites[others])
+            return fit_site_variance(some[others], self.free[others], self.sites[others])
 
-        return fit_site_variance(some, self.design, self.sites), ((group, without(group)) for group in groups)
+        return fit_site_variance(some, self.free, self.sites), ((group, without(group)) for group in groups)
+
+    def smoothed(self, sums: ValueSums, factors: SiteVariance) -> Bends | None:
+        """The spline columns with the smoothing that the controls make most likely, None without a spline."""
+        return sums.likeliest(self.transforms, self.weights(factors), self.bends)
+
+    def mean_squares(self, model: NormativeModel, factors: SiteVariance) -> NDArray[np.float64]:
+        """Mean over some of the voxels of each one's squared residual in units of the model's and the site's variance, [n]."""
+        few, scale = some_voxels(self._values.shape[1], len(self.rows)), factors.of(self.sites)[:, None]
+        design = self.design / scale
+        leverage = np.einsum("ip,pq,iq->i", design, model.gram_inverse, design)
+        errors = self.some_values() / scale - design @ model.coefficients[:, few]
+        return np.asarray(((errors / model.sd[few]) ** 2).mean(axis=1) / np.maximum(1.0 - leverage, 1e-3))
 
     def weights(self, factors: SiteVariance) -> NDArray[np.float64]:
         """The weight of each group of the sums."""
@@ -181,16 +202,31 @@ def _fit_and_hold_out(
     """The norm of all controls, without a null map; z of the scans of each from the others is written into `z`."""
     sums, smooth = controls.sums(), variance_smoother(mask, settings.fwhm_voxels)
     all_factors, held_out = controls.factors(settings.site_variance)
+    bends = controls.smoothed(sums, all_factors)
+    fitted = sums.fit(controls.transforms, controls.weights(all_factors), bends=bends)
+    norm = ChannelNorm(
+        model_of(fitted, smooth).with_floor(settings.variance_floor), all_factors, bends=bends, sums=sums
+    )
+    squares = controls.mean_squares(norm.model, all_factors) if settings.age_variance else np.zeros(len(controls.ages))
     for left_out, factors in held_out:
-        fitted = sums.fit(controls.transforms, controls.weights(factors), controls.people(left_out))
+        fitted = sums.fit(controls.transforms, controls.weights(factors), controls.people(left_out), bends)
         model = model_of(fitted, smooth).with_floor(settings.variance_floor)
+        by_age = _age_variance(controls, squares, left_out)
         for position in left_out:
             rows = panel.scans_of(int(position))
             people = panel.coded(rows)
-            z[rows] = z_scores(model, values[rows], people.covariates, people.spread * factors.of(people.sites))
-    fitted = sums.fit(controls.transforms, controls.weights(all_factors))
-    model = model_of(fitted, smooth).with_floor(settings.variance_floor)
-    return ChannelNorm(model, all_factors, sums=sums)
+            scale = people.spread * factors.of(people.sites) * by_age.of(people.age_years)
+            z[rows] = z_scores(model, values[rows], people.covariates, scale)
+    return replace(norm, age_variance=_age_variance(controls, squares))
+
+
+def _age_variance(
+    controls: _Controls, squares: NDArray[np.float64], left_out: NDArray[np.int64] | None = None
+) -> AgeVariance:
+    """The factor by age from the mean squares of controls, without some of them; 1 where all are 0."""
+    kept = np.ones(len(squares), dtype=bool)
+    kept[left_out if left_out is not None else []] = False
+    return fit_age_variance(squares[kept], controls.ages[kept], controls.sites[kept])
 
 
 def _squares(z: NDArray[np.float32], panel: Panel, factors: SiteVariance) -> dict[str, Squares]:
@@ -265,9 +301,21 @@ def describe_calibration(panel: Panel, calibrated: Calibrated, q: float) -> dict
         "age_range_years": list(panel.design.age_range_years),
         "dof": None if np.isinf(dof) else float(dof),
         "site_variance": _describe_sites(panel, calibrated.norm.site_variance),
+        "age_effects": describe_age(calibrated.norm),
         "conformal_resolution": conformal_resolution(len(panel.calibration)),
         "calibration_held_out": null_figures(calibrated.z, panel.calibration, q, panel.sites(panel.calibration)),
         "test": null_figures(calibrated.z, test, q, panel.sites(test)),
+    }
+
+
+def describe_age(norm: ChannelNorm) -> dict[str, Any]:
+    """Smoothing of the spline (None: a straight line, or no spline), and change of the log variance per decade."""
+    smoothing = norm.bends.smoothing if norm.bends is not None else math.inf
+    slope, error = norm.age_variance.estimate
+    return {
+        "smoothing": smoothing if math.isfinite(smoothing) else None,
+        "log_variance_per_decade": norm.age_variance.slope,
+        "before_shrinking": [slope, error] if math.isfinite(error) else None,
     }
 
 

@@ -53,11 +53,12 @@ class SiteGate:
 
 
 class Coded(NamedTuple):
-    """People as a calibration sees them: rows of the design [m, p], widening of their deviation [m], sites [m]."""
+    """People as a calibration sees them: rows of the design [m, p], widening of their deviation [m], sites [m], ages [m]."""
 
     covariates: NDArray[np.float64]
     spread: NDArray[np.float64]
     sites: NDArray[np.object_]
+    age_years: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class ControlGroup:
 
     def coded(self, people: pd.DataFrame) -> Coded:
         """New people, rows of a cohort table."""
-        return Coded(matrix_of(self.design, people), self._spread(people), sites_of(people))
+        return Coded(matrix_of(self.design, people), self._spread(people), sites_of(people), ages_of(people))
 
     def _spread(self, people: pd.DataFrame) -> NDArray[np.float64]:
         if self.predicted is None or self.predicted_inverse is None:
@@ -150,6 +151,11 @@ def spread_of(rows: NDArray[np.float64], inverse: NDArray[np.float64]) -> NDArra
 def matrix_of(design: Design, people: pd.DataFrame) -> NDArray[np.float64]:
     """Rows of a design for rows of a cohort table, [m, p]."""
     return design.matrix(people["age_years"].tolist(), people["sex"].tolist(), people["site"].tolist())
+
+
+def ages_of(people: pd.DataFrame) -> NDArray[np.float64]:
+    """Ages of rows of a cohort table, years, NaN for unknown, [m]."""
+    return np.asarray(pd.to_numeric(people["age_years"], errors="coerce"), dtype=np.float64)
 
 
 def sites_of(people: pd.DataFrame) -> NDArray[np.object_]:

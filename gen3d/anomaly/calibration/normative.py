@@ -91,7 +91,7 @@ def model_of(fitted: Fitted, smooth: Smoother | None = None) -> NormativeModel:
 
     Raises UserError where nothing varies.
     """
-    dof = fitted.num_people - len(fitted.gram_inverse)
+    dof = fitted.num_people - len(fitted.gram_inverse) + fitted.num_penalised
     variance = fitted.squares / dof
     prior = estimate_prior(variance, dof)
     sd = _moderated_sd(variance, dof, prior, smooth)

@@ -24,6 +24,7 @@ from gen3d.anomaly.calibration.controls import (
     ControlGroup,
     FewSiteControls,
     SiteGate,
+    ages_of,
     matrix_of,
     named_site,
     spread_of,
@@ -77,7 +78,7 @@ class Panel:
 
     def coded(self, rows: NDArray[np.int64]) -> Coded:
         """Some rows as the calibration sees them."""
-        return Coded(self.covariates(rows), self.spread[rows], self.sites(rows))
+        return Coded(self.covariates(rows), self.spread[rows], self.sites(rows), ages_of(self.table.iloc[rows]))
 
     @cached_property
     def controls(self) -> ControlGroup:

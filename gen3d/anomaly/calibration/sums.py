@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.maths.covariate_sums import BASIS, Group
+from gen3d.anomaly.calibration.site_variance import some_voxels
+from gen3d.maths.covariate_sums import PLAIN, Group
+from gen3d.maths.splines import Bends, choose_smoothing
 
 ROUNDING = 1e-12
 """Share of r'r below which what a fit leaves is rounding."""
@@ -25,10 +28,24 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Fitted:
-    """Weighted least squares from sums: (C'WC)^-1 [p, p], coefficients [p, V], residual sum of squares [V], people."""
+    """Weighted least squares from sums: (C'WC)^-1 [p, p], coefficients [p, V], residual sum of squares [V], people.
+
+    Where columns are penalised, the inverse holds the penalty, and the sum of squares that of the prior too: its expectation is
+    that of n - p + `num_penalised` squared residuals (`maths.splines`).
+    """
 
     gram_inverse: Floats
     coefficients: Floats
+    squares: Floats
+    num_people: int
+    num_penalised: int = 0
+
+
+class Products(NamedTuple):
+    """C'WC [p, p], C'Wr [p, V] and r'Wr [V] of so many people."""
+
+    gram: Floats
+    cross: Floats
     squares: Floats
     num_people: int
 
@@ -54,7 +71,7 @@ class ValueSums:
     squares: Floats
 
     @classmethod
-    def empty(cls, groups: Sequence[Group], num_values: int, width: int = len(BASIS)) -> ValueSums:
+    def empty(cls, groups: Sequence[Group], num_values: int, width: int = len(PLAIN)) -> ValueSums:
         """Sums of nobody; rows have `width` columns, b."""
         num = len(groups)
         return cls(
@@ -90,7 +107,7 @@ class ValueSums:
         for group in np.unique(people.group):
             of = people.group == group
             values = np.asarray(people.values[of], dtype=np.float64) * people.weight[of, None]
-            rows = people.rows[of] * people.weight[of, None]
+            rows = people.rows[of, : self.gram.shape[1]] * people.weight[of, None]
             self.num[group] += int(of.sum())
             self.gram[group] += rows.T @ rows
             self.cross[group] += rows.T @ values
@@ -114,18 +131,47 @@ class ValueSums:
         """Weighted mean value of all people, [V]."""
         return np.asarray(self.cross[:, 0].sum(axis=0) / self.gram[:, 0, 0].sum())
 
-    def fit(self, transforms: Sequence[Floats], weights: Floats, without: People | None = None) -> Fitted:
+    def fit(
+        self, transforms: Sequence[Floats], weights: Floats, without: People | None = None, bends: Bends | None = None
+    ) -> Fitted:
         """Weighted least squares of a design.
 
         Args:
             transforms: per group the matrix [p, b] of `Design.transform`.
             weights: of each group, the inverse square of its residual SD factor, [g].
             without: people of the sums who are left out.
+            bends: the columns that are penalised, None for none.
         """
-        columns = len(transforms[0])
+        gram, cross, squares, num = self.products(transforms, weights, without)
+        gram_inverse = np.asarray(np.linalg.inv(gram)) if bends is None else bends.inverse(gram)
+        coefficients = gram_inverse @ cross
+        remaining = squares - np.einsum("pv,pv->v", cross, coefficients)
+        remaining[remaining < ROUNDING * squares] = 0.0  # values that do not vary
+        return Fitted(gram_inverse, coefficients, remaining, num, 0 if bends is None else len(bends.columns))
+
+    def likeliest(self, transforms: Sequence[Floats], weights: Floats, columns: tuple[int, ...]) -> Bends | None:
+        """The spline columns of a design with the smoothing that these people make most likely; None for no columns.
+
+        Arguments of `fit`; some of the values decide for all.
+        """
+        if not columns:
+            return None
+        gram, cross, squares, num = self.part(some_voxels(self.num_values)).products(transforms, weights)
+        return Bends(columns, choose_smoothing(gram, cross, squares, num, columns))
+
+    def products(self, transforms: Sequence[Floats], weights: Floats, without: People | None = None) -> Products:
+        """The cross-products of a design; arguments of `fit`.
+
+        Raises:
+            ValueError: the design has a spline of age and the sums have not, or the other way round.
+        """
+        (columns, wide), width = transforms[0].shape, self.gram.shape[1]
+        if wide != width:
+            raise ValueError(
+                f"sums of {width} functions of people, and a design of {wide}: one of them has a spline of age"
+            )
         scaled = np.stack([weight * of for weight, of in zip(weights, transforms, strict=True)])  # [g, p, b]
         gram = np.einsum("gpb,gbc,gqc->pq", scaled, self.gram, np.stack(transforms))
-        width = self.gram.shape[1]
         cross = scaled.transpose(1, 0, 2).reshape(columns, -1) @ self.cross.reshape(len(weights) * width, -1)
         squares = weights @ self.squares
         num = int(self.num.sum())
@@ -134,13 +180,9 @@ class ValueSums:
             for row, group, weight, values in zip(
                 without.rows, without.group, without.weight, without.values, strict=True
             ):
-                design = transforms[group] @ row * weight
+                design = transforms[group] @ row[:width] * weight
                 errors = np.asarray(values, dtype=np.float64) * weight
                 gram -= weights[group] * np.outer(design, design)
                 cross -= (weights[group] * design)[:, None] * errors
                 squares -= weights[group] * errors**2
-        gram_inverse = np.linalg.inv(gram)
-        coefficients = gram_inverse @ cross
-        remaining = squares - np.einsum("pv,pv->v", cross, coefficients)
-        remaining[remaining < ROUNDING * squares] = 0.0  # values that do not vary
-        return Fitted(gram_inverse, coefficients, remaining, num)
+        return Products(gram, cross, squares, num)

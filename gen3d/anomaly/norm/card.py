@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from gen3d import __version__
+from gen3d.anomaly.norm.curves import CURVES, CURVES_PNG, curve_lines
 from gen3d.anomaly.norm.folder import CALIBRATION, CARD, PLAN, RECORD, NormRecord
 from gen3d.core import words as spell
 from gen3d.core.artefact import write_atomic
@@ -25,6 +27,7 @@ def write_card(folder: Path, licence: str, contact: str) -> None:
         _who(record),
         _made(folder, record),
         _behaviour(calibration),
+        _curves(folder, calibration),
         _limits(record),
         _privacy(record),
         _terms(licence, contact),
@@ -82,6 +85,21 @@ def _behaviour(calibration: dict[str, Any]) -> str:
             cells += [str(num), *(spell.percent(share) for share in shares), *([""] * (2 - len(shares)))]
         lines.append(f"| {' | '.join(cells)} |")
     return _chapter("Where nothing is wrong", lines)
+
+
+def _curves(folder: Path, calibration: dict[str, Any]) -> str:
+    """What healthy people of three ages have, and how age enters; "" without curves."""
+    if not (folder / CURVES.file).is_file():
+        return ""
+    lines = [f"![Normative curves]({CURVES_PNG})", "", *curve_lines(CURVES.read(folder)), ""]
+    for channel, record in calibration.items():
+        effects = record["age_effects"]
+        slope = effects["log_variance_per_decade"]
+        if slope:
+            lines.append(
+                f"- {channel}: the residual SD changes by {spell.percent(math.expm1(slope / 2))} per decade of age"
+            )
+    return _chapter("Normative curves", lines)
 
 
 def _limits(record: NormRecord) -> str:

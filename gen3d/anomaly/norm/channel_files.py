@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gen3d.anomaly.calibration.age_variance import AgeVariance
 from gen3d.anomaly.calibration.channel_norm import ChannelNorm
 from gen3d.anomaly.calibration.empirical_null import EDGES
 from gen3d.anomaly.calibration.normative import NormativeModel, Prior
@@ -22,6 +23,7 @@ from gen3d.core.arrays import read_arrays, require_finite
 from gen3d.core.disk import whole_file, writing
 from gen3d.core.errors import UserError
 from gen3d.maths.covariate_sums import Group
+from gen3d.maths.splines import Bends
 
 AGAIN = "copy the norm folder again, or fit it again with `gen3d norm`"
 OFFSET = "offset"
@@ -69,6 +71,8 @@ class ChannelFiles:
             "floor": model.floor,
             "site_factors": dict(norm.site_variance.factors),
             "site_people": dict(norm.site_variance.num_people),
+            "age_variance": norm.age_variance.to_dict(),
+            "bends": None if norm.bends is None else norm.bends.to_dict(),
             "site_offsets": dict(norm.site_variance.offsets),
             "within_sites": norm.site_variance.within,
             "squares": {site: list(of_site) for site, of_site in norm.squares.items()},
@@ -155,10 +159,14 @@ class ChannelFiles:
                 str(site): Squares(int(num), float(mean), float(scatter))
                 for site, (num, mean, scatter) in record["squares"].items()
             }
+            age_variance = AgeVariance.from_dict(record["age_variance"])
+            bends = None if record["bends"] is None else Bends.from_dict(record["bends"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise damaged(self.judging, error) from None
         shifts = self._read_shifts(record.get("shifts", {}), num_values, num_columns)
-        return ChannelNorm(model, factors, counts, squares=squares, shifts=shifts)
+        return ChannelNorm(
+            model, factors, counts, squares=squares, shifts=shifts, age_variance=age_variance, bends=bends
+        )
 
     def read_scores(self) -> ControlScores:
         """The scores of controls.

@@ -16,6 +16,7 @@ from gen3d.anomaly.compare import ChannelValues
 from gen3d.anomaly.control_scores import FEWEST_TOGETHER
 from gen3d.anomaly.expectation import Ensemble
 from gen3d.anomaly.fitting import FittedChannel, FittedRegions, Fitting
+from gen3d.anomaly.norm.curves import CurveModel, curve_model, write_best_curves
 from gen3d.anomaly.norm.folder import (
     DECADE,
     REGIONS,
@@ -43,7 +44,7 @@ from gen3d.models.run import Run
 
 PLAN = "plan.json"
 OF_THE_NORM = (
-    "channels", "samples", "smoothing_mm", "variance_smoothing_mm", "variance_floor", "covariates", "site_variance",
+    "channels", "samples", "smoothing_mm", "variance_smoothing_mm", "variance_floor", "covariates", "site_variance", "age_variance",
     "min_site_controls", "few_site_controls", "empirical_null", "cluster_z", "seed",
 )  # fmt: skip
 """Settings that comparing and calibrating depend on."""
@@ -79,6 +80,7 @@ class NormFit:
         channels: dict[str, dict[str, Any]] = {}
         calibration: dict[str, Any] = {}
         ranges: list[pd.DataFrame] = []
+        with_curves: dict[str, CurveModel] = {}
         for channel in self.channels:
             fitted = fitting.channel(channel)
             channels[channel] = self._write_channel(fitted)
@@ -88,6 +90,10 @@ class NormFit:
             channels[measured.channel] = self._write_regions(measured)
             calibration[measured.channel] = without_names(measured.record)
             ranges.append(_ranges(measured))
+            names = tuple(str(name) for name in measured.names["name"])
+            model = curve_model(measured.channel, names, measured.calibrated.norm, measured.panel.design)
+            with_curves[measured.channel] = model
+        write_best_curves(folder, with_curves)
         record = NormRecord(
             {name: value for name, value in self.settings.settings().items() if name in OF_THE_NORM},
             prepare_settings(self.prepared),

@@ -7,6 +7,7 @@ channels/          per channel: coefficients, SDs, the empirical null, and the s
 statistics/        per channel: the sums over controls from which norms are merged
 latents.npz        where latents of controls lie, for a model with comparable latents
 seen.json          hashes of everybody whom the norm or its models saw
+curves.tsv         centiles of the volumes of main regions by age and sex; curves.png and .svg draw them
 ranges.tsv         centiles of the controls' deviations by region
 calibration.json   how held-out controls behaved
 card.md            the model card

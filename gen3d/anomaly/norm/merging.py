@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.anomaly.calibration.age_variance import AgeVariance
+from gen3d.anomaly.calibration.calibrate import describe_age
 from gen3d.anomaly.calibration.channel_norm import ChannelNorm
 from gen3d.anomaly.calibration.controls import LEAST_ALLOWED, ControlGroup, SiteGate
 from gen3d.anomaly.calibration.normative import model_of, variance_smoother
@@ -25,6 +28,7 @@ from gen3d.anomaly.calibration.site_shift import Squares
 from gen3d.anomaly.calibration.site_variance import ITERATIONS, SiteVariance, shrunken_factors, some_voxels
 from gen3d.anomaly.calibration.sums import ValueSums
 from gen3d.anomaly.control_scores import ControlScores
+from gen3d.anomaly.norm.curves import CurveModel, curve_model, write_best_curves
 from gen3d.anomaly.norm.fit import copy_folder
 from gen3d.anomaly.norm.folder import (
     CENTILES,
@@ -137,22 +141,28 @@ def merge(norms: Sequence[NormFolder], out: Path) -> NormRecord:
         raise UserError(f"{norms[0].folder}: fitted on another brain mask than this version has; fit it again.")
     fwhm = float(first.settings["variance_smoothing_mm"]) / spacing_mm
     channels: dict[str, dict[str, Any]] = {}
+    calibration, with_curves = _merged_calibration(norms, record), dict[str, CurveModel]()
     for channel in track(list(first.channels), "merging"):
         group = controls if channel in norms[0].map_channels else measured
         parts: dict[str, Any] = {"names": first.channels[channel]["names"]}
+        merged = None
         if channel in norms[0].map_channels:
             merged = _merged_norm(norms, channel, VOXELS, group, variance_smoother(mask, fwhm))
             parts[VOXELS] = channel_files(out, channel, VOXELS).write(merged)
         regional = _merged_norm(norms, channel, REGIONS, group, None)
         scores = _merged_scores(norms, channel)
         parts[REGIONS] = channel_files(out, channel, REGIONS).write(regional, scores)
+        calibration[channel]["age_effects"] = describe_age(regional if merged is None else merged)
+        names = tuple(str(name) for name in parts["names"])
+        with_curves[channel] = curve_model(channel, names, regional, group.design)
         channels[channel] = parts
     record = replace(record, channels=channels)
+    write_best_curves(out, with_curves)
     if norms[0].latents is not None:
         say("distances in latent space are not merged; fit a norm of all controls for those")
     seen = SeenBy(({person: what for norm in norms for person, what in norm.seen.members[0].items()},))
     write_plan(out / PLAN, norms[0].plan)
-    write_norm(out, record, seen, _merged_ranges(norms), _merged_calibration(norms, record), None)
+    write_norm(out, record, seen, _merged_ranges(norms), calibration, None)
     for number, source in enumerate(norms[0].run_folders):
         copy_folder(source, out / RUNS / str(number))
     return record
@@ -179,17 +189,25 @@ def _merged_norm(norms: Sequence[NormFolder], channel: str, part: str, group: Co
     sums = ValueSums.merged(file.read_sums(record) for file, record in zip(files, records, strict=True))
     olds = [norm.voxels(channel) if part == VOXELS else norm.regions(channel).norm for norm in norms]
     transforms = [group.design.transform(of) for of in sums.groups]
-    factors = _merged_factors(sums, transforms, [old.site_variance for old in olds])
+    free = [of[group.design.free] for of in transforms]
+    factors = _merged_factors(sums, free, [old.site_variance for old in olds])
     weights = factors.of([of.site for of in sums.groups]) ** -2.0
-    model = model_of(sums.fit(transforms, weights), smooth).with_floor(max(old.model.floor for old in olds))
+    bends = sums.likeliest(transforms, weights, group.design.bends)
+    fitted = sums.fit(transforms, weights, bends=bends)
+    model = model_of(fitted, smooth).with_floor(max(old.model.floor for old in olds))
     counts = [old.null_counts for old in olds if old.null_counts is not None]
+    pool = np.sum(counts, axis=0) if len(counts) == len(olds) else None
+    by_age = reduce(AgeVariance.merged, [old.age_variance for old in olds])
+    return ChannelNorm(model, factors, pool, sums, squares=_merged_squares(olds), age_variance=by_age, bends=bends)
+
+
+def _merged_squares(olds: Sequence[ChannelNorm]) -> dict[str, Squares]:
+    """How much the people of each site scatter, each in units of the SDs of the norm that held them out."""
     squares: dict[str, Squares] = {}
     for old in olds:
         for site, of_site in old.squares.items():
             squares[site] = squares[site].merged(of_site) if site in squares else of_site
-    return ChannelNorm(
-        model, factors, np.sum(counts, axis=0) if len(counts) == len(olds) else None, sums, squares=squares
-    )
+    return squares
 
 
 def _merged_factors(
