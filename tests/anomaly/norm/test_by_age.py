@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from gen3d.anomaly.anomaly import Anomaly
-from gen3d.anomaly.norm.curves import CURVES, CURVES_PNG, CURVES_SVG
-from gen3d.anomaly.norm.folder import open_norm
+from gen3d.anomaly.norm.curves import CURVES
+from gen3d.anomaly.norm.folder import CURVES_PNG, CURVES_SVG, open_norm
 from gen3d.anomaly.norm.norm import Norm
 from gen3d.cohort.manifest import Split
 from gen3d.core.errors import UserError
