@@ -115,7 +115,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--replicates", type=int, default=60, help="norms, each with one new site per strangeness")
-    parser.add_argument("--first", type=int, default=100, help="number of the first norm; those below 100 chose the method")
+    parser.add_argument(
+        "--first", type=int, default=100, help="number of the first norm; those below 100 chose the method"
+    )
     given = parser.parse_args()
     kept = Kept(given.out / "simulated.jsonl")
     last = {"strangeness": STRANGENESS[-1], "n": NUMBERS[-1], "arm": ARMS[-1]}
