@@ -1,8 +1,9 @@
-# make setup | demo | test | check | clean
+# make setup | demo | test | check | gpu-check | clean
 #
 # The virtual environment is made in .venv with the versions of constraints.txt; a second call costs nothing.
 # Tests run in two processes with one thread each; `make test WORKERS=4` takes four.
 # On a GPU machine, `make setup TORCH=torch` takes the CUDA build of PyTorch instead of the pinned CPU build.
+# There, `make gpu-check` runs the tests and benchmarks for GPUs in at most six minutes and writes gpu_check/table.md.
 # Where the package index has no CPU build, add: TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 PYTHON ?= python3
@@ -13,11 +14,11 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test check gpu-check clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,8s/^# \{0,1\}//p' Makefile
+	@sed -n '1,9s/^# \{0,1\}//p' Makefile
 
 setup: $(READY)
 
@@ -42,5 +43,8 @@ test: $(READY)
 
 check: test
 
+gpu-check: $(READY)
+	$(BIN)/python analysis/benchmarks/gpu_check.py --out gpu_check
+
 clean:
-	rm -rf .venv demo build *.egg-info
+	rm -rf .venv demo gpu_check build *.egg-info

@@ -30,9 +30,11 @@ import numpy as np
 import pandas as pd
 from new_site import ARMS, Floats, Kept, NewSite, Norm, Settings, fit_norm, null_figures, over_draws
 
+from gen3d.anomaly.calibration.calibrate import CalibrationSettings
 from gen3d.anomaly.channels import ChannelMaker, ScanComparison
-from gen3d.anomaly.compare import RegionMeans
-from gen3d.anomaly.region_channels import contrast_values
+from gen3d.anomaly.norm.adapting import spread_of_sites
+from gen3d.anomaly.region_channels import ContrastReading
+from gen3d.anomaly.region_means import RegionMeans
 from gen3d.cohort.channels import CONTRAST, LOG_JACOBIAN, T1W
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.regions import find
@@ -52,7 +54,8 @@ LESION_ML = 13.5
 LOSS = np.log(0.76)
 RECOVERED = {"regions": 0.55, CONTRAST: 0.43}
 CLUSTER_Z, LEVEL = 3.1, 0.05 + 1e-9
-CHANNELS = ("residual", "deformation", "regions", CONTRAST)
+MAPS = ("residual", "deformation")
+CHANNELS = ("regions", CONTRAST, *MAPS)
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,8 @@ def open_cohort(folders: list[Path], masks: Path) -> Cohort:
         changed, truth = plant_lesion(scan, where, condition, LESION_ML, shapes, prepared.plan, rng)
         t1w[i], planted[i], lesions[i] = scan[mask], changed[mask], truth.changed[mask]
         deformation[i], regions[i] = maker.smooth(log_jacobian[mask], "deformation"), means(log_jacobian[mask])
-    contrast = contrast_values(prepared, table)
-    assert contrast is not None, "the cohort has a log-Jacobian"
+    reading = ContrastReading(prepared)
+    contrast = np.stack([reading(row) for _, row in table.iterrows()])
     values = {"deformation": deformation, "regions": regions, CONTRAST: contrast}
     return Cohort(prepared, table, values, t1w, planted, lesions)
 
@@ -154,8 +157,10 @@ def open_channels(cohort: Cohort, left_out: np.ndarray, hippocampi: list[int]) -
             values, planted = residuals(cohort, left_out)
         else:
             values = cohort.values[name]
-        by_voxel = name in ("residual", "deformation")
-        settings = Settings(cohort.mask, fwhm) if by_voxel else Settings(empirical_null=False)
+        by_voxel = name in MAPS
+        settings = (
+            Settings(CalibrationSettings(fwhm, True), cohort.mask) if by_voxel else Settings(CalibrationSettings())
+        )
         norm = fit_norm(values[~left_out], people, settings)
         reference: Reference | np.ndarray
         if by_voxel:
@@ -226,9 +231,12 @@ def leave_out(cohort: Cohort, site: str, kept: Kept, given: argparse.Namespace) 
                     "draw": draw,
                     "arm": arm,
                 }
-                if not kept.has(**key) and not (arm == "refit" and draw >= given.refits):
+                if not kept.has(**key) and (arm != "refit" or draw < given.refits or channel.name not in MAPS):
                     kept.add(key | judged(cohort, channel, place, arm, tested, hippocampi))
-        print(f"{site}: {channel.name}; prior of a new site: {channel.norm.spread}", flush=True)
+        print(
+            f"{site}: {channel.name}; prior of a new site: {spread_of_sites(channel.norm.norm, channel.norm.group.design)}",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -240,7 +248,7 @@ def main() -> None:
     parser.add_argument("--sites", nargs="*", help="sites to leave out; all by default")
     parser.add_argument("--draws", type=int, default=20, help="draws of n controls")
     parser.add_argument(
-        "--refits", type=int, default=20, help="draws for which the norm is also fitted again, which is slow"
+        "--refits", type=int, default=20, help="draws for which maps are also fitted again, which is slow"
     )
     parser.add_argument("--tested", type=int, default=20, help="people judged per draw")
     given = parser.parse_args()

@@ -22,6 +22,7 @@ import pandas as pd
 from new_site import ARMS, LEVEL, Floats, Kept, NewSite, Norm, Settings, fit_norm, null_figures, over_draws
 from scipy import ndimage
 
+from gen3d.anomaly.calibration.calibrate import CalibrationSettings
 from gen3d.maths.stats import auprc
 
 SHAPE, VOXELS = (16, 16, 16), 16**3
@@ -30,7 +31,7 @@ NUMBERS = (3, 5, 10, 20, 50)
 SITES, PEOPLE_PER_SITE, TESTED = 3, 20, 20
 SHARED_PATTERNS, SHARED_VARIANCE, PEOPLE_DIFFER = 5, 0.3, 0.5
 LOST_SDS = 2.5
-SETTINGS = Settings()
+SETTINGS = Settings(CalibrationSettings(empirical_null=True))
 
 
 class World:
@@ -55,7 +56,8 @@ class World:
         scatter = np.exp(0.5 * PEOPLE_DIFFER * self.rng.standard_normal(num))[:, None]
         ages = self.rng.uniform(20, 80, num)
         sexes = np.where(self.rng.random(num) < 0.5, "F", "M")
-        table = pd.DataFrame({"age_years": ages, "sex": sexes, "site": site})
+        names = [f"{site}-{number}" for number in self.rng.integers(0, 2**40, num)]
+        table = pd.DataFrame({"subject": names, "age_years": ages, "sex": sexes, "site": site, "role": "calibration"})
         return self.sd * scatter * (own + weights @ self.patterns), table
 
     def shift(self, sds: float, local: float = 0.0) -> np.ndarray:
@@ -96,7 +98,7 @@ def replicate(kept: Kept, seed: int) -> None:
         factor = (1 + 0.25 * strangeness) ** (1 if seed % 2 else -1)
         shift = world.shift(strangeness, 0.02)
         tested, table = world.at_site(TESTED, "new", shift, factor)
-        planted = tested - (LOST_SDS * norm.model.sd * lesion).astype(np.float32)
+        planted = tested - (LOST_SDS * norm.norm.model.sd * lesion).astype(np.float32)
         for num in NUMBERS:
             controls = world.at_site(num, "new", shift, factor)
             arms = ARMS if num == NUMBERS[0] else ARMS[1:]

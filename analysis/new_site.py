@@ -1,6 +1,6 @@
 """A norm on arrays, and four ways to judge people of a site that it has not seen, shared by the two scripts of question 16.
 
-`unadapted`: as people of the norm's average site. `adapted`: `gen3d.anomaly.calibration.site_shift`. `plain`: the mean
+`unadapted`: as people of the norm's average site. `adapted`: as `gen3d norm adapt=` does. `plain`: the mean
 and the SD factor of the site's own controls without shrinkage and without their uncertainty, as ComBat's location
 and scale would be used. `refit`: the norm fitted again with the site's controls in it and a fixed effect of the site.
 """
@@ -17,12 +17,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.anomaly.calibration.empirical_null import NullMap, count, fit_null_map
-from gen3d.anomaly.calibration.normative import NormativeModel, fit_normative, held_out_z, z_scores
-from gen3d.anomaly.calibration.site_shift import SiteSpread, Squares, fit_site_shift, site_spread
-from gen3d.anomaly.calibration.site_variance import SiteVariance, fit_site_variance, some_voxels
+from gen3d.anomaly.calibration.calibrate import CalibrationSettings, calibrate
+from gen3d.anomaly.calibration.channel_norm import ChannelNorm
+from gen3d.anomaly.calibration.controls import ControlGroup
+from gen3d.anomaly.calibration.panel import make_panel
 from gen3d.anomaly.calibration.student import t_to_z
-from gen3d.maths.design import Design
+from gen3d.anomaly.norm.adapting import adapt_part
+from gen3d.maths.design import TERMS
 from gen3d.maths.significance import fdr, p_values
 
 Floats = NDArray[np.float32]
@@ -34,61 +35,26 @@ LEVEL = 1.96
 
 @dataclass(frozen=True)
 class Norm:
-    """A fitted norm of one channel, its empirical null (None: z as it is), and the spread of its sites."""
+    """A norm of one channel as `gen3d norm` fits it, how it codes people, and held-out z of its controls [n, V]."""
 
-    design: Design
-    model: NormativeModel
-    factors: SiteVariance
-    null: NullMap | None
-    spread: SiteSpread
+    norm: ChannelNorm
+    group: ControlGroup
     held_out: Floats
-
-    def covariates(self, people: pd.DataFrame, site: str | None = None) -> Doubles:
-        """Rows of the design, [m, p]; `site` in place of their own."""
-        sites = people["site"].tolist() if site is None else [site] * len(people)
-        return self.design.matrix(people["age_years"].tolist(), people["sex"].tolist(), sites)
-
-    def mapped(self, z: Floats) -> Floats:
-        return z if self.null is None else self.null(z)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Mask [X, Y, Z] and width in voxels by which the variance map is smoothed, and whether z is mapped by an empirical null."""
+    """How a channel is calibrated, and its mask [X, Y, Z] where the variance map is smoothed."""
 
+    calibration: CalibrationSettings
     mask: NDArray[np.bool_] | None = None
-    fwhm_voxels: float = 0.0
-    empirical_null: bool = True
 
 
 def fit_norm(values: Floats, people: pd.DataFrame, settings: Settings) -> Norm:
-    """A norm of all people given, as `gen3d anomaly` calibrates: values [n, V], one row of `people` each."""
-    sites = people["site"].to_numpy(dtype=object)
-    design = Design.fit(people["age_years"].tolist(), people["sex"].tolist(), sites.tolist())
-    rows = design.matrix(people["age_years"].tolist(), people["sex"].tolist(), sites.tolist())
-    factors = fit_site_variance(values[:, some_voxels(values.shape[1])], rows, sites)
-    names, groups = np.unique(sites.astype(str), return_inverse=True)
-    scales = np.tile(factors.of(names), (len(people), 1))
-    z = held_out_z(values, rows, settings.mask, settings.fwhm_voxels, groups, scales)
-    model = fit_normative(values, rows, settings.mask, settings.fwhm_voxels, factors.of(sites))
-    null = fit_null_map(np.sum([count(person) for person in z], axis=0)) if settings.empirical_null else None
-    squares = np.square(z, dtype=np.float64).mean(axis=1) * factors.of(sites) ** 2
-    listed = list(design.sites) if "site" in design.terms else []
-    apart = _site_rows(design, listed)
-    spread = site_spread(
-        apart @ model.coefficients,
-        np.einsum("ip,pq,iq->i", apart, model.gram_inverse, apart),
-        model.sd,
-        [Squares.of(squares[sites == name]) for name in sorted(set(sites))],
-    )
-    return Norm(design, model, factors, null, spread, z if null is None else null(z))
-
-
-def _site_rows(design: Design, sites: list[str]) -> Doubles:
-    """Rows whose prediction is the difference of a site from the mean over sites, [S, p]."""
-    nobody = [None] * len(sites)
-    unknown = design.matrix(nobody, nobody, [""] * len(sites)) if sites else np.zeros((0, len(design.columns)))
-    return design.matrix(nobody, nobody, sites) - unknown if sites else unknown
+    """A norm of all people given: values [n, V], one row of `people` each (subject, age_years, sex, site, role)."""
+    panel = make_panel(people.assign(calibrates=True), TERMS)
+    calibrated = calibrate(values, panel, settings.calibration, settings.mask)
+    return Norm(calibrated.norm, panel.controls, calibrated.z)
 
 
 @dataclass(frozen=True)
@@ -107,35 +73,35 @@ class NewSite:
         return judge
 
     def unadapted(self) -> Judge:
-        rows = self.norm.covariates(self.tested, "")
-        return lambda values: self.norm.mapped(z_scores(self.norm.model, values, rows))
+        people = self.norm.group.coded(self.tested.assign(site=""))
+        return lambda values: self.norm.norm.z(values, people)
 
     def plain(self) -> Judge:
-        model, (controls, own, rows) = self.norm.model, self._deviations()
-        mean = controls.mean(axis=0)
-        squares = np.square((controls - mean) / model.sd, dtype=np.float64).mean() * len(own) / (len(own) - 1)
+        norm, model = self.norm.norm, self.norm.norm.model
+        own, rows = (self.norm.group.coded(people).covariates for people in (self.controls[1], self.tested))
+        deviations = self.controls[0] - model.expected(own)
+        mean = deviations.mean(axis=0)
+        squares = np.square((deviations - mean) / model.sd, dtype=np.float64).mean() * len(own) / (len(own) - 1)
         leverage = np.einsum("ip,pq,iq->i", rows, model.gram_inverse, rows)
         width = np.sqrt((1 + leverage) * squares).astype(np.float32)[:, None] * model.sd
-        return lambda values: self.norm.mapped(t_to_z((values - model.expected(rows) - mean) / width, model.dof))
+
+        def judge(values: Floats) -> Floats:
+            z = t_to_z((values - model.expected(rows) - mean) / width, model.dof)
+            return z if norm.null_map is None else norm.null_map(z)
+
+        return judge
 
     def adapted(self) -> Judge:
-        model, (controls, own, rows) = self.norm.model, self._deviations()
-        shift = fit_site_shift(controls, own, model.sd, model.gram_inverse, self.norm.spread)
-        return lambda values: self.norm.mapped(
-            shift.z(values - model.expected(rows), rows, model.sd, model.gram_inverse, model.dof)
-        )
+        table = self.controls[1].reset_index(drop=True)
+        adapted = adapt_part(self.norm.norm, self.norm.group, table, self.controls[0])
+        people = self.norm.group.coded(self.tested)
+        return lambda values: adapted.z(values, people)
 
     def refit(self) -> Judge:
         values = np.vstack([self.base[0], self.controls[0]])
         again = fit_norm(values, pd.concat([self.base[1], self.controls[1]], ignore_index=True), self.settings)
-        rows = again.covariates(self.tested)
-        scale = again.factors.of(self.tested["site"].to_numpy(dtype=object))
-        return lambda values: again.mapped(z_scores(again.model, values, rows, scale))
-
-    def _deviations(self) -> tuple[Floats, Doubles, Doubles]:
-        """Deviations of the site's controls from the norm's average site, their covariates, and those of the tested people."""
-        own = self.norm.covariates(self.controls[1], "")
-        return self.controls[0] - self.norm.model.expected(own), own, self.norm.covariates(self.tested, "")
+        people = again.group.coded(self.tested)
+        return lambda values: again.norm.z(values, people)
 
 
 def null_figures(z: Floats) -> dict[str, Any]:

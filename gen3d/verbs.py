@@ -49,7 +49,7 @@ VERBS: dict[str, Entry] = {
     ),
     "norm": Entry(
         "gen3d.anomaly.norm.norm:Norm",
-        (),
+        ("gen3d.anomaly.norm.section:section",),
         "calibrate on controls once: a folder that judges new scans anywhere, without an image",
     ),
     "anomaly": Entry(

@@ -52,39 +52,30 @@ def panel_of(num: int, sites: tuple[str, str] = ("a", "b")) -> Any:
 
 
 def anomaly(num: int) -> Step:
-    """The order of `Anomaly.write`: before, z of all channels at once; after, channel by channel."""
-    from gen3d.anomaly import tables
-    from gen3d.anomaly.calibration.calibrate import calibrate, describe_calibration
+    """z and scores channel by channel, as `Anomaly.write` makes them."""
+    from gen3d.anomaly.calibration.calibrate import CalibrationSettings, calibrate, describe_calibration
     from gen3d.maths.significance import burden, fdr, p_values
 
     values, panel = random(num, 50_000), panel_of(num, ("a", "a"))
-    names = ("residual", "structural", "deformation")
+    settings = CalibrationSettings(empirical_null=True)
 
     def by_channel() -> None:
-        for _ in names:
-            calibrated = calibrate(values, panel, empirical_null=True)
+        for _ in ("residual", "structural", "deformation"):
+            calibrated = calibrate(values, panel, settings)
             describe_calibration(panel, calibrated, 0.05)
-            tables.VoxelScores.of(calibrated.z, 0.05)
-            del calibrated
-
-    def together() -> None:
-        found = {}
-        for name in names:
-            found[name] = calibrate(values, panel, empirical_null=True)
-            describe_calibration(panel, found[name], 0.05)
-        for calibrated in found.values():
             for z in calibrated.z:
                 burden(z)
                 fdr(p_values(z), 0.05)
+            del calibrated
 
-    return by_channel if hasattr(tables, "VoxelScores") else together
+    return by_channel
 
 
 def site_factors(num: int) -> Step:
-    from gen3d.anomaly.calibration.calibrate import _site_factors
+    from gen3d.anomaly.calibration.calibrate import _Controls
 
-    values, panel = random(num, 2_000), panel_of(num)
-    return lambda: _site_factors(values, panel.covariates(panel.calibration), panel, True)
+    controls = _Controls(random(num, 2_000), panel_of(num))
+    return lambda: list(controls.factors(True)[1])
 
 
 def latent_distances(num: int) -> Step:

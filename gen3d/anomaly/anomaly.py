@@ -14,11 +14,9 @@ from gen3d.anomaly.calibration.panel import Panel
 from gen3d.anomaly.compare import compare
 from gen3d.anomaly.expectation import Ensemble
 from gen3d.anomaly.fitting import FittedChannel, FittedRegions, Fitting, announce
-from gen3d.anomaly.folder import CLUSTERS, write_maps_tables
+from gen3d.anomaly.folder import CLUSTERS, PAGE, PREPARED, write_maps_tables
 from gen3d.anomaly.map_writer import WITHOUT_MAP, MapFacts, MapSettings, MapWriter, ScanMap
 from gen3d.anomaly.norm.by_norm import (
-    PAGE,
-    PREPARED,
     ByNorm,
     RawScan,
     open_by_norm,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3d.anomaly.calibration.calibrate import Rows
+from gen3d.anomaly.calibration.calibrate import ValueRows
 from gen3d.anomaly.calibration.panel import Panel
 from gen3d.anomaly.volumes import unmask
 from gen3d.maths.significance import burden, heaviest_cluster
@@ -85,7 +85,7 @@ class MapScores:
     burdens: NDArray[np.float64]
 
     @classmethod
-    def of(cls, panel: Panel, z: Rows, mask: NDArray[np.bool_], threshold: float) -> MapScores:
+    def of(cls, panel: Panel, z: ValueRows, mask: NDArray[np.bool_], threshold: float) -> MapScores:
         """From z [N, V] of everybody; clusters are of |z| beyond the threshold."""
         masses = [heaviest_cluster(unmask(z[row], mask), threshold) for row in panel.calibration]
         return cls(np.array(masses), np.array([burden(z[row]) for row in panel.calibration]))

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from gen3d.cohort.channels import CONTRAST, LOG_JACOBIAN, SIZE, VOLUME
 from gen3d.cohort.manifest import NULL, is_control
+from gen3d.core import words as spell
 from gen3d.core.artefact import write_json
 from gen3d.core.result_folder import ResultFolder
 from gen3d.core.tables import TableFile, read_record
 from gen3d.imaging.volume import read_map, write_nifti
-from gen3d.models.run_folder import TRAIN, learned_channels
+from gen3d.models.run_folder import TRAIN, copied_runs, learned_channels
 
 AGAIN = "run `gen3d anomaly` again"
 FEWEST_CONTROLS = 10  # for a range of controls
@@ -44,6 +45,10 @@ CLUSTERS = TableFile(
 
 CONTROL_RANGES = TableFile("control_ranges.tsv", ("channel", "region", "p05", "p95"), AGAIN)
 """Centiles of deviations of a norm's controls, in maps whose controls are not among their people."""
+
+NORM = "norm"
+PREPARED, PAGE = "prepared", "page"
+"""Where a raw scan that a norm judged is prepared and shown, below the maps."""
 
 CALIBRATION = "calibration.json"
 ZMAP, SIGNIFICANT = "zmap", "significant"
@@ -98,9 +103,37 @@ class MapsFolder(ResultFolder):
     named_by: ClassVar = "model"
 
     @cached_property
+    def model_folders(self) -> tuple[Path, ...]:
+        """The runs behind the maps that are found: inputs of their own, or copies in the norm that they were judged by."""
+        copies = (run for norm in self.input_folders(NORM) for run in copied_runs(norm))
+        return (*self.input_folders(TRAIN), *copies)
+
+    @property
+    def by_norm(self) -> bool:
+        """Whether a norm judged the people, whose controls are not among them."""
+        return (self.folder / CONTROL_RANGES.file).is_file()
+
+    @property
+    def prepared_below(self) -> Path | None:
+        """The raw scan as it was prepared for a norm, None for maps of scans that were prepared before."""
+        below = self.folder / PREPARED
+        return below if below.is_dir() else None
+
+    @property
+    def is_one_scan(self) -> bool:
+        """Whether a single scan is all there is, so that there are no groups."""
+        return len(self.subjects) == 1
+
+    @property
+    def judged_by(self) -> str:
+        """Whom people are compared with: `123 controls of a norm`, or the controls of the cohort."""
+        num = int(self.calibrated_on.get("num_controls", 0))
+        return spell.count(num, "control") + (" of a norm" if self.by_norm else "")
+
+    @cached_property
     def learned(self) -> tuple[str, ...] | None:
         """Channels that the runs of the maps learned; None if no run can be read."""
-        for folder in self.input_folders(TRAIN):
+        for folder in self.model_folders:
             channels = learned_channels(folder)
             if channels is not None:
                 return channels
@@ -220,7 +253,17 @@ class MapsFolder(ResultFolder):
     @property
     def cluster_z(self) -> float:
         """|z| beyond which neighbouring voxels are a cluster."""
-        return float(self.artefact.config.get("cluster_z", 3.1))
+        return float(self._setting("cluster_z") or 3.1)
+
+    @property
+    def smoothing_mm(self) -> float | None:
+        """Smoothing of intensity and volume maps, FWHM; None where it is not recorded."""
+        value = self._setting("smoothing_mm")
+        return None if value is None else float(value)
+
+    def _setting(self, name: str) -> Any:
+        """A setting of the comparison: of the verb, or of the norm that judged, in the calibration record."""
+        return self.calibrated_on.get(name, self.artefact.config.get(name))
 
     @cached_property
     def groups(self) -> tuple[str, ...]:

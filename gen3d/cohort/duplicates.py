@@ -22,6 +22,7 @@ from gen3d.maths.isolation import (
     isolation,
     strangers_isolation,
 )
+from gen3d.maths.sketch import SKETCHED, Sketch
 
 REMEDY = "give fewer people"
 Duplicates = Literal["refuse", "merge", "waive"]
@@ -30,6 +31,8 @@ CHANCE_OF_A_PAIR = 1e-5
 
 FEWEST_EQUAL = 3
 COMPARED_AT_ONCE = 1024
+MOST_WHOLE = 2000
+"""People whose features are compared whole; longer features of more people are sketched (`maths.sketch`)."""
 FEWEST_PEOPLE = 20
 FEWEST_DIMENSIONS = 20
 """Below, correlations of unrelated people are high by chance."""
@@ -95,17 +98,20 @@ def equal_scans(table: pd.DataFrame) -> list[Pair]:
 
 def _standing_out(vectors: NDArray[np.floating], names: NDArray[np.str_]) -> list[Pair]:
     """Pairs of subjects [n] who are as near to each other, and as far from all others, as two scans of one person."""
-    values = np.asarray(vectors, dtype=np.float64)
-    if len(names) < FEWEST_PEOPLE or values.shape[1] < FEWEST_DIMENSIONS:
+    if len(names) < FEWEST_PEOPLE or vectors.shape[1] < FEWEST_DIMENSIONS:
         return []
+    many = len(names) > MOST_WHOLE
+    if many and vectors.shape[1] > SKETCHED:
+        vectors = Sketch.of(vectors.shape[1]).rows(vectors)
+    values = np.asarray(vectors, dtype=np.float64)
     # The components that are compared: up to n / 2 of n people, the one thing here that grows with their square.
     num_bytes = 8 * len(names) * (4 * min(values.shape) + COMPARED_AT_ONCE)
     announce_memory(
         f"the components of {len(names)} people, in which ids of one person are searched,", num_bytes, REMEDY
     )
-    vectors_left, powers, _ = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
-    kept = min(len(names) // 2, int((powers > 1e-6 * powers[0]).sum()))
-    whitened = vectors_left[:, :kept]
+    centred = values - values.mean(axis=0)
+    whitened = _components_of_many(centred) if many else _components(centred)
+    kept = whitened.shape[1]
     length = np.linalg.norm(whitened, axis=1)
     if kept < FEWEST_DIMENSIONS // 2 or not (length > 0).all():
         return []
@@ -117,6 +123,19 @@ def _standing_out(vectors: NDArray[np.floating], names: NDArray[np.str_]) -> lis
         if min(alone[i], alone[j]) > threshold
     }
     return [Pair(str(names[i]), str(names[j]), float(alike), float(apart)) for (i, j), (alike, apart) in likely.items()]
+
+
+def _components(centred: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The first n / 2 principal components of centred rows [n, d], all of one length."""
+    vectors, powers, _ = np.linalg.svd(centred, full_matrices=False)
+    return vectors[:, : min(len(centred) // 2, int((powers > 1e-6 * powers[0]).sum()))]
+
+
+def _components_of_many(centred: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same of many more rows than columns, from the inner products of columns: ten times as fast, and half as precise."""
+    powers, axes = np.linalg.eigh(centred.T @ centred)
+    kept = np.flatnonzero(powers > 1e-10 * powers[-1])[::-1]
+    return np.asarray(centred @ (axes[:, kept] / np.sqrt(powers[kept])))[:, : len(centred) // 2]
 
 
 def _nearest_of_each(
@@ -143,11 +162,19 @@ def _nearest_of_each(
 def groups_of(subjects: Sequence[str], pairs: Sequence[Pair]) -> NDArray[np.int64]:
     """Number of the person of each scan [n]; ids that are one person have one number."""
     names = list(dict.fromkeys(map(str, subjects)))
+    person = list(range(len(names)))
+
+    def first_of(index: int) -> int:
+        while person[index] != index:
+            person[index] = person[person[index]]
+            index = person[index]
+        return index
+
     number = {name: index for index, name in enumerate(names)}
     for pair in pairs:
-        low, high = sorted((number[pair.first], number[pair.second]))
-        number = {name: low if index == high else index for name, index in number.items()}
-    return np.array([number[str(subject)] for subject in subjects], dtype=np.int64)
+        low, high = sorted((first_of(number[pair.first]), first_of(number[pair.second])))
+        person[high] = low
+    return np.array([first_of(number[str(subject)]) for subject in subjects], dtype=np.int64)
 
 
 def judge_duplicates(pairs: Sequence[Pair], policy: Duplicates) -> tuple[str, ...]:

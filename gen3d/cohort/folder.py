@@ -29,6 +29,9 @@ MOST_LABEL = 32767
 UNMATCHED = TableFile("unmatched.tsv", ("entry", "remark"))
 """Of folders made from real scans or simulated: a verdict per scan, and what of tables and folders did not match up."""
 
+MOST_MAPPED = 4000
+"""Volumes that stay mapped, under the usual limit of a system."""
+
 VERBS = ("prepare", "simulate", "sample")
 GENERATOR_SUBJECTS = "generator_subjects.json"
 """In a folder of synthetic scans: hashes of all people that their generator was trained on, with roles."""
@@ -42,7 +45,8 @@ class Prepared:
     plan: GridPlan
     manifest: pd.DataFrame
     key: str
-    _mapped: dict[Path, NDArray[np.int16]] = field(default_factory=dict, repr=False)
+    _mapped: dict[Path, NDArray[np.int16] | None] = field(default_factory=dict, repr=False)
+    """Maps of volumes that were read twice or more; None of those that were read once."""
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
@@ -86,16 +90,22 @@ class Prepared:
         return self.manifest[self.manifest["role"].isin(list(roles))]
 
     def stored(self, key: str, channel: str) -> NDArray[np.int16]:
-        """Memory-mapped stored levels [X, Y, Z]; times `SLOPE` are the values."""
+        """Memory-mapped stored levels [X, Y, Z]; times `SLOPE` are the values.
+
+        The map of a volume is kept from the second reading on. In a pass that reads everybody once, every array that is kept
+        would keep a network's buffers around it from being given back: 2.6 MiB per person at 8 mm were measured.
+        """
         path = self.path(key, channel)
-        if path not in self._mapped:
-            levels = open_stored(path)
-            if levels.shape != self.plan.shape:
-                raise UserError(f"{path}: grid {levels.shape} is not the plan's {self.plan.shape}; prepare it again.")
-            if len(self._mapped) > 4000:  # stay under the usual limit of open maps
-                self._mapped.clear()
-            self._mapped[path] = levels
-        return self._mapped[path]
+        kept = self._mapped.get(path)
+        if kept is not None:
+            return kept
+        levels = open_stored(path)
+        if levels.shape != self.plan.shape:
+            raise UserError(f"{path}: grid {levels.shape} is not the plan's {self.plan.shape}; prepare it again.")
+        if len(self._mapped) > MOST_MAPPED:
+            self._mapped.clear()
+        self._mapped[path] = levels if path in self._mapped else None
+        return levels
 
     def volume(self, key: str, channel: str) -> NDArray[np.float32]:
         """One channel of one scan, float32 [X, Y, Z]."""

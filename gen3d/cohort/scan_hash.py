@@ -30,12 +30,18 @@ def voxel_hash(voxels: NDArray[Any]) -> str:
     return f"{PREFIX}{content.hexdigest()[:16]}"
 
 
-def file_voxel_hash(path: Path) -> str:
-    """The hash of a readable image in its closest-canonical axes (RAS+): compression, format and number type do not count."""
+def file_voxel_hash(path: Path, stored: NDArray[Any] | None = None) -> str:
+    """The hash of a readable image in its closest-canonical axes (RAS+): compression, format and number type do not count.
+
+    ``stored`` are its voxels [I, J, K] as float32, where somebody has read them already; an image whose header scales its
+    numbers is read again, because that somebody may have rounded otherwise.
+    """
     image: Any = nib.load(path)
-    values = np.asarray(image.dataobj, dtype=np.float32)
-    values = values.reshape(values.shape[:3]) if values.ndim > 3 else values
-    return voxel_hash(np.asarray(nib.as_closest_canonical(nib.Nifti1Image(values, image.affine)).dataobj))
+    scaled = (getattr(image.dataobj, "slope", None), getattr(image.dataobj, "inter", None)) != (1.0, 0.0)
+    values = np.asarray(image.dataobj, dtype=np.float32) if stored is None or scaled else stored
+    values = values.reshape(image.shape[:3]) if values.ndim > 3 else values
+    turn = nib.orientations.io_orientation(image.affine)
+    return voxel_hash(nib.orientations.apply_orientation(values, turn))
 
 
 def one_scan_of_two(table: pd.DataFrame) -> Iterator[tuple[int, int]]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.image import imsave
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -24,6 +23,7 @@ OUTLINE = np.array([1.0, 0.55, 0.1])
 BRIGHTEST = 1.25  # intensity drawn white; white matter is 1
 LOG_JACOBIAN_RANGE = 0.6  # drawn at full colour: a volume change of -45 % (blue) or +82 % (red)
 HEIGHT_PIXELS = 200
+PNG_EFFORT = 4  # of 9: more takes longer than it saves on the disk
 
 
 def draw(
@@ -38,27 +38,44 @@ def draw(
     Args:
         t1w, log_jacobian, mask: [X, Y, Z] on the plan's grid.
     """
+    from PIL import Image
+
     zoom = max(1, round(HEIGHT_PIXELS / mask.shape[2]))
-    grey = np.repeat(np.clip(t1w / BRIGHTEST, 0, 1)[..., None], 3, axis=-1)
-    rows = [_row(grey, mask, plan, zoom, outlined=True)]
+    rows = [_row(lambda cut: _grey(t1w[cut]), mask, plan, zoom, outlined=True)]
     if log_jacobian is not None:
-        level = (log_jacobian / LOG_JACOBIAN_RANGE + 1) / 2
-        colour = matplotlib.colormaps["RdBu_r"](np.clip(level, 0, 1))[..., :3] * mask[..., None]
-        rows.append(_row(colour, mask, plan, zoom, outlined=False))
+        rows.append(_row(lambda cut: _coloured(log_jacobian[cut], mask[cut]), mask, plan, zoom, outlined=False))
     path.parent.mkdir(parents=True, exist_ok=True)
-    imsave(path, np.concatenate(rows))
+    pixels = (np.concatenate(rows) * 255).astype(np.uint8)
+    Image.fromarray(pixels).save(path, format="PNG", compress_level=PNG_EFFORT)
+
+
+def _grey(t1w: NDArray[np.float32]) -> NDArray[np.floating]:
+    return np.repeat(np.clip(t1w / BRIGHTEST, 0, 1)[..., None], 3, axis=-1)
+
+
+def _coloured(log_jacobian: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.floating]:
+    import matplotlib  # here, because it takes as long as all else that a command imports
+
+    level = np.clip((log_jacobian / LOG_JACOBIAN_RANGE + 1) / 2, 0, 1)
+    colours: NDArray[np.floating] = matplotlib.colormaps["RdBu_r"](level)[..., :3] * mask[..., None]
+    return colours
+
+
+Cut = tuple[slice | int, ...]
 
 
 def _row(
-    colours: NDArray[np.floating], mask: NDArray[np.bool_], plan: GridPlan, zoom: int, outlined: bool
+    painted: Callable[[Cut], NDArray[np.floating]], mask: NDArray[np.bool_], plan: GridPlan, zoom: int, outlined: bool
 ) -> NDArray[np.floating]:
+    """The six slices side by side; ``painted`` gives the colours [., ., 3] of one."""
     tiles = []
     for axis, place_mm in SLICES_MM:
         index = round((place_mm - float(plan.matrix[axis, 3])) / plan.spacing_mm)
-        index = min(max(index, 0), mask.shape[axis] - 1)
-        tile = _enlarged(np.take(colours, index, axis=axis), zoom)
+        cut: list[slice | int] = [slice(None)] * 3
+        cut[axis] = min(max(index, 0), mask.shape[axis] - 1)
+        tile = _enlarged(painted(tuple(cut)), zoom)
         if outlined:
-            inside = _enlarged(np.take(mask, index, axis=axis), zoom)
+            inside = _enlarged(mask[tuple(cut)], zoom)
             tile[inside & ~ndimage.binary_erosion(inside)] = OUTLINE
         tiles.append(tile.swapaxes(0, 1)[::-1])
     height = max(tile.shape[0] for tile in tiles)

@@ -1,4 +1,4 @@
-"""What a computation whose memory grows with the square of the number of scans needs, said before it begins."""
+"""What a computation that keeps much of many scans in memory needs, said before it begins."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ MEMORY_VARIABLE = "GEN3D_MEMORY_GIB"
 BYTES_OF_GIB = 1 << 30
 SAID_FROM = BYTES_OF_GIB
 """Less is not worth a sentence."""
+
+WITH_SQUARE, WITH_SCANS = "they grow with the square of the number of scans", "they grow with the number of scans"
 
 GROUP = Path("/sys/fs/cgroup")
 
@@ -36,28 +38,27 @@ def allowed_memory() -> int | None:
     return min(found, default=None)
 
 
-def announce_memory(what: str, num_bytes: int, remedy: str) -> None:
+def announce_memory(what: str, num_bytes: int, remedy: str, growth: str = WITH_SQUARE) -> None:
     """Say what a computation needs where that is much, and refuse it before it begins where it is more than there is.
 
     Args:
         what: subject of the sentence: `the inner products of 12000 scans`.
         num_bytes: it takes at its peak.
         remedy: what to set or give instead.
+        growth: how they grow, WITH_SQUARE or WITH_SCANS.
 
     Raises:
         UserError: more than `allowed_memory`.
     """
     allowed = allowed_memory()
-    needed = (
-        f"{what} need {num_bytes / BYTES_OF_GIB:.1f} GiB of memory (they grow with the square of the number of scans)"
-    )
+    needed = f"{what} need {num_bytes / BYTES_OF_GIB:.1f} GiB of memory ({growth})"
     if allowed is not None and num_bytes > allowed:
         raise UserError(
             f"{needed}, and {allowed / BYTES_OF_GIB:.1f} GiB may be used; {remedy}, or set {MEMORY_VARIABLE} on a machine "
             "that has more."
         )
     if num_bytes >= SAID_FROM:
-        say(f"{needed}")
+        say(needed)
 
 
 def _free() -> int | None:

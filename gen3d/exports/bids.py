@@ -16,9 +16,12 @@ from pydantic import BeforeValidator, Field
 from gen3d import __version__
 from gen3d.anomaly.folder import (
     CLUSTERS,
+    CONTROL_RANGES,
+    NORM,
     REGIONS,
     SIGNIFICANT,
     SUBJECTS,
+    MapsFolder,
     map_path,
     map_paths,
 )
@@ -29,7 +32,7 @@ from gen3d.cohort.folder import PLAN, Prepared, open_prepared
 from gen3d.core.artefact import PLACE, Artefact, read, write_atomic, write_json, write_record
 from gen3d.core.config import Folder, Folders, execution
 from gen3d.core.errors import UserError
-from gen3d.core.inputs import find_input, input_of
+from gen3d.core.inputs import input_of
 from gen3d.core.output_folder import Work
 from gen3d.core.pool import as_done, num_workers
 from gen3d.core.progress import say, track
@@ -137,9 +140,9 @@ class ExportMaterial:
     @property
     def model(self) -> str:
         """The kinds of model behind the maps, where their folders can still be read."""
-        found = [find_input(self.artefact, item) for item in self.artefact.inputs.get("run", [])]
-        folders = [folder for folder in found if folder is not None]
-        if not folders or len(folders) < len(found):
+        used = [*self.artefact.inputs.get("run", []), *self.artefact.inputs.get(NORM, [])]
+        folders = MapsFolder(self.artefact, "").model_folders
+        if not folders or len(folders) < len(used):
             return "normative model"
         models = [read(folder, ("train", "import-weights")).config.get("model", {}) for folder in folders]
         return " and ".join(str(model.get("kind", "normative model")) for model in models)
@@ -169,7 +172,8 @@ def _open(verb: Export) -> ExportMaterial:
 def _prepared(verb: Export, artefact: Artefact) -> Prepared:
     remedy = "maps in the scans' own space need it, so give prepared=FOLDER, or native=false"
     recorded = artefact.inputs.get("prepared", [])
-    folders = verb.prepared or tuple(input_of(artefact, item, remedy) for item in recorded)
+    below = MapsFolder(artefact, "").prepared_below
+    folders = verb.prepared or tuple(input_of(artefact, item, remedy) for item in recorded) or (below and (below,))
     if not folders:
         raise UserError(f"{verb.maps}: does not say which prepared scans it was made from; {remedy}.")
     return open_prepared(folders)
@@ -250,6 +254,11 @@ def _write_tables(out: Path, material: ExportMaterial) -> None:
         table = table.replace("", "n/a")
         write_table(out / f"group_desc-{name}_stats.tsv", table)
         write_json(out / f"group_desc-{name}_stats.json", sidecars.describe_columns(list(table.columns), name))
+    if (folder / CONTROL_RANGES.file).is_file():
+        ranges = read_cells(folder / CONTROL_RANGES.file).replace("", "n/a")
+        write_table(out / "desc-controlranges_stats.tsv", ranges)
+        described = sidecars.describe_columns(list(ranges.columns), "control_ranges")
+        write_json(out / "desc-controlranges_stats.json", described)
     write_json(out / "desc-regions_stats.json", sidecars.describe_columns(list(regions.columns[1:]), "regions"))
     people = pd.concat([ids, subjects[list(IDENTITY)].rename(columns=IDENTITY)], axis=1).drop(columns="key")
     people = people.replace("", "n/a")

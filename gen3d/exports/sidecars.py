@@ -15,7 +15,8 @@ from gen3d.cohort.bids_names import BIDS_VERSION, PARTICIPANT_COLUMNS, TEMPLATE_
 NATIVE_SPACE = "individual"
 
 COLUMNS: dict[str, dict[str, dict[str, Any]]] = read_columns("gen3d.anomaly")
-COLUMNS["clusters"]["channel"] = COLUMNS["regions"]["channel"]
+for _table in ("clusters", "control_ranges"):
+    COLUMNS[_table]["channel"] = COLUMNS["regions"]["channel"]
 
 
 def statmap(name: str, channel: str, space: str, res: str = "") -> str:
@@ -92,6 +93,7 @@ Layout
   sub-*/[ses-*/]anat/*_space-individual_desc-<channel>_stat-z_statmap.nii.gz          z map on the scan's own voxels
   sub-*/[ses-*/]anat/*_desc-regions_stats.tsv                                         one row per channel and region
   group_desc-regions_stats.tsv, group_desc-scans_stats.tsv, group_desc-clusters_stats.tsv   all scans in one table
+  desc-controlranges_stats.tsv (maps by a norm)                                       what the norm's controls have by region
   participants.tsv, sub-*/sub-*_sessions.tsv                                          who was scanned when
 
 Every column is described in the JSON file of the same name; a JSON file at the top holds for all files whose name ends

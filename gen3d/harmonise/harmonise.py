@@ -20,6 +20,7 @@ from gen3d.cohort.target import Rows
 from gen3d.core import words as spell
 from gen3d.core.config import Folders
 from gen3d.core.errors import UserError
+from gen3d.core.memory import WITH_SCANS, announce_memory
 from gen3d.core.output_folder import Work
 from gen3d.core.progress import say, warn
 from gen3d.core.tables import Row
@@ -38,6 +39,8 @@ from gen3d.harmonise.folder import write_harmonised
 from gen3d.harmonise.picture import draw_before_after
 from gen3d.harmonise.recipe import FittedHarmonisation, Harmonisation, reference_rows
 
+COPIES = 8
+"""Of all latents in double precision that are in memory together, at most (measured: 7.3 with 2,000 scans of 4,096 numbers)."""
 NUMBERS = ["value", "low", "high", "chance", "num_people"]
 SITES = ["stage", "classifier", "measure", *NUMBERS, "num_sites"]
 KEPT = ["stage", "column", "task", "measure", *NUMBERS]
@@ -195,7 +198,13 @@ def gather(folders: Sequence[Path]) -> LatentCohort:
     """
     opened = [open_latents_folder(folder, ("encode",)) for folder in folders]
     require_one_space([latents.space for latents in opened])
-    first = opened[0]
+    first, num = opened[0], sum(len(latents.table) for latents in opened)
+    announce_memory(
+        f"the latents of {num} scans",
+        COPIES * 8 * num * first.values.shape[2],
+        "harmonise latents of fewer numbers",
+        WITH_SCANS,
+    )
     table = pd.concat([latents.table for latents in opened], ignore_index=True)
     for column in (name for name in TEXT if name in table.columns):
         table[column] = table[column].astype(object).where(table[column].notna(), "")

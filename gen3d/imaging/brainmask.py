@@ -144,14 +144,32 @@ def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _solid(mask: NDArray[np.bool_], spacing_mm: tuple[float, float, float], closing_mm: float) -> NDArray[np.bool_]:
-    """Close gaps up to twice `closing_mm` and fill holes, by distances, so that the cost does not grow with the radius."""
+    """Close gaps up to twice `closing_mm` and fill holes."""
+    result = np.zeros_like(mask)
+    occupied = ndimage.find_objects(mask.astype(np.int8), max_label=1)[0]
+    if occupied is None:
+        return result
     margin = [int(np.ceil(closing_mm / spacing)) + 1 for spacing in spacing_mm]
-    padded = np.pad(mask, [(side, side) for side in margin])
-    dilated = ndimage.distance_transform_edt(~padded, spacing_mm) <= closing_mm
-    closed = ndimage.distance_transform_edt(dilated, spacing_mm) > closing_mm
-    filled = ndimage.binary_fill_holes(closed | padded)
+    padded = np.pad(mask[occupied], [(side, side) for side in margin])
+    closed = ~_grown(~_grown(padded, closing_mm, spacing_mm), closing_mm, spacing_mm)
+    outside, _ = ndimage.label(~(closed | padded))  # the margin is outside, and in one piece
     inner = tuple(slice(side, -side) for side in margin)
-    return np.asarray(filled[inner], dtype=bool)
+    result[occupied] = (outside != outside[0, 0, 0])[inner]
+    return result
+
+
+def _grown(mask: NDArray[np.bool_], radius_mm: float, spacing_mm: tuple[float, float, float]) -> NDArray[np.bool_]:
+    """[X, Y, Z] what lies no farther from the mask than the radius, by exact distances, one axis after the other."""
+    squared = np.where(mask, np.float32(0), np.float32(np.inf))
+    for axis, spacing in enumerate(spacing_mm):
+        along = np.moveaxis(squared, axis, 0)
+        nearest = along.copy()
+        for step in range(1, min(int(radius_mm / spacing + 1e-6), len(along) - 1) + 1):
+            cost = np.float32((step * spacing) ** 2)
+            np.minimum(nearest[step:], along[:-step] + cost, out=nearest[step:])
+            np.minimum(nearest[:-step], along[step:] + cost, out=nearest[:-step])
+        squared = np.moveaxis(nearest, 0, axis)
+    return np.asarray(squared <= np.float32(radius_mm**2 * (1 + 1e-6)))
 
 
 def _ball(radius_mm: float, spacing_mm: tuple[float, float, float]) -> NDArray[np.bool_]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from gen3d.core.errors import UserError
 from gen3d.imaging.affine import Alignment, align
@@ -43,7 +44,7 @@ REMAINS_SHARE = (
 class Conformed:
     """A scan on the plan's grid; `brain` is the person's own mask there, `measures` the row of screening numbers.
 
-    `scan_affine` and `scan_shape` are the grid on which the scan's file stores it; `assumed`: its axes are the user's word.
+    `stored` are the scan's voxels as its file stores them, `scan_affine` their grid; `assumed`: its axes are the user's word.
     """
 
     t1w: Floats
@@ -51,7 +52,7 @@ class Conformed:
     brain: NDArray[np.bool_]
     template_to_scan: NDArray[np.float64]
     scan_affine: NDArray[np.float64]
-    scan_shape: tuple[int, ...]
+    stored: Floats
     measures: dict[str, float | str] = field(default_factory=dict)
     assumed: bool = False
 
@@ -89,7 +90,8 @@ def conform(
     matrix, template = alignment.template_to_scan, template_on(plan)
     brain = on_plan_grid(mask, working.affine, matrix, plan) > 0.5
     gain = np.maximum(on_plan_grid(bias, working.affine, matrix, plan, outside=1.0), np.float32(0.1))
-    flat = (onto_plan(scan, matrix, plan) / gain).astype(np.float32)
+    near = ndimage.binary_dilation(brain, np.ones((3, 3, 3), bool))  # all that is read of the scan on the grid
+    flat = (onto_plan(scan, matrix, plan, near) / gain).astype(np.float32)
     t1w, levels = apply_tissue_rule(flat, template, brain)
     deformation = deform(t1w, plan) if "log_jacobian" in plan.channels else None
     if deformation is not None:
@@ -106,7 +108,7 @@ def conform(
     }
     log_jacobian = deformation.log_jacobian if deformation else None
     return Conformed(
-        t1w * template.mask, log_jacobian, brain, matrix, stored.affine, stored.data.shape, measures, stored.assumed
+        t1w * template.mask, log_jacobian, brain, matrix, stored.affine, stored.data, measures, stored.assumed
     )
 
 
@@ -147,17 +149,15 @@ def find_brain(
             mask = given_mask(mask_path, working, orientation)
         else:
             mask = tool_mask(brain_mask, path, working, orientation)
-        return mask, align(masked(working, mask), False, degrees_of_freedom), brain_mask
+        return mask, align(masked(working, mask), False, degrees_of_freedom, fine=False), brain_mask
     stripped = brain_mask == "stripped" or (brain_mask == "auto" and looks_stripped(working))
-    alignment = align(working, whole_head=not stripped, degrees_of_freedom=degrees_of_freedom)
+    alignment = align(working, not stripped, degrees_of_freedom, fine=False)
     if stripped:
         mask = stripped_mask(working)
         remains = depth_share_outside(working, mask, alignment.template_to_scan)
         if brain_mask == "stripped" or remains < REMAINS_SHARE:
             return mask, alignment, "stripped"
-        alignment = align(
-            working, whole_head=True, degrees_of_freedom=degrees_of_freedom, start=alignment.template_to_scan
-        )
+        alignment = align(working, True, degrees_of_freedom, alignment.template_to_scan, fine=False)
         return template_mask(working, alignment.template_to_scan) & mask, alignment, "stripped, remains removed"
     return template_mask(working, alignment.template_to_scan), alignment, "template"
 

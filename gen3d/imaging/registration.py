@@ -18,9 +18,11 @@ from pydantic import Field
 from scipy import ndimage
 
 from gen3d.core.config import Config
-from gen3d.imaging.deformation import identity_grid, jacobian_determinant, warp
+from gen3d.imaging.deformation import jacobian_determinant, warp
+from gen3d.imaging.demons import demons
 from gen3d.imaging.similarity import correlation
 from gen3d.imaging.template import template_on
+from gen3d.imaging.warping import combined
 
 if TYPE_CHECKING:
     from gen3d.imaging.plan import GridPlan
@@ -112,10 +114,10 @@ def register(template: Floats, scan: Floats, settings: DeformationSettings) -> t
     """
     sigma = settings.neighbourhood_voxels
     if sigma > 0:
-        first, second = _image(standardised(template, sigma)), _image(standardised(scan, sigma))
+        first, second = standardised(template, sigma), standardised(scan, sigma)
     else:
-        first = _image(template)
-        second = sitk.HistogramMatching(_image(scan), first, 128, 10, True)
+        matched = sitk.HistogramMatching(_image(scan), _image(template), 128, 10, True)
+        first, second = template, sitk.GetArrayFromImage(matched).T
     if settings.direction == "template_to_scan":
         displacement = _demons(first, second, settings)
     else:
@@ -139,32 +141,38 @@ def standardised(volume: Floats, sigma_voxels: float) -> Floats:
 
 def inverse(displacement: Floats, iterations: int = 15) -> Floats:
     """Displacement of the inverse deformation, by the fixed point v(y) = -u(y + v(y)) (Chen et al., Medical Physics 2008)."""
-    grid, backward = identity_grid(displacement.shape[1:]), -displacement
+    backward = -displacement
     for _ in range(iterations):
-        moved = [ndimage.map_coordinates(axis, grid + backward, order=1, mode="nearest") for axis in displacement]
-        backward = -np.stack(moved)
-    return backward.astype(np.float32)
+        backward = combined(displacement, backward, 0.0, -1.0)
+    return backward
 
 
-def _demons(fixed: sitk.Image, moving: sitk.Image, settings: DeformationSettings) -> Floats:
-    """Displacement [3, X, Y, Z] in voxels: moving(x + u(x)) resembles fixed(x)."""
+def _demons(fixed: Floats, moving: Floats, settings: DeformationSettings) -> Floats:
+    """Displacement [3, X, Y, Z] in voxels, coarse to fine: moving(x + u(x)) resembles fixed(x)."""
     field: Any = None
+    first, second = _image(fixed), _image(moving)
     for level, num_iterations in enumerate(settings.iterations):
         factor = 2 ** (len(settings.iterations) - 1 - level)
-        fixed_level, moving_level = _reduced(fixed, factor), _reduced(moving, factor)
-        demons = sitk.DiffeomorphicDemonsRegistrationFilter()
-        demons.SetNumberOfThreads(1)  # the sums of several threads would make results depend on the machine
-        demons.SetNumberOfIterations(num_iterations)
-        demons.SetMaximumUpdateStepLength(settings.step_voxels)
-        demons.SetSmoothUpdateField(settings.update_sigma_voxels > 0)
-        demons.SetUpdateFieldStandardDeviations(settings.update_sigma_voxels)
-        demons.SetSmoothDisplacementField(settings.field_sigma_voxels > 0)
-        demons.SetStandardDeviations(settings.field_sigma_voxels)
-        if field is None:
-            field = demons.Execute(fixed_level, moving_level)
-        else:
-            field = demons.Execute(fixed_level, moving_level, sitk.Resample(field, fixed_level))
-    return np.ascontiguousarray(sitk.GetArrayFromImage(field).transpose(3, 2, 1, 0), dtype=np.float32)
+        fixed_level, moving_level = _reduced(first, factor), _reduced(second, factor)
+        start = np.zeros((3, *fixed_level.GetSize())) if field is None else _array(sitk.Resample(field, fixed_level))
+        found = demons(
+            sitk.GetArrayViewFromImage(fixed_level).T,
+            sitk.GetArrayViewFromImage(moving_level).T,
+            start / factor,
+            num_iterations=num_iterations,
+            step_voxels=settings.step_voxels,
+            update_sigma=settings.update_sigma_voxels,
+            field_sigma=settings.field_sigma_voxels,
+            voxel=factor,
+        )
+        if factor > 1:
+            field = sitk.GetImageFromArray(np.ascontiguousarray(found.transpose(3, 2, 1, 0)) * factor, isVector=True)
+            field.CopyInformation(fixed_level)
+    return found
+
+
+def _array(field: sitk.Image) -> Floats:
+    return np.ascontiguousarray(sitk.GetArrayViewFromImage(field).transpose(3, 2, 1, 0), dtype=np.float32)
 
 
 def _reduced(image: sitk.Image, factor: int) -> sitk.Image:

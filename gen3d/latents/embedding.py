@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse.linalg import svds
 
 from gen3d.core.errors import UserError
 
+SOLVED_WHOLE = 1500
+"""People (or dimensions, where these are fewer) whose principal components come from an exact decomposition."""
 MINIMUM_PEOPLE_FOR_UMAP = 12
 MAXIMUM_COMPONENTS_FOR_UMAP = 50
 SIGMA_STEPS = 64
@@ -59,12 +62,27 @@ def fit_components(latents: NDArray[np.floating], num_components: int) -> Fitted
     """`principal_components` with the mean and loadings that project new people; k is at most min(n, d)."""
     values = _checked(latents)
     mean = values.mean(axis=0)
-    _, singular, loadings = np.linalg.svd(values - mean, full_matrices=False)
+    values -= mean
+    if min(values.shape) > max(SOLVED_WHOLE, 10 * num_components):
+        singular, loadings = _leading(values, num_components)
+        total = float(np.einsum("ij,ij->", values, values))
+    else:
+        _, singular, loadings = np.linalg.svd(values, full_matrices=False)
+        total = float((singular**2).sum())
     signs = np.sign(loadings[np.arange(len(loadings)), np.abs(loadings).argmax(axis=1)])
     kept = (loadings * signs[:, None])[:num_components]
-    variance = singular**2
-    share = variance / variance.sum() if variance.sum() > 0 else np.zeros_like(variance)
-    return FittedComponents(mean, kept, (values - mean) @ kept.T, share[:num_components])
+    share = singular**2 / total if total > 0 else np.zeros_like(singular)
+    return FittedComponents(mean, kept, values @ kept.T, share[:num_components])
+
+
+def _leading(centred: NDArray[np.float64], num: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Singular values [k], the largest first, and right singular vectors [k, d], by Lanczos iteration (ARPACK).
+
+    The exact decomposition takes n d min(n, d) operations, this n d k times a few.
+    """
+    first = np.random.default_rng(0).standard_normal(min(centred.shape))
+    _, singular, loadings = svds(centred, k=num, v0=first, return_singular_vectors="vh")
+    return singular[::-1], loadings[::-1]
 
 
 def umap_coordinates(
@@ -157,7 +175,7 @@ def fit_umap(
 
 
 def _checked(latents: NDArray[np.floating]) -> NDArray[np.float64]:
-    values = np.asarray(latents, dtype=np.float64)
+    values = np.array(latents, dtype=np.float64)
     values = values.reshape(len(values), -1)
     if len(values) < 2:
         raise UserError(f"a map of latents needs at least two people, and there are {len(values)}; encode more scans.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from gen3d.cohort.folder import Prepared, generator_seen, open_prepared
 from gen3d.cohort.latents_folder import write_latents
 from gen3d.cohort.structures import with_structures
 from gen3d.core.config import Folders
+from gen3d.core.disk import size_in_words
 from gen3d.core.errors import UserError
 from gen3d.core.output_folder import Work
 from gen3d.core.progress import say, track
@@ -41,7 +43,12 @@ class Encode(FolderVerb):
         """What would be encoded."""
         prepared, run = open_prepared(self.prepared), load_run(self.run_folder)
         num = int((prepared.manifest["role"] != "excluded").sum())
-        return [f"encodes {num} scans with the {run.kind} of {self.run_folder}", f"writes {self.out}"]
+        sides = (num, run.num_members, *(run.latent_shape if run.has_latent else (0,)), 1 + self.mirrored)
+        room = size_in_words(4 * math.prod(map(int, sides)))
+        return [
+            f"encodes {num} scans with the {run.kind} of {self.run_folder}",
+            f"writes {room} of latents to {self.out}, and as much while it runs",
+        ]
 
     def reads(self) -> Inputs:
         """The scans and the model."""

@@ -14,7 +14,7 @@ the models fitted anew.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 from scipy.stats import t as student_t
 
-from gen3d.maths.stats import COMPARED_AT_ONCE, Interval, auroc, comparisons
+from gen3d.maths.stats import Interval, auroc
 
 Values = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -130,13 +130,31 @@ class ComparedGroup:
         return self.high.size * self.low.size
 
     @cached_property
-    def _small(self) -> tuple[tuple[slice, Values], ...]:
-        return tuple(comparisons(self.high, self.low))
+    def _order(self) -> tuple[Codes, Codes, Codes]:
+        """Order of the negatives [q], and of each positive [p] how many of them score lower, and how many no higher."""
+        order = np.argsort(self.low, kind="stable")
+        low = self.low[order]
+        return order, np.searchsorted(low, self.high, side="left"), np.searchsorted(low, self.high, side="right")
 
     @property
-    def blocks(self) -> Iterable[tuple[slice, Values]]:
-        """Some positives, and whether they win [block, q] (half for ties); kept where all pairs are one block."""
-        return self._small if self.num_pairs <= COMPARED_AT_ONCE else comparisons(self.high, self.low)
+    def won(self) -> tuple[Values, Values]:
+        """Pairs that each positive [p] wins, and that each negative [q] loses, ties half."""
+        _, below, not_above = self._order
+        high = np.sort(self.high)
+        lost = (
+            2 * len(high) - np.searchsorted(high, self.low, side="left") - np.searchsorted(high, self.low, side="right")
+        )
+        return np.asarray((below + not_above) / 2.0), np.asarray(lost / 2.0)
+
+    def won_in(self, positives: Values, negatives: Values) -> Values:
+        """Weighted pairs that positives win in every resample [b]; weights [b, p] and [b, q].
+
+        Of sorted negatives, those that a positive beats are the first ones, so that a sum over pairs is one over positives.
+        """
+        order, below, not_above = self._order
+        beaten = np.zeros((len(negatives), len(order) + 1))
+        np.cumsum(negatives[:, order], axis=1, out=beaten[:, 1:])
+        return np.asarray(np.einsum("bi,bi->b", positives, beaten[:, below] + beaten[:, not_above]) / 2.0)
 
 
 @dataclass(frozen=True)
@@ -179,15 +197,14 @@ class WithinModels:
         """The area; NaN where no model tested both classes."""
         if not self.num_pairs:
             return math.nan
-        return float(sum(wins.sum() for group in self.groups for _, wins in group.blocks)) / self.num_pairs
+        return float(sum(group.won[0].sum() for group in self.groups)) / self.num_pairs
 
     def resampled(self, weights: Values) -> Values:
         """The area in every resample of people, [resamples]; weights [resamples, people]."""
         won, pairs = np.zeros(len(weights)), np.zeros(len(weights))
         for group in self.groups:
             ill, well = weights[:, self.people[group.positives]], weights[:, self.people[group.negatives]]
-            for rows, wins in group.blocks:
-                won += np.einsum("bj,bj->b", ill[:, rows] @ wins, well)
+            won += group.won_in(ill, well)
             pairs += ill.sum(axis=1) * well.sum(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(pairs > 0, won / pairs, np.nan)
@@ -202,13 +219,10 @@ class WithinModels:
         if not self.num_pairs:
             return total
         for group in self.groups:
-            against = np.zeros(group.negatives.size)
-            for rows, wins in group.blocks:
-                change = (wins - self.value).sum(axis=1) / self.num_pairs
-                total += np.bincount(self.people[group.positives[rows]], weights=change, minlength=self.num_people)
-                against += (wins - self.value).sum(axis=0)
-            change = against / self.num_pairs
-            total += np.bincount(self.people[group.negatives], weights=change, minlength=self.num_people)
+            wins, losses = group.won
+            for rows, sums, others in ((group.positives, wins, group.low), (group.negatives, losses, group.high)):
+                change = (sums - self.value * others.size) / self.num_pairs
+                total += np.bincount(self.people[rows], weights=change, minlength=self.num_people)
         return total
 
     @cached_property

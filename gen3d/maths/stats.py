@@ -95,12 +95,13 @@ def bootstrap_interval(
     estimate = float(data.mean()) if statistic is None else float(statistic(data))
     if num == 1:
         return Interval(estimate, math.nan, math.nan, 1)
-    draws = np.random.default_rng(seed).integers(num, size=(num_resamples, num))
-    if statistic is None and data.ndim == 1:
-        resampled = data[draws].mean(axis=1)
-    else:
-        chosen = statistic or (lambda sample: float(sample.mean()))
-        resampled = np.array([chosen(data[draw]) for draw in draws])
+    generator, chosen = np.random.default_rng(seed), statistic or (lambda sample: float(sample.mean()))
+    step, parts = max(1, RESAMPLED_AT_ONCE // num), []
+    for start in range(0, num_resamples, step):  # the same draws as all at once, in less memory
+        draws = generator.integers(num, size=(min(step, num_resamples - start), num))
+        plain = statistic is None and data.ndim == 1
+        parts.append(data[draws].mean(axis=1) if plain else np.array([chosen(data[draw]) for draw in draws]))
+    resampled = np.concatenate(parts)
     low, high = _percentiles(resampled, level)
     return Interval(estimate, low, high, num)
 
@@ -111,19 +112,8 @@ def _percentiles(resampled: NDArray[np.float64], level: float) -> tuple[float, f
     return float(low), float(high)
 
 
-COMPARED_AT_ONCE = 1 << 24
-"""Pairs of a patient and a control in memory together (128 MiB); most studies are one block."""
-
-
-def comparisons(
-    patients: NDArray[np.float64], controls: NDArray[np.float64]
-) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Blocks of patients, and [patients of the block, controls]: 1 where the patient scores higher, 0.5 where equal."""
-    step = max(1, COMPARED_AT_ONCE // max(1, len(controls)))
-    for start in range(0, len(patients), step):
-        rows = slice(start, start + step)
-        difference = patients[rows, None] - controls[None, :]
-        yield rows, np.asarray((difference > 0) + 0.5 * (difference == 0), dtype=np.float64)
+RESAMPLED_AT_ONCE = 1 << 21
+"""Weights of people in resamples that are in memory together (16 MiB)."""
 
 
 def _wins_of_each(scores: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -147,12 +137,28 @@ def bootstrap_auroc(
     if not ill.size or not well.size:
         return Interval(math.nan, math.nan, math.nan, num)
     generator = np.random.default_rng(seed)
-    weights_ill = generator.multinomial(ill.size, np.full(ill.size, 1 / ill.size), size=num_resamples) / ill.size
-    weights_well = generator.multinomial(well.size, np.full(well.size, 1 / well.size), size=num_resamples) / well.size
-    blocks = comparisons(ill, well)
-    resampled = sum(np.sum((weights_ill[:, rows] @ wins) * weights_well, axis=1) for rows, wins in blocks)
-    low, high = _percentiles(np.asarray(resampled), level)
+    # All of the patients are drawn before all of the controls. Counts of the former are small, and stay in memory.
+    drawn = np.concatenate([part.astype(np.uint16) for part in _draws(ill.size, num_resamples, generator)])
+    order = np.argsort(well, kind="stable")
+    below, not_above = (np.searchsorted(well[order], ill, side=side) for side in ("left", "right"))
+    resampled, start = np.empty(num_resamples), 0
+    for part in _draws(well.size, num_resamples, generator):
+        # Of sorted controls, those that a patient exceeds are the first ones.
+        lower = np.zeros((len(part), well.size + 1))
+        np.cumsum(part[:, order], axis=1, out=lower[:, 1:])
+        rows = slice(start, start + len(part))
+        wins = np.einsum("bi,bi->b", drawn[rows].astype(np.float64), lower[:, below] + lower[:, not_above])
+        resampled[rows] = wins / (2.0 * ill.size * well.size)
+        start += len(part)
+    low, high = _percentiles(resampled, level)
     return Interval(float(_wins_of_each(ill, well).sum() / (ill.size * well.size)), low, high, num)
+
+
+def _draws(num: int, num_resamples: int, generator: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """How often each of `num` people is drawn, [some resamples, num] at a time: the same as all at once."""
+    step = max(1, RESAMPLED_AT_ONCE // num)
+    for start in range(0, num_resamples, step):
+        yield generator.multinomial(num, np.full(num, 1 / num), size=min(step, num_resamples - start))
 
 
 def delong_interval(patients: ArrayLike, controls: ArrayLike, level: float = 0.95) -> Interval:

@@ -29,6 +29,9 @@ SETTINGS, PLAN, SUBJECTS, DESIGN, LOG = "config.yaml", "plan.json", "subjects.js
 MEMBERS, WEIGHTS = "members", "model.safetensors"
 AGAIN = "copy the run folder again"
 
+COPIES = "runs"
+"""Below a folder that goes on its own: copies of the runs that it was made with, numbered."""
+
 AND = " and "
 """Between the models of maps that several runs made together."""
 
@@ -121,6 +124,12 @@ def model_kind(folder: Path) -> str:
     settings = _settings_if_there(folder)
     model = settings.get("model", settings)
     return str(model.get("kind", "")) if isinstance(model, dict) else ""
+
+
+def copied_runs(folder: Path) -> tuple[Path, ...]:
+    """The runs that a folder holds copies of, in their order."""
+    copies = [path for path in (folder / COPIES).glob("*") if path.name.isdigit()]
+    return tuple(sorted(copies, key=lambda path: int(path.name)))
 
 
 def is_baseline(name: str) -> bool:

@@ -158,7 +158,7 @@ def prepare_scan(task: ScanTask) -> Row:
         row |= done.measures
         with writing(task.out):
             _store(task, done)
-            row[SCAN_HASH] = file_voxel_hash(task.source)
+            row[SCAN_HASH] = file_voxel_hash(task.source, done.stored)
     row["seconds"] = round(time.monotonic() - start, 2)
     task.rows.keep(task.key, row, task.identity)
     return row
@@ -173,7 +173,7 @@ def _store(task: ScanTask, done: Conformed) -> None:
         "affine_template_to_scan": done.template_to_scan.tolist(),
         "scan": str(task.source),
         "scan_affine": done.scan_affine.tolist(),
-        "scan_shape": [int(side) for side in done.scan_shape],
+        "scan_shape": [int(side) for side in done.stored.shape],
         "dof": task.plan.degrees_of_freedom,
     }
     if done.assumed:

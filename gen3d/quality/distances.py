@@ -42,10 +42,15 @@ def distance_rows(makers: Sequence[FeatureMaker], sets: Sequence[ScanSet], num_r
 
 def _pool(features: list[np.ndarray[Any, np.dtype[np.float64]]]) -> Pool:
     """All scans of one plane; the Gaussian kernel's width is the median distance of real vectors, the same for all sets."""
-    num = sum(part.shape[0] * part.shape[1] for part in features)
-    announce_memory(f"the kernels of {num} feature vectors", 5 * 8 * num**2, "give fewer scans")
+    num, per_scan = sum(len(part) for part in features), features[0].shape[1]
+    announce_memory(f"the kernels of {num} scans", num_bytes_of_kernels(num, per_scan), "lower most_people")
     real = features[0].reshape(-1, features[0].shape[-1])
     return Pool(np.concatenate(features), median_distance(real))
+
+
+def num_bytes_of_kernels(num: int, per_scan: int) -> int:
+    """Of two kernels of scans, which stay in memory, and of the vectors of some scans with all, while one is made."""
+    return 8 * (2 * num**2 + 4 * min(num * per_scan, AT_ONCE + per_scan) * num * per_scan)
 
 
 def _rows(
@@ -104,18 +109,30 @@ METRICS = ("fid", "kid", "mmd")
 MIN_SCANS = 2
 """ScanSet in each of two sets that a covariance, or a mean over pairs of scans, needs."""
 
+AT_ONCE = 1024
+"""Vectors that are compared with all others at a time."""
+
+MOST_IN_MEDIAN = 4096
+"""Vectors whose median distance is the width of the Gaussian kernel."""
+
 
 def median_distance(features: ArrayLike) -> float:
-    """Median Euclidean distance between two different rows [n, d]; 1 where all rows are equal."""
+    """Median Euclidean distance between two different rows [n, d]; 1 where all rows are equal.
+
+    Of more than MOST_IN_MEDIAN rows, that many that lie evenly over them are compared.
+    """
     values = np.asarray(features, dtype=np.float64)
-    squared = _squared_distances(values @ values.T)
+    if len(values) > MOST_IN_MEDIAN:
+        values = values[np.linspace(0, len(values) - 1, MOST_IN_MEDIAN).round().astype(np.int64)]
+    squares = (values**2).sum(axis=1)
+    squared = _squared_distances(values @ values.T, squares, squares)
     middle = float(np.sqrt(np.median(squared[np.triu_indices(len(values), 1)])))
     return middle if middle > 0 else 1.0
 
 
-def _squared_distances(inner: Float) -> Float:
-    squares = np.diag(inner)
-    return np.maximum(squares[:, None] + squares[None, :] - 2.0 * inner, 0.0)
+def _squared_distances(inner: Float, squares: Float, others: Float) -> Float:
+    """From inner products [n, m] and squared lengths [n] and [m]."""
+    return np.maximum(squares[:, None] + others[None, :] - 2.0 * inner, 0.0)
 
 
 @dataclass(frozen=True)
@@ -129,24 +146,41 @@ class Pool:
     bandwidth: float = 1.0
 
     @cached_property
-    def _inner(self) -> Float:
-        flat = np.asarray(self.features, dtype=np.float64).reshape(-1, self.features.shape[-1])
-        centred = flat - flat.mean(axis=0)  # the Frechet distance does not change, and rounding errors are smaller
-        return centred @ centred.T
+    def _flat(self) -> Float:
+        return np.asarray(self.features, dtype=np.float64).reshape(-1, self.features.shape[-1])
+
+    @cached_property
+    def _centred(self) -> Float:
+        return self._flat - self._flat.mean(axis=0)  # distances do not change, and rounding errors are smaller
 
     @cached_property
     def _polynomial(self) -> Float:
-        flat = np.asarray(self.features, dtype=np.float64).reshape(-1, self.features.shape[-1])
-        return self._by_scan((flat @ flat.T / flat.shape[1] + 1.0) ** 3)
+        flat = self._flat
+        return self._by_scan(lambda rows: (flat[rows] @ flat.T / flat.shape[1] + 1.0) ** 3)
 
     @cached_property
     def _gaussian(self) -> Float:
-        return self._by_scan(np.exp(-_squared_distances(self._inner) / (2.0 * self.bandwidth**2)))
+        centred, width = self._centred, 2.0 * self.bandwidth**2
+        squares = (centred**2).sum(axis=1)
 
-    def _by_scan(self, kernel: Float) -> Float:
-        """Mean of a kernel over the vectors of two scans, [n, n], 0 on the diagonal: a scan is not compared with itself."""
+        def kernel(rows: slice) -> Float:
+            squared = _squared_distances(centred[rows] @ centred.T, squares[rows], squares)
+            squared /= -width
+            return np.exp(squared, out=squared)
+
+        return self._by_scan(kernel)
+
+    def _by_scan(self, kernel: Callable[[slice], Float]) -> Float:
+        """Mean of a kernel over the vectors of two scans, [n, n], 0 on the diagonal: a scan is not compared with itself.
+
+        kernel: some vectors -> their kernel with all vectors; as many at a time as bound the memory.
+        """
         num, per_scan, _ = self.features.shape
-        means = kernel.reshape(num, per_scan, num, per_scan).mean(axis=(1, 3))
+        means = np.empty((num, num))
+        step = max(1, AT_ONCE // per_scan)
+        for start in range(0, num, step):
+            some = kernel(slice(start * per_scan, (start + step) * per_scan))
+            means[start : start + step] = some.reshape(-1, per_scan, num, per_scan).mean(axis=(1, 3))
         np.fill_diagonal(means, 0.0)
         return means
 
@@ -154,17 +188,17 @@ class Pool:
         """Squared Frechet distance of two Gaussians with the moments of two sets (Heusel et al. 2017); vectors are samples.
 
         ||mu_x - mu_y||^2 + tr S_x + tr S_y - 2 tr (S_x S_y)^(1/2). The last trace is the sum of the singular values of
-        X_c Y_c' / sqrt((n - 1)(m - 1)), so that no [d, d] matrix is made. Biased upwards by about tr S (1 / n + 1 / m) and
+        X_c Y_c' / sqrt((n - 1)(m - 1)), which are those of R_x R_y' where X_c = Q_x R_x and Y_c = Q_y R_y: neither a [d, d]
+        nor an [n, m] matrix is larger than it must be. Biased upwards by about tr S (1 / n + 1 / m) and
         more: only distances of the same n and m can be compared. With fewer samples than dimensions a set without any
         variety can be nearer than another sample of the same distribution; the MMD is not fooled by that.
         """
-        a, b = self._vectors(first), self._vectors(second)
-        aa, bb, ab = self._inner[np.ix_(a, a)], self._inner[np.ix_(b, b)], self._inner[np.ix_(a, b)]
-        between = aa.mean() + bb.mean() - 2.0 * ab.mean()
-        traces = sum((np.trace(inner) - len(inner) * inner.mean()) / (len(inner) - 1) for inner in (aa, bb))
-        centred = ab - ab.mean(axis=0) - ab.mean(axis=1, keepdims=True) + ab.mean()
-        shared = np.linalg.svd(centred, compute_uv=False).sum() / np.sqrt((len(a) - 1.0) * (len(b) - 1.0))
-        return float(max(between, 0.0) + traces - 2.0 * shared)
+        x, y = (self._centred[self._vectors(rows)] for rows in (first, second))
+        between = float(((x.mean(axis=0) - y.mean(axis=0)) ** 2).sum())
+        x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+        traces = sum(float((part**2).sum()) / (len(part) - 1.0) for part in (x, y))
+        shared = np.linalg.svd(_factor(x) @ _factor(y).T, compute_uv=False).sum()
+        return float(between + traces - 2.0 * shared / np.sqrt((len(x) - 1.0) * (len(y) - 1.0)))
 
     def kid(self, first: Rows, second: Rows) -> float:
         """KID of two disjoint sets: unbiased squared MMD with the kernel (x'y / d + 1)^3 (Binkowski et al. 2018).
@@ -190,9 +224,9 @@ class Pool:
         for row in member[1:]:
             row[generator.permutation(len(both))[: len(first)]] = 1.0
         rest = 1.0 - member
-        within = np.einsum("ri,ij,rj->r", member, kernel, member, optimize=True)
-        outside = np.einsum("ri,ij,rj->r", rest, kernel, rest, optimize=True)
-        across = np.einsum("ri,ij,rj->r", member, kernel, rest, optimize=True)
+        to_members, to_rest = member @ kernel, rest @ kernel
+        within, outside = (to_members * member).sum(axis=1), (to_rest * rest).sum(axis=1)
+        across = (to_members * rest).sum(axis=1)
         n, m = len(first), len(second)
         statistic = within / (n * (n - 1)) + outside / (m * (m - 1)) - 2.0 * across / (n * m)
         # Rounding must not decide between the observed arrangement and a permutation that repeats it.
@@ -202,6 +236,11 @@ class Pool:
     def _vectors(self, scans: Rows) -> Rows:
         per_scan = self.features.shape[1]
         return (np.asarray(scans)[:, None] * per_scan + np.arange(per_scan)).ravel()
+
+
+def _factor(values: Float) -> Float:
+    """R of values = Q R where there are more rows than columns, else the values: with the same inner products of columns."""
+    return np.asarray(np.linalg.qr(values, mode="r")) if len(values) > values.shape[1] else values
 
 
 def _unbiased(kernel: Float, first: Rows, second: Rows) -> float:

@@ -56,14 +56,20 @@ class QualityPeople:
         return tuple(name.removeprefix(REQUESTED) for name in named if self.synthetic[name].notna().any())
 
 
-def choose_people(synthetic: Prepared, real: Prepared, match: Sequence[str], seen: LeaveOutPolicy) -> QualityPeople:
+def choose_people(
+    synthetic: Prepared, real: Prepared, match: Sequence[str], seen: LeaveOutPolicy, most: int = 2000, seed: int = 0
+) -> QualityPeople:
     """Choose the people of an evaluation; a person with several sessions is represented by the first.
+
+    Of larger groups (synthetic scans, the reference, everybody held out, training people) `most` are chosen at random.
 
     Args:
         synthetic: what `gen3d sample` wrote.
         real: the cohort that it is compared with.
         match: columns in which the reference is narrowed to what was requested: categories, and ranges of numbers.
         seen: what to do with held-out people that the generator saw.
+        most: people of each group that are compared.
+        seed: of the choice.
 
     Raises:
         UserError: too few synthetic scans or real people, differing plans, or people that the generator saw.
@@ -108,8 +114,31 @@ def choose_people(synthetic: Prepared, real: Prepared, match: Sequence[str], see
             f"with roles {', '.join(HELD_OUT)} that the generator never saw."
         )
     training = table[table["role"] == "train"].drop_duplicates("subject")
-    parts = [part.reset_index(drop=True) for part in (reference, held_out, training)]
-    return QualityPeople(scans, parts[0], parts[1], parts[2], (*notes, *narrowed))
+    people = QualityPeople(scans, reference, held_out, training, (*notes, *narrowed))
+    return _at_most(people, most, seed)
+
+
+def _at_most(people: QualityPeople, most: int, seed: int) -> QualityPeople:
+    """At most that many of each group, with their rows numbered anew; the reference stays among those held out."""
+    generator = np.random.default_rng(seed)
+    notes: list[str] = []
+
+    def some(table: pd.DataFrame, num: int) -> pd.DataFrame:
+        return table if len(table) <= num else table.iloc[np.sort(generator.permutation(len(table))[:num])]
+
+    def chosen(table: pd.DataFrame, what: str) -> pd.DataFrame:
+        if len(table) > most:
+            notes.append(f"a random {most} of {len(table)} {what} (most_people)")
+        return some(table, most)
+
+    synthetic = chosen(people.synthetic, "synthetic scans")
+    reference = chosen(people.reference, "real people to compare with")
+    among = people.held_out["key"].isin(set(reference["key"]))
+    others = some(people.held_out[~among], max(0, most - len(reference)))
+    held_out = people.held_out[among | people.held_out["key"].isin(set(others["key"]))]
+    training = chosen(people.training, "real people with role train for predictors")
+    parts = [part.reset_index(drop=True) for part in (synthetic, reference, held_out, training)]
+    return QualityPeople(parts[0], parts[1], parts[2], parts[3], (*people.notes, *notes))
 
 
 def _seen_by_generator(folder: Path) -> SeenBy:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse.linalg import svds
 from sklearn.linear_model import LogisticRegression, RidgeCV
 
 from gen3d.cohort.channels import T1W
@@ -22,6 +23,9 @@ NUM_FOLDS = 5
 MIN_TRAINING = 12
 MIN_CLASS = 4
 """Fewest people of a category, to train on it and to test it."""
+
+SOLVED_WHOLE = 1000
+"""People whose principal components come from the inner products of all with all."""
 
 RIDGE = np.logspace(-1, 4, 11)
 INVERSE_PENALTY = 0.1
@@ -113,10 +117,9 @@ def _fitted(model: Any, readings: Readings, target: NDArray[Any]) -> Predictor:
     num = len(readings)
     centre = readings.voxels.mean(axis=0)
     centred = readings.voxels - centre
-    values, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
     kept = min(MOST_COMPONENTS, max(1, num // PEOPLE_PER_COMPONENT))
-    scale = np.sqrt(np.maximum(values[-kept:], 1e-12))
-    directions = (centred.T @ vectors[:, -kept:] / scale).astype(np.float32)
+    vectors, scale = _leading(centred, kept)
+    directions = (centred.T @ vectors / scale).astype(np.float32)
     std = readings.structures.std(axis=0) if readings.structures.size else np.ones(readings.structures.shape[1])
     predictor = Predictor(
         model,
@@ -127,6 +130,20 @@ def _fitted(model: Any, readings: Readings, target: NDArray[Any]) -> Predictor:
     )
     model.fit(predictor.inputs(readings), target)
     return predictor
+
+
+def _leading(centred: NDArray[np.float32], num: int) -> tuple[Values, Values]:
+    """The people's coordinates [n, k] on the leading principal components, of length 1, and their singular values [k].
+
+    From the inner products of all people; of more than SOLVED_WHOLE people by Lanczos iteration (ARPACK), whose time and memory
+    grow with people and not with their square.
+    """
+    if len(centred) <= SOLVED_WHOLE:
+        values, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
+        return vectors[:, -num:], np.sqrt(np.maximum(values[-num:], 1e-12))
+    first = np.random.default_rng(0).standard_normal(min(centred.shape)).astype(np.float32)
+    vectors, scale, _ = svds(centred, k=num, v0=first, return_singular_vectors="u")
+    return vectors.astype(np.float64), np.maximum(scale.astype(np.float64), 1e-6)
 
 
 def folds(num: int, seed: int) -> list[NDArray[np.int64]]:

@@ -9,11 +9,14 @@ import pandas as pd
 
 from gen3d.cohort.channels import T1W
 from gen3d.cohort.folder import Prepared, open_prepared
+from gen3d.core import words as spell
+from gen3d.core.memory import BYTES_OF_GIB
 from gen3d.core.output_folder import Work
 from gen3d.core.progress import say
 from gen3d.core.tables import plain_row
 from gen3d.core.work import Identity, Inputs
 from gen3d.nets.device import device_of
+from gen3d.quality.distances import num_bytes_of_kernels
 from gen3d.quality.evaluation import Evaluation
 from gen3d.quality.features import check_extractors
 from gen3d.quality.folder import write_quality
@@ -42,9 +45,16 @@ class Quality(QualitySettings):
         return [
             f"compares {len(people.synthetic)} synthetic scans with {len(people.reference)} real people; {training}",
             *people.notes,
+            f"memory: up to {spell.number(self._gib(people), 1)} GiB for the kernels of distances, which grow with the "
+            f"square of people up to most_people={self.most_people} in a group",
             f"features: {', '.join(config.kind for config in self.extractors)}",
             f"writes {self.out}",
         ]
+
+    def _gib(self, people: QualityPeople) -> float:
+        """Of the kernels of real, synthetic, reconstructed and smoothed scans, two of which are kept at a time, per plane."""
+        num = len(people.synthetic) + 3 * len(people.reference)
+        return num_bytes_of_kernels(num, 1) / BYTES_OF_GIB
 
     def reads(self) -> Inputs:
         """The synthetic scans, the real ones, and the generator if it is named."""
@@ -58,7 +68,7 @@ class Quality(QualitySettings):
     def open_inputs(self) -> tuple[Prepared, Prepared, QualityPeople]:
         """The synthetic scans, the real scans, and the people of both that are compared."""
         synthetic, real = open_prepared(self.synthetic), open_prepared(self.reference)
-        people = choose_people(synthetic, real, self.match, self.seen)
+        people = choose_people(synthetic, real, self.match, self.seen, self.most_people, self.seed)
         real.require_channels((T1W,))
         return synthetic, real, people
 

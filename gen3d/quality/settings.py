@@ -37,6 +37,12 @@ class QualitySettings(FolderVerb):
         description="the generator's run, to measure what its autoencoder does to real scans; by default the run that "
         "gen3d sample recorded",
     )
+    most_people: int = Field(
+        2000,
+        ge=100,
+        description="synthetic scans, people of the reference and training people that are compared, a random choice of "
+        "larger groups: time and memory grow with its square",
+    )
     repeats: int = Field(100, ge=20, description="random halves of the real people behind each distance and its floor")
     pairs: int = Field(1000, ge=10, description="pairs of scans for diversity; all, where there are fewer")
     bootstrap: int = Field(1000, ge=100, description="resamples of people behind all other intervals")

@@ -14,6 +14,8 @@ from gen3d.maths.stats import Interval
 from gen3d.quality.distances import half_draws, over_repeats
 
 Values = NDArray[np.float64]
+DRAWN_AT_ONCE = 1 << 20
+"""Numbers of resamples that are in memory together (8 MiB)."""
 
 
 def structure_columns(*tables: pd.DataFrame) -> list[str]:
@@ -62,16 +64,23 @@ def structure_rows(
 def _resampled(real: Values, synthetic: Values, num_resamples: int, seed: int) -> Row:
     """Standardised difference of means and ratio of SDs with percentile intervals over people of both sets."""
     generator = np.random.default_rng(seed)
-    a = real[generator.integers(len(real), size=(num_resamples, len(real)))]
-    b = synthetic[generator.integers(len(synthetic), size=(num_resamples, len(synthetic)))]
     tiny = 1e-12
-    sd_a, sd_b = np.maximum(a.std(axis=1, ddof=1), tiny), b.std(axis=1, ddof=1)
+    mean_a, sd_a = _moments_of_draws(real, num_resamples, generator)
+    mean_b, sd_b = _moments_of_draws(synthetic, num_resamples, generator)
+    sd_a = np.maximum(sd_a, tiny)
     spread = max(float(real.std(ddof=1)), tiny)
-    difference = Interval(
-        float(synthetic.mean() - real.mean()) / spread, *_limits((b.mean(axis=1) - a.mean(axis=1)) / sd_a), len(real)
-    )
+    difference = Interval(float(synthetic.mean() - real.mean()) / spread, *_limits((mean_b - mean_a) / sd_a), len(real))
     ratio = Interval(float(synthetic.std(ddof=1)) / spread, *_limits(sd_b / sd_a), len(real))
     return _columns("difference_sd", difference) | _columns("ratio_sd", ratio)
+
+
+def _moments_of_draws(values: Values, num_resamples: int, generator: np.random.Generator) -> tuple[Values, Values]:
+    """Mean and SD of resamples of people [r], some at a time, so that memory does not grow with people times resamples."""
+    step = max(1, DRAWN_AT_ONCE // len(values))
+    sizes = [min(step, num_resamples - start) for start in range(0, num_resamples, step)]
+    parts = (values[generator.integers(len(values), size=(size, len(values)))] for size in sizes)
+    moments = [(part.mean(axis=1), part.std(axis=1, ddof=1)) for part in parts]
+    return np.concatenate([mean for mean, _ in moments]), np.concatenate([sd for _, sd in moments])
 
 
 def _limits(values: Values) -> tuple[float, float]:

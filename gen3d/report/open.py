@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gen3d.anomaly.folder import NORM
 from gen3d.cohort.folder import open_prepared
 from gen3d.core.artefact import Artefact, read
 from gen3d.core.inputs import find_input
 from gen3d.core.result_folder import ResultFolder, inputs_of
 from gen3d.figures.context import Context, PageSection
 from gen3d.models.registry import title
-from gen3d.models.run_folder import AND, TRAIN, model_kind
+from gen3d.models.run_folder import AND, TRAIN, copied_runs, model_kind
 from gen3d.verbs import VERBS, named_object
 
 SHOWN = tuple(verb for verb, entry in VERBS.items() if entry.sections)
@@ -80,6 +81,9 @@ def _model_name(artefact: Artefact, kinds: Mapping[str, str]) -> str:
     if artefact.verb == TRAIN:
         return title(kinds[artefact.key]) or artefact.folder.name
     models = [kinds.get(item["key"], "") or _kind_of(artefact, item) for item in inputs_of(artefact, (TRAIN,))]
+    for item in inputs_of(artefact, (NORM,)):  # a norm has copies of its runs
+        norm = find_input(artefact, item)
+        models += [model_kind(run) for run in copied_runs(norm)] if norm is not None else []
     return AND.join(title(kind) for kind in models) if models and all(models) else artefact.folder.name
 
 

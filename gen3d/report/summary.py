@@ -30,8 +30,10 @@ def section(context: Context) -> Section | None:
     lead = context.first(MapsFolder)
     rows: list[Row] = []
     if lead is not None:
-        rows = scores.separation(lead, headline_only=True)
         null = calibration.null_figures(lead)
+        if lead.is_one_scan:
+            parts.append(("The scan", maps.scan_sentences(lead)))
+        rows = scores.separation(lead, headline_only=True) if len(lead.reference) or not lead.by_norm else []
         numbers |= {"auc": rows, "held_out_controls": null}
         parts.append(
             (
@@ -39,7 +41,8 @@ def section(context: Context) -> Section | None:
                 [*maps.group_sentences(rows), *maps.region_sentences(context)],
             )
         )
-        parts.append((f"z of {lead.name} in held-out controls", maps.calibration_sentences(null)))
+        of_whom = "held-out controls of the norm" if lead.by_norm else "held-out controls"
+        parts.append((f"z of {lead.name} in {of_whom}", maps.calibration_sentences(null)))
     parts = [(title, sentences) for title, sentences in parts if sentences]
     if not parts:
         return None

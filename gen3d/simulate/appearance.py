@@ -16,6 +16,7 @@ from scipy import ndimage
 from gen3d.imaging.deformation import identity_grid
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.template import Template, full_template
+from gen3d.imaging.warping import sampled
 
 Floats = NDArray[np.float32]
 
@@ -61,10 +62,11 @@ def make_sites(num_sites: int, strength: float, seed: int) -> list[Site]:
 
 
 @lru_cache(maxsize=1)
-def _maps() -> tuple[Template, tuple[Floats, ...]]:
-    """The 1 mm template and the maps that are sampled: T1w, grey and fluid shares, mask."""
+def _maps() -> tuple[Template, Floats]:
+    """The 1 mm template and the maps that are sampled, [X, Y, Z, 4]: T1w, grey and fluid shares, mask."""
     template = full_template()
-    return template, (template.t1w, template.gm, template.csf, template.mask.astype(np.float32))
+    maps = (template.t1w, template.gm, template.csf, template.mask.astype(np.float32))
+    return template, np.ascontiguousarray(np.stack(maps, axis=-1))
 
 
 @dataclass(frozen=True)
@@ -89,16 +91,14 @@ def sample_tissue(inverse: Floats, plan: GridPlan, region: NDArray[np.bool_]) ->
     factor = 2 if plan.spacing_mm > SUPERSAMPLED_ABOVE_MM else 1
     offsets = (np.arange(factor) + 0.5) / factor - 0.5
     here = inverse[:, region]
-    slopes = np.stack([np.stack([np.gradient(axis, axis=a)[region] for axis in inverse]) for a in range(3)])
-    total = np.zeros((len(maps), places.shape[1]), np.float32)
+    slopes = np.stack([np.gradient(inverse, axis=1 + axis)[:, region] for axis in range(3)])
+    total = np.zeros((places.shape[1], maps.shape[3]), np.float32)
     for offset in np.stack(np.meshgrid(offsets, offsets, offsets), axis=-1).reshape(-1, 3).astype(np.float32):
         moved = places + offset[:, None] + here + np.tensordot(offset, slopes, axes=1)
         fine = (to_fine[:3, :3] @ moved + to_fine[:3, 3:]).astype(np.float32)
-        total += np.stack(
-            [ndimage.map_coordinates(values, fine, order=1, mode="nearest", output=np.float32) for values in maps]
-        )
-    volumes = np.zeros((len(maps), *plan.shape), np.float32)
-    volumes[:, region] = total / factor**3
+        total += sampled(maps, fine)
+    volumes = np.zeros((maps.shape[3], *plan.shape), np.float32)
+    volumes[:, region] = total.T / factor**3
     return Tissue(*volumes)
 
 

@@ -109,7 +109,7 @@ def _scatter(context: Context, strata: StrataFolder) -> tuple[list[Any], dict[st
     )
     columns = {"keys": [person.key for person in explorer.people]}
     places = {name: np.round(values, 4).tolist() for name, values in explorer.planes.items()}
-    clusters = strata_map.cluster_names(strata.people)
+    clusters = strata_map.cluster_names(strata_map.shown(strata.people))
     return [figure], {"map": {**columns, "planes": places, "clusters": clusters}}
 
 

@@ -18,6 +18,16 @@ from gen3d.stratify.folder import StrataFolder
 PLANES = (("UMAP", ("umap1", "umap2")), ("Principal components", ("pc1", "pc2")))
 MOST_COLOURS = len(style.GROUP_COLOURS)
 NO_CLUSTER = "in no cluster"
+MOST_DOTS = 3000
+"""People of a scatter: a page with ten thousand takes 10 MB, and its dots cover each other."""
+
+
+def shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """The people of the scatter: all, or MOST_DOTS of them evenly over the table."""
+    if len(frame) <= MOST_DOTS:
+        return frame
+    rows = np.linspace(0, len(frame) - 1, MOST_DOTS).round().astype(int)
+    return frame.iloc[rows].reset_index(drop=True)
 
 
 def explorer(strata: StrataFolder, new: pd.DataFrame | None = None) -> tuple[Explorer, list[str]] | None:
@@ -27,8 +37,10 @@ def explorer(strata: StrataFolder, new: pd.DataFrame | None = None) -> tuple[Exp
         strata: the folder.
         new: rows of a prediction table with coordinates on the same UMAP.
     """
-    frame = strata.people
+    frame = shown(strata.people)
     num = len(frame)
+    if new is not None:
+        new = shown(new)
     together = frame if new is None else pd.concat([frame, new], ignore_index=True)
     together = together.assign(cluster=cluster_names(together))
     planes = {name: _coordinates(together, columns) for name, columns in PLANES if is_there(frame, columns)}
@@ -47,7 +59,7 @@ def explorer(strata: StrataFolder, new: pd.DataFrame | None = None) -> tuple[Exp
     ]
     name = strata.name.replace("/", "_")
     description = f"Scatter of {spell.people(int(together['subject'].nunique()))}"
-    remarks = _remarks(strata, pictured, thumbnails[:num], len(together) - num)
+    remarks = _remarks(strata, frame, pictured, thumbnails[:num], len(together) - num)
     return Explorer(f"map_{name}", people, planes, colourings(together, num), description), remarks
 
 
@@ -66,16 +78,23 @@ def _coordinates(frame: pd.DataFrame, columns: tuple[str, str]) -> NDArray[np.fl
     return np.stack([pd.to_numeric(frame[name], errors="coerce").to_numpy(float) for name in columns], axis=1)
 
 
-def _remarks(strata: StrataFolder, pictured: NDArray[np.bool_], thumbnails: Sequence[bytes], num_new: int) -> list[str]:
+def _remarks(
+    strata: StrataFolder, frame: pd.DataFrame, pictured: NDArray[np.bool_], thumbnails: Sequence[bytes], num_new: int
+) -> list[str]:
     remarks = []
-    there = [strata.thumbnail(str(key)) for key in strata.people["key"][pictured]]
-    shown = sum(bool(picture) for picture in thumbnails)
+    if len(frame) < len(strata.people):
+        remarks.append(
+            f"Shown are {len(frame)} of {spell.people(len(strata.people))}, evenly over the table, to keep the page light; all are "
+            "in the table of the folder."
+        )
+    there = [strata.thumbnail(str(key)) for key in frame["key"][pictured]]
+    num_shown = sum(bool(picture) for picture in thumbnails)
     if not pictured.all() and any(there):
         remarks.append(
-            f"Pictures are shown for {shown} of {spell.count(len(pictured), 'scan')}, evenly over the table, to keep the "
+            f"Pictures are shown for {num_shown} of {spell.count(len(pictured), 'scan')}, evenly over the table, to keep the "
             "page light."
         )
-    unreadable = sum(bool(picture) for picture in there) - shown
+    unreadable = sum(bool(picture) for picture in there) - num_shown
     if unreadable:
         remarks.append(f"{spell.count(unreadable, 'picture')} could not be read.")
     if num_new:

@@ -26,7 +26,7 @@ from gen3d.stratify.folder import PeopleMap, cluster_name, with_versions, write_
 from gen3d.stratify.people import ClusteredPeople, open_people
 from gen3d.stratify.picture import draw_cluster_maps, draw_map, recorded_prepared, write_thumbnails
 from gen3d.stratify.sentences import sentences
-from gen3d.stratify.structure import Method, Structure, find_structure
+from gen3d.stratify.structure import Method, Structure, find_structure, limits_with_many
 
 PERMUTATIONS = 999
 """The smallest p is then 0.001."""
@@ -81,6 +81,7 @@ class Stratify(FolderVerb):
         return [
             f"clusters {len(cohort.table)} people with {cohort.values.shape[1]} latent dimensions by {self.method}",
             *cohort.left_out,
+            *limits_with_many(len(cohort.table), self.method),
             f"writes {self.out}",
         ]
 

@@ -18,6 +18,7 @@ from sklearn.metrics import silhouette_score
 
 from gen3d.core import words as spell
 from gen3d.core.progress import track
+from gen3d.maths.neighbourhoods import MOST_JUDGED
 from gen3d.stratify.agreement import adjusted_rand_index, jaccard
 from gen3d.stratify.mixture import Mixture, fit_mixtures, one_group_bic, starting_centres
 from gen3d.stratify.one_group import nearest_unimodal, one_group
@@ -37,8 +38,16 @@ BOOTSTRAPS_OF_A_NULL = 10
 """Few, because every null cohort is resampled, and only the mean agreement of each is compared."""
 RUNS_AT_ONCE = 100
 """Mixtures that are fitted in one batch, which bounds the memory."""
+NUMBERS_AT_ONCE = 1 << 25
+"""Probabilities of a batch of mixtures (256 MiB); of many people fewer mixtures are fitted in one batch."""
 COMPARED_AT_ONCE = 1024
-"""People who are compared with everybody at a time."""
+"""People who are compared with the others of their cluster at a time."""
+MOST_OTHERS = 4000
+"""People of a cluster that each person's consensus is with, evenly over larger clusters."""
+MOST_IN_SILHOUETTE = 5000
+"""People whose silhouettes are averaged, a random choice of larger cohorts."""
+MANY_FOR_DENSITY = 5000
+"""People from which the time of HDBSCAN is said."""
 ABSENT = -2
 """Label of a person who was not drawn; -1 is one in no cluster."""
 
@@ -85,6 +94,22 @@ class Structure:
     solutions: pd.DataFrame
 
 
+def limits_with_many(num: int, method: Method) -> list[str]:
+    """What is done otherwise with so many people, for a dry run; none where all are compared with all."""
+    lines = []
+    if num > min(MOST_OTHERS, MOST_IN_SILHOUETTE):
+        lines.append(
+            f"consensus is with {MOST_OTHERS} people of a cluster at most, silhouettes are of {MOST_IN_SILHOUETTE} and map quality "
+            f"is of {MOST_JUDGED}, because comparing all {num} people with each other takes time that grows with their square"
+        )
+    if method == "density" and num > MANY_FOR_DENSITY:
+        lines.append(
+            f"density clustering compares all {num} people with each other, and the time grows with their square; "
+            "method=mixture does not"
+        )
+    return lines
+
+
 def fewest(num: int) -> int:
     """The smallest cluster that counts: 5 % of the people, and 5 of them."""
     return max(SMALLEST_PEOPLE, int(np.ceil(SMALLEST_SHARE * num)))
@@ -114,7 +139,8 @@ def find_structure(
     ]
     reference = np.array(drawn).reshape(-1, 3)
     stabilities = {
-        solution.num_clusters: bootstrap(values, solution, method, num_bootstraps, generator) for solution in candidates
+        solution.num_clusters: bootstrap(values, solution, method, num_bootstraps, generator, solution is chosen)
+        for solution in candidates
     }
     stability = None if chosen is None else stabilities[chosen.num_clusters]
     observed = (
@@ -213,19 +239,27 @@ def _measured(
     alike = [each for each in candidates if method == "density" or each.num_clusters == num_clusters]
     if not alike or alike[0].smallest < 2:
         return gain, 0.0, 0.0
-    stability = bootstrap(values, alike[0], method, BOOTSTRAPS_OF_A_NULL, generator)
+    stability = bootstrap(values, alike[0], method, BOOTSTRAPS_OF_A_NULL, generator, with_consensus=False)
     return gain, valley(values, alike[0]), float(stability.agreement.mean())
 
 
 def bootstrap(
-    values: Floats, solution: Solution, method: Method, num_resamples: int, generator: np.random.Generator
+    values: Floats,
+    solution: Solution,
+    method: Method,
+    num_resamples: int,
+    generator: np.random.Generator,
+    with_consensus: bool = True,
 ) -> Stability:
-    """Cluster resampled people into as many clusters and compare on those who were drawn (Hennig 2007)."""
+    """Cluster resampled people into as many clusters and compare on those who were drawn (Hennig 2007).
+
+    with_consensus: whether people's consensus, which takes most of the time with many people, is needed; NaN where it is not.
+    """
     num = len(values)
     drawn = generator.multinomial(num, np.full(num, 1.0 / num), size=num_resamples)
     agreement, overlap = np.empty(num_resamples), np.empty((num_resamples, solution.num_clusters))
     resampled_labels = np.empty((num_resamples, num), dtype=np.int32)
-    per_block = max(1, RUNS_AT_ONCE // 4)
+    per_block = max(1, min(RUNS_AT_ONCE, NUMBERS_AT_ONCE // (num * solution.num_clusters)) // 4)
     for start in range(0, num_resamples, per_block):
         block = drawn[start : start + per_block]
         labelled = (
@@ -238,30 +272,34 @@ def bootstrap(
             similar = jaccard(original, resampled)
             overlap[place] = np.append(similar, np.full(solution.num_clusters, np.nan))[1 : solution.num_clusters + 1]
             resampled_labels[place] = np.where(inside, labels, ABSENT)
-    consensus = _consensus(solution.labels, resampled_labels)
+    consensus = _consensus(solution.labels, resampled_labels) if with_consensus else np.full(num, np.nan)
     return Stability(agreement, np.where(solution.labels >= 0, consensus, np.nan), _mean_known(overlap))
 
 
 def _consensus(labels: NDArray[np.int64], resampled: NDArray[np.int32]) -> Floats:
     """Per person [n], the mean over the others of the cluster of how often both fell into one cluster when both were drawn.
 
-    labels [n]; resampled [resamples, n], `ABSENT` where a person was not drawn. Some people are compared with everybody at
-    a time, so that memory grows with people and not with their square.
+    labels [n]; resampled [resamples, n], `ABSENT` where a person was not drawn. Some people are compared with at most
+    MOST_OTHERS of the cluster at a time, so that memory and time grow with people and not with their square.
     """
     drawn = (resampled != ABSENT).T.astype(np.float32)
     members = np.concatenate(
         [cluster == resampled.T for cluster in range(int(resampled.max(initial=-1)) + 1)] or [drawn[:, :0]], axis=1
     ).astype(np.float32)
-    consensus = np.empty(len(labels))
-    for start in range(0, len(labels), COMPARED_AT_ONCE):
-        rows = np.arange(start, min(start + COMPARED_AT_ONCE, len(labels)))
-        together = (members[rows] @ members.T).astype(np.float64)  # counts, exact in single precision
-        possible = (drawn[rows] @ drawn.T).astype(np.float64)
-        share = np.divide(together, possible, out=np.zeros_like(together), where=possible > 0)
-        share[rows - start, rows] = 0.0
-        same = (labels[rows, None] == labels[None, :]) & (labels[rows] >= 0)[:, None]
-        same[rows - start, rows] = False
-        consensus[rows] = np.where(same, share, 0.0).sum(axis=1) / np.maximum(same.sum(axis=1), 1)
+    consensus = np.zeros(len(labels))
+    for cluster in np.unique(labels[labels >= 0]):
+        people = np.flatnonzero(labels == cluster)
+        others = people
+        if len(people) > MOST_OTHERS:
+            others = people[np.linspace(0, len(people) - 1, MOST_OTHERS).round().astype(np.int64)]
+        for start in range(0, len(people), COMPARED_AT_ONCE):
+            rows = people[start : start + COMPARED_AT_ONCE]
+            together = (members[rows] @ members[others].T).astype(np.float64)  # counts, exact in single precision
+            possible = (drawn[rows] @ drawn[others].T).astype(np.float64)
+            share = np.divide(together, possible, out=np.zeros_like(together), where=possible > 0)
+            oneself = rows[:, None] == others[None, :]
+            share[oneself] = 0.0
+            consensus[rows] = share.sum(axis=1) / np.maximum(len(others) - oneself.sum(axis=1), 1)
     return consensus
 
 
@@ -335,12 +373,11 @@ def _table(
         agreement = stabilities[solution.num_clusters].agreement
         low, high = np.quantile(agreement, [0.025, 0.975])
         inside = solution.labels >= 0
-        several = len(np.unique(solution.labels[inside])) > 1
         rows.append(
             {
                 "k": solution.num_clusters,
                 "bic": solution.bic,
-                "silhouette": float(silhouette_score(values[inside], solution.labels[inside])) if several else np.nan,
+                "silhouette": _silhouette(values[inside], solution.labels[inside]),
                 "ari": float(agreement.mean()),
                 "ari_low": float(low),
                 "ari_high": float(high),
@@ -349,3 +386,11 @@ def _table(
             }
         )
     return pd.DataFrame(rows)
+
+
+def _silhouette(values: Floats, labels: NDArray[np.int64]) -> float:
+    """Mean silhouette of people, of a random choice of many, as its time grows with the square of people; NaN of one cluster."""
+    if len(values) > MOST_IN_SILHOUETTE:
+        chosen = np.random.default_rng(0).permutation(len(values))[:MOST_IN_SILHOUETTE]
+        values, labels = values[chosen], labels[chosen]
+    return float(silhouette_score(values, labels)) if len(np.unique(labels)) > 1 else np.nan

@@ -217,7 +217,7 @@ def run_audit(
     if not run.comparable_latents:
         raise UserError(f"{run.folder}: a {run.kind} run of {run.num_members} members has no latents to audit with.")
     train, held_out = known_people(run, reference, settings)
-    num_real = (len(train) + len(held_out)) * (2 if settings.mirrored else 1)
+    num_real = num_compared(train, held_out, settings)
     _announce_comparison(num_real)
     embedder = _Embedder(run, settings, extractor)
     groups = [_real_scans(embedder, reference, frame, settings.mirrored) for frame in (train, held_out)]
@@ -246,6 +246,11 @@ def run_audit(
             seed=settings.seed,
         )
     return Audit(settings, run.artefact.key, tuple(keys), train[["subject", "key"]], embeddings)
+
+
+def num_compared(train: pd.DataFrame, held_out: pd.DataFrame, settings: AuditSettings) -> int:
+    """Scans of real people and their mirror images that an audit compares with each other."""
+    return (len(train) + len(held_out)) * (2 if settings.mirrored else 1)
 
 
 def _announce_comparison(num_scans: int) -> None:

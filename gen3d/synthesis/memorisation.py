@@ -12,6 +12,7 @@ Pure functions of arrays. Scans are rows; statistics count people.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,12 @@ Float = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 NUM_SUBSAMPLES = 100
+MOST_IN_A_DRAW = 1000
+"""Scans of each kind in a subsample of the adversarial accuracy, whose time grows with their square."""
+COMPARED_AT_ONCE = 1024
+"""People who are compared with all others at a time."""
+LOOKED_AT = 16
+"""Chosen columns among which the largest value of a row is looked for; that none is chosen has a chance of 1e-7."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,14 @@ class Memorisation:
     membership: Interval
 
 
+@dataclass(frozen=True)
+class Centre:
+    """A mean scan: its inner products with all scans [n], and with itself."""
+
+    along: Float
+    square: float
+
+
 class _AuditScans:
     """All scans of an audit in one Gram matrix, from which every correlation about any mean follows."""
 
@@ -121,30 +136,81 @@ class _AuditScans:
         rows, person = (self.held_out, self.held_out_person) if held_out else (self.train, self.train_person)
         return rows[np.unique(person, return_index=True)[1]]
 
-    def mean_weights(self, without: int | None = None) -> Float:
-        """Weights of the mean training scan, each person counting once; person `without` left out."""
-        weights = np.zeros(len(self.gram))
-        weights[self.train] = 1.0 / np.bincount(self.train_person)[self.train_person]
-        if without is not None:
-            weights[self.train[self.train_person == without]] = 0.0
-        total: float = weights.sum()
-        return weights / total
+    @cached_property
+    def _along_each(self) -> tuple[Float, Float]:
+        """Inner products of everything with the sum of each training person's scans, [people, n], and of all people's sum."""
+        share = 1.0 / np.bincount(self.train_person)[self.train_person]
+        by_person = np.argsort(self.train_person, kind="stable")
+        starts = np.searchsorted(self.train_person[by_person], np.arange(self.num_train))
+        rows = self.gram[self.train[by_person]] * share[by_person][:, None]
+        each = rows if len(starts) == len(rows) else np.add.reduceat(rows, starts, axis=0)
+        return each, each.sum(axis=0)
 
-    def correlations(self, queries: Index, columns: Index, weights: Float) -> Float:
-        """[queries, columns]: correlation after removal of the mean with these weights."""
-        along = self.gram @ weights
-        centre = float(weights @ along)
-        inner = self.gram[np.ix_(queries, columns)] - along[queries][:, None] - along[columns][None, :] + centre
-        squared = np.maximum(np.diag(self.gram) - 2.0 * along + centre, np.finfo(np.float64).tiny)
-        return np.asarray(inner / np.sqrt(np.outer(squared[queries], squared[columns])))
+    @cached_property
+    def _squares(self) -> Float:
+        return np.diag(self.gram).copy()
 
-    def to_people(self, queries: Index, weights: Float) -> Float:
+    def mean(self, without: int | None = None) -> Centre:
+        """The mean training scan, each person counting once; person `without` left out.
+
+        What is left when one person is taken out follows from the products of that person's scans alone, so that a mean without
+        each of n people costs n^2 and not n^3.
+        """
+        each, total = self._along_each
+        along, num = (total, self.num_train) if without is None else (total - each[without], self.num_train - 1)
+        along = along / num
+        share = np.bincount(self.train_person)[self.train_person] * float(num)
+        inside = slice(None) if without is None else self.train_person != without
+        return Centre(along, float((along[self.train[inside]] / share[inside]).sum()))
+
+    def correlations(self, queries: Index, columns: Index, centre: Centre) -> Float:
+        """[queries, columns]: correlation after removal of a mean."""
+        along = centre.along
+        inner = self.gram[np.ix_(queries, columns)]
+        inner -= along[queries][:, None]
+        inner += centre.square - along[columns][None, :]
+        squared = np.maximum(self._squares - 2.0 * along + centre.square, np.finfo(np.float64).tiny)
+        inner /= np.sqrt(squared[queries])[:, None]
+        inner /= np.sqrt(squared[columns])[None, :]
+        return np.asarray(inner)
+
+    def squared_distances(self, first: Index, second: Index) -> Float:
+        """[first, second]: squared Euclidean distances; infinite of a scan from itself."""
+        squared = self._squares[first][:, None] + self._squares[second][None, :]
+        squared -= 2.0 * self.gram[np.ix_(first, second)]
+        if first is second:
+            np.fill_diagonal(squared, np.inf)
+        return np.asarray(squared)
+
+    def to_people(self, queries: Index, centre: Centre) -> Float:
         """[queries, people]: the largest correlation with a scan of the person, or with its mirror image."""
-        largest = np.full((len(queries), self.num_people), -np.inf)
-        correlations = self.correlations(queries, self.candidates, weights)
-        for column, person in enumerate(self.candidate_person):
-            np.maximum(largest[:, person], correlations[:, column], out=largest[:, person])
-        return largest
+        correlations = self.correlations(queries, self._by_person, centre)
+        if len(self._first_of_person) == correlations.shape[1]:
+            return correlations
+        return np.asarray(np.maximum.reduceat(correlations, self._first_of_person, axis=1))
+
+    @cached_property
+    def _order(self) -> Index:
+        return np.argsort(self.candidate_person, kind="stable")
+
+    @cached_property
+    def _by_person(self) -> Index:
+        """Rows of the candidates, person by person."""
+        return self.candidates[self._order]
+
+    @cached_property
+    def _first_of_person(self) -> Index:
+        """Where each person begins among them."""
+        return np.searchsorted(self.candidate_person[self._order], np.arange(self.num_people))
+
+    @cached_property
+    def one_of_each(self) -> tuple[Index, Index]:
+        """Of every person the row of the first scan and of its mirror image, that of the scan where there is none."""
+        of_person = np.concatenate([np.bincount(self.train_person), np.bincount(self.held_out_person)])
+        ends = np.append(self._first_of_person[1:], len(self.candidates))
+        image = self._first_of_person + of_person
+        first = self._by_person[self._first_of_person]
+        return first, np.where(image < ends, self._by_person[np.minimum(image, ends - 1)], first)
 
 
 def closeness(similarity: Float, held_out: Float, percentile: float) -> Closeness:
@@ -186,7 +252,7 @@ def memorisation(
         seed: of subsamples and draws.
     """
     scans = _AuditScans(synthetic, train, held_out)
-    everybody = scans.mean_weights()
+    everybody = scans.mean()
     to_people = scans.to_people(scans.synthetic, everybody)
     nearest_person, alone = isolation(to_people, scans.num_train)
     real = _isolation_of_people(scans)
@@ -218,21 +284,25 @@ def memorisation(
 
 def _isolation_of_people(scans: _AuditScans) -> Float:
     """Isolation of every real person by the first scan: training people, then held-out people."""
-    of_training = []
+    of_training = np.empty(scans.num_train)
     for person, row in enumerate(scans.first_scans(held_out=False)):
-        similarity = scans.to_people(np.array([row]), scans.mean_weights(without=person))
+        similarity = scans.to_people(np.array([row]), scans.mean(without=person))
         similarity[:, person] = np.nan
-        of_training.append(isolation(similarity, scans.num_train)[1])
-    similarity = scans.to_people(scans.first_scans(held_out=True), scans.mean_weights())
-    number = np.arange(scans.num_held_out)
-    similarity[number, scans.num_train + number] = np.nan  # not compared with oneself
-    return np.concatenate([*of_training, isolation(similarity, scans.num_train)[1]])
+        of_training[person] = isolation(similarity, scans.num_train)[1][0]
+    everybody, rows = scans.mean(), scans.first_scans(held_out=True)
+    of_held_out = np.empty(scans.num_held_out)
+    for start in range(0, len(rows), COMPARED_AT_ONCE):
+        part = np.arange(start, min(start + COMPARED_AT_ONCE, len(rows)))
+        similarity = scans.to_people(rows[part], everybody)
+        similarity[part - start, scans.num_train + part] = np.nan  # not compared with oneself
+        of_held_out[part] = isolation(similarity, scans.num_train)[1]
+    return np.concatenate([of_training, of_held_out])
 
 
-def _nearest_scan(scans: _AuditScans, person: Index, weights: Float) -> tuple[Index, NDArray[np.bool_]]:
+def _nearest_scan(scans: _AuditScans, person: Index, centre: Centre) -> tuple[Index, NDArray[np.bool_]]:
     """The training scan behind each synthetic scan's nearest person, and whether it is the scan's mirror image."""
     of_training = scans.candidate_person < scans.num_train
-    correlations = scans.correlations(scans.synthetic, scans.candidates[of_training], weights)
+    correlations = scans.correlations(scans.synthetic, scans.candidates[of_training], centre)
     other = scans.candidate_person[of_training][None, :] != person[:, None]
     column = np.argmax(np.where(other, -np.inf, correlations), axis=1)
     return column % len(scans.train), column >= len(scans.train)
@@ -245,18 +315,13 @@ def _fair_similarity(scans: _AuditScans) -> tuple[Float, Float]:
     training people. For a held-out person another training person is left out, so that all means have the same precision. One
     scan per person and its mirror image, so that people with more scans have no advantage.
     """
-    columns: list[Float] = []
+    similarity = np.empty((len(scans.synthetic), scans.num_people))
+    first, mirror_images = scans.one_of_each
     for number in range(scans.num_people):
-        is_train = number < scans.num_train
-        weights = scans.mean_weights(without=number % scans.num_train)
-        rows = scans.candidates[scans.candidate_person == number]
-        num_scans = np.sum(
-            scans.train_person == number if is_train else scans.held_out_person == number - scans.num_train
-        )
-        first = rows[:: int(num_scans)]  # the first scan, and the first mirror image where there are any
-        columns.append(scans.correlations(scans.synthetic, first, weights).max(axis=1))
-    stacked = np.stack(columns, axis=1)
-    return stacked[:, : scans.num_train], stacked[:, scans.num_train :]
+        centre = scans.mean(without=number % scans.num_train)
+        rows = np.unique([first[number], mirror_images[number]])
+        similarity[:, number] = scans.correlations(scans.synthetic, rows, centre).max(axis=1)
+    return similarity[:, : scans.num_train], similarity[:, scans.num_train :]
 
 
 def paired_share(to_train: Float, to_held_out: Float, num_resamples: int, seed: int) -> Interval:
@@ -274,8 +339,10 @@ def paired_share(to_train: Float, to_held_out: Float, num_resamples: int, seed: 
     generator = np.random.default_rng(seed)
     num = min(to_train.shape[1], to_held_out.shape[1])
 
+    nearest_of = tuple(_LargestOfSome(values, num) for values in (to_train, to_held_out))
+
     def share(first: Index, second: Index) -> float:
-        nearer, other = to_train[:, first].max(axis=1), to_held_out[:, second].max(axis=1)
+        nearer, other = nearest_of[0](first), nearest_of[1](second)
         return float(np.mean((nearer > other) + 0.5 * (nearer == other)))
 
     def people() -> tuple[Index, Index]:
@@ -288,29 +355,60 @@ def paired_share(to_train: Float, to_held_out: Float, num_resamples: int, seed: 
     return Interval(float(value), float(low), float(high), to_train.shape[1] + to_held_out.shape[1])
 
 
+class _LargestOfSome:
+    """The largest value of every row [s] over some columns, for many random choices of `num` or more different columns.
+
+    Where many columns are chosen, one of the largest values of each row is nearly always among them, so that only a few
+    columns of each row are looked at. The result is exact.
+    """
+
+    def __init__(self, values: Float, num: int) -> None:
+        self._values, width = values, values.shape[1]
+        looked_at = int(np.ceil(LOOKED_AT * width / max(1, num)))
+        self._top = None
+        if looked_at < num // 2:
+            top = np.argpartition(-values, looked_at - 1, axis=1)[:, :looked_at]
+            self._top = np.take_along_axis(
+                top, np.argsort(-np.take_along_axis(values, top, axis=1), axis=1, kind="stable"), axis=1
+            )
+
+    def __call__(self, columns: Index) -> Float:
+        """columns [m] -> [s]."""
+        if self._top is None:
+            return np.asarray(self._values[:, columns].max(axis=1))
+        chosen = np.zeros(self._values.shape[1], dtype=bool)
+        chosen[columns] = True
+        there = chosen[self._top]
+        place = there.argmax(axis=1)
+        rows = np.arange(len(place))
+        largest = self._values[rows, self._top[rows, place]]
+        none = ~there[rows, place]
+        if none.any():
+            largest[none] = self._values[none][:, chosen].max(axis=1)
+        return np.asarray(largest)
+
+
 def _adversarial(scans: _AuditScans, num_resamples: int, seed: int) -> dict[str, Interval]:
     """Nearest-neighbour adversarial accuracy to training and to held-out people, and its difference (Yale et al. 2020).
 
-    Euclidean distances between equally many synthetic scans, training people and held-out people, averaged over random
-    subsamples. 0.5: synthetic and real scans are indistinguishable; below: they are copies; towards 1: they look different.
-    The privacy loss is held-out minus training: 0 is expected without memorisation. Intervals from
-    resampling people and synthetic scans; a scan drawn twice is used once, as it would be its own nearest neighbour. NaN of a
-    single synthetic scan.
+    Euclidean distances between equally many synthetic scans, training people and held-out people (at most
+    MOST_IN_A_DRAW), averaged over random subsamples. 0.5: synthetic and real scans are indistinguishable; below: they are
+    copies; towards 1: they look different. The privacy loss is held-out minus training: 0 is expected without memorisation.
+    Intervals from resampling people and synthetic scans; a scan drawn twice is used once, as it would be its own nearest
+    neighbour. NaN of a single synthetic scan.
     """
     names = ("accuracy_train", "accuracy_held_out", "privacy_loss")
     sizes = (scans.num_train, scans.num_held_out, scans.num_people)
     if len(scans.synthetic) < 2:
         return {name: Interval(np.nan, np.nan, np.nan, size) for name, size in zip(names, sizes, strict=True)}
-    squared = np.diag(scans.gram)[:, None] + np.diag(scans.gram)[None, :] - 2.0 * scans.gram
-    np.fill_diagonal(squared, np.inf)
     groups = [scans.synthetic, scans.first_scans(held_out=False), scans.first_scans(held_out=True)]
-    num = min(len(rows) for rows in groups)
+    num = min(MOST_IN_A_DRAW, *(len(rows) for rows in groups))
     generator = np.random.default_rng(seed)
 
     def accuracies(drawn: list[Index]) -> tuple[float, float, float]:
-        size = min(len(rows) for rows in drawn)
+        size = min(num, *(len(rows) for rows in drawn))
         synthetic, train, held_out = (generator.permutation(rows)[:size] for rows in drawn)
-        to_train, to_held_out = (_accuracy(squared, synthetic, real) for real in (train, held_out))
+        to_train, to_held_out = (_accuracy(scans, synthetic, real) for real in (train, held_out))
         return to_train, to_held_out, to_held_out - to_train
 
     values = np.mean([accuracies(groups) for _ in range(NUM_SUBSAMPLES)], axis=0)
@@ -323,8 +421,8 @@ def _adversarial(scans: _AuditScans, num_resamples: int, seed: int) -> dict[str,
     }
 
 
-def _accuracy(squared: Float, synthetic: Index, real: Index) -> float:
+def _accuracy(scans: _AuditScans, synthetic: Index, real: Index) -> float:
     """Mean over synthetic and real scans of the share that is nearer to its own kind than to the other kind."""
-    across = squared[np.ix_(synthetic, real)]
-    among_synthetic, among_real = (squared[np.ix_(rows, rows)].min(axis=1) for rows in (synthetic, real))
+    across = scans.squared_distances(synthetic, real)
+    among_synthetic, among_real = (scans.squared_distances(rows, rows).min(axis=1) for rows in (synthetic, real))
     return float(0.5 * (np.mean(across.min(axis=1) > among_synthetic) + np.mean(across.min(axis=0) > among_real)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gen3d.anomaly.calibration.normative import NormativeModel, fit_normative, z_scores
+from gen3d.anomaly.calibration.normative import NormativeModel, z_scores
 from gen3d.anomaly.calibration.site_shift import (
     USUAL_LOG_FACTOR_VARIANCE,
     SiteShift,
@@ -20,6 +20,7 @@ from gen3d.anomaly.calibration.site_shift import (
     site_spread,
 )
 from gen3d.anomaly.calibration.student import t_to_z
+from tests.anomaly.direct_fit import fit_normative
 
 VOXELS = 1500
 NORM_PEOPLE, NEW_PEOPLE = 40, 40

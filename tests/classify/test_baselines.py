@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,12 +11,15 @@ from sklearn.svm import SVC
 
 from gen3d.classify.heads.learning import Learner
 from gen3d.classify.heads.settings import SvmSettings
-from gen3d.classify.study.baselines import ChanceNumber, TableRecipe, default_volumes, gram_factor
+from gen3d.classify.study import baselines
+from gen3d.classify.study.baselines import ChanceNumber, TableRecipe, default_volumes, gram_factor, read_voxels
 from gen3d.classify.study.recipes import FeatureRecipe, voxel_recipe
 from gen3d.classify.study.reducing import Reduction
+from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.target import Rows, Target
 from gen3d.core.errors import UserError
 from gen3d.maths.stats import auroc
+from tests.cohorts import write_cohort
 
 BINARY = Target("diagnosis", "categories", ("CN", "AD"))
 
@@ -155,3 +160,22 @@ def test_a_machine_on_the_factor_is_the_machine_on_the_voxels() -> None:
     )
     expected = machine.decision_function((voxels[test] - centre) / unit)
     np.testing.assert_allclose(found - found.mean(), expected - expected.mean(), atol=1e-5)
+
+
+def test_voxels_of_many_scans_are_sketched_and_tell_as_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = open_prepared(write_cohort(tmp_path / "cohort", num_controls=40, num_patients=40))
+    table = prepared.manifest
+    keys, codes = table["key"].tolist(), (table["diagnosis"] == "AD").to_numpy().astype(np.float64)
+    train, test = np.arange(80) % 2 == 0, np.arange(80) % 2 == 1
+    areas = []
+    for most in (80, 79):
+        monkeypatch.setattr(baselines, "MOST_WHOLE", most)
+        voxels = read_voxels(prepared, keys)[1]
+        assert voxels.sketched == (most < 80)
+        recipe = voxel_recipe(voxels.name, "prevalence", voxels.sketched)
+        rows = [Rows(voxels.of(table["key"][part]), table[part].reset_index(drop=True)) for part in (train, test)]
+        reducer = recipe.reduce(rows[0])
+        learned = recipe.learn(reducer.apply(rows[0]), codes[train], np.flatnonzero(train), BINARY, 0)
+        areas.append(auroc(learned.outputs(reducer.apply(rows[1]))[:, 1], codes[test] == 1))
+    assert min(areas) > 0.75
+    assert areas[0] == pytest.approx(areas[1], abs=0.12)

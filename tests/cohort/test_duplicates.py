@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gen3d.cohort.duplicates import equal_scans, find_duplicates, groups_of, judge_duplicates
+from gen3d.cohort import duplicates
+from gen3d.cohort.duplicates import Pair, equal_scans, find_duplicates, groups_of, judge_duplicates
 from gen3d.core.errors import UserError
 
 
@@ -75,3 +76,20 @@ def test_equal_features_are_found_among_few_people_and_in_few_dimensions() -> No
 def test_equal_scans_are_found_by_their_hashes() -> None:
     table = pd.DataFrame({"subject": list("aabc"), "key": list("1234"), "scan_hash": ["v1", "v2", "v2", "v1"]})
     assert [(pair.first, pair.second) for pair in equal_scans(table)] == [("a", "b"), ("a", "c")]
+
+
+def test_people_under_two_ids_are_found_among_many_by_sketches(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    values = generator.standard_normal((300, 3000)) + 2.0 * generator.standard_normal((300, 1))
+    values[250] = values[17] + 0.2 * generator.standard_normal(3000)
+    names = [f"p{row:03d}" for row in range(300)]
+    monkeypatch.setattr(duplicates, "MOST_WHOLE", 100)
+    assert [(pair.first, pair.second) for pair in find_duplicates(values, names)] == [("p017", "p250")]
+    assert [(pair.first, pair.second) for pair in find_duplicates(values[:, :150], names)] == [("p017", "p250")]
+    assert not find_duplicates(np.delete(values, 250, axis=0), names[:299])
+
+
+def test_ids_of_one_person_have_one_number_however_long_the_chain() -> None:
+    names = [f"p{row}" for row in range(6)]
+    pairs = [Pair("p4", "p5", 1, 1), Pair("p1", "p4", 1, 1), Pair("p0", "p3", 1, 1)]
+    assert groups_of(names, pairs).tolist() == [0, 1, 2, 0, 1, 1]

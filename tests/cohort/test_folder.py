@@ -69,3 +69,14 @@ def test_a_person_with_two_roles_over_two_folders_is_refused(two_sites: tuple[Pa
     frame.to_csv(path, sep="\t", index=False)
     with pytest.raises(UserError, match="sessions of one person have different roles"):
         open_prepared([two_sites[0], again])
+
+
+def test_a_map_is_kept_only_of_volumes_that_are_read_again(two_sites: tuple[Path, Path]) -> None:
+    cohort = open_prepared(two_sites[0])
+    first, second = (str(key) for key in cohort.manifest["key"][:2])
+    once = cohort.stored(first, "t1w")
+    assert cohort.stored(second, "t1w") is not cohort.stored(second, "t1w")
+    again = cohort.stored(first, "t1w")
+    assert again is not once
+    assert cohort.stored(first, "t1w") is again
+    np.testing.assert_array_equal(again, once)

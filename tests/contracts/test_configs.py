@@ -39,7 +39,8 @@ def verb_of(file: Path) -> str:
 def needed(file: Path, given: dict[str, Any]) -> dict[str, str]:
     """What a user types beside the file."""
     if verb_of(file) != "train":
-        return NEEDED
+        already = ("prepared", "run") if "merge" in given else ("run",) if "norm" in given else ()
+        return {key: value for key, value in NEEDED.items() if key not in already}
     diffusion = given["model"]["kind"] == "latent_diffusion"
     left_out = ("prepared",) if diffusion or "prepared" in given else ()
     left_out += ("latents",) if not diffusion or "prepared" in given else ()

@@ -17,8 +17,8 @@ from gen3d.classify.classify import Classify
 from gen3d.classify.predict import Predict
 from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.latents_folder import open_latents_folder
-from gen3d.cohort.manifest import subject_hash
-from gen3d.cohort.seen import SeenBy, SeenPolicy
+from gen3d.cohort.manifest import is_control, subject_hash
+from gen3d.cohort.seen import SeenBy, SeenPolicy, identities
 from gen3d.core.errors import UserError
 from gen3d.harmonise.harmonise import Harmonise
 from gen3d.latents.encode import Encode
@@ -33,7 +33,7 @@ from tests.synthetic_folder import people_of, write_synthetic
 JUDGES = ("anomaly", "classify", "predict", "quality", "sample")
 """Verbs that test or judge people; each has a test below that names it."""
 
-PASSES_ON = ("train", "encode", "reconstruct", "harmonise")
+PASSES_ON = ("train", "encode", "reconstruct", "harmonise", "norm")
 """Verbs that learn, and record whom they learned from; each has a test below that names it."""
 
 JUDGES_NOBODY = {
@@ -116,6 +116,47 @@ def test_anomaly_and_sample_recognise_training_people_under_other_ids(cohort: Pa
     table[table["role"] == "train"].to_csv(other / "manifest.tsv", sep="\t", index=False)
     with pytest.raises(UserError, match=r"the same scan under another id\); nobody is left; [^;]*cross_fit=5\.$"):
         verb_class("anomaly").model_validate({"prepared": reseal(other), "run": run, "out": tmp_path / "maps"}).run()
+
+
+@pytest.fixture(scope="module")
+def fitted_norm(cohort: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    keys = {"prepared": cohort, "run": run, "out": tmp_path_factory.mktemp("norm") / "norm"}
+    return verb_class("norm").model_validate(keys).run()
+
+
+def test_norm_records_whom_it_was_calibrated_on_and_none_of_them_trained_its_model(
+    cohort: Path, run: Path, fitted_norm: Path
+) -> None:
+    table = open_prepared([cohort]).manifest
+    calibrating = table[(table["role"] == "calibration").to_numpy() & is_control(table).to_numpy()]
+    recorded = set(SeenBy.read(fitted_norm / "seen.json", "").members[0])
+    assert recorded == {name for person in identities(calibrating) for name in person}
+    assert not recorded & set(load_run(run).seen.members[0])
+
+
+def only(cohort: Path, role: str) -> Path:
+    """A copy of a cohort, changed in its place, whose people of other roles are excluded."""
+    table = pd.read_csv(cohort / "manifest.tsv", sep="\t", dtype=str, keep_default_na=False)
+    table.loc[table["role"] != role, "role"] = "excluded"
+    table.to_csv(cohort / "manifest.tsv", sep="\t", index=False)
+    return reseal(cohort)
+
+
+@pytest.mark.parametrize(("role", "witness"), [("calibration", r"norm \(calibration\)"), ("train", "its model")])
+@pytest.mark.parametrize("other_id", [False, True])
+def test_anomaly_by_a_norm_judges_nobody_whom_it_or_its_model_saw(
+    role: str, witness: str, other_id: bool, cohort: Path, fitted_norm: Path, tmp_path: Path
+) -> None:
+    copy = renamed(cohort, tmp_path / "copy")
+    if not other_id:
+        shutil.copy(cohort / "manifest.tsv", copy / "manifest.tsv")
+    keys = {"norm": fitted_norm, "prepared": copy, "out": tmp_path / "maps"}
+    everybody = open_prepared([reseal(copy)]).manifest
+    num = int(everybody["role"].isin(["test", "evaluation"]).sum())
+    assert verb_class("anomaly").model_validate(keys).plan()[0].startswith(f"judges {num} scans ")
+    with pytest.raises(UserError, match=rf"were seen by the norm .* \({witness}.*nobody is left"):
+        verb_class("anomaly").model_validate(keys | {"prepared": only(copy, role)}).run()
+    assert not (tmp_path / "maps").exists()
 
 
 def test_two_folders_with_one_scan_of_two_people_are_refused(cohort: Path, tmp_path: Path) -> None:

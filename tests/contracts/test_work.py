@@ -23,6 +23,7 @@ STORY = "demo"
 WRITERS = [name for name in VERBS if name != STORY]
 SAFEGUARDS = {
     ("anomaly", "few_site_controls"): ["allow"],
+    ("norm", "few_site_controls"): ["allow"],
     ("sample", "extrapolate"): [True],
     ("sample", "waiver"): None,
     ("classify", "seen"): ["waive"],

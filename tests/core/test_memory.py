@@ -7,7 +7,7 @@ import pytest
 
 from gen3d.cohort.duplicates import find_duplicates
 from gen3d.core.errors import UserError
-from gen3d.core.memory import BYTES_OF_GIB, MEMORY_VARIABLE, allowed_memory, announce_memory
+from gen3d.core.memory import BYTES_OF_GIB, MEMORY_VARIABLE, WITH_SCANS, allowed_memory, announce_memory
 from gen3d.quality.distances import _pool
 
 
@@ -47,5 +47,13 @@ def test_duplicates_and_distances_ask_first(monkeypatch: pytest.MonkeyPatch) -> 
     values = np.random.default_rng(0).standard_normal((60, 40))
     with pytest.raises(UserError, match="the components of 60 people"):
         find_duplicates(values, [f"p{row}" for row in range(60)])
-    with pytest.raises(UserError, match="the kernels of 120 feature vectors"):
+    with pytest.raises(UserError, match="the kernels of 120 scans"):
         _pool([values[:, None], values[:, None]])
+
+
+def test_a_sentence_says_how_memory_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MEMORY_VARIABLE, "1")
+    with pytest.raises(
+        UserError, match=r"the latents of 9 scans need 2\.0 GiB of memory \(they grow with the number of scans\)"
+    ):
+        announce_memory("the latents of 9 scans", 2 << 30, "give fewer", WITH_SCANS)

@@ -14,6 +14,7 @@ DEBUG = Path(__file__).parents[2] / "configs" / "debug"
 ORDER = (
     "prepare",
     "simulate",
+    "simulate_more",
     "import-weights",
     "train_restorer",
     "train_vae",
@@ -26,6 +27,10 @@ ORDER = (
     "encode",
     "reconstruct",
     "anomaly",
+    "norm",
+    "norm_more",
+    "norm_merge",
+    "anomaly_norm",
     "harmonise",
     "classify",
     "stratify",

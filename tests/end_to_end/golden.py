@@ -50,6 +50,9 @@ def _of_file(path: Path) -> dict[str, Any]:
         return _of_table(pd.read_csv(path, sep="\t", na_values="n/a"))
     if path.suffix == ".json":
         return dict(_numbers(json.loads(path.read_text(encoding="utf-8"))))
+    if path.suffix == ".npz":
+        with np.load(path) as arrays:
+            return {k: v for name in sorted(arrays.files) for k, v in _of_array(name, arrays[name]).items()}
     if path.suffix == ".npy":
         return _of_array("array", np.load(path, mmap_mode="r"))
     if path.suffix == ".safetensors":

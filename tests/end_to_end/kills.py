@@ -44,7 +44,7 @@ SMALLER = {
     "sweep": ["parallel=1"],
 }
 """Settings that make a verb cheap enough to be run hundreds of times."""
-ONE_PROCESS = ("prepare", "simulate", "sample", "export", "classify")
+ONE_PROCESS = ("prepare", "simulate", "sample", "export", "classify", "norm", "anomaly_norm")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gen3d.anomaly.norm.folder import open_norm
 from gen3d.classify.head_folder import open_head
 from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.latents_folder import open_latents_folder
@@ -41,6 +42,7 @@ READERS: dict[str, Callable[[Path], list[Any]]] = {
     "encode": lambda folder: [*everything(open_latents_folder(folder)), *_by_the_report(folder)],
     "harmonise": lambda folder: [*everything(open_latents_folder(folder)), *_by_the_report(folder)],
     "reconstruct": _by_the_report,
+    "norm": lambda folder: [*everything(open_norm(folder)), *_by_the_report(folder)],
     "anomaly": _by_the_report,
     "change": _by_the_report,
     "export": _bids,

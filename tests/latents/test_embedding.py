@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gen3d.core.errors import UserError
+from gen3d.latents import embedding
 from gen3d.latents.embedding import principal_components, umap_coordinates
 
 
@@ -60,3 +61,12 @@ def test_too_few_people_get_no_umap() -> None:
 def test_bad_latents_are_one_sentence(bad: NDArray[np.float64]) -> None:
     with pytest.raises(UserError):
         principal_components(bad)
+
+
+def test_leading_components_of_many_are_those_of_the_whole_decomposition(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).standard_normal((120, 80)) * np.arange(80, 0, -1.0) ** 0.5
+    whole = embedding.fit_components(values, 4)
+    monkeypatch.setattr(embedding, "SOLVED_WHOLE", 20)
+    leading = embedding.fit_components(values, 4)
+    for name in ("mean", "loadings", "coordinates", "share_of_variance"):
+        np.testing.assert_allclose(getattr(leading, name), getattr(whole, name), rtol=1e-7, atol=1e-9)

@@ -45,26 +45,32 @@ def test_areas_and_intervals_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPa
     assert found.value == wins.mean()
     assert found.low == pytest.approx(wins.mean() - 1.959964 * np.sqrt(variance), abs=1e-6)
     at_once = stats.bootstrap_auroc(ill, well, 100)
-    monkeypatch.setattr(stats, "COMPARED_AT_ONCE", 50)
-    in_blocks = stats.bootstrap_auroc(ill, well, 100)
-    assert (at_once.value, at_once.low, at_once.high) == pytest.approx((in_blocks.value, in_blocks.low, in_blocks.high))
+    generator = np.random.default_rng(0)
+    drawn = [generator.multinomial(num, np.full(num, 1 / num), size=100) / num for num in (31, 23)]
+    limits = np.percentile(np.einsum("bi,ij,bj->b", drawn[0], wins, drawn[1]), [2.5, 97.5])
+    assert (at_once.value, at_once.low, at_once.high) == pytest.approx((wins.mean(), *limits))
+    of_numbers = stats.bootstrap_interval(well, num_resamples=100)
+    monkeypatch.setattr(stats, "RESAMPLED_AT_ONCE", 50)
+    assert stats.bootstrap_auroc(ill, well, 100) == at_once
+    assert stats.bootstrap_interval(well, num_resamples=100) == of_numbers
 
 
-def test_areas_within_models_are_those_of_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_areas_within_models_are_those_of_all_pairs() -> None:
     generator = np.random.default_rng(1)
-    scores, positive = generator.standard_normal(80), generator.random(80) < 0.4
+    scores, positive = generator.standard_normal(80).round(1), generator.random(80) < 0.4
     weights = generator.integers(0, 3, (5, 40)).astype(float)
-
-    def area() -> cross_validated.WithinModels:
-        models, of_person = np.arange(80) // 20, np.arange(80) % 40
-        return cross_validated.WithinModels(scores, positive, models, of_person, 40)
-
-    expected = area()
-    kept = (expected.value, expected.influence, expected.resampled(weights))
-    monkeypatch.setattr(cross_validated, "COMPARED_AT_ONCE", 0)
-    monkeypatch.setattr(stats, "COMPARED_AT_ONCE", 20)
-    for one, other in zip(kept, (area().value, area().influence, area().resampled(weights)), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-15)
+    models, of_person = np.arange(80) // 20, np.arange(80) % 40
+    area = cross_validated.WithinModels(scores, positive, models, of_person, 40)
+    pairs = (positive[:, None] & ~positive) & (models[:, None] == models)
+    wins = np.where(pairs, (scores[:, None] > scores) + 0.5 * (scores[:, None] == scores), 0.0)
+    value = wins.sum() / pairs.sum()
+    assert area.value == pytest.approx(value, rel=1e-12)
+    drawn = weights[:, of_person]
+    expected = np.einsum("bi,ij,bj->b", drawn, wins, drawn) / np.einsum("bi,ij,bj->b", drawn, pairs, drawn)
+    np.testing.assert_allclose(area.resampled(weights), expected, rtol=1e-12)
+    change = (wins - value * pairs) / pairs.sum()
+    influence = np.bincount(of_person, weights=change.sum(axis=0) + change.sum(axis=1), minlength=40)
+    np.testing.assert_allclose(area.influence, influence, rtol=1e-9, atol=1e-15)
 
 
 def test_consensus_of_clusters_is_the_mean_share_of_resamples_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,13 +78,19 @@ def test_consensus_of_clusters_is_the_mean_share_of_resamples_together(monkeypat
     labels, resampled = generator.integers(-1, 3, 40), generator.integers(-2, 3, (12, 40)).astype(np.int32)
     monkeypatch.setattr(structure, "COMPARED_AT_ONCE", SMALL)
     found = structure._consensus(labels, resampled)
-    for person in np.flatnonzero(labels >= 0)[:10]:
+    expected = np.full(40, np.nan)
+    for person in np.flatnonzero(labels >= 0):
         shares = []
         for other in np.flatnonzero((labels == labels[person]) & (np.arange(40) != person)):
             both = (resampled[:, person] != structure.ABSENT) & (resampled[:, other] != structure.ABSENT)
             together = both & (resampled[:, person] == resampled[:, other]) & (resampled[:, person] >= 0)
             shares.append(together.sum() / both.sum() if both.any() else 0.0)
-        assert found[person] == pytest.approx(np.mean(shares))
+        expected[person] = np.mean(shares)
+    np.testing.assert_allclose(found[labels >= 0], expected[labels >= 0])
+    monkeypatch.setattr(structure, "MOST_OTHERS", 8)
+    some = structure._consensus(labels, resampled)[labels >= 0]
+    assert np.abs(some - expected[labels >= 0]).max() < 0.2
+    assert some.mean() == pytest.approx(expected[labels >= 0].mean(), abs=0.03)
 
 
 def test_trustworthiness_is_that_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,6 +98,8 @@ def test_trustworthiness_is_that_of_scikit_learn(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(neighbourhoods, "COMPARED_AT_ONCE", SMALL)
     expected = sklearn_trustworthiness(values, coordinates, n_neighbors=6)
     assert neighbourhoods.trustworthiness(values, coordinates, 6) == pytest.approx(expected, abs=1e-12)
+    monkeypatch.setattr(neighbourhoods, "MOST_JUDGED", 60)
+    assert neighbourhoods.trustworthiness(values, coordinates, 6) == pytest.approx(expected, abs=0.05)
 
 
 def test_the_nearest_other_person_is_found_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

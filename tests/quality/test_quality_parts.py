@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
+from gen3d.quality import predictors, structures
 from gen3d.quality.diversity import diversity_rows
 from gen3d.quality.features import ScanSet, metric_name
 from gen3d.quality.fidelity import PredictorMaterial, fidelity, macro_auc
 from gen3d.quality.folder import BOTH, REAL, SAME_N, SYNTHETIC
-from gen3d.quality.people import numbers_of
+from gen3d.quality.people import QualityPeople, _at_most, numbers_of
 from gen3d.quality.predictors import Readings, fit_numeric, folds
 from gen3d.quality.sentences import fidelity_sentence, lead_extractor
 from gen3d.quality.structures import structure_columns, structure_rows
@@ -211,3 +212,43 @@ def test_diversity_sees_that_scans_are_copies_of_each_other(tmp_path: Path) -> N
     assert part.loc["copies", "minus_real_low"] > 0.1
     again = pd.DataFrame(diversity_rows(mask, [real, others, copies], 1000, 300, 0, tmp_path))
     pd.testing.assert_frame_equal(rows, again)
+
+
+def test_components_of_many_people_by_iteration_are_those_of_all_inner_products(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = np.random.default_rng(0)
+    ages = generator.uniform(40, 80, 200)
+    voxels = generator.standard_normal((200, 300)) + np.outer((ages - 60) / 10, generator.standard_normal(300))
+    readings = Readings(np.zeros((200, 0)), voxels.astype(np.float32))
+    whole = fit_numeric(readings, ages).numbers(readings)
+    monkeypatch.setattr(predictors, "SOLVED_WHOLE", 50)
+    np.testing.assert_allclose(fit_numeric(readings, ages).numbers(readings), whole, rtol=0, atol=0.01)
+
+
+def test_resamples_drawn_in_parts_are_those_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    real, synthetic = volumes(generator, 31), volumes(generator, 25)
+    at_once = structure_rows(real, synthetic, 300, 20, 0)
+    monkeypatch.setattr(structures, "DRAWN_AT_ONCE", 7 * 31)
+    pd.testing.assert_frame_equal(structure_rows(real, synthetic, 300, 20, 0), at_once)
+
+
+def people_of_one_kind(num: int, prefix: str) -> pd.DataFrame:
+    return pd.DataFrame({"key": [f"{prefix}{place}" for place in range(num)]})
+
+
+def test_larger_groups_are_a_random_choice_and_smaller_ones_stay() -> None:
+    held_out = people_of_one_kind(60, "p")
+    everybody = QualityPeople(people_of_one_kind(25, "s"), held_out[10:50], held_out, people_of_one_kind(8, "t"), ())
+    few = _at_most(everybody, 20, 0)
+    assert [len(part) for part in (few.synthetic, few.reference, few.held_out, few.training)] == [20, 20, 20, 8]
+    assert set(few.reference["key"]) == set(few.held_out["key"])
+    assert list(few.reference.index) == list(range(20))
+    assert "a random 20 of 40 real people" in " ".join(few.notes)
+    some = _at_most(everybody, 45, 0)
+    assert list(some.reference["key"]) == list(everybody.reference["key"])
+    assert len(some.held_out) == 45
+    assert set(some.reference["key"]) < set(some.held_out["key"])
+    assert some.notes == ()
+    assert len(_at_most(everybody, 60, 0).held_out) == 60

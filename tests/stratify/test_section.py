@@ -282,3 +282,12 @@ def test_mean_maps_of_clusters_are_drawn_on_their_grid(tmp_path: Path) -> None:
     write_nifti(folder / "maps" / "cluster-2_desc-deformation_meanz.nii.gz", np.zeros((9, 9, 9)), plan.matrix)
     with pytest.raises(UserError, match="cluster 2 lies on another grid"):
         section_of(folder)
+
+
+def test_a_scatter_of_many_people_shows_some_of_them() -> None:
+    few, many = pd.DataFrame({"key": range(5)}), pd.DataFrame({"key": range(2 * strata_map.MOST_DOTS + 1)})
+    assert strata_map.shown(few) is few
+    some = strata_map.shown(many)
+    assert len(some) == strata_map.MOST_DOTS
+    assert some["key"].iloc[[0, -1]].tolist() == [0, len(many) - 1]
+    assert some["key"].is_unique

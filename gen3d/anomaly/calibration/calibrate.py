@@ -43,7 +43,7 @@ AT_ONCE = 16
 """People whose values are in memory at a time."""
 
 
-class Rows(Protocol):
+class ValueRows(Protocol):
     """Values of people [n, V] that are read row by row: an array, a memory map, or several of them on end."""
 
     @property
@@ -85,7 +85,7 @@ class Calibrated:
 
 
 def calibrate(
-    values: Rows,
+    values: ValueRows,
     panel: Panel,
     settings: CalibrationSettings = CalibrationSettings(),
     mask: NDArray[np.bool_] | None = None,
@@ -119,7 +119,7 @@ def calibrate(
 class _Controls:
     """The calibration people of a panel as rows of sums."""
 
-    def __init__(self, values: Rows, panel: Panel) -> None:
+    def __init__(self, values: ValueRows, panel: Panel) -> None:
         people = panel.table.iloc[panel.calibration]
         self.rows, member = basis_of(people["age_years"].tolist(), people["sex"].tolist(), people["site"].tolist())
         self.groups = tuple(sorted(set(member)))
@@ -193,7 +193,7 @@ class _Controls:
 
 def _fit_and_hold_out(
     controls: _Controls,
-    values: Rows,
+    values: ValueRows,
     panel: Panel,
     settings: CalibrationSettings,
     mask: NDArray[np.bool_] | None,

@@ -53,13 +53,12 @@ class ChannelNorm:
 
     def z(self, values: Array, people: Coded) -> NDArray[np.float32]:
         """z [m, V] of people who are not among the controls."""
-        scale = people.spread * self.age_variance.of(people.age_years)
-        model = self.model
-        z = z_scores(model, values, people.covariates, scale * self.site_variance.of(people.sites))
+        model, spread = self.model, people.spread * self.age_variance.of(people.age_years)
+        z = z_scores(model, values, people.covariates, spread * self.site_variance.of(people.sites))
         for site, shift in self.shifts.items():
             rows = np.flatnonzero(people.sites == site)
             if len(rows):
                 covariates = people.covariates[rows]
                 deviations = values[rows] - model.expected(covariates)
-                z[rows] = shift.z(deviations, covariates, model.sd, model.gram_inverse, model.dof, scale[rows])
+                z[rows] = shift.z(deviations, covariates, model.sd, model.gram_inverse, model.dof, spread[rows])
         return z if self.null_map is None else self.null_map(z)

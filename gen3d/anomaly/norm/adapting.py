@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from gen3d.anomaly.compare import CompareSettings, compare, regions, voxels
 from gen3d.anomaly.control_scores import FEWEST_TOGETHER
 from gen3d.anomaly.expectation import Ensemble, load_runs
 from gen3d.anomaly.norm.by_norm import require_fit
-from gen3d.anomaly.norm.card import write_card
 from gen3d.anomaly.norm.fit import PER_PERSON
 from gen3d.anomaly.norm.folder import (
     CALIBRATION,
@@ -30,6 +29,7 @@ from gen3d.anomaly.norm.folder import (
     SEEN,
     VOXELS,
     NormFolder,
+    NormRecord,
     channel_files,
     open_norm,
 )
@@ -63,6 +63,16 @@ class Adapting:
     def sites(self) -> dict[str, int]:
         """Number of controls of each new site."""
         return {str(site): int(num) for site, num in self.table["site"].value_counts().sort_index().items()}
+
+    @property
+    def licence(self) -> str:
+        """Of the scans of the norm's controls."""
+        return str(self.norm.artefact.config.get("licence", ""))
+
+    @property
+    def contact(self) -> str:
+        """Whom to ask about the norm."""
+        return str(self.norm.artefact.config.get("contact", ""))
 
 
 def open_adapting(folder: Path, prepared: Iterable[Path]) -> Adapting:
@@ -128,8 +138,8 @@ def plan_adapting(opened: Adapting, out: Path) -> list[str]:
     return [f"adds {sites} to {opened.norm.folder}, in {', '.join(opened.norm.region_channels)}", f"writes {out}"]
 
 
-def write_adapted(opened: Adapting, out: Path, q: float, workers: int = 0) -> dict[str, Any]:
-    """Write the norm with the new sites; returns the summary.
+def write_adapted(opened: Adapting, out: Path, q: float, workers: int = 0) -> NormRecord:
+    """Write the norm with the new sites, but for its card; returns its record.
 
     Args:
         opened: the norm and the controls.
@@ -153,10 +163,11 @@ def write_adapted(opened: Adapting, out: Path, q: float, workers: int = 0) -> di
         if channel in norm.map_channels:
             parts[VOXELS] = (norm.voxels(channel), voxels(channel))
         for part, (of_part, name) in parts.items():
-            adapted, figures = adapt_part(of_part, group, table, values.by_name[name], q)
+            adapted = adapt_part(of_part, group, table, values.by_name[name])
             files = channel_files(out, channel, part)
             record["channels"][channel][part]["shifts"] = files.write_shifts(adapted.shifts)
             if part == VOXELS or channel not in norm.map_channels:
+                figures = held_out_figures(adapted, group, table, values.by_name[name], q)
                 calibration[channel] = _with_figures(calibration[channel], figures)
                 _tell(channel, figures)
     for name in ("controls", "measured"):
@@ -164,46 +175,64 @@ def write_adapted(opened: Adapting, out: Path, q: float, workers: int = 0) -> di
     write_json(out / RECORD, record)
     write_json(out / SEEN, norm.seen.joined(recorded(table, ADAPTED)).record())
     write_json(out / CALIBRATION, calibration)
-    of_norm = norm.artefact.config
-    write_card(out, str(of_norm.get("licence", "")), str(of_norm.get("contact", "")))
     values.discard()
-    return {"num_controls": len(table), "sites": opened.sites}
+    return NormRecord.from_dict(record)
 
 
 def adapt_part(
-    norm: ChannelNorm, group: ControlGroup, table: pd.DataFrame, values: NDArray[np.floating], q: float
-) -> tuple[ChannelNorm, dict[str, dict[str, Any]]]:
-    """The norm of one part of a channel with the sites of these controls, and how its controls behave, held out, by site.
+    norm: ChannelNorm, group: ControlGroup, table: pd.DataFrame, values: NDArray[np.floating]
+) -> ChannelNorm:
+    """The norm of one part of a channel with the sites of these controls.
 
     Args:
         norm: of V values.
         group: how it codes people.
         table: controls of the new sites, rows of a cohort table.
         values: theirs, [n, V].
-        q: false discovery rate of the figures.
     """
-    spread = spread_of_sites(norm, group.design)
-    people, model = group.coded(table), norm.model
+    spread, model = spread_of_sites(norm, group.design), norm.model
     shifts: dict[str, SiteShift] = dict(norm.shifts)
-    figures: dict[str, dict[str, Any]] = {}
+    for site, own, deviations in _by_site(norm, group, table, values):
+        known = (own.covariates, model.sd, model.gram_inverse)
+        shifts[site] = fit_site_shift(deviations, *known, spread, own.spread)
+    return replace(norm, shifts=shifts)
+
+
+def _by_site(
+    norm: ChannelNorm, group: ControlGroup, table: pd.DataFrame, values: NDArray[np.floating]
+) -> Iterator[tuple[str, Coded, NDArray[np.float32]]]:
+    """Each site with its people, and how far they are from the norm's average site [n, V]."""
+    people = group.coded(table)
     for site in sorted(set(people.sites)):
         rows = np.flatnonzero(people.sites == site)
-        own = Coded(people.covariates[rows], people.spread[rows], people.sites[rows], people.age_years[rows])
-        widening = own.spread * norm.age_variance.of(own.age_years)
-        deviations = np.asarray(values[rows] - model.expected(own.covariates), dtype=np.float32)
+        ages = people.age_years[rows]
+        widening = people.spread[rows] * norm.age_variance.of(ages)
+        own = Coded(people.covariates[rows], widening, people.sites[rows], ages)
+        yield str(site), own, np.asarray(values[rows] - norm.model.expected(own.covariates), dtype=np.float32)
+
+
+def held_out_figures(
+    adapted: ChannelNorm, group: ControlGroup, table: pd.DataFrame, values: NDArray[np.floating], q: float
+) -> dict[str, dict[str, Any]]:
+    """How far each new site is from the others, and how its controls behave when each is judged by the rest of them.
+
+    Arguments as of `adapt_part`, with its result; `q` is the false discovery rate.
+    """
+    spread, model = spread_of_sites(adapted, group.design), adapted.model
+    figures: dict[str, dict[str, Any]] = {}
+    for site, own, deviations in _by_site(adapted, group, table, values):
         known = (own.covariates, model.sd, model.gram_inverse)
-        shift = fit_site_shift(deviations, *known, spread, widening)
-        z = held_out_site_z(deviations, *known, model.dof, spread, widening)
-        z = z if norm.null_map is None else norm.null_map(z)
-        held_out = null_figures(z, np.arange(len(rows)), q, own.sites)
-        shifts[site] = shift
+        z = held_out_site_z(deviations, *known, model.dof, spread, own.spread)
+        z = z if adapted.null_map is None else adapted.null_map(z)
+        held_out = null_figures(z, np.arange(len(z)), q, own.sites)
+        shift = adapted.shifts[site]
         figures[site] = {
-            "num_controls": len(rows),
+            "num_controls": len(z),
             "sd_factor": round(shift.sd_factor, 4),
             "shift_sds": round(float(np.sqrt(np.mean(np.square(shift.shift / model.sd)))), 4),
-            "held_out": {name: value for name, value in held_out.items() if name not in (*PER_PERSON, "by_site")},
+            "held_out": {name: of for name, of in held_out.items() if name not in (*PER_PERSON, "by_site")},
         }
-    return replace(norm, shifts=shifts), figures
+    return figures
 
 
 def spread_of_sites(norm: ChannelNorm, design: Design) -> SiteSpread:

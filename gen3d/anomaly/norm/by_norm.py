@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from gen3d.anomaly.expectation import Ensemble, load_runs
-from gen3d.anomaly.folder import CLUSTERS, CONTROL_RANGES, write_maps_tables
+from gen3d.anomaly.folder import CLUSTERS, CONTROL_RANGES, PREPARED, write_maps_tables
 from gen3d.anomaly.map_writer import MapSettings
 from gen3d.anomaly.norm.folder import NormFolder, open_norm
 from gen3d.anomaly.norm.judging import CACHE, JudgeTask, judge_all
@@ -27,8 +27,8 @@ from gen3d.core.progress import say, track, warn
 from gen3d.models.run import Run
 from gen3d.verbs import verb_class
 
-PREPARED, PAGE = "prepared", "page"
-"""Where a raw scan is prepared and shown, below the maps."""
+OF_MAPS = ("smoothing_mm", "cluster_z")
+"""Settings of a norm that its maps are read with."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,7 @@ def write_by_norm(opened: ByNorm, out: Path, maps: MapSettings, workers: int) ->
         require_fit(norm, opened.run, prepared)
     table = judged_rows(norm, opened.run, prepared)
     _announce(norm, table)
+    maps = replace(maps, cluster_z=float(norm.record.settings["cluster_z"]))  # that of the controls' heaviest clusters
     task = JudgeTask(norm.folder, prepared.folders, out, maps)
     rows = {row["subject"]["key"]: row for row in track(judge_all(task, table, workers), "judging", total=len(table))}
     ordered = [rows[key] for key in table["key"]]
@@ -186,7 +187,9 @@ def write_by_norm(opened: ByNorm, out: Path, maps: MapSettings, workers: int) ->
     regions = regions.sort_values("channel", key=lambda names: names.map(order), kind="stable", ignore_index=True)
     clusters = pd.DataFrame([row for of_scan in ordered for row in of_scan["clusters"]], columns=list(CLUSTERS.columns))
     CONTROL_RANGES.write(out, norm.ranges)
-    write_maps_tables(out, subjects, regions, clusters, norm.calibration)
+    of_norm = {name: norm.record.settings[name] for name in OF_MAPS}
+    calibration = {channel: record | of_norm for channel, record in norm.calibration.items()}
+    write_maps_tables(out, subjects, regions, clusters, calibration)
     shutil.rmtree(out / CACHE, ignore_errors=True)
     return {
         "num_scans": len(table),

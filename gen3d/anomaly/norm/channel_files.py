@@ -155,12 +155,12 @@ class ChannelFiles:
                 {str(site): float(offset) for site, offset in record["site_offsets"].items()},
                 float(record["within_sites"]),
             )
-            age_variance = AgeVariance.from_dict(record["age_variance"])
-            bends = None if record["bends"] is None else Bends.from_dict(record["bends"])
             squares = {
                 str(site): Squares(int(num), float(mean), float(scatter))
                 for site, (num, mean, scatter) in record["squares"].items()
             }
+            age_variance = AgeVariance.from_dict(record["age_variance"])
+            bends = None if record["bends"] is None else Bends.from_dict(record["bends"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise damaged(self.judging, error) from None
         shifts = self._read_shifts(record.get("shifts", {}), num_values, num_columns)

@@ -18,6 +18,7 @@ from gen3d.anomaly.expectation import Ensemble
 from gen3d.anomaly.fitting import FittedChannel, FittedRegions, Fitting
 from gen3d.anomaly.norm.curves import CurveModel, curve_model, write_best_curves
 from gen3d.anomaly.norm.folder import (
+    DECADE,
     REGIONS,
     RUNS,
     VOXELS,
@@ -48,7 +49,6 @@ OF_THE_NORM = (
 OF_PREPARE = ("brain_mask", "bias_correction")
 """Settings of `gen3d prepare` that decide what a scan looks like, and are not those of the grid."""
 CONTROL = "norm (calibration)"
-DECADE = 10
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,9 @@ class NormFit:
             self.anonymous,
         )
         write_plan(folder / PLAN, self.prepared.plan)
-        people = panel.table.iloc[panel.calibration]
-        seen = SeenBy.rows(people, CONTROL)
+        everyone = self.prepared.manifest
+        people = panel.table.iloc[panel.calibration]["subject"]
+        seen = SeenBy.rows(everyone[everyone["subject"].isin(people)], CONTROL)  # known by any of their scans
         write_norm(folder, record, seen, pd.concat(ranges, ignore_index=True), calibration, self._latents(values))
         return calibration
 

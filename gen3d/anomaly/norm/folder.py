@@ -37,6 +37,7 @@ from gen3d.core.tables import TableFile
 from gen3d.imaging.plan import GridPlan, read_plan
 from gen3d.maths.covariate_sums import CovariateSums, Group
 from gen3d.maths.deviation import DeviationModel
+from gen3d.models.run_folder import COPIES, copied_runs
 
 VERB = "norm"
 FORMAT = 1
@@ -48,8 +49,11 @@ RECORD, PLAN, SEEN, CARD, CALIBRATION, LATENTS = (
     "calibration.json",
     "latents.npz",
 )
-RUNS = "runs"
+RUNS = COPIES
+DECADE = 10
+"""Years of age that controls are counted together in."""
 RANGES = TableFile("ranges.tsv", ("channel", "region", "p05", "p25", "p50", "p75", "p95"), AGAIN)
+CURVES_PNG, CURVES_SVG = "curves.png", "curves.svg"
 CENTILES = (5, 25, 50, 75, 95)
 VOXELS, REGIONS = "voxels", "regions"
 
@@ -210,7 +214,7 @@ class NormFolder(ResultFolder):
     @property
     def run_folders(self) -> tuple[Path, ...]:
         """The models that it was fitted with."""
-        return tuple(sorted((path for path in (self.folder / RUNS).iterdir()), key=lambda path: int(path.name)))
+        return copied_runs(self.folder)
 
     @property
     def map_channels(self) -> tuple[str, ...]:
@@ -282,6 +286,18 @@ class NormFolder(ResultFolder):
     def ranges(self) -> pd.DataFrame:
         """Centiles of the controls' deviations: a row per channel and region."""
         return RANGES.read(self.folder)
+
+    @cached_property
+    def card(self) -> str:
+        """The text of the model card, "" where there is none."""
+        path = self.folder / CARD
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+    @property
+    def curves(self) -> tuple[bytes, bytes] | None:
+        """The picture of normative curves as PNG and SVG, None where there is none."""
+        paths = [self.folder / name for name in (CURVES_PNG, CURVES_SVG)]
+        return (paths[0].read_bytes(), paths[1].read_bytes()) if all(path.is_file() for path in paths) else None
 
     @cached_property
     def calibration(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.anomaly.calibration.controls import Coded
 from gen3d.anomaly.compare import LATENTS, CompareSettings, ScanComparer, regions, voxels
 from gen3d.anomaly.expectation import Ensemble, load_runs
 from gen3d.anomaly.folder import LATENT_SCORE
@@ -36,19 +35,20 @@ SCANS_PER_PROCESS = 8
 
 @dataclass(frozen=True)
 class JudgeTask:
-    """What determines how a cohort is judged: the norm, the cohort, where to write, and how."""
+    """What determines how a cohort is judged: the norm, the cohort, where to write, and how; with how many threads."""
 
     norm: Path
     prepared: tuple[Path, ...]
     out: Path
     maps: MapSettings
+    threads: int = 0
 
 
-class Judge:
+class ScanJudge:
     """Judges scans of a prepared cohort by a norm, and writes their maps."""
 
-    def __init__(self, norm: NormFolder, prepared: Prepared, run: Run | Ensemble, out: Path, maps: MapSettings) -> None:
-        self.norm, self.prepared = norm, prepared
+    def __init__(self, norm: NormFolder, prepared: Prepared, run: Run | Ensemble, task: JudgeTask) -> None:
+        self.norm, self.prepared, self._threads = norm, prepared, task.threads
         settings = norm.record.settings
         self._comparer = ScanComparer(
             prepared,
@@ -66,7 +66,7 @@ class Judge:
             channel: RegionRows(channel, pd.DataFrame({"name": list(of.names)}))
             for channel, of in self._regions.items()
         }
-        self._writer = MapWriter(out, prepared, maps)
+        self._writer = MapWriter(task.out, prepared, task.maps)
         self._require_same_regions()
 
     def _require_same_regions(self) -> None:
@@ -93,7 +93,7 @@ class Judge:
         frame = pd.DataFrame([row])
         subject: dict[str, float] = {}
         region_rows: list[pd.DataFrame] = []
-        clusters: list[dict[str, Any]] = []
+        maps = self._maps(row, values, frame)
         for channel, of_regions in self._regions.items():
             if regions(channel) not in values:
                 continue  # such as the size of a head whose alignment is not kept
@@ -104,20 +104,25 @@ class Judge:
             z = of_regions.norm.z(of_scan, people)[0] if is_open else np.full(len(effect), np.nan, np.float32)
             region_rows.append(self._rows[channel].of(key, effect, z, of_regions.scores))
             if channel in self._voxels:
-                facts = self._map(row, channel, values[voxels(channel)], people) if is_open else WITHOUT_MAP
-                clusters += facts.clusters
+                facts = maps.get(channel, WITHOUT_MAP)
                 subject |= SubjectColumns(channel, of_regions.scores).of(facts.burden, facts.voxels_fdr, z)
         subject |= self._latent(values.get(LATENTS))
         return {
             "subject": plain_row({"key": key} | subject),
             "regions": records(pd.concat(region_rows, ignore_index=True)),
-            "clusters": [plain_row(cluster) for cluster in clusters],
+            "clusters": [plain_row(cluster) for facts in maps.values() for cluster in facts.clusters],
         }
 
-    def _map(self, row: pd.Series, channel: str, values: NDArray[np.float32], people: Coded) -> MapFacts:
-        z = self._voxels[channel].z(values[None], people)[0]
-        masses = self._regions[channel].scores.masses
-        return self._writer(ScanMap(str(row["key"]), Path(str(row["folder"])), channel, z, masses))
+    def _maps(self, row: pd.Series, values: dict[str, NDArray[np.float32]], frame: pd.DataFrame) -> dict[str, MapFacts]:
+        """Write the maps of a scan; channel -> what tables say of it, for channels in which its site can be judged."""
+        scans = []
+        for channel, norm in self._voxels.items():
+            group = self.norm.group_of(channel)
+            if group.is_open(str(row["site"])):
+                z = norm.z(values[voxels(channel)][None], group.coded(frame))[0]
+                masses = self._regions[channel].scores.masses
+                scans.append(ScanMap(str(row["key"]), Path(str(row["folder"])), channel, z, masses))
+        return dict(zip([scan.channel for scan in scans], self._writer.all(scans, self._threads), strict=True))
 
     def _latent(self, latent: NDArray[np.float32] | None) -> dict[str, float]:
         reference = self.norm.latents
@@ -135,6 +140,8 @@ def judge_all(task: JudgeTask, table: pd.DataFrame, workers: int) -> Iterator[di
     def processes(num_groups: int) -> int:
         return num_workers(workers, max(1, num_groups // SCANS_PER_PROCESS))
 
+    task = replace(task, threads=workers if processes(len(items)) == 1 else 1)
+
     def known(item: tuple[pd.Series, PersonHashes]) -> dict[str, Any] | None:
         return kept.get(str(item[0]["key"]))
 
@@ -150,6 +157,6 @@ def _judge_group(task: JudgeTask, items: list[tuple[pd.Series, PersonHashes]]) -
 
 
 @lru_cache(maxsize=1)
-def _opened(task: JudgeTask) -> Judge:
+def _opened(task: JudgeTask) -> ScanJudge:
     norm = open_norm(task.norm)
-    return Judge(norm, open_prepared(task.prepared), load_runs(norm.run_folders), task.out, task.maps)
+    return ScanJudge(norm, open_prepared(task.prepared), load_runs(norm.run_folders), task.out, task.maps)

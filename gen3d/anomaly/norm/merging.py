@@ -198,11 +198,16 @@ def _merged_norm(norms: Sequence[NormFolder], channel: str, part: str, group: Co
     counts = [old.null_counts for old in olds if old.null_counts is not None]
     pool = np.sum(counts, axis=0) if len(counts) == len(olds) else None
     by_age = reduce(AgeVariance.merged, [old.age_variance for old in olds])
+    return ChannelNorm(model, factors, pool, sums, squares=_merged_squares(olds), age_variance=by_age, bends=bends)
+
+
+def _merged_squares(olds: Sequence[ChannelNorm]) -> dict[str, Squares]:
+    """How much the people of each site scatter, each in units of the SDs of the norm that held them out."""
     squares: dict[str, Squares] = {}
     for old in olds:
         for site, of_site in old.squares.items():
             squares[site] = squares[site].merged(of_site) if site in squares else of_site
-    return ChannelNorm(model, factors, pool, sums, squares=squares, age_variance=by_age, bends=bends)
+    return squares
 
 
 def _merged_factors(

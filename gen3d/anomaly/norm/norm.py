@@ -23,6 +23,7 @@ from gen3d.anomaly.norm.parts import identity_of_parts, open_parts, share_of, wr
 from gen3d.anomaly.settings import CalibratingVerb, joined, warn_of_trained_on
 from gen3d.cohort.channels import Channel
 from gen3d.cohort.folder import Prepared
+from gen3d.core import words as spell
 from gen3d.core.config import Folder, Folders, key_of
 from gen3d.core.output_folder import Work
 from gen3d.core.progress import say
@@ -80,11 +81,11 @@ class Norm(CalibratingVerb):
     def plan(self) -> list[str]:
         """The controls and channels of the norm, and what it needs."""
         opened = self.open_inputs()
-        if isinstance(opened, Adapting):
-            return plan_adapting(opened, self.out)
         if isinstance(opened, list):
             num = sum(norm.record.covariates.num_people for norm in opened)
             return [f"merges {len(opened)} norms of {num} controls by their sums", f"writes {self.out}"]
+        if isinstance(opened, Adapting):
+            return plan_adapting(opened, self.out)
         prepared, run, panel, channels = opened
         num_voxels, num = int(prepared.mask.sum()), len(self._rows(panel))
         gigabytes = 4e-9 * num_voxels * num * (len(channels) + 1)
@@ -128,12 +129,14 @@ class Norm(CalibratingVerb):
 
     def write(self, work: Work, opened: Opened) -> dict[str, Any]:
         """Write the norm folder."""
-        if isinstance(opened, Adapting):
-            return write_adapted(opened, self.out, self.q, self.workers)
         if isinstance(opened, list):
             record = merge(opened, self.out)
             write_card(self.out, self.licence, self.contact)
             return self._summary(record.covariates.num_people, list(record.channels))
+        if isinstance(opened, Adapting):
+            adapted = write_adapted(opened, self.out, self.q, self.workers)
+            write_card(self.out, self.licence or opened.licence, self.contact or opened.contact)
+            return self._summary(adapted.covariates.num_people, list(adapted.channels)) | {"sites": opened.sites}
         prepared, run, panel, channels = opened
         settings = self.comparison(channels)
         identity = identity_of_parts(prepared, run, settings)
@@ -167,17 +170,12 @@ class Norm(CalibratingVerb):
                 f"{self.out}: {summary['num_compared']} controls compared; fit the norm with parts=[all of these folders]"
             )
             return
-        if "sites" in summary:
-            say(f"{self.out}: {self.adapt} with {', '.join(summary['sites'])}; read {self.out / 'card.md'}")
-        else:
-            self._conclude_fit(summary)
-        say(f"judge scans with it: gen3d anomaly norm={self.out} prepared=NEW out=maps")
-
-    def _conclude_fit(self, summary: Mapping[str, Any]) -> None:
+        added = f" and {spell.listed(list(summary['sites']))} from its own controls" if "sites" in summary else ""
         say(
-            f"{self.out}: {summary['num_controls']} controls, channels {', '.join(summary['channels'])}, "
+            f"{self.out}: {summary['num_controls']} controls{added}, channels {', '.join(summary['channels'])}, "
             f"{summary['megabytes']:.0f} MB; read {self.out / 'card.md'}"
         )
+        say(f"judge scans with it: gen3d anomaly norm={self.out} prepared=NEW out=maps")
 
 
 def only_controls(panel: Panel) -> Panel:

@@ -21,6 +21,11 @@ QUANTILES = np.concatenate([[0.001, 0.0025, 0.005], np.linspace(0.01, 0.99, 99),
 FEW = 19
 SHARES = np.linspace(0.0, 1.0, 101)
 LEVEL = 0.05
+BY_NORM = (
+    "Where a norm judged, the figures are those of its own controls, written down when it was fitted: controls of role test, or "
+    "each control judged without itself where it has none of those."
+)
+NOT_NAMED = "not named (norm)"
 REFERENCES = {"heaviest_cluster": "mass of the heaviest cluster", "largest_region": "largest |z| of any region"}
 
 
@@ -39,6 +44,8 @@ def section(context: Context) -> Section | None:
     ]
     if rows:
         blocks.append(_table(rows))
+    if any(maps.by_norm for maps in context.all(MapsFolder)):
+        blocks.append(Text(BY_NORM, "note"))
     figure = _figure(context)
     if figure is not None:
         blocks.append(figure)
@@ -66,6 +73,9 @@ def null_figures(maps: MapsFolder) -> list[dict[str, Any]]:
         record = maps.calibration.get(channel, {})
         test = record.get("test", {})
         num = int(test.get("num_people", 0))
+        if not num and maps.by_norm:  # a norm may have been fitted on all of its controls
+            test = record.get("calibration_held_out", {})
+            num = int(test.get("num_people", 0))
         if not num:
             continue
         beyond = bootstrap_interval(test.get("per_person", {}).get("share_beyond_1.96", []))
@@ -128,7 +138,7 @@ def outlying_controls(maps: MapsFolder) -> list[dict[str, Any]]:
                     "model": maps.name,
                     "channel": str(channel),
                     "reference": str(name),
-                    "subject": str(person.get("subject")),
+                    "subject": str(person.get("subject", NOT_NAMED)),
                     "score": float(person.get("score", math.nan)),
                     "next_score": float(reference.get("next_score") or math.nan),
                     "num_controls": int(reference.get("num_controls", 0)),
@@ -266,13 +276,13 @@ def _description(maps: MapsFolder) -> str:
     if not isinstance(record, dict):
         return maps.name
     low, high = (record.get("age_range_years") or [None, None])[:2]
-    text = f"{maps.name}: calibrated on {spell.count(int(record.get('num_controls', 0)), 'control')}"
+    text = f"{maps.name}: {'judged by' if maps.by_norm else 'calibrated on'} {maps.judged_by}"
     if low is not None and high is not None:
         text += f" aged {spell.number(low, 0)} to {spell.number(high, 0)}"
     sites = record.get("sites") or {}
     if sites:
         text += " from " + spell.listed([f"{name or 'no named site'} ({n})" for name, n in sites.items()])
-    smoothing = maps.artefact.config.get("smoothing_mm")
+    smoothing = maps.smoothing_mm
     if smoothing:
         text += f"; intensity and volume maps smoothed by {smoothing:g} mm (FWHM)"
     columns = [str(name) for name in record.get("columns", []) if str(name) != "intercept"]

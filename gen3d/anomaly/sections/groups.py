@@ -40,7 +40,7 @@ class Moments:
 def section(context: Context) -> Section | None:
     """Mean z maps of held-out controls and of every diagnosis, and the regions that differ."""
     lead = context.first(MapsFolder)
-    if lead is None or not len(lead.evaluated):
+    if lead is None or not len(lead.evaluated) or lead.is_one_scan:
         return None
     numbers: dict[str, Any] = {}
     blocks: list[Any] = [

@@ -22,15 +22,22 @@ def limits_of_maps(context: Context) -> list[str]:
         are = "is" if maps.num_flagged == 1 else "are"
         sentences.append(f"Calibration covers ages {ages} and the sites {sites}. {flagged} {are} flagged.")
     if maps.num_without_map:
+        remedy = (
+            "add it from controls of its own (`gen3d norm adapt=NORM prepared=CONTROLS`) and judge them by that norm"
+            if maps.by_norm
+            else "prepare at least 8 controls of that site together with them and run `gen3d anomaly` again"
+        )
         sentences.append(
             f"{spell.people(maps.num_without_map).capitalize()} got no z map, because their site has too few calibration "
-            "controls; prepare at least 8 controls of that site together with them and run `gen3d anomaly` again."
+            f"controls; {remedy}."
         )
     sentences.append(
         "Maps show where a scan differs from the model's expectation. They miss a change that the model reproduces, and a "
         "weak change of the whole brain; an empty map is no proof of health. Registration underestimates local volume "
         "changes, most of all small ones."
     )
+    if maps.is_one_scan:
+        return sentences
     sentences.append(
         "Intervals and p values describe this cohort. AUCs of several scores and groups are not corrected for multiple "
         "comparisons."

@@ -37,18 +37,30 @@ def section(context: Context) -> Section | None:
         cards.append(card)
         numbers.append(of_person)
     text = (
-        f"{spell.capital(spell.people(len(chosen)))} of {len(lead.subjects)} shown: the most deviating people of every "
-        f"diagnosis in turn, then typical held-out controls. Maps and regions are those of {lead.name}. The numbers of all "
-        "people are in regions.tsv and subjects.tsv of the maps folder."
+        f"{_who_is_shown(lead, len(chosen))} Maps and regions are those of {lead.name}. The numbers of all people are in "
+        "regions.tsv and subjects.tsv of the maps folder."
     )
+    others = f"{lead.judged_by}" if lead.by_norm else "the other controls"
     reading = (
         f"Slices go through the strongest finding of each channel. Colour fades out below |z| = {THRESHOLD:g}; a dark "
         f"line surrounds voxels that survive the false discovery rate of 5 %. {brain.CONVENTION} Local volume is drawn on "
         "the template, because it is measured there. In the tables the grey band spans the 5th to the 95th percentile of "
-        "the other controls. The dot is this person, on a common scale per channel; it is filled where q < 0.05 over the "
+        f"{others}. The dot is this person, on a common scale per channel; it is filled where q < 0.05 over the "
         "person's regions."
     )
     return Section("people", "Individual people", [Text(text), Text(reading, "note"), *cards], {"shown": numbers})
+
+
+def _who_is_shown(maps: MapsFolder, num_shown: int) -> str:
+    """How the people with a card were chosen, and whom they are compared with."""
+    num = len(maps.subjects)
+    compared = f", judged by {maps.judged_by}" if maps.by_norm else ""
+    if num == 1:
+        return f"One scan{compared}."
+    shown = f"{spell.capital(spell.people(num_shown))} of {num} shown{compared}"
+    if len(maps.reference):
+        return f"{shown}: the most deviating people of every diagnosis in turn, then typical held-out controls."
+    return f"{shown}: the most deviating people."
 
 
 def choose(maps: MapsFolder, num_shown: int) -> list[str]:
@@ -65,7 +77,7 @@ def choose(maps: MapsFolder, num_shown: int) -> list[str]:
             spread = 1.4826 * float((well - well.median()).abs().median())
             standard.append((table[score.column] - well.median()) / (spread if spread > 0 else 1.0))
     if not standard:
-        return [str(key) for key in table.index[:num_shown]]
+        return _by_percentile(maps, table)[:num_shown]
     deviation = pd.concat(standard, axis=1).max(axis=1, skipna=True)
     evaluated = deviation[maps.evaluated["key"]].dropna()
     by_diagnosis = evaluated.groupby(table.loc[evaluated.index, "diagnosis"])
@@ -79,17 +91,24 @@ def choose(maps: MapsFolder, num_shown: int) -> list[str]:
     return in_turn[: num_shown - num_typical] + typical[:num_typical]
 
 
+def _by_percentile(maps: MapsFolder, table: pd.DataFrame) -> list[str]:
+    """Keys by the highest percentile among the controls of the calibration, where nobody else is there to compare with."""
+    columns = [score.percentile_column for score in maps.headline_scores if score.percentile_column in table]
+    highest = table[columns].max(axis=1, skipna=True) if columns else pd.Series(0.0, table.index)
+    return [str(key) for key in highest.sort_values(ascending=False, kind="stable", na_position="last").index]
+
+
 def _card(context: Context, maps: MapsFolder, key: str) -> tuple[Card, dict[str, Any]]:
     row = maps.row(key)
     regions = maps.regions[maps.regions["key"] == key]
     clusters = maps.clusters[maps.clusters["key"] == key]
-    blocks: list[Any] = [Text(_strongest_sentence(regions) + _size_sentence(regions) + _cluster_sentence(clusters))]
+    blocks: list[Any] = [Text(findings(maps, key))]
     if row.get("flags"):
         blocks.append(Text(f"Flagged: {row['flags']}.", "warning"))
     blocks += _figures(context, maps, key)
     standing = [item for item in _standing(maps, row) if np.isfinite(item["score"])]
     if standing:
-        blocks.append(_standing_table(standing))
+        blocks.append(_standing_table(standing, maps.by_norm))
     shown = _strongest(maps, regions, str(row["subject"]))
     if shown:
         blocks.append(_region_table(shown))
@@ -97,6 +116,13 @@ def _card(context: Context, maps: MapsFolder, key: str) -> tuple[Card, dict[str,
         blocks.append(Details(f"Clusters ({len(clusters)})", [_cluster_table(clusters, maps.cluster_z)]))
     numbers = {"key": key, "scores": standing, "regions": shown}
     return Card(_title(row, key), _subtitle(row), blocks, identifier=f"person-{key}"), numbers
+
+
+def findings(maps: MapsFolder, key: str) -> str:
+    """Sentences on a person: the strongest volume, the size of the brain, the rarest cluster."""
+    regions = maps.regions[maps.regions["key"] == key]
+    clusters = maps.clusters[maps.clusters["key"] == key]
+    return _strongest_sentence(regions) + _size_sentence(regions) + _cluster_sentence(clusters)
 
 
 def _title(row: pd.Series, key: str) -> str:
@@ -137,23 +163,30 @@ def _standing(maps: MapsFolder, row: pd.Series) -> list[dict[str, Any]]:
     return rows
 
 
-def _standing_table(standing: list[dict[str, Any]]) -> Table:
+def _standing_table(standing: list[dict[str, Any]], by_norm: bool = False) -> Table:
+    """Scores of a person; the column of held-out controls only where there are some, which a norm need not have."""
+    with_controls = not by_norm or any(item["num_controls"] for item in standing)
     cells = [
         [
             wording.channel(item["channel"]),
             wording.KINDS.get(item["kind"], item["kind"]),
             spell.number(item["score"]),
             spell.number(item["percentile"], 0),
-            f"{item['num_controls_lower']} of {item['num_controls']}" if item["num_controls"] else spell.NONE,
+            *([_controls_lower(item)] if with_controls else []),
             spell.number(item["voxels_fdr"], 0),
         ]
         for item in standing
     ]
-    header = ["Channel", "Score", "Value", "Percentile", "Above held-out", "FDR-positive voxels"]
-    caption = (
-        "Scores, their percentile among calibration controls, and the number of held-out controls with a lower score."
-    )
-    return Table(caption, header, cells, "llrrrr")
+    above = ["Above held-out"] if with_controls else []
+    header = ["Channel", "Score", "Value", "Percentile", *above, "FDR-positive voxels"]
+    among = "the norm's controls" if by_norm else "calibration controls"
+    also = ", and the number of held-out controls with a lower score" if with_controls else ""
+    caption = f"Scores{',' if also else ' and'} their percentile among {among}{also}."
+    return Table(caption, header, cells, "ll" + "r" * (len(header) - 2))
+
+
+def _controls_lower(item: dict[str, Any]) -> str:
+    return f"{item['num_controls_lower']} of {item['num_controls']}" if item["num_controls"] else spell.NONE
 
 
 def _strongest_sentence(regions: pd.DataFrame) -> str:

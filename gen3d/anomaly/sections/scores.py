@@ -18,10 +18,10 @@ HELD_OUT = "Controls"
 FEW = 10
 
 
-@page_section("Scores by group", "`gen3d anomaly`", place=50, reads=MapsFolder)
+@page_section("Scores by group", "`gen3d anomaly` on a cohort", place=50, reads=MapsFolder)
 def section(context: Context) -> Section | None:
     """Dots per group and AUC against held-out controls, every model side by side."""
-    if not context.all(MapsFolder):
+    if all(maps.is_one_scan for maps in context.all(MapsFolder)):
         return None
     rows = [row for maps in context.all(MapsFolder) for row in separation(maps)]
     blocks: list[Any] = [
@@ -37,7 +37,9 @@ def section(context: Context) -> Section | None:
             blocks += (
                 [figure] if maps is context.first(MapsFolder) else [Details(f"The same with {maps.name}", [figure])]
             )
-    if rows:
+    if rows and not (
+        all(maps.by_norm for maps in context.all(MapsFolder)) and not max(row["num_controls"] for row in rows)
+    ):
         blocks.append(_table(rows))
     return Section("scores", "Scores by group", blocks, {"auc": rows})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gen3d.anomaly.folder import MapsFolder
-from gen3d.anomaly.sections import groups
+from gen3d.anomaly.sections import groups, people
 from gen3d.cohort.manifest import NULL
 from gen3d.cohort.region_validity import measures_volume
 from gen3d.core import words as spell
@@ -18,6 +18,24 @@ FEWEST = 3
 """People of a group, and held-out controls, below which groups are not compared."""
 
 FALSE_POSITIVE_PEOPLE = 0.05
+
+
+def scan_sentences(maps: MapsFolder) -> list[str]:
+    """A single scan: who judged it, how far its scores lie from those of controls, and its strongest findings."""
+    row = maps.row(str(maps.subjects["key"].iloc[0]))
+    age = float(row["age_years"]) if "age_years" in row else np.nan
+    aged = f", {spell.number(age, 0)} years" if np.isfinite(age) else ""
+    sentences = [f"{row['subject']}{aged}: judged by {maps.judged_by}. {people.findings(maps, str(row.name))}"]
+    standing = [
+        f"{wording.in_text(score.channel)} {spell.number(float(row[score.percentile_column]), 0)}"
+        for score in maps.headline_scores
+        if np.isfinite(float(row.get(score.percentile_column, np.nan)))
+    ]
+    if standing:
+        sentences.append(f"Percentile of the scores among those controls: {spell.listed(standing)}.")
+    if row.get("flags"):
+        sentences.append(f"Flagged: {row['flags']}.")
+    return sentences
 
 
 def group_sentences(rows: list[Row]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from gen3d.cohort.target import Rows, Target, Values, as_label
 from gen3d.core.errors import UserError
 from gen3d.core.memory import announce_memory
 from gen3d.core.progress import track
+from gen3d.maths.sketch import SKETCHED, Sketch
 
 VOLUMES = (
     "hippocampus",
@@ -159,43 +161,80 @@ NAMES = {"t1w": "T1w", "log_jacobian": "local volume"}
 VOXELS_AT_ONCE = 50_000
 """Voxels of all scans that are in memory together: 200 MB per thousand scans."""
 
+MOST_WHOLE = 2000
+"""Scans whose voxels are compared whole, each with all others; the voxels of more are sketched (`maths.sketch`).
+
+In 800 simulated people of 3,668 voxels (two repeats of five folds) the area under the curve was 0.778 and 0.769 (T1w, local volume)
+by the support vector machine on all voxels, and 0.779 and 0.769 by the regression on components of 2,048 projections."""
+SKETCH_COMPONENTS = 100
+"""Principal components of sketched voxels: thousands of people bear more than the heads' 30."""
+
 
 @dataclass(frozen=True)
 class Voxels:
     """The voxels of the brain in one channel, as an isometric image [n, at most n]: inner products are those of the voxels.
 
-    `keys` are the scans of the rows.
+    `keys` are the scans of the rows. Where the voxels are `sketched`, the rows are random projections that keep inner products on
+    average (see `Sketch`).
     """
 
     channel: str
-    values: NDArray[np.float64]
+    values: NDArray[np.floating]
     num_voxels: int
     keys: tuple[str, ...]
+    sketched: bool = False
 
     @property
     def name(self) -> str:
         """As tables call the baseline."""
         return f"voxels ({NAMES.get(self.channel, self.channel)})"
 
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {key: row for row, key in enumerate(self.keys)}
+
     def of(self, keys: Iterable[str]) -> NDArray[np.float64]:
         """Rows of some scans, by key."""
-        places = {key: row for row, key in enumerate(self.keys)}
-        return np.asarray(self.values[[places[str(key)] for key in keys]])
+        return np.asarray(self.values[[self._places[str(key)] for key in keys]], dtype=np.float64)
 
 
 def read_voxels(prepared: Prepared, keys: Sequence[str]) -> tuple[Voxels, ...]:
-    """The voxels of these scans, one entry per channel that was prepared."""
+    """The voxels of these scans, one entry per channel that was prepared; of more than MOST_WHOLE scans sketches of them.
+
+    Raises:
+        UserError: voxels that are not finite, or too little memory.
+    """
+    inside = np.flatnonzero(prepared.mask)
+    names = [name for name in (T1W, LOG_JACOBIAN) if name in prepared.plan.channels]
+    if len(keys) > MOST_WHOLE:
+        sketch = Sketch.of(len(inside))
+        return tuple(
+            Voxels(name, _sketches(prepared, keys, name, inside, sketch), len(inside), tuple(map(str, keys)), True)
+            for name in names
+        )
     announce_memory(
         f"the inner products of the voxels of {len(keys)} scans",
         6 * 8 * len(keys) ** 2,
         "set voxels=false or give fewer scans",
     )
-    inside = np.flatnonzero(prepared.mask)
     channels = []
-    for channel in (name for name in (T1W, LOG_JACOBIAN) if name in prepared.plan.channels):
+    for channel in names:
         factor = gram_factor(_blocks(prepared, keys, channel, inside), len(keys))
         channels.append(Voxels(channel, factor, len(inside), tuple(map(str, keys))))
     return tuple(channels)
+
+
+def _sketches(
+    prepared: Prepared, keys: Sequence[str], channel: str, inside: NDArray[np.int64], sketch: Sketch
+) -> NDArray[np.float32]:
+    """[n, SKETCHED]."""
+    rows = np.empty((len(keys), SKETCHED), dtype=np.float32)
+    for row, key in enumerate(track(keys, f"reading voxels ({NAMES.get(channel, channel)})")):
+        rows[row] = sketch(prepared.volume(key, channel).reshape(-1)[inside])
+    broken = int((~np.isfinite(rows).all(axis=1)).sum())
+    if broken:
+        raise UserError(f"{broken} of {len(keys)} prepared scans hold voxels that are not finite; prepare them again.")
+    return rows
 
 
 def _blocks(

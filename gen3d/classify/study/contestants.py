@@ -15,6 +15,7 @@ from gen3d.classify.study.recipes import FeatureRecipe, head_recipe, voxel_recip
 from gen3d.classify.study.selection import column_of
 from gen3d.cohort.target import Rows
 from gen3d.core.errors import UserError
+from gen3d.maths.sketch import SKETCHED
 
 SITE = "site"
 SPATIAL = 4
@@ -94,5 +95,10 @@ def _of_voxels(voxels: Voxels, threshold: Threshold) -> Contestant:
         table = features.table.iloc[chosen].reset_index(drop=True)
         return Rows(voxels.of(table["key"]), table)
 
-    description = f"{voxels.num_voxels} voxels of the brain"
-    return Contestant(voxels.name, "baseline", voxel_recipe(voxels.name, threshold), rows, description)
+    recipe, description = (
+        voxel_recipe(voxels.name, threshold, voxels.sketched),
+        f"{voxels.num_voxels} voxels of the brain",
+    )
+    if voxels.sketched:
+        description = recipe.reduction.describe(f"{SKETCHED} random projections of {description}")
+    return Contestant(voxels.name, "baseline", recipe, rows, description)

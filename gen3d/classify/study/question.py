@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gen3d.classify.heads.settings import SvmSettings
 from gen3d.classify.settings import StudySettings
-from gen3d.classify.study.baselines import Voxels, read_voxels
+from gen3d.classify.study.baselines import MOST_WHOLE, SKETCH_COMPONENTS, Voxels, read_voxels
 from gen3d.classify.study.features import Features, one_scan_each, open_features
 from gen3d.classify.study.folds import Layout, StudyFold, leave_one_site_out, make_folds, one_site_classes
 from gen3d.classify.study.joining import with_columns
@@ -29,6 +29,7 @@ from gen3d.core.artefact import Artefact, read
 from gen3d.core.errors import UserError
 from gen3d.core.inputs import find_input, input_of
 from gen3d.core.memory import announce_memory
+from gen3d.maths.sketch import SKETCHED
 
 SWITCHED_OFF = "the voxel-wise baseline was switched off"
 WITHOUT_SCANS = "give prepared=FOLDER, or voxels=false to leave the voxel-wise baseline out (the report says so)"
@@ -98,6 +99,12 @@ class Question:
             f"predicts {self.target.describe()} of {num} people ({counts}) from {self.features.words}",
             f"heads: {', '.join(head.kind for head in self.settings.heads)}",
         ]
+        if any(voxels.sketched for voxels in self.voxels):
+            lines.append(
+                f"the voxel-wise baseline is a logistic or ridge regression on {SKETCH_COMPONENTS} components of {SKETCHED} random "
+                f"projections of voxels: a support vector machine of more than {MOST_WHOLE} scans takes time that grows with "
+                "their square"
+            )
         if self.settings.external is None:
             repeats = 1 + max(fold.repeat for fold in self.folds)
             kind = "sites left out one by one" if self.settings.split == "sites" else "stratified folds by person"

@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from gen3d.classify.heads.learning import FittedHead, Learner
 from gen3d.classify.heads.residual_recipe import ResidualRecipe
-from gen3d.classify.heads.settings import HeadSettings, ResidualSettings, SvmSettings, TableHead, Threshold
+from gen3d.classify.heads.settings import (
+    HeadSettings,
+    LinearSettings,
+    ResidualSettings,
+    SvmSettings,
+    TableHead,
+    Threshold,
+)
+from gen3d.classify.study.baselines import SKETCH_COMPONENTS
 from gen3d.classify.study.recipe import HeadRecipe
 from gen3d.classify.study.reducing import FeatureReducer, Reduction
 from gen3d.cohort.target import Rows, Target, Values
@@ -82,6 +90,13 @@ def recipe_of(
     return FeatureRecipe(settings.kind, reduction, Learner(settings, threshold))
 
 
-def voxel_recipe(name: str, threshold: Threshold = "prevalence") -> FeatureRecipe:
-    """A linear support vector machine on voxels, for rows from `gram_factor`: all of them, centred."""
+def voxel_recipe(name: str, threshold: Threshold = "prevalence", sketched: bool = False) -> FeatureRecipe:
+    """The baseline on voxels.
+
+    For rows from `gram_factor` a linear support vector machine on all of them, centred. Its time grows with the square of people
+    and more, so that sketched voxels have logistic or ridge regression on their principal components.
+    """
+    if sketched:
+        learner = Learner(LinearSettings(), threshold)
+        return FeatureRecipe(name, Reduction(components=SKETCH_COMPONENTS), learner, "sketched voxels")
     return FeatureRecipe(name, Reduction(components=None), Learner(SvmSettings(), threshold), "voxels")
