@@ -151,7 +151,8 @@ class Climber:
         points = indices @ template.affine[:3, :3].T + template.affine[:3, 3] - BRAIN_CENTRE_MM
         bins = bins_of(smooth[tuple(indices.T)], float(smooth.max()))
         whole = np.ascontiguousarray(image, dtype=np.float32)
-        return Mattes(points, bins, BRAIN_CENTRE_MM, whole, np.linalg.inv(affine), self.ceiling)
+        to_scan = np.asarray(np.linalg.inv(affine), dtype=np.float64)
+        return Mattes(points, bins, BRAIN_CENTRE_MM, whole, to_scan, self.ceiling)
 
     def similarity(self, matrix: Matrix) -> Matrix:
         """Seven parameters (rigid and one scale), coarse."""
