@@ -25,6 +25,7 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 from gen3d.anomaly.calibration.channel_norm import ChannelNorm
 from gen3d.anomaly.calibration.empirical_null import CENTRES, NullMap
+from gen3d.anomaly.norm.folder import CURVES_PNG, CURVES_SVG
 from gen3d.cohort.channels import CONTRAST, LOG_VOLUMES, SIZE, VOLUME
 from gen3d.cohort.region_validity import measures_volume
 from gen3d.core import words as spell
@@ -49,7 +50,6 @@ MAIN_REGIONS = (
 """Structures whose curves are known from the literature; of cortex those whose reading follows labelled volumes best."""
 COLUMNS = ("channel", "region", "sex", "age_years", *(f"centile_{centile}" for centile in CENTILES))
 CURVES = TableFile("curves.tsv", COLUMNS, "copy the norm folder again, or fit it again with `gen3d norm`")
-CURVES_PNG, CURVES_SVG = "curves.png", "curves.svg"
 PANELS_IN_A_ROW = 4
 INCHES_PER_ROW, INCHES_BELOW, INCHES_ABOVE = 1.75, 0.62, 0.28
 COLOURS = {"F": style.GROUP_COLOURS[3], "M": style.GROUP_COLOURS[0]}

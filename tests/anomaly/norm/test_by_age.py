@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from gen3d.anomaly.anomaly import Anomaly
-from gen3d.anomaly.norm.curves import CURVES, CURVES_PNG, CURVES_SVG
-from gen3d.anomaly.norm.folder import open_norm
+from gen3d.anomaly.norm.curves import CURVES
+from gen3d.anomaly.norm.folder import CURVES_PNG, CURVES_SVG, open_norm
 from gen3d.anomaly.norm.norm import Norm
 from gen3d.cohort.manifest import Split
 from gen3d.core.errors import UserError
@@ -19,7 +19,11 @@ from tests.cohorts import write_cohort
 from tests.runs import fit
 from tests.sealing import reseal
 
-BY_AGE = {"covariates": ["age", "age_spline", "sex", "site"], "age_variance": True, "channels": ["deformation"]}
+BY_AGE = {
+    "covariates": ["age", "age_spline", "sex", "site"],
+    "age_variance": ["deformation", "contrast"],
+    "channels": ["deformation"],
+}
 
 
 @pytest.fixture(scope="module")
