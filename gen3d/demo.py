@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from gen3d.anomaly.anomaly import Anomaly
+from gen3d.anomaly.folder import MapsFolder
+from gen3d.anomaly.norm.norm import Norm
 from gen3d.classify.classify import Classify
 from gen3d.classify.folder import HeadFolder
 from gen3d.classify.predict import Predict
@@ -29,7 +31,7 @@ from gen3d.latents.reconstruct import Reconstruct
 from gen3d.quality.folder import QualityFolder
 from gen3d.quality.quality import Quality
 from gen3d.report.report import Report
-from gen3d.simulate.conditions import CONTROL
+from gen3d.simulate.conditions import CONTROL, Condition
 from gen3d.simulate.simulate import Simulate
 from gen3d.stratify.folder import StrataFolder
 from gen3d.stratify.stratify import Stratify
@@ -42,6 +44,7 @@ T1W, BOTH = {"channels": ("t1w",)}, {"channels": ("t1w", "log_jacobian")}
 Judges = dict[str, tuple[tuple[str, ...], tuple[Channel, ...]]]
 LEAD = "restorer_and_pca"
 FIRST = "pca"
+NEW = "new_people"
 SHORT: Judges = {LEAD: (("restorer", "pca"), CHANNELS), FIRST: (("pca",), CHANNELS)}
 FULL: Judges = {
     LEAD: (("restorer", "pca"), CHANNELS),
@@ -67,10 +70,10 @@ class Demo(Verb):
     """Show the main job on simulated people, in whom it is known what is wrong.
 
     Simulates a cohort with AD-like atrophy, lesions and people in whom nothing is planted. Trains a PCA and writes first maps
-    and a first page; then a restoration network, whose maps together with PCA's are measured against the truth; then a VAE,
-    from whose latents a diagnosis is predicted and sub-groups are looked for; then latent diffusion, which draws synthetic
-    scans that are audited for copies and compared with real ones. With full=true also every model alone, reconstructions,
-    harmonisation and predictions of new people.
+    and a first page; then a restoration network, whose maps together with PCA's are measured against the truth; a norm of the
+    controls, which judges new people without an image of the controls; a VAE, from whose latents a diagnosis is predicted and
+    sub-groups are looked for; and latent diffusion, which draws synthetic scans that are audited for copies and compared with
+    real ones. With full=true also every model alone, reconstructions, harmonisation and predictions of new people.
 
     Every step is a verb of its own with a folder of its own below `out`, so the demo can be stopped and run again, and
     each folder can be looked at or used on.
@@ -118,8 +121,9 @@ class Demo(Verb):
 
     def _verbs(self) -> list[Verb]:
         first = self._first_look()
-        rest = [*self._trainings(), *self._maps(), *self._latents(), *self._synthesis()]
-        inputs = tuple(verb.out for verb in [*first, *rest] if not isinstance(verb, Report))
+        rest = [*self._trainings(), *self._maps(), *self._norm(), *self._latents(), *self._synthesis()]
+        made = [verb.out for verb in [*first, *rest] if not isinstance(verb, Report)]
+        inputs = tuple(folder for folder in made if folder != self.out / NEW)  # they are no people of the cohort
         lead = self.out / "maps" / LEAD  # the first maps among a report's inputs are those shown in full
         inputs = (lead, *(folder for folder in inputs if folder != lead))
         return [*first, *rest, Report(inputs=inputs, out=self.out / "report", title="gen3d demo: a simulated cohort")]
@@ -157,6 +161,27 @@ class Demo(Verb):
         made: list[Verb] = [self._anomaly(name, pair) for name, pair in judges.items() if name != FIRST]
         folders = tuple(self.out / "maps" / name for name in judges)
         return [*made, Evaluate(maps=folders, truth=self.out / "cohort", out=self.out / "evaluation")]
+
+    def _norm(self) -> list[Verb]:
+        """A norm of the cohort's controls, and new people at the same scanners whom it judges without an image of them."""
+        norm, new = self.out / "norm", self.out / NEW
+        newcomers = Simulate(
+            out=new,
+            subjects=4,
+            spacing_mm=self.spacing_mm,
+            seed=self.seed + 1,
+            site_seed=self.seed,
+            conditions={"AD": Condition(kind="ad", count=1), "lesion": Condition(kind="lesion", count=1)},
+            split=Split(train=0, calibration=0, test=1),
+            figures=False,
+            workers=self.workers,
+        )
+        shared = {"prepared": self.out / "cohort", "run": self.out / "runs" / FIRST}
+        return [
+            Norm.model_validate(shared | {"out": norm}),
+            newcomers,
+            Anomaly.model_validate({"norm": norm, "prepared": new, "out": self.out / "maps" / NEW}),
+        ]
 
     def _latents(self) -> list[Verb]:
         """What the VAE's latents tell. People whom it learned from are left out."""
@@ -258,6 +283,7 @@ class Demo(Verb):
             f"  {planted(self.out / 'cohort')}",
             "What was found (value [95 % interval over people])",
             *(f"  {line}" for line in findings(opened(self.out / "evaluation", EvaluationFolder).headline)),
+            f"  New people: {new_people(opened(self.out / 'maps' / NEW, MapsFolder))}",
             f"  Diagnosis from latents: {_verdict(self.out / 'head', HeadFolder)}",
             f"  Sub-groups: {_verdict(self.out / 'strata', StrataFolder)}",
             f"  Synthetic scans: {synthetic_scans(self.out / 'synthetic', self.out / 'quality')}",
@@ -331,6 +357,18 @@ def _where_nothing_was_planted(rows: list[Row]) -> list[str]:
                 f"False alarms in {name}: {spell.percent(share['value'])} of voxels beyond |z| 1.96, {positive}"
             )
     return lines
+
+
+def new_people(maps: MapsFolder) -> str:
+    """Who of the people that a norm judged has a significant voxel."""
+    table = maps.subjects
+    columns = [name for name in table.columns if name.startswith("voxels_fdr_")]
+    positive = (table[columns] > 0).any(axis=1)
+    planted = table["role"] == "evaluation"
+    return (
+        f"judged by {maps.judged_by}, without their images: a significant voxel in {int(positive[planted].sum())} of "
+        f"{int(planted.sum())} with something planted, and in {int(positive[~planted].sum())} of {int((~planted).sum())} healthy."
+    )
 
 
 def synthetic_scans(synthetic: Path, quality: Path) -> str:

@@ -2,8 +2,8 @@
 
     python analysis/benchmarks/pieces.py --before FOLDER --scans TABLE --out FOLDER [--people 12] [--bias-correction]
 
-`--before` is a working tree of gen3d to compare with (`git worktree add FOLDER COMMIT`); TABLE has a column `path` with raw
-T1w scans. One process per tree does each scan, in turns, so that other work on the machine slows both alike; what is
+`--before` is a working tree of gen3d to compare with (`git worktree add FOLDER COMMIT`); TABLE is a CSV whose column `path`
+names raw T1w scans. One process per tree does each scan, in turns, so that other work on the machine slows both alike; what is
 measured is CPU time. The first scan of a process (template, compiled loops) is not counted. Results are compared scan by
 scan: where the alignment sends the voxels of the template's brain, the log-Jacobian of the regions, the verdict.
 """
@@ -56,7 +56,7 @@ def main() -> None:
     """Compare two trees, or be the process of one of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path, help="another working tree of gen3d")
-    parser.add_argument("--scans", type=Path, help="table with a column `path` of raw scans")
+    parser.add_argument("--scans", type=Path, help="CSV with a column `path` of raw scans")
     parser.add_argument("--people", type=int, default=12, help="people to simulate; 0: none")
     parser.add_argument("--bias-correction", action="store_true", help="prepare with N4")
     parser.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
@@ -67,10 +67,7 @@ def main() -> None:
         return
     if given.before is None or given.scans is None:
         parser.error("--before and --scans are needed")
-    paths = [
-        str((given.scans.parent / path).resolve())
-        for path in pd.read_csv(given.scans, sep=None, engine="python")["path"]
-    ]
+    paths = [str((given.scans.parent / path).resolve()) for path in pd.read_csv(given.scans)["path"]]
     given.out.mkdir(parents=True)
     trees = {"before": given.before.resolve(), "now": Path(__file__).resolve().parents[2]}
     workers = {name: start(tree, given.out / name, given) for name, tree in trees.items()}
@@ -116,7 +113,8 @@ def in_turns(workers: dict[str, subprocess.Popen[str]], kind: str, items: list[s
         names = sorted(workers, reverse=number % 2 == 1)
         for name in names:
             stdin, stdout = workers[name].stdin, workers[name].stdout
-            assert stdin is not None and stdout is not None
+            assert stdin is not None
+            assert stdout is not None
             stdin.write(json.dumps([kind, item, f"{kind}{number}"]) + "\n")
             stdin.flush()
             answer = json.loads(stdout.readline())

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
@@ -33,7 +32,6 @@ COARSE_MM, MIDDLE_MM = 4.0, 2.0  # SD of the smoothing at the first two resoluti
 # Mutual information (nats) below which the wide fan is tried. Brains aligned correctly reached 0.67 to 1.16 (62 real
 # scans) and heads 0.54 to 0.63 (9); started from a wrong pose and left there, brains ended at 0.38 to 0.72, heads below 0.46.
 ENOUGH_INFORMATION_BRAIN, ENOUGH_INFORMATION_HEAD = 0.75, 0.5
-LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,8 @@ class Coarse:
 def coarse_copy(scan: Volume) -> Coarse:
     """Averaged over blocks of voxels, and then smoothed by as much as is left to 4 mm."""
     spacing = np.array(scan.spacing_mm)
-    blocks = averaged(scan, np.maximum(1, np.round(COARSE_MM / spacing)).astype(int))
+    factors = np.clip(np.round(COARSE_MM / spacing).astype(int), 1, scan.data.shape)
+    blocks = averaged(scan, factors.tolist())
     averaging = (np.array(blocks.spacing_mm) ** 2 - spacing**2) / 12  # the variance that averaging adds along each axis
     sigma = np.sqrt(np.maximum(COARSE_MM**2 - averaging, 0)) / blocks.spacing_mm
     return Coarse(ndimage.gaussian_filter(blocks.data, sigma), blocks.affine, bright_level(scan))
@@ -152,7 +151,8 @@ class Climber:
         points = indices @ template.affine[:3, :3].T + template.affine[:3, 3] - BRAIN_CENTRE_MM
         bins = bins_of(smooth[tuple(indices.T)], float(smooth.max()))
         whole = np.ascontiguousarray(image, dtype=np.float32)
-        return Mattes(points, bins, BRAIN_CENTRE_MM, whole, np.linalg.inv(affine), self.ceiling)
+        to_scan = np.asarray(np.linalg.inv(affine), dtype=np.float64)
+        return Mattes(points, bins, BRAIN_CENTRE_MM, whole, to_scan, self.ceiling)
 
     def similarity(self, matrix: Matrix) -> Matrix:
         """Seven parameters (rigid and one scale), coarse."""
@@ -265,26 +265,6 @@ def without_shear(matrix: Matrix) -> Matrix:
         rotation = left @ right
         scales = np.diag(rotation.T @ linear)
     return _with_linear(matrix, rotation * scales)
-
-
-def world_image(data: NDArray[np.floating], affine: Matrix) -> sitk.Image:
-    """SimpleITK image of an array with a RAS affine, placed in ITK's LPS world (a slight shear is left out)."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(np.asarray(data, dtype=np.float32).T))
-    lps = LPS_FROM_RAS @ _orthogonal(affine)
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(lps[:3, 3].tolist())
-    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
-    return image
-
-
-def _orthogonal(affine: Matrix) -> Matrix:
-    """The affine with its axes turned the least to stand at right angles."""
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    left, _, right = np.linalg.svd(affine[:3, :3] / spacing)
-    result = affine.copy()
-    result[:3, :3] = left @ right * spacing
-    return result
 
 
 def _bins(values: NDArray[np.floating], ceiling: float) -> NDArray[np.int64]:

@@ -7,9 +7,11 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from gen3d.core.errors import UserError
-from gen3d.imaging.affine import world_image
 from gen3d.imaging.volume import Volume
 
+Matrix = NDArray[np.float64]
+
+LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 N4_SPACING_MM = (
     6.0  # the drift of a coil is smooth over several centimetres, and cost grows with the cube of resolution
 )
@@ -38,3 +40,23 @@ def bias_field(scan: Volume, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     limit = np.float32(np.log(LARGEST_GAIN))
     bias: NDArray[np.float32] = np.exp(np.clip(log_bias, -limit, limit))
     return bias
+
+
+def world_image(data: NDArray[np.floating], affine: Matrix) -> sitk.Image:
+    """SimpleITK image of an array with a RAS affine, placed in ITK's LPS world (a slight shear is left out)."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(np.asarray(data, dtype=np.float32).T))
+    lps = LPS_FROM_RAS @ _orthogonal(affine)
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    return image
+
+
+def _orthogonal(affine: Matrix) -> Matrix:
+    """The affine with its axes turned the least to stand at right angles."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    left, _, right = np.linalg.svd(affine[:3, :3] / spacing)
+    result = affine.copy()
+    result[:3, :3] = left @ right * spacing
+    return result

@@ -108,8 +108,8 @@ def _gather(
         near = (1 - fy) * (v001 - v000) + fy * (v011 - v010)
         slopes[n, 2] = (1 - fx) * near + fx * ((1 - fy) * (v101 - v100) + fy * (v111 - v110))
         term = (v0 + fx * (v1 - v0)) * scale + 2.0
-        if term < 2.0 or term > last:  # beyond the range: no change of the matrix moves it
-            term = min(max(term, 2.0), last)
+        if not 2.0 <= term <= last:  # beyond the range: no change of the matrix moves it
+            term = last if term > last else 2.0
             slopes[n, 0] = slopes[n, 1] = slopes[n, 2] = 0.0
         values[n] = term
         bin_, row = min(int(term), int(last)), bins[n]

@@ -61,9 +61,10 @@ def _combine(field: Floats, places: Floats, of_places: np.float32, of_field: np.
                     for c in range(3):
                         result[c, x, y, z] = of_field * field[c, x, y, z]
                     continue
-                px = min(max(np.float32(x) + dx, nothing), last_x)
-                py = min(max(np.float32(y) + dy, nothing), last_y)
-                pz = min(max(np.float32(z) + dz, nothing), last_z)
+                px, py, pz = np.float32(x) + dx, np.float32(y) + dy, np.float32(z) + dz
+                px = min(px, last_x) if px > nothing else nothing  # also where it is not a number
+                py = min(py, last_y) if py > nothing else nothing
+                pz = min(pz, last_z) if pz > nothing else nothing
                 i, j, k = min(int(px), sides[0] - 2), min(int(py), sides[1] - 2), min(int(pz), sides[2] - 2)
                 fx, fy, fz = px - np.float32(i), py - np.float32(j), pz - np.float32(k)
                 gx, gy, gz = one - fx, one - fy, one - fz
@@ -89,7 +90,11 @@ def _warp(volume: Floats, displacement: Floats, outside: np.float32, beyond: np.
                 px = np.float32(x) + displacement[0, x, y, z]
                 py = np.float32(y) + displacement[1, x, y, z]
                 pz = np.float32(z) + displacement[2, x, y, z]
-                if min(px, py, pz) < -beyond or px > last_x + beyond or py > last_y + beyond or pz > last_z + beyond:
+                if not (
+                    -beyond <= px <= last_x + beyond
+                    and -beyond <= py <= last_y + beyond
+                    and -beyond <= pz <= last_z + beyond
+                ):
                     result[x, y, z] = outside
                     continue
                 px, py, pz = min(max(px, nothing), last_x), min(max(py, nothing), last_y), min(max(pz, nothing), last_z)
@@ -111,9 +116,10 @@ def _sample(maps: Floats, places: Floats, result: Floats) -> None:
     sides, num_maps = maps.shape[:3], maps.shape[3]
     last_x, last_y, last_z = np.float32(sides[0] - 1), np.float32(sides[1] - 1), np.float32(sides[2] - 1)
     for n in range(places.shape[1]):
-        px = min(max(places[0, n], nothing), last_x)
-        py = min(max(places[1, n], nothing), last_y)
-        pz = min(max(places[2, n], nothing), last_z)
+        px, py, pz = places[0, n], places[1, n], places[2, n]
+        px = min(px, last_x) if px > nothing else nothing  # also where it is not a number
+        py = min(py, last_y) if py > nothing else nothing
+        pz = min(pz, last_z) if pz > nothing else nothing
         i, j, k = min(int(px), sides[0] - 2), min(int(py), sides[1] - 2), min(int(pz), sides[2] - 2)
         fx, fy, fz = px - np.float32(i), py - np.float32(j), pz - np.float32(k)
         gx, gy, gz = one - fx, one - fy, one - fz

@@ -37,7 +37,7 @@ from gen3d.prepare.one_scan import CACHE, ScanTask, make_tasks, prepare_all
 from gen3d.prepare.roles import Controls, control_rows, role_lines
 from gen3d.prepare.sources import ScanSource, read_sources
 
-SECONDS_PER_SCAN, SECONDS_PER_MEGAVOXEL = 6.5, 4.5  # of one core: alignment and bias; resampling and deformation
+SECONDS_PER_SCAN, SECONDS_PER_MEGAVOXEL = 2.5, 2.2  # of one core: alignment and bias; resampling and deformation
 FASTEST, SLOWEST = 0.7, 1.5
 """Scans differ, by their voxels and by how far they are from the template: shares of that time that they take."""
 PICTURE_MB = 0.2

@@ -16,6 +16,9 @@ from gen3d.models.registry import title
 from gen3d.models.run_folder import AND, TRAIN, copied_runs, model_kind
 from gen3d.verbs import VERBS, named_object
 
+BY_NORM = ", by a norm"
+"""Behind the models of maps whose people a norm judged."""
+
 SHOWN = tuple(verb for verb, entry in VERBS.items() if entry.sections)
 """Verbs with a section on the page."""
 
@@ -81,10 +84,13 @@ def _model_name(artefact: Artefact, kinds: Mapping[str, str]) -> str:
     if artefact.verb == TRAIN:
         return title(kinds[artefact.key]) or artefact.folder.name
     models = [kinds.get(item["key"], "") or _kind_of(artefact, item) for item in inputs_of(artefact, (TRAIN,))]
-    for item in inputs_of(artefact, (NORM,)):  # a norm has copies of its runs
+    by_norm = inputs_of(artefact, (NORM,))
+    for item in by_norm:  # a norm has copies of its runs
         norm = find_input(artefact, item)
         models += [model_kind(run) for run in copied_runs(norm)] if norm is not None else []
-    return AND.join(title(kind) for kind in models) if models and all(models) else artefact.folder.name
+    if not models or not all(models):
+        return artefact.folder.name
+    return AND.join(title(kind) for kind in models) + (BY_NORM if by_norm else "")
 
 
 def _kind_of(artefact: Artefact, item: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ def section(context: Context) -> Section | None:
         null = calibration.null_figures(lead)
         if lead.is_one_scan:
             parts.append(("The scan", maps.scan_sentences(lead)))
-        rows = scores.separation(lead, headline_only=True) if len(lead.reference) or not lead.by_norm else []
+        rows = scores.separation(lead, headline_only=True) if scores.has_groups(lead) else []
         numbers |= {"auc": rows, "held_out_controls": null}
         parts.append(
             (

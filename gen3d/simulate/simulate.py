@@ -27,7 +27,7 @@ from gen3d.imaging.speed import slowness
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import read_stored
 from gen3d.simulate.anatomy import cohort_space
-from gen3d.simulate.appearance import make_sites
+from gen3d.simulate.appearance import Site, make_sites
 from gen3d.simulate.conditions import Condition, Name, default_conditions
 from gen3d.simulate.folder import PERCENT_CHANGE, VOLUME_ML, write_truth
 from gen3d.simulate.lesion_masks import LesionMask, masks_of_size
@@ -67,6 +67,11 @@ class Simulate(FolderVerb):
         "--show prints the defaults",
     )
     sites: int = Field(2, ge=1, le=1000, description="number of scanner sites")
+    site_seed: int | None = Field(
+        None,
+        ge=0,
+        description="seed of the sites (default: seed); that of another cohort scans new people at its sites",
+    )
     site_strength: float = Field(
         1.0,
         ge=0,
@@ -147,7 +152,7 @@ class Simulate(FolderVerb):
             self.out,
             self.seed,
             cohort_space(plan),
-            make_sites(self.sites, self.site_strength, self.seed),
+            self.scanners(),
             self.conditions,
             self.figures,
             bases,
@@ -199,9 +204,13 @@ class Simulate(FolderVerb):
         """The cohort table before any image: see `gen3d.simulate.people`, or `gen3d.simulate.twins` where there are bases."""
         if bases is not None:
             return twin_table(bases, self.conditions, self.base_roles, self.subjects, self.seed)
-        site_names = [site.name for site in make_sites(self.sites, self.site_strength, self.seed)]
+        site_names = [site.name for site in self.scanners()]
         number = self.subjects or DEFAULT_SUBJECTS
         return design(number, self.conditions, site_names, self.age_years, self.longitudinal, self.seed)
+
+    def scanners(self) -> list[Site]:
+        """The sites that people are scanned at."""
+        return make_sites(self.sites, self.site_strength, self.seed if self.site_seed is None else self.site_seed)
 
     def masks(self) -> dict[str, tuple[LesionMask, ...]]:
         """The lesion masks of each condition that has any."""

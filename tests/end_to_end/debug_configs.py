@@ -15,6 +15,7 @@ ORDER = (
     "prepare",
     "simulate",
     "simulate_more",
+    "simulate_twins",
     "import-weights",
     "train_restorer",
     "train_vae",
@@ -37,7 +38,9 @@ ORDER = (
     "predict",
     "change",
     "export",
+    "export_norm",
     "evaluate",
+    "evaluate_norm",
     "sweep",
     "report",
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gen3d.cli import main
+from gen3d.core.tables import read_cells
 from gen3d.verbs import VERBS
 from tests.end_to_end.debug_configs import DEBUG, ORDER, command, lay_out
 from tests.end_to_end.golden import differences, figures, summary
@@ -39,6 +40,25 @@ def debug(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_debug_config_runs_as_it_stands(debug: Path) -> None:
     assert (debug / "debug" / "report" / "index.html").stat().st_size > 100_000
     assert {path.stem for path in DEBUG.glob("*.yaml")} == set(ORDER)
+
+
+@pytest.mark.slow
+def test_what_a_norm_judged_is_measured_against_the_truth_and_exported(debug: Path) -> None:
+    twins = read_cells(debug / "debug" / "twins" / "manifest.tsv")
+    rows = json.loads((debug / "debug" / "evaluation_by_norm" / "metrics.json").read_text())["tables"]["voxels"]
+    assert {(row["condition"], row["num"]) for row in rows if row["measure"] == "voxel AUROC"} == {
+        ("lesion", 2),
+        ("shrunken", 2),
+    }
+    assert all(row["value"] > 0.5 for row in rows if row["measure"] == "voxel AUROC" and row["channel"] == "residual")
+    dataset = debug / "debug" / "derivatives_by_norm"
+    assert {f"sub-{subject}" for subject in twins["subject"]} <= {path.name for path in dataset.glob("sub-*")}
+    ranges = read_cells(dataset / "desc-controlranges_stats.tsv")
+    described = json.loads((dataset / "desc-controlranges_stats.json").read_text())
+    assert set(described) == set(ranges.columns)
+    assert all("gen3d anomaly writes" not in column["Description"] for column in described.values())
+    model = json.loads((dataset / "dataset_description.json").read_text())["GeneratedBy"][0]["Description"]
+    assert "voxelwise and pca" in model
 
 
 @pytest.mark.slow

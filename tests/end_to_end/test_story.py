@@ -53,12 +53,27 @@ def test_the_report_is_one_file_with_no_request(demo: Path) -> None:
 @pytest.mark.slow
 def test_every_folder_can_be_traced(demo: Path) -> None:
     records = {path.parent: json.loads(path.read_text()) for path in demo.rglob("artefact.json")}
-    assert len(records) == 15
+    assert len(records) == 19
     by_key = {record["key"]: folder for folder, record in records.items()}
     report = records[demo / "report"]
     assert {item["key"] for item in report["inputs"]["inputs"]} <= set(by_key)
     both = records[demo / "maps" / "restorer_and_pca"]["inputs"]["run"]
     assert [item["key"] for item in both] == [records[demo / "runs" / name]["key"] for name in ("restorer", "pca")]
+
+
+@pytest.mark.slow
+def test_a_norm_judges_new_people_at_the_same_scanners(demo: Path) -> None:
+    maps = demo / "maps" / "new_people"
+    subjects = pd.read_csv(maps / "subjects.tsv", sep="\t")
+    assert not set(subjects["subject"]) & set(pd.read_csv(demo / "cohort" / "manifest.tsv", sep="\t")["subject"])
+    assert (subjects["role"] == "evaluation").sum() == 2
+    assert subjects["score_deformation"].notna().all()
+    assert len(list((maps / "maps").glob("*_zmap.nii.gz"))) == 3 * len(subjects)
+    html = (demo / "report" / "index.html").read_text(encoding="utf-8")
+    assert "New people: PCA, by a norm" in html
+    assert "No image and no id is in the folder" in html
+    held_out = json.loads((demo / "norm" / "calibration.json").read_text())["deformation"]["calibration_held_out"]
+    assert 0.03 < held_out["share_beyond_1.96"] < 0.08
 
 
 @pytest.mark.slow
@@ -103,6 +118,7 @@ def test_it_ends_with_a_dozen_lines_that_say_what_was_planted_and_found(
         "AD-like atrophy",
         "Lesions:",
         "False alarms",
+        "New people: judged by",
         "Synthetic scans:",
         "report/index.html",
         "On your own scans",

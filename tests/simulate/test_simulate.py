@@ -195,6 +195,14 @@ def test_the_design_balances_groups_and_gives_second_sessions() -> None:
     pd.testing.assert_frame_equal(table, design(80, conditions, ["siteA", "siteB"], (50.0, 80.0), 0.25, 1))
 
 
+def test_new_people_are_scanned_at_the_sites_of_another_cohort(tmp_path: Path) -> None:
+    first, others = Simulate(out=tmp_path, seed=3), Simulate(out=tmp_path, seed=4)
+    same = Simulate(out=tmp_path, seed=4, site_seed=3)
+    assert same.scanners() == first.scanners() != others.scanners()
+    assert set(same.people()["subject"]).isdisjoint(first.people()["subject"])
+    pd.testing.assert_frame_equal(same.people(), others.people())
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [

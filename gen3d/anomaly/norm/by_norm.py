@@ -21,7 +21,7 @@ from gen3d.anomaly.tables import subject_table
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.seen import Guard, identities
 from gen3d.core import words as spell
-from gen3d.core.disk import writing
+from gen3d.core.disk import remove_folder, writing
 from gen3d.core.errors import Unfinished, UserError
 from gen3d.core.progress import say, track, warn
 from gen3d.models.run import Run
@@ -190,7 +190,7 @@ def write_by_norm(opened: ByNorm, out: Path, maps: MapSettings, workers: int) ->
     of_norm = {name: norm.record.settings[name] for name in OF_MAPS}
     calibration = {channel: record | of_norm for channel, record in norm.calibration.items()}
     write_maps_tables(out, subjects, regions, clusters, calibration)
-    shutil.rmtree(out / CACHE, ignore_errors=True)
+    remove_folder(out / CACHE)
     return {
         "num_scans": len(table),
         "num_calibration": norm.record.covariates.num_people,

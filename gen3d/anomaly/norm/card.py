@@ -9,7 +9,7 @@ from typing import Any
 
 from gen3d import __version__
 from gen3d.anomaly.norm.curves import CURVES, curve_lines
-from gen3d.anomaly.norm.folder import CALIBRATION, CARD, PLAN, RECORD, NormRecord
+from gen3d.anomaly.norm.folder import CALIBRATION, CARD, CURVES_PNG, PLAN, RECORD, NormRecord
 from gen3d.core import words as spell
 from gen3d.core.artefact import write_atomic
 from gen3d.core.plain_files import load_object

@@ -33,6 +33,8 @@ from gen3d.cohort.channels import Channel
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.seen import SeenBy
 from gen3d.core.artefact import read
+from gen3d.core.disk import writing
+from gen3d.core.seal import RECORD as RECORD_FILE
 from gen3d.core.seal import seal
 from gen3d.imaging.plan import write_plan
 from gen3d.maths.covariate_sums import CovariateSums
@@ -102,6 +104,7 @@ class NormFit:
             int(self.prepared.mask.sum()),
             who(panel.table.iloc[panel.calibration]),
             self.anonymous,
+            tuple(read(source).key for source in self.run.folders),
         )
         write_plan(folder / PLAN, self.prepared.plan)
         everyone = self.prepared.manifest
@@ -150,10 +153,11 @@ def copy_folder(source: Path, target: Path) -> None:
     read(source)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for name in seal(source):
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source / name, target / name)
-    shutil.copy2(source / "artefact.json", target / "artefact.json")
+    with writing(target):
+        for name in seal(source):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / name, target / name)
+        shutil.copy2(source / RECORD_FILE, target / RECORD_FILE)
 
 
 def _covariates(panel: Panel) -> CovariateSums:

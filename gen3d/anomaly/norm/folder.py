@@ -31,6 +31,7 @@ from gen3d.anomaly.norm.channel_files import AGAIN, ChannelFiles, damaged, write
 from gen3d.cohort.seen import SeenBy
 from gen3d.core.arrays import read_arrays, require_finite
 from gen3d.core.artefact import Artefact, read, write_json
+from gen3d.core.errors import UserError
 from gen3d.core.plain_files import load_object
 from gen3d.core.result_folder import ResultFolder
 from gen3d.core.tables import TableFile
@@ -87,6 +88,8 @@ class NormRecord:
         channels: channel -> part (voxels, regions) -> its record, and `names` of regions; the channels with maps first.
         num_voxels: V.
         who: numbers of controls by site, age and sex, for readers.
+        anonymous: no score and no sum is of fewer than five people.
+        runs: keys of the models in runs/, which are sealed by records of their own.
     """
 
     settings: dict[str, Any]
@@ -98,6 +101,7 @@ class NormRecord:
     num_voxels: int
     who: list[dict[str, Any]] = field(default_factory=list)
     anonymous: bool = False
+    runs: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -118,6 +122,7 @@ class NormRecord:
             "num_voxels": self.num_voxels,
             "who": self.who,
             "anonymous": self.anonymous,
+            "runs": list(self.runs),
         }
 
     @classmethod
@@ -147,6 +152,7 @@ class NormRecord:
             int(values["num_voxels"]),
             list(values["who"]),
             bool(values["anonymous"]),
+            tuple(str(key) for key in values["runs"]),
         )
 
 
@@ -257,6 +263,8 @@ class NormFolder(ResultFolder):
         Raises:
             UserError: missing or damaged.
         """
+        if tuple(read(run).key for run in self.run_folders) != self.record.runs:
+            raise UserError(f"{self.folder / RUNS}: not the models that the norm was fitted with; {AGAIN}.")
         for channel in self.region_channels:
             self.regions(channel)
         for channel in self.map_channels:

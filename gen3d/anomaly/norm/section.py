@@ -147,7 +147,7 @@ def _curves(norm: NormFolder) -> list[Any]:
     if picture is None:
         return []
     png, svg = picture
-    caption = f"{norm.name}: normative curves of the main regions with centiles by age and sex; curves.tsv of the folder has the numbers."
+    caption = f"{norm.name}: normative curves of the main regions, centiles by age and sex. curves.tsv has the numbers."
     return [Figure(f"norm_{norm.folder.name}_curves", "Normative curves of the main regions.", caption, png, svg=svg)]
 
 

@@ -20,6 +20,9 @@ from gen3d.figures.charts import range_strip
 from gen3d.figures.context import Context, page_section
 
 LIMIT, THRESHOLD = 6.0, 2.5
+MOST_BY_NORM = 4
+"""Cards of each further maps folder whose people a norm judged, who are not in the first one."""
+
 REGIONS_SHOWN = {"deformation": 6, "residual": 3, "structural": 2}
 WIDTH_INCHES, DOTS_PER_INCH, LIGHTBOX_DOTS_PER_INCH = 4.1, 200, 100
 
@@ -31,11 +34,21 @@ def section(context: Context) -> Section | None:
     if lead is None or context.subjects_shown == 0 or not len(lead.subjects):
         return None
     chosen = choose(lead, context.subjects_shown)
-    cards, numbers = [], []
+    cards: list[Any] = []
+    numbers: list[dict[str, Any]] = []
     for key in chosen:
         card, of_person = _card(context, lead, key)
         cards.append(card)
         numbers.append(of_person)
+    for maps in context.all(MapsFolder)[1:]:
+        further = (
+            [key for key in choose(maps, MOST_BY_NORM) if key not in set(lead.subjects["key"])] if maps.by_norm else []
+        )
+        if further:
+            shown = [_card(context, maps, key) for key in further]
+            blocks = [Text(f"{_who_is_shown(maps, len(further))} Maps and regions are those of {maps.name}.")]
+            cards.append(Details(f"New people: {maps.name}", [*blocks, *(card for card, _ in shown)]))
+            numbers += [of_person for _, of_person in shown]
     text = (
         f"{_who_is_shown(lead, len(chosen))} Maps and regions are those of {lead.name}. The numbers of all people are in "
         "regions.tsv and subjects.tsv of the maps folder."

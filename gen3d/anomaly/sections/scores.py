@@ -16,14 +16,17 @@ from gen3d.maths.stats import delong_interval
 
 HELD_OUT = "Controls"
 FEW = 10
+FEWEST = 3
+"""Held-out controls below which people whom a norm judged are not compared with them."""
 
 
 @page_section("Scores by group", "`gen3d anomaly` on a cohort", place=50, reads=MapsFolder)
 def section(context: Context) -> Section | None:
     """Dots per group and AUC against held-out controls, every model side by side."""
-    if all(maps.is_one_scan for maps in context.all(MapsFolder)):
+    compared = [maps for maps in context.all(MapsFolder) if has_groups(maps)]
+    if not compared:
         return None
-    rows = [row for maps in context.all(MapsFolder) for row in separation(maps)]
+    rows = [row for maps in compared for row in separation(maps)]
     blocks: list[Any] = [
         Text(
             "Each person gets two scores per channel. The largest |z| of any region suits atrophy; the mean of the most "
@@ -31,17 +34,18 @@ def section(context: Context) -> Section | None:
             "held-out control: 0.5 is chance, 1 is complete separation."
         )
     ]
-    for maps in context.all(MapsFolder):
+    for maps in compared:
         figure = _figure(context, maps)
         if figure is not None:
-            blocks += (
-                [figure] if maps is context.first(MapsFolder) else [Details(f"The same with {maps.name}", [figure])]
-            )
-    if rows and not (
-        all(maps.by_norm for maps in context.all(MapsFolder)) and not max(row["num_controls"] for row in rows)
-    ):
+            blocks += [figure] if maps is compared[0] else [Details(f"The same with {maps.name}", [figure])]
+    if rows:
         blocks.append(_table(rows))
     return Section("scores", "Scores by group", blocks, {"auc": rows})
+
+
+def has_groups(maps: MapsFolder) -> bool:
+    """Whether people can be compared: those whom a norm judged need not come with controls of their own."""
+    return not maps.is_one_scan and (not maps.by_norm or len(maps.reference) >= FEWEST)
 
 
 def separation(maps: MapsFolder, headline_only: bool = False) -> list[dict[str, Any]]:

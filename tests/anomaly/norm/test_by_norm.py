@@ -180,6 +180,16 @@ def test_numbers_that_no_norm_has(norm: Path, scan: Path, tmp_path: Path, capsys
         assert "damaged" in refused(capsys, f"norm={copy}", *given)
 
 
+def test_another_model_in_a_norm_is_noticed(
+    norm: Path, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(norm, tmp_path / "copy")
+    shutil.rmtree(copy / "runs" / "0")
+    fit(norm.parent / "cohort", copy / "runs" / "0", kind="pca", num_components=2)
+    said = refused(capsys, f"norm={copy}", f"scan={scan}", "site=a", f"out={tmp_path / 'm'}")
+    assert "not the models that the norm was fitted with" in said
+
+
 def test_too_few_controls_make_no_norm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = write_cohort(tmp_path / "few", 12, 0)
     run = fit(few, tmp_path / "run")
