@@ -169,8 +169,8 @@ class Anomaly(CalibratingVerb):
     def conclude(self, summary: Mapping[str, Any]) -> None:
         """Write the page of one raw scan's person, where it is wanted."""
         if self.scan is not None and self.page:
-            inputs, title = [self.out, self.out / PREPARED], "One scan against healthy controls"
-            verb_class("report").model_validate({"inputs": inputs, "out": self.out / PAGE, "title": title}).run()
+            keys = {"inputs": [self.out, self.out / PREPARED], "out": self.out / PAGE, "list_missing": False}
+            verb_class("report").model_validate(keys | {"title": "One scan against healthy controls"}).run()
 
     @property
     def map_settings(self) -> MapSettings:

@@ -44,6 +44,7 @@ class Report(FolderVerb):
     subjects_shown: int = Field(
         6, ge=0, description="people with a card each: the most deviating, then typical controls"
     )
+    list_missing: bool = Field(True, description="list the sections that other folders would add")
     seed: int = Field(0, ge=0, description="seed of UMAP and of the jitter of dots")
 
     def plan(self) -> list[str]:
@@ -67,7 +68,7 @@ class Report(FolderVerb):
             write_picture(self.out, name, png)
         metrics = {section.identifier: wording.plain(section.numbers) for section in sections}
         write_json(self.out / METRICS, metrics)
-        write_atomic(self.out / "index.html", render(self.title, sections, missing))
+        write_atomic(self.out / "index.html", render(self.title, sections, missing if self.list_missing else []))
         say(f"{self.out / 'index.html'}: {spell.count(len(sections), 'section')}.")
         return {"sections": [section.identifier for section in sections], "not_included": [name for name, _ in missing]}
 

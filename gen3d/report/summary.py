@@ -41,8 +41,8 @@ def section(context: Context) -> Section | None:
                 [*maps.group_sentences(rows), *maps.region_sentences(context)],
             )
         )
-        of_whom = "held-out controls of the norm" if lead.by_norm else "held-out controls"
-        parts.append((f"z of {lead.name} in {of_whom}", maps.calibration_sentences(null)))
+        of_whom = "z in held-out controls of the norm" if lead.by_norm else f"z of {lead.name} in held-out controls"
+        parts.append((of_whom, maps.calibration_sentences(null)))
     parts = [(title, sentences) for title, sentences in parts if sentences]
     if not parts:
         return None

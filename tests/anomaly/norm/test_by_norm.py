@@ -67,6 +67,7 @@ def test_one_raw_file_becomes_maps_tables_and_a_page(norm: Path, scan: Path, tmp
     assert table(out, "regions")["z"].notna().all()
     page = (out / "page" / "index.html").read_text()
     assert "K7" in page
+    assert "Not included" not in page
     assert main(["anomaly", *words]) == 0, "a finished call has nothing to do"
 
 
