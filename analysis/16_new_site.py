@@ -51,6 +51,7 @@ FEWEST_TESTED = 4
 COMPONENTS, MEMBERS = 20, 5
 SMOOTHING_MM, VARIANCE_SMOOTHING_MM = 4.0, 2.0
 LESION_ML = 13.5
+LESION = Condition.model_validate({"kind": "lesion", "severity": [LESION_ML]})
 LOSS = np.log(0.76)
 RECOVERED = {"regions": 0.55, CONTRAST: 0.43}
 CLUSTER_Z, LEVEL = 3.1, 0.05 + 1e-9
@@ -68,35 +69,42 @@ class Cohort:
     t1w: Floats
     planted_t1w: Floats
     lesions: np.ndarray
+    every: int
 
     @property
     def mask(self) -> np.ndarray:
         return self.prepared.mask
 
 
-def open_cohort(folders: list[Path], masks: Path) -> Cohort:
-    """Read every control and plant one lesion in a copy of each."""
+def open_cohort(folders: list[Path], masks: Path, channels: list[str], every: int) -> Cohort:
+    """Read every control, and plant one lesion in a copy of each if the residual is wanted."""
     prepared = open_prepared(folders)
     table = prepared.manifest[prepared.manifest["role"].isin(["train", "calibration", "test"])]
     table = table[~table["subject"].duplicated()].reset_index(drop=True)
-    mask, maker = prepared.mask, _maker(prepared)
+    mask, maker, reading = prepared.mask, _maker(prepared), ContrastReading(prepared)
     means = RegionMeans(prepared.regions, mask, prepared.region_table)
-    shapes = masks_of_size(masks, None)
-    condition = Condition.model_validate({"kind": "lesion", "severity": [LESION_ML]})
-    t1w, planted = (np.empty((len(table), int(mask.sum())), dtype=np.float32) for _ in range(2))
-    lesions = np.zeros(t1w.shape, dtype=bool)
-    deformation, regions = np.empty_like(t1w), np.empty((len(table), len(prepared.region_table)), dtype=np.float32)
-    for i, key in enumerate(table["key"]):
-        scan, log_jacobian = prepared.volume(key, T1W), prepared.volume(key, LOG_JACOBIAN)
-        rng = np.random.default_rng([16, zlib.crc32(str(key).encode())])
-        where = (scan > TISSUE_LEVEL) & mask
-        changed, truth = plant_lesion(scan, where, condition, LESION_ML, shapes, prepared.plan, rng)
-        t1w[i], planted[i], lesions[i] = scan[mask], changed[mask], truth.changed[mask]
-        deformation[i], regions[i] = maker.smooth(log_jacobian[mask], "deformation"), means(log_jacobian[mask])
-    reading = ContrastReading(prepared)
-    contrast = np.stack([reading(row) for _, row in table.iterrows()])
-    values = {"deformation": deformation, "regions": regions, CONTRAST: contrast}
-    return Cohort(prepared, table, values, t1w, planted, lesions)
+    values: dict[str, list[Floats]] = {name: [] for name in ("deformation", "regions", CONTRAST)}
+    scans: list[tuple[Floats, Floats, np.ndarray]] = []
+    for _, row in table.iterrows():
+        log_jacobian = prepared.volume(row["key"], LOG_JACOBIAN)[mask]
+        values["regions"].append(means(log_jacobian))
+        values[CONTRAST].append(reading(row))
+        if "deformation" in channels:
+            values["deformation"].append(maker.smooth(log_jacobian, "deformation")[::every].copy())
+        if "residual" in channels:
+            scans.append(_planted(prepared, str(row["key"]), masks))
+    arrays = {name: np.stack(of) for name, of in values.items() if of}
+    lesions = [np.stack([scan[k] for scan in scans]) for k in range(3)] if scans else [np.empty(0)] * 3
+    return Cohort(prepared, table, arrays, *lesions, every)
+
+
+def _planted(prepared: Prepared, key: str, masks: Path) -> tuple[Floats, Floats, np.ndarray]:
+    """T1w of a scan and of its copy with a lesion, and where that is, [V]."""
+    scan, mask = prepared.volume(key, T1W), prepared.mask
+    rng = np.random.default_rng([16, zlib.crc32(key.encode())])
+    where = (scan > TISSUE_LEVEL) & mask
+    changed, truth = plant_lesion(scan, where, LESION, LESION_ML, masks_of_size(masks, None), prepared.plan, rng)
+    return scan[mask], changed[mask], truth.changed[mask]
 
 
 def _maker(prepared: Prepared) -> ChannelMaker:
@@ -122,7 +130,8 @@ def residuals(cohort: Cohort, left_out: np.ndarray) -> tuple[Floats, Floats]:
     """Residual of every scan and of every copy with a lesion [N, V], by a member that has not seen the person."""
     maker, mask = _maker(cohort.prepared), cohort.mask
     part = np.random.default_rng(16).permutation(len(cohort.people)) % MEMBERS
-    plain, planted = np.empty_like(cohort.t1w), np.empty_like(cohort.t1w)
+    shape = cohort.t1w[:, :: cohort.every].shape
+    plain, planted = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
     for member in range(MEMBERS):
         model = Components(cohort.t1w[~left_out & (part != member)])
         for i in np.flatnonzero(part == member):
@@ -130,7 +139,7 @@ def residuals(cohort: Cohort, left_out: np.ndarray) -> tuple[Floats, Floats]:
                 observed, expected = np.zeros((2, *mask.shape), dtype=np.float32)
                 observed[mask], expected[mask] = source[i], model.expect(source[i])
                 comparison = ScanComparison({T1W: observed}, {T1W: expected})
-                into[i] = maker.smooth(maker.sharp(comparison, "residual"), "residual")
+                into[i] = maker.smooth(maker.sharp(comparison, "residual"), "residual")[:: cohort.every]
     return plain, planted
 
 
@@ -147,11 +156,13 @@ class Channel:
     reference: Reference | np.ndarray
 
 
-def open_channels(cohort: Cohort, left_out: np.ndarray, hippocampi: list[int]) -> Iterator[Channel]:
+def open_channels(
+    cohort: Cohort, channels: list[str], left_out: np.ndarray, hippocampi: list[int]
+) -> Iterator[Channel]:
     """The channels with the norm of everybody who is not of the site."""
     fwhm = VARIANCE_SMOOTHING_MM / cohort.prepared.plan.spacing_mm
     people = cohort.people[~left_out].reset_index(drop=True)
-    for name in CHANNELS:
+    for name in channels:
         planted: Floats | None = None
         if name == "residual":
             values, planted = residuals(cohort, left_out)
@@ -173,7 +184,9 @@ def open_channels(cohort: Cohort, left_out: np.ndarray, hippocampi: list[int]) -
 
 
 def mass(cohort: Cohort, z: Floats) -> float:
-    """Mass of the heaviest cluster of z [V]."""
+    """Mass of the heaviest cluster of z [V]; 0 where not every voxel is kept."""
+    if cohort.every > 1:
+        return 0.0
     volume = np.zeros(cohort.mask.shape, dtype=np.float32)
     volume[cohort.mask] = z
     return heaviest_cluster(volume, CLUSTER_Z)
@@ -187,14 +200,16 @@ def judged(
     z = judge(channel.values[tested])
     row = null_figures(z)
     if isinstance(channel.reference, Reference):
-        row["detected_healthy"] = (channel.reference.p([mass(cohort, one) for one in z]) <= LEVEL).tolist()
+        if cohort.every == 1:
+            row["detected_healthy"] = (channel.reference.p([mass(cohort, one) for one in z]) <= LEVEL).tolist()
         if channel.planted is not None:
             changed = judge(channel.planted[tested])
             row["auprc"] = [
                 round(auprc(np.abs(one), lesion), 4)
-                for one, lesion in zip(changed, cohort.lesions[tested], strict=True)
+                for one, lesion in zip(changed, cohort.lesions[tested][:, :: cohort.every], strict=True)
             ]
-            row["detected"] = (channel.reference.p([mass(cohort, one) for one in changed]) <= LEVEL).tolist()
+            if cohort.every == 1:
+                row["detected"] = (channel.reference.p([mass(cohort, one) for one in changed]) <= LEVEL).tolist()
     elif channel.planted is not None:
         for name, values in (("detected_healthy", z), ("detected", judge(channel.planted[tested]))):
             below = np.searchsorted(channel.reference, values[:, hippocampi].mean(axis=1), side="right")
@@ -208,11 +223,15 @@ def leave_out(cohort: Cohort, site: str, kept: Kept, given: argparse.Namespace) 
     own = np.flatnonzero(left_out)
     numbers = [num for num in NUMBERS if num + FEWEST_TESTED <= len(own)]
     wanted = [(num, draw) for draw in range(given.draws) for num in numbers]
-    if all(kept.has(site=site, channel=name, n=n, draw=draw, arm="adapted") for name in CHANNELS for n, draw in wanted):
+    if all(
+        kept.has(site=site, channel=name, n=n, draw=draw, arm="adapted")
+        for name in given.channels
+        for n, draw in wanted
+    ):
         return
     labels = cohort.prepared.region_table["label"].tolist()
     hippocampi = [labels.index(label) for side in ("left", "right") for label in find(f"{side} hippocampus")]
-    for channel in open_channels(cohort, left_out, hippocampi):
+    for channel in open_channels(cohort, given.channels, left_out, hippocampi):
         for num, draw in wanted:
             order = np.random.default_rng([16, num, draw]).permutation(own)
             controls, tested = order[:num], order[num : num + given.tested]
@@ -231,7 +250,7 @@ def leave_out(cohort: Cohort, site: str, kept: Kept, given: argparse.Namespace) 
                     "draw": draw,
                     "arm": arm,
                 }
-                if not kept.has(**key) and (arm != "refit" or draw < given.refits or channel.name not in MAPS):
+                if not kept.has(**key) and (arm != "refit" or draw < given.refits):
                     kept.add(key | judged(cohort, channel, place, arm, tested, hippocampi))
         print(
             f"{site}: {channel.name}; prior of a new site: {spread_of_sites(channel.norm.norm, channel.norm.group.design)}",
@@ -246,13 +265,20 @@ def main() -> None:
     parser.add_argument("--masks", type=Path, required=True, help="folder of lesion masks in MNI space")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--sites", nargs="*", help="sites to leave out; all by default")
+    parser.add_argument("--channels", nargs="*", default=list(CHANNELS), choices=CHANNELS, help="all by default")
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=1,
+        help="keep every k-th voxel of maps; above 1, without clusters and smoothed variances",
+    )
     parser.add_argument("--draws", type=int, default=20, help="draws of n controls")
     parser.add_argument(
-        "--refits", type=int, default=20, help="draws for which maps are also fitted again, which is slow"
+        "--refits", type=int, default=20, help="draws for which the norm is also fitted again, which is slow"
     )
     parser.add_argument("--tested", type=int, default=20, help="people judged per draw")
     given = parser.parse_args()
-    cohort = open_cohort(given.prepared, given.masks)
+    cohort = open_cohort(given.prepared, given.masks, given.channels, given.every)
     counts = cohort.people["site"].value_counts()
     print("controls: " + ", ".join(f"{name} {num}" for name, num in counts.items()), flush=True)
     sites = given.sites or list(counts.index)
@@ -267,7 +293,7 @@ def main() -> None:
     print("|---" * 10 + "|")
     columns = ("beyond", "positive", "detected_healthy", "auprc", "detected")
     for site in sites:
-        for name in CHANNELS:
+        for name in given.channels:
             for arm in ARMS:
                 for num in (0, *NUMBERS):
                     key = (site, name, arm, num)

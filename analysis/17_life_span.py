@@ -28,13 +28,14 @@ from life_span_models import KINDS, USUAL, Cohort, Kind, fit_all
 from numpy.typing import NDArray
 
 from gen3d.anomaly.compare import CompareSettings, ScanComparer, regions, voxels
+from gen3d.anomaly.norm.curves import CurveModel, centile_curves, draw_curves
 from gen3d.cli import run_script
 from gen3d.cohort.channels import CONTRAST, SIZE, VOLUME
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.seen import identities
 from gen3d.core.errors import Unfinished, UserError
 from gen3d.core.progress import say, track
-from gen3d.core.tables import write_table
+from gen3d.core.tables import rows_of, write_table
 from gen3d.core.words import interval, percent
 from gen3d.maths.stats import bootstrap_interval
 from gen3d.models.run import load_run
@@ -44,14 +45,16 @@ from gen3d.train.train import Train
 Floats = NDArray[np.float64]
 
 SPACING_MM, SMOOTHING_MM = 2.5, 4.0
-NUM_VOXELS = 4000
+NUM_VOXELS = 2000
 SIZES: tuple[int | None, ...] = (40, 80, 160, None)
-REPEATS, FOLDS = 30, 10
+REPEATS, FOLDS = 20, 10
+ALL_BUT_A_FOLD = "nine tenths"
 CHANNELS = (
     *(regions(channel) for channel in (VOLUME, SIZE, CONTRAST, "deformation")),
     *(voxels(channel) for channel in ("deformation", "residual")),
 )
 COHORTS = 60
+LEAST_SD = 1e-6  # of a region or voxel, in the channel's units; less is a region without voxels
 ASEG = (
     *(f"{side}-{name}" for side in ("Left", "Right") for name in (
         "Hippocampus", "Amygdala", "Thalamus-Proper", "Caudate", "Putamen", "Pallidum", "Accumbens-area",
@@ -100,19 +103,19 @@ def simulate() -> pd.DataFrame:
     """Every truth at three sizes: log density of 100 new people of each model less that of the line; intervals over cohorts."""
     rows = []
     for truth in TRUTHS:
-        for num in (40, 80, 160):
+        for num in (20, 40, 80, 160):
             found: dict[Kind, list[tuple[float, float, float]]] = {kind: [] for kind in KINDS}
             for seed in track(range(COHORTS), f"{truth}, n = {num}"):
                 cohort = simulated(num + 100, truth, seed)
                 train, new = cohort.take(np.arange(num)), cohort.take(np.arange(num, num + 100))
                 for fit in fit_all(train):
                     slope = fit.age_variance.slope if fit.age_variance else 0.0
-                    figures = (float(fit.log_density(new).mean()), float(fit.share_beyond(new).mean()))
-                    found[fit.kind].append((*figures, slope if fit.kind.by_age else fit.effective_columns))
+                    density, beyond = (float(of_people.mean()) for of_people in fit.judge(new))
+                    found[fit.kind].append((density, beyond, slope if fit.kind.by_age else fit.effective_columns))
             base = np.array(found[Kind("line", False)])[:, 0]
             for kind, figures_of in found.items():
-                density, beyond, extra = np.array(figures_of).T
-                gain = bootstrap_interval(density - base)
+                densities, shares, extra = np.array(figures_of).T
+                gain = bootstrap_interval(densities - base)
                 rows.append(
                     {
                         "truth": truth,
@@ -122,7 +125,7 @@ def simulate() -> pd.DataFrame:
                         "low": gain.low,
                         "high": gain.high,
                     }
-                    | {"beyond": float(beyond.mean()), "columns_or_slope": float(extra.mean())}
+                    | {"beyond": float(shares.mean()), "columns_or_slope": float(extra.mean())}
                 )
     return pd.DataFrame(rows)
 
@@ -183,7 +186,7 @@ def cohorts_of(parts: dict[str, tuple[pd.DataFrame, dict[str, Floats]]]) -> Iter
         sex = table["sex"].map({"F": -0.5, "M": 0.5}).fillna(0.0).to_numpy()
         for channel in CHANNELS:
             values = np.concatenate([parts[member][1][channel] for member in members])
-            varying = values.std(axis=0) > 1e-6
+            varying = values.std(axis=0) > LEAST_SD
             yield (
                 name,
                 channel,
@@ -251,15 +254,15 @@ def draws(num: int, size: int | None, sites: NDArray[np.str_]) -> Iterator[NDArr
 def held_out(cohort: Cohort, size: int | None) -> tuple[dict[Kind, Floats], dict[Kind, Floats], Floats, Floats]:
     """Per model each person's log density and share beyond 1.96, mean over the draws that left the person out (NaN for none);
     the effective columns of the spline, and the slope of the log variance per decade around it, of every draw."""
-    num = len(cohort.ages)
+    num, people = len(cohort.ages), np.arange(len(cohort.ages))
     sums = {kind: np.zeros((2, num)) for kind in KINDS}
     times, columns, slopes = np.zeros(num), [], []
     for rows in draws(num, size, cohort.sites):
-        others = np.setdiff1d(np.arange(num), rows)
+        others = np.setdiff1d(people, rows)
         times[others] += 1
+        new = cohort.take(others)
         for fit in fit_all(cohort.take(rows)):
-            new = cohort.take(others)
-            sums[fit.kind][:, others] += (fit.log_density(new), fit.share_beyond(new))
+            sums[fit.kind][:, others] += fit.judge(new)
             if fit.kind == Kind("spline", True) and fit.age_variance is not None:
                 columns.append(fit.effective_columns)
                 slopes.append(fit.age_variance.slope)
@@ -269,19 +272,27 @@ def held_out(cohort: Cohort, size: int | None) -> tuple[dict[Kind, Floats], dict
     return density, beyond, np.array(columns), np.array(slopes)
 
 
-def choose(cohort: Cohort) -> Kind:
-    """The model of the highest held-out log density inside the half "choose", from all its people but a fold.
+def choices(name: str, channel: str, cohort: Cohort) -> list[dict[str, Any]]:
+    """The gains of every model over age and age squared with one SD inside the half "choose", from all its people but a fold.
 
-    A model other than age and age squared with one SD must beat it for certain (95 %), or the usual one stays.
+    The model of the highest density is chosen if it is better than the usual one for certain (95 %), else the usual one.
     """
     density, *_ = held_out(cohort.take(np.flatnonzero(halves(cohort))), None)
     best = max(KINDS, key=lambda kind: float(np.nanmean(density[kind])))
-    return best if bootstrap_interval(density[best] - density[USUAL]).low > 0 else USUAL
+    chosen = best if bootstrap_interval(density[best] - density[USUAL]).low > 0 else USUAL
+    rows = []
+    for kind in KINDS:
+        gain = bootstrap_interval(density[kind] - density[USUAL])
+        rows.append(
+            {"people": name, "channel": channel, "n": gain.num, "model": kind.words, "value": gain.value}
+            | {"low": gain.low, "high": gain.high, "chosen": kind == chosen}
+        )
+    return rows
 
 
 def report(name: str, channel: str, cohort: Cohort) -> list[dict[str, Any]]:
     """Rows of the table: every model at every size, in the half "report"."""
-    chosen, reported = choose(cohort), ~halves(cohort)
+    reported = ~halves(cohort)
     rows = []
     for size in SIZES:
         few = 4 * len(set(cohort.sites.tolist()))
@@ -305,17 +316,14 @@ def report(name: str, channel: str, cohort: Cohort) -> list[dict[str, Any]]:
                 }
                 | {"reported": gains["usual"].num, "beyond": float(np.nanmean(beyond[kind][reported]))}
                 | {"columns": columns.mean() if kind.mean == "spline" else np.nan, "slope": slopes.mean()}
-                | {
-                    "better_in": float(np.mean((density[kind] - density[USUAL])[reported] > 0)),
-                    "chosen": kind == chosen,
-                }
+                | {"better_in": float(np.mean((density[kind] - density[USUAL])[reported] > 0))}
             )
     return rows
 
 
 def shown(table: pd.DataFrame) -> str:
     """The gains over age and age squared with one SD, a line per channel and size."""
-    lines = ["| people | channel | n | " + " | ".join(kind.words for kind in KINDS if kind != USUAL) + " | chosen |"]
+    lines = ["| people | channel | n | " + " | ".join(kind.words for kind in KINDS if kind != USUAL) + " |"]
     for (people, channel, num), rows in table.groupby(["people", "channel", "n"], sort=False):
         by_model = rows.set_index("model")
         cells = [
@@ -325,9 +333,25 @@ def shown(table: pd.DataFrame) -> str:
             for kind in KINDS
             if kind != USUAL
         ]
-        chosen = by_model.index[by_model["chosen"]]
-        lines.append(f"| {people} | {channel} | {num} | " + " | ".join(cells) + f" | {', '.join(chosen)} |")
+        lines.append(f"| {people} | {channel} | {num} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def draw(cohort: Cohort, names: tuple[str, ...], out: Path) -> None:
+    """The curves of a channel by region, spline and SD by age, as a norm folder draws them."""
+    fit = next(fit for fit in fit_all(cohort) if fit.kind == Kind("spline", True))
+
+    def rows(ages: Floats, sexes: list[str]) -> Floats:
+        sex = np.array([{"F": -0.5, "M": 0.5}[code] for code in sexes])
+        nobody = Cohort(np.empty((len(ages), 0)), ages, sex, np.full(len(ages), ""))
+        return nobody.columns("spline", fit.sites)[:, : len(fit.gram_inverse)]
+
+    by_age = fit.age_variance
+    assert by_age is not None
+    ages = (float(cohort.ages.min()), float(cohort.ages.max()))
+    model = CurveModel(VOLUME, names, fit.coefficients, fit.sd, fit.gram_inverse, fit.dof, ages, rows, by_age.of)
+    png, _ = draw_curves(centile_curves(model))
+    (out / "curves.png").write_bytes(png)
 
 
 def studied(data: Path, given: argparse.Namespace) -> Iterator[tuple[str, str, Cohort]]:
@@ -335,7 +359,13 @@ def studied(data: Path, given: argparse.Namespace) -> Iterator[tuple[str, str, C
     if (data / "tabular" / "freesurfer_roi").is_dir():
         yield from tabular(data / "tabular" / "freesurfer_roi")
     if not given.tables:
-        parts = {name: measured(name, of, given.out) for name, of in prepared_cohorts(data, given).items()}
+        prepared = prepared_cohorts(data, given)
+        parts = {name: measured(name, of, given.out) for name, of in prepared.items()}
+        one_scanner = next(
+            cohort for _, channel, cohort in cohorts_of({"ixi": parts["ixi"]}) if channel == regions(VOLUME)
+        )
+        varying = parts["ixi"][1][regions(VOLUME)].std(axis=0) > LEAST_SD
+        draw(one_scanner, tuple(prepared["ixi"].region_table["name"][varying].astype(str)), given.out)
         yield from cohorts_of(parts)
 
 
@@ -357,12 +387,24 @@ def main() -> None:
     data = Path(os.environ.get("GEN3D_REAL_DATA", ""))
     if not (data / "t1w_ixi_2mm").is_dir():
         raise UserError("GEN3D_REAL_DATA must name a folder that holds t1w_ixi_2mm, t1w_2mm and tabular.")
-    rows: list[dict[str, Any]] = []
-    for name, channel, cohort in studied(data, given):
-        say(f"{name}, {channel}: {len(cohort.ages)} people, {percent(float(halves(cohort).mean()), 0)} of them choose")
-        rows += report(name, channel, cohort)
-        write_table(given.out / "life_span.tsv", pd.DataFrame(rows), digits=4)
-    say(shown(pd.DataFrame(rows)))
+    tables = {"choices": choices, "life_span": report}
+    kept = {name: kept_rows(given.out / f"{name}.tsv") for name in tables}
+    for people, channel, cohort in studied(data, given):
+        say(
+            f"{people}, {channel}: {len(cohort.ages)} people, {percent(float(halves(cohort).mean()), 0)} of them choose"
+        )
+        for name, measure in tables.items():
+            if not any((row["people"], row["channel"]) == (people, channel) for row in kept[name]):
+                kept[name] += measure(people, channel, cohort)
+                write_table(given.out / f"{name}.tsv", pd.DataFrame(kept[name]), digits=5)
+    found = pd.DataFrame(kept["choices"])
+    say(found[found["chosen"]].round(4).to_string(index=False))
+    say(shown(pd.DataFrame(kept["life_span"])))
+
+
+def kept_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows that an earlier call wrote, none without one."""
+    return list(rows_of(pd.read_csv(path, sep="\t", dtype={"n": str}))) if path.is_file() else []
 
 
 if __name__ == "__main__":

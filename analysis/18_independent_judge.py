@@ -52,7 +52,7 @@ from gen3d.core.config import Verb
 from gen3d.core.errors import Unfinished
 from gen3d.core.output_folder import begin
 from gen3d.core.progress import say
-from gen3d.maths.stats import bootstrap_interval, wilson_interval
+from gen3d.maths.stats import Interval, bootstrap_interval, wilson_interval
 from gen3d.prepare.prepare import Prepare
 from gen3d.train.train import Train
 
@@ -129,6 +129,11 @@ def opened(path: Path) -> nib.Nifti1Image:
     return image
 
 
+def spelled(found: Interval, signed: bool = False) -> str:
+    """A value with its interval."""
+    return words.interval(found.value, found.low, found.high, signed=signed)
+
+
 # Lesions
 
 
@@ -155,14 +160,14 @@ def lesions(given: argparse.Namespace) -> None:
     norm = given.norm or norm_of(cohort, given.out)
     keys, maps = keys_of(cohort, planted, list(chosen["subject"])), work / "maps"
     as_it_was = part_of(cohort, [pair["as it was"] for pair in keys.values()], work / "as_it_was")
-    Anomaly.model_validate({"norm": norm, "prepared": [as_it_was, planted], "out": maps}).run()
-    rows = []
+    Anomaly.model_validate({"norm": norm, "prepared": [as_it_was, planted], "out": maps, "native": False}).run()
+    folders, rows = {"planted": planted, "as it was": as_it_was}, []
     for rule in RULES:
-        for scan in ("planted", "as it was"):
+        for scan in folders:
             name = f"{rule} {scan}".replace(" ", "_")
             predictions = work / "predictions" / name
             for subject, pair in keys.items():
-                write_prediction(maps, pair[scan], rule, predictions / f"{subject}_seg.nii.gz")
+                write_prediction(maps, folders[scan], pair[scan], rule, predictions / f"{subject}_seg.nii.gz")
             pattern, scores = str(predictions / "{base}_seg.nii.gz"), work / "scores" / name
             asked = ("--truth", str(truth), "--pred", pattern, "--pipeline", name, "--out", str(scores))
             judge(given, "score-lesions", *asked)
@@ -171,6 +176,11 @@ def lesions(given: argparse.Namespace) -> None:
     result.to_csv(given.out / "lesions.tsv", sep="\t", index=False)
     print(f"\n{len(keys)} of {len(chosen)} people whose scans were usable, {rows[0]['lesions']} lesions")
     print(result.drop(columns="lesions").T.to_string(header=False))
+    depth = pd.concat([depth_of(maps, folders, pair, truth / name / "anat" / name) for name, pair in keys.items()])
+    print("\nmean z in a lesion, with it minus without it; and the least z in it")
+    for name, part in depth.groupby("bin"):
+        change, least = (spelled(bootstrap_interval(part[column].to_numpy()), True) for column in ("change", "least"))
+        print(f"{name:12s} n {len(part):3d}  change {change}  least {least}")
 
 
 def norm_of(cohort: Path, out: Path) -> Path:
@@ -212,16 +222,37 @@ def keys_of(cohort: Path, planted: Path, subjects: list[str]) -> dict[str, dict[
     return keys
 
 
-def write_prediction(maps: Path, key: str, rule: str, path: Path) -> None:
-    """Mask, on the scan's own voxels, of what is darker than expected."""
-    z = opened(map_path(maps, key, CHANNEL, native=True))
+def write_prediction(maps: Path, prepared: Path, key: str, rule: str, path: Path) -> None:
+    """Mask, on the scan's own voxels, of what is darker than expected: found on the grid, and carried to the scan."""
+    z = opened(map_path(maps, key, CHANNEL))
     dark = np.asarray(z.dataobj)
     if rule == "fdr":
-        chosen = (np.asarray(opened(map_path(maps, key, CHANNEL, SIGNIFICANT, native=True)).dataobj) > 0) & (dark < 0)
+        chosen = (np.asarray(opened(map_path(maps, key, CHANNEL, SIGNIFICANT)).dataobj) > 0) & (dark < 0)
     else:
         chosen = dark < DARK_Z
+    native = read_native_space(prepared, key)
+    assert native is not None
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(chosen.astype(np.uint8), z.affine), path)
+    mask = native.resample(chosen.astype(np.float32), np.asarray(z.affine), order=1) >= 0.5
+    nib.save(nib.Nifti1Image(mask.astype(np.uint8), native.scan_affine), path)
+
+
+def depth_of(maps: Path, folders: dict[str, Path], pair: dict[str, str], stem: Path) -> pd.DataFrame:
+    """How much darker the map is in each lesion than in the same place of the scan without lesions."""
+    labels = np.asarray(opened(Path(f"{stem}_desc-lesionTruth_mask.nii.gz")).dataobj)
+    lesions_of_one = json.loads(Path(f"{stem}_desc-lesion_truth.json").read_text())["lesions"]
+    z = {}
+    for scan, key in pair.items():
+        image, native = opened(map_path(maps, key, CHANNEL)), read_native_space(folders[scan], key)
+        assert native is not None
+        z[scan] = native.resample(np.asarray(image.dataobj, np.float32), np.asarray(image.affine), order=1)
+    rows = []
+    for lesion in lesions_of_one:
+        inside, volume = labels == lesion["id"], lesion["volume_mm3"]
+        size = BINS[0] if volume < 100 else BINS[1] if volume < 500 else BINS[2]
+        change = float((z["planted"] - z["as it was"])[inside].mean())
+        rows.append({"bin": size, "change": change, "least": float(z["planted"][inside].min())})
+    return pd.DataFrame(rows)
 
 
 def summary_of(path: Path) -> dict[str, Any]:
@@ -231,11 +262,11 @@ def summary_of(path: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"lesions": len(found)}
     for name, part in [("all", found), *((name, found[found["bin"] == name]) for name in BINS)]:
         hits, num = int(part["detected"].sum()), len(part)
-        row[name] = f"{hits}/{num} {words.interval(*wilson_interval(hits, num)[:3])}" if num else ""
+        row[name] = f"{hits}/{num} {spelled(wilson_interval(hits, num))}" if num else ""
     for name in ("dice", "false_positive_components", "false_positive_volume_mm3"):
         values = np.array([score[name] for score in scores], dtype=float)
         values = np.nan_to_num(values)  # Dice of two empty masks
-        row[name] = words.interval(*bootstrap_interval(values)[:3])
+        row[name] = spelled(bootstrap_interval(values))
     return row
 
 
@@ -324,8 +355,8 @@ def print_atrophy(
                     "contracted": f"{target} by {words.percent(1 - factor, 0)}",
                     "measured": measured,
                     "n": len(scores),
-                    "change, %": words.interval(*bootstrap_interval(change)[:3], signed=True),
-                    "recovery": words.interval(*bootstrap_interval(recovery)[:3]),
+                    "change, %": spelled(bootstrap_interval(change), signed=True),
+                    "recovery": spelled(bootstrap_interval(recovery)),
                     "SD of recovery": words.number(float(recovery.std(ddof=1))),
                 }
             )

@@ -88,20 +88,15 @@ class Fit:
         spread = np.sqrt(factor**2 + leverage)[:, None] * self.sd
         return (cohort.values - rows @ self.coefficients) / spread, spread
 
-    def log_density(self, cohort: Cohort) -> Floats:
-        """Mean over values of the log predictive density of each person, [m]."""
+    def judge(self, cohort: Cohort) -> tuple[Floats, Floats]:
+        """Mean over values of the log predictive density, and share of values with |z| > 1.96, of each person, [m] each."""
         t, spread = self.standardised(cohort)
         if math.isinf(self.dof):
-            logs = -(t**2) / 2.0 + stats.norm.logpdf(0.0)
+            logs, limit = -(t**2) / 2.0 + stats.norm.logpdf(0.0), stats.norm.ppf(0.975)
         else:  # faster than stats.t.logpdf(t, dof), which checks every value
             logs = -(self.dof + 1) / 2.0 * np.log1p(t**2 / self.dof) + stats.t.logpdf(0.0, self.dof)
-        return np.asarray((logs - np.log(spread)).mean(axis=1))
-
-    def share_beyond(self, cohort: Cohort) -> Floats:
-        """Share of values with |z| > 1.96 of each person, [m]."""
-        t, _ = self.standardised(cohort)
-        limit = stats.norm.ppf(0.975) if math.isinf(self.dof) else stats.t.ppf(0.975, self.dof)
-        return np.asarray((np.abs(t) > limit).mean(axis=1))
+            limit = stats.t.ppf(0.975, self.dof)
+        return np.asarray((logs - np.log(spread)).mean(axis=1)), np.asarray((np.abs(t) > limit).mean(axis=1))
 
 
 def fit_all(cohort: Cohort) -> Iterator[Fit]:

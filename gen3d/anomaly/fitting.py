@@ -88,7 +88,7 @@ class Fitting:
         calibrated = calibrate(self.values.by_name[voxels(channel)], self.panel, settings, mask, self.values.scratch)
         maps = MapScores.of(self.panel, calibrated.z, mask, self.settings.cluster_z)
         by_region = self.values.by_name[regions(channel)]
-        regional = calibrate(by_region, self.panel, self.settings.by_region())
+        regional = calibrate(by_region, self.panel, self.settings.by_region(channel))
         scores = ControlScores.of(self.panel, regional.z, maps)
         references = {
             LARGEST_REGION: describe_reference(scores.largest, self._subjects),
@@ -103,7 +103,7 @@ class Fitting:
         """Calibrate the channels that exist by region only."""
         for name, of_regions in self.values.measured.items():
             values, panel = self.values.by_name[regions(name)], self.with_covariates
-            calibrated = calibrate(values, panel, self.settings.by_region())
+            calibrated = calibrate(values, panel, self.settings.by_region(name))
             scores = ControlScores.of(panel, calibrated.z)
             references = {LARGEST_REGION: describe_reference(scores.largest, self._subjects)}
             _warn_of_outlying(name, references)

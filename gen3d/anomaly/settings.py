@@ -42,7 +42,9 @@ class CalibratingVerb(FolderVerb):
         description="terms of the per-voxel model; age_spline is a smooth curve in place of age2",
     )
     site_variance: bool = Field(True, description="estimate a factor of the residual SD for every site")
-    age_variance: bool = Field(False, description="estimate a factor of the residual SD by age")
+    age_variance: tuple[str, ...] = Field(
+        (), description="channels whose residual SD is given a factor by age; residual gains by it, others do not"
+    )
     min_site_controls: int = Field(
         MIN_SITE_CONTROLS,
         ge=LEAST_ALLOWED,
@@ -77,12 +79,12 @@ class CalibratingVerb(FolderVerb):
             self.empirical_null,
             self.site_variance,
             of_model if self.variance_floor is None else self.variance_floor,
-            self.age_variance,
+            channel in self.age_variance,
         )
 
-    def by_region(self) -> CalibrationSettings:
-        """How region values are calibrated."""
-        return CalibrationSettings(site_variance=self.site_variance, age_variance=self.age_variance)
+    def by_region(self, channel: str) -> CalibrationSettings:
+        """How region values of a channel are calibrated."""
+        return CalibrationSettings(site_variance=self.site_variance, age_variance=channel in self.age_variance)
 
     def open_cohort(self) -> tuple[Prepared, Run | Ensemble, list[Channel]]:
         """The scans, the models, and the channels that both allow.

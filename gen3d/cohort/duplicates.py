@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gen3d.cohort.scan_hash import one_scan_of_two
 from gen3d.cohort.seen import MOST_NAMED
 from gen3d.core.errors import UserError
-from gen3d.core.memory import announce_memory
+from gen3d.core.memory import WITH_SCANS, WITH_SQUARE, announce_memory
 from gen3d.maths.isolation import (
     LARGEST_CORRELATION,
     LEAST_ISOLATION,
@@ -104,11 +104,10 @@ def _standing_out(vectors: NDArray[np.floating], names: NDArray[np.str_]) -> lis
     if many and vectors.shape[1] > SKETCHED:
         vectors = Sketch.of(vectors.shape[1]).rows(vectors)
     values = np.asarray(vectors, dtype=np.float64)
-    # The components that are compared: up to n / 2 of n people, the one thing here that grows with their square.
+    # The components that are compared: up to n / 2 of n people, or as many as there are features.
     num_bytes = 8 * len(names) * (4 * min(values.shape) + COMPARED_AT_ONCE)
-    announce_memory(
-        f"the components of {len(names)} people, in which ids of one person are searched,", num_bytes, REMEDY
-    )
+    what = f"the components of {len(names)} people, in which ids of one person are searched,"
+    announce_memory(what, num_bytes, REMEDY, WITH_SCANS if many else WITH_SQUARE)
     centred = values - values.mean(axis=0)
     whitened = _components_of_many(centred) if many else _components(centred)
     kept = whitened.shape[1]
@@ -132,7 +131,7 @@ def _components(centred: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _components_of_many(centred: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same of many more rows than columns, from the inner products of columns: ten times as fast, and half as precise."""
+    """The same of many more rows than columns, from the inner products of columns: quicker, and half as precise."""
     powers, axes = np.linalg.eigh(centred.T @ centred)
     kept = np.flatnonzero(powers > 1e-10 * powers[-1])[::-1]
     return np.asarray(centred @ (axes[:, kept] / np.sqrt(powers[kept])))[:, : len(centred) // 2]

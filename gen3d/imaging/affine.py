@@ -28,7 +28,7 @@ Matrix = NDArray[np.float64]
 
 REGISTRATION_SPACING_MM = 2.0
 BRAIN_CENTRE_MM = np.array([0.0, -18.0, 8.0])  # of the MNI152 brain: rotations and scales turn about it
-COARSE_MM, MIDDLE_MM = 4.0, 2.0  # SD of the smoothing at the first two resolutions
+COARSE_MM, MIDDLE_MM, FINE_MM = 4.0, 2.0, 1.0  # SD of the smoothing of scan and template, resolution by resolution
 # Mutual information (nats) below which the wide fan is tried. Brains aligned correctly reached 0.67 to 1.16 (62 real
 # scans) and heads 0.54 to 0.63 (9); started from a wrong pose and left there, brains ended at 0.38 to 0.72, heads below 0.46.
 ENOUGH_INFORMATION_BRAIN, ENOUGH_INFORMATION_HEAD = 0.75, 0.5
@@ -137,12 +137,17 @@ class Climber:
 
     @cached_property
     def _middle(self) -> Mattes:
-        smooth = ndimage.gaussian_filter(self.scan.data, MIDDLE_MM / np.array(self.scan.spacing_mm), truncate=3.0)
-        return self._metric(smooth, self.scan.affine, MIDDLE_MM, every=19)
+        return self._metric(self._smoothed(MIDDLE_MM), self.scan.affine, MIDDLE_MM, every=19)
 
     @cached_property
     def _fine(self) -> Mattes:
-        return self._metric(self.scan.data, self.scan.affine, 0.0, every=5)
+        return self._metric(self._smoothed(FINE_MM), self.scan.affine, FINE_MM, every=5)
+
+    def _smoothed(self, smoothing_mm: float) -> NDArray[np.float32]:
+        smooth: NDArray[np.float32] = ndimage.gaussian_filter(
+            self.scan.data, smoothing_mm / np.array(self.scan.spacing_mm), truncate=3.0
+        )
+        return smooth
 
     def _metric(self, image: NDArray[np.float32], affine: Matrix, smoothing_mm: float, every: int) -> Mattes:
         """The metric at every so-many-th voxel of the template that is near its brain."""
@@ -151,7 +156,8 @@ class Climber:
         points = indices @ template.affine[:3, :3].T + template.affine[:3, 3] - BRAIN_CENTRE_MM
         bins = bins_of(smooth[tuple(indices.T)], float(smooth.max()))
         whole = np.ascontiguousarray(image, dtype=np.float32)
-        return Mattes(points, bins, BRAIN_CENTRE_MM, whole, np.linalg.inv(affine), self.ceiling)
+        to_scan = np.asarray(np.linalg.inv(affine), dtype=np.float64)
+        return Mattes(points, bins, BRAIN_CENTRE_MM, whole, to_scan, self.ceiling)
 
     def similarity(self, matrix: Matrix) -> Matrix:
         """Seven parameters (rigid and one scale), coarse."""

@@ -5,7 +5,6 @@ All parameters are in millimetres at the cortex, so that one step length suits t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,7 +77,7 @@ class Turns:
 
 
 def climb(
-    metric: Callable[[Matrix], tuple[float, Matrix]],
+    metric: Metric,
     matrix: Matrix,
     moves: Moves,
     step_mm: float,

@@ -19,7 +19,7 @@ PLANES = (("UMAP", ("umap1", "umap2")), ("Principal components", ("pc1", "pc2"))
 MOST_COLOURS = len(style.GROUP_COLOURS)
 NO_CLUSTER = "in no cluster"
 MOST_DOTS = 3000
-"""People of a scatter: a page with ten thousand takes 10 MB, and its dots cover each other."""
+"""People of a scatter: more dots cover each other, and each adds its card to the page."""
 
 
 def shown(frame: pd.DataFrame) -> pd.DataFrame:

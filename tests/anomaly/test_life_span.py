@@ -130,6 +130,30 @@ def test_a_straight_spline_gives_exactly_the_linear_model() -> None:
     assert found[1] == pytest.approx(found[0], abs=1e-5)
 
 
+def test_two_halves_make_the_smoothing_and_the_fit_of_the_whole() -> None:
+    frame = people(80, 0)
+    values = values_of(frame, 3.0, 0.0).astype(np.float64)
+    ages, sexes, sites = (frame[name].tolist() for name in ("age_years", "sex", "site"))
+    rows, groups = basis_of(ages, sexes, sites)
+    names = tuple(sorted(set(groups)))
+    member = np.array([names.index(group) for group in groups])
+    design = Design.fit(ages, sexes, sites, SPLINE)
+    transforms, weights = [design.transform(group) for group in names], np.ones(len(names))
+
+    def sums_of(part: slice) -> ValueSums:
+        sums = ValueSums.empty(names, VOXELS, design.basis_width)
+        sums.add(People(rows[part], member[part], np.ones(len(rows[part])), values[part]))
+        return sums
+
+    whole, merged = sums_of(slice(None)), ValueSums.merged([sums_of(slice(0, 33)), sums_of(slice(33, None))])
+    bends = [sums.likeliest(transforms, weights, design.bends) for sums in (whole, merged)]
+    assert bends[0] is not None
+    assert bends[1] is not None
+    assert bends[1].smoothing == pytest.approx(bends[0].smoothing, rel=1e-6)
+    fits = [sums.fit(transforms, weights, bends=of) for sums, of in zip((whole, merged), bends, strict=True)]
+    assert fits[1].coefficients == pytest.approx(fits[0].coefficients, abs=1e-6)
+
+
 def test_sums_without_the_spline_refuse_a_design_with_it() -> None:
     frame = people(40, 0)
     ages, sexes, sites = (frame[name].tolist() for name in ("age_years", "sex", "site"))

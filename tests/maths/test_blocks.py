@@ -157,3 +157,13 @@ def test_figures_of_z_take_no_copy_of_z() -> None:
     tracemalloc.stop()
     assert peak < z.nbytes / 3
     assert found["sd"] == pytest.approx(z[:90].astype(float).std(), rel=1e-9)
+
+
+def test_typicality_of_many_is_that_of_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, new = people(60, 6), people(25, 6) + 0.3
+    model = typicality.fit_typicality(values, np.arange(60))
+    at_once = typicality.typicality(model, new)
+    monkeypatch.setattr(typicality, "COMPARED_AT_ONCE", SMALL)
+    in_blocks = typicality.typicality(model, new)
+    for name in ("p", "percentile", "part_percentiles"):
+        np.testing.assert_array_equal(getattr(in_blocks, name), getattr(at_once, name))

@@ -21,6 +21,10 @@ controls, k_v = omega_v / (omega_v + delta^2 / n), with variance k_v delta^2 / n
   the norm, and shrunk towards the average site. Its variance v remains, for whole brains differ from person to person: t
   then has 2 / v degrees of freedom, those of the norm's voxel variances apart (a chi-squared with f degrees of
   freedom has var log = 2 / f, nearly).
+- The SD also has another pattern over voxels at every site: the variance of a voxel is delta^2 m_v sd_v^2, with m_v a scaled
+  inverse chi-squared of d degrees of freedom about 1 (as between voxels in limma, Smyth 2004). m_v is moderated from the
+  controls' own variance, and t has d + n - 1 degrees of freedom for it. d comes from the spread of the ratios of the site's
+  variances to the norm's and from the usual d, which counts as `USUAL_PEOPLE`: a few controls cannot tell it.
 - The error of the norm's own prediction at the site's mean covariates m is part of the measured mean, so it is removed with
   it: the leverage of a person of the site is that of c - k m, not of c.
 """
@@ -28,13 +32,15 @@ controls, k_v = omega_v / (omega_v + delta^2 / n), with variance k_v delta^2 / n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import polygamma
 
+from gen3d.anomaly.calibration.normative import estimate_prior, trigamma_inverse
 from gen3d.anomaly.calibration.site_variance import MOST_SPREADS, some_voxels
 from gen3d.anomaly.calibration.student import t_to_z
 
@@ -45,8 +51,14 @@ USUAL_LOG_FACTOR_VARIANCE = 0.1
 """Variance between sites of log delta^2 for a norm of one site, which cannot say: SD factors of about 0.73 to 1.37 in
 95 % of sites. Four real sites (`analysis/16_new_site.md`) are within it."""
 
+USUAL_PATTERN_DOF, USUAL_PEOPLE = 20.0, 10
+"""d of sites in general, and how many controls of a site it counts as. Regions of real sites against the norm of the others
+had 11 to 31 (`analysis/16_new_site.md`)."""
+
 LEAST_SQUARE = 0.05
 """The least mean square of a person, as a share of the usual one, so that a scan given twice has a logarithm."""
+
+ARRAYS = ("shift", "relative_variance", "pattern")
 
 Array = NDArray[np.floating]
 
@@ -137,6 +149,8 @@ class SiteShift:
     Attributes:
         shift: posterior mean of the shift, [V], in the channel's units; to be subtracted from deviations.
         relative_variance: posterior variance of the shift, [V], in units of sd squared.
+        pattern: m, the factor of the variance of each voxel besides delta squared, [V].
+        pattern_dof: d, without the controls of the site.
         sd_factor: delta, the factor of the residual SD.
         dof: degrees of freedom of delta; infinite where delta is certain.
         weight: k where the common omega holds, 0 to 1.
@@ -146,6 +160,8 @@ class SiteShift:
 
     shift: NDArray[np.float32]
     relative_variance: NDArray[np.float32]
+    pattern: NDArray[np.float32]
+    pattern_dof: float
     sd_factor: float
     dof: float
     weight: float
@@ -171,11 +187,13 @@ class SiteShift:
             dof: degrees of freedom of the norm's t.
             widening: known factor of each person's SD, [m] or 1 (`controls.spread_of`).
         """
-        spread = np.square(self.sd_factor * np.asarray(widening)) + self.leverage(design, gram_inverse)
-        freedom = 1.0 / (1.0 / dof + 1.0 / self.dof)
+        own = np.broadcast_to(np.square(self.sd_factor * np.asarray(widening)), len(design))
+        leverage = self.leverage(design, gram_inverse)
+        freedom = 1.0 / (1.0 / (min(dof, self.pattern_dof) + self.num_people - 1) + 1.0 / self.dof)
         z = np.empty(deviations.shape, dtype=np.float32)
         for person, values in enumerate(deviations):
-            width = np.sqrt((spread[person] + self.relative_variance).astype(np.float32))
+            variance = np.float32(own[person]) * self.pattern + np.float32(leverage[person]) + self.relative_variance
+            width = np.sqrt(variance)
             z[person] = t_to_z((values - self.shift) / (width * sd), freedom)
         return z
 
@@ -184,27 +202,35 @@ class SiteShift:
         return _quadratic(design - self.weight * self.centre, gram_inverse)
 
     def to_dict(self) -> dict[str, object]:
-        """Everything but the two arrays [V], as JSON can hold it (an infinite dof becomes None)."""
+        """Everything but the arrays [V], as JSON can hold it (an infinite dof becomes None)."""
         return {
             "sd_factor": self.sd_factor,
+            "pattern_dof": self.pattern_dof if math.isfinite(self.pattern_dof) else None,
             "dof": self.dof if math.isfinite(self.dof) else None,
             "weight": self.weight,
             "centre": self.centre.tolist(),
             "num_people": self.num_people,
         }
 
+    @property
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """The arrays [V] by name."""
+        return {"shift": self.shift, "relative_variance": self.relative_variance, "pattern": self.pattern}
+
     @classmethod
-    def from_dict(cls, values: dict[str, object], shift: Array, relative_variance: Array) -> SiteShift:
-        """The shift that `to_dict` described, with its arrays [V]."""
-        dof, centre = values["dof"], np.asarray(values["centre"], dtype=np.float64)
+    def from_dict(cls, values: Mapping[str, Any], arrays: Mapping[str, Array]) -> SiteShift:
+        """The shift that `to_dict` described, with its `arrays`."""
+        of_site, of_pattern = (
+            math.inf if values[name] is None else float(values[name]) for name in ("dof", "pattern_dof")
+        )
         return cls(
-            np.asarray(shift, dtype=np.float32),
-            np.asarray(relative_variance, dtype=np.float32),
-            float(values["sd_factor"]),  # type: ignore[arg-type]
-            math.inf if dof is None else float(dof),  # type: ignore[arg-type]
-            float(values["weight"]),  # type: ignore[arg-type]
-            centre,
-            int(values["num_people"]),  # type: ignore[call-overload]
+            **{name: np.asarray(arrays[name], dtype=np.float32) for name in ARRAYS},
+            pattern_dof=of_pattern,
+            sd_factor=float(values["sd_factor"]),
+            dof=of_site,
+            weight=float(values["weight"]),
+            centre=np.asarray(values["centre"], dtype=np.float64),
+            num_people=int(values["num_people"]),
         )
 
 
@@ -237,16 +263,20 @@ def fit_site_shift(
     left = _quadratic(design - centre, gram_inverse)
     widened = np.square(np.broadcast_to(np.asarray(widening, dtype=np.float64), num))
     factor, uncertainty = _sd_factor(scaled[:, some_voxels(scaled.shape[1])], left, widened, spread)
-    mean = _winsorised_mean(scaled, factor)
-    noise = float((factor**2 * widened + left).mean()) / num
-    omega = _shift_variance(mean, noise, spread)
+    mean, variance = _winsorised(scaled, factor)
+    pattern_dof, pattern = _pattern(variance, num)
+    noise = (factor**2 * float(widened.mean()) * pattern + float(left.mean())) / num
+    usual_noise = float(noise.mean())
+    omega = _shift_variance(mean, usual_noise, spread)
     kept = _kept(mean, noise, omega)
     return SiteShift(
         shift=np.asarray(kept * mean * sd, dtype=np.float32),
         relative_variance=np.asarray(kept * noise, dtype=np.float32),
+        pattern=np.asarray(pattern, dtype=np.float32),
+        pattern_dof=pattern_dof,
         sd_factor=factor,
         dof=2.0 / uncertainty if uncertainty > 0 else math.inf,
-        weight=omega / (omega + noise),
+        weight=omega / (omega + usual_noise),
         centre=centre,
         num_people=num,
     )
@@ -295,11 +325,26 @@ def _sd_factor(
     return math.exp(0.5 * kept * float(found[0])), kept * error
 
 
-def _winsorised_mean(scaled: Array, factor: float) -> NDArray[np.float64]:
-    """Mean over people [V] of values no further than `MOST_SPREADS` SDs of the site from their median."""
+def _winsorised(scaled: Array, factor: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and variance over people [V] of values no further than `MOST_SPREADS` SDs of the site from their median."""
     middle = np.median(scaled, axis=0)
     limit = np.float32(MOST_SPREADS * factor)
-    return np.asarray(middle + np.clip(scaled - middle, -limit, limit).mean(axis=0), dtype=np.float64)
+    near = np.clip(scaled - middle, -limit, limit)
+    mean = middle + near.mean(axis=0)
+    return mean.astype(np.float64), near.var(axis=0, ddof=1, dtype=np.float64)
+
+
+def _pattern(variance: NDArray[np.float64], num: int) -> tuple[float, NDArray[np.float64]]:
+    """d, and the moderated ratio m of each voxel's variance [V] to the norm's, relative to that of the site as a whole."""
+    if not (variance > 0).any():
+        return USUAL_PATTERN_DOF, np.ones_like(variance)
+    freedom = num - 1
+    found = estimate_prior(variance, freedom)
+    own = 0.0 if math.isinf(found.dof) else float(polygamma(1, found.dof / 2.0))
+    usual = float(polygamma(1, USUAL_PATTERN_DOF / 2.0))
+    dof = 2.0 * trigamma_inverse((freedom * own + USUAL_PEOPLE * usual) / (freedom + USUAL_PEOPLE))
+    ratio = (dof + freedom * variance / found.variance) / (dof + freedom)
+    return dof, ratio / ratio.mean()
 
 
 def _shift_variance(mean: NDArray[np.float64], noise: float, spread: SiteSpread) -> float:
@@ -309,7 +354,7 @@ def _shift_variance(mean: NDArray[np.float64], noise: float, spread: SiteSpread)
     return (own + others * spread.shift_variance) / (1 + others)
 
 
-def _kept(estimates: NDArray[np.float64], error: float, between: float) -> NDArray[np.float64]:
+def _kept(estimates: NDArray[np.float64], error: NDArray[np.float64] | float, between: float) -> NDArray[np.float64]:
     """The share k of each estimate that shrinkage keeps: the larger of the common variance between sites and the estimate's own."""
     variances = np.maximum(between, np.square(estimates) - error)
     return np.asarray(np.where(variances > 0, variances / np.maximum(variances + error, 1e-300), 0.0))

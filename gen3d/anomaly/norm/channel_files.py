@@ -15,7 +15,7 @@ from gen3d.anomaly.calibration.age_variance import AgeVariance
 from gen3d.anomaly.calibration.channel_norm import ChannelNorm
 from gen3d.anomaly.calibration.empirical_null import EDGES
 from gen3d.anomaly.calibration.normative import NormativeModel, Prior
-from gen3d.anomaly.calibration.site_shift import SiteShift, Squares
+from gen3d.anomaly.calibration.site_shift import ARRAYS, SiteShift, Squares
 from gen3d.anomaly.calibration.site_variance import SiteVariance
 from gen3d.anomaly.calibration.sums import ValueSums
 from gen3d.anomaly.control_scores import ControlScores
@@ -97,7 +97,7 @@ class ChannelFiles:
         """Write the shifts of added sites; returns the record of their numbers."""
         arrays: Arrays = {}
         for number, shift in enumerate(shifts.values()):
-            arrays |= {f"shift_{number}": shift.shift, f"variance_{number}": shift.relative_variance}
+            arrays |= {f"{name}_{number}": array for name, array in shift.arrays.items()}
         write_arrays(self.added_sites, arrays)
         return {site: shift.to_dict() for site, shift in shifts.items()}
 
@@ -107,10 +107,12 @@ class ChannelFiles:
         try:
             arrays, shifts = _finite_arrays(self.added_sites), {}
             for number, (site, of_site) in enumerate(record.items()):
-                shift, variance = arrays[f"shift_{number}"], arrays[f"variance_{number}"]
-                if shift.shape != (num_values,) or variance.shape != (num_values,) or (variance < 0).any():
+                of_arrays = {name: arrays[f"{name}_{number}"] for name in ARRAYS}
+                if any(array.shape != (num_values,) for array in of_arrays.values()):
                     raise ValueError(f"the shift of site {site} is none of {num_values} values")
-                shifts[str(site)] = SiteShift.from_dict(of_site, shift, variance)
+                if (of_arrays["relative_variance"] < 0).any() or not (of_arrays["pattern"] > 0).all():
+                    raise ValueError(f"a variance of site {site} is not above 0")
+                shifts[str(site)] = SiteShift.from_dict(of_site, of_arrays)
                 if shifts[str(site)].centre.shape != (num_columns,) or not shifts[str(site)].sd_factor > 0:
                     raise ValueError(f"the shift of site {site} is of another design")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

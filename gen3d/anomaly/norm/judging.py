@@ -159,4 +159,4 @@ def _judge_group(task: JudgeTask, items: list[tuple[pd.Series, PersonHashes]]) -
 @lru_cache(maxsize=1)
 def _opened(task: JudgeTask) -> ScanJudge:
     norm = open_norm(task.norm)
-    return ScanJudge(norm, open_prepared(task.prepared), load_runs(norm.run_folders), task.out, task.maps)
+    return ScanJudge(norm, open_prepared(task.prepared), load_runs(norm.run_folders), task)

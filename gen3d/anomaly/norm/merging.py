@@ -4,7 +4,9 @@ Coefficients and SDs are those of a fit of all controls together, because their 
 factor of the residual SD of a site is estimated from the sums of that site under the merged fit; what needs single people, how
 far the mean of log m over people lies from the logarithm of their mean, and how people of a site differ, each norm has kept
 (`calibration.site_variance`). The empirical null and the scores of controls are those of both norms put together: each control
-is held out from its own norm only.
+is held out from its own norm only. What the pools have in common is how many SDs people are away, not z: z of a small norm is
+drawn in by its few degrees of freedom, so it is turned into the z that the merged norm gives to as many SDs. Where tails are
+heavier than normal that makes z smaller rather than larger.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ from gen3d.anomaly.calibration.age_variance import AgeVariance
 from gen3d.anomaly.calibration.calibrate import describe_age
 from gen3d.anomaly.calibration.channel_norm import ChannelNorm
 from gen3d.anomaly.calibration.controls import LEAST_ALLOWED, ControlGroup, SiteGate
+from gen3d.anomaly.calibration.empirical_null import CENTRES, EDGES, Counts
 from gen3d.anomaly.calibration.normative import model_of, variance_smoother
 from gen3d.anomaly.calibration.site_shift import Squares
 from gen3d.anomaly.calibration.site_variance import ITERATIONS, SiteVariance, shrunken_factors, some_voxels
+from gen3d.anomaly.calibration.student import t_to_z
 from gen3d.anomaly.calibration.sums import ValueSums
 from gen3d.anomaly.control_scores import ControlScores
 from gen3d.anomaly.norm.curves import CurveModel, curve_model, write_best_curves
@@ -195,10 +199,17 @@ def _merged_norm(norms: Sequence[NormFolder], channel: str, part: str, group: Co
     bends = sums.likeliest(transforms, weights, group.design.bends)
     fitted = sums.fit(transforms, weights, bends=bends)
     model = model_of(fitted, smooth).with_floor(max(old.model.floor for old in olds))
-    counts = [old.null_counts for old in olds if old.null_counts is not None]
+    counts = [under_dof(old.null_counts, old.model.dof, model.dof) for old in olds if old.null_counts is not None]
     pool = np.sum(counts, axis=0) if len(counts) == len(olds) else None
     by_age = reduce(AgeVariance.merged, [old.age_variance for old in olds])
     return ChannelNorm(model, factors, pool, sums, squares=_merged_squares(olds), age_variance=by_age, bends=bends)
+
+
+def under_dof(counts: Counts, before: float, after: float) -> Counts:
+    """A histogram of z (`empirical_null.count`) from t with `before` degrees of freedom, as it is with `after`."""
+    t = np.sinh(np.linspace(0.0, 12.0, 12_001))
+    moved = np.copysign(np.interp(np.abs(CENTRES), t_to_z(t, before), t_to_z(t, after)), CENTRES)
+    return np.histogram(moved, EDGES, weights=counts)[0]
 
 
 def _merged_squares(olds: Sequence[ChannelNorm]) -> dict[str, Squares]:

@@ -119,9 +119,15 @@ def typicality(model: TypicalityModel, values: Array) -> Typicality:
     distances = _distances(model.deviation, np.asarray(values, dtype=np.float64))
     excess, reference = _excess(model, distances), _excess(model, model.reference)
     together, usual = excess.max(axis=1), reference.max(axis=1)
-    at_least = ((usual >= together[:, None]) * model.weights).sum(axis=1)
-    lower = ((usual < together[:, None]) * model.weights).sum(axis=1)
-    by_part = ((model.reference[None] < distances[:, None]) * model.weights[None, :, None]).sum(axis=1)
+    at_least, lower = np.empty(len(distances)), np.empty(len(distances))
+    by_part = np.empty(distances.shape)
+    for start in range(
+        0, len(distances), COMPARED_AT_ONCE
+    ):  # so that memory does not grow with new people times training people
+        rows = slice(start, start + COMPARED_AT_ONCE)
+        at_least[rows] = ((usual >= together[rows, None]) * model.weights).sum(axis=1)
+        lower[rows] = ((usual < together[rows, None]) * model.weights).sum(axis=1)
+        by_part[rows] = ((model.reference[None] < distances[rows, None]) * model.weights[None, :, None]).sum(axis=1)
     num = model.num_people
     return Typicality(
         distances, excess, 100.0 * by_part / num, 100.0 * lower / num, np.asarray((1.0 + at_least) / (num + 1.0))

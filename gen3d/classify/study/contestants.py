@@ -95,10 +95,8 @@ def _of_voxels(voxels: Voxels, threshold: Threshold) -> Contestant:
         table = features.table.iloc[chosen].reset_index(drop=True)
         return Rows(voxels.of(table["key"]), table)
 
-    recipe, description = (
-        voxel_recipe(voxels.name, threshold, voxels.sketched),
-        f"{voxels.num_voxels} voxels of the brain",
-    )
+    recipe = voxel_recipe(voxels.name, threshold, voxels.sketched)
+    description = f"{voxels.num_voxels} voxels of the brain"
     if voxels.sketched:
         description = recipe.reduction.describe(f"{SKETCHED} random projections of {description}")
     return Contestant(voxels.name, "baseline", recipe, rows, description)

@@ -19,7 +19,11 @@ from tests.cohorts import write_cohort
 from tests.runs import fit
 from tests.sealing import reseal
 
-BY_AGE = {"covariates": ["age", "age_spline", "sex", "site"], "age_variance": True, "channels": ["deformation"]}
+BY_AGE = {
+    "covariates": ["age", "age_spline", "sex", "site"],
+    "age_variance": ["deformation", "contrast"],
+    "channels": ["deformation"],
+}
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from gen3d.anomaly.anomaly import Anomaly
+from gen3d.anomaly.calibration.empirical_null import CENTRES, count
 from gen3d.anomaly.norm.folder import open_norm
+from gen3d.anomaly.norm.merging import under_dof
 from gen3d.anomaly.norm.norm import Norm
 from gen3d.core.errors import UserError
 from tests.anomaly.norm.test_norm import table
@@ -68,7 +71,18 @@ def test_two_halves_merged_are_the_whole(whole: Path, merged: Path) -> None:
         # The pool of held-out z is that of both norms: each control is judged by the controls of its own site.
         assert mine.null_counts is not None
         assert theirs.null_counts is not None
-        assert mine.null_counts.sum() == theirs.null_counts.sum()
+        assert mine.null_counts.sum() == pytest.approx(theirs.null_counts.sum())
+
+
+def test_z_of_a_small_norm_is_taken_as_the_sds_that_it_stands_for() -> None:
+    z = np.linspace(-6, 6, 2001)
+    before, after = 12.0, 60.0
+    sds = np.sign(z) * stats.t.isf(stats.norm.sf(np.abs(z)), before)
+    expected = np.sign(z) * stats.norm.isf(stats.t.sf(np.abs(sds), after))
+    moved = under_dof(count(z), before, after)
+    assert moved.sum() == len(z)
+    np.testing.assert_allclose(np.repeat(CENTRES, moved.astype(int)), expected, atol=0.03)
+    np.testing.assert_array_equal(under_dof(count(z), 9.0, 9.0), count(z))
 
 
 def test_without_factors_of_sites_the_fit_is_exactly_that_of_the_whole(home: Path) -> None:
