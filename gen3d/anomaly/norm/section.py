@@ -73,7 +73,7 @@ def _who(norm: NormFolder) -> list[Any]:
     if by_site:
         png, svg = charts.ages(by_site, style.category_colours(list(by_site)), float(DECADE))
         caption = f"{norm.name}: controls by site and decade of age."
-        blocks.append(Figure(f"norm_{norm.folder.name}_ages", caption, caption, png, svg=svg))
+        blocks.append(Figure(f"norm_{norm.folder.name}_ages", caption, caption, png, svg=svg, width_percent=70))
     return blocks
 
 
