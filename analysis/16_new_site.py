@@ -169,9 +169,9 @@ def open_channels(
         else:
             values = cohort.values[name]
         by_voxel = name in MAPS
-        settings = (
-            Settings(CalibrationSettings(fwhm, True), cohort.mask) if by_voxel else Settings(CalibrationSettings())
-        )
+        settings = Settings(CalibrationSettings(empirical_null=by_voxel))
+        if by_voxel and cohort.every == 1:
+            settings = Settings(CalibrationSettings(fwhm, True), cohort.mask)
         norm = fit_norm(values[~left_out], people, settings)
         reference: Reference | np.ndarray
         if by_voxel:

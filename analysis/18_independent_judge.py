@@ -69,6 +69,9 @@ HIPPOCAMPI = {"right hippocampus": 47, "left hippocampus": 48}
 CONTRACTIONS = {"brain": 0.95, "right hippocampus": 0.8}
 """Volume factors."""
 
+LINEAR = "linear alignment alone"
+"""The template's brain as the linear alignment scales it."""
+
 
 def main() -> None:
     """Run the steps that are not finished, and print the tables."""
@@ -320,7 +323,11 @@ def volumes_of(folder: Path) -> pd.DataFrame:
         voxel = prepared.plan.spacing_mm**3 * abs(np.linalg.det(native.template_to_scan[:3, :3]))
         local = np.exp(prepared.volume(str(row.key), LOG_JACOBIAN)) * voxel
         sides = {name: float(local[prepared.regions == int(labels[name])].sum()) for name in HIPPOCAMPI}
-        rows[str(row.subject)] = {"brain": float(local[prepared.mask].sum()), **sides}
+        rows[str(row.subject)] = {
+            "brain": float(local[prepared.mask].sum()),
+            LINEAR: float(voxel * prepared.mask.sum()),
+            **sides,
+        }
     return pd.DataFrame(rows).T
 
 
@@ -332,7 +339,7 @@ def print_atrophy(
     for target, factor in CONTRACTIONS.items():
         before, after = volumes["before"], volumes[target]
         shared = sorted(set(before.index) & set(after.index))
-        for measured in ("brain", *HIPPOCAMPI):
+        for measured in ("brain", LINEAR, *HIPPOCAMPI):
             pairs = pd.DataFrame(
                 {
                     "subject": [_dataset_name(name, places["before"]) for name in shared],

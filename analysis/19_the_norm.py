@@ -46,7 +46,7 @@ from gen3d.core.work_arrays import WorkingArrays
 from gen3d.maths.significance import fdr, p_values
 from gen3d.maths.stats import Interval, bootstrap_interval, wilson_interval
 
-REPEATS = 12
+REPEATS = 8
 Q = 0.05
 SIZES = (20, 40, 80, 140)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from gen3d.anomaly.calibration.calibrate import CalibrationSettings
 from gen3d.anomaly.calibration.controls import LEAST_ALLOWED, MIN_SITE_CONTROLS, FewSiteControls
@@ -11,7 +11,7 @@ from gen3d.anomaly.calibration.panel import Panel, make_panel
 from gen3d.anomaly.channels import available
 from gen3d.anomaly.compare import CompareSettings
 from gen3d.anomaly.expectation import Ensemble, load_runs
-from gen3d.cohort.channels import CHANNELS, LOG_JACOBIAN, T1W, Channel
+from gen3d.cohort.channels import CHANNELS, CONTRAST, LOG_JACOBIAN, SIZE, T1W, VOLUME, Channel
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.manifest import is_twin
 from gen3d.cohort.seen import ANOTHER_ID, OTHER_PEOPLE, Guard, PersonHashes, identities, named
@@ -62,6 +62,15 @@ class CalibratingVerb(FolderVerb):
     q: float = Field(0.05, gt=0, lt=1, description="false discovery rate within a person's map")
     seed: int = Field(0, description="seed of the posterior draws")
     workers: int = execution(0, "processes and threads; 0: one per core", ge=0)
+
+    @field_validator("age_variance")
+    @classmethod
+    def _are_channels(cls, channels: tuple[str, ...]) -> tuple[str, ...]:
+        known = (*CHANNELS, SIZE, CONTRAST, VOLUME)
+        unknown = [channel for channel in channels if channel not in known]
+        if unknown:
+            raise ValueError(f"unknown channel {unknown[0]!r}: choose among {', '.join(known)}.")
+        return channels
 
     def comparison(self, channels: list[Channel]) -> CompareSettings:
         """What the comparison of a scan depends on."""

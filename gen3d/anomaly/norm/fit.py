@@ -37,7 +37,7 @@ from gen3d.core.disk import writing
 from gen3d.core.seal import RECORD as RECORD_FILE
 from gen3d.core.seal import seal
 from gen3d.imaging.plan import write_plan
-from gen3d.maths.covariate_sums import CovariateSums
+from gen3d.maths.covariate_sums import CovariateSums, Group
 from gen3d.maths.design import covariate_sums
 from gen3d.maths.deviation import fit_deviation, held_out_deviation
 from gen3d.models.run import Run
@@ -99,10 +99,12 @@ class NormFit:
             prepare_settings(self.prepared),
             panel.controls,
             fitting.with_covariates.controls,
-            _covariates(panel),
+            without_groups(_covariates(panel)) if self._hides_few else _covariates(panel),
             channels,
             int(self.prepared.mask.sum()),
-            who(panel.table.iloc[panel.calibration]),
+            together(who(panel.table.iloc[panel.calibration]))
+            if self.anonymous
+            else who(panel.table.iloc[panel.calibration]),
             self.anonymous,
             tuple(read(source).key for source in self.run.folders),
         )
@@ -132,10 +134,19 @@ class NormFit:
 
     def _kept(self, record: dict[str, Any], statistics: Path) -> dict[str, Any]:
         """Sums of a group of a few people are nearly those people's maps: an anonymous norm has none of them."""
-        if self.anonymous and min(_covariates(self.panel).num) < FEWEST_TOGETHER:
+        if self._hides_few:
             statistics.unlink()
             record.pop("groups")
+            of_many = {site: of for site, of in record["squares"].items() if of[0] >= FEWEST_TOGETHER}
+            by_age = record["age_variance"]["sites"]
+            record["squares"] = of_many
+            record["age_variance"]["sites"] = {site: of for site, of in by_age.items() if of[0] >= FEWEST_TOGETHER}
         return record
+
+    @property
+    def _hides_few(self) -> bool:
+        """Whether the norm is anonymous and has groups of fewer people than a kept number may stand for."""
+        return self.anonymous and int(min(_covariates(self.panel).num)) < FEWEST_TOGETHER
 
     def _latents(self, values: ChannelValues) -> LatentReference | None:
         if values.latents is None:
@@ -192,6 +203,26 @@ def who(people: pd.DataFrame) -> list[dict[str, Any]]:
     frame = pd.DataFrame({"site": people["site"].fillna(""), "age": decade, "sex": people["sex"].fillna("")})
     counts = Counter(zip(frame["site"].astype(str), frame["age"].astype(str), frame["sex"].astype(str), strict=True))
     return [{"site": site, "age": age, "sex": sex, "num": num} for (site, age, sex), num in sorted(counts.items())]
+
+
+def together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same numbers in cells of at least `FEWEST_TOGETHER`: smaller ones lose the age, then the sex, then the site."""
+    for hidden in (("age",), ("age", "sex"), ("age", "sex", "site")):
+        counts: Counter[tuple[str, str, str]] = Counter()
+        for row in rows:
+            few = dict.fromkeys(hidden, "") if row["num"] < FEWEST_TOGETHER else {}
+            cell = row | few
+            counts[(cell["site"], cell["age"], cell["sex"])] += int(cell["num"])
+        rows = [{"site": site, "age": age, "sex": sex, "num": num} for (site, age, sex), num in sorted(counts.items())]
+    return rows
+
+
+def without_groups(sums: CovariateSums) -> CovariateSums:
+    """How many people there are and of which ages, and nothing of their groups; such sums cannot be merged."""
+    width = sums.gram.shape[1]
+    return CovariateSums(
+        (Group("", True, True),), np.array([sums.num_people]), np.zeros((1, width, width)), sums.age_range_years
+    )
 
 
 PER_PERSON = ("per_person", "per_person_fdr_positive")

@@ -52,7 +52,7 @@ def norm(place: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def few(place: Path) -> Path:
-    return at_scanner(write_cohort(place / "few", 8, 0, sites=("c",), seed=11, prefix="f", split=CONTROLS))
+    return at_scanner(write_cohort(place / "few", 8, 0, sites=("c",), seed=11, prefix="w", split=CONTROLS))
 
 
 @pytest.fixture(scope="module")

@@ -93,3 +93,8 @@ def test_a_damaged_sd_by_age_is_a_sentence(norm: Path) -> None:
     finally:
         path.write_text(before, encoding="utf-8")
         reseal(norm)
+
+
+def test_an_sd_by_age_of_no_channel_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown channel 'residul': choose among residual"):
+        Norm.model_validate({"prepared": "a", "run": "b", "out": "c", "age_variance": ["residul"]})

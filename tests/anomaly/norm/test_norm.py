@@ -143,7 +143,33 @@ def test_an_anonymous_norm_keeps_no_single_score(
     _, counts = np.unique(scores.largest, return_counts=True)
     assert counts.min() >= 5
     assert (scores.largest >= exact.largest).all()
+    assert all(row["num"] >= 5 for row in open_norm(anonymous).record.who)
     maps = Anomaly.model_validate({"norm": anonymous, "prepared": new, "out": tmp_path / "maps"}).run()
     mine, theirs = table(maps, "regions"), table(judged, "regions")
     np.testing.assert_allclose(mine["z"], theirs["z"], atol=1e-5)
     assert (mine["p_conformal"] >= theirs["p_conformal"] - 1e-9).all(), "never more certain than with every score"
+
+
+def test_an_anonymous_norm_hides_the_one_whose_age_is_unknown(run: Path, controls: Path, tmp_path: Path) -> None:
+    """A group of one person has sums that are that person's map."""
+    cohort = tmp_path / "cohort"
+    shutil.copytree(controls, cohort)
+    manifest = pd.read_csv(cohort / "manifest.tsv", sep="\t", dtype=str, keep_default_na=False)
+    manifest.loc[manifest.index[manifest["role"] == "calibration"][0], "age_years"] = "n/a"
+    manifest.to_csv(cohort / "manifest.tsv", sep="\t", index=False)
+    keys = {"prepared": cohort, "run": run, "channels": ["deformation"], "age_variance": ["deformation"]}
+    open_, hidden = (
+        Norm.model_validate({**keys, "out": tmp_path / str(anonymous), "anonymous": anonymous}).run()
+        for anonymous in (False, True)
+    )
+    assert min(open_norm(open_).record.covariates.num) == 1
+    assert (open_ / "statistics" / "deformation_voxels.npz").is_file()
+    record = open_norm(hidden).record
+    assert record.covariates.num.tolist() == [open_norm(open_).record.covariates.num_people]
+    assert not record.covariates.gram.any()
+    assert not list((hidden / "statistics").glob("*"))
+    for part in ("voxels", "regions"):
+        kept = record.channels["deformation"][part]
+        assert all(of[0] >= 5 for of in [*kept["squares"].values(), *kept["age_variance"]["sites"].values()])
+    with pytest.raises(UserError, match="keeps no sums over people"):
+        Norm.model_validate({"merge": [hidden, open_], "out": tmp_path / "merged"}).run()
