@@ -19,6 +19,7 @@ SECONDS = {
     "launch/test_two_hosts.py": 60,
     "launch/test_scripts.py": 60,
     "synthesis/test_sample.py": 45,
+    "anomaly/norm/test_by_norm.py": 30,
     "classify/test_classify.py": 25,
     "simulate/test_stopped.py": 25,
     "train/test_sharding.py": 20,

@@ -91,7 +91,8 @@ def test_a_norm_without_a_card_or_ages_has_a_page_too(home: Path, tmp_path: Path
     record["who"] = [row | {"age": "", "sex": ""} for row in record["who"]]
     (norm / "norm.json").write_text(json.dumps(record))
     section = page(reseal(norm))["norms"]
-    assert not [block for block in section.blocks if isinstance(block, (Figure, Details))]
+    assert not [block for block in section.blocks if isinstance(block, Details)], "chapters of a card"
+    assert [block.name for block in section.blocks if isinstance(block, Figure)] == ["norm_norm_curves"]
     assert "Controls of the norm by site" in words(section)
 
 
