@@ -10,7 +10,7 @@ import pandas as pd
 from gen3d.cohort.channels import T1W
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.core import words as spell
-from gen3d.core.memory import BYTES_OF_GIB
+from gen3d.core.memory import BYTES_OF_GIB, SAID_FROM
 from gen3d.core.output_folder import Work
 from gen3d.core.progress import say
 from gen3d.core.tables import plain_row
@@ -45,16 +45,20 @@ class Quality(QualitySettings):
         return [
             f"compares {len(people.synthetic)} synthetic scans with {len(people.reference)} real people; {training}",
             *people.notes,
-            f"memory: up to {spell.number(self._gib(people), 1)} GiB for the kernels of distances, which grow with the "
-            f"square of people up to most_people={self.most_people} in a group",
+            *self._memory(people),
             f"features: {', '.join(config.kind for config in self.extractors)}",
             f"writes {self.out}",
         ]
 
-    def _gib(self, people: QualityPeople) -> float:
-        """Of the kernels of real, synthetic, reconstructed and smoothed scans, two of which are kept at a time, per plane."""
-        num = len(people.synthetic) + 3 * len(people.reference)
-        return num_bytes_of_kernels(num, 1) / BYTES_OF_GIB
+    def _memory(self, people: QualityPeople) -> list[str]:
+        """Of the kernels of real, synthetic, reconstructed and smoothed scans, where it is much."""
+        num_bytes = num_bytes_of_kernels(len(people.synthetic) + 3 * len(people.reference), 1)
+        if num_bytes < SAID_FROM:
+            return []
+        return [
+            f"memory: up to {spell.number(num_bytes / BYTES_OF_GIB, 1)} GiB for the kernels of distances, which grow with the "
+            f"square of people up to most_people={self.most_people} in a group"
+        ]
 
     def reads(self) -> Inputs:
         """The synthetic scans, the real ones, and the generator if it is named."""
