@@ -28,6 +28,7 @@ Matrix = NDArray[np.float64]
 
 REGISTRATION_SPACING_MM = 2.0
 BRAIN_CENTRE_MM = np.array([0.0, -18.0, 8.0])  # of the MNI152 brain: rotations and scales turn about it
+NUM_REFINED = 3  # candidates that are refined with all parameters
 COARSE_MM, MIDDLE_MM, FINE_MM = 4.0, 2.0, 1.0  # SD of the smoothing of scan and template, resolution by resolution
 # Mutual information (nats) below which the wide fan is tried. Brains aligned correctly reached 0.67 to 1.16 (62 real
 # scans) and heads 0.54 to 0.63 (9); started from a wrong pose and left there, brains ended at 0.38 to 0.72, heads below 0.46.
@@ -69,10 +70,10 @@ def align(
 
 
 def _climbed(candidates: list[Matrix], judge: Judge, climber: Climber, degrees_of_freedom: int, fine: bool) -> Matrix:
-    """Refine the candidates as similarities at low resolution, and the best of them with all parameters."""
+    """Refine the candidates as similarities at low resolution, the best of them with all parameters, and the winner further."""
     if len(candidates) > 1:
-        candidates = [climber.similarity(matrix) for matrix in candidates]
-    return climber.linear(max(candidates, key=judge), degrees_of_freedom, fine)
+        candidates = judge.best([climber.similarity(matrix) for matrix in candidates], NUM_REFINED)
+    return climber.linear(candidates, degrees_of_freedom, fine)
 
 
 @dataclass(frozen=True)
@@ -164,15 +165,21 @@ class Climber:
         rotation, scale = nearest_rotation(matrix)
         return climb(self._coarse, _with_linear(matrix, rotation * scale), Turns(scaled=True), 8.0, 0.2, 40)
 
-    def linear(self, matrix: Matrix, degrees_of_freedom: int, fine: bool = True) -> Matrix:
-        """All requested parameters, at two resolutions; nine are the rotation and scales nearest to the twelve."""
+    def linear(self, candidates: list[Matrix], degrees_of_freedom: int, fine: bool = True) -> Matrix:
+        """All requested parameters, at two resolutions; nine are the rotation and scales nearest to the twelve.
+
+        Of several candidates the one with most information at the first of them goes on: at the resolution of the judge a
+        brain in its skull may look like a larger brain.
+        """
         moves: Moves = AllLinear()
         if degrees_of_freedom == 6:
-            matrix, moves = _with_linear(matrix, nearest_rotation(matrix)[0]), Turns(scaled=False)
-        matrix = climb(self._middle, matrix, moves, 4.0, 0.05, 100)
+            candidates = [_with_linear(matrix, nearest_rotation(matrix)[0]) for matrix in candidates]
+            moves = Turns(scaled=False)
+        ends = [climb(self._middle, matrix, moves, 4.0, 0.05, 100) for matrix in candidates]
+        best = max(ends, key=lambda matrix: self._middle(matrix)[0])
         if fine:
-            matrix = climb(self._fine, matrix, moves, 1.0, 0.01, 100)
-        return without_shear(matrix) if degrees_of_freedom == 9 else matrix
+            best = climb(self._fine, best, moves, 1.0, 0.01, 100)
+        return without_shear(best) if degrees_of_freedom == 9 else best
 
 
 def fan(scan: Volume, whole_head: bool) -> list[Matrix]:
