@@ -12,6 +12,12 @@ from gen3d.core.errors import UserError
 NAME_COLUMNS = ("key", "base", "neighbour_key", "subject", "session", "session_1", "session_2", "channel")
 """Columns of tables whose cells are parts of the names of files."""
 
+OPTIONAL = ("base", "neighbour_key")
+"""Those of them that a row need not have: most scans are no planted copy of another."""
+
+ABSENT = "n/a"
+"""How tables that are read cell by cell spell what is missing."""
+
 LONGEST = 180
 """Bytes; most file systems allow 255, of which gen3d adds a channel, a suffix and a mark of unfinished files."""
 
@@ -56,4 +62,6 @@ def require_file_names(frame: pd.DataFrame, path: Path, remedy: str) -> None:
     """
     for column in NAME_COLUMNS:
         if column in frame.columns:
-            require_names(frame[column].unique(), path, column, remedy)
+            may_be_absent = column in OPTIONAL
+            names = [name for name in frame[column].unique() if not (may_be_absent and name == ABSENT)]
+            require_names(names, path, column, remedy)

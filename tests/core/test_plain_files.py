@@ -14,7 +14,7 @@ from gen3d.core.arrays import read_array, read_arrays
 from gen3d.core.errors import UserError
 from gen3d.core.names import LONGEST, fault_of
 from gen3d.core.plain_files import load_json, load_lines, load_object, load_yaml
-from gen3d.core.tables import parse_table, read_table
+from gen3d.core.tables import parse_table, read_cells, read_table
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{after}: &{after} [{', '.join([f'*{before}'] * 10)}]\n"
@@ -125,6 +125,15 @@ def test_a_key_that_leads_elsewhere_is_refused_where_it_is_read(key: str, tmp_pa
     (tmp_path / "a.tsv").write_text("n\tkey\n1\t" + (f'"{key}"' if "\n" in key else key) + "\n")
     with pytest.raises(UserError, match=r"a\.tsv: the key .* cannot be part of a file's name"):
         read_table(tmp_path / "a.tsv")
+
+
+def test_a_scan_that_is_no_copy_of_another_has_no_base_and_needs_a_key(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("key\tbase\nk1\tn/a\nk2\tk1\n", encoding="utf-8")
+    assert read_cells(path)["base"].tolist() == ["n/a", "k1"]
+    path.write_text("key\tbase\nn/a\tk1\n", encoding="utf-8")
+    with pytest.raises(UserError, match="the key 'n/a' cannot be part of a file's name"):
+        read_cells(path)
 
 
 @pytest.mark.parametrize("key", ["sub-A1_ses-1", "sub-北京_ses-2", "sub-José", "", "a b", "a..b"])
