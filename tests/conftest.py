@@ -21,6 +21,7 @@ from tests.runs import fit
 from tests.schedule import Schedule, seconds
 from tests.world import World, build
 from tests.world_heads import build_heads
+from tests.world_norm import build_norm
 
 # A run of the tests that was started in the background ignores these, and so would every process that it starts.
 for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -89,6 +90,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Prepared, two runs with maps, latents, reconstructed and evaluation folders, and those of heads on latents."""
     world = build(tmp_path_factory.mktemp("world"))
     build_heads(world.root, world.plan)
+    build_norm(world)
     return world
 
 
@@ -111,5 +113,6 @@ def report(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "strata",
         "latents_h",
         "predictions",
+        "norm",
     )
     return Report(inputs=tuple(world[name] for name in names), out=tmp_path_factory.mktemp("out") / "report").run()

@@ -264,12 +264,12 @@ def _maps(world: World, model: str, generator: np.random.Generator) -> None:
         pd.DataFrame(rows),
         pd.DataFrame(regions, columns=list(REGION_TABLE.columns)),
         pd.DataFrame(clusters, columns=list(CLUSTERS.columns)),
-        {channel: _calibration(world) for channel in channels},
+        {channel: calibration_record(world) for channel in channels},
     )
     write_record(folder, "anomaly", {"prepared": [world["prepared"]], "run": [world[f"runs/{model}"]]})
 
 
-def _calibration(world: World) -> dict[str, Any]:
+def calibration_record(world: World) -> dict[str, Any]:
     test = world.manifest[world.manifest["role"] == "test"]
     beyond = np.linspace(0.04, 0.061, len(test))
     return {
