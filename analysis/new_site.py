@@ -119,7 +119,10 @@ class Kept:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text().splitlines() if path.is_file() else []
-        self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines if line.endswith("}")]
+        rows = [json.loads(line) for line in lines if line.endswith("}")]
+        # A computation that was stopped within a group of rows makes the group again.
+        once = {tuple(value for value in row.values() if not isinstance(value, list)): row for row in rows}
+        self.rows: list[dict[str, Any]] = list(once.values())
 
     def has(self, **wanted: Any) -> bool:
         return any(all(row.get(name) == value for name, value in wanted.items()) for row in self.rows)

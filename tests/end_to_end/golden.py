@@ -77,6 +77,8 @@ def _of_table(frame: pd.DataFrame) -> dict[str, Any]:
 
 def _of_array(name: str, array: Any) -> dict[str, Any]:
     values = np.ascontiguousarray(array)
+    if values.dtype.kind not in "biuf":
+        return {}  # words
     wide = values.astype(np.float64)
     return {
         f"{name}.shape": list(values.shape),

@@ -49,7 +49,8 @@ LEAST_CONTROLS = 2
 
 USUAL_LOG_FACTOR_VARIANCE = 0.1
 """Variance between sites of log delta^2 for a norm of one site, which cannot say: SD factors of about 0.73 to 1.37 in
-95 % of sites. Four real sites (`analysis/16_new_site.md`) are within it."""
+95 % of sites. Real sites, three at a time, had 0 to 0.04 (`analysis/16_new_site.md`); it is rather too large, as shrinking too
+little costs less than too much."""
 
 USUAL_PATTERN_DOF, USUAL_PEOPLE = 20.0, 10
 """d of sites in general, and how many controls of a site it counts as. Regions of real sites against the norm of the others
