@@ -73,7 +73,8 @@ def test_the_script_writes_its_table(tmp_path: Path) -> None:
 def test_tests_are_run_and_counted(gpu_check: ModuleType, tmp_path: Path) -> None:
     file = tmp_path / "test_some.py"
     file.write_text(
-        "import pytest\npytestmark = pytest.mark.gpu\ndef test_right(): pass\ndef test_wrong(): assert 1 == 2\n"
+        "import pytest\npytestmark = pytest.mark."
+        "gpu\ndef test_right(): pass\ndef test_wrong(): assert 1 == 2\n"
         "@pytest.mark.skip\ndef test_not_here(): pass\n"
     )
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu\n")
