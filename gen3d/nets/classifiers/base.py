@@ -1,0 +1,76 @@
+"""What every image classifier offers: named stages in order, so that it can be frozen, cached and explained anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+HEAD = "head"
+
+
+class StagedNetwork(nn.Module):
+    """Volumes [B, C, X, Y, Z] to scores [B, num_scores], stage by stage; the last stage is called `head`.
+
+    A stage is a module of one input and one output. The output of every stage but the head is a map of features
+    [B, F, ...] whose positions `gen3d.nets.classifiers.geometry` can place in the volume.
+    """
+
+    def __init__(self, stages: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        names = list(stages)
+        assert names[-1:] == [HEAD], names
+        self.stages = nn.ModuleDict(dict(stages))
+        self._frozen: tuple[str, ...] = ()
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Names of the stages, in order."""
+        return tuple(self.stages)
+
+    def forward(self, volumes: Tensor, age_years: Tensor | None = None) -> Tensor:
+        """Scores [B, num_scores] of volumes [B, C, X, Y, Z]; ages [B] for networks that take them."""
+        return self.from_features(volumes, "", age_years)
+
+    def features(self, volumes: Tensor, last: str) -> Tensor:
+        """The output of the stage `last`; the volumes themselves for ""."""
+        for name in self.upto(last):
+            volumes = self.stages[name](volumes)
+        return volumes
+
+    def from_features(self, features: Tensor, last: str, age_years: Tensor | None = None) -> Tensor:
+        """Scores [B, num_scores], given the output of the stage `last`; the volumes for ""."""
+        for name in self.stage_names[len(self.upto(last)) :]:
+            stage = self.stages[name]
+            features = stage(features, age_years) if name == HEAD and self.takes_age else stage(features)
+        return features
+
+    @property
+    def takes_age(self) -> bool:
+        """Whether the head is given the person's age."""
+        return False
+
+    def upto(self, last: str) -> tuple[str, ...]:
+        """Names of the stages up to and with `last`; none for ""."""
+        return self.stage_names[: self.stage_names.index(last) + 1] if last else ()
+
+    def freeze(self, last: str) -> None:
+        """Keep the stages up to `last` as they are: no gradients, and normalisations in evaluation mode for good."""
+        self._frozen = self.upto(last)
+        for name in self._frozen:
+            self.stages[name].requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> StagedNetwork:
+        """As of every module, but that frozen stages stay in evaluation mode, or their statistics would drift."""
+        super().train(mode)
+        for name in self._frozen:
+            self.stages[name].eval()
+        return self
+
+
+@torch.no_grad()
+def num_weights(module: nn.Module, trained: bool = False) -> int:
+    """Weights of a module; `trained` counts those that have gradients only."""
+    return sum(weights.numel() for weights in module.parameters() if weights.requires_grad or not trained)
