@@ -168,7 +168,7 @@ class ClosedFormModel(Model):
 class BaseModelConfig(Config):
     """What every model's settings offer to the verbs."""
 
-    material: ClassVar[Literal["scans", "latents"]] = "scans"
+    material: ClassVar[Literal["scans", "latents", "labels"]] = "scans"
     """What the model is trained on."""
 
     written_by_train: ClassVar[tuple[str, ...]] = ()

@@ -65,6 +65,9 @@ class LatentSource:
     def conditions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self.coded[rows]
 
+    def labels(self, rows: NDArray[np.int64]) -> None:
+        return None
+
 
 @dataclass(frozen=True)
 class LatentMaterial(TrainingMaterial):
@@ -229,9 +232,10 @@ class LatentMaterial(TrainingMaterial):
         mean, std, mask = (value.cpu().numpy() for value in (model.channel_mean, model.channel_std, model.brain_mask))
         return Statistics(mean, std, mask)
 
-    def set_frozen_parts(self, model: Model, rows: NDArray[np.int64], processes: Processes) -> None:
+    def set_frozen_parts(self, model: Model, member: int, processes: Processes) -> None:
         """The autoencoder's weights, and the scale of the latents over all training scans: mean and SD per channel, mean latent."""
         assert isinstance(model, LatentDiffusion)
+        rows = self.people.members[member]
         model.autoencoder.load_state_dict(self.autoencoder.member(0).state_dict())
         source, mine = self.source, rows[processes.rank :: processes.num]
         total = np.zeros(self.shape)
