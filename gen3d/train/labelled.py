@@ -153,7 +153,9 @@ class People:
             strata = np.searchsorted(cuts, values, side="right")
         else:
             strata = values
-        words = {name: table[name].fillna("").astype(str).to_numpy(dtype=np.str_) for name in ("subject", "site", "sex")}
+        words = {
+            name: table[name].fillna("").astype(str).to_numpy(dtype=np.str_) for name in ("subject", "site", "sex")
+        }
         return cls(frame, target, words["subject"], strata.astype(np.int64), words["site"], words["sex"])
 
     def require(self, num_folds: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, cast
@@ -30,10 +30,10 @@ from gen3d.cohort.seen import SeenBy, recorded
 from gen3d.core.disk import remove_folder
 from gen3d.core.errors import UserError
 from gen3d.core.output_folder import Work
-from gen3d.core.progress import say, track
+from gen3d.core.progress import track
+from gen3d.core.words import listed
 from gen3d.core.work import Inputs
 from gen3d.core.work_arrays import save_array
-from gen3d.core.words import listed
 from gen3d.models.base import BaseModelConfig, Model, Statistics
 from gen3d.models.run_folder import weights_path
 from gen3d.models.supervised.classifier import Classifier, ClassifierConfig
@@ -42,7 +42,7 @@ from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import BatchSource, PreparedSource
 from gen3d.train.engine.processes import Processes
 from gen3d.train.features import FeatureSource, compute_features, feature_shape, open_features
-from gen3d.train.labelled import Labelled, Share, choose_labelled
+from gen3d.train.labelled import Labelled, choose_labelled
 from gen3d.train.learners import RunPeople
 from gen3d.train.log import Painter
 from gen3d.train.looks import best_of, look_steps, read_looks
@@ -92,7 +92,9 @@ class LabelledMaterial(TrainingMaterial):
         if settings.folds is not None and settings.cross_fit != 1:
             raise ValueError("folds=RUN brings the number of folds; leave cross_fit out")
         if settings.optim.plateau < 1 and cast(ClassifierConfig, settings.model).validation == 0:
-            raise ValueError("optim.plateau waits for the validation loss, and model.validation=0 leaves nobody to validate")
+            raise ValueError(
+                "optim.plateau waits for the validation loss, and model.validation=0 leaves nobody to validate"
+            )
 
     @classmethod
     def open(cls, settings: TrainSettings) -> LabelledMaterial:
@@ -112,7 +114,9 @@ class LabelledMaterial(TrainingMaterial):
         ages = material.ages
         if ages is not None and not np.isfinite(ages).all():
             num = int((~np.isfinite(ages)).sum())
-            raise UserError(f"model.network takes the age, and {num} of {len(ages)} scans have no age_years; fill it in.")
+            raise UserError(
+                f"model.network takes the age, and {num} of {len(ages)} scans have no age_years; fill it in."
+            )
         return material
 
     @property

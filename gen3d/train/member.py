@@ -95,7 +95,7 @@ class Member:
         settings, material, processes, checkpoints = self.settings, self.material, self.processes, self._checkpoints
         optim = settings.optim
         first_step, state = checkpoints.newest(processes)
-        task = settings.model.task(model, optim.steps)
+        task = settings.model.task_of(model, optim.steps)
         engine = start_engine(settings.engine, task, optim, processes, state)
         batches = Batches(
             material.source_of(self.index),

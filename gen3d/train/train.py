@@ -59,7 +59,9 @@ class Train(TrainSettings):
 
     def settings(self) -> dict[str, Any]:
         """As of every verb, without inputs that are not set and settings that the material does not use."""
-        unused = {name for name in ("prepared", "latents", "folds") if getattr(self, name) is None} | self._material.unused
+        unused = {
+            name for name in ("prepared", "latents", "folds") if getattr(self, name) is None
+        } | self._material.unused
         left_out = unused | {"vae"} | (set() if self.patients else {"patients"})
         return {name: value for name, value in super().settings().items() if name not in left_out}
 
@@ -137,7 +139,7 @@ class Train(TrainSettings):
         def build(config: Any) -> Any:
             config = material.completed(config)
             config.check(material.plan, num_scans)
-            return config.task(config.build(material.plan, material.channels, material.blank, 1), self.optim.steps)
+            return config.task_of(config.build(material.plan, material.channels, material.blank, 1), self.optim.steps)
 
         step = step_settings(self.model, self.optim, self.engine, launched().num)
         return plan_step(step, build, num_scans, self.engine.memory_gib).sentences()

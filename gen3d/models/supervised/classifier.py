@@ -47,10 +47,13 @@ class ClassifierConfig(BaseModelConfig):
     written_by_train: ClassVar[tuple[str, ...]] = ("answers", "window")
 
     kind: Literal["classifier"] = Field("classifier", description="network that tells a label from a scan")
-    network: Network = Field(default_factory=LiuSettings, description="which network; its kind is short for its defaults")
+    network: Network = Field(
+        default_factory=LiuSettings, description="which network; its kind is short for its defaults"
+    )
     target: str = Field("diagnosis", description="column of the cohort table to tell from the scan")
     classes: tuple[str, ...] | None = Field(
-        None, description="classes in order, the one to detect last; people of others are left out. Default: all that occur"
+        None,
+        description="classes in order, the one to detect last; people of others are left out. Default: all that occur",
     )
     task: TargetTask | None = Field(
         None, description="categories, ordered (grades) or number; default: as the column reads"
@@ -80,7 +83,9 @@ class ClassifierConfig(BaseModelConfig):
         "classify calibrates with them; 0: the last weights are kept",
     )
     looks: int = Field(10, gt=0, description="times in a training at which the validation people are scored")
-    frozen: str = Field("", description="last stage of the network that is not trained, with all before it; none: all are")
+    frozen: str = Field(
+        "", description="last stage of the network that is not trained, with all before it; none: all are"
+    )
     unfreeze_after: float | None = Field(
         None, gt=0, lt=1, description="share of the steps after which the frozen stages are trained too; default: never"
     )
@@ -119,6 +124,10 @@ class ClassifierConfig(BaseModelConfig):
         return f"{network.kind}{width}{', pretrained' if self.pretrained else ''}: {self.target}"
 
     @property
+    def has_expectation(self) -> bool:
+        return False
+
+    @property
     def pretrained(self) -> bool:
         """Whether the network starts from weights learned elsewhere."""
         return getattr(self.network, "weights", None) is not None
@@ -147,9 +156,11 @@ class ClassifierConfig(BaseModelConfig):
         regions = regions_on(plan)
         around = torch.zeros(plan.shape, dtype=torch.bool).numpy()
         for name in self.crop_around:
-            around |= regions > 0 if name.lower() == BRAIN else torch.isin(
-                torch.from_numpy(regions.copy()), torch.tensor(find(name))
-            ).numpy()
+            around |= (
+                regions > 0
+                if name.lower() == BRAIN
+                else torch.isin(torch.from_numpy(regions.copy()), torch.tensor(find(name))).numpy()
+            )
         if not around.any():
             raise UserError(
                 f"model.crop_around={list(self.crop_around)}: no voxel of a grid of {plan.spacing_mm:g} mm lies there."

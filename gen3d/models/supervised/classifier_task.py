@@ -87,7 +87,11 @@ class ClassifierTask(Task):
     def _ages(self, batch: Batch) -> Tensor | None:
         if not self.model.network.takes_age:
             return None
-        return batch.conditions[:, 0] if batch.conditions is not None else torch.zeros(len(batch.volumes)).to(batch.volumes)
+        return (
+            batch.conditions[:, 0]
+            if batch.conditions is not None
+            else torch.zeros(len(batch.volumes)).to(batch.volumes)
+        )
 
     def _offsets(self, batch: Batch) -> Tensor | None:
         """Whole voxels by which each view is moved, uniform from -shift to shift, [B, 3]."""

@@ -56,7 +56,9 @@ class LocalEngine(Engine):
 
     def update(self, player: str, step: int) -> bool:
         module, optimiser = self.task.weights(player), self.optimisers[player]
-        for weights in self.task.slow_weights():  # untouched by the loss as yet; Adam counts one number of updates for all
+        for (
+            weights
+        ) in self.task.slow_weights():  # untouched by the loss as yet; Adam counts one number of updates for all
             if weights.grad is None:
                 weights.grad = torch.zeros_like(weights)
         norm = nn.utils.clip_grad_norm_(module.parameters(), self.optim.clip, foreach=True)
