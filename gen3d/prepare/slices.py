@@ -128,13 +128,13 @@ class PrepareSlices(FolderVerb):
         for sentence in opened.sentences(self.controls, self.split):
             say(sentence)
         done = track(stack_all(opened.tasks, opened.plan, self.out, self.workers), "stacking", total=len(opened.tasks))
-        rows = pd.DataFrame(sorted(done, key=lambda row: str(row["key"])))
+        rows = pd.DataFrame(list(done)).sort_values("key", ignore_index=True)
         summary = self._write_cohort(opened, rows)
         remove_folder(self.out / CACHE)
         return summary
 
     def _write_cohort(self, opened: Slices, rows: pd.DataFrame) -> dict[str, Any]:
-        failed = rows["failure"].astype(str) != ""
+        failed = np.array([bool(reason) for reason in rows["failure"]])
         frame = opened.frame
         controls = control_rows(frame, self.controls, opened.origin)
         manifest = assign_roles(frame, self.split, controls, rows.loc[failed, "key"].tolist())
@@ -151,7 +151,7 @@ class PrepareSlices(FolderVerb):
         return {
             "num_scans": len(rows),
             "num_people": int(frame["subject"].nunique()),
-            "verdicts": {name: int((verdicts["verdict"] == name).sum()) for name in ("keep", "exclude")},
+            "verdicts": {"keep": int((~failed).sum()), "exclude": int(failed.sum())},
             "roles": {str(role): int(count) for role, count in manifest["role"].value_counts().items()},
         }
 
