@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,14 @@ from numpy.typing import NDArray
 
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.manifest import is_synthetic, is_twin, subject_hash
-from gen3d.cohort.scores_folder import MAIN, PERMUTED, TWIN, RunScores
+from gen3d.cohort.scores_folder import MAIN, PERMUTED, TWIN, is_classifier, read_scores
+from gen3d.cohort.seen import SeenBy
 from gen3d.cohort.session_order import first_scans
 from gen3d.cohort.target import Target, make_target
+from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 from gen3d.core.progress import warn
+from gen3d.models.run_folder import TRAIN, read_seen
 from gen3d.models.supervised.classifier import ClassifierConfig
 
 Rows = NDArray[np.int64]
@@ -62,7 +66,7 @@ class Labelled:
 
 
 def choose_labelled(
-    prepared: Prepared, config: ClassifierConfig, cross_fit: int, seed: int, given: RunScores | None = None
+    prepared: Prepared, config: ClassifierConfig, cross_fit: int, seed: int, given: GivenFolds | None = None
 ) -> Labelled:
     """Everybody with a label, dealt over folds by person and shared out over the members.
 
@@ -77,8 +81,8 @@ def choose_labelled(
         given: a run whose folds are taken.
 
     Raises:
-        UserError: no such column, one class, a person of two classes, a class with fewer people than folds, or people who are
-            in no fold of the other run.
+        UserError: no such column, one class, a person of two classes, a class with fewer people than folds, or people whom
+            every member of the other run was trained on.
     """
     frame, target = _with_label(prepared, config)
     codes = target.codes(frame[target.name])
@@ -86,7 +90,7 @@ def choose_labelled(
         _refuse_changing(frame, target, codes)
     people = People.of(frame, target, codes)
     if given is not None:
-        fold, num_folds = _given_folds(people, target, given), given.folds
+        fold, num_folds = given.deal(people, target, np.random.default_rng([seed, FOLDS])), len(given.seen.members)
     else:
         people.require(cross_fit)
         fold, num_folds = people.deal(cross_fit, np.random.default_rng([seed, FOLDS])), cross_fit
@@ -246,22 +250,52 @@ def _share(
     )
 
 
-def _given_folds(people: People, target: Target, given: RunScores) -> Rows:
-    fold_of = given.fold_of
-    if not fold_of:
-        raise UserError(f"folds={given.folder}: a run with one member has no folds; give one with cross_fit above 2.")
-    strangers = [str(subject) for subject in people.subjects if str(subject) not in fold_of]
-    if strangers:
-        raise UserError(
-            f"folds={given.folder}: {len(strangers)} of {len(people.subjects)} people with {target.name} are in no fold of "
-            f"that run ({_named(strangers)}); train both on the same people."
-        )
-    fold = np.array([fold_of[str(subject)] for subject in people.subjects], dtype=np.int64)
-    for code, name in enumerate(target.classes):
-        empty = sorted(set(range(given.folds)) - set(fold[people.strata == code].tolist()))
-        if empty:
-            raise UserError(f"folds={given.folder}: nobody in its fold {empty[0] + 1} is {name}; use other folds.")
-    return fold
+@dataclass(frozen=True)
+class GivenFolds:
+    """The folds of another cross-fitted run: who is in fold k was not seen by its member k."""
+
+    folder: Path
+    seen: SeenBy
+
+    @classmethod
+    def of(cls, folder: Path) -> GivenFolds:
+        """Those of a run: a classifier's, or of a model behind latents, so that both test everybody in the same fold.
+
+        Raises:
+            UserError: not a finished run of `gen3d train`, or one with a single member.
+        """
+        read(folder, (TRAIN,))
+        seen = read_seen(folder)
+        if is_classifier(folder):
+            members = sorted(read_scores(folder).of(), key=lambda member: member.fold)
+            seen = SeenBy(tuple(seen.members[member.index] for member in members))
+        if len(seen.members) < 2:
+            raise UserError(f"folds={folder}: a run with one member has no folds; give one with cross_fit above 2.")
+        return cls(folder, seen)
+
+    def deal(self, people: People, target: Target, generator: np.random.Generator) -> Rows:
+        """The fold of every person [p]; people whom no member saw are dealt over all folds.
+
+        Raises:
+            UserError: people whom every member saw, or a class that is missing in a fold.
+        """
+        blind = self.seen.blind(people.frame)
+        rows = pd.Series(np.arange(len(people.frame)), index=people.frame["subject"].astype(str))
+        first = rows[~rows.index.duplicated()]
+        of_person = blind[:, first[people.subjects].to_numpy()]
+        seen_by_all = [str(subject) for subject in people.subjects[~of_person.any(axis=0)]]
+        if seen_by_all:
+            raise UserError(
+                f"folds={self.folder}: every member of that run was trained on {len(seen_by_all)} of {len(people.subjects)} people "
+                f"with {target.name} ({_named(seen_by_all)}); give a cross-fitted run, or other people."
+            )
+        free = of_person.sum(axis=0) > 1
+        fold = np.where(free, people.deal(len(of_person), generator, among=free), of_person.argmax(axis=0))
+        for code, name in enumerate(target.classes):
+            empty = sorted(set(range(len(of_person))) - set(fold[people.strata == code].tolist()))
+            if empty:
+                raise UserError(f"folds={self.folder}: nobody in its fold {empty[0] + 1} is {name}; use other folds.")
+        return np.asarray(fold, dtype=np.int64)
 
 
 def _named(subjects: list[str]) -> str:

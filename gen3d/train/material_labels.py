@@ -21,7 +21,6 @@ from gen3d.cohort.scores_folder import (
     TWIN,
     VALIDATION,
     ScoredMember,
-    read_scores,
     score_columns,
     write_description,
     write_scores,
@@ -42,7 +41,7 @@ from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import BatchSource, PreparedSource
 from gen3d.train.engine.processes import Processes
 from gen3d.train.features import FeatureSource, compute_features, feature_shape, open_features
-from gen3d.train.labelled import Labelled, choose_labelled
+from gen3d.train.labelled import GivenFolds, Labelled, choose_labelled
 from gen3d.train.learners import RunPeople
 from gen3d.train.log import Painter
 from gen3d.train.looks import Judge, best_of, look_steps, read_looks
@@ -107,7 +106,7 @@ class LabelledMaterial(TrainingMaterial):
         prepared = open_prepared(cast(tuple[Path, ...], settings.prepared))
         prepared.require_channels(settings.channels)
         config = cast(ClassifierConfig, settings.model)
-        given = read_scores(settings.folds) if settings.folds is not None else None
+        given = GivenFolds.of(settings.folds) if settings.folds is not None else None
         labelled = choose_labelled(prepared, config, settings.cross_fit, settings.seed, given)
         people = RunPeople(labelled.frame, tuple(share.training for share in labelled.shares))
         material = cls(prepared.plan, settings.channels, people, design_of(people), prepared, labelled, settings)

@@ -48,7 +48,9 @@ class TrainSettings(SharedVerb):
         "(classifiers: of everybody with a label)",
     )
     folds: Folder | None = Field(
-        None, description="classifiers: run of another classifier whose folds are taken, instead of cross_fit"
+        None,
+        description="classifiers: cross-fitted run whose folds are taken, instead of cross_fit: another classifier, or the model "
+        "behind the latents that it is compared with",
     )
     seed: int = Field(0, ge=0, description="seed of folds, initial weights, order of scans and noise")
     optim: OptimConfig = Field(

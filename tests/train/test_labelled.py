@@ -11,12 +11,11 @@ import pytest
 
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.manifest import scan_key
-from gen3d.cohort.scores_folder import RunScores, ScoredMember
-from gen3d.core.artefact import Artefact
+from gen3d.cohort.seen import SeenBy, recorded
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import plan_grid
 from gen3d.models.supervised.classifier import ClassifierConfig
-from gen3d.train.labelled import Labelled, choose_labelled
+from gen3d.train.labelled import GivenFolds, Labelled, choose_labelled
 
 CLASSES = {"CN": 40, "MCI": 23, "AD": 12}
 
@@ -37,7 +36,7 @@ def table(sessions: int = 1, **columns: Any) -> pd.DataFrame:
 
 
 def choose(
-    frame: pd.DataFrame, cross_fit: int = 5, seed: int = 0, given: RunScores | None = None, **settings: Any
+    frame: pd.DataFrame, cross_fit: int = 5, seed: int = 0, given: GivenFolds | None = None, **settings: Any
 ) -> Labelled:
     prepared = Prepared((Path("prepared"),), plan_grid(4.0), frame, "key")
     return choose_labelled(prepared, ClassifierConfig(**settings), cross_fit, seed, given)
@@ -137,18 +136,30 @@ def test_numbers_are_dealt_by_quantiles_and_may_change_within_a_person() -> None
     assert np.ptp(found.codes) > 30
 
 
+def folds_of(found: Labelled) -> GivenFolds:
+    """A run whose member k was trained on all folds but k."""
+    members = [recorded(found.frame[found.folds != fold], "train") for fold in range(found.num_folds)]
+    return GivenFolds(Path("run"), SeenBy(tuple(members)))
+
+
 def test_folds_of_another_run_are_taken() -> None:
     first = choose(table())
-    members = tuple(ScoredMember(fold, "main", fold) for fold in range(5))
-    scored = first.frame.assign(member=first.folds, part="test")
-    nothing: Any = None
-    artefact = Artefact(Path("run"), "train", "key", {}, {}, {}, "1", "")
-    given = RunScores(artefact, first.target, "liu", "", (), 0.15, 5, members, scored, nothing)
     frame = table().sample(frac=1.0, random_state=1).reset_index(drop=True)
-    again = choose(frame, cross_fit=1, seed=9, given=given)
+    again = choose(frame, cross_fit=1, seed=9, given=folds_of(first))
     assert again.num_folds == len(again.shares) == 5
     fold_of = dict(zip(first.frame["subject"], first.folds, strict=True))
     assert [fold_of[subject] for subject in again.frame["subject"]] == again.folds.tolist()
+
+
+def test_people_whom_the_other_run_never_saw_are_dealt_over_its_folds() -> None:
+    """A normative model of controls alone has seen no patient: any of its members may test them."""
+    controls = choose(table(), classes=("CN", "MCI"))
+    given = folds_of(controls)
+    found = choose(table(), cross_fit=1, given=given)
+    known = dict(zip(controls.frame["subject"], controls.folds, strict=True))
+    ill = (found.frame["diagnosis"] == "AD").to_numpy()
+    assert [known[subject] for subject in found.frame["subject"][~ill]] == found.folds[~ill].tolist()
+    assert np.ptp(np.bincount(found.folds[ill], minlength=5)) <= 1
 
 
 MISTAKES: dict[str, tuple[pd.DataFrame, dict[str, Any]]] = {
@@ -180,12 +191,8 @@ def test_what_cannot_be_learned_is_a_sentence(sentence: str) -> None:
     assert str(caught.value).count("\n") == 0
 
 
-def test_a_run_whose_folds_lack_somebody_is_refused() -> None:
+def test_a_run_that_was_trained_on_everybody_has_no_folds() -> None:
     first = choose(table())
-    members = tuple(ScoredMember(fold, "main", fold) for fold in range(5))
-    scored = first.frame.assign(member=first.folds, part="test")
-    nothing: Any = None
-    artefact = Artefact(Path("run"), "train", "key", {}, {}, {}, "1", "")
-    given = RunScores(artefact, first.target, "liu", "", (), 0.15, 5, members, scored[scored.index > 3], nothing)
-    with pytest.raises(UserError, match="4 of 75 people with diagnosis are in no fold of that run"):
-        choose(table(), given=given)
+    everybody = recorded(first.frame, "train")
+    with pytest.raises(UserError, match="every member of that run was trained on 75 of 75 people with diagnosis"):
+        choose(table(), given=GivenFolds(Path("run"), SeenBy((everybody, everybody))))
