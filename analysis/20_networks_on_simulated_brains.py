@@ -95,13 +95,13 @@ NETWORKS: dict[str, Keys] = {
                 "num_slices": 16,
                 "pooling": "attention",
             },
-            "frozen": "features",
+            "frozen": "backbone",
         },
         "optim": rate(3e-3, 60),
     },
     "inflated": {
         "channels": ["t1w"],
-        "model": {"network": {"kind": "slices", "weights": "package", "inflate": True}, "frozen": "features"},
+        "model": {"network": {"kind": "slices", "weights": "package", "inflate": True}, "frozen": "layer4"},
         "optim": rate(3e-3, 60),
     },
     "video": {
