@@ -35,7 +35,7 @@ def classifier(cohort: Path, out: Path, **changes: Any) -> dict[str, Any]:
             "crop_around": ["hippocampus"],
             "looks": 4,
         },
-        "optim": {"steps": 12, "batch_size": 6, "learning_rate": 1e-3},
+        "optim": {"steps": 12, "batch_size": 6, "learning_rate": 3e-3},
         "engine": {"device": "cpu", "precision": "fp32", "checkpoint_every": 5, "timeout_s": 60},
         "log_every": 1,
         "tensorboard": False,
