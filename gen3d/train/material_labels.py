@@ -45,9 +45,9 @@ from gen3d.train.features import FeatureSource, compute_features, feature_shape,
 from gen3d.train.labelled import Labelled, choose_labelled
 from gen3d.train.learners import RunPeople
 from gen3d.train.log import Painter
-from gen3d.train.looks import Judge, best_of, look_steps, read_looks
+from gen3d.train.looks import LookJudge, best_of, look_steps, read_looks
 from gen3d.train.material import TrainingMaterial, design_of
-from gen3d.train.scoring import Scorer, norms_of
+from gen3d.train.scoring import RowScorer, norms_of
 from gen3d.train.settings import TrainSettings
 
 PART = "scores.npy"
@@ -214,7 +214,7 @@ class LabelledMaterial(TrainingMaterial):
     def caches_trunk(self) -> bool:
         """Whether stages stay as they are for the whole training and meet the same volumes in every epoch."""
         config = cast(ClassifierConfig, self.settings.model)
-        still = config.shift == 0 and self.settings.augment == AugmentConfig()
+        still = config.shift == 0 and not self.settings.augment.changes
         return bool(config.frozen) and config.unfreeze_after is None and still
 
     def _trunk_folder(self, member: int) -> Path:
@@ -240,7 +240,7 @@ class LabelledMaterial(TrainingMaterial):
             model = config.build(self.plan, self.channels, self.blank, 1)
         return feature_shape(model.eval(), config.frozen)
 
-    def judge(self, member: int) -> Judge:
+    def judge(self, member: int) -> LookJudge:
         """Batch normalisations are settled on training people; those who watch give the loss."""
         share, scorer = self.labelled.shares[member], self._scorer(member)
         labels = share.labels[share.validation]
@@ -251,18 +251,18 @@ class LabelledMaterial(TrainingMaterial):
         def loss(module: nn.Module) -> float:
             return scorer.loss(module, share.validation, labels)
 
-        return Judge(settle, loss if len(share.validation) else None)
+        return LookJudge(settle, loss if len(share.validation) else None)
 
     def look_steps(self, member: int, steps: int) -> list[int]:
         watched = len(self.labelled.shares[member].validation)
         return look_steps(steps, cast(ClassifierConfig, self.settings.model).looks if watched else 1)
 
-    def _scorer(self, member: int) -> Scorer:
+    def _scorer(self, member: int) -> RowScorer:
         last = self.config.frozen if self.caches_trunk else ""
-        return Scorer(self.source_of(member), last, self.settings.optim.batch_size)
+        return RowScorer(self.source_of(member), last, self.settings.optim.batch_size)
 
-    def _plain_scorer(self, member: int) -> Scorer:
-        return Scorer(self._volumes(self.labelled.shares[member].labels), "", self.settings.optim.batch_size)
+    def _plain_scorer(self, member: int) -> RowScorer:
+        return RowScorer(self._volumes(self.labelled.shares[member].labels), "", self.settings.optim.batch_size)
 
     def after(self, member: int, processes: Processes) -> None:
         """Score the people that a member did not learn from; every process takes a share of them."""
