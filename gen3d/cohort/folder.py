@@ -32,7 +32,7 @@ UNMATCHED = TableFile("unmatched.tsv", ("entry", "remark"))
 MOST_MAPPED = 4000
 """Volumes that stay mapped, under the usual limit of a system."""
 
-VERBS = ("prepare", "simulate", "sample")
+VERBS = ("prepare", "prepare-slices", "simulate", "sample")
 GENERATOR_SUBJECTS = "generator_subjects.json"
 """In a folder of synthetic scans: hashes of all people that their generator was trained on, with roles."""
 
