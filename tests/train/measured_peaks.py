@@ -2,9 +2,9 @@
 
     python -m tests.train.measured_peaks
 
-prints one JSON object, bytes by the name of each case of `CASES`. How much room oneDNN takes for the bfloat16 gradients of
-weights depends on the process: a copy of a feature map per thread (6 MiB of some 50 MiB here), and 10.5 MiB more were seen
-after hundreds of other tests. A new process of one thread measures the same peak every time.
+prints one JSON object, bytes by the name of each case of `CASES`. For the bfloat16 gradients of weights oneDNN keeps a copy of
+a feature map per thread, 6 MiB of some 50 MiB here, so the peak depends on how many threads the process was left with. A new
+process of one thread measures the same peak every time.
 """
 
 from __future__ import annotations
