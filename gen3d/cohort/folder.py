@@ -204,7 +204,7 @@ def open_prepared(folders: Path | Sequence[Path]) -> Prepared:
         if plan.key != plans[0].key:
             raise UserError(
                 f"{folder}: its plan differs from that of {listed[0]} ({plans[0].difference(plan)}); "
-                "prepare both with the same settings."
+                "prepare both with the same settings and version."
             )
     frames = [read_manifest(folder).assign(folder=str(folder)) for folder in listed]
     manifest = pd.concat(frames, ignore_index=True)
