@@ -150,7 +150,7 @@ class Lite0Block(nn.Module):
         if not self.adds:
             return change
         if self.training and self.dropped > 0:
-            kept = torch.rand(len(change), *(1 for _ in change.shape[1:]), device=change.device) >= self.dropped
+            kept = torch.rand(change.shape[0], *(1 for _ in change.shape[1:]), device=change.device) >= self.dropped
             change = change * kept / (1 - self.dropped)
         return features + change
 

@@ -84,7 +84,7 @@ class StridedShortcut(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         kept = features[:, :, :: self.stride, :: self.stride, :: self.stride]
-        zeros = kept.new_zeros(len(kept), self.new_features, *kept.shape[2:])
+        zeros = kept.new_zeros(kept.shape[0], self.new_features, *kept.shape[2:])
         return torch.cat([kept, zeros], dim=1)
 
 

@@ -121,7 +121,7 @@ class _Slices(nn.Module):
         rows = torch.tensor(self.positions, device=volumes.device)
         slices = volumes.index_select(2 + self.axis, rows).movedim(2 + self.axis, 1)
         maps: Tensor = self.network(slices.flatten(0, 1))
-        return maps.unflatten(0, (len(volumes), len(self.positions))).movedim(1, 2 + self.axis)
+        return maps.unflatten(0, (-1, len(self.positions))).movedim(1, 2 + self.axis)
 
 
 class _PooledSlices(nn.Module):

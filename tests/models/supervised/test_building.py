@@ -8,7 +8,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from gen3d.core.errors import UserError
 from gen3d.models.supervised.building import black_of, build_network, check_grid, sides_of
-from gen3d.models.supervised.networks import LiuSettings, Network, ResNet3dSettings, SlicesSettings, VideoSettings
+from gen3d.models.supervised.networks import (
+    LiuSettings,
+    Network,
+    NetworkSettings,
+    ResNet3dSettings,
+    SlicesSettings,
+    VideoSettings,
+)
 
 
 @pytest.mark.parametrize("kind", ["r3d_18", "mc3_18", "r2plus1d_18", "mvit_v2_s"])
@@ -68,6 +75,25 @@ def test_a_twin_has_the_same_layout_and_takes_the_weights(settings: ResNet3dSett
         assert torch.equal(network(volumes), twin(volumes))
         for name in network.stage_names:
             torch.testing.assert_close(network.from_features(network.features(volumes, name), name), network(volumes))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ResNet3dSettings(kind="resnet3d", layers=18),
+        SlicesSettings(kind="slices", num_slices=2, backbone="resnet18", pooling="attention"),
+        VideoSettings(kind="mc3_18"),
+    ],
+)
+def test_networks_can_be_exported_with_any_number_of_volumes(settings: NetworkSettings) -> None:
+    torch.manual_seed(0)
+    network = build_network(settings, 1, (16, 20, 18), 2).eval()
+    two, three = torch.rand(2, 1, 16, 20, 18), torch.rand(3, 1, 16, 20, 18)
+    with torch.no_grad():
+        program = torch.export.export(
+            network, (two,), dynamic_shapes={"volumes": {0: torch.export.Dim("batch", max=8)}}
+        )
+        torch.testing.assert_close(program.module()(three), network(three))
 
 
 def test_slices_need_voxels() -> None:
