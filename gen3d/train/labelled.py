@@ -286,9 +286,10 @@ class GivenFolds:
             UserError: people whom every member saw, or a class that is missing in a fold.
         """
         blind = self.seen.blind(people.frame)
-        rows = pd.Series(np.arange(len(people.frame)), index=people.frame["subject"].astype(str))
-        first = rows[~rows.index.duplicated()]
-        of_person = blind[:, first[people.subjects].to_numpy()]
+        first: dict[str, int] = {}
+        for row, subject in enumerate(people.frame["subject"].astype(str)):
+            first.setdefault(subject, row)
+        of_person = blind[:, [first[str(subject)] for subject in people.subjects]]
         seen_by_all = [str(subject) for subject in people.subjects[~of_person.any(axis=0)]]
         if seen_by_all:
             raise UserError(
