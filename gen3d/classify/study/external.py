@@ -17,6 +17,7 @@ from gen3d.classify.study.question import (
     class_counts,
     opened_features,
     prepared_behind,
+    readings_of,
 )
 from gen3d.classify.study.selection import with_answers
 from gen3d.cohort.duplicates import Duplicates, Pair, find_duplicates, judge_duplicates
@@ -50,7 +51,7 @@ class TestedPeople:
     def of(cls, question: Question) -> TestedPeople:
         """Those of a cross-validation: the people of the question."""
         policies = Policies(question.settings.seen, question.settings.duplicates)
-        return cls(question.counts(), question.notes, question.waivers, question.num_seen, policies, question.pairs)
+        return cls(question.counts(), question.all_notes, question.waivers, question.num_seen, policies, question.pairs)
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,9 @@ def open_external(question: Question, policies: Policies, voxels_asked: bool) ->
     pairs = _known_under_another_id(question, features)
     taken_for_others = _judged(pairs, policies.duplicates)
     question = _with_voxels(question, features, voxels_asked)
+    question = replace(question, readings=readings_of(settings, features.table, question.target))
     notes = (*features.notes, *unseen_by_head.notes, *cleared.notes, *filter(None, [question.without_voxels]))
+    notes += question.readings.notes if question.readings is not None else ()
     notes += tuple(f"when the head was fitted: {waiver}" for waiver in question.waivers)
     people = TestedPeople(
         class_counts(question.target, codes, np.unique(features.table["subject"], return_inverse=True)[1]),

@@ -98,9 +98,9 @@ class Features:
         return np.where(self.blind.any(axis=0), self.blind, family)
 
     def rows(self, member: int, chosen: NDArray[np.int64]) -> Rows:
-        """Scans as a recipe takes them, in the space of a member."""
+        """Scans as a recipe takes them, in the space of a member; where all members share one space, in that."""
         table = self.table.iloc[chosen].reset_index(drop=True)
-        return Rows(self.values[member][chosen], table, self.blocks, self.shape)
+        return Rows(self.values[member if self.num_members > 1 else 0][chosen], table, self.blocks, self.shape)
 
 
 def open_features(folders: Sequence[Path], beside: Sequence[Path] = ()) -> Features:
