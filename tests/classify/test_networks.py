@@ -69,7 +69,7 @@ def test_the_first_sentence_says_whether_it_beats_its_baselines_and_its_twin(
     assert verdict.startswith("cnn separates AD from CN")
     assert "beats all" in verdict
     assert "the same network from random weights reaches" in verdict
-    assert "is better than that" in verdict
+    assert "which it beats (difference" in verdict
     assert performance(metrics, "cnn")["value"] > 0.85  # 2 SD apart: 0.92
     assert performance(metrics, "cnn random twin")["low"] < 0.5 < performance(metrics, "cnn random twin")["high"]
 

@@ -201,13 +201,16 @@ def _likelihood(tables: Tables, target: Target, model: str) -> list[str]:
     rows = rows_where(tables.get("likelihood_ratios"), model=model)
     if not rows or not math.isfinite(rows[0]["lr_positive"]):
         return []
-    positive, negative, even = (
-        spell.interval(rows[0][name], rows[0][f"{name}_low"], rows[0][f"{name}_high"], None)
-        for name in ("lr_positive", "lr_negative", "even_prevalence")
+    row = rows[0]
+    positive, negative = (
+        spell.interval(row[name], row[f"{name}_low"], row[f"{name}_high"], None)
+        for name in ("lr_positive", "lr_negative")
     )
+    half, low, high = (100 * row[f"even_prevalence{side}"] for side in ("", "_low", "_high"))
+    even = spell.interval(half, low, high, 0)
     return [
         f"A prediction of {target.classes[-1]} multiplies its odds by {positive}, a prediction of {target.classes[0]} by "
-        f"{negative}. At a prevalence below {even} most predictions of {target.classes[-1]} are wrong."
+        f"{negative}. At a prevalence below {even} % most predictions of {target.classes[-1]} are wrong."
     ]
 
 

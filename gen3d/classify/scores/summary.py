@@ -125,9 +125,13 @@ def _twin(verdict: Verdict) -> str:
     twin = verdict.twin
     if twin is None:
         return ""
-    how = "worse than" if twin in verdict.worse else "better than" if twin in verdict.beaten else "not better than"
+    how = (
+        "which beats it"
+        if twin in verdict.worse
+        else f"which it {'beats' if twin in verdict.beaten else 'does not beat'}"
+    )
     difference = spell.interval(twin.difference.value, twin.difference.low, twin.difference.high, None)
-    return f"; the same network from random weights reaches {spell.figure(twin.value)}, and it is {how} that ({difference})"
+    return f"; the same network from random weights reaches {spell.figure(twin.value)}, {how} (difference {difference})"
 
 
 def _baseline_comparison(verdict: Verdict, incomplete: bool) -> str:
