@@ -1,4 +1,4 @@
-"""`gen3d classify`: predict a column of the cohort table from latents, and compare with baselines without latents."""
+"""`gen3d classify`: predict a column of the cohort table from latents or by trained networks, and compare with baselines."""
 
 from __future__ import annotations
 
@@ -49,12 +49,13 @@ from gen3d.core.tables import Row, parse_table, records, write_table
 
 
 class Classify(StudySettings):
-    """Predict a column of the cohort table from latents: heads and baselines under nested cross-validation by person.
+    """Predict a column of the cohort table: heads on latents, trained networks and baselines, cross-validated by person.
 
     Everything (harmonisation, confounds, scaling, components, settings, calibration, threshold) is fitted on the training
     people of a fold. People that a model behind the latents was trained on are not tested. The baselines are covariates,
-    each of a few volumes of the same scans, both together, voxels, and permuted labels. With fit= and external=, a finished
-    head is tested on other people instead.
+    each of a few volumes of the same scans, both together, voxels, and permuted labels. A run of a classifier among the heads gives
+    its folds to all: nobody is tested by a network that saw the person. With readers=, people who read the same scans are
+    compared with the primary classifier. With fit= and external=, a finished head is tested on other people instead.
 
     Writes predictions.tsv, metrics.json with every table behind the figures, checklist.tsv and the head itself.
     """

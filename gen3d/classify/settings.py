@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,8 +41,10 @@ MOST_PERMUTED_NETWORKS = 100
 class StudySettings(FolderVerb):
     """The fields of `gen3d classify`, and the inputs among them."""
 
-    latents: Folders = Field(
-        description="latents folders (encode or harmonise) of one run, or maps folders (anomaly): their scores are the features"
+    latents: Folders | None = Field(
+        None,
+        description="latents folders (encode or harmonise) of one run, or maps folders (anomaly): their scores are the features; "
+        "none: trained classifiers alone, of the people of prepared=",
     )
     beside: tuple[Folder, ...] = Field((), description="further such folders of the same scans, which add features")
     table: Folder | None = Field(
@@ -149,6 +152,8 @@ class StudySettings(FolderVerb):
             raise ValueError(
                 f"heads names {twice} twice; give a run another name: {{kind: run, run: FOLDER, name: NAME}}."
             )
+        if self.latents is None:
+            self._without_latents([kind for kind in kinds if kind != "run"])
         if "run" in kinds and self.split == "sites":
             raise ValueError(
                 "split=sites tests people of a site that training did not know, but a trained classifier has folds of its own; "
@@ -170,9 +175,23 @@ class StudySettings(FolderVerb):
             )
         return self
 
+    def _without_latents(self, heads: Sequence[str]) -> None:
+        if self.fit is not None:
+            raise ValueError("latents= is missing: give those that the head of fit= was fitted with.")
+        if heads:
+            raise ValueError(
+                f"latents= is missing: the head {heads[0]} learns from latents (gen3d encode); leave it out of heads= to compare "
+                "trained classifiers alone."
+            )
+        if self.prepared is None:
+            raise ValueError("give latents=, or prepared= where only trained classifiers are compared.")
+        for name in ("beside", "synthetic", "harmonise", "confounds"):
+            if getattr(self, name):
+                raise ValueError(f"{name}= is about latents, and there are none; leave it out, or give latents=.")
+
     def reads(self) -> Inputs:
         """The folders and files that are read, by field."""
-        named: dict[str, Any] = {"latents": list(self.latents)}
+        named: dict[str, Any] = {"latents": list(self.latents)} if self.latents is not None else {}
         if self.beside:
             named["beside"] = list(self.beside)
         runs = [head.run for head in self.heads if isinstance(head, RunSettings)]

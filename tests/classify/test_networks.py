@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from gen3d.classify.classify import Classify
 from gen3d.classify.heads.network_recipe import NetworkRecipe
-from gen3d.cohort.manifest import subject_hash
+from gen3d.cohort.manifest import read_manifest, subject_hash
 from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
 from tests.classifier_run import deal, write_run
 from tests.classify.test_classify import NUM, QUICK, classify, people, performance
+from tests.cohorts import write_cohort
 from tests.latents_folder import write_latents
 
 DIAGNOSIS = Target("diagnosis", "categories", ("CN", "AD"))
@@ -304,3 +305,27 @@ def test_without_validation_people_the_shares_of_the_classes_stand_for_a_calibra
         assert chance.mean() == pytest.approx(0.25, abs=0.02)
         assert codes[chance > 0.5].mean() > 0.5
     assert shares.outputs(values) == pytest.approx(fitted.outputs(values), abs=0.05)
+
+
+def test_networks_alone_need_no_latents(tmp_path: Path) -> None:
+    prepared = write_cohort(tmp_path / "prepared", num_controls=14, num_patients=14)
+    table = read_manifest(prepared)
+    folds = deal(table, FOLDS, "diagnosis")
+    target = Target("diagnosis", "categories", ("control", "AD"))
+    run = write_run(tmp_path / "cnn", table, target, logits(table, 2.0), folds)
+    asked = QUICK | {"prepared": prepared, "heads": run, "bootstrap": 100, "voxels": True, "out": tmp_path / "h"}
+    study = Classify.model_validate(asked)
+    assert "latents" not in study.reads()
+    assert "the 4 folds in which cnn was trained" in " ".join(study.plan())
+    study.run()
+    predictions = pd.read_csv(tmp_path / "h" / "predictions.tsv", sep="\t")
+    assert {"cnn", "covariates", "voxels (T1w)"} <= set(predictions["model"])
+    without = Classify.model_validate(asked | {"voxels": False, "out": tmp_path / "w"})
+    assert "without latents and voxels" in " ".join(without.plan())
+    for change, sentence in (
+        ({"heads": [run, "linear"]}, "latents= is missing: the head linear learns from latents"),
+        ({"prepared": None}, "give latents=, or prepared="),
+        ({"confounds": ["age_years"]}, "confounds= is about latents"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            Classify.model_validate(asked | change)

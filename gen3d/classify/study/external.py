@@ -12,13 +12,12 @@ from gen3d.classify.study.baselines import read_voxels
 from gen3d.classify.study.features import Features
 from gen3d.classify.study.question import (
     BEHIND_FEATURES,
-    SWITCHED_OFF,
     Question,
     class_counts,
     opened_features,
-    prepared_behind,
     readings_of,
 )
+from gen3d.classify.study.scans import SWITCHED_OFF, prepared_behind
 from gen3d.classify.study.selection import with_answers
 from gen3d.cohort.duplicates import Duplicates, Pair, find_duplicates, judge_duplicates
 from gen3d.cohort.latents_folder import require_one_space

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from gen3d.classify.heads.settings import RunSettings, SvmSettings
 from gen3d.classify.settings import StudySettings, contestant_names
-from gen3d.classify.study.baselines import MOST_WHOLE, SKETCH_COMPONENTS, Voxels, read_voxels
-from gen3d.classify.study.features import Features, one_scan_each, open_features
+from gen3d.classify.study.baselines import MOST_WHOLE, SKETCH_COMPONENTS, Voxels
+from gen3d.classify.study.features import Features, one_scan_each, open_features, scans_alone
 from gen3d.classify.study.folds import Layout, StudyFold, leave_one_site_out, make_folds, one_site_classes
 from gen3d.classify.study.joining import with_columns
 from gen3d.classify.study.network_folds import NetworkFolds, network_folds
 from gen3d.classify.study.networks import Network, open_networks, shared_target
 from gen3d.classify.study.readings import ReaderScores, open_readings
+from gen3d.classify.study.scans import open_voxels
 from gen3d.classify.study.selection import column_of, only_those, with_answers
 from gen3d.cohort.duplicates import Pair, equal_scans, find_duplicates, groups_of, judge_duplicates
-from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.latents_folder import require_one_space
 from gen3d.cohort.manifest import is_twin
 from gen3d.cohort.seen import Guard
@@ -34,8 +34,9 @@ from gen3d.core.inputs import find_input, input_of
 from gen3d.core.memory import announce_memory
 from gen3d.maths.sketch import SKETCHED
 
-SWITCHED_OFF = "the voxel-wise baseline was switched off"
-WITHOUT_SCANS = "give prepared=FOLDER, or voxels=false to leave the voxel-wise baseline out (the report says so)"
+NOT_COMPARED = (
+    "without latents and voxels, a person under two ids is found where scans are equal, and not where they are alike"
+)
 FEWEST_PEOPLE = 10
 """Fewer people cannot fill five folds with one person of each of two classes."""
 BEHIND_FEATURES = Guard(
@@ -198,7 +199,7 @@ def open_question(request: StudySettings) -> Question:
         UserError: see the functions that do it; fewer than 10 people.
     """
     settings = like_the_fit(request)
-    features = opened_features(settings, settings.latents, settings.beside)
+    features = opened_features(settings, settings.latents or (), settings.beside)
     column = column_of(features.table, settings.target)
     networks = () if settings.external is not None else open_networks(settings.heads)
     target = _target(column, settings, networks)
@@ -221,10 +222,17 @@ def open_question(request: StudySettings) -> Question:
             f"the inner products of {len(features)} scans (svm)", 4 * 8 * len(features) ** 2, "leave svm out of heads"
         )
     external = settings.external is not None  # the voxels of both cohorts are read together, see `open_external`
-    voxels, voxel_notes = ((), ()) if external else _voxels(settings, features)
+    voxels, voxel_notes = ((), ()) if external else open_voxels(settings, features)
     pairs = _duplicates(features, voxels)
     sentences = judge_duplicates(pairs, settings.duplicates)
-    notes = (*features.notes, *cleared.notes, *voxel_notes, *(sentences if settings.duplicates == "merge" else ()))
+    unlike = () if voxels or features.values.shape[2] else (NOT_COMPARED,)
+    notes = (
+        *features.notes,
+        *cleared.notes,
+        *voxel_notes,
+        *unlike,
+        *(sentences if settings.duplicates == "merge" else ()),
+    )
     waivers = (*cleared.waivers, *(sentences if settings.duplicates == "waive" else ()))
     subjects = features.table["subject"].astype(str).tolist()
     question = Question(
@@ -282,13 +290,14 @@ def opened_features(settings: StudySettings, folders: Sequence[Path], beside: Se
     Raises:
         UserError: no scan of a person is left.
     """
-    features = open_features(folders, beside)
+    features = open_features(folders, beside) if folders else scans_alone(settings.prepared or ())
     if settings.table is not None:
         features = with_columns(features, settings.table)
     features = only_those(features, settings.only) if settings.only else features
     features = one_scan_each(features, settings.sessions)
     if not len(features):
-        raise UserError(f"{folders[0]}: holds planted copies or synthetic scans only; give latents of people.")
+        where = (*folders, *(settings.prepared or ()))[0]
+        raise UserError(f"{where}: holds planted copies or synthetic scans only; give latents of people.")
     return features
 
 
@@ -315,6 +324,8 @@ def _synthetic(
 
 
 def _refuse_constant(features: Features) -> None:
+    if not features.values.shape[2]:  # networks alone
+        return
     spread = np.ptp(np.asarray(features.values, dtype=np.float64), axis=1)
     if not np.isfinite(spread).all():
         raise UserError(f"the features hold NaN or infinite values ({features.words}); encode again.")
@@ -324,55 +335,11 @@ def _refuse_constant(features: Features) -> None:
         )
 
 
-def _voxels(settings: StudySettings, features: Features) -> tuple[tuple[Voxels, ...], tuple[str, ...]]:
-    """The features of the voxel baselines, and a note where there are none."""
-    if not settings.voxels:
-        return (), (SWITCHED_OFF,)
-    prepared = prepared_behind(settings, features)
-    missing = sorted(set(features.table["key"].astype(str)) - set(prepared.manifest["key"].astype(str)))
-    if missing:
-        raise UserError(
-            f"{prepared.folders[0]}: lacks the scan {missing[0]} that has latents; give prepared=FOLDERS of all scans, or "
-            "voxels=false."
-        )
-    return read_voxels(prepared, features.table["key"].astype(str).tolist()), ()
-
-
-def prepared_behind(settings: StudySettings, features: Features) -> Prepared:
-    """The scans: as given, or where the latents came from.
-
-    Raises:
-        UserError: they are no longer there.
-    """
-    folders = list(settings.prepared or ())
-    if not folders:
-        for folder in (*settings.latents, *(settings.external or ())):
-            folders += scans_behind(folder)
-    if not folders:
-        raise UserError(
-            "the latents do not say which prepared scans they were made from, which the voxel-wise baseline needs; "
-            f"{WITHOUT_SCANS}."
-        )
-    return open_prepared(tuple(dict.fromkeys(folders)))
-
-
-def scans_behind(folder: Path) -> list[Path]:
-    """Prepared folders behind latents, through harmonisation.
-
-    Raises:
-        UserError: one of them is not there any more, or something else is.
-    """
-    artefact = read(folder)
-    folders = [input_of(artefact, item, WITHOUT_SCANS) for item in artefact.inputs.get("prepared", [])]
-    for item in artefact.inputs.get("latents", []):
-        folders += scans_behind(input_of(artefact, item, WITHOUT_SCANS))
-    return folders
-
-
 def _duplicates(features: Features, voxels: Sequence[Voxels]) -> list[Pair]:
-    """The same person under two ids: by voxels where there are any, else by latents."""
+    """The same person under two ids: by voxels where there are any, else by latents; without both by equal scans alone."""
     vectors = voxels[0].values if voxels else features.values[0]
-    found = find_duplicates(vectors, features.table["subject"].astype(str).tolist())
+    subjects = features.table["subject"].astype(str).tolist()
+    found = find_duplicates(vectors, subjects) if vectors.shape[1] else []
     return _with_equal_scans(found, features.table)
 
 
