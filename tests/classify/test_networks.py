@@ -97,6 +97,7 @@ def test_permuted_labels_leave_scores_as_they_are_and_the_page_says_so(
     assert len(values) == 3
     assert all(0.3 < value < 0.7 for value in values)
     assert "3 networks of cnn trained with permuted labels: AUC" in text
+    assert text.count("(80 people)") >= 3
     assert f"in which cnn was trained ({FOLDS}, once)" in text
 
 

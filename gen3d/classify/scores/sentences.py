@@ -109,7 +109,7 @@ def network_sentences(networks: Sequence[Row], target: Target) -> list[str]:
     sentences = [f"The folds are those in which {first['name']} was trained ({first['folds']}, once), for every model."]
     measure = MEASURES["mae" if target.task == "number" else "auc" if target.is_binary else "macro_auc"]
     for network in networks:
-        values = [spell.figure(item["value"]) for item in network["permuted"]]
+        values = [f"{spell.figure(item['value'])} ({spell.people(item['num_people'])})" for item in network["permuted"]]
         retrained = f"{spell.count(len(values), 'network')} of {network['name']} trained with permuted labels"
         sentences.append(
             f"{retrained}: {measure} {spell.listed(values)}."

@@ -26,7 +26,7 @@ def network_records(question: Question, study: ClassifyStudy) -> list[Row]:
             "validation": network.run.validation,
             "twin": network.twin_name if network.has_twin else None,
             "permuted": [
-                {"permutation": number, "value": _value(model, members, study), "folds": len(members)}
+                {"permutation": number, **_tested(model, members, study), "folds": len(members)}
                 for number, (model, members) in permuted_contestants(network).items()
             ],
         }
@@ -34,8 +34,8 @@ def network_records(question: Question, study: ClassifyStudy) -> list[Row]:
     ]
 
 
-def _value(model: Contestant, members: tuple[ScoredMember, ...], study: ClassifyStudy) -> float | None:
-    """The statistic in the folds of these members, with the true labels of the tested people."""
+def _tested(model: Contestant, members: tuple[ScoredMember, ...], study: ClassifyStudy) -> Row:
+    """The statistic in the folds of these members, with the true labels of the tested people, and how many they are."""
     trained, outputs, rows, folds = {member.fold for member in members}, [], [], []
     for fold in (fold for fold in study.folds if fold.number in trained):
         fitted = fit(model, study, fold.member, fold.train)
@@ -43,8 +43,9 @@ def _value(model: Contestant, members: tuple[ScoredMember, ...], study: Classify
         rows.append(fold.test)
         folds.append(np.full(len(fold.test), fold.number))
     if not rows:
-        return None
+        return {"value": None, "num_people": 0}
     values, codes = np.concatenate(outputs), study.codes[np.concatenate(rows)]
     known = np.isfinite(values).all(axis=1)
     found = statistic(study.target, codes[known], values[known], np.concatenate(folds)[known])
-    return found if math.isfinite(found) else None
+    people = len(np.unique(study.groups[np.concatenate(rows)[known]]))
+    return {"value": found if math.isfinite(found) else None, "num_people": people}
