@@ -243,3 +243,18 @@ def test_the_rule_is_a_baseline_of_those_who_were_rated(tmp_path: Path) -> None:
     ordered = classify(tmp_path / "ordered", graded, **asked)
     assert performance(ordered, "linear", "kappa")["value"] > 0.7
     assert json.loads((tmp_path / "ordered" / "metrics.json").read_text())["target"]["task"] == "ordered"
+
+
+def test_readers_of_external_people_are_those_of_the_tested(tmp_path: Path) -> None:
+    latents, table = study(tmp_path)
+    classify(tmp_path / "h", latents, **ASKED)
+    values, others = people(seed=7)
+    others["subject"] = [f"e{index:03d}" for index in range(NUM)]
+    others["key"] = [f"sub-{subject}_ses-1" for subject in others["subject"]]
+    external = write_latents(tmp_path / "others", values, others)
+    asked = ASKED | {"fit": tmp_path / "h", "external": external}
+    theirs = write_readers(tmp_path / "theirs.csv", others, others["diagnosis"])
+    (row,) = classify(tmp_path / "e", latents, readers=theirs, **asked)["tables"]["readers"]
+    assert (row["num_people"], row["auc"]) == (NUM, 1.0)
+    with pytest.raises(UserError, match=r"read other people \(p0000"):
+        classify(tmp_path / "r", latents, readers=write_readers(tmp_path / "ours.csv", table, "AD"), **asked)
