@@ -1,4 +1,4 @@
-"""`gen3d classify`: predict a column of the cohort table from latents, and compare with baselines without latents."""
+"""`gen3d classify`: predict a column of the cohort table from latents or by trained networks, and compare with baselines."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from threadpoolctl import threadpool_limits
 
 from gen3d.classify.folder import CLASS_COLUMNS, HEAD, MODEL_COLUMNS, write_study
 from gen3d.classify.head_folder import HeadFamily, member_folder, open_heads, save_head
+from gen3d.classify.heads.network_recipe import NetworkRecipe
 from gen3d.classify.picture import draw_performance
 from gen3d.classify.scores.checklist import checklist
+from gen3d.classify.scores.readers import published_readers, reader_table
 from gen3d.classify.scores.scorecard import ScoreSettings, permutation_row, score
+from gen3d.classify.scores.sentences import network_sentences, reader_sentences
 from gen3d.classify.scores.summary import summary
 from gen3d.classify.settings import StudySettings
-from gen3d.classify.study.contestants import SITE, contestants
+from gen3d.classify.study.cautions import cautions
+from gen3d.classify.study.contestants import contestants
 from gen3d.classify.study.crossvalidation import (
     ClassifyStudy,
     Contestant,
@@ -30,11 +34,11 @@ from gen3d.classify.study.crossvalidation import (
     prediction_rows,
 )
 from gen3d.classify.study.external import External, Policies, TestedPeople, open_external
-from gen3d.classify.study.permutation import null_values, observed, prepare, statistic_name
+from gen3d.classify.study.network_records import network_records
+from gen3d.classify.study.permutation import null_values, observed, prepare, prepare_scores, statistic_name
 from gen3d.classify.study.question import Question, open_question
 from gen3d.classify.study.recipe import HeadRecipe, KeptLearned
-from gen3d.cohort.target import Target, as_label
-from gen3d.core import words as spell
+from gen3d.cohort.target import Target
 from gen3d.core.artefact import write_json
 from gen3d.core.disk import remove_folder
 from gen3d.core.errors import UserError
@@ -45,12 +49,13 @@ from gen3d.core.tables import Row, parse_table, records, write_table
 
 
 class Classify(StudySettings):
-    """Predict a column of the cohort table from latents: heads and baselines under nested cross-validation by person.
+    """Predict a column of the cohort table: heads on latents, trained networks and baselines, cross-validated by person.
 
     Everything (harmonisation, confounds, scaling, components, settings, calibration, threshold) is fitted on the training
     people of a fold. People that a model behind the latents was trained on are not tested. The baselines are covariates,
-    each of a few volumes of the same scans, both together, voxels, and permuted labels. With fit= and external=, a finished
-    head is tested on other people instead.
+    each of a few volumes of the same scans, both together, voxels, and permuted labels. A run of a classifier among the heads gives
+    its folds to all: nobody is tested by a network that saw the person. With readers=, people who read the same scans are
+    compared with the primary classifier. With fit= and external=, a finished head is tested on other people instead.
 
     Writes predictions.tsv, metrics.json with every table behind the figures, checklist.tsv and the head itself.
     """
@@ -84,9 +89,6 @@ class Classify(StudySettings):
 
 
 PARTS = ".parts"
-UNEVEN_GAPS = 0.1
-"""Difference between classes in the share of missing values from which a warning is written."""
-
 RESIDUAL = "residual"
 
 
@@ -109,11 +111,12 @@ class ExternalTest:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """Predictions of all models, the settings chosen for each, and the row of the permutation test if there is one."""
+    """Predictions of all models, the settings chosen for each, the row of the permutation test if there is one, and networks."""
 
     predictions: pd.DataFrame
     chosen: dict[str, list[Row]]
     permutation: Row | None
+    networks: list[Row]
 
 
 def cross_validate(question: Question) -> Row:
@@ -138,8 +141,8 @@ def cross_validate(question: Question) -> Row:
         tables.append(predictions)
         chosen[model.name] = settings
     null = _permutation(models[0], study, question, parts / "permutations.json")
-    result = StudyResult(pd.concat(tables, ignore_index=True), chosen, null)
-    head_note = kept_head(question, models[0], study)
+    result = StudyResult(pd.concat(tables, ignore_index=True), chosen, null, network_records(question, study))
+    head_note = no_head(question) if question.networks_lead else kept_head(question, models[0], study)
     written = _write(question, models, result, head_note, TestedPeople.of(question))
     remove_folder(parts)
     return written
@@ -167,7 +170,7 @@ def external_test(test: ExternalTest) -> Row:
             threshold = fitted.learned.threshold
         tables.append(prediction_rows(model, question.target, features.table, codes, outputs, threshold, where))
         chosen[model.name] = chosen_settings([dict(each.settings) for each in learned])
-    result = StudyResult(pd.concat(tables, ignore_index=True), chosen, None)
+    result = StudyResult(pd.concat(tables, ignore_index=True), chosen, None, [])
     return _write(question, models, result, f"the head of {settings.fit}", external.people)
 
 
@@ -206,14 +209,15 @@ def _permutation(model: Contestant, study: ClassifyStudy, question: Question, pa
     if path.is_file():
         kept: Row = json.loads(path.read_text(encoding="utf-8"))
         return kept
-    job = prepare(model, study)
+    is_network = isinstance(model.recipe, NetworkRecipe)
+    job = prepare_scores(model, study) if is_network else prepare(model, study)
     statistics: list[float] = []
     steps = track(
         null_values(job, num, question.settings.workers), f"permuted labels ({model.name})", total=-(-num // 20)
     )
     for part in steps:
         statistics += part.tolist()
-    row = permutation_row(observed(job), np.sort(statistics), model.name, statistic_name(study.target))
+    row = permutation_row(observed(job), np.sort(statistics), model.name, statistic_name(study.target), is_network)
     write_json(path, row)
     return row
 
@@ -249,9 +253,12 @@ def _write(
     tables = score(result.predictions, question.target, scoring)
     if result.permutation is not None:
         tables["permutation"] = pd.DataFrame([result.permutation])
+    tables |= _reader_tables(question, result.predictions, models[0].name)
     split = str(result.predictions["split"].iloc[0])
     sentences = summary(tables, question.target, models[0].name, split, question.without_voxels)
-    sentences += _warnings(question, tables)
+    sentences += reader_sentences(tables, models[0].name)
+    sentences += network_sentences(result.networks, question.target)
+    sentences += cautions(question, tables)
     people = {
         "num_people": int(result.predictions["subject"].nunique()),
         "num_scans": int(result.predictions["key"].nunique()),
@@ -276,6 +283,8 @@ def _write(
         "people": people,
         "guard": guard,
         "models": described,
+        "networks": result.networks,
+        "split": question.split_words if question.networks else "",
         "head": head_note,
         "head_kept": (settings.out / HEAD).is_dir(),
     }
@@ -292,48 +301,23 @@ def _write(
     return {"summary": sentences[:1], "num_people": people["num_people"], "waivers": list(tested.waivers)}
 
 
-def _warnings(question: Question, tables: dict[str, pd.DataFrame]) -> list[str]:
-    """Warnings next to the verdict: classes that exist at one site only, and a site that predicts the target."""
-    lines = _gaps(question)
-    if question.target.name == SITE:
-        return lines
-    lines += [
-        f"{label} exists at the site {site} only, so a classifier of {label} may be a classifier of the scanner."
-        for label, site in question.one_site_classes
-    ]
-    rows = tables["performance"]
-    site = rows[(rows["model"] == SITE) & rows["measure"].isin(["auc", "macro_auc"])]
-    if len(site) and float(site["low"].iloc[0]) > 0.5:
-        value, low, high = (float(site[name].iloc[0]) for name in ("value", "low", "high"))
-        cure = (
-            "harmonisation was fitted within the folds"
-            if question.settings.harmonise is not None
-            else "run with harmonise.by=site and with split=sites to see what remains without it"
-        )
-        lines.append(
-            f"The site alone predicts {question.target.describe()} with an AUC of {spell.interval(value, low, high)}: site and "
-            f"{question.target.name} are confounded; {cure}."
-        )
-    return lines
+def _reader_tables(question: Question, predictions: pd.DataFrame, model: str) -> dict[str, pd.DataFrame]:
+    """Readers of the same people; without them what was published about readers of others."""
+    settings = question.settings
+    if question.readings is None:
+        published = published_readers(question.target)
+        return {"published_readers": published} if len(published) else {}
+    readings = question.readings.table
+    return {"readers": reader_table(predictions, question.target, model, readings, settings.bootstrap, settings.seed)}
 
 
-def _gaps(question: Question) -> list[str]:
-    """Warnings about columns whose missing values predict the class: they are missing more often in one class."""
-    target, table = question.target, question.features.table
-    if target.task == "number":
-        return []
-    lines = []
-    for name in dict.fromkeys((*question.settings.covariates, *(question.settings.volumes or ()))):
-        if name not in table.columns:
-            continue
-        missing = np.array([as_label(value) == "" for value in table[name]])
-        shares = {label: float(missing[question.codes == code].mean()) for code, label in enumerate(target.classes)}
-        if max(shares.values()) - min(shares.values()) >= UNEVEN_GAPS:
-            listed = ", ".join(f"{spell.percent(share, 0)} of {label}" for label, share in shares.items())
-            lines.append(
-                f"{name} is missing in {listed}, so its missing values predict the class in every baseline that uses it."
-            )
-    return lines
+def no_head(question: Question) -> str:
+    """Why nothing is kept for `gen3d predict`."""
+    network = question.networks[0]
+    return (
+        f"the primary classifier is the network of {network.folder}, which is kept there; no head is kept here, so `gen3d predict` "
+        "needs a study whose first head is one on latents"
+    )
 
 
 def kept_head(question: Question, model: Contestant, study: ClassifyStudy) -> str:

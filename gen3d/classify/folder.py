@@ -26,8 +26,16 @@ PREDICTIONS = TableFile("predictions.tsv", ("key", "subject"))
 
 NEIGHBOURS = TableFile("neighbours.tsv", ("key", "rank", "neighbour_key", "distance"))
 CHECKLIST = TableFile("checklist.tsv")
+TWIN = "random twin"
+"""Ends the name of a baseline: the network of a run, trained from random weights instead of learned ones."""
+
 MODEL_COLUMNS = ("model", "kind", "split")
 CLASS_COLUMNS = ("y_true", "y_pred")
+
+
+def twin_of(model: str) -> str:
+    """As tables call the random twin of a network."""
+    return f"{model} {TWIN}"
 
 
 def write_study(
@@ -91,6 +99,11 @@ class HeadFolder(ResultFolder):
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, the reference first."""
         return tuple(str(name) for name in self.target.get("classes") or ())
+
+    @property
+    def networks(self) -> list[dict[str, Any]]:
+        """The trained networks among the models."""
+        return [entry for entry in self.part("networks", list, []) if isinstance(entry, dict)]
 
     @cached_property
     def predictions(self) -> pd.DataFrame:

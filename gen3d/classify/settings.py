@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from gen3d.classify.heads.settings import HeadSettings, LinearSettings, Threshold
+from gen3d.classify.heads.settings import ContestantSettings, LinearSettings, MtaRule, RunSettings, Threshold
 from gen3d.cohort.duplicates import Duplicates
 from gen3d.cohort.seen import SeenPolicy
 from gen3d.cohort.target import Task
@@ -16,16 +18,21 @@ from gen3d.harmonise.recipe import Harmonisation
 
 
 def _by_name(value: Any) -> Any:
-    """Accept `linear` and `[linear, svm]` as short forms of groups with that kind."""
+    """Accept `linear` and `[linear, runs/cnn]` as short forms of groups: a head by its kind, a run by its folder."""
     listed = value if isinstance(value, (list, tuple)) else [value]
-    return [{"kind": item} if isinstance(item, str) else item for item in listed]
+    return [_group(str(item)) if isinstance(item, (str, Path)) else item for item in listed]
+
+
+def _group(text: str) -> dict[str, str]:
+    is_folder = "/" in text or (text not in HEAD_KINDS and Path(text).is_dir())
+    return {"kind": "run", "run": text} if is_folder else {"kind": text}
 
 
 _Value = int | float | str
 _Condition = _Value | tuple[_Value | None, ...]
 """A value that a column must have, values of which it must have one, or [lowest, highest] of a number (none: no limit)."""
-Heads = Annotated[tuple[HeadSettings, ...], BeforeValidator(_by_name), Field(min_length=1)]
-
+Heads = Annotated[tuple[ContestantSettings, ...], BeforeValidator(_by_name), Field(min_length=1)]
+HEAD_KINDS = ("linear", "svm", "boosting", "mlp", "residual")
 
 MOST_PERMUTED_NETWORKS = 100
 """Every permutation trains 25 networks (5 folds of 5 inner folds), so that more would take days."""
@@ -34,8 +41,10 @@ MOST_PERMUTED_NETWORKS = 100
 class StudySettings(FolderVerb):
     """The fields of `gen3d classify`, and the inputs among them."""
 
-    latents: Folders = Field(
-        description="latents folders (encode or harmonise) of one run, or maps folders (anomaly): their scores are the features"
+    latents: Folders | None = Field(
+        None,
+        description="latents folders (encode or harmonise) of one run, or maps folders (anomaly): their scores are the features; "
+        "none: trained classifiers alone, of the people of prepared=",
     )
     beside: tuple[Folder, ...] = Field((), description="further such folders of the same scans, which add features")
     table: Folder | None = Field(
@@ -60,7 +69,7 @@ class StudySettings(FolderVerb):
     heads: Heads = Field(
         (LinearSettings(),),
         description="classifiers to compare, the primary one first: linear, svm, boosting, mlp, residual (spatial latents "
-        "only); by name, or groups with settings",
+        "only), or folders of trained classifiers (runs/cnn), whose folds are then those of all; by name, or groups with settings",
     )
     components: int = Field(30, gt=0, description="principal components of the features (all classifiers but residual)")
     confounds: tuple[str, ...] = Field(
@@ -109,6 +118,19 @@ class StudySettings(FolderVerb):
     prevalences: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         (0.03, 0.1, 0.25), description="prevalences at which predictive values are computed"
     )
+    readers: Folder | None = Field(
+        None,
+        description="CSV or TSV of what people read from the same scans (subject, reader, score): compared with the primary "
+        "classifier, pair by pair; two classes only",
+    )
+    reader_threshold: float | None = Field(
+        None, description="readers' score from which they mean the last class; none: they wrote classes, or 0 and 1"
+    )
+    mta_rule: MtaRule = Field(
+        "ferreira_2015",
+        description="cut-offs by age of medial temporal atrophy (Scheltens 0 to 4, mean of both sides): a rule that is a "
+        "baseline where the table has a column mta",
+    )
     fit: Folder | None = Field(None, description="finished folder of this verb, whose head is tested on external=")
     external: Folders | None = Field(None, description="latents of other people, encoded with the same run; needs fit=")
     seed: int = Field(0, ge=0, description="seed of folds, permutations and bootstrap")
@@ -124,9 +146,23 @@ class StudySettings(FolderVerb):
             raise ValueError(
                 f"{self.target} is the column to predict, so it cannot be a confound; leave it out of confounds."
             )
-        kinds = [head.kind for head in self.heads]
-        if len(set(kinds)) < len(kinds):
-            raise ValueError(f"heads names {max(kinds, key=kinds.count)} twice.")
+        kinds, names = [head.kind for head in self.heads], contestant_names(self.heads)
+        if len(set(names)) < len(names):
+            twice = max(names, key=names.count)
+            raise ValueError(
+                f"heads names {twice} twice; give a run another name: {{kind: run, run: FOLDER, name: NAME}}."
+            )
+        if self.latents is None:
+            self._without_latents([kind for kind in kinds if kind != "run"])
+        if "run" in kinds and self.split == "sites":
+            raise ValueError(
+                "split=sites tests people of a site that training did not know, but a trained classifier has folds of its own; "
+                "leave out split=sites, or the run."
+            )
+        if kinds[0] == "run" and self.external is not None:
+            raise ValueError(
+                "fit= and external= test a head that was kept, but the first of heads= is a trained classifier, of which none is."
+            )
         if kinds[0] == "residual" and self.permutations > MOST_PERMUTED_NETWORKS:
             raise ValueError(
                 f"permuting the labels of the residual head {self.permutations} times would train {25 * self.permutations} "
@@ -139,15 +175,37 @@ class StudySettings(FolderVerb):
             )
         return self
 
+    def _without_latents(self, heads: Sequence[str]) -> None:
+        if self.fit is not None:
+            raise ValueError("latents= is missing: give those that the head of fit= was fitted with.")
+        if heads:
+            raise ValueError(
+                f"latents= is missing: the head {heads[0]} learns from latents (gen3d encode); leave it out of heads= to compare "
+                "trained classifiers alone."
+            )
+        if self.prepared is None:
+            raise ValueError("give latents=, or prepared= where only trained classifiers are compared.")
+        for name in ("beside", "synthetic", "harmonise", "confounds"):
+            if getattr(self, name):
+                raise ValueError(f"{name}= is about latents, and there are none; leave it out, or give latents=.")
+
     def reads(self) -> Inputs:
         """The folders and files that are read, by field."""
-        named: dict[str, Any] = {"latents": list(self.latents)}
+        named: dict[str, Any] = {"latents": list(self.latents)} if self.latents is not None else {}
         if self.beside:
             named["beside"] = list(self.beside)
-        for name in ("table", "fit"):
+        runs = [head.run for head in self.heads if isinstance(head, RunSettings)]
+        if runs:
+            named["heads"] = runs
+        for name in ("table", "fit", "readers"):
             if getattr(self, name) is not None:
                 named[name] = getattr(self, name)
         for name in ("prepared", "synthetic", "external"):
             if getattr(self, name) is not None:
                 named[name] = list(getattr(self, name))
         return named
+
+
+def contestant_names(heads: Heads) -> list[str]:
+    """As tables call them."""
+    return [head.called if isinstance(head, RunSettings) else head.kind for head in heads]

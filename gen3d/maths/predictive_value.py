@@ -1,4 +1,4 @@
-"""Predictive values of a positive or negative result at a prevalence, and the net benefit of acting on it."""
+"""What a positive or negative result means: predictive values, likelihood ratios, and the net benefit of acting on it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
 
 from gen3d.maths.stats import Interval
 
@@ -54,9 +55,7 @@ def predictive_values(
     if ill <= 0 or well <= 0:
         nothing = Interval(math.nan, math.nan, math.nan, num)
         return nothing, nothing
-    generator = np.random.default_rng(seed)
-    sensitivity = generator.beta(1 + counts.true_positives, 1 + counts.false_negatives, NUM_DRAWS)
-    specificity = generator.beta(1 + counts.true_negatives, 1 + counts.false_positives, NUM_DRAWS)
+    sensitivity, specificity = _posterior(counts, seed)
     hit, false_alarm = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
     miss, cleared = (1 - sensitivity) * prevalence, specificity * (1 - prevalence)
     tails = [50.0, 50 * (1 - level), 50 * (1 + level)]
@@ -65,6 +64,54 @@ def predictive_values(
         median, low, high = np.percentile(values, tails)
         intervals.append(Interval(float(median), float(low), float(high), num))
     return intervals[0], intervals[1]
+
+
+def even_prevalence(counts: Counts, seed: int = 0, level: float = 0.95) -> Interval:
+    """The prevalence at which half of the positive results are right: (1 - sp) / (1 - sp + se) = 1 / (1 + LR+).
+
+    Where the illness is rarer, a positive result is wrong more often than not. Posterior median and interval as of
+    `predictive_values`; NaN where one of the classes is empty.
+    """
+    ill = counts.true_positives + counts.false_negatives
+    well = counts.true_negatives + counts.false_positives
+    if ill <= 0 or well <= 0:
+        return Interval(math.nan, math.nan, math.nan, round(ill + well))
+    sensitivity, specificity = _posterior(counts, seed)
+    draws = (1 - specificity) / (1 - specificity + sensitivity)
+    median, low, high = np.percentile(draws, [50.0, 50 * (1 - level), 50 * (1 + level)])
+    return Interval(float(median), float(low), float(high), round(ill + well))
+
+
+def _posterior(counts: Counts, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Draws of sensitivity and specificity, [NUM_DRAWS] each."""
+    generator = np.random.default_rng(seed)
+    return (
+        generator.beta(1 + counts.true_positives, 1 + counts.false_negatives, NUM_DRAWS),
+        generator.beta(1 + counts.true_negatives, 1 + counts.false_positives, NUM_DRAWS),
+    )
+
+
+def likelihood_ratios(counts: Counts, level: float = 0.95) -> tuple[Interval, Interval]:
+    """LR+ = se / (1 - sp) and LR- = (1 - se) / sp: what a result multiplies the odds of the illness by.
+
+    Intervals are those of the logarithm (Simel, Samsa and Matchar 1991): log LR+ has the variance
+    1/TP - 1/(TP + FN) + 1/FP - 1/(FP + TN). Where a cell is empty, 0.5 is added to all four. NaN where a class is empty.
+    """
+    cells = np.array(
+        [counts.true_positives, counts.false_negatives, counts.false_positives, counts.true_negatives], dtype=np.float64
+    )
+    num = round(float(cells.sum()))
+    if cells[:2].sum() <= 0 or cells[2:].sum() <= 0:
+        nothing = Interval(math.nan, math.nan, math.nan, num)
+        return nothing, nothing
+    hits, misses, alarms, cleared = cells + (0.5 if (cells <= 0).any() else 0.0)
+    ill, well, z = hits + misses, alarms + cleared, float(ndtri((1 + level) / 2))
+    ratios = []
+    for among_ill, among_well in ((hits, alarms), (misses, cleared)):
+        log = math.log((among_ill / ill) / (among_well / well))
+        half = z * math.sqrt(max(0.0, 1 / among_ill - 1 / ill + 1 / among_well - 1 / well))
+        ratios.append(Interval(math.exp(log), math.exp(log - half), math.exp(log + half), num))
+    return ratios[0], ratios[1]
 
 
 def net_benefit(

@@ -207,6 +207,23 @@ def wilson_interval(num_successes: int, num_trials: int, level: float = 0.95) ->
     return Interval(num_successes / num_trials, float(interval.low), float(interval.high), num_trials)
 
 
+def wilson_of_share(share: float, num: float, level: float = 0.95) -> Interval:
+    """Wilson's interval of a share of `num` people that may be of a fraction of them, as means over repeats are."""
+    if num <= 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    z = _quantile(level)
+    centre = (share + z**2 / (2 * num)) / (1 + z**2 / num)
+    half = z / (1 + z**2 / num) * math.sqrt(share * (1 - share) / num + z**2 / (4 * num**2))
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half), round(num))
+
+
+def mcnemar(first_only: int, second_only: int) -> float:
+    """Exact two-sided p of McNemar 1947: whether those whom only one of two is right about are shared evenly; 1 without any."""
+    if first_only + second_only == 0:
+        return 1.0
+    return float(binomtest(first_only, first_only + second_only, 0.5).pvalue)
+
+
 def correlation(
     x: ArrayLike, y: ArrayLike, method: Literal["pearson", "spearman"] = "pearson", level: float = 0.95
 ) -> Interval:

@@ -8,7 +8,7 @@ import pytest
 
 from gen3d.classify.study.features import one_scan_each, open_features
 from gen3d.classify.study.joining import with_columns
-from gen3d.classify.study.question import scans_behind
+from gen3d.classify.study.scans import scans_behind
 from gen3d.classify.study.selection import only_those
 from gen3d.cohort.manifest import subject_hash
 from gen3d.core.artefact import read

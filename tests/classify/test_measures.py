@@ -12,6 +12,7 @@ from sklearn.metrics import (
     average_precision_score,
     balanced_accuracy_score,
     cohen_kappa_score,
+    f1_score,
     r2_score,
     recall_score,
     roc_auc_score,
@@ -31,10 +32,13 @@ from gen3d.classify.scores.measures import (
     correlation_within_models,
     draw_areas,
     hit_rate,
+    macro_f1,
+    majority_share,
     mean_absolute_error,
     mean_error,
     quadratic_kappa,
     r_squared,
+    recall,
     roc_within_models,
     root_mean_squared_error,
     share_of_rows,
@@ -292,3 +296,33 @@ def test_interval_of_the_error_covers_the_truth() -> None:
         )
         covered += int(found.low <= math.sqrt(5) * math.sqrt(2 / math.pi) <= found.high)
     assert covered / 200 > 0.90
+
+
+def test_f1_recall_and_the_majority_agree_with_scikit_learn() -> None:
+    generator = np.random.default_rng(4)
+    truth = generator.choice(4, NUM, p=[0.6, 0.25, 0.12, 0.03])
+    predicted = np.where(generator.random(NUM) < 0.6, truth, generator.integers(4, size=NUM))
+    share, people = np.ones(NUM), np.arange(NUM)
+    found = macro_f1(everybody(), truth, predicted, 4, share)
+    assert found.value == pytest.approx(f1_score(truth, predicted, average="macro"))
+    assert found.low < found.value < found.high
+    rates = recall_score(truth, predicted, average=None)
+    for code in range(4):
+        rate, num = recall(people, truth, predicted, code, share), int((truth == code).sum())
+        expected = wilson_interval(round(rates[code] * num), num)
+        assert (rate.value, rate.low, rate.high, rate.num) == (
+            pytest.approx(rates[code]),
+            pytest.approx(expected.low),
+            pytest.approx(expected.high),
+            num,
+        )
+    assert majority_share(people, truth, share).value == pytest.approx(np.bincount(truth).max() / NUM)
+    assert math.isnan(macro_f1(everybody(), truth, predicted, 5, share).value)
+
+
+def test_recall_counts_people_and_not_scans_or_repeats() -> None:
+    truth, predicted = np.ones(40, dtype=np.int64), np.tile([1, 1, 0, 1], 10)
+    people = np.repeat(np.arange(4), 10)  # ten rows of each of four people
+    rate = recall(people, truth, predicted, 1, np.ones(40))
+    assert (rate.value, rate.num) == (0.75, 4)
+    assert rate.high - rate.low > 0.6

@@ -427,3 +427,27 @@ def test_two_splits_are_not_mixed() -> None:
     predictions.loc[:10, "split"] = "external"
     with pytest.raises(UserError, match="score them apart"):
         score(predictions, BINARY, QUICK)
+
+
+def test_a_class_with_fewer_than_five_people_is_not_evaluable_and_the_page_says_so() -> None:
+    generator = np.random.default_rng(0)
+    grades = np.repeat(["0", "0.5", "1", "2"], [40, 20, 12, 3])
+    target = Target("cdr", "ordered", ("0", "0.5", "1", "2"))
+    subjects = [f"p{index:03d}" for index in range(len(grades))]
+    frame = pd.DataFrame(
+        {"key": subjects, "subject": subjects, "model": "linear", "kind": "head", "repeat": 0, "fold": 0}
+    )
+    outputs = np.eye(4)[target.codes(pd.Series(grades)).astype(int)] + 0.8 * generator.random((len(grades), 4))
+    outputs /= outputs.sum(axis=1, keepdims=True)
+    frame[list(target.output_columns)] = outputs
+    frame["y_true"], frame["y_pred"] = grades, np.array(target.classes)[outputs.argmax(axis=1)]
+    frame["split"], frame["sex"], frame["site"], frame["age_years"] = "cross-validation", "F", "A", 70.0
+    tables = score(frame, target, ScoreSettings(bootstrap=100, seed=0))
+    recalls = tables["performance"].query("measure == 'recall'").set_index("class")
+    assert recalls["num_positive"].tolist() == [40, 20, 12, 3]
+    assert math.isnan(recalls.loc["2", "value"])
+    assert recalls.loc["1", "low"] < recalls.loc["1", "value"] <= recalls.loc["1", "high"]
+    sentences = " ".join(summary(tables, target, "linear"))
+    assert "2 not evaluable (3 people)" in sentences
+    assert "Not evaluable: 2 (3 people), with fewer than 5 tested people" in sentences
+    assert "always saying the most frequent class is right for 0.53" in sentences

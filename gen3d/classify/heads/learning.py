@@ -123,6 +123,13 @@ def probabilities(scores: Values, scalings: tuple[Scaling, ...], target: Target)
     return np.asarray((bounded - np.vstack([bounded[1:], np.zeros(scores.shape[1])])).T, dtype=np.float64)
 
 
+def problem_rows(scores: Values, target: Target) -> Values:
+    """A network's scores [n, S] as calibration takes them, one row per problem: two logits are one difference."""
+    if target.is_binary and scores.shape[1] == 2:
+        return np.asarray((scores[:, 1] - scores[:, 0])[None])
+    return scores.T
+
+
 def scalings_of(scores: Values, codes: Values, target: Target) -> tuple[Scaling, ...]:
     """Calibration on held-out scores [B, n]: one for all categories, or one per grade to exceed; none for a number."""
     if target.task == "number":

@@ -14,6 +14,7 @@ from gen3d.classify.heads.learning import (
     calibration_state,
     kept_calibration,
     probabilities,
+    problem_rows,
     scalings_of,
     threshold_of,
 )
@@ -61,7 +62,7 @@ class ResidualLearned:
         scores = self.head.scores(np.asarray(values))
         if self.target.task == "number":
             return scores
-        return probabilities(_rows(scores, self.target), self.scalings, self.target)
+        return probabilities(problem_rows(scores, self.target), self.scalings, self.target)
 
     def state(self) -> dict[str, Any]:
         """All that is needed to have the head again without training; JSON-ready but for `weights`, arrays by name."""
@@ -134,7 +135,7 @@ class ResidualRecipe:
         folds = inner_folds(codes, groups, target, seed)
         volumes = values.reshape(len(values), *self.shape)
         head = train_heads(volumes, codes, folds, target, self.settings, seed, self.device)
-        scalings = scalings_of(_rows(head.held_out, target), codes, target)
+        scalings = scalings_of(problem_rows(head.held_out, target), codes, target)
         return ResidualLearned(head, target, scalings, threshold_of(self.threshold, codes, target))
 
     def relearn(
@@ -167,10 +168,3 @@ class ResidualRecipe:
             float(state["spread"]),
         )
         return ResidualLearned(head, target, *kept_calibration(state))
-
-
-def _rows(scores: Values, target: Target) -> Values:
-    """Scores [n, S] as calibration takes them, one row per problem: two logits are one difference."""
-    if target.is_binary and scores.shape[1] == 2:
-        return (scores[:, 1] - scores[:, 0])[None]
-    return scores.T

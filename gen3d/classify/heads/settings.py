@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gen3d.core.config import Config
+from gen3d.core.config import Config, Folder
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -16,6 +16,9 @@ Threshold = Literal["prevalence"] | Share
 
 `prevalence` is its share among the training scans: with calibrated probabilities the Bayes rule of balanced accuracy, known
 before anybody is predicted."""
+
+MtaRule = Literal["ferreira_2015", "claus_2017", "chinese_2019", "memory_clinic_2021"]
+"""Which published cut-offs of medial temporal atrophy are meant, see `study.mta_rules`."""
 
 
 class LinearSettings(Config):
@@ -91,3 +94,23 @@ HeadSettings = Annotated[
     LinearSettings | SvmSettings | BoostingSettings | MlpSettings | ResidualSettings, Field(discriminator="kind")
 ]
 """Settings of any head, distinguished by `kind`."""
+
+
+class RunSettings(Config):
+    """A classifier that `gen3d train` made: its scores of held-out people are a contestant as they are."""
+
+    kind: Literal["run"] = Field("run", description="a trained classifier of volumes or slices")
+    run: Folder = Field(description="folder of the run (gen3d train, model.kind=classifier)")
+    name: str = Field("", description="as tables call it; none: the name of the folder")
+
+    @property
+    def called(self) -> str:
+        """Its name in tables."""
+        return self.name or self.run.resolve().name
+
+
+ContestantSettings = Annotated[
+    LinearSettings | SvmSettings | BoostingSettings | MlpSettings | ResidualSettings | RunSettings,
+    Field(discriminator="kind"),
+]
+"""What a study compares, distinguished by `kind`: heads on latents, and trained classifiers."""

@@ -84,7 +84,9 @@ OPTIONAL = ("by_class", "repeats", "resamples", "seed")
 def record_values(metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Values of the sentences; None or "" where the record has none."""
     is_external = bool(settings.get("external"))
-    no_head = metrics.get("head_kept") is False and not is_external
+    networks = {network["name"] for network in metrics.get("networks") or ()}
+    network_kept = bool(networks & {model["name"] for model in list(metrics.get("models") or ())[:1]})
+    no_head = metrics.get("head_kept") is False and not is_external and not network_kept
     values = {
         "version": __version__,
         "verdict": next(iter(metrics.get("summary") or ()), ""),
@@ -93,12 +95,13 @@ def record_values(metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> di
         "head_kept": bool(metrics.get("head_kept")),
         "head_tested": is_external,
         "no_head": no_head,
+        "network_kept": network_kept,
         "may_have_head": not no_head,
         **_target(metrics.get("target") or {}),
         **_people(metrics.get("people") or {}, settings),
         **_guard(metrics.get("guard") or {}),
         **_models(metrics.get("models") or ()),
-        **_study(settings),
+        **_study(settings, str(metrics.get("split") or "")),
         **_tables(metrics.get("tables") or {}),
     }
     return values | {
@@ -162,17 +165,18 @@ def _models(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _study(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _study(settings: Mapping[str, Any], of_networks: str) -> dict[str, Any]:
     split = None
     if "folds" in settings:
         by_site = settings.get("split") == "sites"
         split = "one site left out at a time" if by_site else f"{settings['folds']} stratified folds"
+    split = of_networks or split
     harmonise = settings.get("harmonise")
     return {
         "split": split,
         "seed": f", seed {settings['seed']}" if "seed" in settings else "",
         "resamples": f" ({settings['bootstrap']} resamples of people)" if "bootstrap" in settings else "",
-        "repeats": f", repeated {settings['repeats']} times" if "repeats" in settings else "",
+        "repeats": f", repeated {settings['repeats']} times" if "repeats" in settings and not of_networks else "",
         "threshold": settings.get("threshold"),
         "has_threshold": "threshold" in settings,
         "harmonise": bool(harmonise),

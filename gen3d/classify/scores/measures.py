@@ -25,7 +25,7 @@ from gen3d.maths.cross_validated import (
     two_sided_p,
 )
 from gen3d.maths.probability import ratio
-from gen3d.maths.stats import Interval, delong_interval, wilson_interval
+from gen3d.maths.stats import Interval, delong_interval, wilson_interval, wilson_of_share
 
 Statistic = Literal["pearson", "spearman"]
 
@@ -70,6 +70,35 @@ def balanced_accuracy(
         low, high = (float(np.mean([getattr(rate, side) for rate in rates])) for side in ("low", "high"))
         return Interval(mean.value, low, high, people)
     return mean
+
+
+def macro_f1(bootstrap: Bootstrap, truth: Codes, predicted: Codes, num_classes: int, share: Values) -> Interval:
+    """Mean over the classes of F1 = 2 TP / (2 TP + FP + FN); 0 for a class that is never predicted. NaN if a class is empty."""
+    people = len(np.unique(bootstrap.people))
+    classes = np.arange(num_classes)
+    is_class, called = (codes[:, None] == classes for codes in (truth, predicted))
+    if not is_class.any(axis=0).all():
+        return Interval(math.nan, math.nan, math.nan, people)
+
+    def mean_f1(sums: Values) -> Values:
+        hits, both = sums[..., :num_classes], sums[..., num_classes:]
+        return np.asarray((2 * hits / both).mean(axis=-1))
+
+    columns = np.hstack([is_class & called, is_class.astype(np.int64) + called]) * share[:, None]
+    return bootstrap.interval(columns, mean_f1)
+
+
+def recall(people: Codes, truth: Codes, predicted: Codes, code: int, share: Values) -> Interval:
+    """Share of a class that is predicted to be it, with Wilson's interval for the number of its people."""
+    inside = truth == code
+    weight = float(share[inside].sum())
+    rate = float((share * (predicted == code))[inside].sum()) / weight if weight else math.nan
+    return wilson_of_share(rate, len(np.unique(people[inside])))
+
+
+def majority_share(people: Codes, truth: Codes, share: Values) -> Interval:
+    """Share of the most frequent class: the accuracy of always saying it, with Wilson's interval."""
+    return wilson_of_share(float(np.bincount(truth, weights=share).max() / share.sum()), len(np.unique(people)))
 
 
 def quadratic_kappa(bootstrap: Bootstrap, truth: Codes, predicted: Codes, share: Values) -> Interval:

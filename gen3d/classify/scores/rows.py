@@ -20,10 +20,13 @@ from gen3d.classify.scores.measures import (
     correlation_within_models,
     draw_areas,
     hit_rate,
+    macro_f1,
+    majority_share,
     mean_absolute_error,
     mean_error,
     quadratic_kappa,
     r_squared,
+    recall,
     root_mean_squared_error,
     rows_by_model,
     share_of_rows,
@@ -43,12 +46,15 @@ from gen3d.maths.probability import brier, calibration_intercept, calibration_sl
 from gen3d.maths.stats import Interval, auroc
 
 NOTHING = Interval(math.nan, math.nan, math.nan, 0)
+FEWEST_EVALUABLE = 5
+"""Tested people of a class, below which its recall and its area are not told: five of five right may be one in two."""
 
 BINARY_MEASURES = (
     "auc",
     "auprc",
     "balanced_accuracy",
     "accuracy",
+    "majority_share",
     "sensitivity",
     "specificity",
     "brier",
@@ -210,6 +216,7 @@ def _binary_rows(model: ModelPredictions, areas: Areas, bootstrap: Bootstrap, nu
             "auprc": average_precision(model.areas[0], bootstrap.weights),
             "balanced_accuracy": balanced_accuracy(bootstrap, truth, answer, 2, share),
             "accuracy": hit_rate(bootstrap, answer == truth, everybody, share),
+            "majority_share": majority_share(model.people, truth, share),
             "brier": brier(bootstrap, chance, positive, share),
             "ece": expected_calibration_error(bootstrap, chance, positive, share, num_bins),
             "calibration_slope": calibration_slope(model.people, chance, positive, share),
@@ -233,7 +240,9 @@ def _multiclass_rows(model: ModelPredictions, areas: Areas, bootstrap: Bootstrap
     intervals = [("macro_auc", areas.interval())]
     intervals += [
         ("balanced_accuracy", balanced_accuracy(bootstrap, truth, answer, len(names), share)),
+        ("macro_f1", macro_f1(bootstrap, truth, answer, len(names), share)),
         ("accuracy", hit_rate(bootstrap, answer == truth, everybody, share)),
+        ("majority_share", majority_share(model.people, truth, share)),
         ("brier", brier(bootstrap, model.outputs, np.eye(len(names))[truth], share)),
         ("ece", expected_calibration_error(bootstrap, top, right, share, num_bins)),
     ]
@@ -244,8 +253,18 @@ def _multiclass_rows(model: ModelPredictions, areas: Areas, bootstrap: Bootstrap
     rows = [measure_row(model, measure, interval) for measure, interval in intervals]
     for code, (name, area) in enumerate(zip(names, model.areas, strict=True)):
         area_interval = draw_areas([area], bootstrap.weights).interval()
-        rows.append(measure_row(model, "auc", area_interval, name, code))
+        rows.append(measure_row(model, "auc", _evaluable(model, code, area_interval), name, code))
+    for code, name in enumerate(names):
+        rate = recall(model.people, truth, answer, code, share)
+        rows.append(measure_row(model, "recall", _evaluable(model, code, rate), name, code))
     return rows
+
+
+def _evaluable(model: ModelPredictions, code: int, interval: Interval) -> Interval:
+    """The figure of a class, NaN where too few of its people were tested; their number stays."""
+    if model.people_of(code) >= FEWEST_EVALUABLE:
+        return interval
+    return Interval(math.nan, math.nan, math.nan, interval.num)
 
 
 def _number_rows(model: ModelPredictions, bootstrap: Bootstrap) -> list[Row]:

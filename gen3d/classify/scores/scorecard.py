@@ -37,7 +37,14 @@ from gen3d.core.config import Config
 from gen3d.core.errors import UserError
 from gen3d.core.tables import Row
 from gen3d.maths.cross_validated import Bootstrap, Values, codes_of, permutation_p, resampled_weights, strata_of
-from gen3d.maths.predictive_value import count_people, net_benefit, net_benefit_of_all, predictive_values
+from gen3d.maths.predictive_value import (
+    count_people,
+    even_prevalence,
+    likelihood_ratios,
+    net_benefit,
+    net_benefit_of_all,
+    predictive_values,
+)
 from gen3d.maths.probability import reliability
 from gen3d.maths.stats import Interval
 
@@ -54,11 +61,18 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "p_resampled",
         "num_people",
     ),
-    "permutation": ("model", "statistic", "value", "null_mean", "null_low", "null_high", "p", "num_permutations"),
+    "permutation": (
+        *("model", "statistic", "value", "null_mean", "null_low", "null_high", "p", "num_permutations"),
+        "fixed_scores",
+    ),
     "roc": ("model", "false_positive_rate", "true_positive_rate", "threshold"),
     "reliability": ("model", "bin", "predicted", "observed", "low", "high", "num"),
     "confusion": ("model", "true", "predicted", "num"),
     "predictive_values": ("model", "prevalence", "ppv", "ppv_low", "ppv_high", "npv", "npv_low", "npv_high"),
+    "likelihood_ratios": (
+        *("model", "lr_positive", "lr_positive_low", "lr_positive_high", "lr_negative", "lr_negative_low"),
+        *("lr_negative_high", "even_prevalence", "even_prevalence_low", "even_prevalence_high"),
+    ),
     "decision": ("model", "threshold_probability", "net_benefit", "net_benefit_all"),
     "subgroups": ("model", "column", "group", "measure", "value", "low", "high", "num_people", "num_positive"),
 }
@@ -113,6 +127,7 @@ def score(predictions: pd.DataFrame, target: Target, settings: ScoreSettings) ->
         if target.is_binary and len(model.present) == 2:
             rows["roc"] += _roc_rows(model)
             rows["predictive_values"] += _predictive_rows(model, settings)
+            rows["likelihood_ratios"].append(_likelihood_row(model, settings))
             rows["decision"] += _decision_rows(model)
     rows["differences"] = difference_rows(models, areas, weights, cross_validated)
     rows["subgroups"] = _subgroup_rows(models, settings)
@@ -120,9 +135,16 @@ def score(predictions: pd.DataFrame, target: Target, settings: ScoreSettings) ->
 
 
 def permutation_row(
-    observed: float, null_values: ArrayLike, model: str = "", statistic: str = "auc", level: float = 0.95
+    observed: float,
+    null_values: ArrayLike,
+    model: str = "",
+    statistic: str = "auc",
+    fixed_scores: bool = False,
+    level: float = 0.95,
 ) -> Row:
     """A row of the table `permutation`: the value, its null distribution under permuted labels, and p.
+
+    `fixed_scores`: labels of tested people were permuted and the classifier was not trained again.
 
     For errors (mae) small is good, and p counts null values at least as small.
     """
@@ -139,6 +161,7 @@ def permutation_row(
         "null_high": float(high),
         "p": permutation_p(sign * observed, sign * null),
         "num_permutations": int(null.size),
+        "fixed_scores": int(fixed_scores),
     }
 
 
@@ -222,6 +245,20 @@ def _predictive_rows(model: ModelPredictions, settings: ScoreSettings) -> list[R
             row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
         rows.append(row)
     return rows
+
+
+def _likelihood_row(model: ModelPredictions, settings: ScoreSettings) -> Row:
+    counts = count_people(model.people, model.truth == 1, model.answer == 1)
+    positive, negative = likelihood_ratios(counts)
+    named = {
+        "lr_positive": positive,
+        "lr_negative": negative,
+        "even_prevalence": even_prevalence(counts, settings.seed),
+    }
+    row: Row = {"model": model.name}
+    for name, interval in named.items():
+        row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return row
 
 
 def _decision_rows(model: ModelPredictions) -> list[Row]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
+from gen3d.classify.scores.rows import FEWEST_EVALUABLE
 from gen3d.cohort.target import Target
 from gen3d.core import words as spell
 from gen3d.core.tables import Row
@@ -13,6 +15,7 @@ from gen3d.core.tables import Row
 Tables = dict[str, pd.DataFrame]
 
 MEASURES = {"auc": "AUC", "macro_auc": "macro AUC", "mae": "mean absolute error"}
+NOT_EVALUABLE = "not evaluable"
 MANY_GROUPS = 4
 """Of more groups a sentence names the lowest and the highest only."""
 
@@ -47,14 +50,98 @@ def class_sentences(tables: Tables, target: Target, model: str) -> list[str]:
     if parts:
         where = "At the threshold chosen in the training people" if target.is_binary else "For the predicted class"
         sentences.append(f"{where}: {', '.join(parts)}.")
+    sentences += _accuracy(tables, model)
     if not target.is_binary:
-        each = [(name, measured(tables, model, "auc", name)) for name in target.classes]
-        parts = [f"{name} {with_interval(row)}" for name, row in each if row]
-        sentences.append(f"AUC of each class against the rest: {', '.join(parts)}.")
+        sentences.append(f"AUC of each class against the rest: {_by_class(tables, target, model, 'auc')}.")
+        recalls = _by_class(tables, target, model, "recall")
+        sentences += [f"Predicted correctly, of each class: {recalls}."] if recalls else []
+        sentences += _not_evaluable(tables, target, model)
         kappa = measured(tables, model, "kappa")
         if kappa:
             sentences.append(f"Agreement of the grades (quadratic kappa): {with_interval(kappa)}.")
     return sentences + _calibration(tables, model)
+
+
+def _by_class(tables: Tables, target: Target, model: str, measure: str) -> str:
+    """`CN 0.81 [0.70, 0.89] (60 people), MCI not evaluable (4 people)`."""
+    rows = [(name, measured(tables, model, measure, name)) for name in target.classes]
+    return ", ".join(
+        f"{name} {with_interval(row) if math.isfinite(row['value']) else NOT_EVALUABLE} "
+        f"({spell.people(int(row['num_positive']))})"
+        for name, row in rows
+        if row
+    )
+
+
+def _not_evaluable(tables: Tables, target: Target, model: str) -> list[str]:
+    rows = [(name, measured(tables, model, "recall", name)) for name in target.classes]
+    few = [f"{name} ({spell.people(int(row['num_positive']))})" for name, row in rows if row and _too_few(row)]
+    if not few:
+        return []
+    return [
+        f"{spell.capital(NOT_EVALUABLE)}: {spell.listed(few)}, with fewer than {FEWEST_EVALUABLE} tested people. Means over the "
+        "classes count them all the same: merge them with a neighbour, or leave them out of classes=."
+    ]
+
+
+def _too_few(row: Row) -> bool:
+    return not math.isfinite(row["value"]) and row["num_positive"] < FEWEST_EVALUABLE
+
+
+def _accuracy(tables: Tables, model: str) -> list[str]:
+    """The accuracy beside that of always saying the most frequent class."""
+    accuracy, majority = (measured(tables, model, name) for name in ("accuracy", "majority_share"))
+    if not accuracy or not majority or not math.isfinite(majority["value"]):
+        return []
+    f1 = measured(tables, model, "macro_f1")
+    also = f" Macro F1: {with_interval(f1)}." if f1 else ""
+    return [
+        f"Accuracy {with_interval(accuracy)}, where always saying the most frequent class is right for "
+        f"{spell.figure(majority['value'])}.{also}"
+    ]
+
+
+def network_sentences(networks: Sequence[Row], target: Target) -> list[str]:
+    """Whose folds were used, and the networks that were trained with permuted labels."""
+    if not networks:
+        return []
+    first = networks[0]
+    sentences = [f"The folds are those in which {first['name']} was trained ({first['folds']}, once), for every model."]
+    measure = MEASURES["mae" if target.task == "number" else "auc" if target.is_binary else "macro_auc"]
+    for network in networks:
+        values = [f"{spell.figure(item['value'])} ({spell.people(item['num_people'])})" for item in network["permuted"]]
+        retrained = f"{spell.count(len(values), 'network')} of {network['name']} trained with permuted labels"
+        sentences.append(
+            f"{retrained}: {measure} {spell.listed(values)}."
+            if values
+            else f"No network of {network['name']} was trained with permuted labels."
+        )
+    return sentences
+
+
+def reader_sentences(tables: Tables, model: str) -> list[str]:
+    """The classifier against each reader of the same people, and over all readers; or that published readers are no test."""
+    rows = rows_where(tables.get("readers"))
+    sentences = []
+    for row in rows:
+        who = f"Reader {row['reader']}" if row["reader"] else "The mean reader"
+        difference = spell.interval(row["difference"], row["low"], row["high"], None)
+        text = (
+            f"{who} ({spell.people(int(row['num_people']))}): AUC {spell.figure(row['auc'])} against "
+            f"{spell.figure(row['model_auc'])} of {model} on the same people, a difference of {difference}"
+        )
+        if math.isfinite(row["p_mcnemar"]):
+            text += (
+                f"; only the reader is right about {int(row['reader_only_right'])} and only {model} about "
+                f"{int(row['model_only_right'])} (McNemar p {spell.probability(row['p_mcnemar'])})"
+            )
+        sentences.append(f"{text}{'' if row['reader'] else ', over readers and people'}.")
+    if rows_where(tables.get("published_readers")):
+        sentences.append(
+            "Published figures of readers are of other people and other scans: they stand beside these results, and nothing is "
+            "tested against them (give readers= for that)."
+        )
+    return sentences
 
 
 def _calibration(tables: Tables, model: str) -> list[str]:
@@ -105,7 +192,25 @@ def predictive_sentences(tables: Tables, target: Target, model: str) -> list[str
     if not parts:
         return []
     return [
-        f"A person predicted to be {target.classes[-1]} is {target.classes[-1]} with probability {spell.listed(parts)}."
+        f"A person predicted to be {target.classes[-1]} is {target.classes[-1]} with probability {spell.listed(parts)}.",
+        *_likelihood(tables, target, model),
+    ]
+
+
+def _likelihood(tables: Tables, target: Target, model: str) -> list[str]:
+    rows = rows_where(tables.get("likelihood_ratios"), model=model)
+    if not rows or not math.isfinite(rows[0]["lr_positive"]):
+        return []
+    row = rows[0]
+    positive, negative = (
+        spell.interval(row[name], row[f"{name}_low"], row[f"{name}_high"], None)
+        for name in ("lr_positive", "lr_negative")
+    )
+    half, low, high = (100 * row[f"even_prevalence{side}"] for side in ("", "_low", "_high"))
+    even = spell.interval(half, low, high, 0)
+    return [
+        f"A prediction of {target.classes[-1]} multiplies its odds by {positive}, a prediction of {target.classes[0]} by "
+        f"{negative}. At a prevalence below {even} % most predictions of {target.classes[-1]} are wrong."
     ]
 
 

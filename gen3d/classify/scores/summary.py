@@ -111,12 +111,27 @@ def _verdict(tables: Tables, target: Target, verdict: Verdict, split: str, incom
     value = f"{MEASURES[verdict.measure]} {with_interval(row)}"
     permuted = "" if verdict.permutation_p is None else f"; permutation p {spell.probability(verdict.permutation_p)}"
     baselines = _baseline_comparison(verdict, incomplete)
+    twin = _twin(verdict)
     if not verdict.doubts:
-        return f"{claim}: {value}{permuted}; it {baselines}."
+        return f"{claim}: {value}{permuted}; it {baselines}{twin}."
     doubts = spell.listed([DOUBTS[doubt] for doubt in verdict.doubts])
     # Where chance is not excluded, a baseline that is beaten is no evidence.
     failed = f"; it {baselines}" if verdict.worse or verdict.unbeaten else ""
-    return f"No evidence that {claim}: {value}, {doubts}{permuted}{failed}."
+    return f"No evidence that {claim}: {value}, {doubts}{permuted}{failed}{twin}."
+
+
+def _twin(verdict: Verdict) -> str:
+    """Whether what the network had learned before helps, where its random twin was trained."""
+    twin = verdict.twin
+    if twin is None:
+        return ""
+    how = (
+        "which beats it"
+        if twin in verdict.worse
+        else f"which it {'beats' if twin in verdict.beaten else 'does not beat'}"
+    )
+    difference = spell.interval(twin.difference.value, twin.difference.low, twin.difference.high, None)
+    return f"; the same network from random weights reaches {spell.figure(twin.value)}, {how} (difference {difference})"
 
 
 def _baseline_comparison(verdict: Verdict, incomplete: bool) -> str:
@@ -210,6 +225,13 @@ def _about_chance(tables: Tables, model: str, measure: str, split: str) -> list[
     rows = rows_where(tables.get("permutation"), model=model)
     if rows:
         row = rows[0]
+        if row.get("fixed_scores"):
+            return [
+                f"With labels of the tested people permuted {row['num_permutations']} times the {MEASURES[measure]} of {model} was "
+                f"{spell.figure(row['null_mean'])} on average; 95 % lay between {spell.figure(row['null_low'])} and "
+                f"{spell.figure(row['null_high'])}. Its scores stayed as they are: networks that are trained anew vary more, so "
+                "this p is too small where scans hold no information."
+            ]
         return [
             f"With labels permuted {row['num_permutations']} times the {MEASURES[measure]} of {model} was "
             f"{spell.figure(row['null_mean'])} on average; 95 % lay between {spell.figure(row['null_low'])} and "

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from gen3d.classify.folder import twin_of
 from gen3d.classify.scores.rows import headline_measure
 from gen3d.classify.scores.sentences import Tables, measured, rows_where
 from gen3d.cohort.target import Target
@@ -55,6 +56,11 @@ class Verdict:
 
     compared: tuple[BaselineComparison, ...]
     """All of them."""
+
+    @property
+    def twin(self) -> BaselineComparison | None:
+        """The same network trained from random weights, where it was."""
+        return next((each for each in self.compared if each.baseline == twin_of(self.model)), None)
 
 
 def judge(tables: Tables, target: Target, model: str) -> Verdict:

@@ -8,7 +8,9 @@ from typing import Any
 from gen3d.classify.folder import HeadFolder
 from gen3d.classify.sections import charts as heads_charts
 from gen3d.classify.sections import heads as heads_checks
+from gen3d.classify.sections import networks as heads_networks
 from gen3d.classify.sections import people as heads_people
+from gen3d.classify.sections import readers as heads_readers
 from gen3d.classify.sections import tables as heads_blocks
 from gen3d.classify.sections.models import MEASURES, Models
 from gen3d.classify.sections.tables import figures, measure_name
@@ -43,9 +45,9 @@ def section(context: Context) -> Section | None:
         return None
     blocks: list[Any] = [
         Text(
-            "A head is a small classifier that predicts a column of the cohort table from the latents alone. Baselines are "
-            "tested on the same people: covariates, volumes of structures, or the plain voxels. A head that does not beat "
-            "them adds nothing. Intervals are 95 % over people."
+            "A head is a small classifier that predicts a column of the cohort table from the latents alone; a network predicts it "
+            "from volumes or slices. Baselines are tested on the same people: covariates, volumes of structures, or the plain "
+            "voxels. What does not beat them adds nothing. Intervals are 95 % over people."
         )
     ]
     numbers: dict[str, Any] = {}
@@ -76,7 +78,9 @@ def _of_folder(head: HeadFolder) -> tuple[list[Any], dict[str, Any]]:
     else:
         blocks += _warnings(head)
     blocks += _external(head) + _people(head)
+    blocks += heads_networks.networks(models)
     blocks += heads_blocks.performance(models)
+    blocks += heads_readers.recalls(models)
     blocks += heads_blocks.differences(models)
     blocks += heads_blocks.curves(models)
     dots, numbers = heads_people.predicted_against_true(models)
@@ -84,6 +88,8 @@ def _of_folder(head: HeadFolder) -> tuple[list[Any], dict[str, Any]]:
     blocks += heads_blocks.reliability(models)
     blocks += heads_people.confusion(models)
     blocks += heads_people.predictive_values(models)
+    blocks += heads_readers.likelihood(models)
+    blocks += heads_readers.readers(models)
     blocks += heads_checks.subgroups(models)
     blocks += heads_checks.permutation(models)
     blocks += _models_table(models) + _checklist(head)
@@ -230,6 +236,10 @@ def _checklist(head: HeadFolder) -> list[Any]:
     ]
 
 
+FIXED = (
+    "Labels of tested people were permuted and the network's scores stayed as they are. Networks that are trained anew vary more, "
+    "so the trainings with permuted labels in the table of networks are the harder test."
+)
 SUBGROUP_MEASURES = ("auc", "macro_auc", "mae", "balanced_accuracy", "sensitivity")
 
 
@@ -313,10 +323,12 @@ def permutation(models: Models) -> list[Any]:
     png, svg = heads_charts.null_bands(lines, statistic)
     num = models.head.number(rows[0], "num_permutations", table)
     times = f" ({num:.0f} times)" if math.isfinite(num) else ""
+    fixed = any(row.get("fixed_scores") for row in rows)
     figure = Figure(
         models.identifier("permutation"),
         f"{statistic} and its range under permuted labels.",
-        f"{statistic} (dot) and its range when labels are permuted{times}: bar, 95 % of permutations; tick, their mean.",
+        f"{statistic} (dot) and its range when labels are permuted{times}: bar, 95 % of permutations; tick, their mean."
+        + (f" {FIXED}" if fixed else ""),
         png,
         svg=svg,
         width_percent=80,

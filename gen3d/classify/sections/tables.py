@@ -20,9 +20,11 @@ from gen3d.figures.plain_tables import interval_of
 from gen3d.maths.stats import Interval
 
 SHOWN_FIRST = (
-    *("auc", "macro_auc", "kappa", "mean_absolute_grade_error", "auprc", "balanced_accuracy"),
+    *("auc", "macro_auc", "kappa", "mean_absolute_grade_error", "auprc", "balanced_accuracy", "macro_f1"),
+    *("accuracy", "majority_share"),
     *("sensitivity", "specificity", "mae", "rmse", "r2", "pearson"),
 )
+RECALL = "recall"
 DIFFERENCES_SHOWN = 10
 NAMED_BASELINES = 1
 PANELS = 8
@@ -52,8 +54,8 @@ def performance(models: Models) -> list[Any]:
     order = {name: index for index, name in enumerate(MEASURES)}
     columns.sort(key=lambda column: (order.get(column[0], len(order)), column[1] != ""))
     first = [column for column in columns if column[0] in SHOWN_FIRST and not column[1]]
-    by_class = [column for column in columns if column[1]]
-    rest = [column for column in columns if column not in first and not column[1]]
+    by_class = [column for column in columns if column[1] and column[0] != RECALL]  # which has a table of its own
+    rest = [column for column in columns if column not in first and not column[1] and column[0] != RECALL]
     num = max(int(interval_of(models.head, row, "performance").num) for row in models.performance)
     size = f", n = {num} people" if num else ""
     blocks.append(_performance_table(models, first or rest, _performance_caption(models, size)))

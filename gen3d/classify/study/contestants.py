@@ -1,18 +1,23 @@
-"""The models that are compared: the heads of the settings, and the baselines that are always run."""
+"""The models that are compared: heads and networks of the settings, and the baselines that are always run."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from gen3d.classify.heads.settings import ResidualSettings, Threshold
+from gen3d.classify.heads.network_recipe import NetworkRecipe
+from gen3d.classify.heads.settings import ResidualSettings, RunSettings, Threshold
+from gen3d.classify.study import mta_rules
 from gen3d.classify.study.baselines import ChanceNumber, TableRecipe, Voxels, default_volumes
-from gen3d.classify.study.crossvalidation import Contestant, Index
+from gen3d.classify.study.crossvalidation import Contestant, Index, Kind
 from gen3d.classify.study.features import Features
+from gen3d.classify.study.networks import Network
 from gen3d.classify.study.question import Question
 from gen3d.classify.study.recipes import FeatureRecipe, head_recipe, voxel_recipe
 from gen3d.classify.study.selection import column_of
+from gen3d.cohort.scores_folder import MAIN, TWIN, ScoredMember
 from gen3d.cohort.target import Rows
 from gen3d.core.errors import UserError
 from gen3d.maths.sketch import SKETCHED
@@ -22,18 +27,35 @@ SPATIAL = 4
 
 
 def contestants(question: Question) -> list[Contestant]:
-    """The heads, the primary one first, then the baselines."""
-    return [*heads(question), *baselines(question)]
+    """Heads and networks, the primary one first, then the baselines; names are those of tables.
+
+    Raises:
+        UserError: a network that is called like a baseline.
+    """
+    models = [*heads(question), *baselines(question)]
+    names = [model.name for model in models]
+    for network in question.networks:
+        if names.count(network.name) > 1:
+            raise UserError(
+                f"{network.folder}: is called {network.name} as a baseline is; give it another name: heads=[{{kind: run, run: "
+                f"{network.folder}, name: NAME}}]."
+            )
+    return models
 
 
 def heads(question: Question) -> list[Contestant]:
-    """One model per head of the settings.
+    """One model per head or run of the settings; with external= only heads, as a run has scores of its own people alone.
 
     Raises:
         UserError: the residual head on latents that are no volume.
     """
     settings, models = question.settings, []
+    networks = iter(question.networks)
     for head in settings.heads:
+        if isinstance(head, RunSettings):
+            if (network := next(networks, None)) is not None:
+                models.append(network_contestant(network, settings.threshold))
+            continue
         description = question.features.words
         if isinstance(head, ResidualSettings) and len(question.features.shape) != SPATIAL:
             raise UserError(
@@ -45,6 +67,42 @@ def heads(question: Question) -> list[Contestant]:
             description = recipe.reduction.describe(description)
         models.append(Contestant(head.kind, "head", recipe, _latents, description, *_synthetic(question)))
     return models
+
+
+def network_contestant(network: Network, threshold: Threshold) -> Contestant:
+    """A network by its scores of the people that each member never saw."""
+    return _by_members(network, network.name, "head", network.run.of(MAIN), threshold)
+
+
+def twin_contestant(network: Network, threshold: Threshold) -> Contestant:
+    """The same network trained from random weights instead of learned ones: a baseline."""
+    return _by_members(network, network.twin_name, "baseline", network.run.of(TWIN), threshold)
+
+
+def permuted_contestants(network: Network) -> dict[int, tuple[Contestant, tuple[ScoredMember, ...]]]:
+    """Networks that were trained with permuted labels, by the number of the permutation, with their members."""
+    return {
+        number: (_by_members(network, f"permuted {number}", "head", members, "prevalence", calibrated=False), members)
+        for number, members in network.permuted.items()
+    }
+
+
+def _by_members(
+    network: Network,
+    name: str,
+    kind: Kind,
+    members: Sequence[ScoredMember],
+    threshold: Threshold,
+    calibrated: bool = True,
+) -> Contestant:
+    index_of = {member.fold: member.index for member in members}
+
+    def rows(features: Features, member: int, chosen: Index) -> Rows:
+        return network.rows(index_of[member], features.table.iloc[chosen].reset_index(drop=True))
+
+    words = f"{network.description}, {'random weights' if kind == 'baseline' else network.run.form}"
+    recipe = NetworkRecipe(name, words, threshold, calibrated)
+    return Contestant(name, kind, recipe, rows, words)
 
 
 def _latents(features: Features, member: int, chosen: Index) -> Rows:
@@ -59,7 +117,11 @@ def _synthetic(question: Question) -> tuple[Any, ...]:
 
 
 def baselines(question: Question) -> list[Contestant]:
-    """Models without latents: covariates, site, volumes, both, voxels; the mean of the training people for a number."""
+    """Models without latents: covariates, site, volumes, both, voxels; the mean of the training people for a number.
+
+    Where they are known, the rule of medial temporal atrophy by age; and of a network that started from learned weights, the same
+    with random ones.
+    """
     settings, table, target = question.settings, question.features.table, question.target
     covariates = [name for name in settings.covariates if name != target.name]
     volumes = list(settings.volumes) if settings.volumes is not None else default_volumes(table)
@@ -83,6 +145,11 @@ def baselines(question: Question) -> list[Contestant]:
     if target.task == "number":
         chance = ChanceNumber()
         models.insert(0, Contestant(chance.name, "baseline", chance, _table_only, chance.features_description))
+    if mta_rules.is_possible(table, question.codes, target, settings.mta_rule):
+        rule = mta_rules.MtaRecipe(settings.mta_rule)
+        models.append(Contestant(rule.name, "baseline", rule, _table_only, rule.features_description))
+    twins = [network for network in question.networks if network.has_twin]
+    models += [twin_contestant(network, settings.threshold) for network in twins]
     return [*models, *(_of_voxels(voxels, settings.threshold) for voxels in question.voxels)]
 
 

@@ -127,6 +127,8 @@ def prediction_rows(
         frame["y_true"] = codes
     else:
         frame["y_true"] = ["" if not np.isfinite(code) else target.classes[int(code)] for code in codes]
+    if target.task != "number":  # nothing is said of a scan that a rule or a network does not know
+        call = np.where(np.isfinite(outputs).all(axis=1), call, "")
     frame["y_score"], frame["y_pred"], frame["threshold"] = score, call, threshold
     for column, values in zip(target.output_columns, outputs.T, strict=True):
         frame[column] = values

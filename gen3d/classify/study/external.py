@@ -12,12 +12,12 @@ from gen3d.classify.study.baselines import read_voxels
 from gen3d.classify.study.features import Features
 from gen3d.classify.study.question import (
     BEHIND_FEATURES,
-    SWITCHED_OFF,
     Question,
     class_counts,
     opened_features,
-    prepared_behind,
+    readings_of,
 )
+from gen3d.classify.study.scans import SWITCHED_OFF, prepared_behind
 from gen3d.classify.study.selection import with_answers
 from gen3d.cohort.duplicates import Duplicates, Pair, find_duplicates, judge_duplicates
 from gen3d.cohort.latents_folder import require_one_space
@@ -50,7 +50,7 @@ class TestedPeople:
     def of(cls, question: Question) -> TestedPeople:
         """Those of a cross-validation: the people of the question."""
         policies = Policies(question.settings.seen, question.settings.duplicates)
-        return cls(question.counts(), question.notes, question.waivers, question.num_seen, policies, question.pairs)
+        return cls(question.counts(), question.all_notes, question.waivers, question.num_seen, policies, question.pairs)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,9 @@ def open_external(question: Question, policies: Policies, voxels_asked: bool) ->
     pairs = _known_under_another_id(question, features)
     taken_for_others = _judged(pairs, policies.duplicates)
     question = _with_voxels(question, features, voxels_asked)
+    question = replace(question, readings=readings_of(settings, features.table, question.target))
     notes = (*features.notes, *unseen_by_head.notes, *cleared.notes, *filter(None, [question.without_voxels]))
+    notes += question.readings.notes if question.readings is not None else ()
     notes += tuple(f"when the head was fitted: {waiver}" for waiver in question.waivers)
     people = TestedPeople(
         class_counts(question.target, codes, np.unique(features.table["subject"], return_inverse=True)[1]),

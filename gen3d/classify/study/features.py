@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gen3d.anomaly.folder import MapsFolder
 from gen3d.cohort.channels import VOLUME
+from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.latents_folder import VERBS, Latents, LatentSpace, open_latents_folder, require_one_space
 from gen3d.cohort.manifest import is_synthetic, is_twin, read_manifest
 from gen3d.cohort.seen import TRAINING, SeenBy, identities, recorded
@@ -26,6 +27,7 @@ from gen3d.core.progress import warn
 
 MAPS = "anomaly"
 SCAN = ["subject", "session"]
+EXCLUDED = "excluded"
 CALIBRATING = ("train", "calibration")
 
 
@@ -98,9 +100,9 @@ class Features:
         return np.where(self.blind.any(axis=0), self.blind, family)
 
     def rows(self, member: int, chosen: NDArray[np.int64]) -> Rows:
-        """Scans as a recipe takes them, in the space of a member."""
+        """Scans as a recipe takes them, in the space of a member; where all members share one space, in that."""
         table = self.table.iloc[chosen].reset_index(drop=True)
-        return Rows(self.values[member][chosen], table, self.blocks, self.shape)
+        return Rows(self.values[member if self.num_members > 1 else 0][chosen], table, self.blocks, self.shape)
 
 
 def open_features(folders: Sequence[Path], beside: Sequence[Path] = ()) -> Features:
@@ -117,6 +119,18 @@ def open_features(folders: Sequence[Path], beside: Sequence[Path] = ()) -> Featu
     for folder in beside:
         whole = _beside(whole, _open(folder), folder)
     return whole
+
+
+def scans_alone(folders: Sequence[Path]) -> Features:
+    """The scans of prepared folders without any features, for a study of trained networks: values are [1, n, 0].
+
+    Raises:
+        UserError: not prepared folders of one cohort.
+    """
+    whole = open_prepared(tuple(folders)).manifest
+    table = whole[whole["role"] != EXCLUDED].drop(columns="folder", errors="ignore").reset_index(drop=True)
+    words, blind = "their scans", np.ones((1, len(table)), dtype=bool)
+    return Features(table, np.zeros((1, len(table), 0)), blind, (0,), (0,), (), words, {})
 
 
 def _open(folder: Path) -> Features:

@@ -18,7 +18,7 @@ NUM_STRATA = 5
 
 @dataclass(frozen=True)
 class StudyFold:
-    """Training rows and tested rows, in the space of `member`."""
+    """Training rows and tested rows; `member`: whose space of the latents, and whose scores of a trained network, are taken."""
 
     repeat: int
     number: int
@@ -67,7 +67,7 @@ def make_folds(layout: Layout, target: Target, num_folds: int, repeats: int, see
         if members > 1 and (allowed[testable].sum(axis=1) == 1).all():
             break  # one member per person may test them, so every repeat would be the same
     for fold in folds:
-        _all_classes(layout, fold, target, f"fold {fold.number + 1}")
+        require_all_classes(layout, fold, target, f"fold {fold.number + 1}")
     return folds
 
 
@@ -92,7 +92,7 @@ def leave_one_site_out(layout: Layout, target: Target) -> list[StudyFold]:
         train = np.flatnonzero(~np.isin(layout.groups, layout.groups[sites == name]) & layout.usable)
         if len(test):
             folds.append(StudyFold(0, number, 0, train, test))
-            _all_classes(layout, folds[-1], target, f"leaving out the site {name}")
+            require_all_classes(layout, folds[-1], target, f"leaving out the site {name}")
     return folds
 
 
@@ -159,7 +159,12 @@ def _deal(
     return dealt
 
 
-def _all_classes(layout: Layout, fold: StudyFold, target: Target, where: str) -> None:
+def require_all_classes(layout: Layout, fold: StudyFold, target: Target, where: str) -> None:
+    """Two training people of every class.
+
+    Raises:
+        UserError: nobody is left to train on, or too few of a class.
+    """
     if not len(fold.train):
         raise UserError(f"{where}: no training people are left; use fewer folds or another split.")
     if target.task == "number":

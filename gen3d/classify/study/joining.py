@@ -33,13 +33,13 @@ def with_columns(features: Features, path: Path) -> Features:
     if not path.is_file():
         raise UserError(f"{path}: not a table (no such file); give a .csv or a .tsv file.")
     added = read_user_table(path)
-    added = added.rename(columns={_the_id(added, name, path): name for name in NAMES if _the_id(added, name, path)})
+    added = added.rename(columns={id_column(added, name, path): name for name in NAMES if id_column(added, name, path)})
     if "subject" not in added.columns:
         raise UserError(
             f"{path}: has no column subject (or participant_id); its columns are {', '.join(added.columns)}."
         )
     by = ["subject", "session"] if "session" in added.columns else ["subject"]
-    added = _as_in_the_cohort(added, features.table)
+    added = as_in_the_cohort(added, features.table)
     twice = added.duplicated(by)
     if twice.any():
         raise UserError(
@@ -60,7 +60,7 @@ def with_columns(features: Features, path: Path) -> Features:
     return replace(features, table=joined, notes=(*features.notes, *notes))
 
 
-def _the_id(table: pd.DataFrame, name: str, path: Path) -> str | None:
+def id_column(table: pd.DataFrame, name: str, path: Path) -> str | None:
     """The table's column that is meant by subject or session, None without one."""
     usual = [str(column) for column in table.columns if str(column).lower() in NAMES[name]]
     if len(usual) > 1 and not table[usual[0]].equals(table[usual[1]]):
@@ -68,7 +68,7 @@ def _the_id(table: pd.DataFrame, name: str, path: Path) -> str | None:
     return usual[0] if usual else None
 
 
-def _as_in_the_cohort(added: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+def as_in_the_cohort(added: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """The rows under the cohort's ids: its own, or the ids of the source where those name one person."""
     subjects = [plain_text(cell).removeprefix("sub-") for cell in added["subject"]]
     ours = set(table["subject"].astype(str))

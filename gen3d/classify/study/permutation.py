@@ -1,4 +1,4 @@
-"""The null distribution of a head: labels are permuted, and the head is trained again."""
+"""The null distribution of a classifier: labels are permuted, and a head is trained again; scores of a network stay as they are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from gen3d.classify.study.crossvalidation import ClassifyStudy, Contestant, Index, Values
+from gen3d.classify.study.crossvalidation import ClassifyStudy, Contestant, Index, Values, fit
 from gen3d.classify.study.recipe import Recipe
 from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
@@ -41,7 +41,7 @@ class ReducedFold:
 
 @dataclass(frozen=True)
 class PermutationJob:
-    """What a worker needs."""
+    """What a worker needs to train a head on permuted labels."""
 
     recipe: Recipe
     target: Target
@@ -50,6 +50,40 @@ class PermutationJob:
     groups: Index
     strata: Index
     seed: int
+
+    def statistic(self, codes: Values) -> float:
+        """The statistic of heads that learned these labels [n], on the folds of the first repeat."""
+        outputs = np.full((len(codes), self.target.num_outputs), np.nan)
+        fold_of = np.full(len(codes), -1, dtype=np.int64)
+        for fold in self.folds:
+            labels = np.concatenate([codes[fold.train], fold.synthetic_codes])
+            learned = self.recipe.learn(fold.learned_from, labels, fold.groups, self.target, self.seed)
+            outputs[fold.test], fold_of[fold.test] = learned.outputs(fold.tested), fold.number
+        tested = fold_of >= 0
+        return statistic(self.target, codes[tested], outputs[tested], fold_of[tested])
+
+
+@dataclass(frozen=True)
+class ScoredJob:
+    """The same for a network, which would take days to train so often: its outputs of the tested scans stay as they are.
+
+    So the null is narrower than one of networks that are trained anew: networks of overlapping training people err together.
+    """
+
+    target: Target
+    outputs: Values
+    models: Index
+    codes: Values
+    groups: Index
+    strata: Index
+    seed: int
+
+    def statistic(self, codes: Values) -> float:
+        """The statistic of the outputs with these labels [n]."""
+        return statistic(self.target, codes, self.outputs, self.models)
+
+
+Job = PermutationJob | ScoredJob
 
 
 def statistic_name(target: Target) -> Statistic:
@@ -71,13 +105,39 @@ def prepare(model: Contestant, study: ClassifyStudy) -> PermutationJob:
         synthetic = codes[len(fold.train) :]
         folds.append(ReducedFold(fold.number, reducer.apply(rows), fold.train, groups, synthetic, tested, fold.test))
         place[fold.test] = fold.number
+    strata = _strata(study, place)
+    return PermutationJob(model.recipe, study.target, tuple(folds), study.codes, study.groups, strata, study.seed)
+
+
+def prepare_scores(model: Contestant, study: ClassifyStudy) -> ScoredJob:
+    """The calibrated outputs of a network for the tested scans; labels are permuted as by `prepare`."""
+    rows, outputs, place = [], [], np.full(len(study.codes), -1, dtype=np.int64)
+    for fold in study.folds:
+        fitted = fit(model, study, fold.member, fold.train)
+        rows.append(fold.test)
+        outputs.append(fitted.outputs(study.tested(model, fold.member, fold.test)))
+        place[fold.test] = fold.number
+    tested = np.concatenate(rows)
+    return ScoredJob(
+        study.target,
+        np.concatenate(outputs),
+        place[tested],
+        study.codes[tested],
+        study.groups[tested],
+        _strata(study, place)[tested],
+        study.seed,
+    )
+
+
+def _strata(study: ClassifyStudy, place: Index) -> Index:
+    """Who may exchange labels, [n]; `place`: the fold in which a scan is tested, -1 for none."""
     sites = np.unique(study.features.table["site"].astype(str).to_numpy(), return_inverse=True)[1].astype(np.int64)
     within = sites * (place.max() + 2) + place + 1
     movable = _movable(sites, study.codes)
     strata = within if _movable(within, study.codes) >= LEAST_MOVABLE * movable else sites
     if movable == 0:  # the target is the site or constant within it, so permuting within sites changes nothing
         strata = place - place.min() + 1 if _movable(place, study.codes) > 0 else np.zeros_like(sites)
-    return PermutationJob(model.recipe, study.target, tuple(folds), study.codes, study.groups, strata, study.seed)
+    return strata
 
 
 def _movable(strata: Index, codes: Values) -> float:
@@ -87,43 +147,32 @@ def _movable(strata: Index, codes: Values) -> float:
     return float(mixed[inverse].mean())
 
 
-def observed(job: PermutationJob) -> float:
-    """The statistic with the true labels, on the folds of the first repeat."""
-    return _statistic(job, job.codes)
+def observed(job: Job) -> float:
+    """The statistic with the true labels."""
+    return job.statistic(job.codes)
 
 
-def null_values(job: PermutationJob, num: int, workers: int) -> Iterator[Values]:
+def null_values(job: Job, num: int, workers: int) -> Iterator[Values]:
     """The statistic of `num` permutations, some at a time; number k of a seed is the same in any number of processes."""
     parts = [range(start, min(start + IN_ONE_GO, num)) for start in range(0, num, IN_ONE_GO)]
     count = num_workers(workers, max(1, len(parts) // 2))
     return as_done(_some, job, parts, count)
 
 
-def _some(job: PermutationJob, part: range) -> Values:
+def _some(job: Job, part: range) -> Values:
     with threadpool_limits(1):  # a process per core: more threads would wait for each other
         return np.array([_one(job, number) for number in part])
 
 
-def _one(job: PermutationJob, number: int) -> float:
+def _one(job: Job, number: int) -> float:
     generator = np.random.default_rng([job.seed, 7919, number])
     for _ in range(MOST_TRIES):
         codes = permute_labels(job.codes, job.groups, job.strata, generator)
         try:
-            return _statistic(job, codes)
+            return job.statistic(codes)
         except UserError:  # a training fold without one of the classes: draw again
             continue
     return float("nan")
-
-
-def _statistic(job: PermutationJob, codes: Values) -> float:
-    outputs = np.full((len(codes), job.target.num_outputs), np.nan)
-    fold_of = np.full(len(codes), -1, dtype=np.int64)
-    for fold in job.folds:
-        labels = np.concatenate([codes[fold.train], fold.synthetic_codes])
-        learned = job.recipe.learn(fold.learned_from, labels, fold.groups, job.target, job.seed)
-        outputs[fold.test], fold_of[fold.test] = learned.outputs(fold.tested), fold.number
-    tested = fold_of >= 0
-    return statistic(job.target, codes[tested], outputs[tested], fold_of[tested])
 
 
 def statistic(target: Target, codes: Values, outputs: Values, models: NDArray[np.int64]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.classify.heads.settings import SvmSettings
-from gen3d.classify.settings import StudySettings
-from gen3d.classify.study.baselines import MOST_WHOLE, SKETCH_COMPONENTS, Voxels, read_voxels
-from gen3d.classify.study.features import Features, one_scan_each, open_features
+from gen3d.classify.heads.settings import RunSettings, SvmSettings
+from gen3d.classify.settings import StudySettings, contestant_names
+from gen3d.classify.study.baselines import MOST_WHOLE, SKETCH_COMPONENTS, Voxels
+from gen3d.classify.study.features import Features, one_scan_each, open_features, scans_alone
 from gen3d.classify.study.folds import Layout, StudyFold, leave_one_site_out, make_folds, one_site_classes
 from gen3d.classify.study.joining import with_columns
+from gen3d.classify.study.network_folds import NetworkFolds, network_folds
+from gen3d.classify.study.networks import Network, open_networks, shared_target
+from gen3d.classify.study.readings import ReaderScores, open_readings
+from gen3d.classify.study.scans import open_voxels
 from gen3d.classify.study.selection import column_of, only_those, with_answers
 from gen3d.cohort.duplicates import Pair, equal_scans, find_duplicates, groups_of, judge_duplicates
-from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.latents_folder import require_one_space
 from gen3d.cohort.manifest import is_twin
 from gen3d.cohort.seen import Guard
@@ -31,8 +34,9 @@ from gen3d.core.inputs import find_input, input_of
 from gen3d.core.memory import announce_memory
 from gen3d.maths.sketch import SKETCHED
 
-SWITCHED_OFF = "the voxel-wise baseline was switched off"
-WITHOUT_SCANS = "give prepared=FOLDER, or voxels=false to leave the voxel-wise baseline out (the report says so)"
+NOT_COMPARED = (
+    "without latents and voxels, a person under two ids is found where scans are equal, and not where they are alike"
+)
 FEWEST_PEOPLE = 10
 """Fewer people cannot fill five folds with one person of each of two classes."""
 BEHIND_FEATURES = Guard(
@@ -65,11 +69,20 @@ class Question:
     notes: tuple[str, ...]
     waivers: tuple[str, ...]
     without_voxels: str = ""
+    networks: tuple[Network, ...] = ()
+    """Trained classifiers that are compared; none with external=, where they have no scores."""
+    readings: ReaderScores | None = None
+    """What readers said of the people who are tested."""
 
-    @cached_property
-    def folds(self) -> tuple[StudyFold, ...]:
-        """Who is tested in which fold."""
-        layout = Layout(
+    @property
+    def networks_lead(self) -> bool:
+        """Whether the classifier that the verdict is about is a trained network."""
+        return bool(self.networks) and isinstance(self.settings.heads[0], RunSettings)
+
+    @property
+    def layout(self) -> Layout:
+        """What folds are made from."""
+        return Layout(
             self.codes,
             self.groups,
             self.testable,
@@ -77,7 +90,18 @@ class Question:
             self.features.may_test(waived=self.settings.seen == "waive"),
             [str(site) for site in self.features.table["site"]],
         )
-        settings = self.settings
+
+    @cached_property
+    def network_folds(self) -> NetworkFolds | None:
+        """The folds of the networks, None where there are no networks."""
+        return network_folds(self.networks, self.features, self.layout, self.target) if self.networks else None
+
+    @cached_property
+    def folds(self) -> tuple[StudyFold, ...]:
+        """Who is tested in which fold."""
+        if self.network_folds is not None:
+            return self.network_folds.folds
+        settings, layout = self.settings, self.layout
         if settings.split == "sites":
             return tuple(leave_one_site_out(layout, self.target))
         return tuple(make_folds(layout, self.target, settings.folds, settings.repeats, settings.seed))
@@ -88,8 +112,11 @@ class Question:
         return one_site_classes(self.codes, self.features.table["site"].astype(str).tolist(), self.target)
 
     def counts(self) -> dict[str, int]:
-        """People per class; {"people": n} for a number."""
-        return class_counts(self.target, self.codes, self.groups)
+        """People per class; {"people": n} for a number. With networks, of those who are tested."""
+        rows = np.arange(len(self.codes))
+        if self.networks:
+            rows = np.concatenate([fold.test for fold in self.folds])
+        return class_counts(self.target, self.codes[rows], self.groups[rows])
 
     def plan(self) -> list[str]:
         """What would be done."""
@@ -97,7 +124,7 @@ class Question:
         num = len(np.unique(self.groups))
         lines = [
             f"predicts {self.target.describe()} of {num} people ({counts}) from {self.features.words}",
-            f"heads: {', '.join(head.kind for head in self.settings.heads)}",
+            f"heads: {', '.join(contestant_names(self.settings.heads))}",
         ]
         if any(voxels.sketched for voxels in self.voxels):
             lines.append(
@@ -106,10 +133,23 @@ class Question:
                 "their square"
             )
         if self.settings.external is None:
-            repeats = 1 + max(fold.repeat for fold in self.folds)
-            kind = "sites left out one by one" if self.settings.split == "sites" else "stratified folds by person"
-            lines.append(f"{len(self.folds) // repeats} {kind}, {repeats} times")
-        return lines if self.settings.external is not None else [*lines, *self.notes, *self.waivers]
+            lines.append(self.split_words)
+        return lines if self.settings.external is not None else [*lines, *self.all_notes, *self.waivers]
+
+    @property
+    def split_words(self) -> str:
+        """`5 stratified folds by person, 2 times`."""
+        if self.networks:
+            return f"the {len(self.folds)} folds in which {self.networks[0].name} was trained, once: folds and repeats are not used"
+        repeats = 1 + max(fold.repeat for fold in self.folds)
+        kind = "sites left out one by one" if self.settings.split == "sites" else "stratified folds by person"
+        return f"{len(self.folds) // repeats} {kind}, {repeats} times"
+
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """Who was excluded, also from the folds of networks."""
+        in_folds = self.network_folds.notes if self.network_folds is not None else ()
+        return (*self.notes, *in_folds, *(self.readings.notes if self.readings is not None else ()))
 
 
 def class_counts(target: Target, codes: NDArray[np.float64], groups: NDArray[np.int64]) -> dict[str, int]:
@@ -131,13 +171,18 @@ def like_the_fit(settings: StudySettings) -> StudySettings:
     explicit = settings.model_dump(mode="json", by_alias=True, include=given)
     fitted = read(settings.fit, ("classify",))
     # Paths in its settings were written where it was started; its inputs are found wherever this is.
+    if any(isinstance(head, Mapping) and head.get("kind") == "run" for head in fitted.config.get("heads", [])[:1]):
+        raise UserError(
+            f"{settings.fit}: its first classifier is a trained network, of which no head was kept; give a study whose first head "
+            "is one on latents."
+        )
     found = {
         name: [_place(fitted, name, item) for item in items]
         for name, items in fitted.inputs.items()
-        if name not in explicit
+        if name not in explicit and name not in ("heads", "readers")
     }
     paths = {name: places[0] if name in ("table", "fit") else places for name, places in found.items()}
-    return type(settings).model_validate(fitted.config | paths | {"prepared": None} | explicit)
+    return type(settings).model_validate(fitted.config | paths | {"prepared": None, "readers": None} | explicit)
 
 
 def _place(fitted: Artefact, name: str, item: Mapping[str, Any]) -> str:
@@ -154,10 +199,13 @@ def open_question(request: StudySettings) -> Question:
         UserError: see the functions that do it; fewer than 10 people.
     """
     settings = like_the_fit(request)
-    features = opened_features(settings, settings.latents, settings.beside)
+    features = opened_features(settings, settings.latents or (), settings.beside)
     column = column_of(features.table, settings.target)
-    target = make_target(column, settings.target, settings.classes, settings.task)
+    networks = () if settings.external is not None else open_networks(settings.heads)
+    target = _target(column, settings, networks)
     features, codes = with_answers(features, target)
+    for network in networks:
+        network.check_labels(features.table, target)
     num = features.table["subject"].nunique()
     if num < FEWEST_PEOPLE:
         raise UserError(
@@ -174,10 +222,17 @@ def open_question(request: StudySettings) -> Question:
             f"the inner products of {len(features)} scans (svm)", 4 * 8 * len(features) ** 2, "leave svm out of heads"
         )
     external = settings.external is not None  # the voxels of both cohorts are read together, see `open_external`
-    voxels, voxel_notes = ((), ()) if external else _voxels(settings, features)
+    voxels, voxel_notes = ((), ()) if external else open_voxels(settings, features)
     pairs = _duplicates(features, voxels)
     sentences = judge_duplicates(pairs, settings.duplicates)
-    notes = (*features.notes, *cleared.notes, *voxel_notes, *(sentences if settings.duplicates == "merge" else ()))
+    unlike = () if voxels or features.values.shape[2] else (NOT_COMPARED,)
+    notes = (
+        *features.notes,
+        *cleared.notes,
+        *voxel_notes,
+        *unlike,
+        *(sentences if settings.duplicates == "merge" else ()),
+    )
     waivers = (*cleared.waivers, *(sentences if settings.duplicates == "waive" else ()))
     subjects = features.table["subject"].astype(str).tolist()
     question = Question(
@@ -195,12 +250,38 @@ def open_question(request: StudySettings) -> Question:
         notes,
         waivers,
         "; ".join(voxel_notes),
+        networks,
     )
+    if settings.readers is not None and not external:
+        tested = np.unique(np.concatenate([fold.test for fold in question.folds]))
+        question = replace(question, readings=readings_of(settings, features.table.iloc[tested], target))
     if not external:
         assert question.folds, (
             "make_folds refuses what has none"
         )  # made here, so that a split that is impossible stops the verb at once
     return question
+
+
+def _target(column: pd.Series, settings: StudySettings, networks: Sequence[Network]) -> Target:
+    """The target of the settings; classes and task that are not given are those that the networks were trained for.
+
+    Raises:
+        UserError: a network predicts something else, or see `make_target`.
+    """
+    classes, task = settings.classes, settings.task
+    if networks and networks[0].run.target.name == settings.target:
+        trained = networks[0].run.target
+        classes, task = (classes or trained.classes or None), task or trained.task
+    target = make_target(column, settings.target, classes, task)
+    shared_target(networks, target)
+    return target
+
+
+def readings_of(settings: StudySettings, tested: pd.DataFrame, target: Target) -> ReaderScores | None:
+    """The readers of the people who are tested, None where there is no table of them."""
+    if settings.readers is None:
+        return None
+    return open_readings(settings.readers, tested, target, settings.reader_threshold)
 
 
 def opened_features(settings: StudySettings, folders: Sequence[Path], beside: Sequence[Path]) -> Features:
@@ -209,13 +290,14 @@ def opened_features(settings: StudySettings, folders: Sequence[Path], beside: Se
     Raises:
         UserError: no scan of a person is left.
     """
-    features = open_features(folders, beside)
+    features = open_features(folders, beside) if folders else scans_alone(settings.prepared or ())
     if settings.table is not None:
         features = with_columns(features, settings.table)
     features = only_those(features, settings.only) if settings.only else features
     features = one_scan_each(features, settings.sessions)
     if not len(features):
-        raise UserError(f"{folders[0]}: holds planted copies or synthetic scans only; give latents of people.")
+        where = (*folders, *(settings.prepared or ()))[0]
+        raise UserError(f"{where}: holds planted copies or synthetic scans only; give latents of people.")
     return features
 
 
@@ -242,6 +324,8 @@ def _synthetic(
 
 
 def _refuse_constant(features: Features) -> None:
+    if not features.values.shape[2]:  # networks alone
+        return
     spread = np.ptp(np.asarray(features.values, dtype=np.float64), axis=1)
     if not np.isfinite(spread).all():
         raise UserError(f"the features hold NaN or infinite values ({features.words}); encode again.")
@@ -251,55 +335,11 @@ def _refuse_constant(features: Features) -> None:
         )
 
 
-def _voxels(settings: StudySettings, features: Features) -> tuple[tuple[Voxels, ...], tuple[str, ...]]:
-    """The features of the voxel baselines, and a note where there are none."""
-    if not settings.voxels:
-        return (), (SWITCHED_OFF,)
-    prepared = prepared_behind(settings, features)
-    missing = sorted(set(features.table["key"].astype(str)) - set(prepared.manifest["key"].astype(str)))
-    if missing:
-        raise UserError(
-            f"{prepared.folders[0]}: lacks the scan {missing[0]} that has latents; give prepared=FOLDERS of all scans, or "
-            "voxels=false."
-        )
-    return read_voxels(prepared, features.table["key"].astype(str).tolist()), ()
-
-
-def prepared_behind(settings: StudySettings, features: Features) -> Prepared:
-    """The scans: as given, or where the latents came from.
-
-    Raises:
-        UserError: they are no longer there.
-    """
-    folders = list(settings.prepared or ())
-    if not folders:
-        for folder in (*settings.latents, *(settings.external or ())):
-            folders += scans_behind(folder)
-    if not folders:
-        raise UserError(
-            "the latents do not say which prepared scans they were made from, which the voxel-wise baseline needs; "
-            f"{WITHOUT_SCANS}."
-        )
-    return open_prepared(tuple(dict.fromkeys(folders)))
-
-
-def scans_behind(folder: Path) -> list[Path]:
-    """Prepared folders behind latents, through harmonisation.
-
-    Raises:
-        UserError: one of them is not there any more, or something else is.
-    """
-    artefact = read(folder)
-    folders = [input_of(artefact, item, WITHOUT_SCANS) for item in artefact.inputs.get("prepared", [])]
-    for item in artefact.inputs.get("latents", []):
-        folders += scans_behind(input_of(artefact, item, WITHOUT_SCANS))
-    return folders
-
-
 def _duplicates(features: Features, voxels: Sequence[Voxels]) -> list[Pair]:
-    """The same person under two ids: by voxels where there are any, else by latents."""
+    """The same person under two ids: by voxels where there are any, else by latents; without both by equal scans alone."""
     vectors = voxels[0].values if voxels else features.values[0]
-    found = find_duplicates(vectors, features.table["subject"].astype(str).tolist())
+    subjects = features.table["subject"].astype(str).tolist()
+    found = find_duplicates(vectors, subjects) if vectors.shape[1] else []
     return _with_equal_scans(found, features.table)
 
 
