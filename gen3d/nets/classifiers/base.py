@@ -55,6 +55,11 @@ class StagedNetwork(nn.Module):
         """Names of the stages up to and with `last`; none for ""."""
         return self.stage_names[: self.stage_names.index(last) + 1] if last else ()
 
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the stages that are kept as they are."""
+        return self._frozen
+
     def freeze(self, last: str) -> None:
         """Keep the stages up to `last` as they are: no gradients, and normalisations in evaluation mode for good."""
         self._frozen = self.upto(last)
