@@ -2,9 +2,9 @@
 
     python analysis/benchmarks/python_and_cpp.py PROGRAMS [--threads 1 2] [--steps 20] [--batch 4] [--side 96] [--width 1]
 
-Inputs: PROGRAMS, the folder that `launch/build_cpp.sh` built. Simulated scans: smooth random fields in which the second class
-has a brighter block. Python (torch.optim.Adam, gen3d's LiuNetwork) and the C++ program train from the same weights on the
-same batches, once with all scans in memory, once with a loader that reads the next batch's raw files meanwhile: a
+Inputs: PROGRAMS, the folder that `launch/build_cpp.sh` built. Simulated scans: random fields with a bright middle, which is
+brighter in the second class. Python (torch.optim.Adam, gen3d's LiuNetwork) and the C++ program train from the same weights
+on the same batches, once with all scans in memory, once with a loader that reads the next batch's raw files meanwhile: a
 DataLoader with one worker process in Python, a thread in C++.
 
 Every row is a process of its own. Prints, for each number of threads: seconds and CPU seconds of the steps (workers included),
@@ -31,7 +31,9 @@ from scipy.ndimage import gaussian_filter
 from gen3d.cli import run_script
 
 RATE = 1e-4
-EFFECT = 0.5
+BRIGHTNESS = (0.0, 3.0)
+"""Of the middle, by class, in standard deviations of the field."""
+
 SEED = 0
 LANGUAGES = ("python", "cpp")
 
@@ -42,13 +44,12 @@ def write_scans(folder: Path, num: int, side: int) -> list[int]:
 
     rng = np.random.default_rng(SEED)
     labels = [index % 2 for index in range(num)]
-    block = (slice(side // 3, side // 2),) * 3
+    ramp = np.linspace(-3, 3, side) ** 2
+    middle = np.exp(-0.5 * (ramp[:, None, None] + ramp[:, None] + ramp))
     scans = []
     for index, label in enumerate(labels):
         field = gaussian_filter(rng.standard_normal((side,) * 3), 2.0)
-        field /= field.std()
-        field[block] += EFFECT * label
-        write_floats(folder / f"{index}.f32", field)
+        write_floats(folder / f"{index}.f32", field / field.std() + BRIGHTNESS[label] * middle)
         scans.append({"key": str(index), "file": f"{index}.f32", "label": label})
     write_index(folder, (1, side, side, side), ("t1w",), scans)
     return labels

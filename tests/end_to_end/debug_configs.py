@@ -39,6 +39,7 @@ ORDER = (
     "change",
     "export",
     "export_norm",
+    "export-model",
     "evaluate",
     "evaluate_norm",
     "sweep",
