@@ -8,12 +8,16 @@ if [ $# -lt 1 ]; then
 fi
 folder=$1
 python=${2:-python}
+mkdir -p "$folder"
+log=$folder/build.log
 prefix=$("$python" -c 'import torch; print(torch.utils.cmake_prefix_path)')
 sources=$("$python" -c 'from importlib.resources import files; print(files("gen3d.exports") / "cpp")')
 generator=()
 if command -v ninja > /dev/null; then generator=(-G Ninja); fi
-cmake -S "$sources" -B "$folder" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$prefix" > "$folder.log" 2>&1 \
-  && cmake --build "$folder" --parallel "${GEN3D_BUILD_JOBS:-2}" >> "$folder.log" 2>&1 \
-  || { tail -n 40 "$folder.log" >&2; exit 1; }
+if ! { cmake -S "$sources" -B "$folder" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$prefix" \
+  && cmake --build "$folder" --parallel "${GEN3D_BUILD_JOBS:-2}"; } > "$log" 2>&1; then
+  tail -n 40 "$log" >&2
+  exit 1
+fi
 echo "$folder/gen3d_predict"
 echo "$folder/gen3d_train_liu"

@@ -106,7 +106,15 @@ def read_model(folder: Path) -> ExportedModel:
     if absent or description.get("format") != FORMAT:
         reason = f"no entry {absent[0]}" if absent else f"format {description.get('format')!r}"
         raise UserError(f"{folder / MODEL}: damaged, or of another version of gen3d ({reason}); {AGAIN}.")
-    return ExportedModel(artefact, description)
+    model = ExportedModel(artefact, description)
+    try:
+        sizes = [*model.volume_shape, *description["window"]["size"]]
+        checks = [np.append(model.member(n)["check_scores"], model.member(n)["tolerance"]) for n in model.members]
+        if min(sizes) < 1 or not checks or not all(np.isfinite(check.astype(np.float64)).all() for check in checks):
+            raise ValueError("sizes or scores that are none")
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder / MODEL}: damaged ({error!r}); {AGAIN}.") from None
+    return model
 
 
 def member_path(folder: Path, member: int, name: str) -> Path:

@@ -60,10 +60,7 @@ Exported::Exported(const Path& folder) {
   for (const Json& entry : json.at("members").items()) {
     Member member;
     member.number = entry.at("member").whole();
-    if (!entry.at("package").is_null()) {
-      member.package = folder / entry.at("package").at("file").text();
-      member.sha256 = entry.at("package").at("sha256").text();
-    }
+    if (!entry.at("package").is_null()) member.package = folder / entry.at("package").at("file").text();
     member.label_mean = entry.at("label").at("mean").number();
     member.label_std = entry.at("label").at("std").number();
     member.tolerance = entry.at("tolerance").number();

@@ -23,7 +23,6 @@ struct Calibration {
 struct Member {
   int64_t number = 0;
   Path package;
-  std::string sha256;
   Calibration calibration;
   double label_mean = 0, label_std = 1;            // of a number: scores are standardised
   std::vector<std::vector<double>> check_scores;  // what the network of Python gives of check_view
