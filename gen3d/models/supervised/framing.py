@@ -23,7 +23,7 @@ SMALLEST_RANGE = 1e-6
 """Below this a volume counts as constant, and its intensities become 0."""
 
 
-class Window(Config):
+class ViewWindow(Config):
     """Where a view lies in the grid. A negative start, or an end beyond the grid, is padded with 0 in stored units."""
 
     start: Triple = Field(description="first voxel of the view along x, y, z of the grid")
@@ -44,7 +44,7 @@ class Window(Config):
 
 def window_of(
     plan: GridPlan, grid: Triple | None, around: NDArray[np.bool_] | None = None, margin_mm: float = 0.0
-) -> Window:
+) -> ViewWindow:
     """The view's place in a grid.
 
     Args:
@@ -61,14 +61,14 @@ def window_of(
         low, high = places.min(axis=0) - margin, places.max(axis=0) + 1 + margin
     size = np.asarray(grid) if grid is not None else high - low
     start = np.floor_divide(low + high - size, 2)
-    return Window(start=_triple(start), size=_triple(size))
+    return ViewWindow(start=_triple(start), size=_triple(size))
 
 
 def _triple(values: NDArray[np.int64]) -> Triple:
     return int(values[0]), int(values[1]), int(values[2])
 
 
-def framed(volumes: Tensor, window: Window, offsets: Tensor | None = None) -> Tensor:
+def framed(volumes: Tensor, window: ViewWindow, offsets: Tensor | None = None) -> Tensor:
     """The window of volumes [B, C, X, Y, Z], differentiable; [B, C, *window.size].
 
     `offsets` [B, 3] are whole voxels by which each volume's window is moved.
@@ -90,7 +90,9 @@ def _cut(volumes: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
     return functional.pad(volumes, padding) if any(padding) else volumes
 
 
-def rescaled(view: Tensor, rule: Intensity, channels: Sequence[str], inside: Tensor) -> Tensor:
+def rescaled(
+    view: Tensor, rule: Intensity, channels: Sequence[str], inside: Tensor, black: float | None = None
+) -> Tensor:
     """The view [B, C, X, Y, Z] with the intensities of its T1w channel by a rule; measurements keep their stored values.
 
     Args:
@@ -99,6 +101,8 @@ def rescaled(view: Tensor, rule: Intensity, channels: Sequence[str], inside: Ten
             becomes as dark as it is; stored: white matter 1, background 0.
         channels: their names.
         inside: brain mask of the view, [B or 1, 1, X, Y, Z].
+        black: what zscore makes of the background (0 in stored units), for a network that learned from pictures; None: what
+            comes of it.
     """
     if rule == "stored" or T1W not in channels:
         return view
@@ -112,5 +116,8 @@ def rescaled(view: Tensor, rule: Intensity, channels: Sequence[str], inside: Ten
         num = weights.sum((2, 3, 4), keepdim=True).clamp(min=1.0)
         mean = (t1w * weights).sum((2, 3, 4), keepdim=True) / num
         variance = ((t1w - mean).square() * weights).sum((2, 3, 4), keepdim=True) / num
+        background = t1w == 0
         t1w = (t1w - mean) / variance.sqrt().clamp(min=SMALLEST_RANGE)
+        if black is not None:
+            t1w = torch.where(background, black, t1w)
     return torch.cat([view[:, :index], t1w, view[:, index + 1 :]], dim=1)
