@@ -22,6 +22,9 @@ from gen3d.models.supervised.classifier import Classifier
 
 Values = NDArray[np.float64]
 
+FEWEST_TO_CALIBRATE = 10
+"""Validation people below which a slope is chance, and probabilities stay those of the network."""
+
 
 class Encoding(nn.Module):
     """Volumes [B, C, X, Y, Z] in stored units to the latent mean, flattened [B, d]."""
@@ -114,7 +117,7 @@ class Exported:
         return 0.0, 1.0
 
     def calibration(self, member: int) -> Calibration:
-        """Fitted on the first scan of each of the member's validation people, if every class is among them.
+        """Fitted on the first scan of each of the member's validation people, if they are enough and of every class.
 
         These people chose the member's checkpoint, so that the calibration is a little too sure of itself.
         """
@@ -122,7 +125,7 @@ class Exported:
             return Calibration((), 0)
         rows = self.scores.rows(member, VALIDATION).drop_duplicates("subject")
         codes = self.target.codes(rows["label"])
-        if set(codes) != set(range(len(self.target.classes))):
+        if len(codes) < FEWEST_TO_CALIBRATE or set(codes) != set(range(len(self.target.classes))):
             return Calibration(_identity(self.target), 0)
         scores = problems(self.scores.scores(rows), self.target)
         return Calibration(scalings_of(scores, codes, self.target), len(rows))

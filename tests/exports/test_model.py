@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,11 @@ from gen3d.core.errors import UserError
 from gen3d.exports.folder import check_view, read_model, write_floats, write_index
 from gen3d.exports.model import ExportModel
 from gen3d.exports.model_compiled import open_package
-from gen3d.exports.model_networks import problems
+from gen3d.exports.model_networks import FEWEST_TO_CALIBRATE, open_exported, problems
 from gen3d.models.normative.voxelwise import VoxelwiseConfig
 from gen3d.models.run import load_run
 from gen3d.models.supervised.classifier import Classifier
-from gen3d.models.supervised.framing import Window, framed, rescaled
+from gen3d.models.supervised.framing import ViewWindow, framed, rescaled
 from tests.cohorts import write_cohort
 from tests.exports.classifier_run import write_run
 from tests.models.test_run import VAE, volume_of
@@ -43,7 +44,7 @@ GRID = (87, 88, 87)
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_cohort(tmp_path_factory.mktemp("cohort") / "cohort", num_controls=8, num_patients=6)
+    return write_cohort(tmp_path_factory.mktemp("cohort") / "cohort", num_controls=12, num_patients=8)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_volumes_and_judges_are_those_of_the_cohort(exported: Path, cohort: Path
 
 def test_calibration_is_that_of_the_people_who_watched(exported: Path) -> None:
     calibration = read_model(exported).member(1)["calibration"]
-    assert calibration["num_people"] == 7, "those of the other fold"
+    assert calibration["num_people"] == 10, "those of the other fold"
     (scaling,) = calibration["scalings"]
     assert scaling["slope"] > 0
     assert scaling["temperature"] == pytest.approx(1 / scaling["slope"])
@@ -114,6 +115,15 @@ def test_calibration_is_that_of_the_people_who_watched(exported: Path) -> None:
         margin = said["scores"][0][1] - said["scores"][0][0]
         odds = np.exp(scaling["slope"] * margin + scaling["biases"][1])
         assert said["probabilities"]["AD"] == pytest.approx(odds / (1 + odds), abs=1e-9)
+
+
+def test_few_people_calibrate_nothing(run: Path) -> None:
+    exported = open_exported(load_run(run), None)
+    assert exported.scores is not None
+    few = exported.scores.table.groupby(["member", "part"]).head(FEWEST_TO_CALIBRATE - 1)
+    calibration = replace(exported, scores=replace(exported.scores, table=few)).calibration(1)
+    assert calibration.num_people == 0
+    assert calibration.record()["scalings"] == [{"slope": 1.0, "biases": [0.0, 0.0], "temperature": 1.0}]
 
 
 def predicted(programs: Path, exported: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -127,7 +137,7 @@ def test_the_program_says_what_python_says(programs: Path, exported: Path, run: 
     done = predicted(programs, exported, *keys)
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
-    assert answer["packages"][0]["calibrated_on"] == 7
+    assert answer["packages"][0]["calibrated_on"] == 10
     assert answer["packages"][0]["difference_to_python"] < model.member(1)["tolerance"]
     for here, there in zip(answer["scans"], model.predictions, strict=True):
         assert (here["key"], here["class"], here["members"]) == (there["key"], there["class"], there["members"])
@@ -234,7 +244,10 @@ def test_intensity_rules_and_crops_are_those_of_python(
         folder = changed(exported, tmp_path / rule, said["key"], [1], {"window": window, "intensity": rule})
         (scan,) = json.loads(predicted(programs, folder).stdout)["scans"]
         mask = torch.from_numpy(open_prepared(cohort).mask)[None, None].float()
-        inside, view = framed(mask, Window.model_validate(window)), framed(volume, Window.model_validate(window))
+        inside, view = (
+            framed(mask, ViewWindow.model_validate(window)),
+            framed(volume, ViewWindow.model_validate(window)),
+        )
         expected = scorer(rescaled(view, rule, channels, inside), None)[0]  # type: ignore[arg-type]
         np.testing.assert_allclose(scan["scores"][0], expected, rtol=1e-4, atol=1e-4)
         found.append(expected)
