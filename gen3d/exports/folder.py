@@ -101,7 +101,19 @@ def read_model(folder: Path) -> ExportedModel:
         UserError: not a finished export, or model.json is damaged or of another version.
     """
     artefact, description = read(folder, (VERB,)), _object(folder / MODEL)
-    needed = {"torch", "cpu", "network", "target", "channels", "plan", "window", "intensity", "check", "members"}
+    needed = {
+        "torch",
+        "cpu",
+        "network",
+        "target",
+        "channels",
+        "plan",
+        "window",
+        "intensity",
+        "black",
+        "check",
+        "members",
+    }
     absent = sorted(needed - set(description))
     if absent or description.get("format") != FORMAT:
         reason = f"no entry {absent[0]}" if absent else f"format {description.get('format')!r}"

@@ -223,6 +223,7 @@ def described(exported: Exported) -> dict[str, Any]:
         "mask": MASK,
         "window": {"start": list(start), "size": list(size)},
         "intensity": exported.intensity,
+        "black": exported.black,
         "takes_age": exported.takes_age,
         "check": {"age_years": CHECK_AGE_YEARS},
     }

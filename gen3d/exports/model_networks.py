@@ -18,6 +18,7 @@ from gen3d.core.errors import UserError
 from gen3d.exports.folder import LATENT
 from gen3d.models.base import Model
 from gen3d.models.run import Run
+from gen3d.models.supervised.building import black_of
 from gen3d.models.supervised.classifier import Classifier
 
 Values = NDArray[np.float64]
@@ -103,6 +104,12 @@ class Exported:
         """The rule by which the view's intensities are made."""
         model = self.run.member(self.members[0])
         return model.config.intensity if isinstance(model, Classifier) else "stored"
+
+    @property
+    def black(self) -> float | None:
+        """What zscore makes of the background, None where nothing is set."""
+        model = self.run.member(self.members[0])
+        return black_of(model.config.network) if isinstance(model, Classifier) else None
 
     def network(self, member: int) -> nn.Module:
         """From views [B, C, *size] (and ages [B]) to scores [B, num_scores]."""

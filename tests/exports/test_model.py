@@ -239,19 +239,26 @@ def test_intensity_rules_and_crops_are_those_of_python(
     volume = torch.from_numpy(open_prepared(cohort).load([said["key"]], ["t1w", "log_jacobian"]))
     scorer, channels = open_package(read_model(exported), 1), ("t1w", "log_jacobian")
     found = []
-    for rule, start in (("minmax", (3, -20, -47)), ("stored", (-30, 8, 2)), ("zscore", (5, -3, -60))):
+    cases = (
+        ("minmax", (3, -20, -47), None),
+        ("stored", (-30, 8, 2), None),
+        ("zscore", (5, -3, -60), None),
+        ("zscore", (5, -3, -60), -1.9),
+    )
+    for place, (rule, start, black) in enumerate(cases):
         window = {"start": start, "size": GRID}
-        folder = changed(exported, tmp_path / rule, said["key"], [1], {"window": window, "intensity": rule})
+        changes = {"window": window, "intensity": rule, "black": black}
+        folder = changed(exported, tmp_path / str(place), said["key"], [1], changes)
         (scan,) = json.loads(predicted(programs, folder).stdout)["scans"]
         mask = torch.from_numpy(open_prepared(cohort).mask)[None, None].float()
         inside, view = (
             framed(mask, ViewWindow.model_validate(window)),
             framed(volume, ViewWindow.model_validate(window)),
         )
-        expected = scorer(rescaled(view, rule, channels, inside), None)[0]  # type: ignore[arg-type]
+        expected = scorer(rescaled(view, rule, channels, inside, black), None)[0]  # type: ignore[arg-type]
         np.testing.assert_allclose(scan["scores"][0], expected, rtol=1e-4, atol=1e-4)
         found.append(expected)
-    assert min(float((found[i] - found[j]).abs().max()) for i, j in ((0, 1), (1, 2), (0, 2))) > 1e-2
+    assert min(float((found[i] - found[j]).abs().max()) for i, j in ((0, 1), (1, 2), (2, 3))) > 1e-2
 
 
 def test_numbers_are_averaged_over_blind_members(cohort: Path, tmp_path: Path) -> None:

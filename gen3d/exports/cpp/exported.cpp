@@ -55,6 +55,7 @@ Exported::Exported(const Path& folder) {
   start = three(json.at("window").at("start"), -kLongestSide, file);
   size = three(json.at("window").at("size"), 1, file);
   intensity = json.at("intensity").text();
+  if (!json.at("black").is_null()) black = json.at("black").number();
   takes_age = json.at("takes_age").boolean();
   check_age_years = json.at("check").at("age_years").number();
   for (const Json& entry : json.at("members").items()) {
@@ -126,7 +127,9 @@ void Exported::apply_intensity(float* values) const {
     return;
   }
   scale = std::max(scale, kSmallestRange);
-  for (size_t i = 0; i < num; ++i) values[i] = static_cast<float>((values[i] - centre) / scale);
+  const bool blackened = intensity == "zscore" && black.has_value();
+  for (size_t i = 0; i < num; ++i)
+    values[i] = static_cast<float>(blackened && values[i] == 0 ? *black : (values[i] - centre) / scale);
 }
 
 // Values whose every digit both languages make alike: the upper 24 bits of Knuth's multiplicative hash of the place.

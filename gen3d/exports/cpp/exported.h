@@ -48,6 +48,7 @@ class Exported {
   std::vector<std::string> classes, channels;
   std::vector<int64_t> grid, start, size;
   bool takes_age = false;
+  std::optional<double> black;  // what zscore makes of the background
   double check_age_years = 0;
   std::vector<Member> members;
 
