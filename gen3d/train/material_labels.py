@@ -38,6 +38,7 @@ from gen3d.models.base import BaseModelConfig, Model, Statistics
 from gen3d.models.run_folder import weights_path
 from gen3d.models.supervised.classifier import Classifier, ClassifierConfig
 from gen3d.models.weights import fill, read_weights, statistics_in
+from gen3d.nets.classifiers.base import StagedNetwork
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import BatchSource, PreparedSource
 from gen3d.train.engine.processes import Processes
@@ -227,11 +228,21 @@ class LabelledMaterial(TrainingMaterial):
         return bool(self.config.frozen) and not learned and self._trunk_has_norms
 
     @cached_property
-    def _trunk_has_norms(self) -> bool:
-        config = self.config
+    def _blank_network(self) -> StagedNetwork:
+        """The network without contents."""
         with torch.device("meta"):
-            network = config.built_network(len(self.channels), config.window_in(self.plan), pretrained=False)
-        return bool(norms_of(network, network.upto(config.frozen)))
+            return self.config.built_network(len(self.channels), self.config.window_in(self.plan), pretrained=False)
+
+    @property
+    def _trunk_has_norms(self) -> bool:
+        return bool(norms_of(self._blank_network, self._blank_network.upto(self.config.frozen)))
+
+    @property
+    def _batch_norms(self) -> bool:
+        """Whether batches are normalised in stages that are trained."""
+        network, config = self._blank_network, self.config
+        frozen = network.upto(config.frozen) if config.unfreeze_after is None else ()
+        return bool(norms_of(network, [name for name in network.stage_names if name not in frozen]))
 
     @cached_property
     def _feature_shape(self) -> tuple[int, ...]:
@@ -368,6 +379,11 @@ class LabelledMaterial(TrainingMaterial):
         first = labelled.shares[0]
         parts = [labelled.num_people(rows) for rows in (first.training, first.validation, first.test)]
         sentences.append(f"first fold: {parts[0]} people train, {parts[1]} only watch, {parts[2]} are tested")
+        if self._batch_norms:
+            sentences.append(
+                "batch normalisation: its statistics are those of the volumes that a process computes at once, so the number of "
+                "processes and engine.volumes_at_once change the result"
+            )
         variants = [share.variant for share in labelled.shares]
         further = [f"{variants.count(name)} {name}" for name in (TWIN, PERMUTED) if name in variants]
         if further:
