@@ -77,6 +77,11 @@ VERBS: dict[str, Entry] = {
         (),
         "write maps and region tables as a BIDS derivatives dataset",
     ),
+    "export-model": Entry(
+        "gen3d.exports.model:ExportModel",
+        (),
+        "export networks for use without Python: compiled, as ONNX, and for a C++ program",
+    ),
     "sample": Entry(
         "gen3d.synthesis.sample:Sample",
         ("gen3d.synthesis.section:section",),

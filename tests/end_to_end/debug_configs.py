@@ -42,6 +42,7 @@ ORDER = (
     "change",
     "export",
     "export_norm",
+    "export-model",
     "evaluate",
     "evaluate_norm",
     "sweep",

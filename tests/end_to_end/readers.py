@@ -14,6 +14,7 @@ from gen3d.cohort.latents_folder import open_latents_folder
 from gen3d.core.artefact import read
 from gen3d.core.tables import read_cells, read_record, read_table
 from gen3d.evaluate.truth import open_truth
+from gen3d.exports.folder import read_model
 from gen3d.models.run import load_run
 from gen3d.report.open import open_context
 from gen3d.stratify.folder import open_map
@@ -34,6 +35,11 @@ def _bids(folder: Path) -> list[Any]:
     return [len(read_cells(path)) for path in sorted(folder.rglob("*.tsv"))]
 
 
+def _exported(folder: Path) -> list[Any]:
+    model = read_model(folder)
+    return [*everything(model), *(model.member(number) for number in model.members)]
+
+
 READERS: dict[str, Callable[[Path], list[Any]]] = {
     "prepare": lambda folder: everything(open_prepared(folder)),
     "prepare-slices": lambda folder: everything(open_prepared(folder)),
@@ -47,6 +53,7 @@ READERS: dict[str, Callable[[Path], list[Any]]] = {
     "anomaly": _by_the_report,
     "change": _by_the_report,
     "export": _bids,
+    "export-model": _exported,
     "sample": lambda folder: [*everything(open_prepared(folder)), *_by_the_report(folder)],
     "quality": _by_the_report,
     "classify": lambda folder: [*everything(open_head(folder / "head")), *_by_the_report(folder)],
