@@ -69,7 +69,7 @@ class MapGeometry:
         """Centres of the cells along one axis of the volume, voxels."""
         return self.first[axis] + self.jump[axis] * np.arange(self.cells[axis])
 
-    def turned(self, cells: NDArray[np.floating]) -> NDArray[np.floating]:
+    def turned(self, cells: NDArray[np.float64]) -> NDArray[np.float64]:
         """A map in the network's order of dimensions as [x, y, z] of the volume."""
         return np.transpose(cells, self.order)
 
