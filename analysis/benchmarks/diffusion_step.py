@@ -176,7 +176,7 @@ def run_ours(given: argparse.Namespace, engine: dict[str, Any]) -> list[float]:
     shape = tuple(given.shape)
     optim = OptimConfig(steps=given.steps, learning_rate=LEARNING_RATE, batch_size=given.batch)
     model = built(shape)
-    local = start_engine(EngineConfig(device=given.device, **engine), model.config.task(model, given.steps), optim)
+    local = start_engine(EngineConfig(device=given.device, **engine), model.config.task_of(model, given.steps), optim)
     data = np.random.default_rng(1).standard_normal((NUM_VOLUMES, *latent_shape(shape)), np.float32)
     rows = np.arange(NUM_VOLUMES)
     batches = Batches(Arrays(data), rows, given.batch, 1, (0, 0), AugmentConfig(), local.device)

@@ -201,7 +201,7 @@ def training(
         coded = len(config.coded.covariates)
 
     def task_of(settings: BaseModelConfig) -> Task:
-        return settings.task(built(settings, channels, place.plan), updates.steps)
+        return settings.task_of(built(settings, channels, place.plan), updates.steps)
 
     step = step_settings(config, updates, where, 1)
     estimator = MemoryEstimator(task_of)

@@ -92,7 +92,7 @@ def task_of(config: Any, shape: tuple[int, int, int]) -> Any:
 
     plan = GridPlan(spacing_mm=2.0, shape=shape, affine=tuple(tuple(map(float, row)) for row in np.eye(4)))
     whole = Statistics(np.zeros(1, np.float32), np.ones(1, np.float32), np.ones(shape, bool))
-    return config.task(config.build(plan, ("t1w",), whole, 1), STEPS)
+    return config.task_of(config.build(plan, ("t1w",), whole, 1), STEPS)
 
 
 def planned_bytes(name: str, shape: tuple[int, int, int], device: str) -> list[int]:

@@ -75,7 +75,7 @@ def train(model: LatentDiffusion, latents: Tensor, steps: int, batch_size: int, 
     model.latent_mean.copy_(latents.mean((0, 2, 3, 4)))
     model.latent_std.copy_(latents.std((0, 2, 3, 4)))
     optim = OptimConfig(steps=steps, batch_size=batch_size)
-    engine = start_engine(EngineConfig(device=device, precision="fp32"), model.config.task(model, steps), optim)
+    engine = start_engine(EngineConfig(device=device, precision="fp32"), model.config.task_of(model, steps), optim)
     rows = np.arange(len(latents))
     batches = Batches(Arrays(latents.numpy()), rows, batch_size, 1, (0, 0), AugmentConfig(), engine.device)
     for step in range(steps):

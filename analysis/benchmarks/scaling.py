@@ -56,7 +56,7 @@ def worker(arguments: argparse.Namespace) -> None:
     network = model.build(plan, ("t1w", "log_jacobian"), known, 1)
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
     optim = OptimConfig(steps=arguments.steps, batch_size=arguments.batch)
-    engine = start_engine(config, model.task(network, arguments.steps), optim, processes)
+    engine = start_engine(config, model.task_of(network, arguments.steps), optim, processes)
     parts = config.parts(arguments.batch, processes.num)
     volumes = torch.rand((1, 2, *shape))
     seconds = []

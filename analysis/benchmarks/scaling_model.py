@@ -113,7 +113,7 @@ def task_of(config: Any, shape: tuple[int, int, int]) -> Any:
     plan = GridPlan(spacing_mm=1.0, shape=shape, affine=tuple(tuple(map(float, row)) for row in np.eye(4)))
     num = len(CHANNELS)
     whole = Statistics(np.zeros(num, np.float32), np.ones(num, np.float32), np.ones(shape, bool))
-    return config.task(config.build(plan, CHANNELS, whole, 1), NUM_STEPS)
+    return config.task_of(config.build(plan, CHANNELS, whole, 1), NUM_STEPS)
 
 
 def seconds_on(gpu: Gpu, operations: float, written: float) -> float:

@@ -92,7 +92,7 @@ def built(shape: tuple[int, int, int], stem: int, steps: int) -> tuple[Any, Any]
     config = VAEConfig(latent="spatial", stem=stem, beta=beta, beta_warmup=0, **WIDTHS)
     torch.manual_seed(0)
     model = config.build(plan, ("t1w",), whole, 1)
-    return model, config.task(model, steps)
+    return model, config.task_of(model, steps)
 
 
 def run_tutorial(shape: tuple[int, int, int], steps: int, batch_size: int) -> tuple[list[float], list[float]]:

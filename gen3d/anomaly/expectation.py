@@ -18,7 +18,7 @@ from gen3d.cohort.folder import Prepared
 from gen3d.cohort.seen import PersonHashes
 from gen3d.core.errors import UserError
 from gen3d.maths.design import Design
-from gen3d.models.run import Float, Run, load_run
+from gen3d.models.run import Float, Run, load_expecting
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def load_runs(folders: Sequence[Path]) -> Run | Ensemble:
     Raises:
         UserError: a folder that is no finished run, a run given twice, or runs of different plans or channels.
     """
-    runs = tuple(load_run(folder) for folder in folders)
+    runs = tuple(load_expecting(folder) for folder in folders)
     first = runs[0]
     for number, run in enumerate(runs):
         same = next((other for other in runs[:number] if other.artefact.key == run.artefact.key), None)

@@ -29,27 +29,27 @@ class WorkingArrays:
         self._folder, self._num_rows = folder, num_rows
         self._done = self.open(DONE, (1,))
 
-    def open(self, name: str, row_shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def open(self, name: str, row_shape: tuple[int, ...], dtype: str = "<f4") -> NDArray[Any]:
         """The memory-mapped array `name` [rows, ...]: the one that is there, or a new one of zeros.
 
         Raises:
             UserError: the disk has no room for it.
         """
         path, shape = self._folder / f"{PREFIX}{name}.npy", (self._num_rows, *row_shape)
-        if (existing := _existing(path, shape)) is not None:
+        if (existing := _existing(path, shape, dtype)) is not None:
             return existing
         if name != DONE:
             self._done[:] = 0
             self._done.flush()  # type: ignore[attr-defined]  # a memory map
-        num_bytes = math.prod(shape) * 4
+        num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
         with writing(self._folder, num_bytes), whole_file(path) as partial, partial.open("wb") as stream:
             np.lib.format.write_array_header_1_0(
-                stream, {"descr": "<f4", "fortran_order": False, "shape": tuple(map(int, shape))}
+                stream, {"descr": dtype, "fortran_order": False, "shape": tuple(map(int, shape))}
             )
             start = stream.tell()
             stream.flush()
             _reserve(stream.fileno(), start, num_bytes)
-        created = _existing(path, shape)
+        created = _existing(path, shape, dtype)
         assert created is not None, f"{path} was just written"
         return created
 
@@ -84,12 +84,12 @@ class _PlainStream:
         self.write = stream.write
 
 
-def _existing(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+def _existing(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any] | None:
     """The array of an earlier, interrupted run; None if it is not there, is damaged or is another one."""
     try:
         np.load(path, mmap_mode="r", allow_pickle=False)  # "r+" would fill up a file that was cut with zeros
-        existing: NDArray[np.float32] = np.load(path, mmap_mode="r+", allow_pickle=False)
-        usable = existing.shape == shape and existing.dtype == np.float32
+        existing: NDArray[Any] = np.load(path, mmap_mode="r+", allow_pickle=False)
+        usable = existing.shape == shape and existing.dtype == np.dtype(dtype)
         if usable:
             with writing(path), path.open("r+b") as stream:  # one with holes ends the process when the disk is full
                 _reserve(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)

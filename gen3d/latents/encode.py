@@ -19,7 +19,7 @@ from gen3d.core.output_folder import Work
 from gen3d.core.progress import say, track
 from gen3d.core.work import FolderVerb, Inputs
 from gen3d.core.work_arrays import WorkingArrays
-from gen3d.models.run import OneRun, Run, covariates_of, load_run
+from gen3d.models.run import OneRun, Run, covariates_of, load_expecting
 
 
 class Encode(FolderVerb):
@@ -41,7 +41,7 @@ class Encode(FolderVerb):
 
     def plan(self) -> list[str]:
         """What would be encoded."""
-        prepared, run = open_prepared(self.prepared), load_run(self.run_folder)
+        prepared, run = open_prepared(self.prepared), load_expecting(self.run_folder)
         num = int((prepared.manifest["role"] != "excluded").sum())
         sides = (num, run.num_members, *(run.latent_shape if run.has_latent else (0,)), 1 + self.mirrored)
         room = size_in_words(4 * math.prod(map(int, sides)))
@@ -56,7 +56,7 @@ class Encode(FolderVerb):
 
     def open_inputs(self) -> tuple[Prepared, Run]:
         """The scans, and a run that has latents of such scans."""
-        prepared, run = open_prepared(self.prepared), load_run(self.run_folder)
+        prepared, run = open_prepared(self.prepared), load_expecting(self.run_folder)
         run.require(prepared)
         self._refuse_without_latent(run)
         return prepared, run

@@ -20,7 +20,7 @@ from gen3d.core.work import FolderVerb, Inputs
 from gen3d.imaging.similarity import mse, psnr, ssim
 from gen3d.imaging.volume import read_stored, store
 from gen3d.latents.folder import METRICS, volume_path
-from gen3d.models.run import OneRun, Run, covariates_of, load_run, scan_seed
+from gen3d.models.run import OneRun, Run, covariates_of, load_expecting, scan_seed
 
 LOG_JACOBIAN_RANGE = 2.0
 """Data range that stands for the log-Jacobian in PSNR and SSIM: changes of a factor e either way."""
@@ -50,7 +50,7 @@ class Reconstruct(FolderVerb):
 
     def open_inputs(self) -> tuple[Prepared, Run]:
         """The scans, and a run that was trained on such scans."""
-        prepared, run = open_prepared(self.prepared), load_run(self.run_folder)
+        prepared, run = open_prepared(self.prepared), load_expecting(self.run_folder)
         run.require(prepared)
         return prepared, run
 

@@ -168,7 +168,7 @@ class ClosedFormModel(Model):
 class BaseModelConfig(Config):
     """What every model's settings offer to the verbs."""
 
-    material: ClassVar[Literal["scans", "latents"]] = "scans"
+    material: ClassVar[Literal["scans", "latents", "labels"]] = "scans"
     """What the model is trained on."""
 
     written_by_train: ClassVar[tuple[str, ...]] = ()
@@ -197,6 +197,11 @@ class BaseModelConfig(Config):
         return False
 
     @property
+    def has_expectation(self) -> bool:
+        """Whether the model expects a scan to look like something; a classifier only tells what it shows."""
+        return True
+
+    @property
     def asks_for_healthy(self) -> bool:
         """Whether diagnosis is a condition set to healthy, so that training on patients does not make patients expected."""
         return False
@@ -217,7 +222,7 @@ class BaseModelConfig(Config):
         """The untrained model."""
         raise AssertionError(f"{type(self).__name__} defines no build()")
 
-    def task(self, model: Any, num_steps: int) -> Any:
+    def task_of(self, model: Any, num_steps: int) -> Any:
         """What is optimised when the model is trained in steps: the gen3d.models.task.Task that the registry names.
 
         A task imports its model, never the other way round.

@@ -26,7 +26,7 @@ class Kind(NamedTuple):
     baseline: bool = False
 
 
-NORMATIVE, DIFFUSION = "gen3d.models.normative", "gen3d.models.diffusion"
+NORMATIVE, DIFFUSION, SUPERVISED = "gen3d.models.normative", "gen3d.models.diffusion", "gen3d.models.supervised"
 
 KINDS: dict[str, Kind] = {
     "vae": Kind(f"{NORMATIVE}.vae:VAEConfig", "VAE", f"{NORMATIVE}.vae_task:VAETask"),
@@ -37,6 +37,9 @@ KINDS: dict[str, Kind] = {
         f"{DIFFUSION}.latent_diffusion:LatentDiffusionConfig",
         "Latent diffusion",
         f"{DIFFUSION}.task:LatentDiffusionTask",
+    ),
+    "classifier": Kind(
+        f"{SUPERVISED}.classifier:ClassifierConfig", "Classifier", f"{SUPERVISED}.classifier_task:ClassifierTask"
     ),
     "autoencoder_kl": Kind(f"{NORMATIVE}.monai_autoencoder:AutoencoderKLConfig", "AutoencoderKL"),
 }

@@ -283,6 +283,21 @@ def load_run(folder: Path, device: str = "cpu") -> Run:
     return Run(folder, artefact, plan, config[1], model_config, design, seen, torch.device(device))
 
 
+def load_expecting(folder: Path, device: str = "cpu") -> Run:
+    """Open a run whose model has an expectation, or latents, of scans.
+
+    Raises:
+        UserError: as `load_run`, or a classifier.
+    """
+    run = load_run(folder, device)
+    if not run.model_config.has_expectation:
+        raise UserError(
+            f"{folder}: a {run.kind} has no expectation and no latent of a scan; use it with gen3d classify or gen3d explain, "
+            "or give a run of another kind of model."
+        )
+    return run
+
+
 def _config(folder: Path) -> tuple[BaseModelConfig, tuple[str, ...]]:
     tree = read_settings(folder)
     try:

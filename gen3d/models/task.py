@@ -62,6 +62,14 @@ class Task(nn.Module, ABC):
         shape: tuple[int, ...] = cast(Any, self.weights("model")).volume_shape
         return shape
 
+    def slow_weights(self) -> list[nn.Parameter]:
+        """Weights of the player `model` that have a learning rate of their own; none by default."""
+        return []
+
+    def slow_share(self, step: int) -> float:
+        """Their learning rate at this step, as a share of that of the others."""
+        return 1.0
+
     def complete(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The model's whole state, given that of the module that the player `model` changes."""
         return tensors

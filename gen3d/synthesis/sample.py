@@ -22,7 +22,7 @@ from gen3d.core.progress import duration, say, track, warn
 from gen3d.core.tables import Row
 from gen3d.core.work import Inputs
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, SamplerName
-from gen3d.models.run import OneRun, load_run
+from gen3d.models.run import OneRun, load_expecting
 from gen3d.nets.device import device_of, precision_of
 from gen3d.synthesis.audit import AuditSettings
 from gen3d.synthesis.drawing import PICTURE, Drawing, SampleJob
@@ -168,7 +168,7 @@ class Sample(SharedVerb):
 
     def _open(self, device: str) -> SampleJob:
         """The run, the request and the dataset, checked."""
-        run = load_run(self.run_folder, device)
+        run = load_expecting(self.run_folder, device)
         config = run.model_config
         if not isinstance(config, LatentDiffusionConfig):
             raise UserError(

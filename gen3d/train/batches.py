@@ -35,6 +35,9 @@ class BatchSource(Protocol):
     def conditions(self, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
         """Coded conditions [n, p] of these rows, for models that have any."""
 
+    def labels(self, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """Labels [n] of these rows, for supervised tasks: class numbers or values."""
+
 
 @dataclass(frozen=True)
 class PreparedSource:
@@ -48,7 +51,10 @@ class PreparedSource:
     def load(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self.prepared.load([self.keys[row] for row in rows], self.channels)
 
-    def conditions(self, rows: NDArray[np.int64]) -> None:
+    def conditions(self, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        return None
+
+    def labels(self, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
         return None
 
 
@@ -126,13 +132,14 @@ class Batches:
         self._ahead = (following, self._reader.submit(self._read, *following))
         seeds = tuple(seed_of(self.seed, VOLUME, self.member, step, position) for position in self._positions(part))
         rows = self._rows(step, part)
-        conditions = self.source.conditions(rows)
+        conditions, labels = self.source.conditions(rows), self.source.labels(rows)
         batch = Batch(
             volumes.to(self.device, non_blocking=True),
             tuple(self.source.subjects[row] for row in rows),
             step,
             seeds,
             None if conditions is None else torch.from_numpy(conditions).to(self.device),
+            None if labels is None else torch.from_numpy(labels).to(self.device),
         )
         return augment(batch, self.source.channels, self.augmentation)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -31,6 +32,8 @@ from gen3d.train.pictures import draw_reconstructions
 from gen3d.train.settings import TrainSettings
 
 NUM_PICTURED = 2
+
+LossOf = Callable[[nn.Module], float]
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,19 @@ class TrainingMaterial(ABC):
         """The volumes, by row of `people.frame`."""
 
     @property
+    def num_members(self) -> int:
+        """Members of the family."""
+        return len(self.people.members)
+
+    def source_of(self, member: int) -> BatchSource:
+        """The volumes as a member learns from them."""
+        return self.source
+
+    def initial(self, member: int) -> int:
+        """Number of the initial weights that a member starts from."""
+        return member
+
+    @property
     def covariates(self) -> NDArray[np.float64]:
         """Rows of the fitted design, [n, p]."""
         return self.design.matrix(*_covariate_columns(self.people))
@@ -94,9 +110,23 @@ class TrainingMaterial(ABC):
         """What a model is built from."""
 
     def set_frozen_parts(  # noqa: B027 (most models learn everything)
-        self, model: Model, rows: NDArray[np.int64], processes: Processes
+        self, model: Model, member: int, processes: Processes
     ) -> None:
-        """Load the parts of a new model that are not trained: the autoencoder and the scale of its latents."""
+        """Load the parts of a member's new model that are not trained: the autoencoder and the scale of its latents."""
+
+    def loss_of(self, member: int) -> LossOf | None:
+        """The loss of a member's model on people who only watch its training; None where nobody does."""
+        return None
+
+    def looks(self, steps: int) -> list[int]:
+        """Steps of a training after which these people are looked at."""
+        return []
+
+    def after(self, member: int, processes: Processes) -> None:  # noqa: B027 (most members leave their weights only)
+        """Do what follows the training of a member; every process calls it."""
+
+    def finish(self, processes: Processes) -> None:  # noqa: B027 (most runs have nothing to add)
+        """Write what a run holds besides its members, when all are trained; every process calls it."""
 
     def augmentation(self, settings: AugmentConfig) -> AugmentConfig:
         """How volumes are changed when a batch is made of them."""

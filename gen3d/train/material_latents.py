@@ -31,7 +31,7 @@ from gen3d.core.work import Inputs
 from gen3d.core.work_arrays import save_array
 from gen3d.models.base import BaseModelConfig, Model, Statistics
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, no_noise
-from gen3d.models.run import Run, load_run
+from gen3d.models.run import Run, load_expecting
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.engine.processes import Processes
 from gen3d.train.learners import RunPeople, learners
@@ -64,6 +64,9 @@ class LatentSource:
 
     def conditions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self.coded[rows]
+
+    def labels(self, rows: NDArray[np.int64]) -> None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class LatentMaterial(TrainingMaterial):
                     f"{latents}: no mirrored latents there; encode with mirrored=true, or set augment.flip=false."
                 )
         else:
-            run = load_run(cast(Path, autoencoder))
+            run = load_expecting(cast(Path, autoencoder))
             run.require(cohort)
             table = cohort.manifest[cohort.manifest["role"] != "excluded"].reset_index(drop=True)
         latent_shape(run)
@@ -229,9 +232,10 @@ class LatentMaterial(TrainingMaterial):
         mean, std, mask = (value.cpu().numpy() for value in (model.channel_mean, model.channel_std, model.brain_mask))
         return Statistics(mean, std, mask)
 
-    def set_frozen_parts(self, model: Model, rows: NDArray[np.int64], processes: Processes) -> None:
+    def set_frozen_parts(self, model: Model, member: int, processes: Processes) -> None:
         """The autoencoder's weights, and the scale of the latents over all training scans: mean and SD per channel, mean latent."""
         assert isinstance(model, LatentDiffusion)
+        rows = self.people.members[member]
         model.autoencoder.load_state_dict(self.autoencoder.member(0).state_dict())
         source, mine = self.source, rows[processes.rank :: processes.num]
         total = np.zeros(self.shape)
@@ -315,7 +319,7 @@ def _autoencoder_of(latents: Path, named: Path | None) -> Run:
     if named is None and not record:
         raise UserError(f"{latents}: does not say which autoencoder made these latents; give vae=FOLDER.")
     folder = named if named is not None else input_of(artefact, record[0], "give vae=FOLDER")
-    run = load_run(folder)
+    run = load_expecting(folder)
     if run.artefact.key != made_by:
         raise UserError(
             f"{latents}: latents of another VAE: they were made by run {made_by}, {folder} holds run {run.artefact.key}; "

@@ -16,9 +16,11 @@ from gen3d.models.base import BaseModelConfig, ClosedFormModel, Model, VolumeSet
 from gen3d.models.run_folder import LOG, weights_path
 from gen3d.models.weights import save_weights
 from gen3d.train.batches import Batches
+from gen3d.train.engine.interface import Engine
 from gen3d.train.engine.processes import Processes
 from gen3d.train.engine.start import start_engine
 from gen3d.train.log import TrainLog, append, keep_until, memory_gib
+from gen3d.train.looks import Keeping, Looks
 from gen3d.train.loop import Checkpoints, run_loop
 from gen3d.train.material import TrainingMaterial
 from gen3d.train.random_numbers import INITIAL_WEIGHTS, seed_of
@@ -44,11 +46,11 @@ class Member:
             return
         material = self.material
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(self.settings.seed, INITIAL_WEIGHTS, self.index))
+            torch.manual_seed(seed_of(self.settings.seed, INITIAL_WEIGHTS, material.initial(self.index)))
             config: BaseModelConfig = material.completed(self.settings.model)
             statistics = material.statistics(self.rows, self.processes)
             model = config.build(material.plan, material.channels, statistics, material.covariates.shape[1])
-            material.set_frozen_parts(model, self.rows, self.processes)
+            material.set_frozen_parts(model, self.index, self.processes)
             tensors = self._fit(model) if isinstance(model, ClosedFormModel) else self._optimise(model)
         plan_key, kind = material.plan.key, self.settings.model.kind
         self.processes.on_first(lambda: save_weights(weights, cast(Tensors, tensors), plan_key, kind))
@@ -85,7 +87,7 @@ class Member:
         entry = {"member": self.index, "step": 0, "volumes": len(rows), "seconds": round(seconds, 2)}
         append(out / LOG, {**entry, "memory_gib": round(memory_gib(), 3)})
         say(
-            f"train member {self.index + 1} of {self.settings.cross_fit}: {kind} of {len(rows)} volumes in {seconds:.1f} s"
+            f"train member {self.index + 1} of {self.material.num_members}: {kind} of {len(rows)} volumes in {seconds:.1f} s"
         )
         return model.state_dict()
 
@@ -93,10 +95,10 @@ class Member:
         settings, material, processes, checkpoints = self.settings, self.material, self.processes, self._checkpoints
         optim = settings.optim
         first_step, state = checkpoints.newest(processes)
-        task = settings.model.task(model, optim.steps)
+        task = settings.model.task_of(model, optim.steps)
         engine = start_engine(settings.engine, task, optim, processes, state)
         batches = Batches(
-            material.source,
+            material.source_of(self.index),
             self.rows,
             optim.batch_size,
             settings.engine.parts(optim.batch_size, processes.num),
@@ -107,19 +109,29 @@ class Member:
         )
         try:
             with self._log(model) as log:
-                run_loop(engine, batches, first_step, optim.steps, optim.skip_limit, log, checkpoints)
-            exported = engine.export()
+                looks = self._looks(log, engine)
+                run_loop(engine, batches, first_step, optim.steps, optim.skip_limit, looks or log, checkpoints)
+            exported = looks.best_weights() if looks is not None else engine.export()
             return None if exported is None else task.complete(exported)
         finally:
             batches.close()
             engine.close()
+
+    def _looks(self, log: TrainLog, engine: Engine) -> Looks | None:
+        """The looks at people who only watch, where there are any."""
+        loss_of, settings = self.material.loss_of(self.index), self.settings
+        if loss_of is None:
+            return None
+        folder = weights_path(settings.out, self.index).parent
+        keeping = Keeping(folder, self._checkpoints.folder, self.material.plan.key, settings.model.kind)
+        return Looks(log, self.material.looks(settings.optim.steps), loss_of, keeping, engine)
 
     def _log(self, model: Model) -> TrainLog:
         settings = self.settings
         return TrainLog(
             settings.out,
             member=self.index,
-            num_members=settings.cross_fit,
+            num_members=self.material.num_members,
             steps=settings.optim.steps,
             batch_size=settings.optim.batch_size,
             every=settings.log_every,

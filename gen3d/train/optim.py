@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -14,7 +14,12 @@ from gen3d.core.config import Config
 
 
 class OptimConfig(Config):
-    """AdamW with linear warm-up and cosine decay; progress is counted in weight updates."""
+    """AdamW, or SGD, with linear warm-up and cosine decay; progress is counted in weight updates.
+
+    Adam is AdamW with weight_decay=0; warmup=0 and final_rate=1 keep the rate constant.
+    """
+
+    method: Literal["adamw", "sgd"] = Field("adamw", description="adamw (Loshchilov 2019), or sgd with momentum")
 
     steps: int = Field(2000, gt=0, description="weight updates per member")
     batch_size: int = Field(4, gt=0, description="volumes per weight update, over all processes")
@@ -27,6 +32,14 @@ class OptimConfig(Config):
     final_rate: float = Field(0.02, ge=0, le=1, description="learning rate at the end, as a share of the peak")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay, per unit of learning rate")
     beta2: float = Field(0.99, gt=0, lt=1, description="AdamW's memory of squared gradients")
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd's memory of gradients; its weight decay is plain L2")
+    plateau: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="classifiers: what the rate is multiplied by when the validation loss has not fallen; 1: nothing",
+    )
+    plateau_patience: int = Field(2, ge=0, description="looks without a lower validation loss before that is done")
     clip: float = Field(1.0, gt=0, description="largest norm of a network's gradient; larger ones are scaled down")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights, which are the ones kept")
 
@@ -49,48 +62,77 @@ class OptimConfig(Config):
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         return self.peak_rate * (self.final_rate + (1 - self.final_rate) * cosine)
 
-    def optimiser(self, module: nn.Module, decays_vectors: bool = False) -> torch.optim.AdamW:
-        """AdamW over a player's weights, its state in float32; vectors and scalars decay only with `decays_vectors`."""
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": self.weight_decay * decays_vectors},
-        ]
+    def plateau_share(self, losses: Sequence[float]) -> float:
+        """What the rate is multiplied by after these validation losses, in their order (as torch's ReduceLROnPlateau)."""
+        share, best, waited = 1.0, math.inf, 0
+        for loss in losses:
+            best, waited = (loss, 0) if loss < best else (best, waited + 1)
+            if waited > self.plateau_patience:
+                share, waited = share * self.plateau, 0
+        return share
+
+    def optimiser(
+        self, module: nn.Module, decays_vectors: bool = False, slow: Sequence[nn.Parameter] = ()
+    ) -> torch.optim.Optimizer:
+        """The optimiser of a player's weights, its state in float32; vectors and scalars decay only with `decays_vectors`.
+
+        `slow` ones have groups of their own, whose rate `set_rate` scales.
+        """
+        apart = {id(parameter) for parameter in slow}
+        groups: list[dict[str, Any]] = []
+        for is_slow in (False, True) if slow else (False,):
+            trained = [p for p in module.parameters() if p.requires_grad and (id(p) in apart) == is_slow]
+            marks = {SLOW: True} if is_slow else {}
+            groups += [
+                {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay, **marks},
+                {
+                    "params": [p for p in trained if p.ndim <= 1],
+                    "weight_decay": self.weight_decay * decays_vectors,
+                    **marks,
+                },
+            ]
+        if self.method == "sgd":
+            return torch.optim.SGD(groups, lr=self.peak_rate, momentum=self.momentum)
         return torch.optim.AdamW(groups, lr=self.peak_rate, betas=(0.9, self.beta2), fused=True)
 
 
 Moments = dict[str, dict[str, Tensor]]
-"""{parameter: {exp_avg, exp_avg_sq}}, each of the parameter's shape."""
+"""{parameter: {exp_avg, exp_avg_sq}}, or {momentum_buffer} of SGD, each of the parameter's shape."""
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTUM = "momentum_buffer"
+
+SLOW = "slow"
+"""Marks the groups of an optimiser whose rate is scaled."""
 
 
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Use this learning rate for the next update."""
+def set_rate(optimiser: torch.optim.Optimizer, rate: float, slow_share: float = 1.0) -> None:
+    """Use this learning rate for the next update, and a share of it for slow weights."""
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * (slow_share if group.get(SLOW) else 1.0)
 
 
 def adam_state(optimiser: torch.optim.Optimizer, module: nn.Module) -> tuple[Moments, int]:
-    """Adam's moments by parameter name, on the CPU, and the number of updates it made."""
+    """The optimiser's moments by parameter name, on the CPU, and the number of updates that Adam made."""
     moments: Moments = {}
     updates = 0
     for name, parameter in module.named_parameters():
         held = optimiser.state.get(parameter)
         if held:
-            moments[name] = {key: held[key].detach().cpu() for key in MOMENTS}
-            updates = int(held["step"].item())
+            moments[name] = {key: held[key].detach().cpu() for key in (*MOMENTS, MOMENTUM) if held.get(key) is not None}
+            updates = int(held["step"].item()) if "step" in held else updates
     return moments, updates
 
 
 def load_adam(optimiser: torch.optim.Optimizer, module: nn.Module, moments: Moments, updates: int) -> None:
-    """Give Adam the moments and the number of updates that `adam_state` returned."""
+    """Give the optimiser the moments and the number of updates that `adam_state` returned."""
     for name, parameter in module.named_parameters():
         if name in moments:
-            held = {key: moments[name][key].to(parameter.device).clone() for key in MOMENTS}
+            held = {key: value.to(parameter.device).clone() for key, value in moments[name].items()}
             for value in held.values():
                 value.data = value.contiguous(memory_format=_format(parameter))
-            optimiser.state[parameter] = {"step": torch.tensor(float(updates), device=parameter.device), **held}
+            count = {} if MOMENTUM in held else {"step": torch.tensor(float(updates), device=parameter.device)}
+            optimiser.state[parameter] = {**count, **held}
 
 
 def _format(parameter: Tensor) -> torch.memory_format:

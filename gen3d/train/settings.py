@@ -46,6 +46,9 @@ class TrainSettings(SharedVerb):
         ge=1,
         description="members; 1: one model of the train controls; K: K models, each without one fold of train + calibration",
     )
+    folds: Folder | None = Field(
+        None, description="classifiers: run of another classifier whose folds are taken, instead of cross_fit"
+    )
     seed: int = Field(0, ge=0, description="seed of folds, initial weights, order of scans and noise")
     optim: OptimConfig = Field(
         default_factory=OptimConfig, description="optimiser, for models that are trained in steps"

@@ -17,11 +17,16 @@ from gen3d.core.work import Identity
 from gen3d.models.run_folder import write_settings
 from gen3d.train.engine.processes import Processes, launched
 from gen3d.train.material import ScanMaterial, TrainingMaterial
+from gen3d.train.material_labels import LabelledMaterial
 from gen3d.train.material_latents import LatentMaterial
 from gen3d.train.member import Member
 from gen3d.train.settings import TrainSettings
 
-MATERIALS: dict[str, type[TrainingMaterial]] = {"scans": ScanMaterial, "latents": LatentMaterial}
+MATERIALS: dict[str, type[TrainingMaterial]] = {
+    "scans": ScanMaterial,
+    "latents": LatentMaterial,
+    "labels": LabelledMaterial,
+}
 """What models are trained on, by the `material` of their settings."""
 
 
@@ -40,6 +45,11 @@ class Train(TrainSettings):
         written = [name for name in self.model.written_by_train if getattr(self.model, name)]
         if written:
             raise ValueError(f"model.{listed(self.model.written_by_train)} are written by gen3d; leave them out")
+        if self.model.material != "labels":
+            if self.folds is not None:
+                raise ValueError("folds= goes with model.kind=classifier only")
+            if self.optim.plateau < 1:
+                raise ValueError("optim.plateau waits for the validation loss of a classifier; leave it out")
         self._material.refuse(self)
         return self
 
@@ -49,7 +59,9 @@ class Train(TrainSettings):
 
     def settings(self) -> dict[str, Any]:
         """As of every verb, without inputs that are not set and settings that the material does not use."""
-        unused = {name for name in ("prepared", "latents") if getattr(self, name) is None} | self._material.unused
+        unused = {
+            name for name in ("prepared", "latents", "folds") if getattr(self, name) is None
+        } | self._material.unused
         left_out = unused | {"vae"} | (set() if self.patients else {"patients"})
         return {name: value for name, value in super().settings().items() if name not in left_out}
 
@@ -97,10 +109,12 @@ class Train(TrainSettings):
         for sentence in opened.calibration():
             say(f"  {sentence}")
         opened.prepare(processes)
-        for member in range(self.cross_fit):
+        for member in range(opened.num_members):
             Member(self, opened, member, processes).train()
+            opened.after(member, processes)
+        opened.finish(processes)
         seconds = time.monotonic() - began
-        say(f"{self.out}: {self.model.kind} with {self.cross_fit} member(s) in {duration(seconds)}.")
+        say(f"{self.out}: {self.model.kind} with {opened.num_members} member(s) in {duration(seconds)}.")
         return self._summary(opened, seconds) | {"processes": processes.num}
 
     def plan(self) -> list[str]:
@@ -111,7 +125,7 @@ class Train(TrainSettings):
         sizes = sorted({len(rows) for rows in people.members})
         sentences = [
             f"people: {people.frame['subject'].nunique()} ({len(people.frame)} scans; {counts})",
-            f"members: {self.cross_fit}, each trained on {' or '.join(map(str, sizes))} scans",
+            f"members: {material.num_members}, each trained on {' or '.join(map(str, sizes))} scans",
             *material.sentences(),
             *material.calibration(),
         ]
@@ -125,7 +139,7 @@ class Train(TrainSettings):
         def build(config: Any) -> Any:
             config = material.completed(config)
             config.check(material.plan, num_scans)
-            return config.task(config.build(material.plan, material.channels, material.blank, 1), self.optim.steps)
+            return config.task_of(config.build(material.plan, material.channels, material.blank, 1), self.optim.steps)
 
         step = step_settings(self.model, self.optim, self.engine, launched().num)
         return plan_step(step, build, num_scans, self.engine.memory_gib).sentences()
@@ -151,7 +165,7 @@ class Train(TrainSettings):
         return {
             "model": self.model.kind,
             "form": material.completed(self.model).form,
-            "members": self.cross_fit,
+            "members": material.num_members,
             "channels": list(material.channels),
             "num_people": int(people.frame["subject"].nunique()),
             "num_scans": len(people.frame),

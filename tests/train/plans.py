@@ -22,7 +22,7 @@ def task_of(config: BaseModelConfig, shape: tuple[int, int, int]) -> Task:
     plan = GridPlan(spacing_mm=4.0, shape=shape, affine=rows)
     config.check(plan, 1)
     whole = Statistics(np.zeros(1, np.float32), np.ones(1, np.float32), np.ones(shape, bool))
-    return config.task(config.build(plan, CHANNELS, whole, 1), NUM_STEPS)
+    return config.task_of(config.build(plan, CHANNELS, whole, 1), NUM_STEPS)
 
 
 MODELS: dict[str, BaseModelConfig] = {

@@ -72,7 +72,9 @@ def train(
     torch.manual_seed(0)
     checkpoints = Checkpoints(folder / "checkpoint", where.checkpoint_every)
     first_step, state = checkpoints.newest(Processes())
-    built = start_engine(where, config.task(config.build(plan, ("t1w",), statistics, 1), steps), updates, state=state)
+    built = start_engine(
+        where, config.task_of(config.build(plan, ("t1w",), statistics, 1), steps), updates, state=state
+    )
     rows = np.arange(len(source.subjects))
     augmentation = AugmentConfig(flip=True, intensity=0.05)
     batches = Batches(source, rows, 2, where.parts(2, 1), (0, 0), augmentation, built.device)

@@ -31,6 +31,18 @@ def label_weights(target: Target, labels: Tensor) -> Tensor:
     return torch.as_tensor(weights, dtype=torch.float32, device=labels.device)
 
 
+def people_weights(people: Tensor) -> Tensor:
+    """The same from the numbers of people of every class [classes]."""
+    present = people > 0
+    return torch.where(present, people.sum() / (present.sum() * people.clamp(min=1.0)), torch.zeros_like(people))
+
+
+def effective_weights(people: Tensor, beta: float) -> Tensor:
+    """(1 - beta) / (1 - beta^n) of each class of n people [classes], scaled to a mean of 1 over people (Cui et al. 2019)."""
+    weights = torch.where(people > 0, (1 - beta) / (1 - beta ** people.clamp(min=1.0)), torch.zeros_like(people))
+    return weights * people.sum() / (weights * people).sum()
+
+
 def label_loss(scores: Tensor, labels: Tensor, target: Target, weights: Tensor, gamma: float) -> Tensor:
     """The loss of a target: focal loss of classes or of grades, smooth L1 (Huber 1964, delta 1) of a number.
 

@@ -139,8 +139,11 @@ class EngineConfig(Config):
             )
         return share // at_once
 
-    def check_zero(self, players: tuple[str, ...]) -> None:
-        """Refuse stage 3 for a task with two players: DeepSpeed cannot split the weights of two models at once."""
+    def check_zero(self, players: tuple[str, ...], method: str = "adamw") -> None:
+        """Refuse stage 3 for a task with two players: DeepSpeed cannot split the weights of two models at once; and any stage
+        above 0 for an optimiser other than AdamW, whose state is not split here."""
+        if self.zero and method != "adamw":
+            raise UserError(f"engine.zero={self.zero} is for optim.method=adamw; use engine.zero=0 with {method}.")
         if self.zero == 3 and len(players) > 1:
             raise UserError(
                 f"engine.zero=3 works for one player, and this model has {' and '.join(players)}; use engine.zero=2, or "

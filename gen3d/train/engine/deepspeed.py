@@ -22,7 +22,7 @@ from gen3d.train.engine.compiling import compile_blocks
 from gen3d.train.engine.config import EngineConfig
 from gen3d.train.engine.interface import Engine, State, fitting, messenger
 from gen3d.train.engine.processes import Processes, contact
-from gen3d.train.optim import MOMENTS, Moments, OptimConfig, RunningAverage, adam_state, load_adam, set_rate
+from gen3d.train.optim import MOMENTS, Moments, OptimConfig, RunningAverage, adam_state, load_adam
 
 
 class DeepSpeedEngine(Engine):
@@ -61,7 +61,7 @@ class DeepSpeedEngine(Engine):
             with contact(processes):
                 engine, *_ = deepspeed.initialize(
                     model=_Player(task, player, self),
-                    optimizer=optim.optimiser(module, task.decays_vectors),
+                    optimizer=optim.optimiser(module, task.decays_vectors, task.slow_weights()),
                     config=config.deepspeed_settings(optim, processes.num, num),
                     dist_init_required=False,
                 )
@@ -86,7 +86,7 @@ class DeepSpeedEngine(Engine):
 
     def update(self, player: str, step: int) -> bool:
         engine = self._engines[player]
-        set_rate(self._adam(player), self.optim.rate_at(step))
+        self.set_rates(self._adam(player), step)
         with contact(self.processes):
             finite = self._finite(player)
             if finite:
@@ -203,6 +203,7 @@ class DeepSpeedEngine(Engine):
             return {
                 name: {key: self._moment(parameter, key) for key in MOMENTS}
                 for name, parameter in self._names[player].items()
+                if parameter.requires_grad
             }, updates
 
     def _moment(self, parameter: Any, key: str) -> Tensor:
@@ -240,7 +241,7 @@ class DeepSpeedEngine(Engine):
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         for name, parameter in self._names[player].items():
-            for key in MOMENTS:
+            for key in MOMENTS if parameter.requires_grad else ():
                 whole = moments[name][key].to(self.device)
                 if self.zero == 3:
                     safe_set_local_optimizer_state(parameter, self._shard(whole, parameter.ds_tensor), key)

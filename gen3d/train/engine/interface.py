@@ -15,7 +15,7 @@ from gen3d.models.task import Batch, Losses, Task
 from gen3d.nets.allocation import keep_freed_memory
 from gen3d.train.engine.config import EngineConfig
 from gen3d.train.engine.processes import Processes
-from gen3d.train.optim import OptimConfig
+from gen3d.train.optim import OptimConfig, set_rate
 
 State = dict[str, Any]
 """A checkpoint free of ranks: {weights: {player: {name: tensor}}, moments: {player: {parameter: {exp_avg, exp_avg_sq}}},
@@ -35,6 +35,8 @@ class Engine(ABC):
         self.precision = config.chosen_precision(self.device)
         self.layout = config.layout(self.device)
         self.task = task.to(self.device)
+        self.rate_share = 1.0
+        """What the learning rates are multiplied by from now on, the same in every process."""
         for parameter in task.parameters():
             if parameter.ndim == 5:  # other tensors have no such layout
                 parameter.data = parameter.data.contiguous(memory_format=self.layout)
@@ -50,6 +52,10 @@ class Engine(ABC):
         """The batch with its volumes in the engine's memory layout."""
         batch.volumes = batch.volumes.contiguous(memory_format=self.layout)
         return batch
+
+    def set_rates(self, optimiser: torch.optim.Optimizer, step: int) -> None:
+        """Use the learning rates of the update that follows `step` finished ones."""
+        set_rate(optimiser, self.optim.rate_at(step) * self.rate_share, self.task.slow_share(step))
 
     def autocast(self) -> torch.autocast:
         """The engine's precision, as a context."""

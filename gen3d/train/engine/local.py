@@ -14,7 +14,7 @@ from gen3d.train.engine.compiling import compile_blocks
 from gen3d.train.engine.config import EngineConfig
 from gen3d.train.engine.interface import Engine, State, fitting, messenger
 from gen3d.train.engine.processes import Processes
-from gen3d.train.optim import OptimConfig, RunningAverage, adam_state, load_adam, set_rate
+from gen3d.train.optim import OptimConfig, RunningAverage, adam_state, load_adam
 
 
 class LocalEngine(Engine):
@@ -30,7 +30,8 @@ class LocalEngine(Engine):
     ) -> None:
         super().__init__(task, config, optim, processes)
         self.optimisers = {
-            player: optim.optimiser(task.weights(player), task.decays_vectors) for player in task.players
+            player: optim.optimiser(task.weights(player), task.decays_vectors, task.slow_weights())
+            for player in task.players
         }
         if state is not None:
             for player, weights in fitting(state, task)["weights"].items():
@@ -55,10 +56,15 @@ class LocalEngine(Engine):
 
     def update(self, player: str, step: int) -> bool:
         module, optimiser = self.task.weights(player), self.optimisers[player]
+        for (
+            weights
+        ) in self.task.slow_weights():  # untouched by the loss as yet; Adam counts one number of updates for all
+            if weights.grad is None:
+                weights.grad = torch.zeros_like(weights)
         norm = nn.utils.clip_grad_norm_(module.parameters(), self.optim.clip, foreach=True)
         finite = bool(torch.isfinite(norm))
         if finite:
-            set_rate(optimiser, self.optim.rate_at(step))
+            self.set_rates(optimiser, step)
             optimiser.step()
             if player == "model":
                 self.average.update(dict(module.named_parameters()), step)

@@ -24,7 +24,7 @@ def start_engine(
     processes = processes or Processes()
     if config.chosen_kind(processes.num) == "local":
         return LocalEngine(task, config, optim, processes, state)
-    config.check_zero(task.players)
+    config.check_zero(task.players, optim.method)
     # DeepSpeed is optional and takes seconds to import.
     from gen3d.train.engine.deepspeed import DeepSpeedEngine
 
