@@ -83,9 +83,8 @@ def _judges(folder: ExplainedFolder) -> Table:
     rows = []
     for method in folder.methods:
         for row in (row for row in folder.judges if row["method"] == method):
-            value = Interval(
-                *(folder.number(row, name, "judges") for name in ("value", "low", "high")), int(row["num"] or 0)
-            )
+            figures = [folder.number(row, name, "judges") for name in ("value", "low", "high")]
+            value = Interval(figures[0], figures[1], figures[2], int(row["num"] or 0))
             floor = spell.number(folder.number(row, "floor", "judges"))
             cells = [spell.capital(METHODS.get(method, method)), JUDGES.get(str(row["judge"]), str(row["judge"]))]
             rows.append([*cells, with_interval(value), floor, str(value.num), _verdict(row)])
