@@ -16,16 +16,20 @@ def test_a_map_inside_one_region_is_enriched_there_by_its_share_of_the_brain() -
     volume = np.where(TARGET, -2.0, 0.0)
     found = enrichment(volume, TARGET, ROUND, 99, np.random.default_rng(0))
     assert found.value == pytest.approx(BRAIN.sum() / TARGET.sum())
-    assert found.rank_accuracy == 1.0 and found.auroc == 1.0
+    assert found.rank_accuracy == 1.0
+    assert found.auroc == 1.0
     assert found.p <= 0.05
     values = by_region(volume, BRAIN, quarters(), 11)
-    assert values[1] == pytest.approx(found.value) and np.nanmax(values[2:10]) == 0.0
+    assert values[1] == pytest.approx(found.value)
+    assert np.nanmax(values[2:10]) == 0.0
     assert np.isnan(values[10:]).all()
 
 
 def test_a_flat_map_and_an_empty_one_are_enriched_nowhere() -> None:
     flat = enrichment(np.where(BRAIN, 3.0, 9.0), TARGET, ROUND, 99, np.random.default_rng(0))
-    assert flat.value == pytest.approx(1.0) and flat.null_mean == pytest.approx(1.0) and flat.p == 1.0
+    assert flat.value == pytest.approx(1.0)
+    assert flat.null_mean == pytest.approx(1.0)
+    assert flat.p == 1.0
     assert np.isnan(enrichment(np.zeros(SHAPE), TARGET, ROUND, 99, np.random.default_rng(0)).value)
     assert not normalised(np.zeros(SHAPE), BRAIN).any()
 
@@ -45,7 +49,8 @@ def test_a_broad_map_overlaps_a_central_region_no_more_than_when_it_is_turned() 
     broad = np.where(BRAIN, 10.0 - distance, 0.0)
     central = ball((9.5, 11.5, 10.5), 2.5)
     found = enrichment(broad, central, ROUND, 199, np.random.default_rng(0))
-    assert found.value > 2.0 and found.p > 0.05
+    assert found.value > 2.0
+    assert found.p > 0.05
     assert found.value == pytest.approx(found.null_mean, rel=0.03)
 
 

@@ -19,7 +19,8 @@ def test_agreement_is_that_of_shrout_and_fleiss() -> None:
     assert agreement(first, first) == pytest.approx(1.0)
     assert agreement(first, first + 1) == pytest.approx(2 / 3)  # MSR 2, MSC 1.5, MSE 0: 2 / (2 + 2 (1.5) / 3)
     assert agreement(first - 2, 2 - first) < 0
-    assert math.isnan(agreement(np.ones(3), np.ones(3))) and math.isnan(agreement(first[:1], first[:1]))
+    assert math.isnan(agreement(np.ones(3), np.ones(3)))
+    assert math.isnan(agreement(first[:1], first[:1]))
     assert agreement(np.append(first, np.nan), np.append(first, 5.0)) == pytest.approx(1.0)
 
 
@@ -78,9 +79,9 @@ def test_judges_that_cannot_be_asked_are_named_and_settle_nothing() -> None:
     assert set(passed(judged, "occlusion").values()) == {None}
     assert first_sentence(judged, ("occlusion",)).startswith("No judge could be asked")
     sentences = not_asked(judged)
-    assert (
-        len(sentences) == 5 and "2 people, and 3 are needed" in sentences[0] and "nobody has two scans" in sentences[-1]
-    )
+    assert len(sentences) == 5
+    assert "2 people, and 3 are needed" in sentences[0]
+    assert "nobody has two scans" in sentences[-1]
     assert standing(judged, "occlusion") == "not judged"
 
 
