@@ -53,7 +53,7 @@ class Explain(ExplainingVerb):
     def plan(self) -> list[str]:
         """Who would be explained, by which methods, and with how many passes through the network."""
         ready, tasks, reference = self.open_inputs()
-        first, judged = [task for task in tasks if not task.retest], sum(task.judged for task in tasks)
+        judged = sum(task.judged for task in tasks)
         lines = [
             f"explains {spell.people(len({task.subject for task in tasks}))} ({len(tasks)} scans) by "
             f"{spell.listed([METHODS[name] for name in self.methods])}: {ready.question.words}",
@@ -74,14 +74,11 @@ class Explain(ExplainingVerb):
             f"about {total} passes through the network: {each} per scan, and {stages * each + curves} more for each of "
             f"{spell.people(judged)} for whom weights are randomised and regions replaced"
         )
+        shown = spell.people(sum(task.shown for task in tasks))
         return [
             *lines,
-            f"writes {2 * len(self.methods) * len(first)} maps and the animations of {self._num_shown(tasks)} to {self.out}",
+            f"writes {len(self.methods) * len(tasks)} maps, and pictures of {shown} and of each class, to {self.out}",
         ]
-
-    @staticmethod
-    def _num_shown(tasks: Sequence[ScanToExplain]) -> str:
-        return spell.people(sum(task.shown for task in tasks))
 
     def reads(self) -> Inputs:
         """The classifier and the scans."""

@@ -104,6 +104,11 @@ class ExplainedFolder(ResultFolder):
         return {str(name): str(text) for name, text in self.part("resolution", dict, {}).items()}
 
     @property
+    def rule(self) -> str:
+        """The rule of the threshold that pictures use."""
+        return str(self.part("threshold", dict, {}).get("rule", ""))
+
+    @property
     def shown(self) -> tuple[str, ...]:
         """Keys of the scans with pictures and animations."""
         return tuple(str(key) for key in self.part("shown", list, []))

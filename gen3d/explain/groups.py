@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.core import words as spell
 from gen3d.core.errors import UserError
 from gen3d.core.tables import Row
 from gen3d.explain.enrichment import by_region, enrichment, normalised
@@ -134,5 +135,5 @@ def require_controls(num: int, name: str, where: str) -> None:
     """Refuse a mean of fewer than two controls: of one that is explained nothing would be left."""
     if num < 2:
         raise UserError(
-            f"{where}: {num} people stand for {name}, and the mean of controls needs two; add controls to prepared=."
+            f"{where}: {spell.people(num)} of the class {name}, and the mean of controls needs two; add controls to prepared=."
         )

@@ -82,7 +82,9 @@ def to_explain(
         rows: of `labelled`.
         scores: of the run.
         subjects: people who are shown whatever the hash of their id; they come in addition.
-        people, shown, judged: per group, see the settings; people are taken in the order of the hashes of their ids.
+        people, shown, judged: per group, see the settings; people are taken in the order of the hashes of their ids, but first
+            those whom a member with permuted labels never saw, and of these first those with two scans: of others the judges
+            of both could not be asked.
 
     Raises:
         UserError: a subject that there is not, or that every member saw; or nobody whom a member never saw.
@@ -103,7 +105,7 @@ def to_explain(
     tasks: list[ScanToExplain] = []
     for group in _groups(rows, scores):
         own = [name for name in places if rows.at[places[name][0], "group"] == group]
-        order = sorted(own, key=subject_hash)
+        order = sorted(own, key=lambda name: _turn(name, places[name], blind, permuted))
         wanted = [name for name in subjects if name in own]
         chosen = list(dict.fromkeys([*wanted, *(order[:people] if people else order)]))
         pictured = wanted if subjects else chosen[:shown]
@@ -127,6 +129,10 @@ def to_explain(
                     )
                 )
     return tasks
+
+
+def _turn(name: str, places: list[int], blind: list[set[int]], permuted: set[int]) -> tuple[bool, bool, str]:
+    return not blind[places[0]] & permuted, len(places) < 2, subject_hash(name)
 
 
 def _groups(rows: pd.DataFrame, scores: RunScores) -> list[str]:

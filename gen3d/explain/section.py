@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gen3d.core import words as spell
 from gen3d.core.tables import Row
 from gen3d.explain.folder import ExplainedFolder
@@ -47,7 +50,7 @@ def _of_folder(folder: ExplainedFolder) -> list[Any]:
     blocks: list[Any] = []
     if folder.summary:
         blocks += [Text(folder.summary[0], "verdict"), Points(folder.summary[1:])]
-    blocks += [Text(f"Explained: {folder.question}. {ABOUT}"), _judges(folder)]
+    blocks += [Text(f"Explained: {folder.question}. {ABOUT}"), _judges(folder), *_methods(folder)]
     for group in folder.groups:
         blocks += _figure(folder, f"group_{folder.file_names.get(group, group)}", f"{group}: mean over people")
     for key in folder.shown:
@@ -93,6 +96,40 @@ def _judges(folder: ExplainedFolder) -> Table:
         "random order (units of the answer); an ICC of 0.50. Intervals are 95 % over people."
     )
     return Table(caption, ["Method", "Judge", "Value [95 %]", "Compared with", "People", "Verdict"], rows, "llrrrl")
+
+
+def _methods(folder: ExplainedFolder) -> list[Any]:
+    """What each method resolves, how much of the brain its pictures show, and how much of its map lies outside."""
+    shown = [row for row in folder.rows("thresholds", "method", "rule") if row["rule"] == folder.rule]
+    cells = []
+    for method in folder.methods:
+        own = [row for row in shown if row["method"] == method]
+        middle = [
+            _median(folder.numbers(own, name, "thresholds")) for name in ("threshold", "volume_ml", "outside_brain")
+        ]
+        cells.append(
+            [
+                spell.capital(METHODS.get(method, method)),
+                folder.resolution.get(method, ""),
+                spell.number(middle[0]),
+                spell.number(middle[1], 0),
+                spell.percent(middle[2], 0),
+            ]
+        )
+    caption = (
+        f"What the pictures show (rule {folder.rule}): medians over people of the threshold (1 is the mean of what the network sees "
+        "of the brain), of the volume above it, and of the share of the map that lies outside the brain, where nothing can be ill."
+    )
+    return (
+        [Table(caption, ["Method", "Resolution", "Threshold", "Volume, ml", "Outside"], cells, "llrrr")]
+        if shown
+        else []
+    )
+
+
+def _median(values: NDArray[np.float64]) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else None
 
 
 def _enrichment(folder: ExplainedFolder) -> list[Any]:

@@ -17,7 +17,7 @@ JUDGES = {
     "truth": "planted truth",
     "weights": "randomised weights",
     "labels": "permuted labels",
-    "faithfulness": "insertion and deletion",
+    "faithfulness": "insertion/deletion",
     "retest": "second scans",
 }
 
