@@ -35,7 +35,7 @@ VERBS: dict[str, Entry] = {
     "train": Entry(
         "gen3d.train.train:Train",
         ("gen3d.train.section:section",),
-        "train a normative model of controls (restorer, VAE, PCA, voxelwise), or latent diffusion",
+        "train a normative model of controls (restorer, VAE, PCA, voxelwise), latent diffusion, or a classifier",
     ),
     "encode": Entry(
         "gen3d.latents.encode:Encode",

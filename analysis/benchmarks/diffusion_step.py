@@ -72,6 +72,9 @@ class Arrays:
     def conditions(self, rows: np.ndarray) -> None:
         return None
 
+    def labels(self, rows: np.ndarray) -> None:
+        return None
+
 
 def volumes_of(shape: tuple[int, int, int]) -> np.ndarray:
     """Smooth random volumes with unit variance."""

@@ -167,6 +167,9 @@ class Made:
     def conditions(self, rows: np.ndarray) -> np.ndarray | None:
         return np.full((len(rows), self._num_conditions), np.nan, np.float32) if self._num_conditions else None
 
+    def labels(self, rows: np.ndarray) -> None:
+        return None
+
 
 class Training:
     """Weight updates of a task as `gen3d train` makes them, in the second half, when every player moves."""

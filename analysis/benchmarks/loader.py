@@ -62,6 +62,9 @@ class Stored:
     def conditions(self, rows: np.ndarray) -> None:
         return None
 
+    def labels(self, rows: np.ndarray) -> None:
+        return None
+
 
 def write(folder: Path, plan: GridPlan, count: int) -> dict[str, list[Path]]:
     """The same volumes three times: stored, .nii.gz, .nii."""

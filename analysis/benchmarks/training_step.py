@@ -76,6 +76,9 @@ class Volumes:
     def conditions(self, rows: np.ndarray) -> None:
         return None
 
+    def labels(self, rows: np.ndarray) -> None:
+        return None
+
 
 def built(shape: tuple[int, int, int], stem: int, steps: int) -> tuple[Any, Any]:
     """Our model and its task, initialised from a fixed seed; the L1 + 1e-6 KL of the tutorial."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as functional
@@ -24,6 +25,17 @@ class Colours:
     def black(self) -> float:
         """The value of black after normalisation, mean of the colours: where the background of a z-scored scan belongs."""
         return -sum(mean / std for mean, std in zip(self.mean, self.std, strict=True)) / NUM_COLOURS
+
+
+@runtime_checkable
+class PaddedConvolution(Protocol):
+    """A convolution that pads its input itself, not equally on both sides."""
+
+    def paddings(self, sides: Sequence[int]) -> list[tuple[int, int]]:
+        """Voxels before and after each axis of an input of these sides."""
+
+    def padded(self, volumes: Tensor) -> Tensor:
+        """[B, C, *sides] with what belongs around it."""
 
 
 class GreyStem(nn.Module):
@@ -68,7 +80,6 @@ def constant_field(kernel: Tensor, sides: Sequence[int], convolution: Convolutio
     distance from the border, and repeated from there.
     """
     small: list[int] = []
-    amounts: list[int] = []
     rows: list[Tensor] = []
     for axis, (side, (before, after)) in enumerate(zip(sides, paddings(convolution, sides), strict=True)):
         stride, size = convolution.stride[axis], convolution.kernel_size[axis]
@@ -76,10 +87,9 @@ def constant_field(kernel: Tensor, sides: Sequence[int], convolution: Convolutio
         first, last = -(-before // stride), -(-after // stride)
         left_out = max(0, count - first - last - 2)
         small.append(side - stride * left_out)
-        amounts = [before, after, *amounts]
         places = torch.arange(count, device=kernel.device)
         rows.append(torch.where(places > first, (places - left_out).clamp(min=min(first, count - 1)), places))
-    ones = functional.pad(kernel.new_ones(1, 1, *small), amounts)
+    ones = padded(convolution, kernel.new_ones(1, 1, *small))
     apply = functional.conv3d if len(small) == 3 else functional.conv2d
     field: Tensor = apply(ones, kernel, stride=convolution.stride)
     for axis, chosen in enumerate(rows, start=2):
@@ -88,13 +98,20 @@ def constant_field(kernel: Tensor, sides: Sequence[int], convolution: Convolutio
 
 
 def paddings(convolution: Convolution, sides: Sequence[int]) -> list[tuple[int, int]]:
-    """Zeros before and after every axis of an input of these sides."""
-    own = getattr(convolution, "paddings", None)
-    if own is not None:
-        given: list[tuple[int, int]] = own(sides)
-        return given
+    """Voxels that a convolution adds before and after every axis of an input of these sides."""
+    if isinstance(convolution, PaddedConvolution):
+        return convolution.paddings(sides)
     assert not isinstance(convolution.padding, str), convolution.padding
     return [(amount, amount) for amount in convolution.padding]
+
+
+def padded(convolution: Convolution, volumes: Tensor) -> Tensor:
+    """[B, C, *sides] with what the convolution adds around it."""
+    if isinstance(convolution, PaddedConvolution):
+        return convolution.padded(volumes)
+    return functional.pad(
+        volumes, [amount for pair in reversed(paddings(convolution, volumes.shape[2:])) for amount in pair]
+    )
 
 
 def turn(network: nn.Module, order: Sequence[int], reverse: Sequence[int]) -> None:
@@ -109,9 +126,9 @@ def turn(network: nn.Module, order: Sequence[int], reverse: Sequence[int]) -> No
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             assert len(module.kernel_size) == len(order), module
             module.weight = nn.Parameter(_turned(module.weight.detach(), order, reverse), module.weight.requires_grad)
-            for name in ("kernel_size", "stride", "padding", "dilation"):
-                amounts = getattr(module, name)
-                setattr(module, name, tuple(amounts[axis] for axis in order))
+            for name in ("kernel_size", "stride", "padding", "dilation", "repeated"):
+                if (amounts := getattr(module, name, None)) is not None:
+                    setattr(module, name, tuple(amounts[axis] for axis in order))
         elif isinstance(module, GreyStem):
             module.shift = _turned(module.shift, order, reverse)
 

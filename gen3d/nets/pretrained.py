@@ -27,6 +27,7 @@ LITE0_FILE = "efficientnet-lite0-57934424.pth"
 VIDEO = Colours((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
 MVIT = Colours((0.45,) * 3, (0.225,) * 3)
 IMAGENET = Colours((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+LITE = Colours((127 / 255,) * 3, (128 / 255,) * 3)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Published:
     """How the weights of a network were published.
 
     Files are called `name`, perhaps more words, and the first digits of their SHA-256. `heads` are the beginnings of the
-    names of tensors that serve the first task only. `colours` is the normalisation of the pictures.
+    names of tensors that serve the first task only. `colours` is the normalisation of the pictures; a network of grey
+    volumes (MedicalNet) has no use for it, and its files no digits.
     """
 
     name: str
@@ -48,6 +50,10 @@ PUBLISHED: Mapping[str, Published] = {
     "mc3_18": Published("mc3_18", ("fc.",), VIDEO),
     "r2plus1d_18": Published("r2plus1d_18", ("fc.",), VIDEO),
     "mvit_v2_s": Published("mvit_v2_s", ("head.",), MVIT),
+    "efficientnet_b4": Published("efficientnet_b4", ("classifier.",), IMAGENET),
+    "efficientnet_lite0": Published("efficientnet-lite0", ("_fc.",), LITE),
+    "resnet18": Published("resnet18", ("fc.",), IMAGENET),
+    "resnet3d": Published("resnet", ("fc.", "conv_seg."), IMAGENET, digits=False),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -206,7 +207,7 @@ class People:
             chosen[rows[np.floor((np.arange(num) + first) * total / num).astype(np.int64)]] = True
         return chosen
 
-    def spread(self, values: Rows) -> Rows:
+    def spread(self, values: NDArray[Any]) -> NDArray[Any]:
         """A value of every person [p] as one of every scan [n]."""
         of = dict(zip(self.subjects.tolist(), values.tolist(), strict=True))
         return np.array([of[str(subject)] for subject in self.frame["subject"]], dtype=values.dtype)

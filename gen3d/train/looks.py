@@ -55,21 +55,26 @@ class Keeping:
         return self.checkpoint_folder / f"best_{step:08d}.safetensors"
 
 
+@dataclass(frozen=True)
+class Judge:
+    """What is done at a look, by the first process.
+
+    `settle` brings the model in order before it is judged and kept; `loss` is its validation loss, None where nobody watches:
+    then the last weights are kept.
+    """
+
+    settle: Callable[[nn.Module], None]
+    loss: Callable[[nn.Module], float] | None
+
+
 class Looks(StepLog):
     """A log that also looks: the averaged weights with the lowest validation loss are kept.
 
     A look at a step comes before the checkpoint of that step, so that a resumed training knows all looks before it.
     """
 
-    def __init__(
-        self,
-        log: StepLog,
-        steps: Sequence[int],
-        loss_of: Callable[[nn.Module], float],
-        keeping: Keeping,
-        engine: Engine,
-    ) -> None:
-        self.log, self.steps, self.loss_of, self.keeping = log, set(steps), loss_of, keeping
+    def __init__(self, log: StepLog, steps: Sequence[int], judge: Judge, keeping: Keeping, engine: Engine) -> None:
+        self.log, self.steps, self.judge, self.keeping = log, set(steps), judge, keeping
         self.engine, self.processes = engine, engine.processes
         self._looks: list[Look] = []
 
@@ -87,39 +92,50 @@ class Looks(StepLog):
     def after(self, step: int, engine: Engine) -> None:
         """Look where it is due; every process calls it."""
         if step in self.steps:
-            loss = self._look(step)
-            self.log.collect([("model", (), {"validation": torch.tensor(loss)})])
+            with self.engine.averaged() as model:
+                loss = self.processes.on_first(lambda: self._look(step, cast(nn.Module, model)))
+            if loss is not None:
+                self._looks += [] if self.processes.first else [(step, loss)]
+                self.log.collect([("model", (), {"validation": torch.tensor(loss)})])
+            self._set_rate()
         self.log.after(step, engine)
 
-    def _look(self, step: int) -> float:
-        with self.engine.averaged() as model:
-            loss = self.processes.on_first(lambda: self.loss_of(cast(nn.Module, model)))
-        tensors = self.engine.export()
-        self._looks.append((step, loss))
-        self.processes.on_first(lambda: self._keep(step, tensors))
-        self._set_rate()
+    def _look(self, step: int, model: nn.Module) -> float | None:
+        """Judge the model, and keep its weights if they are the best; it is left as it was."""
+        before = {name: value.clone() for name, value in model.named_buffers()}
+        self.judge.settle(model)
+        if self.judge.loss is None:
+            loss = None
+            self._save(step, model)
+        else:
+            loss = self.judge.loss(model)
+            self._looks.append((step, loss))
+            if best_of(self._looks) == step:
+                self._save(step, model)
+            write_json(self.keeping.member_folder / LOOKS, self._looks)
+        for path in self.keeping.checkpoint_folder.glob("best_*.safetensors"):
+            if path != self.keeping.best(self._kept(step)):
+                path.unlink()
+        with torch.no_grad():
+            for name, value in model.named_buffers():
+                value.copy_(before[name])
         return loss
 
-    def _keep(self, step: int, tensors: dict[str, Tensor] | None) -> None:
-        """Keep the weights if they are the best, then write the looks down, then let the former best go."""
-        assert tensors is not None
-        keeping = self.keeping
+    def _save(self, step: int, model: nn.Module) -> None:
+        self.keeping.member_folder.mkdir(parents=True, exist_ok=True)
+        save_weights(self.keeping.best(step), model.state_dict(), self.keeping.plan_key, self.keeping.kind)
+
+    def _kept(self, last: int) -> int:
+        """The step whose weights are kept."""
         best = best_of(self._looks)
-        if best == step:
-            save_weights(keeping.best(step), tensors, keeping.plan_key, keeping.kind)
-        keeping.member_folder.mkdir(parents=True, exist_ok=True)
-        write_json(keeping.member_folder / LOOKS, self._looks)
-        for path in keeping.checkpoint_folder.glob("best_*.safetensors"):
-            if best is not None and path != keeping.best(best):
-                path.unlink()
+        return last if best is None else best
 
     def _set_rate(self) -> None:
         self.engine.rate_share = self.engine.optim.plateau_share([loss for _, loss in self._looks])
 
     def best_weights(self) -> dict[str, Tensor] | None:
         """The state with the lowest validation loss, in the first process."""
-        step = best_of(self._looks)
-        assert step is not None, "the last step is always looked at"
         if not self.processes.first:
             return None
+        step = self._kept(max(self.steps))
         return read_weights(self.keeping.best(step), self.keeping.plan_key, self.keeping.kind)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -28,12 +27,11 @@ from gen3d.train.batches import BatchSource, PreparedSource
 from gen3d.train.engine.processes import Processes
 from gen3d.train.learners import RunPeople, choose_people, statistics
 from gen3d.train.log import Painter
+from gen3d.train.looks import Judge
 from gen3d.train.pictures import draw_reconstructions
 from gen3d.train.settings import TrainSettings
 
 NUM_PICTURED = 2
-
-LossOf = Callable[[nn.Module], float]
 
 
 @dataclass(frozen=True)
@@ -114,13 +112,13 @@ class TrainingMaterial(ABC):
     ) -> None:
         """Load the parts of a member's new model that are not trained: the autoencoder and the scale of its latents."""
 
-    def loss_of(self, member: int) -> LossOf | None:
-        """The loss of a member's model on people who only watch its training; None where nobody does."""
+    def judge(self, member: int) -> Judge | None:
+        """What chooses among the states of a member in training; None where the last one is kept."""
         return None
 
-    def looks(self, steps: int) -> list[int]:
-        """Steps of a training after which these people are looked at."""
-        return []
+    def look_steps(self, member: int, steps: int) -> list[int]:
+        """Steps of a training after which a state is judged; the last one is among them."""
+        return [steps]
 
     def after(self, member: int, processes: Processes) -> None:  # noqa: B027 (most members leave their weights only)
         """Do what follows the training of a member; every process calls it."""

@@ -45,8 +45,8 @@ from gen3d.train.features import FeatureSource, compute_features, feature_shape,
 from gen3d.train.labelled import Labelled, choose_labelled
 from gen3d.train.learners import RunPeople
 from gen3d.train.log import Painter
-from gen3d.train.looks import best_of, look_steps, read_looks
-from gen3d.train.material import LossOf, TrainingMaterial, design_of
+from gen3d.train.looks import Judge, best_of, look_steps, read_looks
+from gen3d.train.material import TrainingMaterial, design_of
 from gen3d.train.scoring import Scorer
 from gen3d.train.settings import TrainSettings
 
@@ -225,23 +225,26 @@ class LabelledMaterial(TrainingMaterial):
             model = config.build(self.plan, self.channels, self.blank, 1)
         return feature_shape(model.eval(), config.frozen)
 
-    def loss_of(self, member: int) -> LossOf | None:
-        """The validation loss of a member; None where nobody watches."""
-        share = self.labelled.shares[member]
-        if not len(share.validation):
-            return None
-        scorer, labels = self._scorer(member), share.labels[share.validation]
+    def judge(self, member: int) -> Judge:
+        """Batch normalisations are settled on training people; those who watch give the loss."""
+        share, scorer = self.labelled.shares[member], self._scorer(member)
+        labels = share.labels[share.validation]
+
+        def settle(module: nn.Module) -> None:
+            scorer.settle(module, share.training)
 
         def loss(module: nn.Module) -> float:
             return scorer.loss(module, share.validation, labels)
 
-        return loss
+        return Judge(settle, loss if len(share.validation) else None)
 
-    def looks(self, steps: int) -> list[int]:
-        return look_steps(steps, cast(ClassifierConfig, self.settings.model).looks)
+    def look_steps(self, member: int, steps: int) -> list[int]:
+        watched = len(self.labelled.shares[member].validation)
+        return look_steps(steps, cast(ClassifierConfig, self.settings.model).looks if watched else 1)
 
     def _scorer(self, member: int) -> Scorer:
-        return Scorer(self.source_of(member), self.config.frozen if self.caches_trunk else "")
+        last = self.config.frozen if self.caches_trunk else ""
+        return Scorer(self.source_of(member), last, self.settings.optim.batch_size)
 
     def after(self, member: int, processes: Processes) -> None:
         """Score the people that a member did not learn from; every process takes a share of them."""

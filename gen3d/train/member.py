@@ -118,13 +118,13 @@ class Member:
             engine.close()
 
     def _looks(self, log: TrainLog, engine: Engine) -> Looks | None:
-        """The looks at people who only watch, where there are any."""
-        loss_of, settings = self.material.loss_of(self.index), self.settings
-        if loss_of is None:
+        """The looks that choose the weights, where there are any."""
+        judge, settings = self.material.judge(self.index), self.settings
+        if judge is None:
             return None
         folder = weights_path(settings.out, self.index).parent
         keeping = Keeping(folder, self._checkpoints.folder, self.material.plan.key, settings.model.kind)
-        return Looks(log, self.material.looks(settings.optim.steps), loss_of, keeping, engine)
+        return Looks(log, self.material.look_steps(self.index, settings.optim.steps), judge, keeping, engine)
 
     def _log(self, model: Model) -> TrainLog:
         settings = self.settings

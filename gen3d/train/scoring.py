@@ -8,31 +8,70 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gen3d.models.supervised.classifier import Classifier
 from gen3d.models.supervised.losses import label_loss, label_weights
 from gen3d.train.batches import BatchSource
+
+MOST_BATCHES = 32
+"""Batches over which the statistics of batch normalisations are taken."""
+
+
+def trained_norms(model: Classifier) -> list[_BatchNorm]:
+    """The batch normalisations of the stages that are not frozen."""
+    network = model.network
+    stages = [network.stages[name] for name in network.stage_names if name not in network.frozen]
+    modules = [module for stage in stages for module in stage.modules()]
+    return [module for module in modules if isinstance(module, _BatchNorm) and module.track_running_stats]
 
 
 @dataclass(frozen=True)
 class Scorer:
     """Scores scans by their row, in the middle of the grid and without augmentation, a few at a time.
 
-    `last` is the stage whose features the source holds, "" where it holds volumes.
+    `last` is the stage whose features the source holds, "" where it holds volumes. `batch_size` volumes are taken at once
+    where batches are normalised, and one otherwise.
     """
 
     source: BatchSource
-    last: str = ""
-    at_once: int = 1
+    last: str
+    batch_size: int
 
     @torch.no_grad()
     def scores(self, model: Classifier, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Scores of these rows, float32 arithmetic, [n, num_scores]."""
         was_training = model.training
         model.eval()
-        parts = [self._scores(model, rows[i : i + self.at_once]) for i in range(0, len(rows), self.at_once)]
+        parts = [self._scores(model, rows[i : i + 1]) for i in range(len(rows))]
         model.train(was_training)
         return np.concatenate(parts) if parts else np.zeros((0, 1))
+
+    @torch.no_grad()
+    def settle(self, module: nn.Module, rows: NDArray[np.int64]) -> None:
+        """Give batch normalisations that are trained the mean and variance of training scans under the weights as they are.
+
+        Those that running averages hold belong to other weights than the averaged ones, to a few recent batches, and to one
+        process of several (Wu and Johnson 2021, "precise" statistics).
+        """
+        assert isinstance(module, Classifier)
+        norms = trained_norms(module)
+        if not norms:
+            return
+        was_training, momentum = module.training, [norm.momentum for norm in norms]
+        module.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all batches
+            norm.train()
+        size = min(self.batch_size, len(rows))
+        num = min(MOST_BATCHES, len(rows) // size)
+        spaced = rows[np.linspace(0, len(rows) - 1, num * size).round().astype(np.int64)]
+        for part in np.random.default_rng(0).permutation(spaced).reshape(num, size):
+            self._scores(module, part)
+        for norm, usual in zip(norms, momentum, strict=True):
+            norm.momentum = usual
+        module.train(was_training)
 
     def _scores(self, model: Classifier, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         device = model.brain_mask.device

@@ -44,7 +44,8 @@ class TrainSettings(SharedVerb):
     cross_fit: int = Field(
         1,
         ge=1,
-        description="members; 1: one model of the train controls; K: K models, each without one fold of train + calibration",
+        description="members; 1: one model of the train controls; K: K models, each without one fold of train + calibration "
+        "(classifiers: of everybody with a label)",
     )
     folds: Folder | None = Field(
         None, description="classifiers: run of another classifier whose folds are taken, instead of cross_fit"

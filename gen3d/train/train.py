@@ -31,11 +31,13 @@ MATERIALS: dict[str, type[TrainingMaterial]] = {
 
 
 class Train(TrainSettings):
-    """Train a normative model on healthy people, or a generative model on their latents.
+    """Train a normative model on healthy people, a generative model on their latents, or a classifier on labelled scans.
 
     Training uses people with the role `train` only. cross_fit > 1 also uses `calibration`: it trains that many members, each
     without one fold of the people, so that every person can be scored by a member that never saw them. patients > 0 also
     uses a share of the patients. Test people are never used.
+    A classifier (model.kind=classifier) learns from everybody with a label, whatever the role: with cross_fit=K each member is
+    blind to a fold of the people and scores them; scores.tsv holds these scores, and `gen3d classify` compares them with others.
     The run folder holds the averaged weights, the plan and covariate schema they need, and hashes of the people that each
     member was trained on.
     """

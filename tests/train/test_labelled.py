@@ -142,7 +142,7 @@ def test_folds_of_another_run_are_taken() -> None:
     members = tuple(ScoredMember(fold, "main", fold) for fold in range(5))
     scored = first.frame.assign(member=first.folds, part="test")
     nothing: Any = None
-    artefact = Artefact(Path("run"), "key", "train", {}, {}, {})
+    artefact = Artefact(Path("run"), "train", "key", {}, {}, {}, "1", "")
     given = RunScores(artefact, first.target, "liu", "", (), 0.15, 5, members, scored, nothing)
     frame = table().sample(frac=1.0, random_state=1).reset_index(drop=True)
     again = choose(frame, cross_fit=1, seed=9, given=given)
@@ -185,7 +185,7 @@ def test_a_run_whose_folds_lack_somebody_is_refused() -> None:
     members = tuple(ScoredMember(fold, "main", fold) for fold in range(5))
     scored = first.frame.assign(member=first.folds, part="test")
     nothing: Any = None
-    artefact = Artefact(Path("run"), "key", "train", {}, {}, {})
+    artefact = Artefact(Path("run"), "train", "key", {}, {}, {}, "1", "")
     given = RunScores(artefact, first.target, "liu", "", (), 0.15, 5, members, scored[scored.index > 3], nothing)
     with pytest.raises(UserError, match="4 of 75 people with diagnosis are in no fold of that run"):
         choose(table(), given=given)

@@ -49,6 +49,9 @@ class Arrays:
     def conditions(self, rows: NDArray[np.int64]) -> None:
         return None
 
+    def labels(self, rows: np.ndarray) -> None:
+        return None
+
 
 def train(
     folder: Path,

@@ -160,6 +160,9 @@ def test_shares_are_disjoint_and_complete(num_processes: int, parts: int) -> Non
         def conditions(self, rows: np.ndarray) -> None:
             return None
 
+        def labels(self, rows: np.ndarray) -> None:
+            return None
+
     def batches(rank: int, num: int, parts: int) -> Batches:
         device = torch.device("cpu")
         return Batches(Numbers(), np.arange(30), 12, parts, (0, 0), AugmentConfig(), device, share=(rank, num))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -154,13 +155,9 @@ class ClassifierConfig(BaseModelConfig):
         if not self.crop_around:
             return window_of(plan, self.grid)
         regions = regions_on(plan)
-        around = torch.zeros(plan.shape, dtype=torch.bool).numpy()
+        around = np.zeros(plan.shape, dtype=bool)
         for name in self.crop_around:
-            around |= (
-                regions > 0
-                if name.lower() == BRAIN
-                else torch.isin(torch.from_numpy(regions.copy()), torch.tensor(find(name))).numpy()
-            )
+            around |= regions > 0 if name.lower() == BRAIN else np.isin(regions, find(name))
         if not around.any():
             raise UserError(
                 f"model.crop_around={list(self.crop_around)}: no voxel of a grid of {plan.spacing_mm:g} mm lies there."

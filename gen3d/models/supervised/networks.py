@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from gen3d.core.config import Config
 
@@ -45,11 +45,15 @@ class VideoSettings(Config):
 
 
 class ResNet3dSettings(Config):
-    """A residual 3D network (He et al. 2016; MONAI's), 18 or 50 layers."""
+    """A residual 3D network (He et al. 2016; MONAI's), 10, 18 or 50 layers."""
 
     kind: Literal["resnet3d"] = Field("resnet3d", description="residual 3D network")
     layers: Literal[10, 18, 50] = Field(18, description="number of layers")
-    weights: Path | None = Field(None, description="file of weights for it, such as MedicalNet's; none: random weights")
+    weights: Path | None = Field(
+        None,
+        description="file of weights for it, such as MedicalNet's resnet_18_23dataset.pth, which were learned on z-scored "
+        "volumes; with a file the last two stages are dilated instead of halved, as there; none: random weights",
+    )
 
 
 class SlicesSettings(Config):
@@ -72,6 +76,13 @@ class SlicesSettings(Config):
     pooling: Literal["mean", "attention"] = Field(
         "mean", description="mean of the slices' scores, or learned attention"
     )
+
+    @model_validator(mode="after")
+    def _check_backbone(self) -> SlicesSettings:
+        if self.backbone != "efficientnet_lite0" and (self.inflate or self.weights == "package"):
+            name = "inflate" if self.inflate else "weights=package"
+            raise ValueError(f"{name} is of efficientnet_lite0 only; leave it out for {self.backbone}")
+        return self
 
 
 def _by_name(value: object) -> object:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 HEAD = "head"
+HEAD_SD = 0.01
+"""Of the initial weights of a new last layer."""
+
+_BATCH_NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class StagedNetwork(nn.Module):
@@ -55,6 +59,11 @@ class StagedNetwork(nn.Module):
         """Names of the stages up to and with `last`; none for ""."""
         return self.stage_names[: self.stage_names.index(last) + 1] if last else ()
 
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the stages that are kept as they are."""
+        return self._frozen
+
     def freeze(self, last: str) -> None:
         """Keep the stages up to `last` as they are: no gradients, and normalisations in evaluation mode for good."""
         self._frozen = self.upto(last)
@@ -70,7 +79,37 @@ class StagedNetwork(nn.Module):
         return self
 
 
+def new_head(num_features: int, num_scores: int) -> nn.Linear:
+    """A linear layer that starts small, so that the first steps do not throw learned features about."""
+    linear = nn.Linear(num_features, num_scores)
+    nn.init.normal_(linear.weight, std=HEAD_SD)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
 @torch.no_grad()
+def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Take the running statistics of every batch normalisation from these volumes, without labels.
+
+    Statistics of the videos or pictures that weights were learned on are not those of scans; and those of a network of random
+    weights are not statistics of anything, so that frozen it would let its features vanish.
+    """
+    found = [module for module in network.modules() if isinstance(module, _BATCH_NORMALISATIONS)]
+    momenta = [module.momentum for module in found]
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    for module in found:
+        module.reset_running_stats()
+        module.momentum = None  # the mean over all batches
+        module.training = True
+    for batch in batches:
+        network(batch)
+    for module, momentum in zip(found, momenta, strict=True):
+        module.momentum = momentum
+    for part, training in modes:
+        part.training = training
+
+
 def num_weights(module: nn.Module, trained: bool = False) -> int:
     """Weights of a module; `trained` counts those that have gradients only."""
     return sum(weights.numel() for weights in module.parameters() if weights.requires_grad or not trained)

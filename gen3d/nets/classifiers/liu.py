@@ -24,15 +24,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gen3d.nets.classifiers.base import HEAD, StagedNetwork
+from gen3d.nets.classifiers.base import HEAD, HEAD_SD, StagedNetwork
 
 FEATURES = (4, 32, 64, 64)
 """Of the four blocks, times the width factor."""
 
 EMBEDDING, HIDDEN = 1024, 512
-HEAD_SD = 0.01
-"""Standard deviation of the initial weights of the linear layers (the released code)."""
-
 AGE_STEPS, AGE_FEATURES, AGE_DROPOUT = 240, 512, 0.1
 """Half years from 0 to 119.5, and features of each one's encoding."""
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from gen3d.nets.classifiers.base import HEAD, StagedNetwork
+from gen3d.nets.classifiers.base import HEAD, StagedNetwork, new_head
 from gen3d.nets.grey import GreyStem, paddings, turn
 from gen3d.nets.pretrained import PUBLISHED, fill
 from gen3d.nets.torchvision_models import MViT, VideoResNet, mc3_18, mvit_v2_s, r2plus1d_18, r3d_18
@@ -25,7 +25,6 @@ AXES: dict[Frames, tuple[int, int, int]] = {"sagittal": (0, 2, 1), "coronal": (1
 """Axis of the volume (0 left-right, 1 back-front, 2 down-up) that is time, rows and columns. Rows run from the top."""
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
-HEAD_SD = 0.01
 
 
 class VideoNetwork(StagedNetwork):
@@ -153,14 +152,6 @@ class _ClassToken(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         scores: Tensor = self.linear(self.dropout(self.norm(tokens)[:, 0]))
         return scores
-
-
-def new_head(num_features: int, num_scores: int) -> nn.Linear:
-    """A linear layer that starts small, so that the first steps do not throw learned features about."""
-    linear = nn.Linear(num_features, num_scores)
-    nn.init.normal_(linear.weight, std=HEAD_SD)
-    nn.init.zeros_(linear.bias)
-    return linear
 
 
 def _sides_after(convolution: nn.Conv3d, sides: Sequence[int]) -> tuple[int, ...]:
