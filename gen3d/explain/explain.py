@@ -56,7 +56,7 @@ class Explain(ExplainingVerb):
         judged = sum(task.judged for task in tasks)
         lines = [
             f"explains {spell.people(len({task.subject for task in tasks}))} ({len(tasks)} scans) by "
-            f"{spell.listed([METHODS[name] for name in self.methods])}: {ready.question.words}",
+            f"{spell.listed([METHODS[name] for name in ready.methods])}: {ready.question.words}",
             f"controls are the mean of {spell.people(len(reference))}; grid {ready.prepared.plan.describe()}",
         ]
         lines += [f"{METHODS[name]}: {text}" for name, text in self._resolution(ready).items()]
@@ -67,8 +67,8 @@ class Explain(ExplainingVerb):
             "integrated_gradients": 2 * self.steps,
             "occlusion": num_regions,
         }
-        each = sum(passes[name] for name in self.methods)
-        curves = 2 * 12 * (len(self.methods) + self.orders)
+        each = sum(passes[name] for name in ready.methods)
+        curves = 2 * 12 * (len(ready.methods) + self.orders)
         total = each * len(tasks) + judged * (stages * each + curves)
         lines.append(
             f"about {total} passes through the network: {each} per scan, and {stages * each + curves} more for each of "
@@ -77,7 +77,7 @@ class Explain(ExplainingVerb):
         shown = spell.people(sum(task.shown for task in tasks))
         return [
             *lines,
-            f"writes {len(self.methods) * len(tasks)} maps, and pictures of {shown} and of each class, to {self.out}",
+            f"writes {len(ready.methods) * len(tasks)} maps, and pictures of {shown} and of each class, to {self.out}",
         ]
 
     def reads(self) -> Inputs:
@@ -116,7 +116,7 @@ class Explain(ExplainingVerb):
         tables["group_enrichment"] = pd.DataFrame(group_enrichment(ready, names))
         tables["retest"] = pd.DataFrame(retest_rows(rows, tables["regions"]))
         judged = verdicts(
-            {name: tables[name] for name in ("truth", "randomised", "faithfulness", "retest")}, self.methods, self.seed
+            {name: tables[name] for name in ("truth", "randomised", "faithfulness", "retest")}, ready.methods, self.seed
         )
         tables["judges"] = pd.DataFrame(judged)
         _Pictures(self, ready, tasks, names, {name: scale["limit"] for name, scale in scales.items()}).all(
@@ -124,7 +124,7 @@ class Explain(ExplainingVerb):
         )
         self._write_native(ready, tasks)
         summary = [
-            first_sentence(judged, self.methods),
+            first_sentence(judged, ready.methods),
             *not_asked(judged),
             *enriched(records(tables["group_enrichment"])),
         ]
@@ -132,7 +132,7 @@ class Explain(ExplainingVerb):
         EXPLAINED.write(self.out, scans)
         described = {
             "summary": summary,
-            "methods": list(self.methods),
+            "methods": list(ready.methods),
             "question": ready.question.words,
             "groups": list(names),
             "file_names": names,
@@ -171,7 +171,7 @@ class Explain(ExplainingVerb):
         }
         if ready.layer is not None:
             words["grad_cam"] = f"{ready.layer.name}, {ready.layer.geometry.describe(spacing)}"
-        return {name: words[name] for name in self.methods}
+        return {name: words[name] for name in ready.methods}
 
     def _write_native(self, ready: Opened, tasks: Sequence[ScanToExplain]) -> None:
         """Maps of the people shown on the voxels of their scans; of simulated scans there are none.
@@ -184,7 +184,7 @@ class Explain(ExplainingVerb):
             native = (
                 read_native_space(Path(str(ready.prepared.row(task.key)["folder"])), task.key) if task.shown else None
             )
-            missing = [name for name in self.methods if not native_path(self.out, task.key, name).is_file()]
+            missing = [name for name in ready.methods if not native_path(self.out, task.key, name).is_file()]
             if native is None or not missing:
                 continue
             inverse = None
@@ -214,7 +214,7 @@ class _Pictures:
 
     def all(self, judges: list[dict[str, Any]], slices: pd.DataFrame) -> None:
         """Draw everything that is not there yet."""
-        out, methods = self.verb.out, self.verb.methods
+        out, methods = self.verb.out, self.ready.methods
         for group, name in self.names.items():
             strengths: dict[str, Any] = {method: read_map(group_path(out, name, method)) for method in methods}
             self._one(f"group_{name}", strengths, template_on(self.ready.prepared.plan).t1w, group, judges)

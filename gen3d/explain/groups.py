@@ -37,7 +37,7 @@ def group_maps(opened: Opened, tasks: Sequence[ScanToExplain], names: dict[str, 
         Method -> {`limit`: strength at which pictures are opaque}.
     """
     scales: dict[str, dict[str, float]] = {}
-    for method in opened.verb.methods:
+    for method in opened.methods:
         highest = []
         for group, file_name in names.items():
             total, num = np.zeros(opened.mask.shape, np.float64), 0
@@ -58,7 +58,7 @@ def group_enrichment(opened: Opened, names: dict[str, str]) -> list[Row]:
     table, rows = opened.prepared.region_table, list[Row]()
     structures = _structures(table)
     voxel_ml = opened.prepared.plan.spacing_mm**3 / 1000
-    for method in opened.verb.methods:
+    for method in opened.methods:
         for group, file_name in names.items():
             mean = read_map(group_path(opened.verb.out, file_name, method))
             values = _by_structure(mean, opened, table, structures, voxel_ml)

@@ -28,7 +28,7 @@ from gen3d.explain.occlusion import SoftRegions
 from gen3d.explain.people import ScanToExplain
 from gen3d.explain.question import Answering, Question, Seeing, View, question_of
 from gen3d.explain.randomising import cascade
-from gen3d.explain.settings import ExplainingVerb
+from gen3d.explain.settings import METHODS, ExplainingVerb
 from gen3d.explain.thresholds import RULES, kept_ml, threshold
 from gen3d.explain.truth import EDGES, PlantedTruth, against_truth, edges, region_agreement
 from gen3d.imaging.similarity import smooth_inside
@@ -108,11 +108,27 @@ class Opened:
 
     @cached_property
     def layer(self) -> Layer | None:
-        """The layer of Grad-CAM, where it is asked for."""
-        if "grad_cam" not in self.verb.methods:
+        """The layer of Grad-CAM; None where it is not asked for, or nobody asked and the network has no map.
+
+        Raises:
+            UserError: it is asked for and there is none.
+        """
+        asked = self.verb.methods is not None or bool(self.verb.layer)
+        if self.verb.methods is not None and "grad_cam" not in self.verb.methods:
             return None
         model = self.member(self.scores.of()[0].index)
-        return Layer(*chosen_layer(model.network, len(self.run.channels), model.window.size, self.verb.layer))
+        try:
+            return Layer(*chosen_layer(model.network, len(self.run.channels), model.window.size, self.verb.layer))
+        except UserError:
+            if asked:
+                raise
+            return None
+
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """The methods asked for, or all that the network allows."""
+        every = self.verb.methods or METHODS
+        return tuple(name for name in every if name != "grad_cam" or self.layer is not None)
 
     @cached_property
     def named(self) -> dict[str, NDArray[np.bool_]]:
@@ -214,7 +230,7 @@ class _ScanTables:
     def maps(self) -> dict[str, NDArray[np.float32]]:
         """The mean map over members by method; written when made."""
         found: dict[str, NDArray[np.float32]] = {}
-        for method in self.verb.methods:
+        for method in self.opened.methods:
             found[method] = mean_map([mapping.by(method) for mapping in self.mappings])
             write_nifti(map_path(self.verb.out, self.task.key, method), found[method], self.opened.prepared.plan.matrix)
         return found
@@ -251,7 +267,7 @@ class _ScanTables:
             "answer": float(np.mean([end[0] for end in ends])),
             "answer_controls": float(np.mean([end[1] for end in ends])),
         }
-        if "integrated_gradients" in self.verb.methods:
+        if "integrated_gradients" in self.opened.methods:
             row["incomplete"] = float(np.mean([mapping.incomplete for mapping in self.mappings]))
         return row
 

@@ -117,8 +117,9 @@ def _methods(folder: ExplainedFolder) -> list[Any]:
             ]
         )
     caption = (
-        f"What the pictures show (rule {folder.rule}): medians over people of the threshold (1 is the mean of what the network sees "
-        "of the brain), of the volume above it, and of the share of the map that lies outside the brain, where nothing can be ill."
+        f"What the pictures show (rule {folder.rule}): medians over people of the threshold (1 is the mean of what the network "
+        "sees of the brain), of the volume above it, and of the share of the map that lies outside the brain, where nothing can "
+        "be ill."
     )
     return (
         [Table(caption, ["Method", "Resolution", "Threshold", "Volume, ml", "Outside"], cells, "llrrr")]

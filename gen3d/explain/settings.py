@@ -28,7 +28,11 @@ class ExplainingVerb(FolderVerb):
 
     run_folder: OneRun = Field(alias="run", description="run folder of a classifier (train, model.kind=classifier)")
     prepared: Folders = Field(description="prepared folders (prepare or simulate) of the people to explain")
-    methods: Methods = Field(METHODS, description="smoothgrad, grad_cam, integrated_gradients, occlusion (of regions)")
+    methods: Methods | None = Field(
+        None,
+        description="smoothgrad, grad_cam, integrated_gradients, occlusion (of regions); default: all, but grad_cam only where the "
+        "network has a map of the volume",
+    )
     answer: str = Field(
         "contrast",
         description="what is explained: contrast (logit of the last class less that of the first; grades: how far above the "

@@ -34,6 +34,7 @@ ORDER = (
     "anomaly_norm",
     "harmonise",
     "classify",
+    "explain",
     "stratify",
     "predict",
     "change",

@@ -71,17 +71,19 @@ def test_a_network_that_reads_the_hippocampus_is_found_to_do_so(explained: Expla
         found = rows[method, "AD", "hippocampus"]
         assert found["enrichment"] > 5, method
         assert found["p"] <= 0.02, method
-        assert found["rank"] == 1 and found["num_regions"] > 30, method
+        assert found["rank"] == 1, method
+        assert found["num_regions"] > 30
     assert rows["occlusion", "AD", "pericalcarine"]["enrichment"] < 0.5
 
 
 def test_judges_believe_what_is_true_and_no_picture_of_the_scan(explained: ExplainedFolder) -> None:
     passed = {(row["method"], row["judge"]): row["passed"] for row in explained.judges}
     for method in METHODS:
-        for judge in ("truth", "faithfulness", "retest"):
-            assert passed[method, judge] is True, (method, judge)
+        assert passed[method, "truth"] is True, method
+        assert passed[method, "retest"] is True, method
         # With one feature, Grad-CAM is that feature times a number: the scan, wherever the head looks. It must be caught.
-        assert passed[method, "labels"] is (method != "grad_cam"), method
+        for judge in ("labels", "faithfulness"):
+            assert passed[method, judge] is (method != "grad_cam"), (method, judge)
     assert passed["smoothgrad", "weights"] is True
     truth = pd.DataFrame(explained.rows("truth")).groupby("method")[["auprc", "prevalence", "auprc_turned"]].mean()
     assert (truth.loc[list(METHODS), "auprc"] > 0.5).all()
