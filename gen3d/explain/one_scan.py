@@ -26,7 +26,7 @@ from gen3d.explain.judges import LABELS, spearman
 from gen3d.explain.mapping import Layer, Mapping, mean_map
 from gen3d.explain.occlusion import SoftRegions
 from gen3d.explain.people import ScanToExplain
-from gen3d.explain.question import Answering, Question, Seeing, View, question_of
+from gen3d.explain.question import Answering, AskedScore, Seeing, View, question_of
 from gen3d.explain.randomising import cascade
 from gen3d.explain.settings import METHODS, ExplainingVerb
 from gen3d.explain.thresholds import RULES, kept_ml, threshold
@@ -83,7 +83,7 @@ class Opened:
     truth: PlantedTruth
 
     @property
-    def question(self) -> Question:
+    def question(self) -> AskedScore:
         """What is explained."""
         return question_of(self.scores.target, self.verb.answer)
 

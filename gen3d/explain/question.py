@@ -39,14 +39,14 @@ class Seeing(Protocol):
 
 
 @dataclass(frozen=True)
-class Question:
+class AskedScore:
     """A weighted sum of a network's raw scores, before any softmax, and what it is called."""
 
     weights: tuple[float, ...]
     words: str
 
 
-def question_of(target: Target, answer: str) -> Question:
+def question_of(target: Target, answer: str) -> AskedScore:
     """The number that `answer` names.
 
     Args:
@@ -60,17 +60,17 @@ def question_of(target: Target, answer: str) -> Question:
     classes = target.classes
     if answer == CONTRAST:
         if target.task == "number":
-            return Question((1.0,), target.name)
+            return AskedScore((1.0,), target.name)
         if target.task == "ordered":
-            return Question((1 / (len(classes) - 1),) * (len(classes) - 1), f"how far above {classes[0]}")
+            return AskedScore((1 / (len(classes) - 1),) * (len(classes) - 1), f"how far above {classes[0]}")
         weights = [0.0] * len(classes)
         weights[0], weights[-1] = -1.0, 1.0
-        return Question(tuple(weights), f"logit of {classes[-1]} less that of {classes[0]}")
+        return AskedScore(tuple(weights), f"logit of {classes[-1]} less that of {classes[0]}")
     if target.task != "categories":
         raise UserError(f"answer={answer}: {target.name} is {_kind(target)}, which has one answer; leave out answer=.")
     if answer not in classes:
         raise UserError(f"answer={answer}: no such class; give contrast or one of {', '.join(classes)}.")
-    return Question(tuple(float(name == answer) for name in classes), f"logit of {answer}")
+    return AskedScore(tuple(float(name == answer) for name in classes), f"logit of {answer}")
 
 
 def _kind(target: Target) -> str:
@@ -82,7 +82,7 @@ class Answering:
     """One member of a run that answers a question about one person, whose age some networks are told."""
 
     model: Seeing
-    question: Question
+    question: AskedScore
     age_years: float
 
     def of_view(self, views: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gen3d.explain.question import Answering, Question
+from gen3d.explain.question import Answering, AskedScore
 from gen3d.nets.classifiers.base import StagedNetwork
 
 SHAPE = (20, 24, 22)
@@ -87,7 +87,7 @@ def reading(network: StagedNetwork | None = None, window: Window | None = None) 
         for name, value in (("weight", 1.0), ("bias", 0.0)):
             if network is None:
                 getattr(looking.network.stages["stem"], name).fill_(value)
-    return Answering(looking, Question((-1.0, 1.0), "contrast"), 70.0)
+    return Answering(looking, AskedScore((-1.0, 1.0), "contrast"), 70.0)
 
 
 def scans(seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

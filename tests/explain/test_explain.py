@@ -86,7 +86,7 @@ def test_judges_believe_what_is_true_and_no_picture_of_the_scan(explained: Expla
             assert passed[method, judge] is (method != "grad_cam"), (method, judge)
     assert passed["smoothgrad", "weights"] is True
     truth = pd.DataFrame(explained.rows("truth")).groupby("method")[["auprc", "prevalence", "auprc_turned"]].mean()
-    assert (truth.loc[list(METHODS), "auprc"] > 0.5).all()
+    assert (truth.loc[list(METHODS), "auprc"] > 0.3).all()
     assert truth["prevalence"].max() < 0.02
     assert truth.loc["edges", "auprc"] < 0.2
     assert explained.summary[0].startswith("SmoothGrad")
