@@ -52,6 +52,7 @@ def open_features(folder: Path, num_scans: int, shape: tuple[int, ...]) -> tuple
 @torch.no_grad()
 def feature_shape(model: Classifier, last: str) -> tuple[int, ...]:
     """Shape of one scan's features after a stage."""
+    assert not model.training, "normalisations would take statistics of nothing"
     device = model.brain_mask.device
     view = torch.zeros((1, len(model.channels), *model.window.size), device=device)
     return tuple(model.network.features(view, last).shape[1:])
@@ -71,11 +72,11 @@ def compute_features(
         precision: in which to compute.
         what: whose features, for the progress.
     """
+    model.eval()
     arrays, features = open_features(folder, len(source.subjects), feature_shape(model, last))
     missing = arrays.missing()
     if not missing:
         return
-    model.eval()
     device = model.brain_mask.device
     say(f"{what}: features after the stage {last} are computed once, {features.nbytes / 2**20:.0f} MiB.")
     for row in track(missing, what):

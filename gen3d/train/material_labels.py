@@ -47,7 +47,7 @@ from gen3d.train.learners import RunPeople
 from gen3d.train.log import Painter
 from gen3d.train.looks import Judge, best_of, look_steps, read_looks
 from gen3d.train.material import TrainingMaterial, design_of
-from gen3d.train.scoring import Scorer
+from gen3d.train.scoring import Scorer, norms_of
 from gen3d.train.settings import TrainSettings
 
 PART = "scores.npy"
@@ -198,9 +198,11 @@ class LabelledMaterial(TrainingMaterial):
         else:
             counts = self.labelled.class_people(share.training, share.labels)
             model.class_people.copy_(torch.from_numpy(counts))
+        model.to(self.settings.engine.chosen_device(processes.local_rank))
+        if self._recalibrates(member):
+            self._plain_scorer(member).settle_trunk(model, config.frozen, share.training)
         if self.caches_trunk:
             folder, engine = self._trunk_folder(member), self.settings.engine
-            model.to(engine.chosen_device(processes.local_rank))
             precision = engine.chosen_precision(model.brain_mask.device)
             what = f"trunk of {config.network.kind}" + (" with random weights" if share.variant == TWIN else "")
             processes.on_first(
@@ -216,7 +218,20 @@ class LabelledMaterial(TrainingMaterial):
         return bool(config.frozen) and config.unfreeze_after is None and still
 
     def _trunk_folder(self, member: int) -> Path:
-        return self.settings.out / "checkpoint" / TRUNKS / str(self.initial(member))
+        number = member if self._recalibrates(member) else self.initial(member)
+        return self.settings.out / "checkpoint" / TRUNKS / str(number)
+
+    def _recalibrates(self, member: int) -> bool:
+        """Whether the trunk is frozen with random weights: its batch normalisations then get statistics of training scans."""
+        learned = self.config.pretrained and self.labelled.shares[member].variant != TWIN
+        return bool(self.config.frozen) and not learned and self._trunk_has_norms
+
+    @cached_property
+    def _trunk_has_norms(self) -> bool:
+        config = self.config
+        with torch.device("meta"):
+            network = config.built_network(len(self.channels), config.window_in(self.plan), pretrained=False)
+        return bool(norms_of(network, network.upto(config.frozen)))
 
     @cached_property
     def _feature_shape(self) -> tuple[int, ...]:
@@ -246,6 +261,9 @@ class LabelledMaterial(TrainingMaterial):
         last = self.config.frozen if self.caches_trunk else ""
         return Scorer(self.source_of(member), last, self.settings.optim.batch_size)
 
+    def _plain_scorer(self, member: int) -> Scorer:
+        return Scorer(self._volumes(self.labelled.shares[member].labels), "", self.settings.optim.batch_size)
+
     def after(self, member: int, processes: Processes) -> None:
         """Score the people that a member did not learn from; every process takes a share of them."""
         path, rows = self._part(member), self._scored_rows(member)
@@ -264,6 +282,8 @@ class LabelledMaterial(TrainingMaterial):
         if not np.isfinite(found).all():
             raise UserError(f"{weights}: its scores are not finite; train again with a lower optim.learning_rate.")
         processes.on_first(lambda: save_array(path, found))
+        if self._recalibrates(member) and processes.first:
+            remove_folder(self._trunk_folder(member))
 
     @property
     def _num_scores(self) -> int:
@@ -354,7 +374,7 @@ class LabelledMaterial(TrainingMaterial):
             sentences.append(f"of the members, {listed(further)}: they are baselines of the others")
         if self.caches_trunk:
             size = np.prod(self._feature_shape) * len(labelled.codes) * 2 / 2**30
-            num = 1 + (TWIN in variants)
+            num = len({self._trunk_folder(member) for member in range(self.num_members)})
             sentences.append(
                 f"trunk: stages up to {config.frozen} are computed once per scan, {num * size:.2f} GiB on disk meanwhile"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,17 +13,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gen3d.models.supervised.classifier import Classifier
 from gen3d.models.supervised.losses import label_loss, label_weights
+from gen3d.nets.classifiers.base import StagedNetwork, recalibrate
 from gen3d.train.batches import BatchSource
 
 MOST_BATCHES = 32
 """Batches over which the statistics of batch normalisations are taken."""
 
 
-def trained_norms(model: Classifier) -> list[_BatchNorm]:
-    """The batch normalisations of the stages that are not frozen."""
-    network = model.network
-    stages = [network.stages[name] for name in network.stage_names if name not in network.frozen]
-    modules = [module for stage in stages for module in stage.modules()]
+def norms_of(network: StagedNetwork, stages: Sequence[str]) -> list[_BatchNorm]:
+    """The batch normalisations of some stages."""
+    modules = [module for name in stages for module in network.stages[name].modules()]
     return [module for module in modules if isinstance(module, _BatchNorm) and module.track_running_stats]
 
 
@@ -55,7 +55,8 @@ class Scorer:
         process of several (Wu and Johnson 2021, "precise" statistics).
         """
         assert isinstance(module, Classifier)
-        norms = trained_norms(module)
+        network = module.network
+        norms = norms_of(network, [name for name in network.stage_names if name not in network.frozen])
         if not norms:
             return
         was_training, momentum = module.training, [norm.momentum for norm in norms]
@@ -64,14 +65,26 @@ class Scorer:
             norm.reset_running_stats()
             norm.momentum = None  # the mean over all batches
             norm.train()
-        size = min(self.batch_size, len(rows))
-        num = min(MOST_BATCHES, len(rows) // size)
-        spaced = rows[np.linspace(0, len(rows) - 1, num * size).round().astype(np.int64)]
-        for part in np.random.default_rng(0).permutation(spaced).reshape(num, size):
+        for part in self._spaced(rows):
             self._scores(module, part)
         for norm, usual in zip(norms, momentum, strict=True):
             norm.momentum = usual
         module.train(was_training)
+
+    @torch.no_grad()
+    def settle_trunk(self, model: Classifier, last: str, rows: NDArray[np.int64]) -> None:
+        """The same for stages up to `last` of random weights that are to be frozen; the source holds volumes."""
+        network, device = model.network, model.brain_mask.device
+        trunk = nn.Sequential(*[network.stages[name] for name in network.upto(last)])
+        views = (model.view(torch.from_numpy(self.source.load(part)).to(device)) for part in self._spaced(rows))
+        recalibrate(trunk, views)
+
+    def _spaced(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Batches of rows from all over them, [batches, size], the same every time."""
+        size = min(self.batch_size, len(rows))
+        num = min(MOST_BATCHES, len(rows) // size)
+        spaced = rows[np.linspace(0, len(rows) - 1, num * size).round().astype(np.int64)]
+        return np.random.default_rng(0).permutation(spaced).reshape(num, size)
 
     def _scores(self, model: Classifier, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         device = model.brain_mask.device

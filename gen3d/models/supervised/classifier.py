@@ -16,7 +16,7 @@ from gen3d.core.config import Config, waiver
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import BaseModelConfig, Expectation, Model, Statistics
-from gen3d.models.supervised.building import build_network
+from gen3d.models.supervised.building import black_of, build_network
 from gen3d.models.supervised.framing import Intensity, Triple, Window, framed, rescaled, window_of
 from gen3d.models.supervised.losses import num_scores
 from gen3d.models.supervised.networks import LiuSettings, Network
@@ -235,7 +235,8 @@ class Classifier(Model):
             inside = framed(mask, self.window)
         else:
             inside = framed(mask.expand(len(volumes), -1, -1, -1, -1), self.window, offsets)
-        return rescaled(framed(volumes, self.window, offsets), self.config.intensity, self.channels, inside)
+        view, black = framed(volumes, self.window, offsets), black_of(self.config.network)
+        return rescaled(view, self.config.intensity, self.channels, inside, black)
 
     def forward(self, volumes: Tensor, age_years: Tensor | None = None, offsets: Tensor | None = None) -> Tensor:
         """Scores [B, num_scores] of volumes [B, C, X, Y, Z] in stored units: logits, or numbers in the column's unit.

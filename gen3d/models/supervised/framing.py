@@ -90,7 +90,9 @@ def _cut(volumes: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
     return functional.pad(volumes, padding) if any(padding) else volumes
 
 
-def rescaled(view: Tensor, rule: Intensity, channels: Sequence[str], inside: Tensor) -> Tensor:
+def rescaled(
+    view: Tensor, rule: Intensity, channels: Sequence[str], inside: Tensor, black: float | None = None
+) -> Tensor:
     """The view [B, C, X, Y, Z] with the intensities of its T1w channel by a rule; measurements keep their stored values.
 
     Args:
@@ -99,6 +101,8 @@ def rescaled(view: Tensor, rule: Intensity, channels: Sequence[str], inside: Ten
             becomes as dark as it is; stored: white matter 1, background 0.
         channels: their names.
         inside: brain mask of the view, [B or 1, 1, X, Y, Z].
+        black: what zscore makes of the background (0 in stored units), for a network that learned from pictures; None: what
+            comes of it.
     """
     if rule == "stored" or T1W not in channels:
         return view
@@ -112,5 +116,8 @@ def rescaled(view: Tensor, rule: Intensity, channels: Sequence[str], inside: Ten
         num = weights.sum((2, 3, 4), keepdim=True).clamp(min=1.0)
         mean = (t1w * weights).sum((2, 3, 4), keepdim=True) / num
         variance = ((t1w - mean).square() * weights).sum((2, 3, 4), keepdim=True) / num
+        background = t1w == 0
         t1w = (t1w - mean) / variance.sqrt().clamp(min=SMALLEST_RANGE)
+        if black is not None:
+            t1w = torch.where(background, black, t1w)
     return torch.cat([view[:, :index], t1w, view[:, index + 1 :]], dim=1)
