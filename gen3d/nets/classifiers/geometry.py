@@ -71,7 +71,7 @@ class MapGeometry:
 
     def turned(self, cells: NDArray[np.float64]) -> NDArray[np.float64]:
         """A map in the network's order of dimensions as [x, y, z] of the volume."""
-        return np.transpose(cells, self.order)
+        return np.asarray(np.transpose(cells, self.order), dtype=np.float64)
 
     def onto(self, cells: NDArray[np.floating], shape: Sequence[int]) -> NDArray[np.float32]:
         """A map in the network's order of dimensions on the voxels of the volume, [X, Y, Z].
