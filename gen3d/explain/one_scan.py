@@ -33,6 +33,7 @@ from gen3d.explain.thresholds import RULES, kept_ml, threshold
 from gen3d.explain.truth import EDGES, PlantedTruth, against_truth, edges, region_agreement
 from gen3d.imaging.similarity import smooth_inside
 from gen3d.imaging.volume import write_nifti
+from gen3d.maths.stats import auprc
 from gen3d.models.run import Run, load_run, scan_seed
 from gen3d.nets.classifiers.base import StagedNetwork
 from gen3d.nets.device import device_of
@@ -309,9 +310,15 @@ class _ScanTables:
             for place in np.flatnonzero(self.opened.mask.any(axis=(0, 2)))
         ]
 
-    def _truth(self, method: str, volume: NDArray[np.float32]) -> list[Row]:
+    @cached_property
+    def _changed(self) -> NDArray[np.bool_] | None:
+        """Voxels that truly differ and that the network sees; None where there are none."""
         changed = self.opened.truth.changed(self.task.key, self.opened.run.channels)
-        if changed is None or not (changed & self.opened.mask).any():
+        return changed if changed is not None and (changed & self.opened.mask).any() else None
+
+    def _truth(self, method: str, volume: NDArray[np.float32]) -> list[Row]:
+        changed = self._changed
+        if changed is None:
             return []
         table = self.opened.prepared.region_table
         row = against_truth(volume, changed, self.opened.brain, self._generator("truth", method))
@@ -325,10 +332,10 @@ class _ScanTables:
         own = self._smoothed(self.maps[method] if len(self.mappings) == 1 else first.by(method))
         for step, network in cascade(first.answering.model.network, self.seed):
             other = self.mapping(Randomised(first.answering.model, network)).by(method)
-            rows.append(self._alike(step, own, self._smoothed(other)))
+            rows.append(self._alike(step, own, other))
         for index in self.task.permuted[:1]:
             other = self.mapping(self.opened.member(index)).by(method)
-            rows.append(self._alike(LABELS, own, self._smoothed(other)))
+            rows.append(self._alike(LABELS, own, other))
         return rows
 
     def _smoothed(self, volume: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -340,7 +347,13 @@ class _ScanTables:
         )
 
     def _alike(self, step: str, own: NDArray[np.float32], other: NDArray[np.float32]) -> Row:
-        return {"step": step, "spearman": spearman(own[0], other[0]), "spearman_signed": spearman(own[1], other[1])}
+        """Correlations of strength and of signed values with another network's map, and how well that one finds the truth."""
+        smooth, changed = self._smoothed(other), self._changed
+        found = (
+            auprc(np.abs(other[self.opened.mask]), changed[self.opened.mask]) if changed is not None else float("nan")
+        )
+        correlations = {"spearman": spearman(own[0], smooth[0]), "spearman_signed": spearman(own[1], smooth[1])}
+        return {"step": step} | correlations | {"auprc": found}
 
     def _faithfulness(self, method: str, volume: NDArray[np.float32]) -> list[Row]:
         first = self.mappings[0]

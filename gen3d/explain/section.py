@@ -164,21 +164,30 @@ def _truth(folder: ExplainedFolder) -> list[Any]:
     rows = folder.rows("truth")
     if not rows:
         return []
+    random = [row for row in folder.rows("randomised") if row["step"] == "all stages"]
     cells = []
     for method in dict.fromkeys(str(row["method"]) for row in rows):
         own = [row for row in rows if row["method"] == method]
-        means = []
-        for column in ("auprc", "auprc_turned", "prevalence", "auroc", "regions_spearman"):
-            values = folder.numbers(own, column, "truth")
-            known = values[values == values]
-            means.append(spell.number(float(known.mean()) if len(known) else None))
-        cells.append([spell.capital(METHODS.get(method, method)), str(len(own)), *means])
-    header = ["Map", "People", "AUPRC", "Turned", "Prevalence", "AUROC", "Regions (Spearman)"]
+        line = [spell.capital(METHODS.get(method, method)), str(len(own))]
+        for column in ("auprc", "auprc_turned"):
+            line.append(_mean(folder, own, column, "truth"))
+        line.append(_mean(folder, [row for row in random if row["method"] == method], "auprc", "randomised"))
+        for column in ("prevalence", "auroc", "regions_spearman"):
+            line.append(_mean(folder, own, column, "truth"))
+        cells.append(line)
+    header = ["Map", "People", "AUPRC", "Turned", "Random network", "Prevalence", "AUROC", "Regions (Spearman)"]
     caption = (
         "Against what was planted: voxels (AUPRC, its chance level the prevalence) and regions (Spearman of enrichment with the "
-        "planted change of volume). Edges is a map without any network: where the scan changes from voxel to voxel."
+        "planted change of volume), beside the AUPRC of the map turned inside the brain, and of a network of the same form with "
+        "random weights. Edges is a map without any network: where the scan changes from voxel to voxel."
     )
-    return [Table(caption, header, cells, "lrrrrrr")]
+    return [Table(caption, header, cells, "lrrrrrrr")]
+
+
+def _mean(folder: ExplainedFolder, rows: list[Row], column: str, table: str) -> str:
+    values = folder.numbers(rows, column, table)
+    known = values[np.isfinite(values)]
+    return spell.number(float(known.mean()) if len(known) else None)
 
 
 def _randomised(folder: ExplainedFolder) -> list[Any]:
@@ -188,16 +197,16 @@ def _randomised(folder: ExplainedFolder) -> list[Any]:
     steps = list(dict.fromkeys(str(row["step"]) for row in rows))
     cells = []
     for method in folder.methods:
-        line = [spell.capital(METHODS.get(method, method))]
-        for step in steps:
-            own = [row for row in rows if row["method"] == method and str(row["step"]) == step]
-            values = folder.numbers(own, "spearman", "randomised")
-            known = values[values == values]
-            line.append(spell.number(float(known.mean()) if len(known) else None))
-        cells.append(line)
+        for column, what in (("spearman", "strength"), ("spearman_signed", "signed")):
+            line = [f"{spell.capital(METHODS.get(method, method))}, {what}"]
+            for step in steps:
+                own = [row for row in rows if row["method"] == method and str(row["step"]) == step]
+                line.append(_mean(folder, own, column, "randomised"))
+            cells.append(line)
     caption = (
         "Spearman correlation over voxels of a map with that of a network whose stages have random weights, from the head down to "
-        "the one named, and with that of a network trained on permuted labels. Near 0 is right; near 1 is a picture of the scan."
+        "the one named, and with that of a network trained on permuted labels. Near 0 is right; near 1 is a picture of the scan, "
+        "or of the network's form. The judges look at strength, because pictures show strength."
     )
     table = Table(caption, ["Method", *map(_step, steps)], cells, "l" + "r" * len(steps))
     return [Details("How much of a map is left when the network knows nothing", [table])]

@@ -21,6 +21,7 @@ from gen3d.cohort.regions import find, region_table, regions_on
 from gen3d.cohort.scores_folder import MAIN, PERMUTED, TEST, ScoredMember, write_description, write_scores
 from gen3d.cohort.seen import SeenBy
 from gen3d.cohort.target import Target
+from gen3d.core.artefact import write_json
 from gen3d.imaging.plan import plan_grid
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import store
@@ -37,6 +38,14 @@ PLAN = plan_grid(4.0)
 FOLDS, PER_CLASS = 3, 4
 CLASSES = ("CN", "AD")
 LOSS = -0.4
+TRANSFORM = {
+    "scan": "scan.nii.gz",
+    "scan_shape": [41, 48, 40],
+    "scan_affine": (PLAN.matrix - [[0, 0, 0, 4.0], [0] * 4, [0] * 4, [0] * 4]).tolist(),
+    "affine_template_to_scan": np.eye(4).tolist(),
+}
+"""Of a scan whose voxels are those of the grid, with one more on the left."""
+
 HALF = (20, 24, 20)
 """Cells of the network's map."""
 
@@ -84,6 +93,7 @@ def known_networks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write_people(folder: Path, retested: int = 3, seed: int = 0) -> Path:
     """A finished folder of simulate: hippocampi of the AD group have lost volume; some people have two scans."""
+    (folder / "transforms").mkdir(parents=True)
     generator, template, loss = np.random.default_rng(seed), template_on(PLAN), named("hippocampus")
     smooth = np.where(loss, LOSS, 0.0).astype(np.float32)
     rows, truth = [], []
@@ -97,6 +107,7 @@ def write_people(folder: Path, retested: int = 3, seed: int = 0) -> Path:
             volume = (noise + (smooth if ill else 0)) * template.mask
             store(folder / "volumes" / f"{key}_log_jacobian.nii", volume, PLAN.matrix)
             store(folder / "volumes" / f"{key}_t1w.nii", template.t1w, PLAN.matrix)
+            write_json(folder / "transforms" / f"{key}.json", TRANSFORM)
             rows.append(
                 (
                     f"p{number}",
