@@ -7,17 +7,16 @@ ever downloaded.
 
 from __future__ import annotations
 
-import pickle
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import cast
 
 import torch
 from monai.networks.nets.resnet import ResNetBottleneck, resnet50
 from torch import Tensor, nn
 
 from gen3d.core.errors import UserError
-from gen3d.nets.tensor_files import load_tensors, require_finite
+from gen3d.nets.classifiers.resnet3d import MEDICALNET_DILATION, dilate
+from gen3d.nets.pretrained import read_weights
 
 RADIMAGENET_MEAN = (0.406, 0.456, 0.485)
 """Subtracted from the three equal channels, in the order that RadImageNet's weights expect (MAISI's reference code)."""
@@ -105,8 +104,8 @@ class Med3D(Extractor):
         super().__init__()
         self.network = _resnet50(3, 1)
         # MedicalNet dilates its last two stages where MONAI's network, whose weights have the same shapes, halves them.
-        _dilate(cast(nn.Module, self.network.layer3), 2)
-        _dilate(cast(nn.Module, self.network.layer4), 4)
+        for stage, dilation in MEDICALNET_DILATION.items():
+            dilate(self.network.get_submodule(stage), dilation)
         _fill(self.network, _read(weights, "MedicalNet's ResNet-50"), weights, "MedicalNet's ResNet-50")
 
     def features(self, volumes: Tensor, mask: Tensor) -> list[Tensor]:
@@ -161,16 +160,6 @@ def _resnet50(spatial_dims: int, num_channels: int) -> nn.Module:
         )
 
 
-def _dilate(stage: nn.Module, dilation: int) -> None:
-    """Keep a stage's resolution and widen its 3 x 3 x 3 kernels instead."""
-    for block in stage.modules():
-        if isinstance(block, ResNetBottleneck):
-            block.conv2.stride, block.conv2.dilation = (1, 1, 1), (dilation,) * 3
-            block.conv2.padding = (dilation,) * 3
-            if block.downsample is not None:
-                cast(nn.Conv3d, cast(nn.Sequential, block.downsample)[0]).stride = (1, 1, 1)
-
-
 def _as_keras(network: nn.Module) -> None:
     """Biases for every convolution, halving in a block's first convolution, Keras's epsilon."""
     for module in network.modules():
@@ -193,15 +182,7 @@ def check_weights(weights: Path, name: str) -> None:
 
 def _read(weights: Path, name: str) -> dict[str, Tensor]:
     check_weights(weights, name)
-    try:
-        saved = load_tensors(weights)
-        tensors = {str(key).removeprefix("module."): value for key, value in saved.get("state_dict", saved).items()}
-        tensors = {key: value for key, value in tensors.items() if isinstance(value, Tensor)}
-    except (RuntimeError, pickle.UnpicklingError, AttributeError, OSError, ValueError, EOFError, KeyError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{weights}: cannot be read as weights of {name} ({reason}).") from None
-    require_finite(tensors, weights, "download them again")
-    return tensors
+    return read_weights(weights, name)
 
 
 def _torchvision_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

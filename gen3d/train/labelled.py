@@ -51,11 +51,11 @@ class Labelled:
     shares: tuple[Share, ...]
 
     def num_people(self, rows: Rows) -> int:
-        """People of these rows."""
+        """LabelledPeople of these rows."""
         return int(self.frame["subject"].iloc[rows].nunique())
 
     def class_people(self, rows: Rows, labels: NDArray[np.float64]) -> NDArray[np.float32]:
-        """People of every class among these rows with labels [n], [classes]."""
+        """LabelledPeople of every class among these rows with labels [n], [classes]."""
         chosen = pd.DataFrame({"subject": self.frame["subject"].iloc[rows].to_numpy(), "label": labels[rows]})
         people = chosen.drop_duplicates("subject")["label"].to_numpy().astype(np.int64)
         return np.bincount(people, minlength=len(self.target.classes)).astype(np.float32)
@@ -84,7 +84,7 @@ def choose_labelled(
     codes = target.codes(frame[target.name])
     if target.task != "number":
         _refuse_changing(frame, target, codes)
-    people = People.of(frame, target, codes)
+    people = LabelledPeople.of(frame, target, codes)
     if given is not None:
         fold, num_folds = _given_folds(people, target, given), given.folds
     else:
@@ -133,8 +133,8 @@ def _refuse_changing(frame: pd.DataFrame, target: Target, codes: NDArray[np.floa
 
 
 @dataclass(frozen=True)
-class People:
-    """People in an order that no table decides: stratum (class, or quantile of a number), site and sex of each [p]."""
+class LabelledPeople:
+    """LabelledPeople in an order that no table decides: stratum (class, or quantile of a number), site and sex of each [p]."""
 
     frame: pd.DataFrame
     target: Target
@@ -144,7 +144,7 @@ class People:
     sexes: NDArray[np.str_]
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, target: Target, codes: NDArray[np.float64]) -> People:
+    def of(cls, frame: pd.DataFrame, target: Target, codes: NDArray[np.float64]) -> LabelledPeople:
         """The people of these scans, each by the first of theirs."""
         table = frame.assign(_code=codes, subject=frame["subject"].astype(str)).drop_duplicates("subject")
         table = table.loc[table["subject"].map(subject_hash).sort_values().index]
@@ -224,7 +224,13 @@ class People:
 
 
 def _share(
-    found: Labelled, people: People, watching: float, seed: int, variant: str, fold: int, permutation: int | None
+    found: Labelled,
+    people: LabelledPeople,
+    watching: float,
+    seed: int,
+    variant: str,
+    fold: int,
+    permutation: int | None,
 ) -> Share:
     """A member's part; variants of a fold have the same people in the same parts."""
     alone = found.num_folds == 1
@@ -246,7 +252,7 @@ def _share(
     )
 
 
-def _given_folds(people: People, target: Target, given: RunScores) -> Rows:
+def _given_folds(people: LabelledPeople, target: Target, given: RunScores) -> Rows:
     fold_of = given.fold_of
     if not fold_of:
         raise UserError(f"folds={given.folder}: a run with one member has no folds; give one with cross_fit above 2.")

@@ -56,7 +56,7 @@ class Keeping:
 
 
 @dataclass(frozen=True)
-class Judge:
+class LookJudge:
     """What is done at a look, by the first process.
 
     `settle` brings the model in order before it is judged and kept; `loss` is its validation loss, None where nobody watches:
@@ -73,7 +73,7 @@ class Looks(StepLog):
     A look at a step comes before the checkpoint of that step, so that a resumed training knows all looks before it.
     """
 
-    def __init__(self, log: StepLog, steps: Sequence[int], judge: Judge, keeping: Keeping, engine: Engine) -> None:
+    def __init__(self, log: StepLog, steps: Sequence[int], judge: LookJudge, keeping: Keeping, engine: Engine) -> None:
         self.log, self.steps, self.judge, self.keeping = log, set(steps), judge, keeping
         self.engine, self.processes = engine, engine.processes
         self._looks: list[Look] = []
@@ -101,7 +101,7 @@ class Looks(StepLog):
         self.log.after(step, engine)
 
     def _look(self, step: int, model: nn.Module) -> float | None:
-        """Judge the model, and keep its weights if they are the best; it is left as it was."""
+        """LookJudge the model, and keep its weights if they are the best; it is left as it was."""
         before = {name: value.clone() for name, value in model.named_buffers()}
         self.judge.settle(model)
         if self.judge.loss is None:

@@ -27,7 +27,7 @@ from gen3d.train.batches import BatchSource, PreparedSource
 from gen3d.train.engine.processes import Processes
 from gen3d.train.learners import RunPeople, choose_people, statistics
 from gen3d.train.log import Painter
-from gen3d.train.looks import Judge
+from gen3d.train.looks import LookJudge
 from gen3d.train.pictures import draw_reconstructions
 from gen3d.train.settings import TrainSettings
 
@@ -112,7 +112,7 @@ class TrainingMaterial(ABC):
     ) -> None:
         """Load the parts of a member's new model that are not trained: the autoencoder and the scale of its latents."""
 
-    def judge(self, member: int) -> Judge | None:
+    def judge(self, member: int) -> LookJudge | None:
         """What chooses among the states of a member in training; None where the last one is kept."""
         return None
 

@@ -38,6 +38,7 @@ from gen3d.models.base import BaseModelConfig, Model, Statistics
 from gen3d.models.run_folder import weights_path
 from gen3d.models.supervised.classifier import Classifier, ClassifierConfig
 from gen3d.models.weights import fill, read_weights, statistics_in
+from gen3d.nets.classifiers.base import StagedNetwork
 from gen3d.train.augment import AugmentConfig
 from gen3d.train.batches import BatchSource, PreparedSource
 from gen3d.train.engine.processes import Processes
@@ -45,9 +46,9 @@ from gen3d.train.features import FeatureSource, compute_features, feature_shape,
 from gen3d.train.labelled import Labelled, choose_labelled
 from gen3d.train.learners import RunPeople
 from gen3d.train.log import Painter
-from gen3d.train.looks import Judge, best_of, look_steps, read_looks
+from gen3d.train.looks import LookJudge, best_of, look_steps, read_looks
 from gen3d.train.material import TrainingMaterial, design_of
-from gen3d.train.scoring import Scorer, norms_of
+from gen3d.train.scoring import RowScorer, norms_of
 from gen3d.train.settings import TrainSettings
 
 PART = "scores.npy"
@@ -214,7 +215,7 @@ class LabelledMaterial(TrainingMaterial):
     def caches_trunk(self) -> bool:
         """Whether stages stay as they are for the whole training and meet the same volumes in every epoch."""
         config = cast(ClassifierConfig, self.settings.model)
-        still = config.shift == 0 and self.settings.augment == AugmentConfig()
+        still = config.shift == 0 and not self.settings.augment.changes
         return bool(config.frozen) and config.unfreeze_after is None and still
 
     def _trunk_folder(self, member: int) -> Path:
@@ -227,11 +228,21 @@ class LabelledMaterial(TrainingMaterial):
         return bool(self.config.frozen) and not learned and self._trunk_has_norms
 
     @cached_property
-    def _trunk_has_norms(self) -> bool:
-        config = self.config
+    def _blank_network(self) -> StagedNetwork:
+        """The network without contents."""
         with torch.device("meta"):
-            network = config.built_network(len(self.channels), config.window_in(self.plan), pretrained=False)
-        return bool(norms_of(network, network.upto(config.frozen)))
+            return self.config.built_network(len(self.channels), self.config.window_in(self.plan), pretrained=False)
+
+    @property
+    def _trunk_has_norms(self) -> bool:
+        return bool(norms_of(self._blank_network, self._blank_network.upto(self.config.frozen)))
+
+    @property
+    def _batch_norms(self) -> bool:
+        """Whether batches are normalised in stages that are trained."""
+        network, config = self._blank_network, self.config
+        frozen = network.upto(config.frozen) if config.unfreeze_after is None else ()
+        return bool(norms_of(network, [name for name in network.stage_names if name not in frozen]))
 
     @cached_property
     def _feature_shape(self) -> tuple[int, ...]:
@@ -240,7 +251,7 @@ class LabelledMaterial(TrainingMaterial):
             model = config.build(self.plan, self.channels, self.blank, 1)
         return feature_shape(model.eval(), config.frozen)
 
-    def judge(self, member: int) -> Judge:
+    def judge(self, member: int) -> LookJudge:
         """Batch normalisations are settled on training people; those who watch give the loss."""
         share, scorer = self.labelled.shares[member], self._scorer(member)
         labels = share.labels[share.validation]
@@ -251,18 +262,18 @@ class LabelledMaterial(TrainingMaterial):
         def loss(module: nn.Module) -> float:
             return scorer.loss(module, share.validation, labels)
 
-        return Judge(settle, loss if len(share.validation) else None)
+        return LookJudge(settle, loss if len(share.validation) else None)
 
     def look_steps(self, member: int, steps: int) -> list[int]:
         watched = len(self.labelled.shares[member].validation)
         return look_steps(steps, cast(ClassifierConfig, self.settings.model).looks if watched else 1)
 
-    def _scorer(self, member: int) -> Scorer:
+    def _scorer(self, member: int) -> RowScorer:
         last = self.config.frozen if self.caches_trunk else ""
-        return Scorer(self.source_of(member), last, self.settings.optim.batch_size)
+        return RowScorer(self.source_of(member), last, self.settings.optim.batch_size)
 
-    def _plain_scorer(self, member: int) -> Scorer:
-        return Scorer(self._volumes(self.labelled.shares[member].labels), "", self.settings.optim.batch_size)
+    def _plain_scorer(self, member: int) -> RowScorer:
+        return RowScorer(self._volumes(self.labelled.shares[member].labels), "", self.settings.optim.batch_size)
 
     def after(self, member: int, processes: Processes) -> None:
         """Score the people that a member did not learn from; every process takes a share of them."""
@@ -368,6 +379,11 @@ class LabelledMaterial(TrainingMaterial):
         first = labelled.shares[0]
         parts = [labelled.num_people(rows) for rows in (first.training, first.validation, first.test)]
         sentences.append(f"first fold: {parts[0]} people train, {parts[1]} only watch, {parts[2]} are tested")
+        if self._batch_norms:
+            sentences.append(
+                "batch normalisation: its statistics are those of the volumes that a process computes at once, so the number of "
+                "processes and engine.volumes_at_once change the result"
+            )
         variants = [share.variant for share in labelled.shares]
         further = [f"{variants.count(name)} {name}" for name in (TWIN, PERMUTED) if name in variants]
         if further:

@@ -97,8 +97,8 @@ class LatentMaterial(TrainingMaterial):
             raise ValueError(f"{kind} with prepared= needs vae=FOLDER of a trained autoencoder")
         if settings.cross_fit != 1:
             raise ValueError(f"{kind} has one member; use cross_fit=1")
-        if settings.augment.intensity:
-            raise ValueError(f"augment.intensity changes scans, not latents; leave it out for {kind}")
+        for name in settings.augment.of_scans:
+            raise ValueError(f"augment.{name} changes scans, not latents; leave it out for {kind}")
 
     @classmethod
     def open(cls, settings: TrainSettings) -> LatentMaterial:

@@ -27,7 +27,7 @@ def norms_of(network: StagedNetwork, stages: Sequence[str]) -> list[_BatchNorm]:
 
 
 @dataclass(frozen=True)
-class Scorer:
+class RowScorer:
     """Scores scans by their row, in the middle of the grid and without augmentation, a few at a time.
 
     `last` is the stage whose features the source holds, "" where it holds volumes. `batch_size` volumes are taken at once

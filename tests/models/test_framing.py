@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gen3d.imaging.plan import plan_grid
-from gen3d.models.supervised.framing import Window, framed, rescaled, window_of
+from gen3d.models.supervised.framing import ViewWindow, framed, rescaled, window_of
 
 PLAN = plan_grid(4.0)
 
@@ -22,7 +22,7 @@ def test_a_view_holds_the_grid_s_voxels_and_zeros_outside(
     start: tuple[int, int, int], size: tuple[int, int, int]
 ) -> None:
     volumes = numbered()
-    view = framed(volumes, Window(start=start, size=size))
+    view = framed(volumes, ViewWindow(start=start, size=size))
     assert tuple(view.shape) == (2, 1, *size)
     padded = np.pad(volumes.numpy(), [(0, 0), (0, 0), (20, 20), (20, 20), (20, 20)])
     places = [slice(20 + first, 20 + first + length) for first, length in zip(start, size, strict=True)]
@@ -30,11 +30,11 @@ def test_a_view_holds_the_grid_s_voxels_and_zeros_outside(
 
 
 def test_offsets_move_each_view_by_itself() -> None:
-    volumes, window = numbered(), Window(start=(1, 1, 1), size=(4, 4, 4))
+    volumes, window = numbered(), ViewWindow(start=(1, 1, 1), size=(4, 4, 4))
     offsets = torch.tensor([[0, 0, 0], [2, -1, 3]])
     view = framed(volumes, window, offsets)
     assert torch.equal(view[:1], framed(volumes[:1], window))
-    assert torch.equal(view[1:], framed(volumes[1:], Window(start=(3, 0, 4), size=(4, 4, 4))))
+    assert torch.equal(view[1:], framed(volumes[1:], ViewWindow(start=(3, 0, 4), size=(4, 4, 4))))
 
 
 def test_the_window_is_centred_and_says_what_it_cuts_and_adds() -> None:
@@ -73,7 +73,7 @@ def test_intensity_rules() -> None:
 
 
 def test_views_are_differentiable() -> None:
-    window = Window(start=(-1, 2, 0), size=(5, 4, 8))
+    window = ViewWindow(start=(-1, 2, 0), size=(5, 4, 8))
     inside = torch.ones((1, 1, *window.size))
 
     def seen(volumes: torch.Tensor) -> torch.Tensor:

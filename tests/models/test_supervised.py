@@ -9,7 +9,14 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from gen3d.cohort.target import Target
-from gen3d.models.supervised.losses import class_weights, focal_loss, num_scores, ordered_focal_loss
+from gen3d.models.supervised.losses import (
+    class_weights,
+    effective_weights,
+    focal_loss,
+    num_scores,
+    ordered_focal_loss,
+    people_weights,
+)
 from gen3d.models.supervised.task import SupervisedTask
 from gen3d.train.batches import MemoryBatches
 from gen3d.train.engine.config import EngineConfig
@@ -114,3 +121,13 @@ def test_classes_weigh_the_same_and_a_class_of_nobody_nothing() -> None:
     weights = class_weights(np.array([0, 0, 0, 2.0]), 3)
     assert weights == pytest.approx([2 / 3, 0, 2])
     assert weights @ [3, 0, 1] == pytest.approx(4)
+
+
+def test_weights_of_classes_count_people() -> None:
+    people = torch.tensor([30.0, 0.0, 10.0])
+    assert people_weights(people).tolist() == pytest.approx([40 / 60, 0.0, 40 / 20])
+    np.testing.assert_allclose(people_weights(people), class_weights(np.repeat([0.0, 2.0], [30, 10]), 3))
+    for beta, ratio in ((0.0, 1.0), (0.99, (1 - 0.99**30) / (1 - 0.99**10)), (0.9999, 2.997)):
+        weights = effective_weights(people, beta)
+        assert float(weights[2] / weights[0]) == pytest.approx(ratio, rel=1e-3)
+        assert float((weights * people).sum()) == pytest.approx(40.0, rel=1e-4)

@@ -10,6 +10,8 @@ from gen3d.models.base import BaseModelConfig, Statistics
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusionConfig
 from gen3d.models.normative.restorer import RestorerConfig
 from gen3d.models.normative.vae import VAEConfig
+from gen3d.models.supervised.classifier import Answers, ClassifierConfig
+from gen3d.models.supervised.networks import ResNet3dSettings
 from gen3d.models.task import Task
 
 NUM_STEPS = 10
@@ -30,6 +32,9 @@ MODELS: dict[str, BaseModelConfig] = {
     "spatial": VAEConfig(base_channels=16, stem=1, latent="spatial"),
     "critic": VAEConfig(base_channels=16, stem=1, latent="spatial", adversarial_weight=0.1, ssim_weight=0.1),
     "restorer": RestorerConfig(base_channels=16, stem=1),
+    "classifier": ClassifierConfig(
+        network=ResNet3dSettings(layers=10), answers=Answers(name="diagnosis", task="categories", classes=("CN", "AD"))
+    ),
     "diffusion": LatentDiffusionConfig(
         conditions=(),
         base_channels=16,

@@ -18,8 +18,14 @@ def small_network(
     pretrained: bool = True,
     z_scored: bool = False,
 ) -> StagedNetwork:
-    """In place of `gen3d.models.supervised.building.build_network`: two convolutions with batch normalisation, and a head."""
-    first = nn.Sequential(nn.Conv3d(in_channels, 8, 3, stride=2, padding=1), nn.BatchNorm3d(8), nn.ReLU())
-    second = nn.Sequential(nn.Conv3d(8, 8, 3, stride=2, padding=1), nn.BatchNorm3d(8), nn.ReLU())
-    head = nn.Sequential(nn.AdaptiveAvgPool3d(2), nn.Flatten(), nn.Dropout(0.2), nn.Linear(64, num_scores))
+    """In place of `gen3d.models.supervised.building.build_network`: two convolutions with batch normalisation, and a head.
+
+    With `layers` 18 each volume is normalised by itself and nothing is dropped, so that batches may be split.
+    """
+    split = getattr(settings, "layers", 10) == 18
+    norm = nn.InstanceNorm3d if split else nn.BatchNorm3d
+    first = nn.Sequential(nn.Conv3d(in_channels, 8, 3, stride=2, padding=1), norm(8), nn.ReLU())
+    second = nn.Sequential(nn.Conv3d(8, 8, 3, stride=2, padding=1), norm(8), nn.ReLU())
+    dropout = nn.Dropout(0.0 if split else 0.2)
+    head = nn.Sequential(nn.AdaptiveAvgPool3d(2), nn.Flatten(), dropout, nn.Linear(64, num_scores))
     return StagedNetwork({"stem": first, "layer1": second, "head": head})

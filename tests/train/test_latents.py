@@ -191,6 +191,7 @@ def test_a_planted_dependence_on_age_is_learned(tmp_path: Path) -> None:
         ({"latents": None}, "needs latents=FOLDER"),
         ({"cross_fit": 3}, "has one member"),
         ({"augment": {"intensity": 0.1}}, "changes scans, not latents"),
+        ({"augment": {"noise": 0.1}}, "augment.noise changes scans, not latents"),
         ({"model": {**DIFFUSION, "prediction": "epsilon"}}, "prediction=epsilon does not go with noising=flow"),
         ({"model": {**DIFFUSION, "head_channels": 3}}, "head_channels=3 does not divide"),
         ({"model": SPATIAL, "prepared": "x"}, "latents= goes with model.kind=latent_diffusion only"),

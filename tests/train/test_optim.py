@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gen3d.train.optim import OptimConfig, RunningAverage
+from gen3d.train.optim import OptimConfig, RunningAverage, set_rate
 
 
 def test_rate_warms_up_and_decays_to_its_final_share() -> None:
@@ -54,3 +54,28 @@ def test_running_average_follows_its_formula_and_swaps_back() -> None:
     average.swap(layer)
     assert layer.weight.item() == 20.0
     assert torch.equal(average.weights["weight"], kept)
+
+
+def test_the_rate_falls_where_the_validation_loss_stays() -> None:
+    optim = OptimConfig(plateau=0.5, plateau_patience=1)
+    losses = [1.0, 0.9, 0.95, 0.92, 0.91, 0.93, 0.5, 0.6, 0.7]
+    shares = [optim.plateau_share(losses[:num]) for num in range(len(losses) + 1)]
+    assert shares == [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
+    weights = torch.nn.Parameter(torch.zeros(1))
+    torch_s = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        torch.optim.SGD([weights], 1.0), factor=0.5, patience=1, threshold=0.0
+    )
+    for num, loss in enumerate(losses, start=1):
+        torch_s.step(loss)
+        assert torch_s.get_last_lr() == [shares[num]]
+    assert OptimConfig().plateau_share(losses) == 1
+
+
+def test_slow_weights_have_their_own_rate() -> None:
+    layers = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    for method in ("adamw", "sgd"):
+        optim = OptimConfig(method=method, learning_rate=0.1)
+        optimiser = optim.optimiser(layers, slow=list(layers[0].parameters()))
+        set_rate(optimiser, 0.1, 0.25)
+        rate_of = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+        assert [rate_of[id(p)] for p in layers.parameters()] == [0.025, 0.025, 0.1, 0.1]

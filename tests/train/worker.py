@@ -4,6 +4,7 @@
 
 CASES.json is a list of settings of the verb train. Beside them may stand, each as [rank, step]: `stop` sends SIGUSR1 to
 that process at the start of that step, `kill` SIGKILL, `freeze` SIGSTOP (the last two not after a restart); and
+`small`, for a small network in a classifier; and
 `rank 1: {settings}`, which only that process gets. RESULTS.json gets, from the first process, one entry per case: "" or
 the error's sentence. One start for many cases: starting Python and its libraries takes most of a small training's time.
 """
@@ -18,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from gen3d.core.errors import UserError
+from gen3d.models.supervised import classifier
 from gen3d.models.task import Batch
 from gen3d.train.batches import Batches
 from gen3d.train.train import Train
+from tests.train.small_network import small_network
 
 FAULTS = {"stop": signal.SIGUSR1, "kill": signal.SIGKILL, "freeze": signal.SIGSTOP}
 
@@ -43,6 +46,8 @@ def run(settings: dict[str, Any]) -> str:
     original = Batches.at
     settings |= settings.pop(f"rank {os.environ['RANK']}", {})
     settings = {name: value for name, value in settings.items() if not name.startswith("rank ")}
+    if settings.pop("small", False):
+        classifier.build_network = small_network
     faults = {number: settings.pop(name) for name, number in FAULTS.items() if name in settings}
     if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         meet_faults(faults)

@@ -17,7 +17,7 @@ from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import BaseModelConfig, Expectation, Model, Statistics
 from gen3d.models.supervised.building import black_of, build_network
-from gen3d.models.supervised.framing import Intensity, Triple, Window, framed, rescaled, window_of
+from gen3d.models.supervised.framing import Intensity, Triple, ViewWindow, framed, rescaled, window_of
 from gen3d.models.supervised.losses import num_scores
 from gen3d.models.supervised.networks import LiuSettings, Network
 from gen3d.nets.classifiers.base import HEAD, StagedNetwork
@@ -104,7 +104,7 @@ class ClassifierConfig(BaseModelConfig):
     )
     permuted: int = Field(0, ge=0, description="further members trained with labels permuted between people of a site")
     answers: Answers | None = Field(None, description="written by gen3d: what the scores mean")
-    window: Window | None = Field(None, description="written by gen3d: where the view lies in the grid")
+    window: ViewWindow | None = Field(None, description="written by gen3d: where the view lies in the grid")
 
     @model_validator(mode="after")
     def _consistent(self) -> ClassifierConfig:
@@ -144,7 +144,7 @@ class ClassifierConfig(BaseModelConfig):
             raise ValueError("answers is missing: what the scores mean")
         return self.answers
 
-    def window_in(self, plan: GridPlan) -> Window:
+    def window_in(self, plan: GridPlan) -> ViewWindow:
         """Where the view lies in a grid.
 
         Raises:
@@ -169,7 +169,7 @@ class ClassifierConfig(BaseModelConfig):
         answers = Answers(name=target.name, task=target.task, classes=target.classes)
         return self.model_copy(update={"answers": answers, "window": self.window_in(plan)})
 
-    def built_network(self, channels: int, window: Window, pretrained: bool) -> StagedNetwork:
+    def built_network(self, channels: int, window: ViewWindow, pretrained: bool) -> StagedNetwork:
         """The network for views of this window, with random weights or those learned elsewhere.
 
         Raises:

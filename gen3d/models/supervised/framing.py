@@ -23,7 +23,7 @@ SMALLEST_RANGE = 1e-6
 """Below this a volume counts as constant, and its intensities become 0."""
 
 
-class Window(Config):
+class ViewWindow(Config):
     """Where a view lies in the grid. A negative start, or an end beyond the grid, is padded with 0 in stored units."""
 
     start: Triple = Field(description="first voxel of the view along x, y, z of the grid")
@@ -44,7 +44,7 @@ class Window(Config):
 
 def window_of(
     plan: GridPlan, grid: Triple | None, around: NDArray[np.bool_] | None = None, margin_mm: float = 0.0
-) -> Window:
+) -> ViewWindow:
     """The view's place in a grid.
 
     Args:
@@ -61,14 +61,14 @@ def window_of(
         low, high = places.min(axis=0) - margin, places.max(axis=0) + 1 + margin
     size = np.asarray(grid) if grid is not None else high - low
     start = np.floor_divide(low + high - size, 2)
-    return Window(start=_triple(start), size=_triple(size))
+    return ViewWindow(start=_triple(start), size=_triple(size))
 
 
 def _triple(values: NDArray[np.int64]) -> Triple:
     return int(values[0]), int(values[1]), int(values[2])
 
 
-def framed(volumes: Tensor, window: Window, offsets: Tensor | None = None) -> Tensor:
+def framed(volumes: Tensor, window: ViewWindow, offsets: Tensor | None = None) -> Tensor:
     """The window of volumes [B, C, X, Y, Z], differentiable; [B, C, *window.size].
 
     `offsets` [B, 3] are whole voxels by which each volume's window is moved.

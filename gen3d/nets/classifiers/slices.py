@@ -212,7 +212,8 @@ def _resnet18(in_channels: int, weights: Path | None, z_scored: bool) -> tuple[n
 def _take_statistics_of_noise(network: nn.Module, in_channels: int, dimensions: int) -> None:
     """Normalise a network of random weights on `noise`."""
     device = next(network.parameters()).device
-    recalibrate(network, [noise(in_channels, dimensions).to(device)])
+    if device.type != "meta":  # where a network is only measured
+        recalibrate(network, [noise(in_channels, dimensions).to(device)])
 
 
 def noise(in_channels: int, dimensions: int) -> Tensor:

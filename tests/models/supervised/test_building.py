@@ -54,6 +54,11 @@ def test_a_grid_that_does_not_fit_is_a_sentence() -> None:
 )
 def test_a_twin_has_the_same_layout_and_takes_the_weights(settings: ResNet3dSettings | SlicesSettings) -> None:
     torch.manual_seed(0)
+    with torch.device("meta"):  # as a plan measures it
+        assert build_network(settings, 2, (16, 20, 18), 3, pretrained=False)(torch.rand(2, 2, 16, 20, 18)).shape == (
+            2,
+            3,
+        )
     network = build_network(settings, 2, (16, 20, 18), 3).eval()
     twin = build_network(settings, 2, (16, 20, 18), 3, pretrained=False).eval()
     volumes = torch.rand(2, 2, 16, 20, 18)
