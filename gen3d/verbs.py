@@ -27,6 +27,11 @@ VERBS: dict[str, Entry] = {
         ("gen3d.prepare.section:section",),
         "bring T1w scans (BIDS, CAPS or a table) to one grid and check the quality of each",
     ),
+    "prepare-slices": Entry(
+        "gen3d.prepare.slices:PrepareSlices",
+        ("gen3d.prepare.section:section",),
+        "stack slice images of people (files, table, Parquet), or slabs, to a cohort",
+    ),
     "simulate": Entry(
         "gen3d.simulate.simulate:Simulate",
         ("gen3d.prepare.section:section",),

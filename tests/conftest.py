@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """In a worker the longest files come first; one process alone takes them in the order of their names."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: -seconds(item.nodeid))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _threads() -> Iterator[None]:
+    """No file leaves torch with more threads than it found: with a worker per core they would wait for each other."""
+    before = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
+    yield
+    if before is not None:
+        assert sys.modules["torch"].get_num_threads() == before, "torch's number of threads was changed"
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ SECONDS = {
     "launch/test_scripts.py": 60,
     "synthesis/test_sample.py": 45,
     "anomaly/norm/test_by_norm.py": 30,
+    "train/test_memory.py": 30,
     "classify/test_classify.py": 25,
     "simulate/test_stopped.py": 25,
     "train/test_sharding.py": 20,

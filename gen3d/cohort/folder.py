@@ -32,7 +32,7 @@ UNMATCHED = TableFile("unmatched.tsv", ("entry", "remark"))
 MOST_MAPPED = 4000
 """Volumes that stay mapped, under the usual limit of a system."""
 
-VERBS = ("prepare", "simulate", "sample")
+VERBS = ("prepare", "prepare-slices", "simulate", "sample")
 GENERATOR_SUBJECTS = "generator_subjects.json"
 """In a folder of synthetic scans: hashes of all people that their generator was trained on, with roles."""
 
@@ -204,7 +204,7 @@ def open_prepared(folders: Path | Sequence[Path]) -> Prepared:
         if plan.key != plans[0].key:
             raise UserError(
                 f"{folder}: its plan differs from that of {listed[0]} ({plans[0].difference(plan)}); "
-                "prepare both with the same settings."
+                "prepare both with the same settings and version."
             )
     frames = [read_manifest(folder).assign(folder=str(folder)) for folder in listed]
     manifest = pd.concat(frames, ignore_index=True)

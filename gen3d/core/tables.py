@@ -22,6 +22,9 @@ from gen3d.core.names import require_file_names
 from gen3d.core.plain_files import load_json, read_bytes
 from gen3d.core.safe_cells import armed, disarmed
 
+# Text is kept by Python's own strings whether or not pyarrow is installed: its strings refuse file names that are no UTF-8.
+pd.set_option("mode.string_storage", "python")
+
 Row = dict[str, Any]
 
 TEXT = frozenset(

@@ -21,6 +21,12 @@ from gen3d.core.plain_files import load_object
 FIELD_OF_VIEW_MM = ((-80.0, 80.0), (-114.0, 78.0), (-74.0, 86.0))
 TEMPLATE = "MNI152 (ICBM 2009 nonlinear symmetric, as in nilearn)"
 
+REGISTRATION = 2
+"""How this version aligns and deforms scans: 1 was ITK's, 2 compares scan and template at the same blur, in compiled loops.
+
+To be raised with every change that moves alignments: scans prepared before and after are not to be compared.
+"""
+
 LONGEST_SIDE = 512
 """Voxels; the field of view has 192 of 1 mm."""
 Side = Annotated[int, Field(gt=0, le=LONGEST_SIDE)]
@@ -39,6 +45,7 @@ class GridPlan(Config):
     degrees_of_freedom: int = Field(12, description="of the linear alignment to the template")
     channels: tuple[str, ...] = Field(("t1w", "log_jacobian"), description="volumes stored per scan")
     deformation: dict[str, Any] = Field(default_factory=dict, description="settings of the deformation channel")
+    registration: int = Field(1, ge=1, description="version of the alignment and deformation; not told: the first")
 
     @model_validator(mode="after")
     def _is_a_grid(self) -> GridPlan:
@@ -57,7 +64,10 @@ class GridPlan(Config):
     @property
     def key(self) -> str:
         """A hash of everything two volumes must share to be comparable."""
-        return digest(self.model_dump(mode="json"))
+        rules = self.model_dump(mode="json")
+        if self.registration == 1:  # the keys of folders that were made before there was another
+            del rules["registration"]
+        return digest(rules)
 
     def describe(self) -> str:
         """The plan in words."""
@@ -68,13 +78,28 @@ class GridPlan(Config):
         """What distinguishes two plans, in words."""
         mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
         parts = [f"{name} {mine[name]} against {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+        if self.registration != other.registration:
+            parts.append("they were prepared by different versions of gen3d, whose alignments differ")
         return "; ".join(parts) if parts else "nothing"
+
+    def require_registration(self, where: str) -> None:
+        """Refuse to prepare more scans for a plan whose scans another version of this code aligned.
+
+        Raises:
+            UserError: naming `where` the plan was found.
+        """
+        if self.registration != REGISTRATION:
+            raise UserError(
+                f"{where}: its scans were aligned by registration {self.registration}, this version of gen3d has registration "
+                f"{REGISTRATION}, and the two are not to be compared; prepare them again and repeat what was made from them, or "
+                "use the version of gen3d that is written in its record."
+            )
 
 
 def plan_grid(spacing_mm: float, divisible_by: int = 8, **rules: Any) -> GridPlan:
     """Cover the brain's field of view with cubic voxels whose sides are multiples of `divisible_by`.
 
-    The grid is centred on the field of view; `rules` are further fields of `GridPlan`.
+    The grid is centred on the field of view, and of this version's registration; `rules` are further fields of `GridPlan`.
 
     Raises:
         UserError: the spacing is outside 1 to 4 mm.
@@ -93,6 +118,7 @@ def plan_grid(spacing_mm: float, divisible_by: int = 8, **rules: Any) -> GridPla
         shape=(shape[0], shape[1], shape[2]),
         affine=tuple((float(row[0]), float(row[1]), float(row[2]), float(row[3])) for row in affine),
         divisible_by=divisible_by,
+        registration=REGISTRATION,
         **rules,
     )
 

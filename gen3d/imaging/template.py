@@ -71,8 +71,10 @@ def _maps() -> dict[str, Any]:
     return images
 
 
-def on_grid(volume: NDArray[np.float32], affine: NDArray[np.float64], plan: GridPlan) -> NDArray[np.float32]:
-    """Average a finer volume into the plan's voxels (Gaussian antialiasing, then trilinear).
+def on_grid(
+    volume: NDArray[np.float32], affine: NDArray[np.float64], plan: GridPlan, blur_mm: float | None = None
+) -> NDArray[np.float32]:
+    """Average a finer volume into the plan's voxels (Gaussian antialiasing, or one of this SD, then trilinear).
 
     Both are products of one weight per axis where the axes of the two grids are parallel, as the template's and every
     plan's are; then each axis is averaged by one small matrix.
@@ -84,7 +86,8 @@ def on_grid(volume: NDArray[np.float32], affine: NDArray[np.float64], plan: Grid
     moved = volume.astype(np.float32)
     for axis in range(3):
         ratio = plan.spacing_mm / spacing[axis]
-        sigma = float(np.sqrt(ratio**2 - 1) / np.sqrt(8 * np.log(2))) if ratio > 1 else 0.0
+        antialiasing = float(np.sqrt(ratio**2 - 1) / np.sqrt(8 * np.log(2))) if ratio > 1 else 0.0
+        sigma = antialiasing if blur_mm is None else float(blur_mm / spacing[axis])
         places = to_source[axis, axis] * np.arange(plan.shape[axis]) + to_source[axis, 3]
         weights = _weights(places, volume.shape[axis], sigma)
         moved = np.moveaxis(np.tensordot(weights, moved, axes=(1, axis)), 0, axis)

@@ -17,7 +17,7 @@ from gen3d.core.errors import UserError
 from gen3d.core.output_folder import Work
 from gen3d.core.progress import say
 from gen3d.core.work import FolderVerb, Inputs
-from gen3d.imaging.plan import FIELD_OF_VIEW_MM, Grid, GridPlan
+from gen3d.imaging.plan import FIELD_OF_VIEW_MM, REGISTRATION, Grid, GridPlan
 from gen3d.imports.checkpoint_file import CheckpointFile, read_checkpoint
 from gen3d.imports.options import AutoencoderOptions, DiffusionOptions
 from gen3d.maths.design import Design
@@ -135,6 +135,7 @@ class ImportWeights(FolderVerb):
             divisible_by=math.gcd(*self.shape),
             intensity=self.intensity,
             channels=self.channels,
+            registration=REGISTRATION,
         )
 
     def _read(self, plan: GridPlan) -> tuple[Any, list[str]]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import svds
+from threadpoolctl import ThreadpoolController
 
 from gen3d.core.errors import UserError
 
@@ -171,7 +174,24 @@ def fit_umap(
         random_state=seed,
         n_jobs=1,
     )
-    return np.asarray(mapper.fit_transform(np.asarray(reduced, dtype=np.float32)), dtype=np.float64)
+    with _threads_kept():
+        return np.asarray(mapper.fit_transform(np.asarray(reduced, dtype=np.float32)), dtype=np.float64)
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Set the number of OpenMP threads back afterwards.
+
+    numba's parallel loops set it to one per core in the library that torch computes with, too: trainings of the same process
+    would then wait for each other's threads, and hold a copy of a feature map for each.
+    """
+    controller = ThreadpoolController()
+    before = [library.num_threads for library in controller.lib_controllers]
+    try:
+        yield
+    finally:
+        for library, number in zip(controller.lib_controllers, before, strict=True):
+            library.set_num_threads(number)
 
 
 def _checked(latents: NDArray[np.floating]) -> NDArray[np.float64]:

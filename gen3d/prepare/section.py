@@ -21,7 +21,7 @@ MAX_PICTURES = 8
 PICTURE_WIDTH = 640
 
 
-@page_section("Cohort", "`gen3d prepare` or `gen3d simulate`", place=10)
+@page_section("Cohort", "`gen3d prepare`, `gen3d prepare-slices` or `gen3d simulate`", place=10)
 def section(context: Context) -> Section | None:
     """Tables by role, diagnosis and site, ages, and the flow of exclusions with their pictures."""
     if context.prepared is None:

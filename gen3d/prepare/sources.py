@@ -140,7 +140,7 @@ def _read_folder(folder: Path, columns: Columns) -> ScanSource:
     frame, named = people.frame, {scan.subject: scan.named for scan in scans}
     original = frame["subject"].map(named)
     frame["source_subject"] = frame["source_subject"].fillna(original) if "source_subject" in frame else original
-    return ScanSource(_complete(frame), [*unmatched, *people.unmatched], people.notes)
+    return ScanSource(completed(frame), [*unmatched, *people.unmatched], people.notes)
 
 
 # ------------------------------------------------------------------------------------------------------- tables
@@ -162,13 +162,13 @@ def _read_scan_table(path: Path, columns: Columns) -> ScanSource:
     if frame.empty:
         raise UserError(f"{path}: no row names a scan file.")
     frame["source"] = [str(path.parent / name) for name in frame["source"]]
-    return ScanSource(_complete(frame), unmatched, notes)
+    return ScanSource(completed(frame), unmatched, notes)
 
 
 # ------------------------------------------------------------------------------------------------------ joining
 
 
-def _complete(frame: pd.DataFrame) -> pd.DataFrame:
+def completed(frame: pd.DataFrame) -> pd.DataFrame:
     """Add the columns of the cohort table that a source does not have."""
     frame = frame.reset_index(drop=True)
     for column in ("subject", "session", "site", "sex", "diagnosis", "source"):

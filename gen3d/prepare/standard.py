@@ -17,6 +17,8 @@ from gen3d.prepare.columns import ALIASES, CELL_READERS, MISSING, Columns
 from gen3d.prepare.sidecar import Sidecar
 
 BIDS_NAMES = {"subject": "participant_id", "session": "session_id"}
+SOCIOECONOMIC = "SES"
+"""A column of the OASIS tables that is no session, though a column `ses` is one."""
 SAVED_AS_NUMBER = re.compile(r"[0-9]+[.,]0+|[0-9]+(\.[0-9]+)?[eE]\+[0-9]+")
 
 
@@ -90,6 +92,7 @@ def known_columns(table: pd.DataFrame, columns: Columns, path: Path, lenient: bo
             )
         if requested is None:
             free = [in_table[alias] for alias in aliases if alias in in_table and in_table[alias] not in names]
+            free = [column for column in free if column != SOCIOECONOMIC]
             column = _the_one(free, field_name, table, path)
         if column is not None and column not in names:
             names[column] = "source" if field_name == "path" else field_name

@@ -53,8 +53,12 @@ def design(
     frame["session"] = "1"
     followed = frame.sample(n=round(longitudinal * num_subjects), random_state=int(rng.integers(2**31))).sort_index()
     interval = rng.uniform(*INTERVAL_YEARS, size=len(followed)).round(2)
-    progression = followed["condition"].map(
-        lambda name: PROGRESSION_PER_YEAR.get(conditions[name].kind, 0.0) if name != NONE else 0.0
+    progression = np.array(  # not by `map`: nobody followed up would make a column of text
+        [
+            PROGRESSION_PER_YEAR.get(conditions[name].kind, 0.0) if name != NONE else 0.0
+            for name in followed["condition"]
+        ],
+        dtype=float,
     )
     second = followed.assign(
         session="2", age_years=followed["age_years"] + interval, severity=followed["severity"] + progression * interval

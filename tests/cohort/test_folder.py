@@ -11,7 +11,9 @@ import pytest
 
 from gen3d.anomaly.anomaly import Anomaly
 from gen3d.cohort.folder import open_prepared
+from gen3d.core.artefact import digest
 from gen3d.core.errors import UserError
+from gen3d.imaging.plan import read_plan
 from tests.cohorts import write_cohort
 from tests.runs import fit
 
@@ -56,6 +58,19 @@ def test_plans_that_differ_are_refused(two_sites: tuple[Path, Path], tmp_path: P
     plan = json.loads((other / "plan.json").read_text())
     (other / "plan.json").write_text(json.dumps({**plan, "degrees_of_freedom": 6}))
     with pytest.raises(UserError, match="degrees_of_freedom 12 against 6"):
+        open_prepared([two_sites[0], other])
+
+
+def test_scans_aligned_by_different_versions_are_not_mixed(two_sites: tuple[Path, Path], tmp_path: Path) -> None:
+    """A plan without the field is of the first registration, whose keys stay those that its folders were made under."""
+    other = write_cohort(tmp_path / "other", num_controls=4, num_patients=0, prefix="o", seed=1)
+    old = json.loads((other / "plan.json").read_text())
+    del old["registration"]
+    (other / "plan.json").write_text(json.dumps(old))
+    first = read_plan(other / "plan.json")
+    assert first.registration == 1
+    assert first.key == digest(old)
+    with pytest.raises(UserError, match=r"registration 2 against 1; they were prepared by different versions of gen3d"):
         open_prepared([two_sites[0], other])
 
 

@@ -113,7 +113,7 @@ DAMAGED: dict[str, tuple[list[str], Damage, str]] = {
     "a run instead of a cohort": (
         ["train", "configs.yaml", "prepared=run", "out=new"],
         lambda c, r: None,
-        "`gen3d prepare` or `gen3d simulate` or `gen3d sample` is needed",
+        "`gen3d prepare` or `gen3d prepare-slices` or `gen3d simulate` or `gen3d sample` is needed",
     ),
     "report of a folder of something else": (
         ["report", "inputs=[elsewhere]", "out=report"],

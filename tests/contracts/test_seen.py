@@ -42,6 +42,7 @@ PASSES_ON = ("train", "encode", "reconstruct", "harmonise", "norm")
 
 JUDGES_NOBODY = {
     "prepare": "nothing is learned before it",
+    "prepare-slices": "nothing is learned before it",
     "simulate": "its people are made",
     "import-weights": "who was learned from is not known, which the report says",
     "stratify": "describes its people, and tests nobody; whether they were seen is a column that clusters are compared with",

@@ -5,14 +5,17 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from monai.networks.nets import AutoencoderKL
+from PIL import Image
 
 from tests.phantoms import matrix, scan_of, write
 
 DEBUG = Path(__file__).parents[2] / "configs" / "debug"
 ORDER = (
     "prepare",
+    "prepare-slices",
     "simulate",
     "simulate_more",
     "simulate_twins",
@@ -54,7 +57,8 @@ def command(name: str) -> list[str]:
 
 
 def lay_out(folder: Path) -> None:
-    """Copy the configs below `folder`, with two phantom scans for `prepare` and random weights for `import-weights`."""
+    """Copy the configs below `folder`, with two phantom scans for `prepare`, slice images for `prepare-slices` and random weights
+    for `import-weights`."""
     shutil.copytree(DEBUG, folder / "configs" / "debug")
     (folder / "debug").mkdir()
     torch.manual_seed(0)
@@ -63,5 +67,11 @@ def lay_out(folder: Path) -> None:
         moved = matrix((8.0 * number, -4.0, 5.0))
         name = f"sub-{number:02d}"
         write(folder / "debug" / "bids" / name / "anat" / f"{name}_T1w.nii.gz", scan_of(moved, spacing_mm=4.0))
+    for number, name in enumerate(("CN/a", "CN/b", "AD/c", "AD/d")):
+        for place in range(3):
+            image = folder / "debug" / "slices" / f"{name}_{place}.png"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            values = np.random.default_rng([number, place]).integers(30, 220, (12, 16), dtype=np.uint8)
+            Image.fromarray(values).save(image)
     rows = ["participant_id\tage\tsex\tgroup", "sub-01\t30\tF\tcontrol", "sub-02\t40\tM\tcontrol"]
     (folder / "debug" / "bids" / "participants.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")

@@ -36,6 +36,7 @@ def _bids(folder: Path) -> list[Any]:
 
 READERS: dict[str, Callable[[Path], list[Any]]] = {
     "prepare": lambda folder: everything(open_prepared(folder)),
+    "prepare-slices": lambda folder: everything(open_prepared(folder)),
     "simulate": lambda folder: [*everything(open_prepared(folder)), *everything(open_truth(folder))],
     "train": lambda folder: [*load_run(folder).members, *_by_the_report(folder)],
     "import-weights": lambda folder: load_run(folder).members,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gen3d.imaging.affine import BRAIN_CENTRE_MM, Climber, coarse_copy
+from gen3d.imaging.affine import BRAIN_CENTRE_MM, Climber, align, coarse_copy
 from gen3d.imaging.ascent import AllLinear, Turns, climb
 from tests.phantoms import distance_mm, matrix, scan_of
 
@@ -59,10 +59,17 @@ def test_a_scan_out_of_sight_has_no_information(climber: Climber) -> None:
 
 def test_the_ascent_ends_at_the_truth(climber: Climber) -> None:
     start = moved(0.05 * np.eye(3), np.array([6.0, -5.0, 4.0]))
-    found = climb(
-        climber._fine, climb(climber._middle, start, AllLinear(), 4.0, 0.05, 100), AllLinear(), 1.0, 0.01, 100
-    )
-    assert distance_mm(found, TRUE) < 0.5 < distance_mm(start, TRUE)
+    near = climb(climber._middle, start, AllLinear(), 4.0, 0.05, 100)
+    found = climb(climber._fine(scale=0.92), near, AllLinear(), 1.0, 0.01, 100)
+    assert distance_mm(found, TRUE) < 0.05 < distance_mm(near, TRUE) < 0.5 < distance_mm(start, TRUE)
+
+
+@pytest.mark.parametrize("spacing_mm", [1.5, 2.0, 3.0])
+def test_no_brain_looks_larger_because_its_voxels_are_large(spacing_mm: float) -> None:
+    """Compared at different blurs, the volume was 0.7 % off at 2 mm and 1.3 % at 3 mm."""
+    found = align(scan_of(TRUE, spacing_mm), whole_head=False).template_to_scan
+    assert distance_mm(found, TRUE) < 0.06
+    assert np.linalg.det(found[:3, :3]) == pytest.approx(np.linalg.det(TRUE[:3, :3]), rel=0.003)
 
 
 @pytest.mark.parametrize("scaled", [True, False])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from gen3d.core.errors import UserError
 from gen3d.latents import embedding
-from gen3d.latents.embedding import principal_components, umap_coordinates
+from gen3d.latents.embedding import fit_umap, principal_components, umap_coordinates
 
 
 def _two_clusters(num: int = 30, dimensions: int = 16) -> NDArray[np.float64]:
@@ -70,3 +71,13 @@ def test_leading_components_of_many_are_those_of_the_whole_decomposition(monkeyp
     leading = embedding.fit_components(values, 4)
     for name in ("mean", "loadings", "coordinates", "share_of_variance"):
         np.testing.assert_allclose(getattr(leading, name), getattr(whole, name), rtol=1e-7, atol=1e-9)
+
+
+def test_umap_leaves_the_number_of_threads_of_a_training_as_it_was() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        fit_umap(np.random.default_rng(0).standard_normal((30, 4)), seed=0)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

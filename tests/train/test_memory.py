@@ -5,60 +5,37 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as functional
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
-from gen3d.models.base import BaseModelConfig
-from gen3d.models.diffusion.latent_diffusion import LatentDiffusionConfig
 from gen3d.models.normative.vae import VAEConfig
-from gen3d.models.task import Batch
 from gen3d.train.engine.config import EngineConfig
-from gen3d.train.engine.start import start_engine
 from gen3d.train.optim import OptimConfig
 from gen3d.train.plan.memory import LiveBytes, MemoryEstimator, MetaAutocast, StepSettings, run_on_meta
-from tests.train.plans import MODELS, NUM_STEPS, allocated_peak, task_of
+from tests.train.measured_peaks import CASES, SHAPE, Case, measured_elsewhere
+from tests.train.plans import NUM_STEPS, task_of
 
-SHAPE = (32, 48, 32)
 LOW, HIGH = 0.9, 1.15
 """Bounds of estimate / measurement."""
 
 
-def offers(model: BaseModelConfig) -> tuple[bool, ...]:
-    """Whether gradient checkpointing can be off, and on."""
-    return (False,) if isinstance(model, LatentDiffusionConfig) else (False, True)
+@pytest.fixture(scope="module")
+def peaks() -> dict[str, int]:
+    """Bytes by the name of a case."""
+    return measured_elsewhere()
 
 
-def measured_peak(config: BaseModelConfig, precision: str) -> int:
-    """Most bytes that torch's CPU allocator had given out at once during two steps, from the first weight on."""
-    optim = OptimConfig(batch_size=1, steps=NUM_STEPS)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        engine = start_engine(EngineConfig(device="cpu", precision=precision), task_of(config, SHAPE), optim)
-        for step in (NUM_STEPS - 2, NUM_STEPS - 1):
-            batch = Batch(torch.randn(1, *engine.task.input_shape), ("p",), step, (step,))
-            for player in engine.task.playing(step):
-                losses = engine.forward(batch, player)
-                engine.backward(losses, player, 0, 1)
-            for player in engine.task.playing(step):
-                assert engine.update(player, step)
-    return allocated_peak(profiler)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(
-    ("name", "checkpointing"), [(name, on) for name, model in MODELS.items() for on in offers(model)]
-)
-def test_estimate_agrees_with_the_measured_peak(name: str, checkpointing: bool, precision: str) -> None:
-    config = MODELS[name].model_copy(update={"gradient_checkpointing": checkpointing})
-    engine = EngineConfig(device="cpu", precision=precision)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_estimate_agrees_with_the_measured_peak(case: Case, peaks: dict[str, int]) -> None:
+    engine = EngineConfig(device="cpu", precision=case.precision)
     layout = engine.layout(torch.device("cpu"))
     step = StepSettings(
-        config,
+        case.config,
         OptimConfig(batch_size=1, steps=NUM_STEPS),
         precision=engine.chosen_precision(torch.device("cpu")),
         channels_last=layout is torch.channels_last_3d,
     )
     memory = MemoryEstimator(lambda model: task_of(model, SHAPE)).memory(step)
-    ratio = (memory.total - memory.allowance) / measured_peak(config, precision)
+    ratio = (memory.total - memory.allowance) / peaks[str(case)]
     assert LOW < ratio < HIGH, f"estimate / measured = {ratio:.3f}"
 
 

@@ -65,6 +65,7 @@ def open_by_norm(folder: Path, prepared: Iterable[Path] | None, scan: RawScan | 
     if scan is not None:
         if not scan.path.is_file():
             raise UserError(f"{scan.path}: no such file; scan= is one T1w image (.nii or .nii.gz).")
+        norm.plan.require_registration(str(norm.folder))
         require_site(norm, scan.site)
     if opened.prepared is not None:
         require_fit(norm, run, opened.prepared)

@@ -107,6 +107,14 @@ def test_scans_on_another_grid(norm: Path, tmp_path: Path, capsys: pytest.Captur
     assert "prepare the scans with the norm's settings" in said
 
 
+def test_no_raw_scan_is_aligned_otherwise_than_the_controls(
+    norm: Path, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gen3d.imaging.plan.REGISTRATION", 3)
+    said = refused(capsys, f"norm={norm}", f"scan={scan}", "age_years=60", "sex=F", "site=a", f"out={tmp_path / 'm'}")
+    assert "aligned by registration 2, this version of gen3d has registration 3" in said
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
