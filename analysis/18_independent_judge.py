@@ -42,7 +42,7 @@ from scipy import ndimage
 
 from gen3d.anomaly.anomaly import Anomaly
 from gen3d.anomaly.folder import SIGNIFICANT, map_path
-from gen3d.anomaly.native import read_native_space
+from gen3d.imaging.native import read_native_space
 from gen3d.anomaly.norm.norm import Norm
 from gen3d.cli import run_script
 from gen3d.cohort.channels import LOG_JACOBIAN

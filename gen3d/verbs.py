@@ -102,6 +102,11 @@ VERBS: dict[str, Entry] = {
         ("gen3d.classify.sections.heads:section",),
         "train classifiers of diagnosis, stage or age on latents, cross-validated with baselines",
     ),
+    "explain": Entry(
+        "gen3d.explain.explain:Explain",
+        ("gen3d.explain.section:section",),
+        "show where a classifier looks, and judge whether its maps may be believed",
+    ),
     "stratify": Entry(
         "gen3d.stratify.stratify:Stratify",
         ("gen3d.stratify.section:section",),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3d.anomaly.folder import map_path, write_map
-from gen3d.anomaly.native import read_native_space, write_native
+from gen3d.imaging.native import read_native_space, write_native
 from gen3d.anomaly.tables import cluster_rows
 from gen3d.anomaly.volumes import unmask
 from gen3d.cohort.channels import ON_TEMPLATE

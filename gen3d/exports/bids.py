@@ -25,7 +25,7 @@ from gen3d.anomaly.folder import (
     map_path,
     map_paths,
 )
-from gen3d.anomaly.native import inverse_of, read_native_space, undeformed, write_native
+from gen3d.imaging.native import inverse_of, read_native_space, undeformed, write_native
 from gen3d.cohort import bids_names as bids
 from gen3d.cohort.channels import ON_TEMPLATE
 from gen3d.cohort.folder import PLAN, Prepared, open_prepared

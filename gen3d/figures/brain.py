@@ -63,15 +63,17 @@ class DisplaySpace:
 
 @dataclass(frozen=True)
 class Overlay:
-    """A signed map over the anatomy, symmetric around zero.
+    """A signed map over the anatomy, symmetric around zero; with a `colour`, a strength from zero up in that colour.
 
-    Below `threshold` it fades out and is gone at half of it; where `outlined` is true a dark line runs around.
+    Below `threshold` it fades out and is gone at half of it (a strength is gone at once); where `outlined` is true a dark line
+    runs around.
     """
 
     values: NDArray[np.floating]
     limit: float
     threshold: float
     outlined: NDArray[np.bool_] | None = None
+    colour: str = ""
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,9 @@ def _over_tissue(values: NDArray[np.float64], overlay: Overlay) -> NDArray[np.fl
 
 def _colours(values: NDArray[np.float64], overlay: Overlay) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Colours [..., 3] and opacity [...] of map values: opaque from the threshold on, gone at half of it."""
+    if overlay.colour:
+        alpha = style.opacity(values, overlay.threshold, overlay.limit)
+        return np.broadcast_to(np.asarray(style.rgb(overlay.colour)), (*values.shape, 3)), alpha
     colours = matplotlib.colormaps[style.DIVERGING]((values / overlay.limit + 1) / 2)[..., :3]
     half = max(overlay.threshold / 2, 1e-6)
     return colours, 0.92 * np.clip((np.abs(values) - half) / half, 0, 1) ** 1.5

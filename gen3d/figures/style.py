@@ -38,6 +38,10 @@ GROUP_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a6487f", "#b58900", "#3d9bd1
 LESS, MORE = GROUP_COLOURS[:2]
 """Below and above the reference."""
 
+STAGES = ("#1f9e4b", "#e3b505", "#c8202f")
+"""The first, a middle and the last class of a classifier (CN green, MCI yellow, AD red); only in maps of one class, whose name
+stands beside the picture, because not everybody can tell green from red."""
+
 SEQUENTIAL = "cividis"
 DIVERGING = "managua_r"
 WIDTH_INCHES = 9.0
@@ -128,6 +132,24 @@ def group_colours(groups: Sequence[str], controls: Sequence[str]) -> dict[str, s
 def category_colours(categories: Sequence[str]) -> dict[str, str]:
     """A colour per category (sites), in order."""
     return {category: GROUP_COLOURS[index % len(GROUP_COLOURS)] for index, category in enumerate(categories)}
+
+
+def stage_colours(classes: Sequence[str]) -> dict[str, str]:
+    """A colour per class in order: green for the first, red for the last, yellow for those between."""
+    first, middle, last = STAGES
+    ends = {classes[0]: first, classes[-1]: last} if len(classes) > 1 else dict.fromkeys(classes, last)
+    return {name: ends.get(name, middle) for name in classes}
+
+
+def rgb(colour: str) -> tuple[float, float, float]:
+    """A colour #rrggbb as red, green and blue from 0 to 1."""
+    return matplotlib.colors.to_rgb(colour)
+
+
+def opacity(strength: Any, threshold: float, limit: float) -> Any:
+    """How much of a map's colour covers the anatomy [...]: nothing below the threshold, 0.4 there, 0.92 from `limit` on."""
+    share = np.clip((np.asarray(strength) - threshold) / max(limit - threshold, 1e-9), 0, 1)
+    return np.where(np.asarray(strength) >= threshold, 0.4 + 0.52 * share, 0.0)
 
 
 def hex_colour(fraction: float, name: str = SEQUENTIAL) -> str:

@@ -18,8 +18,12 @@ from gen3d.classify.predict import Predict
 from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.latents_folder import open_latents_folder
 from gen3d.cohort.manifest import is_control, subject_hash
+from gen3d.cohort.scores_folder import RunScores, ScoredMember
 from gen3d.cohort.seen import SeenBy, SeenPolicy, identities
+from gen3d.cohort.target import Target
+from gen3d.core.artefact import Artefact
 from gen3d.core.errors import UserError
+from gen3d.explain.people import to_explain
 from gen3d.harmonise.harmonise import Harmonise
 from gen3d.latents.encode import Encode
 from gen3d.models.run import load_run
@@ -30,7 +34,7 @@ from tests.latents_folder import cohort_table, write_latents
 from tests.sealing import reseal
 from tests.synthetic_folder import people_of, write_synthetic
 
-JUDGES = ("anomaly", "classify", "predict", "quality", "sample")
+JUDGES = ("anomaly", "classify", "explain", "predict", "quality", "sample")
 """Verbs that test or judge people; each has a test below that names it."""
 
 PASSES_ON = ("train", "encode", "reconstruct", "harmonise", "norm")
@@ -93,6 +97,22 @@ def test_anomaly_judges_nobody_whom_its_model_saw(cohort: Path, run: Path, tmp_p
     assert 0 < num < len(table)
     plan = verb_class("anomaly").model_validate({"prepared": cohort, "run": run, "out": tmp_path / "maps"}).plan()
     assert plan[0].startswith(f"compares {num} scans")
+
+
+def test_explain_explains_nobody_whom_its_member_saw(tmp_path: Path) -> None:
+    table = people()[1].assign(label=lambda frame: frame["diagnosis"], group=lambda frame: frame["diagnosis"])
+    members = (ScoredMember(0, "main", 0), ScoredMember(1, "main", 1))
+    seen = SeenBy((SeenBy.rows(table.iloc[:30], "train").members[0], SeenBy.rows(table.iloc[10:], "train").members[0]))
+    artefact = Artefact(tmp_path / "run", "train", "key", {}, {}, {}, "0.1.0", "")
+    target = Target("diagnosis", "categories", ("CN", "AD"))
+    scores = RunScores(artefact, target, "liu", "", ("t1w",), 0.1, 2, members, pd.DataFrame(), seen)
+    tasks = to_explain(table, scores, (), 0, 1, 0)
+    place = {str(name): number for number, name in enumerate(table["subject"])}
+    assert {task.members for task in tasks if place[task.subject] < 10} == {(1,)}
+    assert {task.members for task in tasks if place[task.subject] >= 30} == {(0,)}
+    assert len(tasks) == 20
+    with pytest.raises(UserError, match=f"every member of .*run saw {table['subject'].iloc[15]}"):
+        to_explain(table, scores, (table["subject"].iloc[15],), 0, 1, 0)
 
 
 def renamed(cohort: Path, folder: Path) -> Path:

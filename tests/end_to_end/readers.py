@@ -57,6 +57,7 @@ READERS: dict[str, Callable[[Path], list[Any]]] = {
     "sample": lambda folder: [*everything(open_prepared(folder)), *_by_the_report(folder)],
     "quality": _by_the_report,
     "classify": lambda folder: [*everything(open_head(folder / "head")), *_by_the_report(folder)],
+    "explain": _by_the_report,
     "stratify": lambda folder: [*everything(open_map(folder)), *_by_the_report(folder)],
     "predict": _by_the_report,
     "evaluate": _by_the_report,
