@@ -21,6 +21,7 @@ ORDER = (
     "train_vae",
     "train_pca",
     "train_voxelwise",
+    "train_classifier",
     "train_vae_spatial",
     "train_ldm",
     "sample",
