@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3d.anomaly.folder import map_path, write_map
-from gen3d.imaging.native import read_native_space, write_native
 from gen3d.anomaly.tables import cluster_rows
 from gen3d.anomaly.volumes import unmask
 from gen3d.cohort.channels import ON_TEMPLATE
 from gen3d.cohort.folder import Prepared
 from gen3d.core.pool import num_workers
+from gen3d.imaging.native import read_native_space, write_native
 from gen3d.maths.reference import Reference
 from gen3d.maths.significance import burden, fdr, p_values
 

@@ -25,7 +25,6 @@ from gen3d.anomaly.folder import (
     map_path,
     map_paths,
 )
-from gen3d.imaging.native import inverse_of, read_native_space, undeformed, write_native
 from gen3d.cohort import bids_names as bids
 from gen3d.cohort.channels import ON_TEMPLATE
 from gen3d.cohort.folder import PLAN, Prepared, open_prepared
@@ -39,6 +38,7 @@ from gen3d.core.progress import say, track
 from gen3d.core.tables import read_cells, write_table
 from gen3d.core.work import FolderVerb, Identity
 from gen3d.exports import sidecars
+from gen3d.imaging.native import inverse_of, read_native_space, undeformed, write_native
 from gen3d.imaging.plan import GridPlan, read_plan
 from gen3d.imaging.registration import deform
 from gen3d.imaging.volume import read_map, read_map_and_affine, read_stored

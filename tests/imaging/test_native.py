@@ -7,9 +7,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from gen3d.imaging.native import inverse_of, read_native_space, undeformed, write_native
 from gen3d.core.errors import UserError
 from gen3d.imaging.deformation import exponential, identity_grid, random_velocity
+from gen3d.imaging.native import inverse_of, read_native_space, undeformed, write_native
 from gen3d.imaging.plan import plan_grid
 
 

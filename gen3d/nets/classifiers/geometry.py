@@ -67,7 +67,7 @@ class MapGeometry:
 
     def centres(self, axis: int) -> NDArray[np.float64]:
         """Centres of the cells along one axis of the volume, voxels."""
-        return self.first[axis] + self.jump[axis] * np.arange(self.cells[axis])
+        return np.asarray(self.first[axis] + self.jump[axis] * np.arange(self.cells[axis]), dtype=np.float64)
 
     def turned(self, cells: NDArray[np.float64]) -> NDArray[np.float64]:
         """A map in the network's order of dimensions as [x, y, z] of the volume."""
