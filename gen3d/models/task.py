@@ -52,6 +52,9 @@ class Task(nn.Module, ABC):
     decays_vectors = False
     """Whether weight decay also pulls vectors and scalars (biases, scales of normalisations) towards zero."""
 
+    exact_on_cpu = False
+    """Whether float32 is the precision of choice on CPUs."""
+
     def playing(self, step: int) -> tuple[str, ...]:
         """The players that move at this step, in order."""
         return self.players

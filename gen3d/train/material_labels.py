@@ -35,7 +35,7 @@ from gen3d.core.work import Inputs
 from gen3d.core.work_arrays import save_array
 from gen3d.models.base import BaseModelConfig, Model, Statistics
 from gen3d.models.run_folder import weights_path
-from gen3d.models.supervised.classifier import Classifier, ClassifierConfig
+from gen3d.models.supervised.classifier import EXACT_ON_CPU, Classifier, ClassifierConfig
 from gen3d.models.weights import fill, read_weights, statistics_in
 from gen3d.nets.classifiers.base import StagedNetwork
 from gen3d.train.augment import AugmentConfig
@@ -203,7 +203,7 @@ class LabelledMaterial(TrainingMaterial):
             self._plain_scorer(member).settle_trunk(model, config.frozen, share.training)
         if self.caches_trunk:
             folder, engine = self._trunk_folder(member), self.settings.engine
-            precision = engine.chosen_precision(model.brain_mask.device)
+            precision = engine.chosen_precision(model.brain_mask.device, EXACT_ON_CPU)
             what = f"trunk of {config.network.kind}" + (" with random weights" if share.variant == TWIN else "")
             processes.on_first(
                 lambda: compute_features(model, config.frozen, self._volumes(share.labels), folder, precision, what)

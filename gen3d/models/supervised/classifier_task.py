@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gen3d.models.supervised.classifier import Classifier, ClassifierConfig
+from gen3d.models.supervised.classifier import EXACT_ON_CPU, Classifier, ClassifierConfig
 from gen3d.models.supervised.losses import effective_weights, label_loss, people_weights
 from gen3d.models.task import Batch, Losses, Task
 from gen3d.nets.precision import without_autocast
@@ -29,6 +29,8 @@ class ClassifierTask(Task):
     are trained too, more slowly. `batch.labels` [B] are class numbers or values; `batch.conditions` [B, 1] are ages in years
     where the network takes them. Where the model's trunk is cached, `batch.volumes` are the features of the last frozen stage.
     """
+
+    exact_on_cpu = EXACT_ON_CPU
 
     def __init__(self, model: Classifier, config: ClassifierConfig, num_steps: int) -> None:
         super().__init__()

@@ -94,8 +94,10 @@ class EngineConfig(Config):
             return "nccl" if device.type == "cuda" else "gloo"
         return self.backend
 
-    def chosen_precision(self, device: torch.device) -> torch.dtype:
-        """bfloat16 or float32."""
+    def chosen_precision(self, device: torch.device, exact_on_cpu: bool = False) -> torch.dtype:
+        """bfloat16 or float32; with `exact_on_cpu` auto is float32 on a CPU."""
+        if exact_on_cpu and self.precision == "auto" and device.type == "cpu":
+            return torch.float32
         return precision_of(self.precision, device)
 
     def layout(self, device: torch.device) -> torch.memory_format:

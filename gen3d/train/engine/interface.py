@@ -32,7 +32,7 @@ class Engine(ABC):
         """Put the task on this process's device, its kernels in the layout of the volumes."""
         self.processes, self.optim = processes, optim
         self.device = config.chosen_device(processes.local_rank)
-        self.precision = config.chosen_precision(self.device)
+        self.precision = config.chosen_precision(self.device, task.exact_on_cpu)
         self.layout = config.layout(self.device)
         self.task = task.to(self.device)
         self.rate_share = 1.0

@@ -195,7 +195,7 @@ def step_settings(model: BaseModelConfig, optim: OptimConfig, engine: EngineConf
     if device == "cuda" and not torch.cuda.is_available():
         precision = torch.float32 if engine.precision == "fp32" else torch.bfloat16
     else:
-        precision = engine.chosen_precision(torch.device(device))
+        precision = engine.chosen_precision(torch.device(device), model.material == "labels")
     return StepSettings(
         model=model,
         optim=optim,
