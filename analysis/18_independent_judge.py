@@ -42,7 +42,6 @@ from scipy import ndimage
 
 from gen3d.anomaly.anomaly import Anomaly
 from gen3d.anomaly.folder import SIGNIFICANT, map_path
-from gen3d.imaging.native import read_native_space
 from gen3d.anomaly.norm.norm import Norm
 from gen3d.cli import run_script
 from gen3d.cohort.channels import LOG_JACOBIAN
@@ -52,6 +51,7 @@ from gen3d.core.config import Verb
 from gen3d.core.errors import Unfinished
 from gen3d.core.output_folder import begin
 from gen3d.core.progress import say
+from gen3d.imaging.native import read_native_space
 from gen3d.maths.stats import Interval, bootstrap_interval, wilson_interval
 from gen3d.prepare.prepare import Prepare
 from gen3d.train.train import Train
