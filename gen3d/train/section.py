@@ -26,6 +26,7 @@ TERMS = {
     "ssim": "1 \N{MINUS SIGN} SSIM",
 }
 BUFFERS = ("channel_mean", "channel_std", "brain_mask")
+CLASSIFIER = "classifier"
 
 
 @page_section("How the models were trained", "`gen3d train`", place=20, reads=RunFolder)
@@ -43,12 +44,17 @@ def section(context: Context) -> Section | None:
 
 
 def _sentence(rows: list[dict[str, Any]]) -> str:
-    parts = []
-    for row in rows:
-        text = f"{row['model']} was trained on {spell.people(row['num_people'])}"
-        if row["age_min"] is not None:
-            text += f" aged {row['age_min']:.0f} to {row['age_max']:.0f}"
-        parts.append(text)
+    """Whom the models learned from: those of healthy people, and classifiers, which learn from everybody with a label."""
+    classifiers = [row for row in rows if row["kind"] == CLASSIFIER]
+    models = [row for row in rows if row["kind"] != CLASSIFIER]
+    text = _of_models(models) if models else ""
+    if classifiers:
+        text += f"{' ' if text else ''}Classifiers learn from people with a label, whatever it is: {_trained_on(classifiers)}."
+        text += _crossed(classifiers, "is scored only by members that neither learned from nor watched that person")
+    return text
+
+
+def _of_models(rows: list[dict[str, Any]]) -> str:
     others = [f"{row['model']} on {row['num_patients']}" for row in rows if row["num_patients"]]
     if others:
         text = (
@@ -56,14 +62,23 @@ def _sentence(rows: list[dict[str, Any]]) -> str:
         )
     else:
         text = "The models were trained on healthy controls only. "
-    text += "; ".join(parts) + "."
+    text += f"{_trained_on(rows)}."
+    return text + _crossed(rows, "has an expectation only from members that were not trained on that person")
+
+
+def _trained_on(rows: list[dict[str, Any]]) -> str:
+    parts = []
+    for row in rows:
+        text = f"{row['model']} was trained on {spell.people(row['num_people'])}"
+        if row["age_min"] is not None:
+            text += f" aged {row['age_min']:.0f} to {row['age_max']:.0f}"
+        parts.append(text)
+    return "; ".join(parts)
+
+
+def _crossed(rows: list[dict[str, Any]], consequence: str) -> str:
     crossed = [f"{row['model']} (by {row['num_members']})" for row in rows if row["num_members"] > 1]
-    if crossed:
-        text += (
-            f" Cross-fitted: {spell.listed(crossed)}. A person's expectation comes only from members that were not "
-            "trained on that person."
-        )
-    return text
+    return f" Cross-fitted: {spell.listed(crossed)}. A person {consequence}." if crossed else ""
 
 
 def _describe(context: Context, run: RunFolder) -> dict[str, Any]:
