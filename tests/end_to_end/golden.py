@@ -100,11 +100,18 @@ def _numbers(tree: Any, where: str = "") -> Iterator[tuple[str, float]]:
         yield where, float(tree)
 
 
+OF_ONE_PROCESSOR = {("debug", name) for name in ("classifier", "explained", "exported")}
+"""Folders of the debug classifier: batches of four volumes are normalised in it, which makes 5 to 15 % of the rounding of
+another processor within its eight steps. Whole figures, `compare`, are kept of them too."""
+
+
 def summary(found: Figures) -> Figures:
     """A few figures per folder and kind of file, small enough to keep: how many figures, and the mean of their sizes."""
     groups: dict[str, dict[str, list[float]]] = {}
     for name, values in found.items():
         path = Path(name)
+        if path.parts[:2] in OF_ONE_PROCESSOR:
+            continue
         kind = path.name if path.suffix in (".tsv", ".json") else f"*{''.join(path.suffixes[-2:])}"
         for key, value in values.items():
             if isinstance(value, (int, float)) and math.isfinite(value):
