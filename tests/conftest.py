@@ -18,6 +18,7 @@ import pytest
 
 from gen3d.report.report import Report
 from tests.cohorts import write_cohort
+from tests.explain.world import write_explained
 from tests.runs import fit
 from tests.schedule import Schedule, seconds
 from tests.world import World, build
@@ -125,4 +126,6 @@ def report(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "predictions",
         "norm",
     )
-    return Report(inputs=tuple(world[name] for name in names), out=tmp_path_factory.mktemp("out") / "report").run()
+    explained = write_explained(tmp_path_factory.mktemp("explained"))
+    inputs = (*(world[name] for name in names), explained)
+    return Report(inputs=inputs, out=tmp_path_factory.mktemp("out") / "report").run()

@@ -18,7 +18,7 @@ from tests.world import write_record
 TITLES = (
     "Summary", "Cohort", "How the models were trained", "Reconstructions", "Group maps",
     "Scores by group", "Individual people", "Change between sessions", "Latent space", "Harmonisation",
-    "Classification from latents", "Where the classifier looks", "Strata", "Where people stand", "Synthetic scans",
+    "Classification", "Where the classifier looks", "Strata", "Where people stand", "Synthetic scans",
     "Synthetic against real scans", "Norms", "Calibration", "Against planted truth",
 )  # fmt: skip
 

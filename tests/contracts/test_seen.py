@@ -49,6 +49,7 @@ JUDGES_NOBODY = {
     "change": "compares scans in maps of anomaly, which judges nobody who was seen",
     "evaluate": "measures maps of anomaly",
     "export": "copies maps of anomaly",
+    "export-model": "writes networks with who they saw, and scores only scans that a network never saw",
     "report": "shows what other verbs wrote",
     "sweep": "runs other verbs",
     "demo": "runs other verbs",

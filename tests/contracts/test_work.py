@@ -28,6 +28,7 @@ SAFEGUARDS = {
     ("sample", "waiver"): None,
     ("classify", "seen"): ["waive"],
     ("classify", "duplicates"): ["waive"],
+    ("train", "model.twin"): [False],
     ("prepare", "orientation.assume"): None,
     ("prepare", "orientation.prefer"): ["sform", "qform"],
 }

@@ -20,21 +20,10 @@ from gen3d.explain.folder import ExplainedFolder, map_path, native_path
 from gen3d.explain.one_scan import ROWS, opened
 from gen3d.report.open import open_context
 from gen3d.report.report import Report
-from tests.explain.world import CLASSES, PER_CLASS, known_networks, named, write_classifier, write_people
+from tests.explain.world import CLASSES, PER_CLASS, QUICK, known_networks, named, write_classifier, write_people
 from tests.sealing import reseal
 
 METHODS = ("smoothgrad", "grad_cam", "integrated_gradients", "occlusion")
-QUICK: dict[str, Any] = {
-    "draws": 2,
-    "noise": 0.05,
-    "steps": 3,
-    "orders": 2,
-    "rotations": 99,
-    "judged": 3,
-    "people": 3,
-    "batch": 3,
-}
-QUICK["regions"] = ["hippocampus", "pericalcarine"]
 
 
 def verb(world: Path, out: Path, **settings: Any) -> Explain:

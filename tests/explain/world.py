@@ -6,6 +6,7 @@ The network is not one that settings can name; `known_networks` puts it in the p
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,8 @@ from gen3d.cohort.scores_folder import MAIN, PERMUTED, TEST, ScoredMember, write
 from gen3d.cohort.seen import SeenBy
 from gen3d.cohort.target import Target
 from gen3d.core.artefact import write_json
+from gen3d.explain.explain import Explain
+from gen3d.explain.one_scan import opened
 from gen3d.imaging.plan import plan_grid
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import store
@@ -32,6 +35,7 @@ from gen3d.models.supervised.classifier import ClassifierConfig
 from gen3d.models.weights import save_weights
 from gen3d.nets.classifiers.base import StagedNetwork
 from gen3d.simulate.folder import write_truth, write_truth_volumes
+from tests.sealing import reseal
 from tests.world import write_record
 
 PLAN = plan_grid(4.0)
@@ -169,6 +173,32 @@ def write_classifier(folder: Path, cohort: Path, cross_fit: bool = True) -> Path
     write_scores(folder, scored.assign(score_0=0.0, score_1=0.5))
     write_record(folder, "train", {"prepared": [cohort]})
     return folder
+
+
+QUICK: dict[str, Any] = {
+    "draws": 2,
+    "noise": 0.05,
+    "steps": 3,
+    "orders": 2,
+    "rotations": 99,
+    "judged": 3,
+    "people": 3,
+    "batch": 3,
+    "regions": ["hippocampus", "pericalcarine"],
+}
+"""Settings of `gen3d explain` for seconds."""
+
+
+def write_explained(root: Path) -> Path:
+    """A finished folder of `gen3d explain` below `root`, of the known network and its people."""
+    reseal(write_people(root / "cohort"))
+    reseal(write_classifier(root / "run", root / "cohort"))
+    with pytest.MonkeyPatch.context() as patch:
+        known_networks(patch)
+        opened.cache_clear()
+        keys = {"run": root / "run", "prepared": root / "cohort", "out": root / "explained", "workers": 1, **QUICK}
+        Explain.model_validate(keys).run()
+    return root / "explained"
 
 
 def _statistics() -> Statistics:

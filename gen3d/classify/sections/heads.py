@@ -37,7 +37,7 @@ LIMIT_OF_HEADS = (
 """For the last section of the page."""
 
 
-@page_section("Classification from latents", "`gen3d classify`", place=100, reads=HeadFolder)
+@page_section("Classification", "`gen3d classify`", place=100, reads=HeadFolder)
 def section(context: Context) -> Section | None:
     """Per folder: the verdict, who was tested and what guarded against leaks, performance, and everything behind it."""
     folders = context.all(HeadFolder)
@@ -57,7 +57,7 @@ def section(context: Context) -> Section | None:
         inside, head_numbers = _of_folder(head)
         blocks += inside
         numbers[head.name] = {**head.metrics, **head_numbers}
-    return Section("heads", "Classification from latents", blocks, numbers)
+    return Section("heads", "Classification", blocks, numbers)
 
 
 def target_title(head: HeadFolder) -> str:
