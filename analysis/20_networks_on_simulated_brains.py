@@ -9,6 +9,7 @@ liu_both     the same of T1w and log-Jacobian
 slices       EfficientNet-Lite0 with ImageNet weights, frozen, and its random twin: 16 coronal slices, attention
 inflated     the same kernels inflated to 3D, frozen, and its random twin
 video        r3d_18 from random weights on a crop around the hippocampi
+jacobian     a small residual network of the log-Jacobian around the hippocampi
 linear       logistic regression on the components
              and the baselines of classify: covariates, site, hippocampus, ventricles, voxels
 
@@ -77,7 +78,7 @@ def liu(**further: Any) -> Keys:
     return {"model": {"network": network, "grid": [88, 96, 88], "shift": 2}, "optim": rate(1e-3, 15), **further}
 
 
-def rate(learning_rate: float, epochs: int, batch_size: int = 6) -> Keys:
+def rate(learning_rate: float, epochs: float, batch_size: int = 6) -> Keys:
     """An optimiser for so many rounds through the training people; `rounds` becomes steps when their number is known."""
     return {"learning_rate": learning_rate, "batch_size": batch_size, "rounds": epochs, "ema_decay": 0.95}
 
@@ -110,6 +111,16 @@ NETWORKS: dict[str, Keys] = {
         "optim": rate(5e-4, 12),
     },
     "liu_both": liu(channels=["t1w", "log_jacobian"]),
+    "jacobian": {
+        "channels": ["log_jacobian"],
+        "model": {
+            "network": {"kind": "resnet3d", "layers": 10},
+            "intensity": "stored",
+            "permuted": 1,
+            **HIPPOCAMPI,
+        },
+        "optim": rate(1e-3, 17.6),
+    },
 }
 ONLY_AT: dict[str, tuple[str, ...]] = {
     "video": ("n90",),
