@@ -258,7 +258,9 @@ def _dotted(location: list[str]) -> str:
 
 
 def _owner(model: type[BaseModel], location: list[str]) -> str:
-    return f"`{_dotted(location[:-1])}`" if len(location) > 1 else f"`{model.__name__.lower()}`"
+    if len(location) > 1:
+        return f"`{_dotted(location[:-1])}`"
+    return f"`{model.verb_name() if issubclass(model, Verb) else model.__name__.lower()}`"
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -181,12 +181,14 @@ def pixels(path: Path, content: bytes | None = None) -> Grey:
     try:
         if content is None:
             require_regular(path)
+        with Image.open(io.BytesIO(content) if content is not None else path) as whole:
+            whole.verify()  # checksums, which decoding alone does not look at where the end is missing
         with Image.open(io.BytesIO(content) if content is not None else path) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise UserError(f"{path}: {image.width} x {image.height} pixels are no slice of a brain.")
             grey = image if image.mode in ("L", "I", "I;16", "F") else image.convert("L")
             return np.asarray(grey, dtype=np.float32)
-    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be read as an image ({str(error).splitlines()[0]}).") from None
 
 

@@ -3,59 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from pydantic import Field
 
 from gen3d import __version__
 from gen3d.cohort.folder import UNMATCHED, VERDICTS, write_cohort
 from gen3d.cohort.manifest import SCAN_HASH, Split, assign_roles
-from gen3d.cohort.scan_hash import refuse_one_scan_twice, voxel_hash
+from gen3d.cohort.scan_hash import refuse_one_scan_twice
 from gen3d.core import words
 from gen3d.core.artefact import digest, file_digest
 from gen3d.core.config import execution
 from gen3d.core.disk import remove_folder
-from gen3d.core.errors import UserError
+from gen3d.core.errors import Unfinished, UserError
 from gen3d.core.output_folder import Work
-from gen3d.core.pool import KeptRows, kept_or_made, num_workers
 from gen3d.core.progress import say, track
-from gen3d.core.tables import Row
 from gen3d.core.user_table import read_user_table
 from gen3d.core.work import FolderVerb, Identity, Inputs
 from gen3d.imaging.plan import GridPlan
-from gen3d.imaging.volume import open_stored, store
 from gen3d.prepare.columns import Columns
 from gen3d.prepare.identity import SourceRows, identified, joined
 from gen3d.prepare.roles import Controls, control_rows, role_lines
-from gen3d.prepare.slice_images import (
-    IMAGE,
-    ROW,
-    SLICE,
-    Grey,
-    SliceTable,
-    image_bytes,
-    is_volume,
-    pixels,
-    read_parquet,
-    read_slice_table,
-    stacked,
-    volume_of,
-)
+from gen3d.prepare.slice_images import ROW, SLICE, Grey, SliceTable, is_volume, read_slice_table
+from gen3d.prepare.slice_stacking import AXIS, BRIGHT, CACHE, StackTask, common_mask, read_images, read_scan, stack_all
 from gen3d.prepare.sources import completed
 from gen3d.prepare.standard import standardise
 
-CACHE = ".scans"
-AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
-BRIGHT = 99.5
-"""Percentile of a scan's values above 0 that becomes 1."""
-COMMON = 0.2
-"""Share of scans that are above 0 in a voxel, from which it counts as brain."""
 SPACE = "none: slices as they came"
 INTENSITY = f"divided by the percentile {BRIGHT:g} of the scan's values above 0"
 
@@ -153,27 +131,26 @@ class PrepareSlices(FolderVerb):
             "num_people": int(frame["subject"].nunique()),
             "verdicts": {"keep": int((~failed).sum()), "exclude": int(failed.sum())},
             "roles": {str(role): int(count) for role, count in manifest["role"].value_counts().items()},
+            "unusable": [f"{key}: {reason}" for key, reason in rows[["key", "failure"]].to_numpy() if reason],
         }
 
     def conclude(self, summary: Mapping[str, Any]) -> None:
-        """Print the number of scans by verdict."""
+        """Print the number of scans by verdict.
+
+        Raises:
+            Unfinished: everything else is done, but some scans could not be used; a script notices by the exit code.
+        """
         counts = summary["verdicts"]
         say(
             f"{self.out}: {summary['num_scans']} scans of {words.people(summary['num_people'])}: keep {counts['keep']}, exclude "
             f"{counts['exclude']}"
         )
-
-
-@dataclass(frozen=True)
-class StackTask:
-    """One scan: its images in order; `rows` number them in the Parquet file `packed`. `identity` is a hash of all of them."""
-
-    key: str
-    images: tuple[str, ...]
-    rows: tuple[int, ...]
-    packed: Path | None
-    plane: str
-    identity: str
+        if summary["unusable"]:
+            shown = "\n".join(summary["unusable"][:10])
+            raise Unfinished(
+                f"{counts['exclude']} of {summary['num_scans']} scans could not be used, the others are done; all are in "
+                f"verdicts.tsv:\n{shown}"
+            )
 
 
 @dataclass(frozen=True)
@@ -289,7 +266,7 @@ def _digest(path: str) -> str:
 
 def _grid(settings: PrepareSlices, tasks: Sequence[StackTask]) -> GridPlan:
     """The grid of all scans: the size of the first image, and the most common number of slices."""
-    first = next(_read(tasks[:1]))[1]
+    first = _first_readable(tasks)
     axis = AXIS[settings.plane]
     lengths = [len(task.images) if not is_volume(task.images[0]) else first.shape[axis] for task in tasks]
     count = settings.num_slices or int(pd.Series(lengths).mode().max())
@@ -310,104 +287,16 @@ def _grid(settings: PrepareSlices, tasks: Sequence[StackTask]) -> GridPlan:
     )
 
 
-# ---------------------------------------------------------------------------------------------------- one scan
+def _first_readable(tasks: Sequence[StackTask]) -> Grey:
+    """The first scan that can be read: a damaged one shall not stop the others.
 
-
-def stack_all(tasks: Sequence[StackTask], plan: GridPlan, out: Path, workers: int) -> Iterator[Row]:
-    """Yield a row per scan as it is stored; those of an interrupted run come first and cost nothing."""
-    kept = KeptRows(out / CACHE)
-    # A Parquet file is read once by whoever stacks its scans.
-    group = None if tasks[0].packed is None else (lambda task: str(int(task.identity[:2], 16) % 16))
-    return kept_or_made(
-        tasks,
-        lambda task: kept.get(task.key, task.identity),
-        _stack_group,
-        (plan, out),
-        lambda count: num_workers(workers, count),
-        group,
-    )
-
-
-def _stack_group(shared: tuple[GridPlan, Path], tasks: list[StackTask]) -> list[Row]:
-    plan, out = shared
-    rows = []
-    for task, volume in _read(tasks):
-        row: Row = {"key": task.key, "source": task.images[0], "failure": "", SCAN_HASH: voxel_hash(volume)}
-        row["num_slices"] = volume.shape[AXIS[task.plane]]
-        try:
-            fitted = scaled(on_grid(volume, plan.shape, task.plane))
-        except UserError as error:
-            row["failure"] = str(error)
-            fitted = np.zeros(plan.shape, np.float32)
-        store(out / "volumes" / f"{task.key}_t1w.nii", fitted, plan.matrix)
-        KeptRows(out / CACHE).keep(task.key, row, task.identity)
-        rows.append(row)
-    return rows
-
-
-def _read(tasks: Sequence[StackTask]) -> Iterator[tuple[StackTask, Grey]]:
-    """The volume of each scan, unscaled."""
-    packed = read_parquet(tasks[0].packed)[IMAGE].to_list() if tasks[0].packed is not None else []
+    Raises:
+        UserError: what is wrong with the first one, where none can be read.
+    """
+    packed, reason = read_images(tasks), None
     for task in tasks:
-        if packed:
-            source = Path(task.images[0])
-            slices = [pixels(source, image_bytes(packed[row], source, row)) for row in task.rows]
-        elif is_volume(task.images[0]):
-            yield task, volume_of(Path(task.images[0]))
-            continue
-        else:
-            slices = [pixels(Path(path)) for path in task.images]
-        sizes = {image.shape for image in slices}
-        if len(sizes) > 1:
-            raise UserError(
-                f"{task.images[0]}: the slices of {task.key} have several sizes ({sorted(sizes)}); they are one scan's."
-            )
-        yield task, stacked(slices, task.plane)
-
-
-def on_grid(volume: Grey, shape: tuple[int, int, int], plane: str) -> Grey:
-    """A volume with the grid's number of slices, evenly chosen, cropped or padded with 0 around the centre within the plane.
-
-    Raises:
-        UserError: fewer slices than the grid has.
-    """
-    axis = AXIS[plane]
-    count, wanted = volume.shape[axis], shape[axis]
-    if count < wanted:
-        raise UserError(f"has {words.count(count, 'slice')}, and {wanted} are needed (num_slices=)")
-    places = np.linspace(0, count - 1, wanted).round().astype(int)
-    volume = np.take(volume, places, axis=axis)
-    for side in range(3):
-        missing = shape[side] - volume.shape[side]
-        if missing > 0:
-            before = missing // 2
-            volume = np.pad(volume, [(before, missing - before) if side == k else (0, 0) for k in range(3)])
-        elif missing < 0:
-            volume = np.take(volume, np.arange(-missing // 2, -missing // 2 + shape[side]), axis=side)
-    return volume
-
-
-def scaled(volume: Grey) -> Grey:
-    """Values divided by the bright end of the scan, so that scans compare.
-
-    Raises:
-        UserError: nothing is above 0, or values are not finite.
-    """
-    if not np.isfinite(volume).all() or not (volume > 0).any():
-        raise UserError("holds nothing above 0, or values that are NaN or infinite")
-    return (volume / np.percentile(volume[volume > 0], BRIGHT)).astype(np.float32)
-
-
-def common_mask(out: Path, keys: Sequence[str], plan: GridPlan) -> NDArray[np.bool_]:
-    """Voxels that are above 0 in enough scans [X, Y, Z].
-
-    Raises:
-        UserError: there is no scan, or no such voxel.
-    """
-    count = np.zeros(plan.shape, np.int32)
-    for key in keys:
-        count += open_stored(out / "volumes" / f"{key}_t1w.nii") > 0
-    mask = count >= max(1, COMMON * len(keys))
-    if not keys or not mask.any():
-        raise UserError(f"{out}: no scan can be used; see the remarks above, or num_slices= and size=.")
-    return np.asarray(mask)
+        try:
+            return read_scan(task, packed)
+        except UserError as error:
+            reason = reason or error
+    raise reason or UserError("no image is named")

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from gen3d.cohort.folder import VERDICTS, open_prepared
-from gen3d.core.errors import UserError
-from gen3d.prepare.slices import PrepareSlices, on_grid
+from gen3d.core.errors import Unfinished, UserError
+from gen3d.prepare.slice_stacking import on_grid
+from gen3d.prepare.slices import PrepareSlices
 
 PEOPLE = {"a1": "CN", "a2": "CN", "b1": "AD", "b2": "AD"}
 NUM_SLICES, ROWS, COLUMNS = 3, 12, 10
@@ -111,12 +112,40 @@ def test_a_scan_with_too_few_slices_is_excluded_and_said(tmp_path: Path) -> None
     table = write_images(tmp_path / "images")
     table = table[~((table["subject"] == "b2") & (table["slice"] == 1))]
     table.to_csv(tmp_path / "images" / "slices.csv", index=False)
-    PrepareSlices(source=tmp_path / "images" / "slices.csv", out=tmp_path / "out", workers=1).run()
+    with pytest.raises(Unfinished, match="1 of 4 scans could not be used, the others are done"):
+        PrepareSlices(source=tmp_path / "images" / "slices.csv", out=tmp_path / "out", workers=1).run()
     verdicts = VERDICTS.read(tmp_path / "out").set_index("key")
     assert verdicts.loc["sub-b2_ses-1", "verdict"] == "exclude"
     assert "2 slices, and 3 are needed" in verdicts.loc["sub-b2_ses-1", "reason"]
     roles = open_prepared(tmp_path / "out").manifest.set_index("subject")["role"]
     assert roles["b2"] == "excluded"
+
+
+@pytest.mark.parametrize("subject", ["a1", "b2"])
+@pytest.mark.parametrize("damage", ["cut", "last bytes", "one bit", "no image"])
+def test_one_damaged_image_costs_its_scan_alone(damage: str, subject: str, tmp_path: Path) -> None:
+    """Also where it is the first image, which settles the grid, and where all pixels can still be decoded."""
+    write_images(tmp_path / "images").to_csv(tmp_path / "images" / "slices.csv", index=False)
+    path = tmp_path / "images" / PEOPLE[subject] / f"{subject}_0.png"
+    whole = path.read_bytes()
+    place = whole.index(b"IDAT") + 8
+    path.write_bytes(
+        {
+            "cut": whole[:place],
+            "last bytes": whole[:-14],
+            "one bit": whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :],
+            "no image": b"not an image",
+        }[damage]
+    )
+    with pytest.raises(Unfinished, match=f"sub-{subject}_ses-1: .*cannot be read as an image"):
+        PrepareSlices(source=tmp_path / "images" / "slices.csv", out=tmp_path / "out", workers=1).run()
+    prepared = open_prepared(tmp_path / "out")
+    assert prepared.manifest.set_index("subject")["role"].eq("excluded").to_dict() == {
+        name: name == subject for name in PEOPLE
+    }
+    others = [number for number, name in enumerate(PEOPLE) if name != subject]
+    keys = [f"sub-{name}_ses-1" for name in PEOPLE if name != subject]
+    np.testing.assert_allclose(prepared.load(keys, ["t1w"])[:, 0], expected()[others], atol=1e-3)
 
 
 def test_slices_are_chosen_evenly_and_planes_fitted_around_the_centre() -> None:
