@@ -40,9 +40,9 @@ def describe(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, s
     rows = []
     for name, field in model.model_fields.items():
         nested = list(models_in(field.annotation))
-        shown_default = "" if nested and len(nested) > 1 else _default(field)
+        shown_default = "" if nested and len(nested) > 1 else default_of(field)
         name = field.alias or name
-        rows.append((prefix + name, _type_name(field.annotation), shown_default, field.description or ""))
+        rows.append((prefix + name, type_name(field.annotation), shown_default, field.description or ""))
         for below in nested:
             tag = f"[kind={tag_of(below)}]" if tag_of(below) and len(nested) > 1 else ""
             member = ".NAME" if get_origin(field.annotation) is dict else ""
@@ -50,7 +50,8 @@ def describe(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, s
     return rows
 
 
-def _default(field: FieldInfo) -> str:
+def default_of(field: FieldInfo) -> str:
+    """The default of a key as a user would type it, "(required)", or "" for a group of settings."""
     if field.is_required():
         return "(required)"
     value = field.get_default(call_default_factory=True)
@@ -62,17 +63,18 @@ def _default(field: FieldInfo) -> str:
     return "none" if shown is None else yaml.safe_dump(shown, default_flow_style=True).removesuffix("...\n").strip()
 
 
-def _type_name(annotation: Any) -> str:
+def type_name(annotation: Any) -> str:
+    """A type in words: `list of number`, `template|given`, `group`."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        return _type_name(get_args(annotation)[0])
+        return type_name(get_args(annotation)[0])
     if origin is Literal:
         return "|".join(str(value) for value in get_args(annotation))
     if origin in (Union, types.UnionType):
-        return "|".join(dict.fromkeys(_type_name(part) for part in get_args(annotation) if part is not type(None)))
+        return "|".join(dict.fromkeys(type_name(part) for part in get_args(annotation) if part is not type(None)))
     if origin in (tuple, list):
         parts = [part for part in get_args(annotation) if part is not Ellipsis]
-        return f"list of {_type_name(parts[0])}" if parts else "list"
+        return f"list of {type_name(parts[0])}" if parts else "list"
     if origin is dict:
         return "group"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from gen3d.core.errors import UserError
+from gen3d.core.files import require_regular
 from gen3d.core.plain_files import read_bytes
 
 NULL_BYTE = "\0"
@@ -32,6 +33,15 @@ def read_user_table(path: Path, may_be_empty: bool = False, of_files: bool = Fal
     text = _text_of(path)
     if NULL_BYTE in text and not of_files:
         raise UserError(f"{path}: holds a null byte, so it is no text table; save it as UTF-8 text.")
+    return parse_user_table(path, text, may_be_empty)
+
+
+def parse_user_table(path: Path, text: str, may_be_empty: bool = False) -> pd.DataFrame:
+    """The table that a text holds, which came from a file whose own lines (of comments) are not part of it; see `read_user_table`.
+
+    Raises:
+        UserError: as `read_user_table`.
+    """
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines or (len(lines) < 2 and not may_be_empty):
         raise UserError(f"{path}: the table has no rows.")
@@ -80,3 +90,18 @@ def _header(path: Path, names: list[str], rows: list[list[str]]) -> list[str]:
     if twice:
         raise UserError(f"{path}: two columns are called {twice[0]}; rename or remove one of them.")
     return names
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """The table of a Parquet file.
+
+    Raises:
+        UserError: no Parquet reader is installed, or the file cannot be read.
+    """
+    try:
+        require_regular(path)
+        return pd.read_parquet(path, engine="pyarrow")
+    except ImportError:
+        raise UserError(f"{path}: reading Parquet needs the package pyarrow; pip install 'gen3d[parquet]'.") from None
+    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+        raise UserError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}).") from None

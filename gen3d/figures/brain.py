@@ -146,7 +146,7 @@ def _blend(
 def draw(
     strips: Sequence[Strip],
     space: DisplaySpace,
-    bar: tuple[Overlay, str] | None = None,
+    bar: tuple[Overlay, str] | Sequence[tuple[Overlay, str]] | None = None,
     width_inches: float = style.WIDTH_INCHES,
     dpi: int = style.DPI,
 ) -> bytes:
@@ -155,7 +155,7 @@ def draw(
     Args:
         strips: the rows.
         space: the grid of all arrays.
-        bar: an overlay whose scale the colour bar shows, and the label of the bar.
+        bar: an overlay whose scale the colour bar shows, and the label of the bar; or several, side by side.
         width_inches: width of the figure; the longest row fills it.
         dpi: dots per inch of the PNG.
     """
@@ -164,7 +164,8 @@ def draw(
     mm_per_inch = width_mm / width_inches
     head_mm, foot_mm = HEAD_INCHES * mm_per_inch, FOOT_INCHES * mm_per_inch
     heights = [head_mm + max(image.shape[0] for image in row) * PIXEL_MM + foot_mm for row in images]
-    bar_inches = BAR_INCHES if bar else 0.0
+    bars: list[tuple[Overlay, str]] = [bar] if isinstance(bar, tuple) else list(bar or ())
+    bar_inches = BAR_INCHES if bars else 0.0
     height_inches = sum(heights) / mm_per_inch + bar_inches
     with style.canvas(height_inches, width_inches) as figure:
         axes = figure.add_axes((0, bar_inches / height_inches, 1, 1 - bar_inches / height_inches))
@@ -176,8 +177,8 @@ def draw(
             _row(axes, strip, row, space, (top - head_mm, top - height + foot_mm))
             top -= height
         axes.set(xlim=(0, width_mm), ylim=(0, sum(heights)), aspect="auto")
-        if bar is not None:
-            _colour_bar(figure, bar[0], bar[1], bar_inches / height_inches)
+        for place, (overlay, label) in enumerate(bars):
+            _colour_bar(figure, overlay, label, bar_inches / height_inches, (place + 0.5) / len(bars), len(bars) > 1)
         return style.png_bytes(figure, dpi)
 
 
@@ -207,20 +208,26 @@ def _coordinate(cut: Cut, space: DisplaySpace) -> str:
     return f"{LETTERS[axis]} = {spell.number(exact, 0, signed=True)} mm"
 
 
-def _colour_bar(figure: Canvas, overlay: Overlay, label: str, share: float) -> None:
+def _colour_bar(
+    figure: Canvas, overlay: Overlay, label: str, share: float, middle: float = 0.5, narrow: bool = False
+) -> None:
+    """A scale at the foot of the figure, centred at `middle` of its width; that of a strength begins at 0."""
     width = min(0.5, 2.6 / figure.get_figwidth())
-    axes = figure.add_axes((0.5 - width / 2, 0.42 * share, width, 0.15 * share))
-    values = np.linspace(-overlay.limit, overlay.limit, 512)
+    axes = figure.add_axes((middle - width / 2, 0.42 * share, width, 0.15 * share))
+    low = 0.0 if overlay.colour else -overlay.limit
+    values = np.linspace(low, overlay.limit, 512)
     row = _over_tissue(values, overlay)
-    axes.imshow(row[None], extent=(-overlay.limit, overlay.limit, 0, 1), aspect="auto", interpolation="bilinear")
-    ticks = [-overlay.limit, -overlay.threshold, overlay.threshold, overlay.limit]
-    if overlay.threshold > 0.22 * overlay.limit:
+    axes.imshow(row[None], extent=(low, overlay.limit, 0, 1), aspect="auto", interpolation="bilinear")
+    ticks = [low, -overlay.threshold, overlay.threshold, overlay.limit]
+    if overlay.colour or narrow:
+        ticks = sorted({low, 0.0, overlay.limit})
+    elif overlay.threshold > 0.22 * overlay.limit:
         ticks.insert(2, 0.0)
     axes.set_xticks(ticks, [f"{tick:g}".replace("-", spell.MINUS) for tick in ticks])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.tick_params(length=2)
-    figure.text(0.5, 0.63 * share, label, ha="center", va="bottom", fontsize=8)
+    figure.text(middle, 0.63 * share, label, ha="center", va="bottom", fontsize=8)
 
 
 def _over_tissue(values: NDArray[np.float64], overlay: Overlay) -> NDArray[np.float64]:

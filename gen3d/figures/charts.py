@@ -186,9 +186,16 @@ class SeverityLine:
 
 
 def severity_lines(
-    panels: Mapping[str, Sequence[SeverityLine]], x_label: str, y_label: str, chance: float | None
+    panels: Mapping[str, Sequence[SeverityLine]],
+    x_label: str,
+    y_label: str,
+    chance: float | Mapping[str, float] | None,
+    top: float | None = 1.03,
 ) -> Chart:
-    """Values against severity with their intervals, one panel per condition, one line per model or channel."""
+    """Values against severity with their intervals, one panel per condition, one line per model or channel.
+
+    `chance` is the dashed line, one for all or by panel; `top` the upper end of the axis, None for as high as needed.
+    """
     columns = 2 if len(panels) == 4 else min(3, max(1, len(panels)))
     rows = math.ceil(len(panels) / columns)
     height = 0.75 + 2.2 * rows
@@ -201,7 +208,7 @@ def severity_lines(
             axes.set_visible(False)
         names: dict[str, str] = {}
         for axes, (title, lines) in zip(grid.ravel(), panels.items(), strict=False):
-            _severity_panel(axes, lines, chance)
+            _severity_panel(axes, lines, chance.get(title) if isinstance(chance, Mapping) else chance, top)
             axes.set_title(title)
             axes.set_xlabel(x_label)
             names |= {line.name: line.colour for line in lines}
@@ -212,7 +219,7 @@ def severity_lines(
         return finished(figure)
 
 
-def _severity_panel(axes: Axes, lines: Sequence[SeverityLine], chance: float | None) -> None:
+def _severity_panel(axes: Axes, lines: Sequence[SeverityLine], chance: float | None, top: float | None) -> None:
     if chance is not None:
         axes.axhline(chance, color=style.INK, linewidth=0.8, linestyle=(0, (3, 2)))
     xs = sorted({x for line in lines for x in line.severity})
@@ -225,7 +232,7 @@ def _severity_panel(axes: Axes, lines: Sequence[SeverityLine], chance: float | N
         axes.vlines(shifted, low, high, color=line.colour, linewidth=1.0)
         axes.plot(shifted, middle, "-o", color=line.colour, markersize=4)
     axes.set_xticks(xs, [f"{x:.3g}" for x in xs])
-    axes.set_ylim(min(0.4, float(np.nanmin([i.low for line in lines for i in line.values] + [0.4]))) - 0.03, 1.03)
+    axes.set_ylim(min(0.4, float(np.nanmin([i.low for line in lines for i in line.values] + [0.4]))) - 0.03, top)
     style.light_grid(axes)
 
 
@@ -261,6 +268,52 @@ def intervals(lines: Sequence[Line], x_label: str, reference: float | None, labe
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(x_label)
         style.light_grid(axes, "x")
+        return finished(figure)
+
+
+@dataclass(frozen=True)
+class Banded:
+    """A line with bands around it: x [n], y [n], low and high [n] of every band from the widest to the narrowest."""
+
+    x: Floats
+    y: Floats
+    bands: Sequence[tuple[Floats, Floats]]
+    name: str
+    colour: str
+    thin: bool = False
+
+
+def banded(panels: Mapping[str, Sequence[Banded]], x_label: str, y_label: str, reference: float | None) -> Chart:
+    """Small panels of lines with bands, at most three in a row, one legend below; a dashed line at `reference`."""
+    columns = 2 if len(panels) == 4 else min(3, max(1, len(panels)))
+    rows = math.ceil(len(panels) / columns)
+    height = 0.75 + 2.1 * rows
+    with style.canvas(height) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False)
+        figure.subplots_adjust(
+            left=0.065, right=0.99, top=1 - 0.25 / height, bottom=0.85 / height, hspace=0.5, wspace=0.22
+        )
+        for axes in grid.ravel()[len(panels) :]:
+            axes.set_visible(False)
+        names: dict[str, tuple[str, float]] = {}
+        for axes, (title, lines) in zip(grid.ravel(), panels.items(), strict=False):
+            if reference is not None:
+                axes.axhline(reference, color=style.INK, linewidth=0.7, linestyle=DASHES)
+            for line in lines:
+                for low, high in line.bands:
+                    axes.fill_between(line.x, low, high, color=line.colour, alpha=0.18, linewidth=0)
+                width = 0.9 if line.thin else 1.8
+                marker = None if line.thin else "o"
+                axes.plot(line.x, line.y, color=line.colour, linewidth=width, marker=marker, markersize=3.5)
+                names[line.name] = (line.colour, width)
+            axes.set_title(title)
+            axes.set_xlabel(x_label)
+            style.light_grid(axes)
+        for axes in grid[:, 0]:
+            axes.set_ylabel(y_label)
+        listed = list(reversed(names))  # what is drawn last, on top, is named first
+        handles = [axes.plot([], [], color=names[name][0], linewidth=names[name][1])[0] for name in listed]
+        figure.legend(handles, listed, loc="lower center", ncols=min(5, len(names)), bbox_to_anchor=(0.5, 0.0))
         return finished(figure)
 
 
@@ -301,3 +354,44 @@ def range_strip(
         x=place(value),
         colour=style.hex_colour((np.clip(z, -6, 6) / 4 + 1) / 2, style.DIVERGING) if significant else style.PAPER,
     )
+
+
+def agreement(
+    panels: Mapping[str, Mapping[str, tuple[Floats, Floats]]], colours: Mapping[str, str], labels: tuple[str, str]
+) -> Chart:
+    """What came true against what was forecast, a dot per person, with the line on which both are equal.
+
+    Args:
+        panels: title -> group -> forecast [n] and true [n].
+        colours: of the groups.
+        labels: of the x axis (forecast) and the y axis (true).
+    """
+    columns = max(1, min(3, len(panels)))
+    rows = math.ceil(len(panels) / columns)
+    height = 0.75 + 2.5 * rows
+    with style.canvas(height, 3.0 * columns) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False)
+        figure.subplots_adjust(
+            left=0.2 / columns, right=0.985, top=1 - 0.25 / height, bottom=0.85 / height, wspace=0.3, hspace=0.4
+        )
+        for axes in grid.ravel()[len(panels) :]:
+            axes.set_visible(False)
+        for axes, (title, groups) in zip(grid.ravel(), panels.items(), strict=False):
+            axes.axhline(0, color=style.FAINT, linewidth=0.8)
+            axes.axvline(0, color=style.FAINT, linewidth=0.8)
+            for group, (forecast, true) in groups.items():
+                axes.plot(forecast, true, "o", color=colours[group], markersize=3.6, alpha=0.75, markeredgewidth=0)
+            both = np.concatenate([part for pair in groups.values() for part in pair])
+            low, high = float(np.nanmin(both)), float(np.nanmax(both))
+            axes.axline((low, low), slope=1, color=style.INK, linewidth=0.8, linestyle=DASHES) if high > low else None
+            axes.set(title=title, xlabel=labels[0])
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            style.light_grid(axes)
+        for axes in grid[:, 0]:
+            axes.set_ylabel(labels[1])
+        named = {group: colours[group] for groups in panels.values() for group in groups}
+        handles = [axes.plot([], [], "o", color=colour, markersize=4)[0] for colour in named.values()]
+        figure.legend(
+            handles, [name or UNNAMED for name in named], loc="lower center", ncols=6, bbox_to_anchor=(0.5, 0.0)
+        )
+        return finished(figure)

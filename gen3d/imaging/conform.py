@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from gen3d.imaging.brainmask import (
 )
 from gen3d.imaging.deformation import warp
 from gen3d.imaging.intensity import TissueLevels, apply_tissue_rule, tissue_levels
+from gen3d.imaging.network_mask import LEAST_OVERLAP, NETWORK_MASKS, BrainNetwork, overlap_with_template, proposed
 from gen3d.imaging.orientation import OrientationRule
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.registration import Deformation, deform
@@ -38,6 +39,20 @@ Floats = NDArray[np.float32]
 REMAINS_SHARE = (
     0.015  # a stripped scan with more tissue than this far outside the template's brain still has membranes or neck
 )
+
+
+MASK_REMARK = "mask_remark"
+"""Why a network's mask was not used, among the measures of a scan; "" where it was."""
+
+
+@dataclass(frozen=True)
+class BrainFound:
+    """A brain mask on the working copy, a first alignment, and the method that was used in the end; see `MASK_REMARK`."""
+
+    mask: NDArray[np.bool_]
+    alignment: Alignment
+    method: str
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,7 @@ def conform(
     bias_correction: bool = True,
     mask_path: Path | None = None,
     orientation: OrientationRule | None = None,
+    network: BrainNetwork | None = None,
 ) -> Conformed:
     """Bring one T1w scan to the plan's grid.
 
@@ -74,6 +90,7 @@ def conform(
         bias_correction: estimate and divide out the bias field.
         mask_path: the mask file of brain_mask="given".
         orientation: what the user said of orientations that headers do not tell; holds for the mask too.
+        network: of a `brain_mask` that is a network's.
 
     Raises:
         UserError: the file is damaged, or no T1w brain can be found in it.
@@ -81,7 +98,12 @@ def conform(
     stored = read_scan(path, orientation)
     scan = background_at_zero(stored.volume())
     working = working_copy(scan)
-    mask, alignment, method = find_brain(path, working, plan.degrees_of_freedom, brain_mask, mask_path, orientation)
+    if brain_mask in NETWORK_MASKS:
+        assert network is not None, "whoever chooses a network's mask brings the network"
+        brain_found = brain_by_network(scan, working, plan.degrees_of_freedom, brain_mask, network)
+    else:
+        brain_found = find_brain(path, working, plan.degrees_of_freedom, brain_mask, mask_path, orientation)
+    mask, alignment = brain_found.mask, brain_found.alignment
     if mask.sum() * np.prod(working.spacing_mm) < 2e5:
         raise UserError(f"{path}: no brain was found in it (less than 0.2 L); look at the scan, or give a brain mask.")
     bias = bias_field(working, mask) if bias_correction else np.ones_like(working.data)
@@ -99,7 +121,8 @@ def conform(
         t1w, _ = apply_tissue_rule(flat, template, brain, levels)
     seen = on_plan_grid(np.ones_like(mask), working.affine, matrix, plan) > 0.5
     measures: dict[str, float | str] = {
-        "brain_mask": method,
+        "brain_mask": brain_found.method,
+        **({MASK_REMARK: brain_found.remark} if brain_mask in NETWORK_MASKS else {}),
         **measure(t1w, brain, template, plan.spacing_mm, matrix, alignment.mutual_information, levels),
         "coverage_percent": 100 * float(seen[template.mask].mean()),
         "remains_percent": 100 * depth_share_outside(working, mask, matrix),
@@ -140,8 +163,8 @@ def find_brain(
     brain_mask: MaskMethod,
     mask_path: Path | None,
     orientation: OrientationRule | None = None,
-) -> tuple[NDArray[np.bool_], Alignment, str]:
-    """The brain mask on the working copy, a first alignment, and the method that was used in the end."""
+) -> BrainFound:
+    """The brain of a scan by any method but a network."""
     if brain_mask == "given" or brain_mask in TOOLS:
         if brain_mask == "given":
             if mask_path is None:
@@ -149,17 +172,34 @@ def find_brain(
             mask = given_mask(mask_path, working, orientation)
         else:
             mask = tool_mask(brain_mask, path, working, orientation)
-        return mask, align(masked(working, mask), False, degrees_of_freedom, fine=False), brain_mask
+        return BrainFound(mask, align(masked(working, mask), False, degrees_of_freedom, fine=False), brain_mask)
     stripped = brain_mask == "stripped" or (brain_mask == "auto" and looks_stripped(working))
     alignment = align(working, not stripped, degrees_of_freedom, fine=False)
     if stripped:
         mask = stripped_mask(working)
         remains = depth_share_outside(working, mask, alignment.template_to_scan)
         if brain_mask == "stripped" or remains < REMAINS_SHARE:
-            return mask, alignment, "stripped"
+            return BrainFound(mask, alignment, "stripped")
         alignment = align(working, True, degrees_of_freedom, alignment.template_to_scan, fine=False)
-        return template_mask(working, alignment.template_to_scan) & mask, alignment, "stripped, remains removed"
-    return template_mask(working, alignment.template_to_scan), alignment, "template"
+        remaining = template_mask(working, alignment.template_to_scan) & mask
+        return BrainFound(remaining, alignment, "stripped, remains removed")
+    return BrainFound(template_mask(working, alignment.template_to_scan), alignment, "template")
+
+
+def brain_by_network(
+    scan: Volume, working: Volume, degrees_of_freedom: int, method: MaskMethod, network: BrainNetwork
+) -> BrainFound:
+    """The brain as a network sees it, and as `auto` finds it where that cannot be right."""
+    mask, doubt = proposed(network, scan)
+    if not doubt:
+        alignment = align(masked(working, mask), False, degrees_of_freedom, fine=False)
+        overlap = overlap_with_template(mask, working.affine, alignment.template_to_scan)
+        if overlap >= LEAST_OVERLAP:
+            return BrainFound(mask, alignment, method)
+        doubt = f"its overlap with the registered template is {overlap:.2f} (Dice), below {LEAST_OVERLAP:g}"
+    other = find_brain(Path(), working, degrees_of_freedom, "auto", None)
+    whose = "the registered template" if other.method == "template" else "the scan's own edge"
+    return replace(other, remark=f"the mask of {method} was not used ({doubt}); that of {whose} was")
 
 
 def refined(corrected: Volume, first: Alignment, degrees_of_freedom: int) -> Alignment:

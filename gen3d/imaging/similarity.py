@@ -89,13 +89,17 @@ def ssim_map(
     y: NDArray[np.floating],
     data_range: float,
     mask: NDArray[np.bool_],
-    sigma_voxels: float = 1.5,
+    sigma_voxels: Spacing = 1.5,
 ) -> NDArray[np.float32]:
     """Local structural similarity of two volumes [X, Y, Z] in a Gaussian window; 1 outside the mask.
 
-    Local moments are taken inside the mask only.
+    Local moments are taken inside the mask only. A sigma per axis may be 0: pictures [S, H, W] are then compared one by one.
     """
-    smooth = smoother(mask, sigma_voxels * FWHM_PER_SIGMA)
+    if isinstance(sigma_voxels, tuple):
+        widths = tuple(math.inf if sigma == 0 else 1.0 / sigma for sigma in sigma_voxels)
+        smooth = smoother(mask, FWHM_PER_SIGMA, (widths[0], widths[1], widths[2]))
+    else:
+        smooth = smoother(mask, sigma_voxels * FWHM_PER_SIGMA)
     inside_x, inside_y = (np.asarray(volume[mask], dtype=np.float32) for volume in (x, y))
     # Moments about the global mean: float32 then loses nothing to cancellation.
     centre = np.float32(0.5 * (inside_x.mean() + inside_y.mean()))
@@ -115,7 +119,7 @@ def ssim(
     y: NDArray[np.floating],
     data_range: float,
     mask: NDArray[np.bool_],
-    sigma_voxels: float = 1.5,
+    sigma_voxels: Spacing = 1.5,
 ) -> float:
     """Mean of `ssim_map` inside the mask."""
     return float(ssim_map(x, y, data_range, mask, sigma_voxels)[mask].mean())

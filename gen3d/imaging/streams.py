@@ -19,6 +19,8 @@ PIECE = 1 << 20
 READ = 1 << 16  # bytes taken from a compressed file at a time; more would be copied for each of many small members
 MOST_INFLATED = 1032  # times larger than its compressed form deflate can make a stream
 GZIP = b"\x1f\x8b"
+ZIP = b"PK\x03\x04"
+DICOM_AT, DICOM = 128, b"DICM"
 
 
 @dataclass(frozen=True)

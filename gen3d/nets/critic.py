@@ -1,6 +1,9 @@
-"""The patch critic of adversarial training."""
+"""Adversarial training: the patch critic, and how one player looks through the weights of another."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from monai.networks.nets import PatchDiscriminator
 from torch import nn
@@ -18,3 +21,16 @@ def patch_critic(num_channels: int, width: int, num_layers: int) -> nn.Module:
     return PatchDiscriminator(
         spatial_dims=3, channels=width, in_channels=num_channels, num_layers_d=num_layers, norm="INSTANCE"
     )
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Build a graph through a module without gradients for its weights: they belong to the other player."""
+    parameters = list(module.parameters())
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

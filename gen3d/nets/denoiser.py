@@ -42,7 +42,7 @@ class ConditionTokens(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """Noisy latents [B, C, *shape] at positions [B], conditions [B, p] -> [B, C, *shape].
+    """Noisy latents [B, C + further, *shape] at positions [B], conditions [B, p] -> [B, C, *shape].
 
     The conditions' tokens are added to the embedding of the time, which reaches every residual block (as class labels
     do in Dhariwal and Nichol 2021), and with `cross_attention` the coarse levels attend to them too (Rombach et al. 2022).
@@ -60,7 +60,9 @@ class Denoiser(nn.Module):
         head_channels: int,
         num_groups: int,
         cross_attention: bool,
+        further_channels: int = 0,
     ) -> None:
+        """`further_channels` are seen next to the latent's own (an earlier scan, for instance) and not put out."""
         super().__init__()
         self.padding = Padding(shape, 2 ** (len(widths) - 1))
         num_conditions = len(num_codes)
@@ -68,7 +70,7 @@ class Denoiser(nn.Module):
         self.tokens = ConditionTokens(num_codes) if num_conditions else None
         self.network = DiffusionModelUNet(
             spatial_dims=3,
-            in_channels=num_channels,
+            in_channels=num_channels + further_channels,
             out_channels=num_channels,
             num_res_blocks=num_res_blocks,
             channels=tuple(widths),

@@ -52,6 +52,8 @@ PUBLISHED: Mapping[str, Published] = {
     "mvit_v2_s": Published("mvit_v2_s", ("head.",), MVIT),
     "efficientnet_b4": Published("efficientnet_b4", ("classifier.",), IMAGENET),
     "efficientnet_lite0": Published("efficientnet-lite0", ("_fc.",), LITE),
+    "alexnet": Published("alexnet-owt", ("classifier.",), IMAGENET),
+    "fid_inception": Published("pt_inception-2015-12-05", ("fc.", "AuxLogits."), IMAGENET),
     "resnet18": Published("resnet18", ("fc.",), IMAGENET),
     "resnet3d": Published("resnet", ("fc.", "conv_seg."), IMAGENET, digits=False),
 }

@@ -41,7 +41,7 @@ def define_missing_operators() -> torch.library.Library | None:
 
 _names = define_missing_operators()  # torch forgets the names when this object ends
 
-from torchvision.models import EfficientNet, efficientnet_b4, resnet18  # noqa: E402
+from torchvision.models import EfficientNet, efficientnet_b4, inception_v3, resnet18  # noqa: E402
 from torchvision.models.video import mc3_18, mvit_v2_s, r2plus1d_18, r3d_18  # noqa: E402
 from torchvision.models.video.mvit import MViT  # noqa: E402
 from torchvision.models.video.resnet import VideoResNet  # noqa: E402
@@ -51,6 +51,7 @@ __all__ = [
     "MViT",
     "VideoResNet",
     "efficientnet_b4",
+    "inception_v3",
     "mc3_18",
     "mvit_v2_s",
     "r2plus1d_18",

@@ -9,9 +9,9 @@ from scipy.stats import ks_2samp, wasserstein_distance
 
 from gen3d.cohort.structures import SUFFIX
 from gen3d.core.tables import Row
+from gen3d.maths.set_distances import half_draws, over_repeats
 from gen3d.maths.significance import fdr_adjust
 from gen3d.maths.stats import Interval
-from gen3d.quality.distances import half_draws, over_repeats
 
 Values = NDArray[np.float64]
 DRAWN_AT_ONCE = 1 << 20

@@ -195,7 +195,7 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     queue = context.Queue()
     process = context.Process(target=_try_to_write, args=(verb, queue))
     process.start()
-    assert "another gen3d process" in queue.get(timeout=60)
+    assert "another gen3d process" in queue.get(timeout=300)
     process.join()
     work.finish()
 

@@ -199,10 +199,47 @@ def test_a_signal_ends_in_a_sentence_and_its_usual_code(number: signal.Signals) 
     assert len(done.stderr.splitlines()) == 1
 
 
+STOPPED_AT = """
+import os, signal, sys
+import gen3d.cli as cli
+
+sys.argv = ["gen3d", "--version"]
+left = int(os.environ["STOP_AT"])
+
+def trace(frame, event, arg):
+    global left
+    if frame.f_code in (cli.entry.__code__, cli._end_on_signals.__code__) and event == "line":
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+    return trace
+
+sys.settrace(trace)
+cli.entry()
+"""
+"""gen3d that is stopped when it comes to a certain line of its start or end."""
+
+
+def test_a_signal_at_any_moment_of_the_start_and_the_end_is_no_failure() -> None:
+    ends: list[int] = []
+    for at in range(1, 80):
+        environment = os.environ | {"STOP_AT": str(at), "GEN3D_PARENT": str(os.getpid())}
+        done = subprocess.run(
+            [sys.executable, "-c", STOPPED_AT], capture_output=True, text=True, check=False, env=environment
+        )
+        assert "Traceback" not in done.stderr, (at, done.stderr)
+        assert done.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM, 0), (at, done.stderr)
+        ends.append(done.returncode)
+        if ends[-3:] == [0, 0, 0] and 128 + signal.SIGTERM in ends:
+            break
+    assert {-signal.SIGTERM, 128 + signal.SIGTERM, 0} <= set(ends)  # before it is answered, while it is, and at the end
+
+
 def test_an_ignored_signal_stays_ignored() -> None:
     code = (
-        "import os, signal; from gen3d.cli import _end_on_signals; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
-        "_end_on_signals(); os.kill(os.getpid(), signal.SIGTERM); print('alive')"
+        "import os, signal, threading; from gen3d.cli import _end_on_signals;"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); _end_on_signals(threading.Event());"
+        "os.kill(os.getpid(), signal.SIGTERM); print('alive')"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "alive\n"
 

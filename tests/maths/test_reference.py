@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from gen3d.maths.reference import Reference, most_outlying
+from gen3d.maths.reference import ReferenceScores, most_outlying
 from gen3d.maths.significance import conformal_p
 
 LEVEL = 0.05 + 1e-9
@@ -29,7 +29,7 @@ def quantiles(num: int) -> NDArray[np.float64]:
 
 def test_without_an_outlying_control_p_is_the_rank() -> None:
     controls, asked = quantiles(35), np.linspace(0, 30, 50)
-    reference = Reference.of(controls)
+    reference = ReferenceScores.of(controls)
     assert reference.num_outlying == 0
     np.testing.assert_array_equal(reference.p(asked), conformal_p(controls, asked))
     assert reference.p([1e9])[0] == reference.smallest_p == 1 / 36
@@ -39,7 +39,7 @@ def test_one_control_of_31_ml_does_not_hide_the_patients() -> None:
     """34 controls up to 3.8 ml and one of 31 ml: a cluster of 8 ml is found, and one of 3 ml is not."""
     controls = np.append(quantiles(34) * 3.8 / quantiles(34).max(), 31.0)
     assert (conformal_p(controls, [8.0, 20.0]) > 0.05).all(), "by rank nobody below 31 ml is found"
-    reference = Reference.of(controls)
+    reference = ReferenceScores.of(controls)
     assert (reference.num_outlying, reference.next_score) == (1, pytest.approx(3.8))
     assert (reference.p([8.0, 20.0]) < 0.05).all()
     assert reference.p([3.0])[0] > 0.05
@@ -48,18 +48,18 @@ def test_one_control_of_31_ml_does_not_hide_the_patients() -> None:
 
 def test_two_alike_outlying_controls_do_not_hide_each_other() -> None:
     controls = np.append(quantiles(33), [60.0, 65.0])
-    assert list(Reference.of(controls).outlying) == [65.0, 60.0]
+    assert list(ReferenceScores.of(controls).outlying) == [65.0, 60.0]
 
 
 @pytest.mark.parametrize(("scores", "why"), [([], "none"), ([1.0, 2, 90], "3"), ([0.0] * 30 + [5.0], "mostly zero")])
 def test_too_few_scores_for_a_tail_leave_ranks(scores: list[float], why: str) -> None:
-    reference = Reference.of(scores)
+    reference = ReferenceScores.of(scores)
     assert reference.num_outlying == 0, why
     assert reference.p([1e6])[0] == 1 / (len(scores) + 1)
 
 
 def test_equal_scores_and_missing_ones_leave_ranks() -> None:
-    reference = Reference.of([2.0] * 20 + [np.nan])
+    reference = ReferenceScores.of([2.0] * 20 + [np.nan])
     assert reference.p([2.0, 3.0, np.nan])[:2].tolist() == [1.0, 1 / 21]
     assert np.isnan(reference.p([np.nan])[0])
 
@@ -71,7 +71,7 @@ def rates(draw: Draw, num: int, num_outliers: int, repeats: int = 400) -> tuple[
     for _ in range(repeats):
         logs = draw(generator, num)
         logs[:num_outliers] = logs[num_outliers:].max() + np.log(8.0)
-        p = Reference.of(np.exp(logs)).p(np.exp([*draw(generator, 60), far]))
+        p = ReferenceScores.of(np.exp(logs)).p(np.exp([*draw(generator, 60), far]))
         seen += float((p[:-1] <= LEVEL).mean()) / repeats
         found += int(p[-1] <= LEVEL)
     return seen, found / repeats
@@ -87,5 +87,5 @@ def test_false_positives_stay_near_five_percent_whatever_the_tail(shape: str, nu
 
 
 def test_with_ten_controls_no_rank_is_below_one_in_eleven() -> None:
-    assert Reference.of(quantiles(10)).p([1e9])[0] == pytest.approx(1 / 11)
+    assert ReferenceScores.of(quantiles(10)).p([1e9])[0] == pytest.approx(1 / 11)
     assert [most_outlying(num) for num in (8, 29, 30, 44, 45, 1000)] == [1, 1, 2, 2, 3, 3]

@@ -50,6 +50,7 @@ class SliceNetwork(StagedNetwork):
         weights: a file of weights learned on ImageNet; random weights without, with statistics of noise, as a network
             whose statistics nobody took would let its features vanish.
         z_scored: whether the volumes are z-scored instead of between 0 and 1, see `GreyStem`.
+        side: pixels to which the longer side of every slice is brought first; 0: as it is.
 
     Raises:
         UserError: see `gen3d.nets.pretrained.fill`.
@@ -66,12 +67,13 @@ class SliceNetwork(StagedNetwork):
         pooling: Pooling = "mean",
         weights: Path | None = None,
         z_scored: bool = False,
+        side: int = 0,
     ) -> None:
         features, num_features, dropout = _BACKBONES[backbone](in_channels, weights, z_scored)
         axis = AXES[plane][0]
         turn(features, (1, 0), (1,))
         head = _PooledSlices(num_features, num_scores, axis, pooling, dropout)
-        slices = _Slices(features, axis, positions_of_slices(shape[axis], num_slices))
+        slices = _Slices(features, axis, positions_of_slices(shape[axis], num_slices), side)
         super().__init__({BACKBONE: slices, HEAD: head})
         self.axis, self.positions = axis, slices.positions
 
@@ -111,17 +113,25 @@ class InflatedNetwork(StagedNetwork):
 
 
 class _Slices(nn.Module):
-    """Volumes [B, C, X, Y, Z] to the maps of some slices, stacked along their axis."""
+    """Volumes [B, C, X, Y, Z] to the maps of some slices, resized where a side is given, stacked along their axis."""
 
-    def __init__(self, network: nn.Module, axis: int, positions: Sequence[int]) -> None:
+    def __init__(self, network: nn.Module, axis: int, positions: Sequence[int], side: int) -> None:
         super().__init__()
-        self.network, self.axis, self.positions = network, axis, tuple(positions)
+        self.network, self.axis, self.positions, self.side = network, axis, tuple(positions), side
 
     def forward(self, volumes: Tensor) -> Tensor:
         rows = torch.tensor(self.positions, device=volumes.device)
         slices = volumes.index_select(2 + self.axis, rows).movedim(2 + self.axis, 1)
-        maps: Tensor = self.network(slices.flatten(0, 1))
+        maps: Tensor = self.network(self._resized(slices.flatten(0, 1)))
         return maps.unflatten(0, (-1, len(self.positions))).movedim(1, 2 + self.axis)
+
+    def _resized(self, slices: Tensor) -> Tensor:
+        """Slices [n, C, H, W] with the longer side of `side` pixels."""
+        factor = self.side / max(slices.shape[2:])
+        if factor in (0, 1):
+            return slices
+        size = [max(1, round(pixels * factor)) for pixels in slices.shape[2:]]
+        return functional.interpolate(slices, size=size, mode="bilinear", antialias=factor < 1)
 
 
 class _PooledSlices(nn.Module):

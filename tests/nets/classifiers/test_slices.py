@@ -155,6 +155,24 @@ def test_scores_are_the_mean_of_the_slices_and_attention_can_choose_one() -> Non
     assert weight.shape == (2, 6, 1)
 
 
+def test_slices_are_brought_to_a_side_and_keep_their_shape() -> None:
+    """As a picture of twice the size would be seen: the network itself meets pictures of 64 x 48 pixels."""
+    torch.manual_seed(0)
+    network = SliceNetwork(1, (32, 24, 4), 2, "resnet18", num_slices=2, side=64).eval()
+    seen: list[tuple[int, ...]] = []
+    network.stages["backbone"].network.register_forward_pre_hook(  # type: ignore[union-attr]
+        lambda _, inputs: seen.append(tuple(inputs[0].shape))
+    )
+    volumes = torch.rand(1, 1, 32, 24, 4)
+    with torch.no_grad():
+        scores = network(volumes)
+        large = torch.nn.functional.interpolate(volumes, size=(64, 48, 4), mode="trilinear")
+        plain = SliceNetwork(1, (64, 48, 4), 2, "resnet18", num_slices=2).eval()
+        plain.load_state_dict(network.state_dict())
+        torch.testing.assert_close(scores, plain(large))
+    assert seen == [(2, 1, 64, 48)]
+
+
 def test_every_weight_learns() -> None:
     torch.manual_seed(0)
     for network in (

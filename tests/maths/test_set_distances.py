@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy.linalg import sqrtm
 from scipy.stats import kstest
 
-from gen3d.quality import distances
-from gen3d.quality.distances import (
+from gen3d.maths import set_distances
+from gen3d.maths.set_distances import (
     Pool,
     compare_sets,
     half_draws,
@@ -150,7 +150,7 @@ def test_kernels_made_in_blocks_are_those_made_at_once(monkeypatch: pytest.Monke
     first, second = np.arange(15), np.arange(15, 37)
     whole = Pool(features, 1.3)
     values = [whole.kid(first, second), whole.mmd(first, second)]
-    monkeypatch.setattr(distances, "AT_ONCE", 10)
+    monkeypatch.setattr(set_distances, "AT_ONCE", 10)
     blocks = Pool(features, 1.3)
     assert [blocks.kid(first, second), blocks.mmd(first, second)] == pytest.approx(values, rel=1e-12)
 
@@ -158,6 +158,6 @@ def test_kernels_made_in_blocks_are_those_made_at_once(monkeypatch: pytest.Monke
 def test_the_median_of_many_vectors_is_that_of_some(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(6).standard_normal((3000, 5))
     whole = median_distance(values)
-    monkeypatch.setattr(distances, "MOST_IN_MEDIAN", 1000)
+    monkeypatch.setattr(set_distances, "MOST_IN_MEDIAN", 1000)
     assert median_distance(values) == pytest.approx(whole, rel=0.02)
     assert median_distance(values[:1000]) != median_distance(values)
