@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from importlib.resources import files
 from typing import Any
 
 from gen3d.cohort.manifest import scan_key
 from gen3d.core.errors import UserError
+from gen3d.core.package_data import package_text
 
 BIDS_VERSION = "1.10.0"
 # nilearn's template is exactly symmetric, on the 197 x 233 x 189 voxel grid of release 2009a (2009c has 193 x 229 x 193).
@@ -21,7 +21,7 @@ TEMPLATE_SPACE = "MNI152NLin2009aSym"
 
 def read_columns(package: str) -> dict[str, Any]:
     """`columns.json` of a package such as `gen3d.cohort`: column -> its BIDS description, or table -> columns."""
-    columns: dict[str, Any] = json.loads(files(package).joinpath("columns.json").read_text(encoding="utf-8"))
+    columns: dict[str, Any] = json.loads(package_text(package, "columns.json"))
     return columns
 
 

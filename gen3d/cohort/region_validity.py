@@ -8,13 +8,14 @@ and correlated with the log volume of the person's own label.
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib.resources import files
+from io import StringIO
 from typing import NamedTuple
 
 import pandas as pd
 
 from gen3d.cohort.channels import LOG_VOLUMES, VOLUME
 from gen3d.core import words as spell
+from gen3d.core.package_data import package_text
 from gen3d.core.tables import Row, rows_of
 
 FILE = "region_validity.tsv"
@@ -70,8 +71,7 @@ class Choice(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _rows() -> dict[tuple[str, str], Row]:
-    with files("gen3d.cohort").joinpath(FILE).open(encoding="utf-8") as file:
-        rows = rows_of(pd.read_csv(file, sep="\t"))
+    rows = rows_of(pd.read_csv(StringIO(package_text("gen3d.cohort", FILE)), sep="\t"))
     return {(_plain(row["structure"]), row["channel"]): row for row in rows}
 
 

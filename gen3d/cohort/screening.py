@@ -71,7 +71,8 @@ def judge(rows: pd.DataFrame, sites: Sequence[str] | None = None) -> pd.DataFram
         sites: the site of every row; None: all are of one.
 
     Returns:
-        columns `verdict` and `reason`, same index. Values beyond a robust limit warn; so do mild absolute ones.
+        columns `verdict` and `reason`, same index. Values beyond a robust limit warn; so do mild absolute ones, and a remark on
+        the brain mask (column `mask_remark`).
     """
     fine = rows["failure"].fillna("") == ""
     where = pd.Series(list(sites) if sites is not None else "", index=rows.index, dtype=object)
@@ -96,6 +97,8 @@ def judge(rows: pd.DataFrame, sites: Sequence[str] | None = None) -> pd.DataFram
         outcomes = [_judge_one(float(row[limit.column]), limit, usual[limit.column]) for limit in measured]
         severe = [text for verdict, text in outcomes if verdict == "exclude"]
         mild = [text for verdict, text in outcomes if verdict == "warn"]
+        if isinstance(remark := row.get("mask_remark"), str) and remark:
+            mild.append(remark)
         verdicts.append("exclude" if severe else "warn" if mild else "keep")
         reasons.append("; ".join(severe + mild))
     return pd.DataFrame({"verdict": verdicts, "reason": reasons}, index=rows.index)

@@ -50,6 +50,11 @@ class Columns(Config):
     diagnosis: str | None = Field(None, description="column with the diagnosis (usual: diagnosis, group, dx)")
     cdr: str | None = Field(None, description="column with the Clinical Dementia Rating")
     mmse: str | None = Field(None, description="column with the Mini-Mental State Examination score")
+    date: str | None = Field(
+        None,
+        description="column with the date of the scan, as 2015-03-28 (usual: acq_time, scan_date, date); it tells ages that later "
+        "visits lack",
+    )
     path: str | None = Field(
         None,
         description="for a table of scans: column with each scan's path, relative to the table",

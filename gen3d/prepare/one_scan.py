@@ -24,6 +24,7 @@ from gen3d.core.tables import Row
 from gen3d.imaging.brainmask import MaskMethod
 from gen3d.imaging.conform import Conformed, conform
 from gen3d.imaging.foreign import files_of
+from gen3d.imaging.network_mask import NETWORK_MASKS, BrainNetwork
 from gen3d.imaging.orientation import OrientationRule
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.template import template_on
@@ -148,7 +149,10 @@ def prepare_scan(task: ScanTask) -> Row:
     source = str(task.source) if str(task.source).isprintable() else named  # a table cannot hold every name
     row: Row = {"key": task.key, "source": source, "failure": ""}
     try:
-        done = conform(task.source, task.plan, task.brain_mask, task.bias_correction, task.mask, task.orientation)
+        network = _network(task.brain_mask)
+        done = conform(
+            task.source, task.plan, task.brain_mask, task.bias_correction, task.mask, task.orientation, network
+        )
     except UserError as error:
         sentence = str(error)
         row["failure"] = sentence if str(task.source) in sentence or named in sentence else f"{named}: {sentence}"
@@ -162,6 +166,15 @@ def prepare_scan(task: ScanTask) -> Row:
     row["seconds"] = round(time.monotonic() - start, 2)
     task.rows.keep(task.key, row, task.identity)
     return row
+
+
+def _network(method: MaskMethod) -> BrainNetwork | None:
+    """The network of a `brain_mask=`; workers load torch for it alone."""
+    if method not in NETWORK_MASKS:
+        return None
+    from gen3d.nets.deepbet import brain_network
+
+    return brain_network(method)
 
 
 def _store(task: ScanTask, done: Conformed) -> None:

@@ -33,6 +33,8 @@ from gen3d.imaging.registration import DeformationSettings
 from gen3d.imaging.speed import slowness
 from gen3d.imaging.template import template_on
 from gen3d.prepare.columns import Columns
+from gen3d.prepare.dicom.settings import DicomSettings
+from gen3d.prepare.dicom.source import Paths, as_bids, unused_series
 from gen3d.prepare.one_scan import CACHE, ScanTask, make_tasks, prepare_all
 from gen3d.prepare.roles import Controls, control_rows, role_lines
 from gen3d.prepare.sources import ScanSource, read_sources
@@ -42,14 +44,14 @@ FASTEST, SLOWEST = 0.7, 1.5
 """Scans differ, by their voxels and by how far they are from the template: shares of that time that they take."""
 PICTURE_MB = 0.2
 IMAGES = "images"
-OF_THE_TABLE = ("split", "controls", "columns", "shared_ids")
-"""Settings that change the cohort table and no volume."""
+OF_THE_TABLE = ("split", "controls", "columns", "shared_ids", "dicom")
+"""Settings that change the cohort table and no volume of a given scan."""
 MOST_NOTES = 20
 FIRST_COLUMNS = ("key", "source", "verdict", "reason")
 
 
 class Prepare(FolderVerb):
-    """T1w scans (BIDS, BIDS derivatives, CAPS, or a table of paths) to volumes on one grid, each with a quality verdict.
+    """T1w scans (BIDS, BIDS derivatives, CAPS, a table of paths, DICOM) to volumes on one grid, each with a quality verdict.
 
     Every scan is brain-masked, bias-corrected, aligned to MNI152 from many starts, resampled once and brought to one
     intensity scale; the template is deformed to it diffeomorphically. verdicts.tsv says which scans to keep and why;
@@ -57,8 +59,8 @@ class Prepare(FolderVerb):
     """
 
     source: NamedFolders = Field(
-        description="BIDS folder, CAPS folder or table with the paths of the scans; for several a list, or {siteA: FOLDER, siteB: "
-        "FOLDER}: the name of a source then stands in front of all its ids, in every call"
+        description="BIDS folder, CAPS folder, table with the paths of the scans, folder or zip of DICOM files; for several "
+        "a list, or {siteA: FOLDER, siteB: FOLDER}: the name of a source then stands in front of all its ids, in every call"
     )
     spacing_mm: float = Field(2.0, ge=1, le=4, description="edge of a cubic voxel of the grid, mm (1 to 4)")
     degrees_of_freedom: Literal[6, 9, 12] = Field(
@@ -67,7 +69,8 @@ class Prepare(FolderVerb):
     brain_mask: MaskMethod = Field(
         "auto",
         description="auto: stripped if the scan has no skull, else template; given: a mask file next to each scan or "
-        "named in a column `mask`; synthstrip, hd-bet: these programs, if they are on the PATH",
+        "named in a column `mask`; deepbet: its networks (extra `masks`), and auto where their mask cannot be right; "
+        "synthstrip, hd-bet: these programs, if they are on the PATH",
     )
     bias_correction: bool = Field(True, description="N4 correction of the smooth intensity drift of the coils")
     orientation: OrientationRule = Field(
@@ -97,6 +100,10 @@ class Prepare(FolderVerb):
         description="diagnoses that count as healthy controls; [all]: everybody; none: the usual names (control, CN, ...); by "
         "source or site: {siteA: [all], siteB: [CN]}",
     )
+    dicom: DicomSettings = Field(
+        default_factory=DicomSettings,
+        description="where a source of DICOM files is converted to, and what is kept of people",
+    )
     split: Split = Field(
         default_factory=Split, description="shares of the control subjects for training, calibration and test"
     )
@@ -113,11 +120,19 @@ class Prepare(FolderVerb):
 
     def open_inputs(self) -> tuple[ScanSource, list[ScanTask]]:
         """The cohort table, and every scan with all that determines its result."""
+        return self._opened(keep=True)
+
+    def open_to_plan(self) -> tuple[ScanSource, list[ScanTask]]:
+        """The same; what is converted to look into it is not kept."""
+        return self._opened(keep=False)
+
+    def _opened(self, keep: bool) -> tuple[ScanSource, list[ScanTask]]:
         check_tool(self.brain_mask)
-        source = self._read()
-        return source, make_tasks(
-            source.frame, self.paths, self.out, self.grid(), self.brain_mask, self.bias_correction, self.orientation
-        )
+        with as_bids(self.source, self.dicom, self.columns, self.out, keep) as sources:
+            source = self._read(sources)
+            return source, make_tasks(
+                source.frame, self.paths, self.out, self.grid(), self.brain_mask, self.bias_correction, self.orientation
+            )
 
     def identity(self, opened: Callable[[], tuple[ScanSource, list[ScanTask]]]) -> Identity:
         """Also every scan's content, and the cohort table; the former alone decides what must be prepared."""
@@ -148,7 +163,8 @@ class Prepare(FolderVerb):
     def plan(self) -> list[str]:
         """What `run()` would do, how long it would take, and how much it would write."""
         check_tool(self.brain_mask)
-        source, grid = self._read(), self.grid()
+        with as_bids(self.source, self.dicom, self.columns, self.out, keep=False) as sources:
+            source, grid = self._read(sources), self.grid()
         num_scans, megavoxels = len(source.frame), math.prod(grid.shape) / 1e6
         workers = num_workers(self.workers, num_scans)
         kept = sum((self.out / CACHE / f"{key}.json").is_file() for key in source.frame["key"])
@@ -184,8 +200,12 @@ class Prepare(FolderVerb):
             deformation=settings,
         )
 
-    def _read(self) -> ScanSource:
-        source = read_sources(self.source, self.columns, self.shared_ids)
+    def _read(self, sources: Paths) -> ScanSource:
+        source = read_sources(sources, self.columns, self.shared_ids)
+        folders = list(sources.values()) if isinstance(sources, dict) else list(sources)
+        for entry, remark, folder in unused_series(folders):
+            source.unmatched.append((entry, remark))
+            source.found_in.append(str(folder))
         # What is wrong with controls= is said before anything is done.
         control_rows(source.frame, self.controls, source.origin)
         return source

@@ -103,7 +103,8 @@ def _surprises(people: pd.DataFrame, place: str, source: str, num_controls: int)
         held = ", ".join(f"{name} {count}" for name, count in people.loc[~unknown, "diagnosis"].value_counts().items())
         reason = f"none of the diagnoses is one of controls ({held})" if held else "no diagnosis is known"
         lines.append(
-            f"{place}: {reason}, so all {words.people(len(people))} have the role evaluation; if some are healthy, say it with "
+            f"{place}: {reason}, so {'the 1 person has' if len(people) == 1 else f'all {words.people(len(people))} have'} the role "
+            "evaluation; if some are healthy, say it with "
             f"controls={{{source}: [{'DIAGNOSIS' if held else 'all'}]}}"
         )
     elif unknown.any() and (people.loc[unknown, "role"] == "evaluation").any():

@@ -16,6 +16,7 @@ from gen3d.figures import charts
 from gen3d.figures import names as wording
 from gen3d.figures.blocks import Details, Figure, Heading, Section, Table, Text
 from gen3d.figures.context import Context, page_section
+from gen3d.prepare.section_visits import visits
 
 MAX_PICTURES = 8
 PICTURE_WIDTH = 640
@@ -41,6 +42,8 @@ def section(context: Context) -> Section | None:
         )
     )
     blocks += _ages(context, used)
+    of_visits, by_visits = visits(used)
+    blocks += of_visits
     blocks.append(Details("The same by site", [_as_block(by_site, "People by role, diagnosis and site.")]))
     flow, numbers = _exclusions(frame, verdicts)
     unmatched = _unmatched(context)
@@ -59,6 +62,8 @@ def section(context: Context) -> Section | None:
         )
         numbers["unmatched"] = rows
     numbers |= {"by_role_and_diagnosis": overview, "by_site": by_site}
+    if by_visits:
+        numbers["visits"] = by_visits
     return Section("cohort", "Cohort", [*blocks, *flow], numbers)
 
 

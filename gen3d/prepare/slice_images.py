@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from gen3d.core.errors import UserError
 from gen3d.core.files import require_regular
-from gen3d.core.user_table import read_user_table
+from gen3d.core.user_table import read_parquet, read_user_table
 from gen3d.imaging.volume import read_volume
 from gen3d.prepare.columns import ALIASES, Columns
 from gen3d.prepare.standard import standardise
@@ -78,21 +78,6 @@ def read_slice_table(
             f"{source}: no column with the images' files (looked for {', '.join(ALIASES['path'])}); name it with columns.path=."
         )
     return SliceTable(frame.assign(source=[str(source.parent / name) for name in frame["source"]]))
-
-
-def read_parquet(path: Path) -> pd.DataFrame:
-    """The table of a Parquet file.
-
-    Raises:
-        UserError: no Parquet reader is installed, or the file cannot be read.
-    """
-    try:
-        require_regular(path)
-        return pd.read_parquet(path, engine="pyarrow")
-    except ImportError:
-        raise UserError(f"{path}: reading Parquet needs the package pyarrow; pip install 'gen3d[parquet]'.") from None
-    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
-        raise UserError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}).") from None
 
 
 def _known(source: Path, table: pd.DataFrame, columns: Columns, lenient: bool) -> pd.DataFrame:

@@ -16,9 +16,10 @@ from gen3d.core import words
 from gen3d.core.errors import UserError
 from gen3d.core.pool import KeptRows, kept_or_made, num_workers
 from gen3d.core.tables import Row
+from gen3d.core.user_table import read_parquet
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.volume import open_stored, store
-from gen3d.prepare.slice_images import IMAGE, Grey, image_bytes, is_volume, pixels, read_parquet, stacked, volume_of
+from gen3d.prepare.slice_images import IMAGE, Grey, image_bytes, is_volume, pixels, stacked, volume_of
 
 CACHE = ".scans"
 AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}

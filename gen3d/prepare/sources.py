@@ -19,6 +19,7 @@ from gen3d.core import words
 from gen3d.core.errors import UserError
 from gen3d.core.user_table import read_user_table
 from gen3d.prepare.columns import ALIASES, MISSING, Columns
+from gen3d.prepare.dates import doubts_about_visits, with_ages_of_visits
 from gen3d.prepare.identity import SourceRows, identified, joined
 from gen3d.prepare.joining import join_people
 from gen3d.prepare.sidecar import sidecar_of
@@ -85,7 +86,7 @@ def read_sources(
     notes = [note for source in sources for note in source.notes]
     frame = joined(rows, shared_ids)
     origin = [str(place) for place in frame.pop(ORIGIN)]
-    return ScanSource(frame, unmatched, notes, found_in, origin)
+    return ScanSource(frame, unmatched, [*notes, *doubts_about_visits(frame)], found_in, origin)
 
 
 def _read_each(paths: Sequence[Path], columns: Columns) -> list[ScanSource]:
@@ -125,7 +126,10 @@ def _read_one(path: Path, columns: Columns) -> ScanSource:
     if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
         return _read_scan_table(path, columns)
     if path.is_file():
-        raise UserError(f"{path}: a source is a BIDS or CAPS folder or a table ({', '.join(TABLE_SUFFIXES)}).")
+        raise UserError(
+            f"{path}: a source is a BIDS or CAPS folder, a table ({', '.join(TABLE_SUFFIXES)}), a folder of DICOM files or a zip "
+            "of them."
+        )
     raise UserError(f"{path}: no such folder or table; check source=.")
 
 
@@ -140,7 +144,8 @@ def _read_folder(folder: Path, columns: Columns) -> ScanSource:
     frame, named = people.frame, {scan.subject: scan.named for scan in scans}
     original = frame["subject"].map(named)
     frame["source_subject"] = frame["source_subject"].fillna(original) if "source_subject" in frame else original
-    return ScanSource(completed(frame), [*unmatched, *people.unmatched], people.notes)
+    frame, notes = with_ages_of_visits(completed(frame), columns, folder)
+    return ScanSource(frame, [*unmatched, *people.unmatched], [*people.notes, *notes])
 
 
 # ------------------------------------------------------------------------------------------------------- tables
@@ -162,7 +167,8 @@ def _read_scan_table(path: Path, columns: Columns) -> ScanSource:
     if frame.empty:
         raise UserError(f"{path}: no row names a scan file.")
     frame["source"] = [str(path.parent / name) for name in frame["source"]]
-    return ScanSource(completed(frame), unmatched, notes)
+    frame, of_dates = with_ages_of_visits(completed(frame), columns, path)
+    return ScanSource(frame, unmatched, [*notes, *of_dates])
 
 
 # ------------------------------------------------------------------------------------------------------ joining

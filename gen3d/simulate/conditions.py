@@ -9,6 +9,9 @@ have the same effect.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -28,6 +31,7 @@ Kind = Annotated[Literal["ad", "mci", "ds", "atrophy", "lesion", "null"], Before
 DIAGNOSES = {"ad": "AD", "mci": "MCI", "ds": "DS", "atrophy": "atrophy", "lesion": "lesion", "null": "null"}
 CONTROL = "control"
 LESION_LEVELS = (0.30, 0.55)  # T1w intensity inside a lesion, between fluid and grey matter
+CONVERTING_SHARE = 0.4  # of people with MCI within three years or so (ADNI); an assumption for other intervals
 # Growth of severity: hippocampal loss per year beyond ageing (Barnes 2009, PMC3032014) over the loss at severity 1.
 PROGRESSION_PER_YEAR = {"ad": 0.16, "mci": 0.12}
 
@@ -127,6 +131,13 @@ class Condition(Config):
         description="assigned to the people in turn; lesion: volume in ml (default 10; without one, masks keep their size); "
         "other kinds: factor on the log volume changes (default 1)",
     )
+    converting: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="mci, with visits: share of its people whose diagnosis becomes AD at a later visit (default 0.4); they have "
+        "the faster rates and 1.3 times the severity, the others 0.8 times",
+    )
     changes: dict[str, float] = Field(
         default_factory=dict, description="volume change in percent by region; replaces the effect table"
     )
@@ -147,6 +158,8 @@ class Condition(Config):
     @model_validator(mode="after")
     def _complete(self) -> Condition:
         self._check_lesion()
+        if self.converting is not None and self.kind != "mci":
+            raise ValueError(f"converting is a share of people with MCI; kind {self.kind} has none.")
         if self.kind == "atrophy" and not self.changes:
             raise ValueError("kind atrophy needs changes, for instance changes={hippocampus: -24}.")
         if self.kind in ("lesion", "null") and self.changes:
@@ -183,6 +196,11 @@ class Condition(Config):
             return self.severity or ((0.0,) if self.masks is not None else (10.0,))
         return self.severity or (1.0,)
 
+    @property
+    def converting_share(self) -> float:
+        """Share of the people whose MCI becomes AD between two visits."""
+        return CONVERTING_SHARE if self.converting is None and self.kind == "mci" else self.converting or 0.0
+
     def number(self, num_subjects: int) -> int:
         """How many people of the cohort have the condition."""
         return self.count if self.count is not None else round(self.share * num_subjects)
@@ -218,10 +236,12 @@ def condition_targets(condition: Condition, severity: float, rng: np.random.Gene
     return {label: min(float(severity * value), limit) for name, value in logs.items() for label in find(name)}
 
 
-def region_effects(column: Literal["variation", "ageing"]) -> dict[int, float]:
+@lru_cache(maxsize=2)
+def region_effects(column: Literal["variation", "ageing"]) -> Mapping[int, float]:
     """One column of the effect table by region label, in percent."""
-    return {
+    effects = {
         region.label: getattr(EFFECTS[region.structure], column)
         for region in all_regions()
         if region.structure in EFFECTS
     }
+    return MappingProxyType(effects)

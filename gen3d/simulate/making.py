@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,8 +30,9 @@ from gen3d.simulate.folder import write_truth_volumes
 from gen3d.simulate.label_maps import template_to_scan
 from gen3d.simulate.lesion_masks import LesionMask
 from gen3d.simulate.people import NONE
-from gen3d.simulate.person import ScanTruth, make_person
+from gen3d.simulate.person import ScanTruth, SimulatedPerson, make_person
 from gen3d.simulate.planting import Base, channels_of, plant
+from gen3d.simulate.visits import Comer, Course, RepeatedPerson, scan_at
 
 CACHE = ".people"
 INTRACRANIAL_TEMPLATE_ML = 1880.0  # the template is larger than most heads: its brain mask holds this much
@@ -49,6 +50,9 @@ class SimulatedCohort:
     figures: bool
     bases: Prepared | None
     masks: dict[str, tuple[LesionMask, ...]] = field(default_factory=dict)
+    course: Course | None = None
+    shifts: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
+    """Change of the log volume of regions by label, of each person (index) whose alleles change any."""
 
     @property
     def rows(self) -> KeptRows:
@@ -63,7 +67,7 @@ class SimulatedCohort:
 def simulate_all(cohort: SimulatedCohort, people: Sequence[Row], workers: int) -> Iterator[Row]:
     """Yield one row per scan as it is done; rows kept by an earlier, interrupted run come first and cost nothing.
 
-    Twins of one base are made together, so that what they share is computed once.
+    Twins of one base, and with a course the visits of one person, are made together, so that what they share is computed once.
 
     Raises:
         UserError: the output cannot be written, or a worker process was killed.
@@ -74,13 +78,15 @@ def simulate_all(cohort: SimulatedCohort, people: Sequence[Row], workers: int) -
         _make_group,
         cohort,
         lambda num_groups: num_workers(workers, num_groups),
-        group_of=lambda person: str(person["base"] if cohort.bases else person["key"]),
+        group_of=lambda person: str(person["base" if cohort.bases else "subject" if cohort.course else "key"]),
     )
 
 
 def _make_group(cohort: SimulatedCohort, group: list[Row]) -> list[Row]:
-    """The scans of a group: twins of one base, or one simulated person."""
-    return list(simulate_twins(cohort, group)) if cohort.bases else [simulate_scan(cohort, row) for row in group]
+    """The scans of a group: twins of one base, the visits of one simulated person, or one scan."""
+    if cohort.bases:
+        return list(simulate_twins(cohort, group))
+    return list(simulate_visits(cohort, group)) if cohort.course else [simulate_scan(cohort, row) for row in group]
 
 
 def simulate_scan(cohort: SimulatedCohort, person: Row) -> Row:
@@ -104,14 +110,63 @@ def simulate_scan(cohort: SimulatedCohort, person: Row) -> Row:
             severity,
             *who,
             masks=cohort.masks.get(str(person["condition"]), ()),
+            shift=cohort.shifts.get(int(person["index"]), {}),
         )
     except ValueError as error:
         what = f"condition {person['condition']} at severity {severity:g}"
         raise UserError(f"{key}: {what} cannot be made at {plan.spacing_mm:g} mm ({error}); lower it.") from None
+    return _keep_simulated(cohort, person, simulated, start, {})
+
+
+def simulate_visits(cohort: SimulatedCohort, visits: Sequence[Row]) -> Iterator[Row]:
+    """Simulate the visits of one person and store all that belongs to them, as `simulate_scan` does.
+
+    Raises:
+        UserError: the output cannot be written, or a change cannot be made on this grid.
+    """
+    assert cohort.course is not None
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    row = visits[0]
+    comer = Comer(
+        int(row["index"]),
+        float(row["first_age_years"]),
+        cohort.condition(row),
+        float(row["first_severity"]),
+        bool(row["converts"]),
+        float(row["last_years"]),
+        cohort.shifts.get(int(row["index"]), {}),
+    )
+    person = RepeatedPerson(cohort.space, comer, cohort.course, cohort.seed)
+    for visit in visits:
+        start, years = time.monotonic(), float(visit["years"])
+        site = next(site for site in cohort.sites if site.name == visit["site"])
+        try:
+            masks = cohort.masks.get(str(visit["condition"]), ())
+            simulated = scan_at(person, site, years, int(visit["session"]), masks)
+        except ValueError as error:
+            raise UserError(
+                f"{visit['key']}: condition {visit['condition']} at severity {comer.severity:g} and {years:g} years later cannot "
+                f"be made at {cohort.space.plan.spacing_mm:g} mm ({error}); lower severity or progression."
+            ) from None
+        yield _keep_simulated(cohort, visit, simulated, start, {"attenuation": round(person.attenuation, 2)})
+
+
+def _keep_simulated(
+    cohort: SimulatedCohort, person: Row, simulated: SimulatedPerson, start: float, further: Row
+) -> Row:
+    """What prepare would make of the scan, stored."""
+    plan = cohort.space.plan
     t1w, levels = apply_tissue_rule(simulated.scan, template_on(plan), simulated.brain)
     log_jacobian, quality = deformation_channel(t1w, plan)
     scan = SimulatedScan(t1w, log_jacobian, simulated.brain, levels, _alignment(cohort, person), quality, "simulated")
-    return _keep(cohort, key, scan, simulated.truth, start, {"volume_ml": simulated.volumes_ml})
+    return _keep(
+        cohort,
+        str(person["key"]),
+        scan,
+        simulated.truth,
+        start,
+        {"volume_ml": simulated.volumes_ml, "planting": further},
+    )
 
 
 def simulate_twins(cohort: SimulatedCohort, twins: Sequence[Row]) -> Iterator[Row]:

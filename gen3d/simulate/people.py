@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,32 @@ def design(
     Raises:
         UserError: the conditions need more people than there are.
     """
+    frame, rng = first_visits(num_subjects, conditions, site_names, age_years, seed)
+    followed = frame.sample(n=round(longitudinal * num_subjects), random_state=int(rng.integers(2**31))).sort_index()
+    interval = rng.uniform(*INTERVAL_YEARS, size=len(followed)).round(2)
+    progression = np.array(  # not by `map`: nobody followed up would make a column of text
+        [
+            PROGRESSION_PER_YEAR.get(conditions[name].kind, 0.0) if name != NONE else 0.0
+            for name in followed["condition"]
+        ],
+        dtype=float,
+    )
+    second = followed.assign(
+        session="2", age_years=followed["age_years"] + interval, severity=followed["severity"] + progression * interval
+    )
+    scans = pd.concat([frame, second]).sort_values(["index", "session"], kind="stable").reset_index(drop=True)
+    scans["key"] = [scan_key(*pair) for pair in zip(scans["subject"], scans["session"], strict=True)]
+    return _clinical(scans, conditions, rng)
+
+
+def first_visits(
+    num_subjects: int,
+    conditions: Mapping[str, Condition],
+    site_names: list[str],
+    age_years: tuple[float, float],
+    seed: int,
+) -> tuple[pd.DataFrame, np.random.Generator]:
+    """Everybody at session 1, and the generator of what is drawn next."""
     rng = np.random.default_rng([seed, 11])
     groups = [(name, number) for name, condition in conditions.items() if (number := condition.number(num_subjects))]
     num_ill = sum(number for _, number in groups)
@@ -51,21 +77,7 @@ def design(
     digits = max(3, len(str(num_subjects)))
     frame.insert(1, "subject", [f"S{seed}P{i + 1:0{digits}d}" for i in range(num_subjects)])
     frame["session"] = "1"
-    followed = frame.sample(n=round(longitudinal * num_subjects), random_state=int(rng.integers(2**31))).sort_index()
-    interval = rng.uniform(*INTERVAL_YEARS, size=len(followed)).round(2)
-    progression = np.array(  # not by `map`: nobody followed up would make a column of text
-        [
-            PROGRESSION_PER_YEAR.get(conditions[name].kind, 0.0) if name != NONE else 0.0
-            for name in followed["condition"]
-        ],
-        dtype=float,
-    )
-    second = followed.assign(
-        session="2", age_years=followed["age_years"] + interval, severity=followed["severity"] + progression * interval
-    )
-    scans = pd.concat([frame, second]).sort_values(["index", "session"], kind="stable").reset_index(drop=True)
-    scans["key"] = [scan_key(*pair) for pair in zip(scans["subject"], scans["session"], strict=True)]
-    return _clinical(scans, conditions, rng)
+    return frame, rng
 
 
 def _group(
@@ -99,11 +111,26 @@ def _group(
 
 
 def _clinical(scans: pd.DataFrame, conditions: Mapping[str, Condition], rng: np.random.Generator) -> pd.DataFrame:
-    """CDR and MMSE that go with kind and severity; none for Down syndrome, where the scales do not hold."""
-    kinds = [conditions[name].kind if name != NONE else NONE for name in scans["condition"]]
-    noise = rng.standard_normal(len(scans))
+    """CDR and MMSE of people who come once or twice, each score drawn anew."""
+    return clinical_scores(
+        scans, kinds_of(scans, conditions), scans["severity"].to_numpy(float), rng.standard_normal(len(scans))
+    )
+
+
+def kinds_of(scans: pd.DataFrame, conditions: Mapping[str, Condition]) -> list[str]:
+    """The kind of every row's condition; `NONE` for the healthy."""
+    return [conditions[name].kind if name != NONE else NONE for name in scans["condition"]]
+
+
+def clinical_scores(
+    scans: pd.DataFrame, kinds: Sequence[str], severities: Sequence[float] | np.ndarray, deviations: np.ndarray
+) -> pd.DataFrame:
+    """The table with CDR and MMSE that go with kind and severity; none for Down syndrome, where the scales do not hold.
+
+    ``deviations`` are those of the MMSE, in SDs of the kind.
+    """
     cdr, mmse = [], []
-    for kind, severity, deviation in zip(kinds, scans["severity"], noise, strict=True):
+    for kind, severity, deviation in zip(kinds, severities, deviations, strict=True):
         mean, spread = {"ad": (26 - 4 * severity, 2.0), "mci": (27.0, 1.5), "ds": (np.nan, 0.0)}.get(kind, (29.0, 0.9))
         mmse.append(float(np.clip(np.round(mean + spread * deviation), 0, 30)))
         cdr.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from scipy import ndimage
 from gen3d.cohort.regions import all_regions, find
 from gen3d.imaging import deformation
 from gen3d.imaging.plan import GridPlan
-from gen3d.simulate.anatomy import AnatomySpace, condition_anatomy, healthy_anatomy, healthy_targets
+from gen3d.simulate.anatomy import AnatomySpace, condition_anatomy, healthy_anatomy, healthy_targets, with_shift
 from gen3d.simulate.appearance import (
     Site,
     Tissue,
@@ -35,7 +36,7 @@ HINDBRAIN = tuple(
 )
 
 # Streams of random numbers of a person: one purpose each, so that a condition never shifts the draws of another purpose.
-VOLUMES, SHAPE, CONDITION, LESION, APPEARANCE, NOISE = range(6)
+VOLUMES, SHAPE, CONDITION, LESION, APPEARANCE, NOISE, PACE, POSE = range(8)
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,14 @@ def make_person(
     person: int,
     session: int,
     masks: tuple[LesionMask, ...] = (),
+    shift: Mapping[int, float] = MappingProxyType({}),
 ) -> SimulatedPerson:
-    """Simulate one scan; ``masks`` are those of a lesion, if any.
+    """Simulate one scan; ``masks`` are those of a lesion, ``shift`` what alleles change of log volumes by label, if any.
 
     Sessions of a person share anatomy and condition, never noise, bias field or texture. The healthy twin is the same
     person with ``condition=None``. Raises ``ValueError`` when a volume change cannot be made on this grid.
     """
-    targets = healthy_targets(space, age_years, stream(seed, person, VOLUMES))
+    targets = with_shift(healthy_targets(space, age_years, stream(seed, person, VOLUMES)), shift)
     healthy = healthy_anatomy(space, targets, stream(seed, person, SHAPE))
     inverse = deformation.invert(healthy.displacement, deformation.exponential(-healthy.velocity))
     region = ndimage.binary_dilation(space.mask, iterations=MARGIN_VOXELS)
@@ -108,15 +110,15 @@ def make_person(
         truth = ScanTruth(
             np.where(space.mask, change.log_jacobian, 0),
             changed,
-            _percent_changes(space, displacement, healthy.displacement),
+            percent_changes(space, displacement, healthy.displacement),
             0.0,
-            _error(change, planted),
+            largest_error(change, planted),
         )
     elif condition is not None and condition.kind == "lesion":
-        where = (tissue.brain > 0.99) & (tissue.fluid < 0.3) & space.mask & ~np.isin(space.labels, HINDBRAIN)
+        where = lesion_place(tissue, space)
         image, truth = plant_lesion(image, where, condition, severity, masks, space.plan, stream(seed, person, LESION))
     scan = add_noise(image, site, space.plan.spacing_mm, stream(seed, person, NOISE, session))
-    return SimulatedPerson(scan, image, tissue.brain > 0.5, truth, _volumes(space, displacement))
+    return SimulatedPerson(scan, image, tissue.brain > 0.5, truth, volumes_ml(space, displacement))
 
 
 def plant_lesion(
@@ -133,22 +135,56 @@ def plant_lesion(
     ``severity`` is its volume in ml. With ``masks`` one of them is dealt out, scaled to that volume or, where it is 0, as
     it is; without, the lesion is an irregular blob. Raises ``ValueError`` where it does not fit.
     """
+    return with_lesion(image, drawn_lesion(where, condition, severity, masks, plan, rng), plan)
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """A focal lesion: the share of each voxel [X, Y, Z] that it takes, its intensity on T1w, the name of its mask."""
+
+    fraction: Floats
+    level: float
+    name: str
+
+
+def drawn_lesion(
+    where: NDArray[np.bool_],
+    condition: Condition,
+    severity: float,
+    masks: tuple[LesionMask, ...],
+    plan: GridPlan,
+    rng: np.random.Generator,
+) -> Lesion:
+    """A lesion inside ``where``, see `plant_lesion`."""
     name = ""
     if masks:
         name, fraction = deal(masks, severity or None, where, plan, rng)
     else:
         fraction = lesion_fraction(severity, where, plan.spacing_mm, rng)
-    with_lesion = add_lesion(image, fraction, float(rng.uniform(*condition.level)))
-    volume_ml = float(fraction.sum()) * plan.spacing_mm**3 / 1000
-    return with_lesion, ScanTruth(np.zeros_like(image), fraction > 0.5, {}, volume_ml, 0.0, name)
+    return Lesion(fraction, float(rng.uniform(*condition.level)), name)
 
 
-def _error(change: deformation.Reached, planted: Mapping[int, float]) -> float:
+def with_lesion(image: Floats, lesion: Lesion, plan: GridPlan) -> tuple[Floats, ScanTruth]:
+    """The image with a lesion, and its truth."""
+    volume_ml = float(lesion.fraction.sum()) * plan.spacing_mm**3 / 1000
+    truth = ScanTruth(np.zeros_like(image), lesion.fraction > 0.5, {}, volume_ml, 0.0, lesion.name)
+    return add_lesion(image, lesion.fraction, lesion.level), truth
+
+
+def lesion_place(tissue: Tissue, space: AnatomySpace) -> NDArray[np.bool_]:
+    """Where a simulated person can have a lesion [X, Y, Z]: brain tissue, not fluid, not the hindbrain."""
+    found: NDArray[np.bool_] = (
+        (tissue.brain > 0.99) & (tissue.fluid < 0.3) & space.mask & ~np.isin(space.labels, HINDBRAIN)
+    )
+    return found
+
+
+def largest_error(change: deformation.Reached, planted: Mapping[int, float]) -> float:
     """Largest relative error of the requested volumes, percent."""
     return 100 * max(abs(float(np.expm1(change.log_changes[label] - log))) for label, log in planted.items())
 
 
-def _percent_changes(space: AnatomySpace, displacement: Floats, healthy: Floats) -> dict[str, float]:
+def percent_changes(space: AnatomySpace, displacement: Floats, healthy: Floats) -> dict[str, float]:
     """Volume change of every region against the healthy twin, percent."""
     logs = [
         deformation.regional_log_volumes(deformation.jacobian_determinant(u), space.labels)
@@ -158,7 +194,7 @@ def _percent_changes(space: AnatomySpace, displacement: Floats, healthy: Floats)
     return {region.name: float(change[region.label]) for region in all_regions()}
 
 
-def _volumes(space: AnatomySpace, displacement: Floats) -> dict[str, float]:
+def volumes_ml(space: AnatomySpace, displacement: Floats) -> dict[str, float]:
     """Volume of every region in the person, ml, in the space of the template."""
     logs = deformation.regional_log_volumes(deformation.jacobian_determinant(displacement), space.labels)
     voxel_ml = space.plan.spacing_mm**3 / 1000

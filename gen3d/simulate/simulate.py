@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -29,16 +30,30 @@ from gen3d.imaging.volume import read_stored
 from gen3d.simulate.anatomy import cohort_space
 from gen3d.simulate.appearance import Site, make_sites
 from gen3d.simulate.conditions import Condition, Name, default_conditions
-from gen3d.simulate.folder import PERCENT_CHANGE, VOLUME_ML, write_truth
+from gen3d.simulate.folder import PERCENT_CHANGE, VOLUME_ML, write_rates, write_truth
+from gen3d.simulate.genes import CohortGenes, genes_of
+from gen3d.simulate.genetics import Genetics
+from gen3d.simulate.genotype_files import write_genotypes
 from gen3d.simulate.lesion_masks import LesionMask, masks_of_size
 from gen3d.simulate.making import CACHE, SimulatedCohort, simulate_all
 from gen3d.simulate.people import NONE, design
 from gen3d.simulate.planting import check_on_template
 from gen3d.simulate.twins import short_name, twin_table
+from gen3d.simulate.visit_table import INTERNAL, TRUTH_COLUMNS, design_visits
+from gen3d.simulate.visits import Course
 
 SECONDS_PER_SCAN, SECONDS_PER_MEGAVOXEL = 0.4, 6.0  # of one core
 SECONDS_PER_MEGAVOXEL_OF_TWIN = 11.0
 DEFAULT_SUBJECTS = 60
+OF_VISITS = (
+    "progression",
+    "acceleration",
+    "foreseeable",
+    "repositioning_mm",
+    "repositioning_degrees",
+    "scanner_change",
+)
+SHORTEST_GAP_YEARS, OLDEST_YEARS = 0.02, 100.0
 FIRST_COLUMNS = ("key", "source", "verdict", "reason")
 
 
@@ -79,7 +94,54 @@ class Simulate(FolderVerb):
         description="how much sites differ in contrast, resolution, bias and noise; 0: not at all, 1: usual",
     )
     age_years: tuple[float, float] = Field((45.0, 85.0), description="youngest and oldest person, years")
-    longitudinal: float = Field(0.0, ge=0, le=1, description="share of people with a second session 1 to 3 years later")
+    longitudinal: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of people with a second session 1 to 3 years later; with visits: with those visits (0: everybody)",
+    )
+    visits: tuple[float, ...] = Field(
+        (),
+        description="when people come, years after the first visit, for instance [0, 1.2, 3]; each comes at most 0.1 years early "
+        "or late; every visit is a fresh scan; none: once, or as longitudinal says",
+    )
+    progression: float = Field(
+        1.0,
+        ge=0,
+        le=3,
+        description="with visits: factor on everybody's rates of change, 0 to 3 (1: as published; 0: nobody's anatomy changes, not "
+        "even by age)",
+    )
+    acceleration: bool = Field(
+        True, description="with visits: hippocampal loss of MCI, and ventricles of MCI and AD, grow faster every year"
+    )
+    foreseeable: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="with visits: correlation of a person's pace of change with how small the medial temporal structures are at "
+        "the first visit (an assumption; 0: the first scan tells the pace of nobody within a group)",
+    )
+    repositioning_mm: float = Field(
+        0.5,
+        ge=0,
+        le=5,
+        description="with visits: SD of the head's shift along each axis at every visit, mm, after alignment",
+    )
+    repositioning_degrees: float = Field(
+        0.5,
+        ge=0,
+        le=5,
+        description="with visits: SD of the head's turn around each axis at every visit, degrees, after alignment",
+    )
+    scanner_change: float = Field(
+        0.0, ge=0, le=1, description="with visits: share of those who come again whose later visits are at another site"
+    )
+    genotypes: Genetics | None = Field(
+        None,
+        description="linked genotypes (genotypes.bed) whose alleles change volumes and the risk of AD; none: nobody has any. "
+        "`genotypes={variants: 2000, apoe_on_risk: 1.2}`; with all effects 0 the images are those without genotypes",
+    )
     base: Folders | None = Field(
         None,
         description="prepared folders whose controls get planted twins; none: every person is made from the template",
@@ -111,10 +173,41 @@ class Simulate(FolderVerb):
             )
         if NONE in self.conditions:
             raise ValueError(f"`{NONE}` is the name of the healthy people; give the condition another name.")
-        if self.base and self.longitudinal:
-            raise ValueError("second sessions need simulated anatomy: give longitudinal=0 or no base.")
+        if self.base and (self.longitudinal or self.visits):
+            raise ValueError("second sessions need simulated anatomy: give longitudinal=0 and no visits, or no base.")
+        if self.base and self.genotypes:
+            raise ValueError("genotypes are those of simulated people: give genotypes, or base.")
+        if self.genotypes and 2 * self.genotypes.siblings > (self.subjects or DEFAULT_SUBJECTS):
+            raise ValueError(
+                f"genotypes.siblings={self.genotypes.siblings} pairs are more people than the {self.subjects or DEFAULT_SUBJECTS} "
+                "of subjects; lower it, or raise subjects."
+            )
+        self._check_visits()
         self._check_conditions()
         return self
+
+    def _check_visits(self) -> None:
+        given = [name for name in OF_VISITS if getattr(self, name) != type(self).model_fields[name].default]
+        if not self.visits:
+            if given:
+                raise ValueError(f"{given[0]} is a setting of visits: give visits too, for instance visits=[0,1.2,3].")
+            for name, condition in self.conditions.items():
+                if condition.converting is not None:
+                    raise ValueError(f"conditions.{name}.converting needs later visits: give visits=[0,1.2,3].")
+            return
+        gaps = [later - earlier for earlier, later in pairwise(self.visits)]
+        if len(self.visits) < 2 or self.visits[0] != 0 or min(gaps) < SHORTEST_GAP_YEARS:
+            raise ValueError(
+                f"visits are years after the first visit: 0 first, then ascending by at least {SHORTEST_GAP_YEARS:g} years, for "
+                f"instance [0, 1.2, 3]; they are {list(self.visits)}."
+            )
+        if self.age_years[1] + self.visits[-1] > OLDEST_YEARS:
+            raise ValueError(
+                f"the oldest person would be {self.age_years[1] + self.visits[-1]:g} years old at the last visit, more than "
+                f"{OLDEST_YEARS:g}; lower age_years or visits."
+            )
+        if self.scanner_change and self.sites < 2:
+            raise ValueError("scanner_change needs another site: give sites=2 or more.")
 
     def _check_conditions(self) -> None:
         for name, condition in self.conditions.items():
@@ -148,6 +241,7 @@ class Simulate(FolderVerb):
     def write(self, work: Work, opened: Opened) -> dict[str, Any]:
         """Simulate every person and write the cohort folder."""
         bases, scans, plan, masks = opened
+        genes = self.genes(scans)
         cohort = SimulatedCohort(
             self.out,
             self.seed,
@@ -157,6 +251,8 @@ class Simulate(FolderVerb):
             self.figures,
             bases,
             masks,
+            self.course,
+            genes.shifts if genes is not None else {},
         )
         records: list[Row] = [{str(name): value for name, value in row.items()} for row in scans.to_dict("records")]
         what = "planting conditions" if bases else "simulating people"
@@ -166,6 +262,9 @@ class Simulate(FolderVerb):
         _report_left_out([row for row in rows if "left_out" in row], {row["key"] for row in finished}, scans)
         scans = scans[scans["key"].isin([row["key"] for row in finished])].reset_index(drop=True)
         summary = self._write_cohort(scans, finished, plan)
+        if genes is not None:
+            write_genotypes(self.out, genes)
+            summary["genotyped"] = int(genes.genotyped.sum())
         remove_folder(self.out / CACHE)
         roles = ", ".join(f"{role} {count}" for role, count in summary["roles"].items())
         people = scans["subject"].nunique()
@@ -182,9 +281,11 @@ class Simulate(FolderVerb):
         seconds = len(scans) * (SECONDS_PER_SCAN + per_megavoxel * megavoxels) / workers * slowness()
         counts = (scans if bases else scans.drop_duplicates("subject"))["condition"].value_counts()
         groups = ", ".join(f"{name} {count}" for name, count in counts.items())
+        genotypes = [] if self.genotypes is None else [f"writes genotypes of {self.genotypes.variants} variants"]
         return [
             f"simulates {len(scans)} scans of {scans['subject'].nunique()} people ({groups})",
             f"the grid is {grid.describe()}",
+            *genotypes,
             f"takes about {duration(seconds)} with {workers} workers",
             f"writes about {len(scans) * megavoxels * 4.2:.0f} MB to {self.out}",
         ]
@@ -206,7 +307,36 @@ class Simulate(FolderVerb):
             return twin_table(bases, self.conditions, self.base_roles, self.subjects, self.seed)
         site_names = [site.name for site in self.scanners()]
         number = self.subjects or DEFAULT_SUBJECTS
+        if self.visits:
+            return design_visits(
+                number,
+                self.conditions,
+                site_names,
+                self.age_years,
+                self.visits,
+                self.longitudinal or 1.0,
+                self.scanner_change,
+                self.progression,
+                self.seed,
+            )
         return design(number, self.conditions, site_names, self.age_years, self.longitudinal, self.seed)
+
+    @property
+    def course(self) -> Course | None:
+        """How people change from visit to visit; None where nobody comes at `visits`."""
+        if not self.visits:
+            return None
+        return Course(
+            self.progression,
+            self.acceleration,
+            self.foreseeable,
+            self.repositioning_mm,
+            self.repositioning_degrees,
+        )
+
+    def genes(self, scans: pd.DataFrame) -> CohortGenes | None:
+        """The genotypes of the people of a cohort table, see `gen3d.simulate.genes`; None where they have none."""
+        return None if self.genotypes is None else genes_of(scans, self.conditions, self.genotypes, self.seed)
 
     def scanners(self) -> list[Site]:
         """The sites that people are scanned at."""
@@ -224,7 +354,8 @@ class Simulate(FolderVerb):
         """Write what belongs to the cohort as a whole, and return the summary of the artefact."""
         verdicts = pd.DataFrame([row["verdict"] for row in rows])
         verdicts = verdicts.join(judge(verdicts)).drop(columns="failure")
-        truth = scans[["subject", "session", "key", "condition", "severity", *scans.columns.intersection(["base"])]]
+        also = scans.columns.intersection(["base", *TRUTH_COLUMNS])
+        truth = scans[["subject", "session", "key", "condition", "severity", *also]]
         truth = truth.merge(pd.DataFrame([row["truth"] for row in rows]), on="key")
         # A mask that is planted as it is has the severity that it turned out to have.
         truth["severity"] = truth["severity"].where(
@@ -233,14 +364,18 @@ class Simulate(FolderVerb):
         if "base" in scans:
             manifest = scans.drop(columns="severity").merge(truth[["key", "severity"]], on="key")
         else:
-            manifest = assign_roles(scans.drop(columns="index"), self.split)
+            internal = scans.columns.intersection(["index", *INTERNAL, *TRUTH_COLUMNS])
+            manifest = assign_roles(scans.drop(columns=internal), self.split)
             manifest[SCAN_HASH] = [
                 voxel_hash(read_stored(self.out / "volumes" / f"{key}_t1w.nii")) for key in manifest["key"]
             ]
         template = template_on(plan)
         write_cohort(self.out, plan, template.mask, regions_on(plan), region_table(), manifest)
         VERDICTS.write(self.out, verdicts[[*FIRST_COLUMNS, *(c for c in verdicts if c not in FIRST_COLUMNS)]])
-        write_truth(self.out, truth, _long(rows, PERCENT_CHANGE), _long(rows, VOLUME_ML))
+        volumes = _long(rows, VOLUME_ML)
+        write_truth(self.out, truth, _long(rows, PERCENT_CHANGE), volumes)
+        if "base" not in scans:
+            write_rates(self.out, scans, volumes)
         return {
             "num_scans": len(rows),
             "conditions": {str(name): int(count) for name, count in scans["condition"].value_counts().items()},

@@ -107,7 +107,7 @@ def test_codes_of_controls_are_words_on_the_command_line(tmp_path: Path) -> None
     ):
         verb = load(Prepare, None, [*common, typed, "columns={sex_codes: {1: M, 2: F}}"])
         assert verb.controls == controls
-        assert [source.frame["sex"].tolist() for source in [verb._read()]] == [["M", "F"]]
+        assert [source.frame["sex"].tolist() for source in [verb._read(verb.source)]] == [["M", "F"]]
     renamed = load(
         Prepare, None, [*common, "columns={sex_codes: {1: M, 2: F}, diagnosis_codes: {0: control, no: 1e3}}"]
     )

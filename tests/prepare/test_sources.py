@@ -136,7 +136,7 @@ def test_other_wrong_sources(tmp_path: Path) -> None:
         read_sources([table(tmp_path / "t.csv", HEAD + "Jürg,a.nii,40,F,CN\n", "latin-1")])
     with pytest.raises(UserError, match="no such folder or table"):
         read_sources([tmp_path / "nowhere"])
-    with pytest.raises(UserError, match="a BIDS or CAPS folder or a table"):
+    with pytest.raises(UserError, match="a BIDS or CAPS folder, a table"):
         read_sources([table(tmp_path / "t.xlsx", "x")])
     (tmp_path / "void").mkdir()
     with pytest.raises(UserError, match=r"no \*_T1w\.nii"):

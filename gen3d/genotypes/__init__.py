@@ -1,0 +1,1 @@
+"""Genotypes: readers, quality control, APOE, polygenic scores (`gen3d genotypes`)."""
