@@ -168,7 +168,9 @@ class ClosedFormModel(Model):
 class BaseModelConfig(Config):
     """What every model's settings offer to the verbs."""
 
-    material: ClassVar[Literal["scans", "latents", "labels"]] = "scans"
+    material: ClassVar[Literal["scans", "latents", "labels", "visits", "latent_visits", "stages", "modalities"]] = (
+        "scans"
+    )
     """What the model is trained on."""
 
     written_by_train: ClassVar[tuple[str, ...]] = ()
@@ -198,8 +200,13 @@ class BaseModelConfig(Config):
 
     @property
     def has_expectation(self) -> bool:
-        """Whether the model expects a scan to look like something; a classifier only tells what it shows."""
+        """Whether the model expects a scan to look like something; a classifier tells what it shows, a forecaster what comes."""
         return True
+
+    @property
+    def used_with(self) -> str:
+        """The verbs that a run without an expectation is for, as a sentence names them."""
+        return "gen3d classify or gen3d explain"
 
     @property
     def asks_for_healthy(self) -> bool:

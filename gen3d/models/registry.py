@@ -27,6 +27,8 @@ class Kind(NamedTuple):
 
 
 NORMATIVE, DIFFUSION, SUPERVISED = "gen3d.models.normative", "gen3d.models.diffusion", "gen3d.models.supervised"
+FORECAST = "gen3d.models.forecast"
+TRANSITION = "gen3d.models.transition"
 
 KINDS: dict[str, Kind] = {
     "vae": Kind(f"{NORMATIVE}.vae:VAEConfig", "VAE", f"{NORMATIVE}.vae_task:VAETask"),
@@ -40,6 +42,21 @@ KINDS: dict[str, Kind] = {
     ),
     "classifier": Kind(
         f"{SUPERVISED}.classifier:ClassifierConfig", "Classifier", f"{SUPERVISED}.classifier_task:ClassifierTask"
+    ),
+    "fusion": Kind(f"{SUPERVISED}.fusion:FusionConfig", "Fusion", f"{SUPERVISED}.fusion_task:FusionTask"),
+    "copy_forward": Kind(f"{FORECAST}.copy_forward:CopyForwardConfig", "Copy forward", baseline=True),
+    "population_rate": Kind(f"{FORECAST}.population_rate:PopulationRateConfig", "Population rate", baseline=True),
+    "region_rate": Kind(f"{FORECAST}.region_rate:RegionRateConfig", "Region rate", baseline=True),
+    "deformation_rate": Kind(
+        f"{FORECAST}.deformation_rate:DeformationRateConfig",
+        "Deformation rate",
+        f"{FORECAST}.deformation_rate_task:DeformationRateTask",
+    ),
+    "latent_flow": Kind(
+        f"{FORECAST}.latent_flow:LatentFlowConfig", "Latent flow", f"{FORECAST}.latent_flow_task:LatentFlowTask"
+    ),
+    "transition": Kind(
+        f"{TRANSITION}.transition:TransitionConfig", "Stage transition", f"{TRANSITION}.task:TransitionTask"
     ),
     "autoencoder_kl": Kind(f"{NORMATIVE}.monai_autoencoder:AutoencoderKLConfig", "AutoencoderKL"),
 }
@@ -58,6 +75,11 @@ def named_kinds() -> str:
 def trained_in_steps(kind: str) -> bool:
     """Whether a model of this kind has a task to be trained on."""
     return kind in KINDS and KINDS[kind].task is not None
+
+
+def forecasts(kind: str) -> bool:
+    """Whether a model of this kind says how scans will look after some years."""
+    return kind in KINDS and KINDS[kind].config.startswith(FORECAST)
 
 
 def learning_from(material: str) -> list[str]:

@@ -287,12 +287,12 @@ def load_expecting(folder: Path, device: str = "cpu") -> Run:
     """Open a run whose model has an expectation, or latents, of scans.
 
     Raises:
-        UserError: as `load_run`, or a classifier.
+        UserError: as `load_run`, or a classifier or a forecaster.
     """
     run = load_run(folder, device)
     if not run.model_config.has_expectation:
         raise UserError(
-            f"{folder}: a {run.kind} has no expectation and no latent of a scan; use it with gen3d classify or gen3d explain, "
+            f"{folder}: a {run.kind} has no expectation and no latent of a scan; use it with {run.model_config.used_with}, "
             "or give a run of another kind of model."
         )
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 from gen3d.core.progress import warn
 from gen3d.models.run_folder import TRAIN, read_seen
-from gen3d.models.supervised.classifier import ClassifierConfig
+from gen3d.models.supervised.label_config import LabelConfig
 
 Rows = NDArray[np.int64]
 FOLDS, WATCHING, SHUFFLED = 0, 1, 2
@@ -28,6 +29,10 @@ FOLDS, WATCHING, SHUFFLED = 0, 1, 2
 NUM_STRATA = 5
 """Quantiles of a number over which its people are dealt."""
 MOST_NAMED = 5
+
+
+GroupsOf = Callable[[Sequence[str]], NDArray[Any]]
+"""What each subject counts as when people are dealt, object [n]: those with the same never come on two sides."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,12 @@ class Labelled:
 
 
 def choose_labelled(
-    prepared: Prepared, config: ClassifierConfig, cross_fit: int, seed: int, given: GivenFolds | None = None
+    prepared: Prepared,
+    config: LabelConfig,
+    cross_fit: int,
+    seed: int,
+    given: GivenFolds | None = None,
+    groups_of: GroupsOf | None = None,
 ) -> Labelled:
     """Everybody with a label, dealt over folds by person and shared out over the members.
 
@@ -79,41 +89,56 @@ def choose_labelled(
         cross_fit: folds; with 1 a single member is trained on everybody.
         seed: of folds, of who watches, and of permutations.
         given: a run whose folds are taken.
+        groups_of: people who stay on one side, such as relatives; none: everybody is a group.
 
     Raises:
-        UserError: no such column, one class, a person of two classes, a class with fewer people than folds, or people whom
-            every member of the other run was trained on.
+        UserError: no such column, one class, a person of two classes, a class with fewer people than folds, people whom
+            every member of the other run was trained on, or a group that is in two of its folds.
     """
     frame, target = _with_label(prepared, config)
     codes = target.codes(frame[target.name])
     if target.task != "number":
         _refuse_changing(frame, target, codes)
     people = LabelledPeople.of(frame, target, codes)
+    dealt = people
+    if groups_of is not None:
+        dealt = LabelledPeople.of(frame.assign(subject=groups_of(frame["subject"].astype(str).tolist())), target, codes)
     if given is not None:
-        fold, num_folds = given.deal(people, target, np.random.default_rng([seed, FOLDS])), len(given.seen.members)
+        folds = people.spread(given.deal(people, target, np.random.default_rng([seed, FOLDS])))
+        num_folds = len(given.seen.members)
+        _refuse_split(dealt, folds, given)
     else:
-        people.require(cross_fit)
-        fold, num_folds = people.deal(cross_fit, np.random.default_rng([seed, FOLDS])), cross_fit
-    folds = people.spread(fold)
+        dealt.require(cross_fit)
+        folds, num_folds = dealt.spread(dealt.deal(cross_fit, np.random.default_rng([seed, FOLDS]))), cross_fit
     found = Labelled(frame, target, codes, folds, num_folds, ())
     variants: list[tuple[str, int, int | None]] = [(MAIN, k, None) for k in range(num_folds)]
-    if config.pretrained and config.twin:
+    if config.has_twins:
         variants += [(TWIN, k, None) for k in range(num_folds)]
     variants += [(PERMUTED, number % num_folds, number) for number in range(config.permuted)]
-    shares = [_share(found, people, config.validation, seed, *variant) for variant in variants]
+    shares = [_share(found, dealt, people, config.validation, seed, *variant) for variant in variants]
     return Labelled(frame, target, codes, folds, num_folds, tuple(shares))
 
 
-def _with_label(prepared: Prepared, config: ClassifierConfig) -> tuple[pd.DataFrame, Target]:
+def real_scans(prepared: Prepared, column: str) -> pd.DataFrame:
+    """Rows of the scans that labels may be learned from: not excluded, no planted twin, not synthetic.
+
+    Raises:
+        UserError: the table has no such column, or no such scan.
+    """
     table = prepared.manifest
-    if config.target not in table.columns:
+    if column not in table.columns:
         raise UserError(
-            f"model.target={config.target}: the cohort table has no such column; it has "
+            f"model.target={column}: the cohort table has no such column; it has "
             f"{', '.join(str(name) for name in table.columns if name not in ('key', 'folder'))}."
         )
     used = table[(table["role"] != "excluded") & ~is_twin(table) & ~is_synthetic(table)].reset_index(drop=True)
     if used.empty:
         raise UserError(f"{prepared.folders[0]}: no scan of a real person is left to learn from.")
+    return used
+
+
+def _with_label(prepared: Prepared, config: LabelConfig) -> tuple[pd.DataFrame, Target]:
+    used = real_scans(prepared, config.target)
     if config.sessions == "first":
         first, unknown = first_scans(used)
         if unknown:
@@ -133,6 +158,17 @@ def _refuse_changing(frame: pd.DataFrame, target: Target, codes: NDArray[np.floa
         raise UserError(
             f"{target.name} changes between the sessions of {_named(changing)}, so these people would be in two classes; "
             "set model.sessions=first to use each person's first scan, or leave one of the classes out."
+        )
+
+
+def _refuse_split(dealt: LabelledPeople, folds: Rows, given: GivenFolds) -> None:
+    """Refuse folds of another run that separate people who belong together."""
+    groups = dealt.frame["subject"].astype(str).to_numpy()
+    split = [group for group in dict.fromkeys(groups) if len(set(folds[groups == group])) > 1]
+    if split:
+        raise UserError(
+            f"folds={given.folder}: its folds separate {len(split)} groups of relatives, who would be trained on and tested; "
+            "train this one with cross_fit= first, and the other with folds= of this run."
         )
 
 
@@ -229,6 +265,7 @@ class LabelledPeople:
 
 def _share(
     found: Labelled,
+    dealt: LabelledPeople,
     people: LabelledPeople,
     watching: float,
     seed: int,
@@ -236,14 +273,14 @@ def _share(
     fold: int,
     permutation: int | None,
 ) -> Share:
-    """A member's part; variants of a fold have the same people in the same parts."""
+    """A member's part; variants of a fold have the same people in the same parts, and nobody's group is on two sides."""
     alone = found.num_folds == 1
     labels = found.codes
     if permutation is not None:
         labels = people.permuted(labels, np.random.default_rng([seed, SHUFFLED, permutation]))
-    of_person = dict(zip(found.frame["subject"].astype(str), found.folds, strict=True))
-    learners = np.array([alone or of_person[subject] != fold for subject in people.subjects])
-    watchers = people.spread(people.watching(watching, learners, np.random.default_rng([seed, WATCHING, fold])))
+    of_group = dict(zip(dealt.frame["subject"].astype(str), found.folds, strict=True))
+    learners = np.array([alone or of_group[subject] != fold for subject in dealt.subjects])
+    watchers = dealt.spread(dealt.watching(watching, learners, np.random.default_rng([seed, WATCHING, fold])))
     inside = alone | (found.folds != fold)
     return Share(
         variant,

@@ -1,4 +1,4 @@
-"""Records of a training while it runs: log.jsonl, TensorBoard, pictures, and one live line."""
+"""Records of a training while it runs: log.jsonl, pictures, trackers, and one live line."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from gen3d.core.progress import PLAIN_LINE_EVERY_S, SPEAKS, console, duration, s
 from gen3d.models.run_folder import LOG
 from gen3d.models.task import Losses
 from gen3d.train.engine.interface import Engine
+from gen3d.train.tracking.sinks import Tracking
 
 Painter = Callable[[nn.Module, Path], None]
 
@@ -54,13 +55,12 @@ class TrainLog(StepLog):
         picture_every: int,
         rate_at: Callable[[int], float],
         paint: Painter | None,
-        tensorboard: bool,
+        tracking: Tracking,
     ) -> None:
         self.folder, self.member, self.num_members, self.steps = folder, member, num_members, steps
         self.batch_size, self.every, self.picture_every = batch_size, every, picture_every
         self.rate_at, self.paint = rate_at, paint
-        self._tensorboard = tensorboard
-        self._board: Any = None
+        self.tracking = tracking
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._skipped = 0
@@ -76,8 +76,6 @@ class TrainLog(StepLog):
     ) -> None:
         if self._live is not None:
             self._live.stop()
-        if self._board is not None:
-            self._board.close()
 
     def start(self, step: int) -> None:
         """Begin at a step; entries of later steps, left by an interrupted run, are taken out of the log."""
@@ -85,8 +83,7 @@ class TrainLog(StepLog):
         self._began = self._last_time = self._last_line = time.monotonic()
         if not SPEAKS:
             return
-        if self._tensorboard:
-            self._board = _summary_writer(self.folder / "tensorboard" / f"member_{self.member}", step)
+        self.tracking.begin_member(self.member, step)
         keep_until(self.folder / LOG, self.member, step)
         if step:
             say(f"{self._name()}: going on from the checkpoint of step {step}.")
@@ -118,9 +115,11 @@ class TrainLog(StepLog):
             self._counts.clear()
             self._skipped = 0
         if self.paint is not None and (step % self.picture_every == 0 or step == self.steps):
+            path = self.folder / "pictures" / f"member_{self.member}_step_{step:06d}.png"
             with engine.averaged() as model:
                 if model is not None:
-                    self.paint(model, self.folder / "pictures" / f"member_{self.member}_step_{step:06d}.png")
+                    self.paint(model, path)
+            self.tracking.picture(self.member, step, path)
 
     def _write(self, step: int, terms: Mapping[str, float]) -> None:
         now = time.monotonic()
@@ -136,10 +135,7 @@ class TrainLog(StepLog):
             "seconds": round(now - self._began, 2),
         }
         append(self.folder / LOG, entry)
-        if self._board is not None:
-            for name, value in entry.items():
-                if name not in ("member", "step"):
-                    self._board.add_scalar(name, value, step)
+        self.tracking.losses(self.member, step, figures_of(entry))
         self._last_time, self._last_step = now, step
         self._show(step, terms, rate, now)
 
@@ -167,6 +163,11 @@ def append(path: Path, entry: Mapping[str, Any]) -> None:
         stream.write(json.dumps(entry) + "\n")
 
 
+def figures_of(entry: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of an entry, without its place."""
+    return {name: float(value) for name, value in entry.items() if name not in ("member", "step")}
+
+
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The entries of a log; a last line cut off by a crash is left out."""
     return load_lines(path) if path.is_file() else []
@@ -191,13 +192,3 @@ def memory_gib() -> float:
     import resource  # systems without /proc report only the peak, in bytes
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30
-
-
-def _summary_writer(folder: Path, step: int) -> Any:
-    """A TensorBoard writer in which entries of later steps, left by an interrupted run, are hidden."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        say("TensorBoard is not installed, so only log.jsonl is written; `pip install tensorboard` adds it.")
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1)

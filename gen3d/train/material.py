@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -15,11 +16,12 @@ from torch import nn
 from gen3d.cohort.calibrators import calibration_outlook
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.seen import SeenBy
+from gen3d.core.artefact import digest
 from gen3d.core.output_folder import Work
 from gen3d.core.work import Inputs
 from gen3d.imaging.plan import GridPlan
 from gen3d.maths.design import Design
-from gen3d.models.base import BaseModelConfig, Model, Statistics
+from gen3d.models.base import BaseModelConfig, ClosedFormModel, Model, Statistics, VolumeSet
 from gen3d.models.registry import learning_from
 from gen3d.models.run_folder import write_people_and_plan
 from gen3d.train.augment import AugmentConfig
@@ -30,6 +32,7 @@ from gen3d.train.log import Painter
 from gen3d.train.looks import LookJudge
 from gen3d.train.pictures import draw_reconstructions
 from gen3d.train.settings import TrainSettings
+from gen3d.train.start import InitialRun
 
 NUM_PICTURED = 2
 
@@ -45,6 +48,9 @@ class TrainingMaterial(ABC):
 
     unused: ClassVar[frozenset[str]] = frozenset()
     """Settings of a training that change nothing with this material."""
+
+    counted: ClassVar[str] = "volumes"
+    """What closed-form models are fitted to."""
 
     @classmethod
     @abstractmethod
@@ -79,6 +85,21 @@ class TrainingMaterial(ABC):
         """The volumes as a member learns from them."""
         return self.source
 
+    def rows_of(self, member: int) -> NDArray[np.int64]:
+        """Rows of the source that a member learns from: its scans, or other things that come of them."""
+        return self.people.members[member]
+
+    def fit(self, model: Model, member: int) -> int:
+        """Fit a closed-form model to the member's volumes; returns how many there were."""
+        rows, source = self.rows_of(member), self.source
+        volumes = VolumeSet(
+            len(rows),
+            lambda places: torch.from_numpy(source.load(rows[places])),
+            self.covariates[rows] if model.uses_covariates else None,
+        )
+        cast(ClosedFormModel, model).fit(volumes)
+        return len(rows)
+
     def initial(self, member: int) -> int:
         """Number of the initial weights that a member starts from."""
         return member
@@ -106,6 +127,9 @@ class TrainingMaterial(ABC):
     @abstractmethod
     def statistics(self, rows: NDArray[np.int64], processes: Processes) -> Statistics:
         """What a model is built from."""
+
+    def set_initial_weights(self, model: Model, member: int) -> None:  # noqa: B027 (most members begin at random)
+        """Load the weights that a member's new model begins with, where they are those of another run; every process calls it."""
 
     def set_frozen_parts(  # noqa: B027 (most models learn everything)
         self, model: Model, member: int, processes: Processes
@@ -157,11 +181,34 @@ class TrainingMaterial(ABC):
         write_people_and_plan(work.folder, self.plan, self.seen(), self.design)
 
 
+def require_scans_alone(settings: TrainSettings, scans: str, learners: str) -> str:
+    """The kind as users give it, once prepared scans are the one input of its training.
+
+    Args:
+        settings: of the training.
+        scans: which scans it needs, in words.
+        learners: of whom it learns, whatever the role.
+
+    Raises:
+        ValueError: no scans, or an input that only models of latents or generative models take.
+    """
+    kind = f"model.kind={settings.model.kind}"
+    if settings.prepared is None:
+        raise ValueError(f"{kind} needs prepared=FOLDER: {scans}")
+    extra = [name for name in ("latents", "autoencoder") if getattr(settings, name) is not None]
+    if extra:
+        raise ValueError(f"{extra[0]}= goes with latent diffusion and latent flow, not with {kind}")
+    if settings.patients:
+        raise ValueError(f"patients= is for generative models; {kind} learns from {learners}")
+    return kind
+
+
 @dataclass(frozen=True)
 class ScanMaterial(TrainingMaterial):
-    """Prepared scans."""
+    """Prepared scans, and the run whose weights the members begin with, if any."""
 
     prepared: Prepared
+    start: InitialRun | None = None
 
     @classmethod
     def refuse(cls, settings: TrainSettings) -> None:
@@ -176,11 +223,25 @@ class ScanMaterial(TrainingMaterial):
         prepared = open_prepared(cast(tuple[Path, ...], settings.prepared))
         prepared.require_channels(settings.channels)
         people = choose_people(prepared, settings.cross_fit, settings.seed, settings.patients)
-        return cls(prepared.plan, settings.channels, people, design_of(people), prepared)
+        material = cls(prepared.plan, settings.channels, people, design_of(people), prepared)
+        if settings.start is None:
+            return material
+        of_model = (settings.channels, settings.model, material.blank, material.covariates.shape[1])
+        start = InitialRun.open(settings.start, prepared, *of_model, people.seen())
+        return replace(material, start=start)
 
     @property
     def inputs(self) -> Inputs:
-        return {"prepared": list(self.prepared.folders)}
+        named: dict[str, Path | Sequence[Path]] = {"prepared": list(self.prepared.folders)}
+        return named if self.start is None else named | {"start": self.start.run.folder}
+
+    def seen(self) -> SeenBy:
+        own = super().seen()
+        return own if self.start is None else self.start.joined(own)
+
+    def set_initial_weights(self, model: Model, member: int) -> None:
+        if self.start is not None:
+            self.start.fill(model, member)
 
     @property
     def source(self) -> PreparedSource:
@@ -189,7 +250,8 @@ class ScanMaterial(TrainingMaterial):
         return PreparedSource(self.prepared, keys, tuple(str(subject) for subject in frame["subject"]), self.channels)
 
     def fingerprint(self) -> str:
-        return self.prepared.fingerprint()
+        mine = self.prepared.fingerprint()
+        return mine if self.start is None else digest([mine, self.start.run.artefact.key])
 
     def statistics(self, rows: NDArray[np.int64], processes: Processes) -> Statistics:
         keys = [str(key) for key in self.people.frame["key"].iloc[rows]]
@@ -219,7 +281,8 @@ class ScanMaterial(TrainingMaterial):
         return calibration_outlook(self.prepared.manifest, len(self.people.members)).sentences()
 
     def sentences(self) -> list[str]:
-        return [f"volumes: {len(self.channels)} channels ({', '.join(self.channels)}) on {self.plan.describe()}"]
+        volumes = f"volumes: {len(self.channels)} channels ({', '.join(self.channels)}) on {self.plan.describe()}"
+        return [volumes] if self.start is None else [volumes, f"begins with the weights of {self.start.run.folder}"]
 
 
 def _covariate_columns(people: RunPeople) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from gen3d.core.progress import track, warn
 from gen3d.core.work import Inputs
 from gen3d.core.work_arrays import save_array
 from gen3d.models.base import BaseModelConfig, Model, Statistics
+from gen3d.models.diffusion.in_latents import InLatents
 from gen3d.models.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, no_noise
 from gen3d.models.run import Run, load_expecting
 from gen3d.train.augment import AugmentConfig
@@ -137,7 +138,7 @@ class LatentMaterial(TrainingMaterial):
         if cohort is not None:
             frame = with_structures(cohort, frame)
         coding = Coding.fit(frame, cast(LatentDiffusionConfig, settings.model).conditions)
-        _warn_of_readings(coding.names)
+        warn_of_readings(coding.names)
         everybody = pd.concat([frame, frame], ignore_index=True) if mirrored else frame
         people = RunPeople(everybody, (np.arange(len(everybody)),))
         rows = np.arange(len(frame)) if cohort is not None else chosen
@@ -176,9 +177,9 @@ class LatentMaterial(TrainingMaterial):
     def source(self) -> LatentSource:
         folder = self.folder or self._own
         names = (ARRAY, MIRRORED) if self.mirrored else (ARRAY,)
-        arrays = tuple(_mapped(folder / name) for name in names)
+        arrays = tuple(mapped(folder / name) for name in names)
         for name, array in zip(names, arrays, strict=True):
-            _refuse_non_finite(folder / name, array[self.rows], self.people.frame["key"].tolist())
+            refuse_non_finite(folder / name, array[self.rows], self.people.frame["key"].tolist())
         subjects = tuple(str(subject) for subject in self.people.frame["subject"])
         return LatentSource(arrays, self.rows, self.shape, subjects, self.coding.encode(self.people.frame))
 
@@ -235,28 +236,8 @@ class LatentMaterial(TrainingMaterial):
     def set_frozen_parts(self, model: Model, member: int, processes: Processes) -> None:
         """The autoencoder's weights, and the scale of the latents over all training scans: mean and SD per channel, mean latent."""
         assert isinstance(model, LatentDiffusion)
-        rows = self.people.members[member]
         model.autoencoder.load_state_dict(self.autoencoder.member(0).state_dict())
-        source, mine = self.source, rows[processes.rank :: processes.num]
-        total = np.zeros(self.shape)
-        for row in mine:
-            total += source.load(np.array([row]))[0]
-        mean = processes.sum_array(total) / len(rows)
-        channel_mean = mean.mean((1, 2, 3))
-        around = mean if model.config.around_mean else np.broadcast_to(channel_mean[:, None, None, None], self.shape)
-        squares = np.zeros(self.shape[0])
-        for row in mine:
-            squares += np.square(source.load(np.array([row]))[0] - around).sum((1, 2, 3))
-        std = np.sqrt(processes.sum_array(squares) / (len(rows) * np.prod(self.shape[1:])))
-        flat = np.flatnonzero(std < 1e-6 * max(float(std.max()), 1e-12))
-        if len(flat) or float(std.max()) == 0:
-            raise UserError(
-                f"channel {int(flat[0]) if len(flat) else 0} of the latents is the same in all training scans: the autoencoder "
-                "does not use it (its KL term may be too strong); train it with a lower model.beta or fewer latent_channels."
-            )
-        model.latent_mean.copy_(torch.from_numpy(channel_mean))
-        model.latent_std.copy_(torch.from_numpy(std))
-        model.mean_latent.copy_(torch.from_numpy(around - channel_mean[:, None, None, None]))
+        set_scale(model, self.source.load, self.people.members[member], processes)
 
     def augmentation(self, settings: AugmentConfig) -> AugmentConfig:
         """None: latents are mirrored by their encoder, see `mirrored`."""
@@ -303,6 +284,45 @@ class LatentMaterial(TrainingMaterial):
         ]
 
 
+def set_scale(
+    model: InLatents,
+    load: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+    rows: NDArray[np.int64],
+    processes: Processes,
+) -> None:
+    """Give a model the scale of latents: mean and SD per channel, and the mean latent.
+
+    Args:
+        model: whose buffers are set.
+        load: latents [n, C, X, Y, Z] of some rows.
+        rows: of all training scans.
+        processes: that read a share of them each.
+
+    Raises:
+        UserError: a channel that the autoencoder does not use.
+    """
+    shape, mine = model.latent_shape, rows[processes.rank :: processes.num]
+    total = np.zeros(shape)
+    for row in mine:
+        total += load(np.array([row]))[0]
+    mean = processes.sum_array(total) / len(rows)
+    channel_mean = mean.mean((1, 2, 3))
+    around = mean if model.around_mean else np.broadcast_to(channel_mean[:, None, None, None], shape)
+    squares = np.zeros(shape[0])
+    for row in mine:
+        squares += np.square(load(np.array([row]))[0] - around).sum((1, 2, 3))
+    std = np.sqrt(processes.sum_array(squares) / (len(rows) * np.prod(shape[1:])))
+    flat = np.flatnonzero(std < 1e-6 * max(float(std.max()), 1e-12))
+    if len(flat) or float(std.max()) == 0:
+        raise UserError(
+            f"channel {int(flat[0]) if len(flat) else 0} of the latents is the same in all training scans: the autoencoder "
+            "does not use it (its KL term may be too strong); train it with a lower model.beta or fewer latent_channels."
+        )
+    model.latent_mean.copy_(torch.from_numpy(channel_mean))
+    model.latent_std.copy_(torch.from_numpy(std))
+    model.mean_latent.copy_(torch.from_numpy(around - channel_mean[:, None, None, None]))
+
+
 def _autoencoder_of(latents: Path, named: Path | None) -> Run:
     """The run that made the latents: where it was then, or where the user says it is now.
 
@@ -328,13 +348,18 @@ def _autoencoder_of(latents: Path, named: Path | None) -> Run:
     return run
 
 
-def latent_shape(run: Run) -> tuple[int, int, int, int]:
+def latent_shape(run: Run, several: bool = False) -> tuple[int, int, int, int]:
     """Channels and sides of an autoencoder's latent.
 
+    Args:
+        run: of the autoencoder.
+        several: whether it may have several members, each with latents of its own.
+
     Raises:
-        UserError: the run has no latents that a diffusion model can be trained on.
+        UserError: the run has no latents that a model can be trained on.
     """
-    if not run.comparable_latents or run.model_config.uses_covariates:
+    usable = run.has_latent if several else run.comparable_latents
+    if not usable or run.model_config.uses_covariates:
         raise UserError(
             f"{run.folder}: a {run.kind} run of {run.num_members} members has no latents that a diffusion model can be "
             "trained on; train a vae with model.latent=spatial and cross_fit=1."
@@ -348,14 +373,14 @@ def latent_shape(run: Run) -> tuple[int, int, int, int]:
     return cast(tuple[int, int, int, int], shape)
 
 
-def _mapped(path: Path) -> NDArray[np.float32]:
+def mapped(path: Path) -> NDArray[np.float32]:
     try:
         return read_array(path, mapped=True)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: missing or damaged ({error}); encode again.") from None
 
 
-def _refuse_non_finite(path: Path, latents: NDArray[np.float32], keys: list[str]) -> None:
+def refuse_non_finite(path: Path, latents: NDArray[np.float32], keys: list[str]) -> None:
     bad = [key for key, latent in zip(keys, latents, strict=False) if not np.isfinite(latent).all()]
     if bad:
         raise UserError(
@@ -363,7 +388,7 @@ def _refuse_non_finite(path: Path, latents: NDArray[np.float32], keys: list[str]
         )
 
 
-def _warn_of_readings(conditions: Sequence[str]) -> None:
+def warn_of_readings(conditions: Sequence[str]) -> None:
     """Warn of conditions that are named after a structure's volume and do not follow it."""
     for name in conditions:
         caution = remark(name.removesuffix(SUFFIX), ML) if name.endswith(SUFFIX) else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -12,19 +12,21 @@ from numpy.typing import NDArray
 
 from gen3d.core.disk import remove_folder
 from gen3d.core.progress import say
-from gen3d.models.base import BaseModelConfig, ClosedFormModel, Model, VolumeSet
+from gen3d.models.base import BaseModelConfig, Model
 from gen3d.models.run_folder import LOG, weights_path
 from gen3d.models.weights import save_weights
 from gen3d.train.batches import Batches
 from gen3d.train.engine.interface import Engine
 from gen3d.train.engine.processes import Processes
 from gen3d.train.engine.start import start_engine
-from gen3d.train.log import TrainLog, append, keep_until, memory_gib
+from gen3d.train.log import TrainLog, append, figures_of, keep_until, memory_gib
 from gen3d.train.looks import Keeping, Looks
 from gen3d.train.loop import Checkpoints, run_loop
 from gen3d.train.material import TrainingMaterial
 from gen3d.train.random_numbers import INITIAL_WEIGHTS, seed_of
 from gen3d.train.settings import TrainSettings
+from gen3d.train.tracking.recording import hashes_of
+from gen3d.train.tracking.sinks import Tracking
 
 Tensors = dict[str, torch.Tensor]
 
@@ -37,6 +39,7 @@ class Member:
     material: TrainingMaterial
     index: int
     processes: Processes
+    tracking: Tracking = field(default_factory=Tracking)
 
     def train(self) -> None:
         """Train or fit it and write its weights; a member whose weights are there is finished."""
@@ -50,10 +53,13 @@ class Member:
             config: BaseModelConfig = material.completed(self.settings.model)
             statistics = material.statistics(self.rows, self.processes)
             model = config.build(material.plan, material.channels, statistics, material.covariates.shape[1])
+            material.set_initial_weights(model, self.index)
             material.set_frozen_parts(model, self.index, self.processes)
-            tensors = self._fit(model) if isinstance(model, ClosedFormModel) else self._optimise(model)
+            tensors = self._fit(model) if config.closed_form else self._optimise(model)
         plan_key, kind = material.plan.key, self.settings.model.kind
         self.processes.on_first(lambda: save_weights(weights, cast(Tensors, tensors), plan_key, kind))
+        if self.processes.first:
+            self.tracking.end_member(self.index, hashes_of(self.settings.out, (weights,)))
         self._forget_checkpoints()
 
     def _forget_checkpoints(self) -> None:
@@ -63,31 +69,34 @@ class Member:
     @property
     def rows(self) -> NDArray[np.int64]:
         """Rows of the material that it is trained on."""
-        return self.material.people.members[self.index]
+        return self.material.rows_of(self.index)
 
     @property
     def _checkpoints(self) -> Checkpoints:
         folder = self.settings.out / "checkpoint" / f"member_{self.index}"
         return Checkpoints(folder, self.settings.engine.checkpoint_every)
 
-    def _fit(self, model: ClosedFormModel) -> Tensors:
-        out, kind, rows, source = self.settings.out, self.settings.model.kind, self.rows, self.material.source
+    def _fit(self, model: Model) -> Tensors:
+        out, kind, rows = self.settings.out, self.settings.model.kind, self.rows
         began = time.monotonic()
-        volumes = VolumeSet(
-            len(rows),
-            lambda places: torch.from_numpy(source.load(rows[places])),
-            self.material.covariates[rows] if model.uses_covariates else None,
-        )
-        model.fit(volumes)
+        num = self.material.fit(model, self.index)
         seconds = time.monotonic() - began
-        paint = self.material.painter(model, rows, kind, self.settings.seed)
+        paint, picture = (
+            self.material.painter(model, rows, kind, self.settings.seed),
+            out / "pictures" / f"member_{self.index}.png",
+        )
         if paint is not None:
-            paint(model, out / "pictures" / f"member_{self.index}.png")
+            paint(model, picture)
         keep_until(out / LOG, self.index, -1)
-        entry = {"member": self.index, "step": 0, "volumes": len(rows), "seconds": round(seconds, 2)}
-        append(out / LOG, {**entry, "memory_gib": round(memory_gib(), 3)})
+        entry = {"member": self.index, "step": 0, "volumes": num, "seconds": round(seconds, 2)}
+        entry["memory_gib"] = round(memory_gib(), 3)
+        append(out / LOG, entry)
+        self.tracking.begin_member(self.index, -1)
+        self.tracking.losses(self.index, 0, figures_of(entry))
+        self.tracking.picture(self.index, 0, picture)
         say(
-            f"train member {self.index + 1} of {self.material.num_members}: {kind} of {len(rows)} volumes in {seconds:.1f} s"
+            f"train member {self.index + 1} of {self.material.num_members}: {kind} of {num} {self.material.counted} "
+            f"in {seconds:.1f} s"
         )
         return model.state_dict()
 
@@ -138,5 +147,5 @@ class Member:
             picture_every=settings.picture_every,
             rate_at=settings.optim.rate_at,
             paint=self.material.painter(model, self.rows, settings.model.kind, settings.seed),
-            tensorboard=settings.tensorboard,
+            tracking=self.tracking,
         )

@@ -31,6 +31,7 @@ class OptimConfig(Config):
     warmup: float = Field(0.05, ge=0, le=1, description="share of the steps, 0 to 1, over which the rate rises from 0")
     final_rate: float = Field(0.02, ge=0, le=1, description="learning rate at the end, as a share of the peak")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay, per unit of learning rate")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's memory of gradients")
     beta2: float = Field(0.99, gt=0, lt=1, description="AdamW's memory of squared gradients")
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd's memory of gradients; its weight decay is plain L2")
     plateau: float = Field(
@@ -93,7 +94,7 @@ class OptimConfig(Config):
             ]
         if self.method == "sgd":
             return torch.optim.SGD(groups, lr=self.peak_rate, momentum=self.momentum)
-        return torch.optim.AdamW(groups, lr=self.peak_rate, betas=(0.9, self.beta2), fused=True)
+        return torch.optim.AdamW(groups, lr=self.peak_rate, betas=(self.beta1, self.beta2), fused=True)
 
 
 Moments = dict[str, dict[str, Tensor]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gen3d.cohort.target import Target
 from gen3d.models.supervised.classifier import Classifier
 from gen3d.models.supervised.losses import label_loss, label_weights
 from gen3d.nets.classifiers.base import StagedNetwork, recalibrate
@@ -37,6 +39,8 @@ class RowScorer:
     source: BatchSource
     last: str
     batch_size: int
+
+    at_once: ClassVar[int] = 1
 
     @torch.no_grad()
     def scores(self, model: Classifier, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -95,16 +99,24 @@ class RowScorer:
         return np.asarray(scores.float().cpu().numpy(), dtype=np.float64)
 
     def loss(self, module: nn.Module, rows: NDArray[np.int64], labels: NDArray[np.float64]) -> float:
-        """Log loss of these rows with every class weighing the same (a proper score, which focal loss is not), or smooth L1
-        of a standardised number; `labels` [n] are those of the rows."""
+        """The `validation_loss` of these rows; `labels` [n] are those of the rows."""
         assert isinstance(module, Classifier)
-        scores = torch.from_numpy(self.scores(module, rows))
-        known = torch.from_numpy(labels)
-        if module.target.task == "number":
-            centre, spread = module.centre.double().cpu(), module.spread.double().cpu()
-            scores, known = (scores - centre) / spread, (known - centre) / spread
-        return float(label_loss(scores, known, module.target, _weights(module, known), gamma=0.0))
+        return validation_loss(self.scores(module, rows), labels, module)
 
 
-def _weights(module: Classifier, labels: Tensor) -> Tensor:
-    return label_weights(module.target, labels)
+class Labelling(Protocol):
+    """What a loss of labels needs to know of a model."""
+
+    target: Target
+    centre: Tensor
+    spread: Tensor
+
+
+def validation_loss(found: NDArray[np.float64], labels: NDArray[np.float64], model: Labelling) -> float:
+    """Log loss of scores [n, scores] with every class weighing the same (a proper score, which focal loss is not), or smooth L1
+    of a standardised number; `labels` [n]."""
+    scores, known = torch.from_numpy(found), torch.from_numpy(labels)
+    if model.target.task == "number":
+        centre, spread = model.centre.double().cpu(), model.spread.double().cpu()
+        scores, known = (scores - centre) / spread, (known - centre) / spread
+    return float(label_loss(scores, known, model.target, label_weights(model.target, known), gamma=0.0))

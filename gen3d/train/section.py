@@ -8,13 +8,16 @@ import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
+from gen3d.cohort.fusion_folder import PICTURE as ATTENTION_PICTURE
+from gen3d.cohort.fusion_folder import read_verdict
 from gen3d.core import words as spell
 from gen3d.core.errors import UserError
 from gen3d.core.files import require_regular
+from gen3d.core.result_folder import picture_path
 from gen3d.figures import charts
 from gen3d.figures.blocks import Figure, Section, Table, Text
 from gen3d.figures.context import Context, page_section
-from gen3d.models.registry import trained_in_steps
+from gen3d.models.registry import forecasts, trained_in_steps
 from gen3d.models.run_folder import AGAIN, RunFolder
 
 NOT_LOSSES = ("member", "step", "learning_rate", "volumes_per_s", "memory_gib", "seconds", "volumes", "clipped")
@@ -26,7 +29,7 @@ TERMS = {
     "ssim": "1 \N{MINUS SIGN} SSIM",
 }
 BUFFERS = ("channel_mean", "channel_std", "brain_mask")
-CLASSIFIER = "classifier"
+CLASSIFIERS = ("classifier", "fusion")
 
 
 @page_section("How the models were trained", "`gen3d train`", place=20, reads=RunFolder)
@@ -40,17 +43,39 @@ def section(context: Context) -> Section | None:
         figure = _curves(context, run)
         if figure is not None:
             blocks.append(figure)
+        blocks += _attention(run)
     return Section("model", "How the models were trained", blocks, {"models": rows})
 
 
+def _attention(run: RunFolder) -> list[Any]:
+    """What a fusion of genetics and images reads together, where that may be believed, or why it may not."""
+    verdict = read_verdict(run.folder)
+    if verdict is None:
+        return []
+    said = f"{run.name}: {verdict['sentence']}"
+    path = picture_path(run.folder, ATTENTION_PICTURE)
+    if not (verdict["shown"] and path.is_file()):
+        return [Text(said)]
+    name = f"attention_{run.folder.name}"
+    return [Figure(name, f"What {run.name} reads together.", said, path.read_bytes())]
+
+
 def _sentence(rows: list[dict[str, Any]]) -> str:
-    """Whom the models learned from: those of healthy people, and classifiers, which learn from everybody with a label."""
-    classifiers = [row for row in rows if row["kind"] == CLASSIFIER]
-    models = [row for row in rows if row["kind"] != CLASSIFIER]
+    """Whom the models learned from: those of healthy people, and classifiers and forecasters, which learn from everybody with a
+    label, or with visits."""
+    classifiers = [row for row in rows if row["kind"] in CLASSIFIERS]
+    forecasters = [row for row in rows if forecasts(row["kind"])]
+    models = [row for row in rows if row not in classifiers and row not in forecasters]
     text = _of_models(models) if models else ""
     if classifiers:
         text += f"{' ' if text else ''}Classifiers learn from people with a label, whatever it is: {_trained_on(classifiers)}."
         text += _crossed(classifiers, "is scored only by members that neither learned from nor watched that person")
+    if forecasters:
+        text += (
+            f"{' ' if text else ''}Forecasters learn from people with two visits or more, whatever the diagnosis: "
+            f"{_trained_on(forecasters)}."
+        )
+        text += _crossed(forecasters, "is forecast only by members that never learned from that person")
     return text
 
 
@@ -88,7 +113,7 @@ def _describe(context: Context, run: RunFolder) -> dict[str, Any]:
     seen, cohort = run.seen, context.cohort
     people = cohort[seen.by_any(cohort)] if len(cohort) else cohort
     ages = people["age_years"].dropna() if len(people) else pd.Series(dtype=float)
-    in_steps = trained_in_steps(str(model.get("kind", "")))
+    in_steps = trained_in_steps(str(model.get("kind", ""))) and model.get("predictor") != "ridge"
     return {
         "model": run.name,
         "kind": str(model.get("kind", "")),
@@ -181,7 +206,7 @@ def _curves(context: Context, run: RunFolder) -> Figure | None:
             "The KL divergence is the information that passes through the latent, in nats per brain; it changes while its "
             "weight is raised, and should be steady at the end."
         )
-    if "error" in names:
+    if "error" in names and not forecasts(str((run.settings.get("model") or {}).get("kind", ""))):
         caption += (
             "The error is that of the predicted noise or velocity, averaged over all noise levels; most of the "
             "noise cannot be predicted, so the error levels off far above zero. `gen3d quality` evaluates the samples."

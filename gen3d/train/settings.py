@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from gen3d.core.config import Folder, Folders, execution
 from gen3d.models.base import BaseModelConfig
@@ -13,6 +13,7 @@ from gen3d.train.augment import AugmentConfig
 from gen3d.train.engine.config import EngineConfig
 from gen3d.train.engine.shared_work import SharedVerb
 from gen3d.train.optim import OptimConfig
+from gen3d.train.tracking.sinks import TrackerName
 
 if TYPE_CHECKING:
     ModelConfig = BaseModelConfig
@@ -20,15 +21,31 @@ else:
     ModelConfig = any_config()
 
 
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class TrainSettings(SharedVerb):
     """Settings of a training; the model's `material` decides which of the inputs it is trained on."""
 
     prepared: Folders | None = Field(None, description="folder or folders of `gen3d prepare` or `gen3d simulate`")
-    latents: Folder | None = Field(None, description="latent diffusion: folder of `gen3d encode`, instead of prepared")
+    latents: Folder | None = Field(
+        None,
+        description="latent diffusion: folder of `gen3d encode`, instead of prepared; fusion: the image side, instead of volumes "
+        "of regions",
+    )
+    genotypes: Folder | None = Field(
+        None, description="fusion: folder of `gen3d genotypes` of the same people, joined by subject"
+    )
     autoencoder: Folder | None = Field(
         None,
         alias="vae",
-        description="latent diffusion: run of the autoencoder; needed with prepared, or if it was moved",
+        description="latent diffusion and forecasts in latents: run of the autoencoder; needed with prepared, or if it was moved",
+    )
+    start: Folder | None = Field(
+        None,
+        description="run whose weights the training begins with (fine-tuning), of the same model, grid and channels; its people "
+        "count as seen. For models that learn from scans in steps",
     )
     patients: float = Field(
         0.0,
@@ -45,12 +62,12 @@ class TrainSettings(SharedVerb):
         1,
         ge=1,
         description="members; 1: one model of the train controls; K: K models, each without one fold of train + calibration "
-        "(classifiers: of everybody with a label)",
+        "(classifiers and fusion: of everybody with a label)",
     )
     folds: Folder | None = Field(
         None,
-        description="classifiers: cross-fitted run whose folds are taken, instead of cross_fit: another classifier, or the model "
-        "behind the latents that it is compared with",
+        description="classifiers and fusion: cross-fitted run whose folds are taken, instead of cross_fit: another classifier, or "
+        "the model behind the latents that it is compared with",
     )
     seed: int = Field(0, ge=0, description="seed of folds, initial weights, order of scans and noise")
     optim: OptimConfig = Field(
@@ -58,9 +75,15 @@ class TrainSettings(SharedVerb):
     )
     engine: EngineConfig = Field(default_factory=EngineConfig, description="where to compute and in which precision")
     augment: AugmentConfig = Field(default_factory=AugmentConfig, description="random changes of training volumes")
+    workers: int = execution(0, "forecasters: people whose visits are registered at a time; 0: one per core", ge=0)
     log_every: int = execution(10, "weight updates between entries of log.jsonl", gt=0)
     picture_every: int = execution(500, "weight updates between pictures of sample reconstructions", gt=0)
-    tensorboard: bool = execution(True, "also log to tensorboard/, if TensorBoard is installed")
+    track: Annotated[tuple[TrackerName, ...], BeforeValidator(_one_or_many)] = execution(
+        ("tensorboard",),
+        "where to copy the log to, besides log.jsonl: tensorboard (files in the run folder), mlflow (mlflow.db beside it, or "
+        "MLFLOW_TRACKING_URI), wandb (files beside it, sent only with WANDB_MODE=online); []: nowhere. A tracker that fails "
+        "loses its record, never the training",
+    )
 
     @field_validator("channels")
     @classmethod

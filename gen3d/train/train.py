@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pydantic import model_validator
+from pydantic import PrivateAttr, model_validator
 
 from gen3d.core.errors import UserError
 from gen3d.core.output_folder import Work
@@ -17,41 +17,66 @@ from gen3d.core.work import Identity
 from gen3d.models.run_folder import write_settings
 from gen3d.train.engine.processes import Processes, launched
 from gen3d.train.material import ScanMaterial, TrainingMaterial
+from gen3d.train.material_fusion import FusionMaterial
 from gen3d.train.material_labels import LabelledMaterial
+from gen3d.train.material_latent_visits import LatentVisitsMaterial
 from gen3d.train.material_latents import LatentMaterial
+from gen3d.train.material_stages import StageMaterial
+from gen3d.train.material_visits import VisitMaterial
 from gen3d.train.member import Member
 from gen3d.train.settings import TrainSettings
+from gen3d.train.tracking.recording import begin_tracking, recorded
+from gen3d.train.tracking.sinks import Tracking
 
 MATERIALS: dict[str, type[TrainingMaterial]] = {
     "scans": ScanMaterial,
     "latents": LatentMaterial,
     "labels": LabelledMaterial,
+    "modalities": FusionMaterial,
+    "stages": StageMaterial,
+    "latent_visits": LatentVisitsMaterial,
+    "visits": VisitMaterial,
 }
 """What models are trained on, by the `material` of their settings."""
 
 
 class Train(TrainSettings):
-    """Train a normative model on healthy people, a generative model on their latents, or a classifier on labelled scans.
+    """Train a normative model on healthy people, a generative model on their latents, a classifier or a forecaster.
 
     Training uses people with the role `train` only. cross_fit > 1 also uses `calibration`: it trains that many members, each
     without one fold of the people, so that every person can be scored by a member that never saw them. patients > 0 also
     uses a share of the patients. Test people are never used.
     A classifier (model.kind=classifier) learns from everybody with a label, whatever the role: with cross_fit=K each member is
     blind to a fold of the people and scores them; scores.tsv holds these scores, and `gen3d classify` compares them with others.
+    A fusion network (model.kind=fusion) does the same from genotypes= and the scans or latents= of the same people, joined by
+    subject; relatives lie in one fold, and modalities.tsv holds what each of the two says alone. No genotype is kept in the run.
+    A forecaster (model.kind=deformation_rate) learns from everybody with two visits, whatever the role; members are blind to people
+    in the same way, and forecast_errors.tsv holds what each one and the floors beside it forecast for people it never saw.
+    With start=RUN a VAE or a restorer goes on from the weights of another run instead of random ones (fine-tuning). The people
+    of that run count as seen by every member that began with it.
     The run folder holds the averaged weights, the plan and covariate schema they need, and hashes of the people that each
     member was trained on.
     """
+
+    _tracking: Tracking = PrivateAttr(default_factory=Tracking)
+    """Filled in the first process when the folder is described."""
 
     @model_validator(mode="after")
     def _fits_its_material(self) -> Train:
         written = [name for name in self.model.written_by_train if getattr(self.model, name)]
         if written:
             raise ValueError(f"model.{listed(self.model.written_by_train)} are written by gen3d; leave them out")
-        if self.model.material != "labels":
+        if self.genotypes is not None and self.model.material != "modalities":
+            raise ValueError("genotypes= goes with model.kind=fusion only")
+        if self.model.material not in ("labels", "modalities"):
             if self.folds is not None:
-                raise ValueError("folds= goes with model.kind=classifier only")
+                raise ValueError("folds= goes with model.kind=classifier or fusion only")
             if self.optim.plateau < 1:
                 raise ValueError("optim.plateau waits for the validation loss of a classifier; leave it out")
+        if self.start is not None and (self.model.material != "scans" or self.model.closed_form):
+            raise ValueError(
+                f"start= goes with models that learn from scans in steps, such as vae and restorer, not with {self.model.kind}"
+            )
         self._material.refuse(self)
         return self
 
@@ -62,7 +87,7 @@ class Train(TrainSettings):
     def settings(self) -> dict[str, Any]:
         """As of every verb, without inputs that are not set and settings that the material does not use."""
         unused = {
-            name for name in ("prepared", "latents", "folds") if getattr(self, name) is None
+            name for name in ("prepared", "latents", "genotypes", "folds", "start") if getattr(self, name) is None
         } | self._material.unused
         left_out = unused | {"vae"} | (set() if self.patients else {"patients"})
         return {name: value for name, value in super().settings().items() if name not in left_out}
@@ -111,10 +136,11 @@ class Train(TrainSettings):
         for sentence in opened.calibration():
             say(f"  {sentence}")
         opened.prepare(processes)
-        for member in range(opened.num_members):
-            Member(self, opened, member, processes).train()
-            opened.after(member, processes)
-        opened.finish(processes)
+        with recorded(self._tracking, self.out):
+            for member in range(opened.num_members):
+                Member(self, opened, member, processes, self._tracking).train()
+                opened.after(member, processes)
+            opened.finish(processes)
         seconds = time.monotonic() - began
         say(f"{self.out}: {self.model.kind} with {opened.num_members} member(s) in {duration(seconds)}.")
         return self._summary(opened, seconds) | {"processes": processes.num}
@@ -161,6 +187,7 @@ class Train(TrainSettings):
         }
         write_settings(work.folder, tree)
         opened.describe(work)
+        self._tracking = begin_tracking(self.track, work, opened.seen().record(), opened.num_members)
 
     def _summary(self, material: TrainingMaterial, seconds: float) -> dict[str, Any]:
         people = material.people

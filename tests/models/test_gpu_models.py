@@ -50,7 +50,7 @@ def runs(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
         asked: dict[str, Any] = {"prepared": cohort, "model": {"kind": name, **settings}, "out": folder / name}
         asked |= {"engine": {"precision": "fp32", "device": "cpu"}, "optim": {"steps": 4, "batch_size": 2}}
         asked |= {"vae": made["spatial"]} if name == "latent_diffusion" else {"channels": ["t1w"]}
-        made[name] = Train.model_validate({**asked, "tensorboard": False, "picture_every": 4}).run()
+        made[name] = Train.model_validate({**asked, "track": [], "picture_every": 4}).run()
     return made
 
 
@@ -125,7 +125,7 @@ def test_a_run_trained_on_a_gpu_opens_on_a_cpu(
     asked: dict[str, Any] = {"prepared": cohort, "model": {"kind": kind, **SMALL[kind]}, "out": tmp_path / "run"}
     asked |= {"engine": {"precision": "bf16", "device": "cuda"}, "optim": {"steps": 4, "batch_size": 2}}
     asked |= {"vae": runs["spatial"]} if kind == "latent_diffusion" else {"channels": ["t1w"]}
-    folder = Train.model_validate({**asked, "tensorboard": False, "picture_every": 4}).run()
+    folder = Train.model_validate({**asked, "track": [], "picture_every": 4}).run()
     assert next((folder / "pictures").iterdir()).stat().st_size > 0
     on_cpu, on_gpu = both(folder, cohort, "expect")
     np.testing.assert_allclose(on_gpu, on_cpu, atol=1e-3 * on_cpu.std())

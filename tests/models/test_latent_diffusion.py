@@ -31,7 +31,7 @@ CODING = Coding(
 
 def config_of(**changes: Any) -> LatentDiffusionConfig:
     autoencoder = VAEConfig(latent="spatial", base_channels=8, max_channels=8, levels=1, latent_channels=2)
-    sizes = {"base_channels": 8, "max_channels": 8, "head_channels": 8, "levels": 1}
+    sizes = {"base_channels": 16, "max_channels": 16, "head_channels": 8, "levels": 1}
     fixed = {"autoencoder": autoencoder, "coding": CODING.to_dict(), "latent_shape": (2, 6, 7, 5)}
     return LatentDiffusionConfig.model_validate({"conditions": CODING.names, **sizes, **fixed, **changes})
 

@@ -38,7 +38,7 @@ def classifier(cohort: Path, out: Path, **changes: Any) -> dict[str, Any]:
         "optim": {"steps": 12, "batch_size": 6, "learning_rate": 3e-3},
         "engine": {"device": "cpu", "precision": "fp32", "checkpoint_every": 5, "timeout_s": 60},
         "log_every": 1,
-        "tensorboard": False,
+        "track": [],
     }
     for group, values in changes.items():
         tree[group] = {**tree.get(group, {}), **values} if isinstance(values, Mapping) else values

@@ -27,7 +27,7 @@ def settings(cohort: Path, out: Path, **changes: Any) -> dict[str, Any]:
         "augment": {"flip": True, "intensity": 0.02},
         "log_every": 1,
         "picture_every": 100,
-        "tensorboard": False,
+        "track": [],
     }
     for group, values in changes.items():
         tree[group] = {**tree[group], **values} if isinstance(values, Mapping) else values

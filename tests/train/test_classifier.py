@@ -313,7 +313,7 @@ MISTAKES: dict[str, dict[str, Any]] = {
     "unfreeze_after= goes with frozen=STAGE": {"model": {"unfreeze_after": 0.5}},
     "frozen=head would leave nothing to train": {"model": {"frozen": "head"}},
     "model.answers and window are written by gen3d": {"model": {"answers": {"name": "a", "task": "number"}}},
-    "is one class, and a classifier needs two": {"model": {"classes": ["AD"]}},
+    "is one class, and a network needs two": {"model": {"classes": ["AD"]}},
 }
 
 

@@ -23,7 +23,7 @@ from gen3d.models.run import load_run
 from gen3d.train.learners import learners
 from gen3d.train.log import read_log
 from gen3d.train.loop import Checkpoints
-from gen3d.train.material_latents import _warn_of_readings
+from gen3d.train.material_latents import warn_of_readings
 from gen3d.train.train import Train
 from tests.sealing import reseal
 from tests.train.conftest import write_cohort
@@ -32,8 +32,8 @@ from tests.train.launching import train_with
 SPATIAL = {"kind": "vae", "latent": "spatial", "base_channels": 8, "max_channels": 8, "levels": 1, "latent_channels": 2}
 DIFFUSION = {
     "kind": "latent_diffusion",
-    "base_channels": 8,
-    "max_channels": 8,
+    "base_channels": 16,
+    "max_channels": 16,
     "head_channels": 8,
     "conditions": ["age_years", "sex"],
 }
@@ -42,7 +42,7 @@ ENGINE = {"precision": "fp32", "checkpoint_every": 4}
 
 
 def train(out: Path, **settings: Any) -> Path:
-    tree = {"out": out, "optim": QUICK, "engine": ENGINE, "tensorboard": False, "picture_every": 100}
+    tree = {"out": out, "optim": QUICK, "engine": ENGINE, "track": [], "picture_every": 100}
     return Train.model_validate({**tree, **settings}).run()
 
 
@@ -115,7 +115,7 @@ def test_scans_encoded_on_the_way_give_the_same_model(cohort: Path, vae: Path, l
 def test_stopped_and_run_again_it_is_the_same(
     latents: Path, diffusion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    verb = {"out": tmp_path / "run", "latents": latents, "model": DIFFUSION, "engine": ENGINE, "tensorboard": False}
+    verb = {"out": tmp_path / "run", "latents": latents, "model": DIFFUSION, "engine": ENGINE, "track": []}
     full = Train.model_validate({**verb, "optim": QUICK, "picture_every": 6})
     saved = Checkpoints.save
 
@@ -168,7 +168,7 @@ def test_a_planted_dependence_on_age_is_learned(tmp_path: Path) -> None:
     run = train(
         tmp_path / "ldm",
         latents=folder,
-        model={**DIFFUSION, "base_channels": 16, "max_channels": 16, "attention_levels": 0, "levels": 1},
+        model={**DIFFUSION, "attention_levels": 0, "levels": 1},
         optim={"steps": 250, "batch_size": 16, "learning_rate": 4e-3, "ema_decay": 0.98},
         engine={"precision": "fp32"},
     )
@@ -268,7 +268,7 @@ def write_case() -> Callable[..., dict[str, Any]]:
             "optim": {"steps": 8, "batch_size": 4, "ema_decay": 0.9},
             "engine": {"device": "cpu", "precision": "fp32", "timeout_s": 60},
             "log_every": 1,
-            "tensorboard": False,
+            "track": [],
         }
 
     return make
@@ -277,7 +277,7 @@ def write_case() -> Callable[..., dict[str, Any]]:
 def test_a_condition_that_is_named_after_a_volume_and_does_not_follow_it_is_warned_of(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    _warn_of_readings(["age_years", "caudate_ml", "lateral_ventricle_ml"])
+    warn_of_readings(["age_years", "caudate_ml", "lateral_ventricle_ml"])
     told = capsys.readouterr().err
     assert "condition caudate_ml: r " in told
     assert "lateral_ventricle" not in told

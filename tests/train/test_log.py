@@ -13,6 +13,8 @@ from PIL import Image
 
 from gen3d.train.log import TrainLog, append, keep_until, memory_gib, read_log
 from gen3d.train.pictures import draw_reconstructions
+from gen3d.train.tracking.sinks import TrackedTraining
+from gen3d.train.tracking.trackers import open_tracking
 
 
 def test_entries_after_a_step_are_dropped_for_one_member_only(tmp_path: Path) -> None:
@@ -38,10 +40,12 @@ def test_without_tensorboard_the_log_is_still_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as where it is not installed
-    log = TrainLog(tmp_path, 0, 1, 4, 2, 2, 4, lambda step: 0.1, None, tensorboard=True)
+    tracking = open_tracking(["tensorboard"])
+    tracking.begin(TrackedTraining(tmp_path, {}, {}, 1), {})
+    log = TrainLog(tmp_path, 0, 1, 4, 2, 2, 4, lambda step: 0.1, None, tracking)
     with log:
         log.start(0)
-    assert "TensorBoard is not installed, so only log.jsonl is written" in capsys.readouterr().out
+    assert "TensorBoard is not installed" in capsys.readouterr().out
     assert not (tmp_path / "tensorboard").exists()
 
 

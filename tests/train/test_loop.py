@@ -27,6 +27,7 @@ from gen3d.train.engine.start import start_engine
 from gen3d.train.log import TrainLog, read_log
 from gen3d.train.loop import Checkpoints, run_loop
 from gen3d.train.optim import OptimConfig
+from gen3d.train.tracking.sinks import Tracking
 
 SHAPE = (12, 12, 12)
 TWO_PLAYERS = {"adversarial_weight": 0.1, "adversarial_start": 0.2}
@@ -92,7 +93,7 @@ def train(
         picture_every=picture_every,
         rate_at=updates.rate_at,
         paint=paint,
-        tensorboard=False,
+        tracking=Tracking(),
     )
     try:
         with log:

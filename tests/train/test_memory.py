@@ -14,6 +14,9 @@ from gen3d.train.plan.memory import LiveBytes, MemoryEstimator, MetaAutocast, St
 from tests.train.measured_peaks import CASES, SHAPE, Case, measured_elsewhere
 from tests.train.plans import NUM_STEPS, task_of
 
+pytestmark = pytest.mark.timeout(1200)
+"""All peaks are measured before the first test."""
+
 LOW, HIGH = 0.9, 1.15
 """Bounds of estimate / measurement."""
 
@@ -26,6 +29,10 @@ def peaks() -> dict[str, int]:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_estimate_agrees_with_the_measured_peak(case: Case, peaks: dict[str, int]) -> None:
+    if str(case) not in peaks:
+        pytest.skip(
+            "this processor has no bfloat16 arithmetic: the plan says that it does not count what emulation takes"
+        )
     engine = EngineConfig(device="cpu", precision=case.precision)
     layout = engine.layout(torch.device("cpu"))
     step = StepSettings(

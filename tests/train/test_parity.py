@@ -23,7 +23,7 @@ from gen3d.train.log import read_log
 from gen3d.train.train import Train
 from tests.train.launching import settings, train_with
 
-pytestmark = pytest.mark.timeout(600)  # the first test waits for all that two processes train
+pytestmark = pytest.mark.timeout(1200)  # the first test waits for all that two processes train
 
 PLACES = ("volumes_per_s", "memory_gib", "seconds", "member", "step")
 
@@ -51,7 +51,8 @@ def reference(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     cases = {"critic": {}, "alone": {"model": {"adversarial_weight": 0.0}}, "bf16": {"engine": {"precision": "bf16"}}}
     for name, changes in cases.items():
         Train.model_validate(settings(cohort, root / name, **changes)).run()
-    return {name: root / name for name in cases}
+    Train.model_validate(settings(cohort, root / "started", start=str(root / "alone"), **ALONE)).run()
+    return {name: root / name for name in (*cases, "started")}
 
 
 ALONE = {"model": {"adversarial_weight": 0.0}}
@@ -60,6 +61,7 @@ LEARN: dict[str, dict[str, Any]] = {
     "parts": {"engine": {"zero": 2, "volumes_at_once": 1}},
     **{f"bf16 zero{stage}": {"engine": {"zero": stage, "precision": "bf16"}} for stage in (0, 1, 2)},
     **{f"alone zero{stage}": {"engine": {"zero": stage}, **ALONE} for stage in (0, 1, 2, 3)},
+    "started": {"engine": {"zero": 1}, **ALONE},
 }
 STAGES: dict[str, tuple[int, int | None]] = {
     "0 to 2": (0, 2),
@@ -99,9 +101,10 @@ class OfTwo:
 
 
 @pytest.fixture(scope="module")
-def of_two(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> OfTwo:
+def of_two(cohort: Path, reference: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> OfTwo:
     root = tmp_path_factory.mktemp("two")
-    cases = [settings(cohort, root / name, **changes) for name, changes in LEARN.items()]
+    starts = {"started": {"start": str(reference["alone"])}}
+    cases = [settings(cohort, root / name, **changes, **starts.get(name, {})) for name, changes in LEARN.items()]
     cases += [staged(cohort, root, name, first) | {"stop": [1, 4]} for name, (first, _) in STAGES.items()]
     cases += [settings(cohort, root / f"mistake {n}", **changes) for n, changes in enumerate(MISTAKES.values())]
     cases[-1]["model"] = {"kind": "pca"}
@@ -115,7 +118,7 @@ def of_two(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> OfTwo:
 def test_two_processes_learn_what_one_learns(of_two: OfTwo, reference: dict[str, Path]) -> None:
     assert of_two.learn == [""] * len(LEARN)
     for name in LEARN:
-        known = "bf16" if "bf16" in name else "alone" if "alone" in name else "critic"
+        known = next((case for case in ("bf16", "alone", "started") if case in name), "critic")
         rel, apart = (2e-2, 1e-1) if known == "bf16" else (1e-4, 1e-3)
         assert_same_training(of_two.root / name, reference[known], rel, apart)
     with pytest.raises(AssertionError):

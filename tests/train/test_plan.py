@@ -13,6 +13,8 @@ from gen3d.models.normative.restorer import RestorerConfig
 from gen3d.models.normative.vae import VAEConfig
 from gen3d.train.engine.config import EngineConfig
 from gen3d.train.optim import OptimConfig
+from gen3d.train.plan import advice
+from gen3d.train.plan import plan as plan_module
 from gen3d.train.plan.memory import GIB, MemoryEstimator, StepSettings, step_flops
 from gen3d.train.plan.plan import StepPlan, plan_step, step_settings
 from tests.train.plans import task_of
@@ -22,6 +24,13 @@ VAE = VAEConfig(base_channels=16, levels=2, latent_size=4)
 CHECKPOINTED = VAEConfig(base_channels=16, levels=2, latent_size=4, gradient_checkpointing=True)
 ADVERSARIAL = VAEConfig(base_channels=16, levels=2, latent="spatial", adversarial_weight=0.1)
 GPU = {"device": "cuda", "precision": torch.bfloat16, "channels_last": True}
+
+
+@pytest.fixture(autouse=True)
+def native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor with bfloat16 arithmetic, whatever this one has: what is advised depends on it."""
+    for module in (advice, plan_module):
+        monkeypatch.setattr(module, "computes_bfloat16", lambda device: True)
 
 
 def settings(model: BaseModelConfig = VAE, batch_size: int = 8, **changes: Any) -> StepSettings:
@@ -77,6 +86,18 @@ def test_what_fits_is_left_as_it_is() -> None:
 def test_fewer_volumes_at_once_are_tried_first_and_no_fewer_than_needed() -> None:
     limit = total(settings(volumes_at_once=2))
     assert advised(settings(), limit) == ("engine.volumes_at_once=2",)
+
+
+def test_where_bfloat16_is_emulated_it_is_not_advised_and_the_plan_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (advice, plan_module):
+        monkeypatch.setattr(module, "computes_bfloat16", lambda device: False)
+    for device, told in (("cpu", False), ("cuda", True)):
+        made = plan(settings(device=device), 1.0)
+        assert made.advice is not None
+        assert ("engine.precision=bf16" in made.advice.settings) is told
+    low = settings(volumes_at_once=1, precision=torch.bfloat16)
+    assert sum(line.startswith("emulated ") for line in plan(low, 1.0).sentences()) == 1
+    assert not any(line.startswith("emulated ") for line in plan(settings(), 1.0).sentences())
 
 
 def test_then_gradient_checkpointing_and_bfloat16_alone_or_two_together() -> None:

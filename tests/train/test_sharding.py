@@ -53,7 +53,7 @@ def test_two_real_processes_send_and_hold_what_is_planned(tmp_path: Path) -> Non
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(WORKER)]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[2])}
     done = subprocess.run(
-        [*command, str(tmp_path / "rows.json")], env=environment, capture_output=True, text=True, timeout=280
+        [*command, str(tmp_path / "rows.json")], env=environment, capture_output=True, text=True, timeout=560
     )
     assert done.returncode == 0, done.stderr[-3000:]
     rows = json.loads((tmp_path / "rows.json").read_text())

@@ -28,7 +28,7 @@ QUICK = {"steps": 6, "batch_size": 2}
 def verb_of(cohort: Path, out: Path, model: dict[str, Any], **settings: Any) -> Train:
     engine = {"precision": "fp32", "checkpoint_every": 4}
     tree = {"prepared": str(cohort), "out": str(out), "model": model, "optim": QUICK, "engine": engine}
-    return Train.model_validate({**tree, "tensorboard": False, **settings})
+    return Train.model_validate({**tree, "track": [], **settings})
 
 
 def train(cohort: Path, out: Path, model: dict[str, Any], **settings: Any) -> Path:
@@ -37,7 +37,7 @@ def train(cohort: Path, out: Path, model: dict[str, Any], **settings: Any) -> Pa
 
 @pytest.fixture(scope="module")
 def vae_run(cohort: Path, small_vae: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(cohort, tmp_path_factory.mktemp("runs") / "vae", small_vae, picture_every=6, tensorboard=True)
+    return train(cohort, tmp_path_factory.mktemp("runs") / "vae", small_vae, picture_every=6, track=["tensorboard"])
 
 
 def test_run_folder_is_complete(vae_run: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +12,7 @@ from gen3d.models.normative import losses
 from gen3d.models.normative.vae import VAE, VAEConfig
 from gen3d.models.task import Batch, Losses, Task
 from gen3d.nets.autoencoder import LOG_VARIANCE_RANGE
-from gen3d.nets.critic import patch_critic
+from gen3d.nets.critic import frozen, patch_critic
 from gen3d.nets.perceptual import PerceptualDistance
 from gen3d.nets.precision import without_autocast
 
@@ -86,7 +84,7 @@ class VAETask(Task):
 
     def _adversarial(self, reconstruction: Tensor) -> Tensor:
         critic = cast(nn.Module, self.critic)
-        with _frozen(critic):
+        with frozen(critic):
             scores = critic(reconstruction)[-1]
         return losses.critic_targets(scores, real=True)
 
@@ -99,16 +97,3 @@ class VAETask(Task):
         real = losses.critic_targets(critic(target)[-1], real=True)
         fake = losses.critic_targets(critic(reconstruction.to(target.dtype))[-1], real=False)
         return {"loss": 0.5 * (real + fake), "real": real.detach(), "fake": fake.detach()}
-
-
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """Build a graph through a module without gradients for its weights: they belong to the other player."""
-    parameters = list(module.parameters())
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)

@@ -84,6 +84,7 @@ def build_network(
         settings.pooling,
         weights,
         z_scored,
+        settings.side,
     )
 
 
@@ -122,7 +123,7 @@ def check_slices(settings: SlicesSettings, shape: Sequence[int]) -> None:
             f"model.network.num_slices={settings.num_slices}: the volumes have only {shape[axis]} {settings.plane} slices; "
             "ask for fewer."
         )
-    if any(side < SMALLEST_SIDE for other, side in enumerate(shape) if other != axis):
+    if not settings.side and any(side < SMALLEST_SIDE for other, side in enumerate(shape) if other != axis):
         raise UserError(
             f"model.network=slices: {settings.plane} slices of volumes of {'x'.join(map(str, shape))} voxels have fewer than "
             f"{SMALLEST_SIDE} along a side; pad them with model.grid, or prepare at a smaller voxel size."

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from gen3d.cohort.regions import find, regions_on
 from gen3d.cohort.target import Target
-from gen3d.cohort.target import Task as TargetTask
-from gen3d.core.config import Config, waiver
+from gen3d.core.config import waiver
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import GridPlan
-from gen3d.models.base import BaseModelConfig, Expectation, Model, Statistics
+from gen3d.models.base import Expectation, Model, Statistics
 from gen3d.models.supervised.building import black_of, build_network
 from gen3d.models.supervised.framing import Intensity, Triple, ViewWindow, framed, rescaled, window_of
+from gen3d.models.supervised.label_config import Answers, LabelConfig
 from gen3d.models.supervised.losses import num_scores
 from gen3d.models.supervised.networks import LiuSettings, Network
 from gen3d.nets.classifiers.base import HEAD, StagedNetwork
@@ -32,20 +32,7 @@ EXACT_ON_CPU = True
 Imbalance = Literal["people", "effective", "adjusted", "none"]
 
 
-class Answers(Config):
-    """What the scores of a classifier mean, as training settled it from the cohort table."""
-
-    name: str = Field(description="column of the cohort table")
-    task: TargetTask = Field(description="categories, ordered or number")
-    classes: tuple[str, ...] = Field((), description="classes in order; the last is the one to detect")
-
-    @property
-    def target(self) -> Target:
-        """The same, as the other verbs know it."""
-        return Target(self.name, self.task, self.classes)
-
-
-class ClassifierConfig(BaseModelConfig):
+class ClassifierConfig(LabelConfig):
     """A 3D, video or slice network that is trained on labelled scans, and what it sees of them."""
 
     material: ClassVar[Literal["scans", "latents", "labels"]] = "labels"
@@ -54,17 +41,6 @@ class ClassifierConfig(BaseModelConfig):
     kind: Literal["classifier"] = Field("classifier", description="network that tells a label from a scan")
     network: Network = Field(
         default_factory=LiuSettings, description="which network; its kind is short for its defaults"
-    )
-    target: str = Field("diagnosis", description="column of the cohort table to tell from the scan")
-    classes: tuple[str, ...] | None = Field(
-        None,
-        description="classes in order, the one to detect last; people of others are left out. Default: all that occur",
-    )
-    task: TargetTask | None = Field(
-        None, description="categories, ordered (grades) or number; default: as the column reads"
-    )
-    sessions: Literal["all", "first"] = Field(
-        "all", description="scans of a person: all of them, in one fold, or the first"
     )
     grid: Triple | None = Field(
         None, description="voxels of the view along x, y, z: the grid is cropped or padded; default: as prepared"
@@ -80,14 +56,6 @@ class ClassifierConfig(BaseModelConfig):
         "minmax",
         description="T1w intensities: minmax (0 to 1 in each view), zscore (mean 0, SD 1 inside the brain), or as stored",
     )
-    validation: float = Field(
-        0.15,
-        ge=0,
-        lt=0.5,
-        description="share of each member's training people who are never trained on: they choose among the `looks`, and "
-        "classify calibrates with them; 0: the last weights are kept",
-    )
-    looks: int = Field(10, gt=0, description="times in a training at which the validation people are scored")
     frozen: str = Field(
         "", description="last stage of the network that is not trained, with all before it; none: all are"
     )
@@ -106,8 +74,6 @@ class ClassifierConfig(BaseModelConfig):
     twin: bool = waiver(
         True, "with weights learned elsewhere: also train the network from random weights", waives=(False,)
     )
-    permuted: int = Field(0, ge=0, description="further members trained with labels permuted between people of a site")
-    answers: Answers | None = Field(None, description="written by gen3d: what the scores mean")
     window: ViewWindow | None = Field(None, description="written by gen3d: where the view lies in the grid")
 
     @model_validator(mode="after")
@@ -116,8 +82,6 @@ class ClassifierConfig(BaseModelConfig):
             raise ValueError("frozen=head would leave nothing to train; name an earlier stage")
         if self.unfreeze_after is not None and not self.frozen:
             raise ValueError("unfreeze_after= goes with frozen=STAGE")
-        if self.classes is not None and len(self.classes) < 2:
-            raise ValueError(f"classes={list(self.classes)} is one class, and a classifier needs two")
         if self.grid is not None and min(self.grid) < 1:
             raise ValueError(f"grid={list(self.grid)} has an axis without voxels")
         return self
@@ -129,24 +93,13 @@ class ClassifierConfig(BaseModelConfig):
         return f"{network.kind}{width}{', pretrained' if self.pretrained else ''}: {self.target}"
 
     @property
-    def has_expectation(self) -> bool:
-        return False
-
-    @property
     def pretrained(self) -> bool:
         """Whether the network starts from weights learned elsewhere."""
         return getattr(self.network, "weights", None) is not None
 
     @property
-    def answered(self) -> Answers:
-        """What the scores mean.
-
-        Raises:
-            ValueError: training has not settled it.
-        """
-        if self.answers is None:
-            raise ValueError("answers is missing: what the scores mean")
-        return self.answers
+    def has_twins(self) -> bool:
+        return self.pretrained and self.twin
 
     def window_in(self, plan: GridPlan) -> ViewWindow:
         """Where the view lies in a grid.

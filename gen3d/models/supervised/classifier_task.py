@@ -64,7 +64,7 @@ class ClassifierTask(Task):
         return self.config.trunk_rate * min(1.0, (step - self.first_open + 1) / self.num_rising)
 
     def forward(self, batch: Batch, player: str) -> Losses:
-        with self._own_random_numbers(batch):
+        with settled_random_numbers(batch):
             scores = self._scores(batch)
         labels = batch.labels if batch.labels is not None else torch.zeros(len(scores), device=scores.device)
         with without_autocast(scores.device):
@@ -116,12 +116,13 @@ class ClassifierTask(Task):
             scores = scores + config.tau * torch.log(people.clamp(min=1.0) / people.sum())
         return label_loss(scores, labels, self.target, weights, config.focal_gamma)
 
-    @contextmanager
-    def _own_random_numbers(self, batch: Batch) -> Iterator[None]:
-        """Within this context dropout draws what seed and step settle, so that a resumed training repeats it."""
-        if batch.volumes.is_meta:
-            yield
-            return
-        with torch.random.fork_rng(devices=[batch.volumes.device] if batch.volumes.is_cuda else []):
-            torch.manual_seed(int(np.random.SeedSequence([*batch.seeds, DROPOUT]).generate_state(1, np.uint32)[0]))
-            yield
+
+@contextmanager
+def settled_random_numbers(batch: Batch) -> Iterator[None]:
+    """Within this context dropout draws what seed and step settle, so that a resumed training repeats it."""
+    if batch.volumes.is_meta:
+        yield
+        return
+    with torch.random.fork_rng(devices=[batch.volumes.device] if batch.volumes.is_cuda else []):
+        torch.manual_seed(int(np.random.SeedSequence([*batch.seeds, DROPOUT]).generate_state(1, np.uint32)[0]))
+        yield

@@ -73,6 +73,12 @@ class SlicesSettings(Config):
     )
     plane: Literal["sagittal", "coronal", "axial"] = Field("axial", description="direction of the slices")
     num_slices: int = Field(16, gt=0, description="slices per scan, evenly spaced through the brain")
+    side: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="pixels to which the longer side of a slice is brought, such as 256; 0: as prepared",
+    )
     pooling: Literal["mean", "attention"] = Field(
         "mean", description="mean of the slices' scores, or learned attention"
     )
@@ -82,6 +88,8 @@ class SlicesSettings(Config):
         if self.backbone != "efficientnet_lite0" and (self.inflate or self.weights == "package"):
             name = "inflate" if self.inflate else "weights=package"
             raise ValueError(f"{name} is of efficientnet_lite0 only; leave it out for {self.backbone}")
+        if self.inflate and self.side:
+            raise ValueError("side is of slices, and inflate takes whole volumes; leave one of them out")
         return self
 
 

@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from gen3d.models.base import BaseModelConfig
+from gen3d.nets.device import computes_bfloat16
 from gen3d.train.plan.memory import StepSettings
 
 
@@ -61,15 +62,14 @@ def _changed(step: StepSettings, settings: Iterable[Setting]) -> StepSettings:
 
 def _remedies(step: StepSettings, highest_stage: int) -> list[list[Setting]]:
     """Options of every remedy, each list from what costs least time to what saves most memory."""
+    rounded = step.precision is torch.bfloat16 or (step.device == "cpu" and not computes_bfloat16(torch.device("cpu")))
     fewer = [count for count in range(step.at_once - 1, 0, -1) if step.share % count == 0]
     stages = range(step.zero + 1, highest_stage + 1) if step.num_processes > 1 else ()
     return [
         [Setting(f"engine.volumes_at_once={count}", {"volumes_at_once": count}) for count in fewer],
         _checkpointing(step.model),
         [Setting(f"engine.zero={stage}", {"zero": stage}) for stage in stages],
-        [Setting("engine.precision=bf16", {"precision": torch.bfloat16})]
-        if step.precision is not torch.bfloat16
-        else [],
+        [] if rounded else [Setting("engine.precision=bf16", {"precision": torch.bfloat16})],
     ]
 
 

@@ -11,6 +11,7 @@ import torch
 
 from gen3d.models.base import BaseModelConfig, Model
 from gen3d.models.task import Task
+from gen3d.nets.device import computes_bfloat16
 from gen3d.train.engine.config import EngineConfig
 from gen3d.train.optim import OptimConfig
 from gen3d.train.plan.advice import Advice, advise
@@ -74,6 +75,7 @@ class StepPlan:
             *self._network(),
             *self._step(),
             *self._memory(),
+            *self._emulation(),
             *(self._stages() if several else []),
             *self._verdict(),
         ]
@@ -99,6 +101,16 @@ class StepPlan:
             f"epoch     {self.num_scans} scans = {self.steps_per_epoch:.4g} steps; optim.steps={optim.steps} is "
             f"{epochs:,.{0 if epochs >= 10 else 1}f} epochs",
             f"work      {self.flops / 1e12:.3g} TFLOP per volume and step; the first steps of a run show the time",
+        ]
+
+    def _emulation(self) -> list[str]:
+        """A processor without bfloat16 arithmetic converts maps and weights for each convolution and keeps the copies."""
+        emulated = self.step.device == "cpu" and self.step.precision is torch.bfloat16
+        if not emulated or computes_bfloat16(torch.device("cpu")):
+            return []
+        return [
+            "emulated  this processor has no bf16 arithmetic: expect up to three times this memory and more",
+            f"{INDENT}time than engine.precision=fp32 or auto",
         ]
 
     def _memory(self) -> list[str]:
@@ -195,7 +207,7 @@ def step_settings(model: BaseModelConfig, optim: OptimConfig, engine: EngineConf
     if device == "cuda" and not torch.cuda.is_available():
         precision = torch.float32 if engine.precision == "fp32" else torch.bfloat16
     else:
-        precision = engine.chosen_precision(torch.device(device), model.material == "labels")
+        precision = engine.chosen_precision(torch.device(device), model.material in ("labels", "modalities"))
     return StepSettings(
         model=model,
         optim=optim,
