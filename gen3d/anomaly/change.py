@@ -1,8 +1,9 @@
-"""`gen3d change`: change between two scans of one person, compared with the retest differences of unchanged people."""
+"""`gen3d change`: change between the scans of one person, compared with the retest differences of unchanged people."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from gen3d.anomaly.calibration.retest import MIN_YEARS, RetestNoise, fit_retest,
 from gen3d.anomaly.change_folder import CHANGE, RETEST, write_change
 from gen3d.anomaly.folder import REGIONS, SUBJECTS
 from gen3d.anomaly.picture import draw_change
+from gen3d.anomaly.rates import CONTROL_ROLES
+from gen3d.anomaly.visit_changes import Measuring, VisitingPeople, open_people
+from gen3d.anomaly.visits import write_visits
 from gen3d.cohort.channels import LOG_VOLUMES, VOLUME
 from gen3d.cohort.manifest import is_twin, read_manifest
 from gen3d.cohort.session_order import in_order, refuse_unknown
 from gen3d.core import words as spell
 from gen3d.core.artefact import Artefact, read
-from gen3d.core.config import Folder
+from gen3d.core.config import Folder, Folders, execution
 from gen3d.core.errors import UserError
 from gen3d.core.inputs import find_input
 from gen3d.core.output_folder import Work
@@ -29,21 +33,25 @@ from gen3d.core.progress import say, track, warn
 from gen3d.core.result_folder import write_picture
 from gen3d.core.tables import read_table
 from gen3d.core.work import FolderVerb, Inputs
+from gen3d.imaging.within_person import WithinSettings
 from gen3d.maths.significance import fdr_adjust, p_values
 
-CONTROL_ROLES = ("train", "calibration", "test")
 MIN_AGREEMENT = 3  # pairs; `icc` needs as many
 
 Floats = NDArray[np.float64]
 
 
 class Change(FolderVerb):
-    """Compare two scans of one person, region by region: the reliable change index (Jacobson and Truax 1991).
+    """Compare the scans of one person, region by region: the reliable change index (Jacobson and Truax 1991).
 
     z_change is the change of the effect (second minus first scan) minus the expected change, divided by the standard
     deviation of such differences in other controls who were scanned twice. Effects are relative to age, so ageing across
     people is already removed. The expected change is the mean change per year of these controls, if they were followed
     long enough. Each later scan of a person is compared with the first.
+
+    Where the prepared scans are at hand, all visits of a person are also aligned with each other without favour
+    (`imaging.within_person`): the change of every region is then measured within the person, with far less noise, and
+    a mixed model over all people and visits gives rates per year (`maths.rates`).
     """
 
     maps: Folder = Field(description="maps folder (anomaly) with people who have several sessions")
@@ -52,32 +60,71 @@ class Change(FolderVerb):
     )
     min_controls: int = Field(10, ge=3, description="controls scanned twice that are needed to use their differences")
     q: float = Field(0.05, gt=0, lt=1, description="false discovery rate over a person's regions")
+    prepared: Folders | None = Field(
+        None,
+        description="prepared folders with the scans of these people; not given: those that the maps were made from",
+    )
+    within_person: bool = Field(True, description="align the visits of each person with each other, and give rates")
+    registration: WithinSettings = Field(WithinSettings(), description="how the visits of a person are aligned")
+    maps_of_change: bool = Field(False, description="write the map of log volume change of every later visit")
+    workers: int = execution(0, "people measured at a time, each in a process; 0: one per core", ge=0)
     figures: bool = Field(True, description="draw a picture per pair of scans")
     regions_shown: int = Field(15, ge=1, description="regions in a picture: those that changed most")
 
     def plan(self) -> list[str]:
-        """The pairs of scans, and the source of the retest differences."""
+        """The pairs of scans, the source of the retest differences, and the people measured within themselves."""
         pairs = _open(self.maps)
+        people = self._people()
         return [
             f"compares {len(pairs.table)} pairs of scans of {pairs.table['subject'].nunique()} people",
             _describe_source(pairs, self.min_controls, self.retest),
+            *(
+                [f"aligns {len(people.visits)} visits of {spell.people(people.num_people)} with each other"]
+                if people
+                else []
+            ),
             f"writes {self.out}",
         ]
 
     def reads(self) -> Inputs:
-        """The maps, and the table of retest differences if there is one."""
-        return {"maps": self.maps} | ({"retest": self.retest} if self.retest is not None else {})
+        """The maps, the table of retest differences and the prepared folders if they are given."""
+        given: dict[str, Path | Sequence[Path]] = {"maps": self.maps}
+        if self.retest is not None:
+            given["retest"] = self.retest
+        return given | ({"prepared": self.prepared} if self.prepared else {})
 
-    def open_inputs(self) -> tuple[ScanPairs, Any, str]:
-        """The pairs of scans, the stated retest differences, and a sentence on the source of the retest differences."""
+    def open_inputs(self) -> ChangeMaterial:
+        """The pairs of scans, the stated retest differences with a sentence on their source, and people's visits."""
         pairs = _open(self.maps)
         stated = _read_retest(self.retest, pairs) if self.retest is not None else None
-        return pairs, stated, _describe_source(pairs, self.min_controls, self.retest)
+        return ChangeMaterial(pairs, stated, _describe_source(pairs, self.min_controls, self.retest), self._people())
 
-    def write(self, work: Work, opened: tuple[ScanPairs, Any, str]) -> dict[str, Any]:
-        """Write the change folder: change.tsv, retest.tsv, figures/."""
-        pairs, stated, source = opened
-        say(source)
+    def _people(self) -> VisitingPeople | None:
+        """People whose visits are to be measured within themselves; None where that is not wanted or cannot be.
+
+        Raises:
+            UserError: what is wrong with folders or visits that were asked for; else it is said, and there are no rates.
+        """
+        if not self.within_person:
+            return None
+        if self.prepared:
+            return open_people(self.prepared)
+        artefact = read(self.maps, ("anomaly",))
+        folders = [find_input(artefact, item) for item in artefact.inputs.get("prepared", [])]
+        found = tuple(folder for folder in folders if folder is not None)
+        if not folders or len(found) < len(folders):
+            say("no rates: the prepared scans of these maps are not there any more; give prepared=FOLDER.")
+            return None
+        try:
+            return open_people(found)
+        except UserError as error:
+            warn(f"no rates of change within people: {error}")
+            return None
+
+    def write(self, work: Work, opened: ChangeMaterial) -> dict[str, Any]:
+        """Write the change folder: change.tsv, retest.tsv, the tables of all visits, maps/, figures/."""
+        pairs, stated = opened.pairs, opened.stated
+        say(opened.source)
         _warn_of_long_intervals(pairs, stated is None or pairs.num_controls >= self.min_controls)
         changes = compare_sessions(pairs, stated, self.min_controls)
         agreement = retest_table(pairs)
@@ -86,7 +133,24 @@ class Change(FolderVerb):
         for name, of_pair in track(by_pair, "drawing", total=len(pairs.table)) if self.figures else ():
             stem = "_".join(re.sub(r"[^0-9A-Za-z]", "", str(part)) for part in name)
             write_picture(self.out, stem, draw_change(of_pair, self.q, self.regions_shown))
-        return _summary(pairs, changes, agreement, self.q)
+        summary = _summary(pairs, changes, agreement, self.q)
+        if opened.people is not None:
+            measuring = Measuring(opened.people.folders, self.out, self.maps_of_change, self.registration)
+            drawn = self.regions_shown if self.figures else 0
+            summary["within_person"] = write_visits(
+                opened.people, measuring, self.workers, self.min_controls, self.q, drawn
+            )
+        return summary
+
+
+@dataclass(frozen=True)
+class ChangeMaterial:
+    """The inputs: pairs of scans, stated retest differences with a sentence on the source, and people with their visits."""
+
+    pairs: ScanPairs
+    stated: dict[str, RetestNoise] | None
+    source: str
+    people: VisitingPeople | None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from gen3d.cohort.channels import ON_TEMPLATE
 from gen3d.cohort.folder import Prepared
 from gen3d.core.pool import num_workers
 from gen3d.imaging.native import read_native_space, write_native
-from gen3d.maths.reference import Reference
+from gen3d.maths.reference import ReferenceScores
 from gen3d.maths.significance import burden, fdr, p_values
 
 
@@ -71,7 +71,7 @@ class MapWriter:
             if native is not None:
                 write_native(map_path(self.folder, scan.key, scan.channel, native=True), native, z, plan.matrix)
         least = max(1, round(self.settings.min_cluster_ml * 1000 / plan.spacing_mm**3))
-        reference = Reference.of(scan.masses)
+        reference = ReferenceScores.of(scan.masses)
         rows = cluster_rows(scan.key, scan.channel, z, self.settings.cluster_z, least, reference, self.prepared)
         return MapFacts(burden(scan.z), int(survives.sum()), rows)
 

@@ -20,7 +20,7 @@ from gen3d.cohort.channels import LOG_VOLUMES
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.region_validity import validity_columns
 from gen3d.maths.deviation import deviation, fit_deviation, held_out_deviation
-from gen3d.maths.reference import Reference
+from gen3d.maths.reference import ReferenceScores
 from gen3d.maths.significance import (
     clusters,
     conformal_p_columns,
@@ -75,7 +75,7 @@ class RegionRows:
                 "p": p,
                 P_CONFORMAL: conformal_p_columns(scores.regions, np.abs(z)),
                 "q": fdr_adjust(p) if known else p,
-                P_MAX: Reference.of(scores.largest).p(np.abs(z)),
+                P_MAX: ReferenceScores.of(scores.largest).p(np.abs(z)),
             }
         ).join(self._measured)
 
@@ -162,7 +162,7 @@ def cluster_rows(
     z: NDArray[np.float32],
     threshold: float,
     min_voxels: int,
-    reference: Reference,
+    reference: ReferenceScores,
     prepared: Prepared,
 ) -> list[dict[str, Any]]:
     """Clusters of voxels with |z| above a threshold in one map, largest first, with the region at their peak.

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from gen3d.classify.folder import CLASS_COLUMNS, HEAD, MODEL_COLUMNS, write_study
+from gen3d.classify.genes.sentences import adds, gene_sentences
+from gen3d.classify.genes.study import what_genes_add
+from gen3d.classify.genes.tables import GeneTables
 from gen3d.classify.head_folder import HeadFamily, member_folder, open_heads, save_head
 from gen3d.classify.heads.network_recipe import NetworkRecipe
 from gen3d.classify.picture import draw_performance
@@ -55,7 +58,8 @@ class Classify(StudySettings):
     people of a fold. People that a model behind the latents was trained on are not tested. The baselines are covariates,
     each of a few volumes of the same scans, both together, voxels, and permuted labels. A run of a classifier among the heads gives
     its folds to all: nobody is tested by a network that saw the person. With readers=, people who read the same scans are
-    compared with the primary classifier. With fit= and external=, a finished head is tested on other people instead.
+    compared with the primary classifier. With genotypes=, genes, the scan and both are. With fit= and external=, a finished head is
+    tested on other people instead.
 
     Writes predictions.tsv, metrics.json with every table behind the figures, checklist.tsv and the head itself.
     """
@@ -117,6 +121,8 @@ class StudyResult:
     chosen: dict[str, list[Row]]
     permutation: Row | None
     networks: list[Row]
+    genes: GeneTables | None = None
+    """What genes add, with genotypes."""
 
 
 def cross_validate(question: Question) -> Row:
@@ -125,11 +131,12 @@ def cross_validate(question: Question) -> Row:
     study = ClassifyStudy(
         question.features,
         question.codes,
-        question.groups,
+        question.families,
         question.target,
         question.folds,
         question.settings.seed,
         _controls_known(question),
+        question.groups,
     )
     for line in question.plan():
         say(line)
@@ -141,7 +148,8 @@ def cross_validate(question: Question) -> Row:
         tables.append(predictions)
         chosen[model.name] = settings
     null = _permutation(models[0], study, question, parts / "permutations.json")
-    result = StudyResult(pd.concat(tables, ignore_index=True), chosen, null, network_records(question, study))
+    genes = what_genes_add(question, study, tables[0]) if question.genes is not None else None
+    result = StudyResult(pd.concat(tables, ignore_index=True), chosen, null, network_records(question, study), genes)
     head_note = no_head(question) if question.networks_lead else kept_head(question, models[0], study)
     written = _write(question, models, result, head_note, TestedPeople.of(question))
     remove_folder(parts)
@@ -168,7 +176,9 @@ def external_test(test: ExternalTest) -> Row:
             fitted = fit(model, study, 0, everybody)
             outputs, learned = fitted.outputs(others.tested(model, 0, tested)), [fitted.learned]
             threshold = fitted.learned.threshold
-        tables.append(prediction_rows(model, question.target, features.table, codes, outputs, threshold, where))
+        tables.append(
+            prediction_rows(model.name, model.kind, question.target, features.table, codes, outputs, threshold, where)
+        )
         chosen[model.name] = chosen_settings([dict(each.settings) for each in learned])
     result = StudyResult(pd.concat(tables, ignore_index=True), chosen, None, [])
     return _write(question, models, result, f"the head of {settings.fit}", external.people)
@@ -254,6 +264,8 @@ def _write(
     if result.permutation is not None:
         tables["permutation"] = pd.DataFrame([result.permutation])
     tables |= _reader_tables(question, result.predictions, models[0].name)
+    genes = [] if result.genes is None else gene_sentences(result.genes)
+    tables |= {} if result.genes is None else result.genes.tables
     split = str(result.predictions["split"].iloc[0])
     sentences = summary(tables, question.target, models[0].name, split, question.without_voxels)
     sentences += reader_sentences(tables, models[0].name)
@@ -284,6 +296,7 @@ def _write(
         "guard": guard,
         "models": described,
         "networks": result.networks,
+        **({} if result.genes is None else {"genes": {"summary": genes, "adds": adds(result.genes)}}),
         "split": question.split_words if question.networks else "",
         "head": head_note,
         "head_kept": (settings.out / HEAD).is_dir(),
@@ -294,11 +307,12 @@ def _write(
     picture = draw_performance(tables, question.target)
     if picture is not None:
         write_picture(settings.out, "performance", picture)
-    for sentence in sentences:
+    for sentence in (*genes, *sentences):
         say(sentence)
     for waiver in tested.waivers:
         warn(f"waiver: {waiver}.")
-    return {"summary": sentences[:1], "num_people": people["num_people"], "waivers": list(tested.waivers)}
+    summarised = [*genes[:1], *sentences[:1]]
+    return {"summary": summarised, "num_people": people["num_people"], "waivers": list(tested.waivers)}
 
 
 def _reader_tables(question: Question, predictions: pd.DataFrame, model: str) -> dict[str, pd.DataFrame]:
@@ -315,8 +329,8 @@ def no_head(question: Question) -> str:
     """Why nothing is kept for `gen3d predict`."""
     network = question.networks[0]
     return (
-        f"the primary classifier is the network of {network.folder}, which is kept there; no head is kept here, so `gen3d predict` "
-        "needs a study whose first head is one on latents"
+        f"the primary classifier is the network of {network.folder}, which is kept there; no head is kept here: predict new people "
+        "by `gen3d predict head=` with that run"
     )
 
 
@@ -337,18 +351,19 @@ def kept_head(question: Question, model: Contestant, study: ClassifyStudy) -> st
             cast(KeptLearned, fitted.learned),
             rows,
             codes,
-            groups,
+            np.concatenate([study.persons[chosen], study.persons.max() + 1 + groups[len(chosen) :]]),
             study.target,
             study.seed,
             question.features,
             num_members,
         )
-    num_people = len(np.unique(study.groups))
+    num_people = len(np.unique(study.persons))
+    alone = "" if question.genes is None else "; it reads the scan alone, and models of genes are not kept"
     if num_members == 1:
-        return f"the {model.name} head, fitted on all {num_people} people, is in head/"
+        return f"the {model.name} head, fitted on all {num_people} people, is in head/{alone}"
     return (
         f"the {num_members} {model.name} heads that were tested, one in the space of each member of the family, are in head/; "
-        "new people get the mean of their predictions"
+        f"new people get the mean of their predictions{alone}"
     )
 
 

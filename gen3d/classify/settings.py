@@ -24,8 +24,14 @@ def _by_name(value: Any) -> Any:
 
 
 def _group(text: str) -> dict[str, str]:
-    is_folder = "/" in text or (text not in HEAD_KINDS and Path(text).is_dir())
-    return {"kind": "run", "run": text} if is_folder else {"kind": text}
+    if text in HEAD_KINDS:
+        return {"kind": text}
+    if "/" not in text and not Path(text).is_dir():
+        raise ValueError(
+            f"{text} is neither a head ({', '.join(HEAD_KINDS)}) nor a folder of a trained classifier; correct the name, or train "
+            "one (gen3d train, model.kind=classifier)."
+        )
+    return {"kind": "run", "run": text}
 
 
 _Value = int | float | str
@@ -131,6 +137,21 @@ class StudySettings(FolderVerb):
         description="cut-offs by age of medial temporal atrophy (Scheltens 0 to 4, mean of both sides): a rule that is a "
         "baseline where the table has a column mta",
     )
+    genotypes: Folder | None = Field(
+        None,
+        description="folder of `gen3d genotypes`: genes, the scan and both are compared on the same people and folds, in which "
+        "relatives stay together; joined by subject alone; no prediction of a person from genes is written",
+    )
+    ancestry_components: int = Field(
+        5,
+        ge=0,
+        description="with genotypes: components of ancestry in the genetic model, fitted on the training people of a fold",
+    )
+    gene_permutations: int = Field(
+        20,
+        ge=0,
+        description="with genotypes: times that genes of other people are given to everybody, for each control",
+    )
     fit: Folder | None = Field(None, description="finished folder of this verb, whose head is tested on external=")
     external: Folders | None = Field(None, description="latents of other people, encoded with the same run; needs fit=")
     seed: int = Field(0, ge=0, description="seed of folds, permutations and bootstrap")
@@ -140,6 +161,7 @@ class StudySettings(FolderVerb):
     def _together(self) -> StudySettings:
         if (self.fit is None) != (self.external is None):
             raise ValueError("fit= (a finished head) and external= (latents of other people) go together.")
+        self._with_genotypes()
         if self.harmonise is not None and self.harmonise.protects(self.target):
             raise ValueError(self.harmonise.protection_sentence(self.target))
         if self.target in self.confounds:
@@ -175,6 +197,13 @@ class StudySettings(FolderVerb):
             )
         return self
 
+    def _with_genotypes(self) -> None:
+        if self.genotypes is not None and self.external is not None:
+            raise ValueError(
+                "genotypes= compares genes and scans by cross-validation, and the head of fit= learned from scans alone; leave out "
+                "genotypes=, or fit= and external=."
+            )
+
     def _without_latents(self, heads: Sequence[str]) -> None:
         if self.fit is not None:
             raise ValueError("latents= is missing: give those that the head of fit= was fitted with.")
@@ -194,10 +223,10 @@ class StudySettings(FolderVerb):
         named: dict[str, Any] = {"latents": list(self.latents)} if self.latents is not None else {}
         if self.beside:
             named["beside"] = list(self.beside)
-        runs = [head.run for head in self.heads if isinstance(head, RunSettings)]
+        runs = [run for head in self.heads if isinstance(head, RunSettings) for run in head.candidates]
         if runs:
             named["heads"] = runs
-        for name in ("table", "fit", "readers"):
+        for name in ("table", "fit", "readers", "genotypes"):
             if getattr(self, name) is not None:
                 named[name] = getattr(self, name)
         for name in ("prepared", "synthetic", "external"):

@@ -1,24 +1,31 @@
-"""`gen3d evaluate`: anomaly maps against a simulated cohort's planted truth."""
+"""`gen3d evaluate`: anomaly maps against a simulated cohort's planted truth, or forecasts against what came later."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, model_validator
 from rich.console import Console
 from rich.table import Table
 
 from gen3d.cohort.manifest import NULL
 from gen3d.core import words as spell
-from gen3d.core.config import Folder, Folders
+from gen3d.core.config import Folder, Folders, execution
 from gen3d.core.output_folder import Work
 from gen3d.core.progress import console, say, warn
 from gen3d.core.result_folder import METRICS
 from gen3d.core.tables import Row, rows_of
 from gen3d.core.work import FolderVerb, Inputs
 from gen3d.evaluate.folder import BY_SCAN, SHARE_P_CONFORMAL, write_evaluation
+from gen3d.evaluate.forecasts.judging import (
+    ForecastSettings,
+    OpenedForecasts,
+    judge,
+    open_forecasts_and_truth,
+)
 from gen3d.evaluate.regions import BOTH, region_difference_rows, region_rows
 from gen3d.evaluate.truth import MIN_CONTROLS, CohortTruth, EvaluatedMaps, open_maps, open_truth
 from gen3d.evaluate.voxels_and_people import (
@@ -45,43 +52,85 @@ class Evaluate(FolderVerb):
 
     Several maps folders (for example a network and its baselines) are compared on the same people. Every figure comes
     with the number of people and an interval over them. Thresholds come from held-out controls.
+
+    With forecasts= instead of maps=, forecasts are measured against the later visits of the same people: change of regions and
+    of the image, always against copying the scan forward and against the rate of the population.
     """
 
-    maps: Folders = Field(
-        description="maps folders (anomaly) of one simulated cohort; differences are against the first"
+    maps: Folders | None = Field(
+        None, description="maps folders (anomaly) of one simulated cohort; differences are against the first"
     )
-    truth: Folder = Field(description="the simulated cohort (simulate) that the maps were made from")
+    forecasts: Folders | None = Field(
+        None, description="folders of forecasts (forecast), instead of maps; differences are against the first"
+    )
+    truth: Folder = Field(
+        description="the simulated cohort (simulate) that the maps were made from; of forecasts the folder (simulate, prepare) "
+        "that holds the forecast scans and the later ones of the same people"
+    )
     q: float = Field(0.05, gt=0, lt=1, description="false discovery rate at which voxels count as found")
     changed_log_jacobian: float = Field(
         0.1,
         gt=0,
         description="size of the true log-Jacobian from which a voxel counts as changed (0.1: about 10 % of volume)",
     )
+    tolerance_years: float = Field(
+        0.1, ge=0, description="images are compared with a visit that is at most so many years from a forecast year"
+    )
+    least_change: float = Field(
+        0.01,
+        gt=0,
+        description="forecasts: log volume change that is not told from none (0.01: about 1 %); the spread of the controls' "
+        "change, where it is larger",
+    )
+    measured: bool = Field(
+        False,
+        description="forecasts: compare with the change measured between a simulated person's scans, as in real people, instead of "
+        "the exact one; intervals are made of measured changes, and promise to hold these",
+    )
+    workers: int = execution(0, "processes that measure what came true; 0: one per core", ge=0)
     bootstrap: int = Field(2000, ge=100, description="resamples of people behind each interval")
     seed: int = Field(0, description="seed of the resampling")
 
+    @model_validator(mode="after")
+    def _measures_one_kind(self) -> Evaluate:
+        if (self.maps is None) == (self.forecasts is None):
+            raise ValueError("give either maps= (of anomaly) or forecasts= (of forecast), not both.")
+        if self.measured and self.forecasts is None:
+            raise ValueError("measured= is about later visits, and there are none with maps=; leave it out.")
+        return self
+
     def plan(self) -> list[str]:
-        """The maps that would be measured, and the conditions."""
-        truth = open_truth(self.truth)
-        opened = open_maps(self.maps, truth)
+        """What would be measured, and on whom."""
+        opened = self.open_inputs()
+        if isinstance(opened, OpenedForecasts):
+            return [*opened.plan(), f"writes {self.out}"]
+        truth, every_maps = opened
         lines = [
             f"measures {maps.name} ({', '.join(maps.channels)}) in {len(maps.subjects)} scans, "
             f"thresholds from {len(maps.held_out)} held-out controls"
-            for maps in opened
+            for maps in every_maps
         ]
         return [*lines, f"conditions: {', '.join(truth.conditions) or 'none'}", f"writes {self.out}"]
 
     def reads(self) -> Inputs:
-        """The maps and the truth."""
-        return {"maps": list(self.maps), "truth": self.truth}
+        """The maps or the forecasts, and the truth."""
+        what = "maps" if self.forecasts is None else "forecasts"
+        return {what: list(self.maps or self.forecasts or ()), "truth": self.truth}
 
-    def open_inputs(self) -> tuple[CohortTruth, list[EvaluatedMaps]]:
-        """The truth, and the maps that were made from it."""
+    def open_inputs(self) -> OpenedForecasts | tuple[CohortTruth, list[EvaluatedMaps]]:
+        """The forecasts with the later visits; or the truth, and the maps that were made from it."""
+        if self.forecasts is not None:
+            return open_forecasts_and_truth(self.forecasts, self.truth, self.tolerance_years, self.measured)
         truth = open_truth(self.truth)
-        return truth, open_maps(self.maps, truth)
+        return truth, open_maps(self.maps or (), truth)
 
-    def write(self, work: Work, opened: tuple[CohortTruth, list[EvaluatedMaps]]) -> dict[str, Any]:
+    def write(self, work: Work, opened: OpenedForecasts | tuple[CohortTruth, list[EvaluatedMaps]]) -> dict[str, Any]:
         """Write metrics.json and the tables."""
+        if isinstance(opened, OpenedForecasts):
+            settings = ForecastSettings(
+                self.tolerance_years, self.least_change, self.bootstrap, self.seed, self.workers
+            )
+            return judge(opened, settings, self.out)
         truth, every_maps = opened
         _warn_of_few_controls(every_maps)
         tables = measure(every_maps, truth, Settings(self.q, self.bootstrap, self.seed, self.changed_log_jacobian))
@@ -91,6 +140,11 @@ class Evaluate(FolderVerb):
         _print(tables, headline)
         say(f"{self.out / METRICS}")
         return {"headline": headline, "maps": [maps.name for maps in every_maps]}
+
+    def conclude(self, summary: Mapping[str, Any]) -> None:
+        """Say how well forecasts came true."""
+        for sentence in summary.get("summary", ()):
+            say(str(sentence))
 
 
 def _warn_of_few_controls(opened: list[EvaluatedMaps]) -> None:

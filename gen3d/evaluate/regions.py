@@ -19,7 +19,7 @@ from gen3d.core.tables import Row
 from gen3d.evaluate.folder import SHARE_P_CONFORMAL
 from gen3d.evaluate.truth import SIGNED_CHANNELS, CohortTruth, EvaluatedMaps
 from gen3d.evaluate.voxels_and_people import FALSE_POSITIVE_PEOPLE, Settings, columns
-from gen3d.maths.reference import Reference
+from gen3d.maths.reference import ReferenceScores
 from gen3d.maths.stats import Interval, correlation, delong_interval, wilson_interval
 
 CHANGED_PERCENT = 0.5
@@ -106,7 +106,7 @@ def _region(z: pd.Series, reference: pd.Series, true: pd.Series, channel: str) -
 
 def _sensitivity(values: NDArray[np.float64], controls: NDArray[np.float64]) -> Interval:
     """Share of people whose p among the controls is at most 5 %; NaN where no rank can be that small."""
-    values, reference = values[np.isfinite(values)], Reference.of(controls)
+    values, reference = values[np.isfinite(values)], ReferenceScores.of(controls)
     possible = reference.smallest_p <= FALSE_POSITIVE_PEOPLE + 1e-12
     detected = int(np.sum(reference.p(values) <= FALSE_POSITIVE_PEOPLE + 1e-12))
     return wilson_interval(detected, len(values) if possible else 0)

@@ -34,12 +34,13 @@ SEVERITY_SCORES = {
 @page_section("Against planted truth", "`gen3d evaluate` on a simulated cohort", place=160, reads=EvaluationFolder)
 def section(context: Context) -> Section | None:
     """Tables and severity curves of every evaluation folder."""
-    if not context.all(EvaluationFolder):
+    evaluations = [evaluation for evaluation in context.all(EvaluationFolder) if not evaluation.of_forecasts]
+    if not evaluations:
         return None
     blocks: list[Any] = []
     numbers: dict[str, Any] = {}
-    for evaluation in context.all(EvaluationFolder):
-        if len(context.all(EvaluationFolder)) > 1:
+    for evaluation in evaluations:
+        if len(evaluations) > 1:
             blocks.append(Heading(evaluation.name))
         blocks += _of_one(context, evaluation)
         numbers[evaluation.name] = {"best": best_by_condition(context, evaluation)} | {

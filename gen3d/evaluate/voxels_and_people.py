@@ -18,7 +18,7 @@ from gen3d.cohort.manifest import NULL
 from gen3d.core.progress import track
 from gen3d.core.tables import Row, rows_of
 from gen3d.evaluate.truth import SIGNED_CHANNELS, CohortTruth, EvaluatedMaps, anomaly_score
-from gen3d.maths.reference import Reference
+from gen3d.maths.reference import ReferenceScores
 from gen3d.maths.significance import fdr, p_values
 from gen3d.maths.stats import (
     Interval,
@@ -260,7 +260,7 @@ def detection_rows(maps: EvaluatedMaps, truth: CohortTruth) -> list[Row]:
     rows = []
     for score in scores.columns:
         reference = scores.loc[held_out, score].dropna().to_numpy(dtype=float)
-        ranks = Reference.of(reference)
+        ranks = ReferenceScores.of(reference)
         possible = ranks.smallest_p <= FALSE_POSITIVE_PEOPLE + 1e-12
         for condition in truth.conditions:
             people = maps.with_condition(condition)

@@ -167,6 +167,11 @@ def opened(verb: ExplainingVerb) -> Opened:
     scores = read_scores(verb.run_folder)
     prepared = open_prepared(verb.prepared)
     run = load_run(verb.run_folder, str(device_of(verb.device, 0, "device")))
+    if "gen3d explain" not in run.model_config.used_with:
+        raise UserError(
+            f"{verb.run_folder}: a {run.kind} network does not read scans, so there is no map of where it looks; use it with "
+            f"{run.model_config.used_with}, and read its attention.json."
+        )
     run.require(prepared)
     return Opened(verb, prepared, run, scores, PlantedTruth(prepared.folders, verb.changed_log_jacobian))
 

@@ -53,7 +53,7 @@ class Tail:
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceScores:
     """The scores of controls, largest first [n], and how many of them are outlying, with the tail of the others."""
 
     scores: NDArray[np.float64]
@@ -61,7 +61,7 @@ class Reference:
     tail: Tail | None = None
 
     @classmethod
-    def of(cls, scores: ArrayLike) -> Reference:
+    def of(cls, scores: ArrayLike) -> ReferenceScores:
         """The reference of controls' scores [n]; larger is more unusual, none is negative, NaN is left out."""
         values = np.asarray(scores, dtype=np.float64).ravel()
         ordered = np.sort(values[np.isfinite(values)])[::-1]

@@ -143,7 +143,8 @@ Layout
 BIDS_IGNORE = "".join(
     f"{name}\n"
     for name in (
-        "artefact.json", ".lock", ".samples/", "volumes/", "quarantine/", "figures/", "manifest.tsv", "plan.json", "mask.nii",
+        "artefact.json", ".lock", ".samples", "volumes", "quarantine", "figures", "manifest.tsv", "plan.json", "mask.nii",
         "regions.nii", "regions.tsv", "provenance.json", "audit.json"
     )
 )  # fmt: skip
+"""Folders stand without a slash: the BIDS validator takes `volumes/` for what is in it, and objects to the folder."""

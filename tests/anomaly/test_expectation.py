@@ -133,7 +133,7 @@ def test_runs_that_do_not_belong_together_are_refused(cohort: Path, run: Path, p
     with pytest.raises(UserError, match=r"copy: given twice in run= \(it holds the same run as"):
         load_runs([run, copy])
     model = {"kind": "pca", "num_components": 4}
-    settings = {"prepared": cohort, "out": tmp_path / "t1w", "model": model, "channels": ["t1w"], "tensorboard": False}
+    settings = {"prepared": cohort, "out": tmp_path / "t1w", "model": model, "channels": ["t1w"], "track": []}
     t1w = Train.model_validate(settings).run()
     with pytest.raises(
         UserError, match=r"t1w: learned t1w, but .* learned t1w, log_jacobian; train both with the same"

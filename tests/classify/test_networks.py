@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from gen3d.classify.classify import Classify
 from gen3d.classify.heads.network_recipe import NetworkRecipe
 from gen3d.cohort.manifest import read_manifest, subject_hash
+from gen3d.cohort.scores_folder import write_scores
 from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
 from tests.classifier_run import deal, write_run
 from tests.classify.test_classify import NUM, QUICK, classify, people, performance
 from tests.cohorts import write_cohort
 from tests.latents_folder import write_latents
+from tests.sealing import reseal
 
 DIAGNOSIS = Target("diagnosis", "categories", ("CN", "AD"))
 FOLDS = 4
@@ -330,3 +332,59 @@ def test_networks_alone_need_no_latents(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=sentence):
             Classify.model_validate(asked | change)
+
+
+def test_each_fold_takes_the_run_that_its_validation_people_prefer(tmp_path: Path) -> None:
+    """Of a good and a useless orientation the good one is taken everywhere, and what permuted labels would give is not shown."""
+    latents, table = cohort(tmp_path)
+    folds = deal(table, FOLDS, "diagnosis")
+    good = write_run(tmp_path / "coronal", table, DIAGNOSIS, logits(table, 3.0), folds)
+    poor = write_run(tmp_path / "axial", table, DIAGNOSIS, logits(table, 0.0, seed=8), folds)
+    chosen = {"kind": "run", "run": poor, "or_run": [good], "name": "oriented"}
+    metrics = classify(tmp_path / "head", latents, heads=[chosen, {"kind": "run", "run": good}], permutations=0)
+    (first, second) = metrics["networks"]
+    assert first["chosen"] == ["coronal"] * FOLDS
+    assert second["chosen"] == []
+    assert performance(metrics, "oriented")["value"] == pytest.approx(performance(metrics, "coronal")["value"])
+    assert f"coronal in {FOLDS} folds" in " ".join(metrics["summary"])
+
+
+def test_a_choice_never_looks_at_those_who_are_tested(tmp_path: Path) -> None:
+    """The run that is right about everybody tested and wrong about everybody who watched is not taken."""
+    latents, table = cohort(tmp_path)
+    folds = deal(table, FOLDS, "diagnosis")
+    fair = write_run(tmp_path / "fair", table, DIAGNOSIS, logits(table, 0.5), folds)
+    lucky = write_run(tmp_path / "lucky", table, DIAGNOSIS, logits(table, 4.0, seed=2), folds)
+    scores = pd.read_csv(lucky / "scores.tsv", sep="\t")
+    watched = scores["part"] == "validation"
+    scores.loc[watched, ["score_0", "score_1"]] *= -1
+    write_scores(lucky, scores)
+    reseal(lucky)
+    chosen = {"kind": "run", "run": fair, "or_run": [lucky]}
+    metrics = classify(tmp_path / "head", latents, heads=[chosen], permutations=0)
+    assert metrics["networks"][0]["chosen"] == ["fair"] * FOLDS
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [({"fold_by": None}, "in the folds of"), ({"validation": 0}, "nobody only watched its training")],
+)
+def test_runs_that_cannot_be_chosen_between_are_refused(tmp_path: Path, other: dict[str, Any], message: str) -> None:
+    latents, table = cohort(tmp_path)
+    folds = deal(table, FOLDS, "diagnosis")
+    one = write_run(tmp_path / "one", table, DIAGNOSIS, logits(table, 1.0), folds)
+    other_folds = deal(table, FOLDS, other.pop("fold_by", "diagnosis"))
+    two = write_run(tmp_path / "two", table, DIAGNOSIS, logits(table, 1.0, seed=2), other_folds, **other)
+    with pytest.raises(UserError, match=message):
+        classify(tmp_path / "head", latents, heads=[{"kind": "run", "run": one, "or_run": [two]}])
+
+
+def test_a_head_that_is_neither_a_kind_nor_a_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"lineer is neither a head .* nor a folder of a trained classifier"):
+        Classify.model_validate(
+            {"latents": tmp_path, "heads": ["lineer"], "target": "diagnosis", "out": tmp_path / "o"}
+        )
+    missing = Classify.model_validate(
+        {"latents": tmp_path, "heads": [str(tmp_path / "cnn")], "target": "diagnosis", "out": tmp_path / "o"}
+    )
+    assert missing.heads[0].kind == "run"

@@ -22,7 +22,7 @@ def everybody(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("everybody")
     cohort = write_cohort(root / "cohort", num_controls=24, num_patients=24, effect=-0.6)
     model = {"kind": "pca", "num_components": 8}
-    keys = {"prepared": cohort, "model": model, "cross_fit": 3, "patients": 1.0, "tensorboard": False}
+    keys = {"prepared": cohort, "model": model, "cross_fit": 3, "patients": 1.0, "track": []}
     Train.model_validate(keys | {"out": root / "run"}).run()
     Encode.model_validate({"prepared": cohort, "run": root / "run", "out": root / "latents"}).run()
     return root

@@ -32,7 +32,7 @@ Volume = NDArray[np.float32]
 
 
 def train(out: Path, steps: int, model: dict[str, Any], **settings: Any) -> Path:
-    tree = {"out": out, "model": model, "tensorboard": False, "picture_every": 10**6, "channels": ["t1w"]}
+    tree = {"out": out, "model": model, "track": [], "picture_every": 10**6, "channels": ["t1w"]}
     optim = {"steps": steps, "batch_size": 8, "ema_decay": 0.98, "learning_rate": 3e-3}
     engine = {"precision": "fp32", "checkpoint_every": 10**6}
     return Train.model_validate({**tree, "optim": optim, "engine": engine, **settings}).run()

@@ -21,6 +21,7 @@ from gen3d.imaging.volume import SLOPE
 from gen3d.prepare.sources import read_sources
 from gen3d.synthesis.folder import Atlas, SyntheticDataset, key_of, measure_all, subject_of
 from gen3d.synthesis.tables import cohort_table, write_bids, write_image, write_prepared
+from tests.validator import bids_errors, is_installed
 
 NAME = re.compile(r"sub-[0-9A-Za-z]+/anat/sub-[0-9A-Za-z]+_space-MNI152NLin2009aSym_desc-synthetic_T1w\.nii\.gz")
 
@@ -115,6 +116,8 @@ def test_what_is_written_is_bids_and_every_column_is_described(tmp_path: Path, p
     assert list(people["requested_hippocampus_ml"].isna()) == [False, False, True]
     t1w_sidecar = json.loads(next(tmp_path.glob("space-*_T1w.json")).read_text())
     assert t1w_sidecar["SkullStripped"] is True
+    if is_installed():
+        assert bids_errors(tmp_path) == []
 
 
 def test_images_have_the_plans_affine_and_the_stored_values(tmp_path: Path, plan: GridPlan) -> None:

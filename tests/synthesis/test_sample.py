@@ -174,7 +174,7 @@ def run_in_two(requests: list[dict[str, Any]], folder: Path) -> list[str]:
     command += [str(folder / "requests.json"), str(folder / "results.json")]
     # As many threads as here: their number decides in which order sums are rounded.
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, cwd=folder)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=560, cwd=folder)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     sentences: list[str] = json.loads((folder / "results.json").read_text())
     return sentences

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3d.core import words as spell
-from gen3d.maths.reference import Reference
+from gen3d.maths.reference import ReferenceScores
 
 HEAVIEST_CLUSTER, LARGEST_REGION = "heaviest_cluster", "largest_region"
 WORDS = {
@@ -27,7 +27,7 @@ def describe_reference(scores: NDArray[np.floating], subjects: Sequence[str] | N
         subjects: their ids, None to name nobody.
     """
     of_controls = np.asarray(scores, dtype=np.float64)
-    reference = Reference.of(of_controls)
+    reference = ReferenceScores.of(of_controls)
     order = np.argsort(-np.nan_to_num(of_controls, nan=-np.inf), kind="stable")[: reference.num_outlying]
     return {
         "num_controls": len(reference.scores),

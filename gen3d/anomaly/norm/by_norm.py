@@ -23,7 +23,9 @@ from gen3d.cohort.seen import Guard, identities
 from gen3d.core import words as spell
 from gen3d.core.disk import remove_folder, writing
 from gen3d.core.errors import Unfinished, UserError
+from gen3d.core.files import open_regular
 from gen3d.core.progress import say, track, warn
+from gen3d.imaging.streams import DICOM, DICOM_AT, ZIP
 from gen3d.models.run import Run
 from gen3d.verbs import verb_class
 
@@ -63,8 +65,7 @@ def open_by_norm(folder: Path, prepared: Iterable[Path] | None, scan: RawScan | 
     run = load_runs(norm.run_folders)
     opened = ByNorm(norm, run, None if prepared is None else open_prepared(tuple(prepared)), scan)
     if scan is not None:
-        if not scan.path.is_file():
-            raise UserError(f"{scan.path}: no such file; scan= is one T1w image (.nii or .nii.gz).")
+        _require_image(scan.path, norm)
         norm.plan.require_registration(str(norm.folder))
         require_site(norm, scan.site)
     if opened.prepared is not None:
@@ -226,6 +227,33 @@ def _announce(norm: NormFolder, table: pd.DataFrame) -> None:
     for flag in dict.fromkeys(filter(None, flags)):
         num = flags.count(flag)
         warn(f"{spell.count(num, 'scan')}: {flag}.")
+
+
+def _require_image(path: Path, norm: NormFolder) -> None:
+    """Refuse what is no image by itself, and say what makes one of it.
+
+    Raises:
+        UserError: no such file, a folder, a zip, or one slice of a DICOM series.
+    """
+    if path.is_file():
+        with open_regular(path) as stream:
+            start = stream.read(DICOM_AT + len(DICOM))
+        if not start.startswith(ZIP) and start[DICOM_AT:] != DICOM:
+            return
+        held = "a zip" if start.startswith(ZIP) else "a DICOM file, one of a series"
+    elif path.is_dir():
+        held = "a folder"
+    else:
+        raise UserError(f"{path}: no such file; scan= is one T1w image (.nii or .nii.gz).")
+    source = path.parent if held.startswith("a DICOM") else path
+    settings = norm.record.prepare.items()
+    keys = " ".join(
+        f"{key}={str(value).lower()}" for key, value in settings if not isinstance(value, (dict, list, tuple))
+    )
+    raise UserError(
+        f"{path}: is {held}, and scan= is one T1w image (.nii or .nii.gz); prepare DICOM files as the norm's controls were, gen3d "
+        f"prepare source={source} {keys} out=prepared, and give prepared=prepared in place of scan=."
+    )
 
 
 def subject_of(path: Path) -> str:

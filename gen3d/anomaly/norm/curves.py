@@ -25,13 +25,12 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 from gen3d.anomaly.calibration.channel_norm import ChannelNorm
 from gen3d.anomaly.calibration.empirical_null import CENTRES, NullMap
-from gen3d.anomaly.norm.folder import CURVES_PNG, CURVES_SVG
+from gen3d.anomaly.norm.folder import CENTILES, CURVES, CURVES_PNG, CURVES_SVG
 from gen3d.cohort.channels import CONTRAST, LOG_VOLUMES, SIZE, VOLUME
 from gen3d.cohort.region_validity import measures_volume
 from gen3d.core import words as spell
 from gen3d.core.disk import whole_file
 from gen3d.core.errors import UserError
-from gen3d.core.tables import TableFile
 from gen3d.figures import names as wording
 from gen3d.figures import style
 from gen3d.figures.charts import Chart, finished
@@ -39,7 +38,7 @@ from gen3d.maths.design import Design
 
 OF_CURVES = (VOLUME, SIZE, CONTRAST)
 """Channels that curves can be drawn of, the best first: the person's own values, with no model's expectation taken off."""
-CENTILES = (5, 25, 50, 75, 95)
+COLUMNS = CURVES.columns
 SEXES = ("F", "M")
 STEP_YEARS = 1.0
 MAIN_REGIONS = (
@@ -48,8 +47,6 @@ MAIN_REGIONS = (
     *("left insula", "left fusiform", "left orbitofrontal", "left cerebral white matter"),
 )
 """Structures whose curves are known from the literature; of cortex those whose reading follows labelled volumes best."""
-COLUMNS = ("channel", "region", "sex", "age_years", *(f"centile_{centile}" for centile in CENTILES))
-CURVES = TableFile("curves.tsv", COLUMNS, "copy the norm folder again, or fit it again with `gen3d norm`")
 PANELS_IN_A_ROW = 4
 INCHES_PER_ROW, INCHES_BELOW, INCHES_ABOVE = 1.75, 0.62, 0.28
 COLOURS = {"F": style.GROUP_COLOURS[3], "M": style.GROUP_COLOURS[0]}

@@ -56,6 +56,10 @@ DECADE = 10
 RANGES = TableFile("ranges.tsv", ("channel", "region", "p05", "p25", "p50", "p75", "p95"), AGAIN)
 CURVES_PNG, CURVES_SVG = "curves.png", "curves.svg"
 CENTILES = (5, 25, 50, 75, 95)
+CURVES = TableFile(
+    "curves.tsv", ("channel", "region", "sex", "age_years", *(f"centile_{centile}" for centile in CENTILES)), AGAIN
+)
+"""Centiles of main regions in one channel, at every year of the controls' ages, women and men; missing without ages."""
 VOXELS, REGIONS = "voxels", "regions"
 
 

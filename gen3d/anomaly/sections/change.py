@@ -9,6 +9,7 @@ import numpy as np
 from gen3d.anomaly.change_folder import ChangeFolder
 from gen3d.anomaly.folder import CHANNEL_ORDER
 from gen3d.anomaly.picture import draw_change
+from gen3d.anomaly.sections.rates import rate_blocks
 from gen3d.core import words as spell
 from gen3d.core.tables import Row, rows_of
 from gen3d.figures import names as wording
@@ -46,6 +47,10 @@ def section(context: Context) -> Section | None:
         blocks += [_pair_table(pairs, shown, change.q), *_figures(change, order[: context.subjects_shown])]
         if rest:
             blocks.append(Details(f"The other {len(rest)} pairs of scans", [_pair_table(pairs, rest, change.q)]))
+        if len(change.rates):
+            found, listed = rate_blocks(change, context.subjects_shown)
+            blocks += found
+            numbers[change.name] |= listed
     return Section("change", "Change between sessions", blocks, numbers)
 
 

@@ -204,7 +204,7 @@ def _length(values: Values) -> float:
 
 
 @dataclass(frozen=True)
-class Stages:
+class BoostedStages:
     """Boosted trees, one model per problem."""
 
     models: tuple[Any, ...]
@@ -243,10 +243,10 @@ class Boosting:
                         held_out[numbers.index(trees), problem, held] = np.ravel(scores)
         return held_out
 
-    def fit(self, values: Values, targets: Values, setting: dict[str, Any], seed: int) -> Stages:
+    def fit(self, values: Values, targets: Values, setting: dict[str, Any], seed: int) -> BoostedStages:
         """All rows with one number of trees."""
         models = [self._fitted(values, target, setting["num_trees"], seed) for target in targets]
-        return Stages(tuple(models), self.is_number)
+        return BoostedStages(tuple(models), self.is_number)
 
     def _fitted(self, values: Values, target: Values, num_trees: int, seed: int) -> Any:
         options = {

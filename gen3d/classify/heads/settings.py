@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gen3d.core.config import Config, Folder
+from gen3d.cohort.fusion_folder import Subset
+from gen3d.core.config import Config, Folder, Folders
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -101,12 +103,26 @@ class RunSettings(Config):
 
     kind: Literal["run"] = Field("run", description="a trained classifier of volumes or slices")
     run: Folder = Field(description="folder of the run (gen3d train, model.kind=classifier)")
-    name: str = Field("", description="as tables call it; none: the name of the folder")
+    or_run: Folders | None = Field(
+        None,
+        description="further runs trained with folds=RUN, for instance with another orientation: in every fold the one with the "
+        "lowest loss of its validation people is taken, who are never tested in that fold",
+    )
+    subset: Subset = Field(
+        "both", description="of a fusion of genetics and images: by what people have, or by genetics or images alone"
+    )
+    name: str = Field("", description="as tables call it; none: the name of the folder, and the side that is alone")
 
     @property
     def called(self) -> str:
         """Its name in tables."""
-        return self.name or self.run.resolve().name
+        alone = "" if self.subset == "both" else f" ({self.subset} alone)"
+        return self.name or f"{self.run.resolve().name}{alone}"
+
+    @property
+    def candidates(self) -> tuple[Path, ...]:
+        """All runs that one is chosen from in every fold."""
+        return (self.run, *(self.or_run or ()))
 
 
 ContestantSettings = Annotated[

@@ -105,6 +105,8 @@ def open_request(folder: Path, latents: Sequence[Path], policy: LeaveOutPolicy) 
             (with refuse), or nobody else.
     """
     study, metrics = read(folder, ("classify",)), read_metrics(folder)
+    if metrics.get("networks") and not (folder / HEAD).is_dir():
+        raise UserError(f"{folder}: holds no fitted head: {metrics.get('head')}.")
     family = open_heads(folder / HEAD)
     people = open_features(latents)
     _check_space(study, family, people)

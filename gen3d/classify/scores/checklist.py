@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from string import Formatter
 from typing import Any, Literal
 
 import pandas as pd
 
 from gen3d import __version__
+from gen3d.core.package_data import package_text
 
 Status = Literal["done by the software", "to be written by the authors", "not applicable"]
 DONE: Status = "done by the software"
@@ -56,7 +56,7 @@ def checklist(metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> pd.Dat
 
 def rows_of(name: str) -> Iterator[dict[str, str]]:
     """Rows of a table in the folder of this module."""
-    text = files(__package__).joinpath(name).read_text(encoding="utf-8")
+    text = package_text(__package__, name)
     return csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
 
 

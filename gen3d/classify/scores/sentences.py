@@ -109,6 +109,12 @@ def network_sentences(networks: Sequence[Row], target: Target) -> list[str]:
     sentences = [f"The folds are those in which {first['name']} was trained ({first['folds']}, once), for every model."]
     measure = MEASURES["mae" if target.task == "number" else "auc" if target.is_binary else "macro_auc"]
     for network in networks:
+        if chosen := network.get("chosen"):
+            counts = [f"{name} in {spell.count(chosen.count(name), 'fold')}" for name in dict.fromkeys(chosen)]
+            sentences.append(
+                f"Of the runs behind {network['name']}, each fold took the one with the lowest loss of its validation people: "
+                f"{spell.listed(counts)}."
+            )
         values = [f"{spell.figure(item['value'])} ({spell.people(item['num_people'])})" for item in network["permuted"]]
         retrained = f"{spell.count(len(values), 'network')} of {network['name']} trained with permuted labels"
         sentences.append(

@@ -7,6 +7,7 @@ from typing import Any
 
 from gen3d.classify.folder import HeadFolder
 from gen3d.classify.sections import charts as heads_charts
+from gen3d.classify.sections import genes as heads_genes
 from gen3d.classify.sections import heads as heads_checks
 from gen3d.classify.sections import networks as heads_networks
 from gen3d.classify.sections import people as heads_people
@@ -78,6 +79,7 @@ def _of_folder(head: HeadFolder) -> tuple[list[Any], dict[str, Any]]:
     else:
         blocks += _warnings(head)
     blocks += _external(head) + _people(head)
+    blocks += heads_genes.genes(models)
     blocks += heads_networks.networks(models)
     blocks += heads_blocks.performance(models)
     blocks += heads_readers.recalls(models)

@@ -49,6 +49,13 @@ class ClassifyStudy:
     seed: int
     tested_controls_known: bool = False
     """Whether recipes see which tested people are controls, to estimate a site that training did not know."""
+    people: Index | None = None
+    """Number of the person of each scan where `groups` are families; None where they are people."""
+
+    @property
+    def persons(self) -> Index:
+        """Number of the person of each scan, [n]."""
+        return self.groups if self.people is None else self.people
 
     def training(self, model: Contestant, member: int, chosen: Index) -> tuple[Rows, Values, Index]:
         """Training rows, codes and people; every synthetic scan counts as one more person."""
@@ -104,14 +111,22 @@ def cross_validated(model: Contestant, study: ClassifyStudy) -> Iterator[tuple[p
         table = study.features.table.iloc[fold.test].reset_index(drop=True)
         yield (
             prediction_rows(
-                model, study.target, table, study.codes[fold.test], outputs, fitted.learned.threshold, where
+                model.name,
+                model.kind,
+                study.target,
+                table,
+                study.codes[fold.test],
+                outputs,
+                fitted.learned.threshold,
+                where,
             ),
             dict(fitted.learned.settings),
         )
 
 
 def prediction_rows(
-    model: Contestant,
+    name: str,
+    kind: Kind,
     target: Target,
     table: pd.DataFrame,
     codes: Values,
@@ -121,7 +136,7 @@ def prediction_rows(
 ) -> pd.DataFrame:
     """Rows of the prediction table: identity, model, fold, truth, score and call."""
     present = [name for name in IDENTITY if name in table.columns]
-    frame = table[present].assign(model=model.name, kind=model.kind, **where)
+    frame = table[present].assign(model=name, kind=kind, **where)
     score, call, threshold = score_and_call(target, outputs, threshold)
     if target.task == "number":
         frame["y_true"] = codes

@@ -23,6 +23,7 @@ def network_records(question: Question, study: ClassifyStudy) -> list[Row]:
             "form": network.run.form,
             "channels": list(network.run.channels),
             "folds": network.num_folds,
+            "chosen": list(network.choice),
             "validation": network.run.validation,
             "twin": network.twin_name if network.has_twin else None,
             "permuted": [
@@ -47,5 +48,5 @@ def _tested(model: Contestant, members: tuple[ScoredMember, ...], study: Classif
     values, codes = np.concatenate(outputs), study.codes[np.concatenate(rows)]
     known = np.isfinite(values).all(axis=1)
     found = statistic(study.target, codes[known], values[known], np.concatenate(folds)[known])
-    people = len(np.unique(study.groups[np.concatenate(rows)[known]]))
+    people = len(np.unique(study.persons[np.concatenate(rows)[known]]))
     return {"value": found if math.isfinite(found) else None, "num_people": people}

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from gen3d.classify.folder import twin_of
 from gen3d.classify.heads.settings import RunSettings
+from gen3d.cohort.fusion_folder import of_subset
+from gen3d.cohort.scores_chosen import chosen_in_each_fold
 from gen3d.cohort.scores_folder import MAIN, PERMUTED, TEST, TWIN, RunScores, ScoredMember, read_scores
 from gen3d.cohort.seen import identities, named
 from gen3d.cohort.target import Rows, Target, as_label
@@ -34,6 +36,8 @@ class Network:
 
     name: str
     run: RunScores
+    choice: tuple[str, ...] = ()
+    """The run that was chosen in each fold, by its folder's name; empty where there was no choice."""
 
     @property
     def folder(self) -> Path:
@@ -166,7 +170,7 @@ def open_networks(heads: Sequence[object]) -> tuple[Network, ...]:
     Raises:
         UserError: no classifier run, or one that tests nobody.
     """
-    networks = tuple(Network(head.called, read_scores(head.run)) for head in heads if isinstance(head, RunSettings))
+    networks = tuple(_network(head) for head in heads if isinstance(head, RunSettings))
     for network in networks:
         if network.num_folds < 2 or network.run.table.empty:
             raise UserError(
@@ -176,6 +180,19 @@ def open_networks(heads: Sequence[object]) -> tuple[Network, ...]:
         if [member.fold for member in network.run.of(MAIN)] != list(range(network.num_folds)):
             raise UserError(f"{network.folder}: damaged (its networks are not one per fold); {AGAIN}.")
     return networks
+
+
+def _network(head: RunSettings) -> Network:
+    runs = [of_subset(read_scores(folder), head.subset) for folder in head.candidates]
+    if len(runs) == 1:
+        return Network(head.called, runs[0])
+    for run in runs:
+        if len(run.of(MAIN)) < 2:
+            raise UserError(
+                f"{run.folder}: has one network, so that there is no fold to choose it in; train with cross_fit=5."
+            )
+    chosen, choice = chosen_in_each_fold(runs)
+    return Network(head.called, chosen, tuple(runs[place].folder.resolve().name for place in choice))
 
 
 def shared_target(networks: Sequence[Network], target: Target) -> None:

@@ -106,7 +106,7 @@ def prepare(model: Contestant, study: ClassifyStudy) -> PermutationJob:
         folds.append(ReducedFold(fold.number, reducer.apply(rows), fold.train, groups, synthetic, tested, fold.test))
         place[fold.test] = fold.number
     strata = _strata(study, place)
-    return PermutationJob(model.recipe, study.target, tuple(folds), study.codes, study.groups, strata, study.seed)
+    return PermutationJob(model.recipe, study.target, tuple(folds), study.codes, study.persons, strata, study.seed)
 
 
 def prepare_scores(model: Contestant, study: ClassifyStudy) -> ScoredJob:
@@ -123,7 +123,7 @@ def prepare_scores(model: Contestant, study: ClassifyStudy) -> ScoredJob:
         np.concatenate(outputs),
         place[tested],
         study.codes[tested],
-        study.groups[tested],
+        study.persons[tested],
         _strata(study, place)[tested],
         study.seed,
     )

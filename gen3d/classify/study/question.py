@@ -16,7 +16,15 @@ from gen3d.classify.heads.settings import RunSettings, SvmSettings
 from gen3d.classify.settings import StudySettings, contestant_names
 from gen3d.classify.study.baselines import MOST_WHOLE, SKETCH_COMPONENTS, Voxels
 from gen3d.classify.study.features import Features, one_scan_each, open_features, scans_alone
-from gen3d.classify.study.folds import Layout, StudyFold, leave_one_site_out, make_folds, one_site_classes
+from gen3d.classify.study.folds import (
+    Layout,
+    StudyFold,
+    leave_one_site_out,
+    make_folds,
+    one_site_classes,
+    require_all_classes,
+)
+from gen3d.classify.study.gene_inputs import Genes, open_genes
 from gen3d.classify.study.joining import with_columns
 from gen3d.classify.study.network_folds import NetworkFolds, network_folds
 from gen3d.classify.study.networks import Network, open_networks, shared_target
@@ -73,6 +81,15 @@ class Question:
     """Trained classifiers that are compared; none with external=, where they have no scores."""
     readings: ReaderScores | None = None
     """What readers said of the people who are tested."""
+    genes: Genes | None = None
+    """Genes of these people; with them, families are never on both sides of a fold."""
+    everybody: frozenset[str] = frozenset()
+    """Subjects of all scans of the features, also of those that are left out."""
+
+    @property
+    def families(self) -> NDArray[np.int64]:
+        """What is never split between training and tested people, [n]: people, or with genes their families."""
+        return self.groups if self.genes is None else self.genes.kin
 
     @property
     def networks_lead(self) -> bool:
@@ -84,7 +101,7 @@ class Question:
         """What folds are made from."""
         return Layout(
             self.codes,
-            self.groups,
+            self.families,
             self.testable,
             np.ones(len(self.codes), dtype=bool),
             self.features.may_test(waived=self.settings.seen == "waive"),
@@ -200,6 +217,7 @@ def open_question(request: StudySettings) -> Question:
     """
     settings = like_the_fit(request)
     features = opened_features(settings, settings.latents or (), settings.beside)
+    everybody = frozenset(features.table["subject"].astype(str))
     column = column_of(features.table, settings.target)
     networks = () if settings.external is not None else open_networks(settings.heads)
     target = _target(column, settings, networks)
@@ -252,6 +270,15 @@ def open_question(request: StudySettings) -> Question:
         "; ".join(voxel_notes),
         networks,
     )
+    if settings.genotypes is not None:
+        if target.task == "number":
+            raise UserError(
+                f"genotypes= compares classifiers, and {target.name} is a number; name classes= of it, or leave out genotypes=."
+            )
+        genes = open_genes(settings.genotypes, features.table, question.groups)
+        question = replace(question, genes=genes, everybody=everybody, notes=(*notes, *genes.notes(features.table)))
+        for fold in genes.folds(question.folds):
+            require_all_classes(question.layout, fold, target, f"people with genes, fold {fold.number + 1}")
     if settings.readers is not None and not external:
         tested = np.unique(np.concatenate([fold.test for fold in question.folds]))
         question = replace(question, readings=readings_of(settings, features.table.iloc[tested], target))

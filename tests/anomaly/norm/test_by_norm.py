@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,22 @@ def test_a_file_that_is_not_there_or_no_scan(norm: Path, tmp_path: Path, capsys:
     said = refused(capsys, f"norm={norm}", f"scan={tmp_path / 'text.nii'}", "site=a", f"out={tmp_path / 'n'}")
     assert "text.nii" in said
     assert "It is the only scan" in said
+
+
+@pytest.mark.parametrize("what", ["folder", "zip", "file"])
+def test_dicom_files_are_sent_to_prepare(
+    what: str, norm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series = tmp_path / "series"
+    series.mkdir()
+    (series / "1.dcm").write_bytes(bytes(128) + b"DICM" + bytes(64))
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        archive.write(series / "1.dcm")
+    given = {"folder": series, "zip": tmp_path / "export.zip", "file": series / "1.dcm"}[what]
+    said = refused(capsys, f"norm={norm}", f"scan={given}", "site=a", f"out={tmp_path / 'm'}")
+    assert f"gen3d prepare source={given if what == 'zip' else series} spacing_mm=4.0 " in said
+    assert "give prepared=prepared in place of scan=" in said
+    assert not (tmp_path / "m").exists()
 
 
 def test_an_edited_norm_is_noticed_and_a_truncated_one_too(
