@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install --upgrade 'pip>=24' 'setuptools>=77' wheel
 	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
-	DS_BUILD_OPS=0 $(PIP) install --constraint constraints.txt --editable '.[dev,tracking,deepspeed,sweep,export,parquet]'
+	DS_BUILD_OPS=0 $(PIP) install --constraint constraints.txt --editable '.[dev,tracking,mlflow,wandb,deepspeed,sweep,export,parquet,genetics,dicom,masks,serve]'
 	@touch $@
 
 demo: $(READY)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 USAGE = "gen3d <verb> [file.yaml] [key=value ...] [--help | --show | --dry-run]"
 FIRST_REPORTS_S = 2.0
 """Seconds that the other processes wait before they end, so that the first one can report the error."""
+
+DOCTOR = "doctor"
+DOCTOR_LINE = "what this machine has, what will not work on it, and the command that mends it"
+"""The one command that is no verb: it writes no folder."""
 
 FLAGS = ("--help", "-h", "--show", "--dry-run", "--traceback", "--version")
 
@@ -56,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         return _run(positional[0], positional[1:], flags)
 
-    return _ending_in_a_sentence(work, "--traceback" in flags)
+    return ending_in_a_sentence(work, "--traceback" in flags)
 
 
 def _is_text(argument: str) -> bool:
@@ -72,13 +78,13 @@ def run_script(main: Callable[[], None]) -> NoReturn:
         return 0
 
     try:
-        sys.exit(_ending_in_a_sentence(work))
+        sys.exit(ending_in_a_sentence(work))
     except subprocess.CalledProcessError as error:  # the command that failed has printed its own sentence
         print(error.stderr or "", end="", file=sys.stderr)
         sys.exit(error.returncode)
 
 
-def _ending_in_a_sentence(work: Callable[[], int], traceback: bool = False) -> int:
+def ending_in_a_sentence(work: Callable[[], int], traceback: bool = False) -> int:
     """Exit code of ``work``; an error that the user can mend becomes one sentence, unless tracebacks are wanted."""
     try:
         return work()
@@ -118,8 +124,10 @@ def _run(name: str, settings: list[str], flags: set[str]) -> int:
     from gen3d.core.config import load
     from gen3d.verbs import VERBS, verb_class
 
+    if name == DOCTOR:
+        return _doctor(settings, flags)
     if name not in VERBS:
-        near = difflib.get_close_matches(name, VERBS, n=1)
+        near = difflib.get_close_matches(name, [*VERBS, DOCTOR], n=1)
         hint = f"did you mean `{near[0]}`?" if near else "`gen3d --help` lists them."
         raise UserError(f"`{name}` is not a verb of gen3d; {hint}")
     verb_type = verb_class(name)
@@ -148,6 +156,19 @@ def _run(name: str, settings: list[str], flags: set[str]) -> int:
     _place = verb.out
     verb.run()
     return 0
+
+
+def _doctor(settings: list[str], flags: set[str]) -> int:
+    if settings:
+        raise UserError(f"`gen3d {DOCTOR}` has no settings, but {settings[0]} was given; run it alone.")
+    if flags & {"--help", "-h"}:
+        print(
+            f"gen3d {DOCTOR}: {DOCTOR_LINE}\n\nIt has no settings, writes nothing, and ends with 3 where something is harmful."
+        )
+        return 0
+    from gen3d.doctor.doctor import main as examine
+
+    return examine()
 
 
 def _split(settings: list[str]) -> tuple[Path | None, list[str]]:
@@ -201,6 +222,7 @@ def _print_overview() -> None:
     for name, (_, _, summary) in VERBS.items():
         print(f"  {name:14s} {summary}")
     print(
+        f"\n  gen3d {DOCTOR}                 {DOCTOR_LINE}"
         "\n  gen3d <verb> --help          every key with its type, unit and default"
         "\n  gen3d <verb> ... --show      print all settings; nothing is run"
         "\n  gen3d <verb> ... --dry-run   print what would be done; nothing is run"
@@ -209,20 +231,28 @@ def _print_overview() -> None:
     )
 
 
-def entry() -> None:
-    """Console-script entry point."""
+def entry(command: Callable[[], int] | None = None) -> None:
+    """Console-script entry point of gen3d, or of another command that ends as its verbs do.
+
+    Args:
+        command: runs and returns the exit code; None: the verbs.
+    """
     _open_standard_streams()
     os.environ["MPLBACKEND"] = "agg"  # pictures are files, whatever a shell or a notebook asks for
-    _end_on_signals()
-    if "GEN3D_PARENT" in os.environ or has_launcher():
-        from gen3d.core.pool import end_with_starter
+    ending = threading.Event()
+    try:  # from the first moment that a signal is answered: a traceback would end in the code of a failure
+        _end_on_signals(ending)
+        if "GEN3D_PARENT" in os.environ or has_launcher():
+            from gen3d.core.pool import end_with_starter
 
-        end_with_starter()
-    try:
-        code = _ending_in_a_sentence(_main_and_flush, "--traceback" in sys.argv)
+            end_with_starter()
+        code = ending_in_a_sentence(functools.partial(_and_flush, command or main), "--traceback" in sys.argv)
+        ending.set()
     except BrokenPipeError:
+        ending.set()
         code = 0
     except KeyboardInterrupt as stop:  # in the moments around `main`
+        ending.set()
         code = _stopped(stop)
     if _stdout_fails():  # nobody reads it, or its disk is full: Python would complain when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -237,8 +267,8 @@ def entry() -> None:
     sys.exit(code)
 
 
-def _main_and_flush() -> int:
-    code = main()
+def _and_flush(command: Callable[[], int]) -> int:
+    code = command()
     sys.stdout.flush()
     return code
 
@@ -254,15 +284,16 @@ def _open_standard_streams() -> None:
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
-def _end_on_signals() -> None:
-    """Let a stop signal end the process in a sentence, with its usual code, after its workers.
+def _end_on_signals(ending: threading.Event) -> None:
+    """Let a stop signal end the process in a sentence, with its usual code, after its workers, unless it is `ending`.
 
     A training handles these signals itself while it makes steps: see `train.stopping`. A signal that whoever started the
     process chose to ignore stays ignored.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
+        if not ending.is_set():
+            raise Stopped(number)
 
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:

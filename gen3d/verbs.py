@@ -37,6 +37,16 @@ VERBS: dict[str, Entry] = {
         ("gen3d.prepare.section:section",),
         "make a cohort of brains with known changes, in the layout that prepare writes",
     ),
+    "explore": Entry(
+        "gen3d.explore.explore:Explore",
+        ("gen3d.explore.section:section",),
+        "describe a cohort by stage or any column: mean brains, differences, intensities, likeness",
+    ),
+    "genotypes": Entry(
+        "gen3d.genotypes.genotypes:Genotypes",
+        ("gen3d.genotypes.section:section",),
+        "read genotypes of a cohort's people: quality control, APOE, polygenic scores",
+    ),
     "train": Entry(
         "gen3d.train.train:Train",
         ("gen3d.train.section:section",),
@@ -72,20 +82,35 @@ VERBS: dict[str, Entry] = {
         ("gen3d.anomaly.sections.change:section",),
         "compare two scans of one person: changes beyond measurement error",
     ),
+    "forecast": Entry(
+        "gen3d.forecast.forecast:Forecast",
+        ("gen3d.forecast.section:section",),
+        "forecast how a scan will look after some years, with intervals that hold",
+    ),
     "export": Entry(
         "gen3d.exports.bids:Export",
         (),
-        "write maps and region tables as a BIDS derivatives dataset",
+        "write maps, region tables and forecasts as a BIDS derivatives dataset",
     ),
     "export-model": Entry(
         "gen3d.exports.model:ExportModel",
         (),
         "export networks for use without Python: compiled, as ONNX, and for a C++ program",
     ),
+    "register": Entry(
+        "gen3d.exports.register:Register",
+        (),
+        "put a run into MLflow's model registry under a name, loaded without a pickle",
+    ),
     "sample": Entry(
         "gen3d.synthesis.sample:Sample",
         ("gen3d.synthesis.section:section",),
         "draw synthetic scans and check them for copies of training scans",
+    ),
+    "stages": Entry(
+        "gen3d.stages.stages:Stages",
+        ("gen3d.stages.section:section",),
+        "send scans along a chain of stage transitions, beside the floors that it has to beat",
     ),
     "quality": Entry(
         "gen3d.quality.quality:Quality",
@@ -124,13 +149,23 @@ VERBS: dict[str, Entry] = {
     ),
     "evaluate": Entry(
         "gen3d.evaluate.evaluate:Evaluate",
-        ("gen3d.evaluate.section:section",),
-        "score maps against planted changes, with intervals and baselines",
+        ("gen3d.evaluate.section:section", "gen3d.evaluate.forecasts.section:section"),
+        "score maps against planted changes, and forecasts against later visits, with intervals and baselines",
     ),
     "report": Entry(
         "gen3d.report.report:Report",
         (),
         "collect all results in one self-contained HTML page",
+    ),
+    "reference": Entry(
+        "gen3d.reference.reference:Reference",
+        (),
+        "write every verb, key, model and starting point as HTML pages that open offline",
+    ),
+    "serve": Entry(
+        "gen3d.serve.serve:Serve",
+        (),
+        "serve a page where one scan is uploaded and judged by norms, heads, forecasters and chains",
     ),
     "sweep": Entry(
         "gen3d.sweep.sweep:Sweep",

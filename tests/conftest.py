@@ -19,8 +19,13 @@ import pytest
 from gen3d.report.report import Report
 from tests.cohorts import write_cohort
 from tests.explain.world import write_explained
+from tests.explore.small import explore
+from tests.forecast.world import write_forecasts
+from tests.forecast_folder import write_judged
+from tests.genotypes.people import write_genotypes
 from tests.runs import fit
 from tests.schedule import Schedule, seconds
+from tests.stages.staged import write_stages
 from tests.world import World, build
 from tests.world_heads import build_heads
 from tests.world_norm import build_norm
@@ -127,5 +132,10 @@ def report(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "norm",
     )
     explained = write_explained(tmp_path_factory.mktemp("explained"))
-    inputs = (*(world[name] for name in names), explained)
+    described = explore(world["prepared"], tmp_path_factory.mktemp("described") / "explored", fewest=2)
+    forecasts = write_forecasts(tmp_path_factory.mktemp("forecasts"))
+    judged = write_judged(tmp_path_factory.mktemp("judged"))
+    stages = write_stages(tmp_path_factory.mktemp("stages"))
+    genotypes = write_genotypes(tmp_path_factory.mktemp("genotypes"))
+    inputs = (*(world[name] for name in names), explained, described, forecasts, judged, stages, genotypes)
     return Report(inputs=inputs, out=tmp_path_factory.mktemp("out") / "report").run()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from gen3d import __version__
 from gen3d.anomaly.folder import (
@@ -28,6 +26,7 @@ from gen3d.anomaly.folder import (
 from gen3d.cohort import bids_names as bids
 from gen3d.cohort.channels import ON_TEMPLATE
 from gen3d.cohort.folder import PLAN, Prepared, open_prepared
+from gen3d.cohort.methods import METHODS, methods_text
 from gen3d.core.artefact import PLACE, Artefact, read, write_atomic, write_json, write_record
 from gen3d.core.config import Folder, Folders, execution
 from gen3d.core.errors import UserError
@@ -38,6 +37,8 @@ from gen3d.core.progress import say, track
 from gen3d.core.tables import read_cells, write_table
 from gen3d.core.work import FolderVerb, Identity
 from gen3d.exports import sidecars
+from gen3d.exports.forecasts import ForecastMaterial, open_material, sources_of, write_dataset
+from gen3d.exports.placing import place
 from gen3d.imaging.native import inverse_of, read_native_space, undeformed, write_native
 from gen3d.imaging.plan import GridPlan, read_plan
 from gen3d.imaging.registration import deform
@@ -46,47 +47,72 @@ from gen3d.imaging.volume import read_map, read_map_and_affine, read_stored
 IDENTITY = {"age_years": "age", "sex": "sex", "diagnosis": "group", "site": "site", "role": "role"}
 
 
+NAME = "Normative maps of T1w scans"
+
 Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
 class Export(FolderVerb):
-    """Write maps and region tables in the layout that other software and data archives read.
+    """Write maps and region tables, or forecasts, in the layout that other software and data archives read.
 
     Maps on the template are linked or copied. In the scan's own space they are made anew: local volume lives on the
     template's voxels, so its maps go through the inverse of the deformation (registered again from the prepared T1w)
     before the inverse of the affine. No file of the dataset names a folder of this machine.
     """
 
-    maps: Folder = Field(description="maps folder (anomaly)")
+    maps: Folder | None = Field(None, description="maps folder (anomaly)")
+    forecasts: Folder | None = Field(None, description="instead of maps: folder of forecasts (forecast)")
     prepared: Folders | None = Field(
         None, description="prepared folders of the maps; by default those that the maps were computed from"
     )
     native: bool = Field(True, description="also write maps in each scan's own space (about 4 s per scan at 2 mm)")
-    name: str = Field("Normative maps of T1w scans", description="name of the dataset")
+    name: str = Field("", description="name of the dataset; default: what it holds")
     source: Texts = Field((), description="where the scans come from: doi:10.x/y or URLs, for SourceDatasets")
     workers: int = execution(0, "processes that compute maps in the scans' own space; 0: one per core", ge=0)
 
+    @model_validator(mode="after")
+    def _one_source(self) -> Export:
+        if (self.maps is None) == (self.forecasts is None):
+            raise ValueError(
+                "give maps= (a folder of `gen3d anomaly`) or forecasts= (a folder of `gen3d forecast`), one of them"
+            )
+        return self
+
     def plan(self) -> list[str]:
         """How many scans would be exported, and in which spaces."""
-        material = _open(self)
+        material = self.open_inputs()
+        if isinstance(material, ForecastMaterial):
+            return [*material.plan(), f"writes {self.out}"]
         spaces = bids.TEMPLATE_SPACE + (f" and the own space of {len(material.native)} of them" if self.native else "")
         return [
             f"exports {len(material.scans)} scans ({', '.join(material.channels)}) in {spaces}",
             f"writes {self.out}",
         ]
 
-    def open_inputs(self) -> ExportMaterial:
-        """The maps, and the prepared scans where they are needed."""
-        return _open(self)
+    def open_inputs(self) -> ExportMaterial | ForecastMaterial:
+        """The maps, and the prepared scans where they are needed; or the forecasts."""
+        return open_material(self.forecasts) if self.forecasts is not None else _open(self, self.source_folder)
 
-    def identity(self, opened: Callable[[], ExportMaterial]) -> Identity:
-        """The maps, and the prepared folders that they name."""
-        prepared = opened().prepared
-        return Identity({"maps": self.maps} | ({"prepared": prepared.folders} if prepared else {}))
+    @property
+    def source_folder(self) -> Path:
+        """The folder that is exported."""
+        folder = self.forecasts if self.maps is None else self.maps
+        assert folder is not None, "the settings are refused without one"
+        return folder
 
-    def write(self, work: Work, opened: ExportMaterial) -> dict[str, Any]:
+    def identity(self, opened: Callable[[], ExportMaterial | ForecastMaterial]) -> Identity:
+        """The maps, and the prepared folders that they name; or the forecasts."""
+        material = opened()
+        if isinstance(material, ForecastMaterial):
+            return Identity({"forecasts": self.source_folder})
+        prepared = material.prepared
+        return Identity({"maps": self.source_folder} | ({"prepared": prepared.folders} if prepared else {}))
+
+    def write(self, work: Work, opened: ExportMaterial | ForecastMaterial) -> dict[str, Any]:
         """Write the dataset."""
         _drop_paths(work)
+        if isinstance(opened, ForecastMaterial):
+            return write_dataset(self.out, opened, self.name, sources_of(self.source))
         for scan in track(opened.scans, "exporting"):
             _export_scan(self.out, opened, scan)
         _write_tables(self.out, opened)
@@ -148,19 +174,19 @@ class ExportMaterial:
         return " and ".join(str(model.get("kind", "normative model")) for model in models)
 
 
-def _open(verb: Export) -> ExportMaterial:
-    artefact = read(verb.maps, ("anomaly",))
-    subjects = read_cells(verb.maps / SUBJECTS.file)
+def _open(verb: Export, folder: Path) -> ExportMaterial:
+    artefact = read(folder, ("anomaly",))
+    subjects = read_cells(folder / SUBJECTS.file)
     bids.check_labels(list(zip(subjects["subject"], subjects["session"], strict=True)))
     scans = []
     for _, row in subjects.iterrows():
-        maps = map_paths(verb.maps, str(row["key"]))
+        maps = map_paths(folder, str(row["key"]))
         session = bids.label(row["session"])
-        folder = Path(f"sub-{bids.label(row['subject'])}") / (f"ses-{session}" if session else "") / "anat"
-        scans.append(ExportScan(row["key"], bids.stem(row["subject"], row["session"]), folder, maps))
+        below = Path(f"sub-{bids.label(row['subject'])}") / (f"ses-{session}" if session else "") / "anat"
+        scans.append(ExportScan(row["key"], bids.stem(row["subject"], row["session"]), below, maps))
     with_maps = [path for scan in scans for path in scan.maps.values()]
     if not with_maps:
-        raise UserError(f"{verb.maps}: holds no z map; run `gen3d anomaly` again.")
+        raise UserError(f"{folder}: holds no z map; run `gen3d anomaly` again.")
     _, affine = read_map_and_affine(with_maps[0])
     spacing_mm = float(np.round(np.linalg.norm(affine[:3, 0]), 4))
     channels = list(dict.fromkeys(channel for scan in scans for channel in scan.maps))
@@ -175,7 +201,7 @@ def _prepared(verb: Export, artefact: Artefact) -> Prepared:
     below = MapsFolder(artefact, "").prepared_below
     folders = verb.prepared or tuple(input_of(artefact, item, remedy) for item in recorded) or (below and (below,))
     if not folders:
-        raise UserError(f"{verb.maps}: does not say which prepared scans it was made from; {remedy}.")
+        raise UserError(f"{artefact.folder}: does not say which prepared scans it was made from; {remedy}.")
     return open_prepared(folders)
 
 
@@ -203,7 +229,7 @@ def _drop_paths(work: Work) -> None:
         for label, items in work.record["inputs"].items()
     }
     config = dict(work.record["config"])
-    for field in ("out", "maps", "prepared"):
+    for field in ("out", "maps", "forecasts", "prepared"):
         value = config[field]
         config[field] = [Path(v).name for v in value] if isinstance(value, list) else value and Path(value).name
     work.record["config"] = config
@@ -221,16 +247,6 @@ def _export_scan(out: Path, material: ExportMaterial, scan: ExportScan) -> None:
         significant = map_path(material.artefact.folder, scan.key, channel, SIGNIFICANT)
         if significant.is_file():
             place(significant, out / scan.folder / f"{sidecars.mask(scan.name, channel, material.res)}.nii.gz")
-
-
-def place(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`: a hard link, or a copy where the disk has none."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _write_tables(out: Path, material: ExportMaterial) -> None:
@@ -272,7 +288,7 @@ def _write_tables(out: Path, material: ExportMaterial) -> None:
 
 
 def _write_descriptions(verb: Export, material: ExportMaterial) -> None:
-    """dataset_description.json, README, .bidsignore and the sidecars that hold for all maps of a channel."""
+    """dataset_description.json, README, methods.md, .bidsignore and the sidecars that hold for all maps of a channel."""
     q = float(material.artefact.config.get("q", 0.05))
     for channel in material.channels:
         sidecar = sidecars.statmap_sidecar(channel, material.res, material.spacing_mm)
@@ -283,13 +299,13 @@ def _write_descriptions(verb: Export, material: ExportMaterial) -> None:
         if material.native:
             native_sidecar = sidecars.statmap_sidecar(channel, "", material.spacing_mm)
             write_json(verb.out / f"{sidecars.statmap('', channel, sidecars.NATIVE_SPACE)}.json", native_sidecar)
-    sources = [{"DOI": text} if text.lower().startswith("doi:") else {"URL": text} for text in verb.source]
+    sources = sources_of(verb.source)
     prepared = [
         {"Version": f"gen3d {item['verb']} {item['key']}"} for item in material.artefact.inputs.get("prepared", [])
     ]
     write_json(
         verb.out / "dataset_description.json",
-        sidecars.dataset_description(verb.name, material.model, sources or prepared),
+        sidecars.dataset_description(verb.name or NAME, material.model, sources or prepared),
     )
     fields = {
         "version": __version__,
@@ -299,6 +315,7 @@ def _write_descriptions(verb: Export, material: ExportMaterial) -> None:
         "q": q,
     }
     write_atomic(verb.out / "README", sidecars.README.format(**fields, channels=", ".join(material.channels)))
+    write_atomic(verb.out / METHODS, methods_text([material.artefact]))
     write_atomic(verb.out / ".bidsignore", sidecars.BIDS_IGNORE)
 
 

@@ -66,7 +66,9 @@ def describe_columns(names: list[str], table: str) -> dict[str, Any]:
     return {name: describe_column(name, table) for name in names}
 
 
-def dataset_description(name: str, model: str, sources: list[dict[str, str]]) -> dict[str, Any]:
+def dataset_description(
+    name: str, model: str, sources: list[dict[str, str]], what: str = "z maps and region tables of a normative model"
+) -> dict[str, Any]:
     """dataset_description.json."""
     return {
         "Name": name,
@@ -76,7 +78,7 @@ def dataset_description(name: str, model: str, sources: list[dict[str, str]]) ->
             {
                 "Name": "gen3d",
                 "Version": __version__,
-                "Description": f"z maps and region tables of a normative model ({model}) of T1w scans",
+                "Description": f"{what} ({model}) of T1w scans",
             }
         ],
         "SourceDatasets": sources,
@@ -95,10 +97,12 @@ Layout
   group_desc-regions_stats.tsv, group_desc-scans_stats.tsv, group_desc-clusters_stats.tsv   all scans in one table
   desc-controlranges_stats.tsv (maps by a norm)                                       what the norm's controls have by region
   participants.tsv, sub-*/sub-*_sessions.tsv                                          who was scanned when
+  methods.md                                                                          what was done, with references and versions
 
 Every column is described in the JSON file of the same name; a JSON file at the top holds for all files whose name ends
 with its own (BIDS' inheritance principle). Channels: {channels}.
 The maps of residual and structural live in the affinely aligned scan, those of deformation on the template's voxels; in
 the scan's own space each was resampled through its own inverse transform.
 """
-BIDS_IGNORE = "artefact.json\n.lock\ngroup_*\n*_stats.*\n*_statmap.*\n*FDR_mask.*\n"
+BIDS_IGNORE = "artefact.json\n.lock\nmethods.md\ngroup_*\n*_stats.*\n*_statmap.*\n"
+"""What BIDS has no name for yet; all else is held to its rules."""

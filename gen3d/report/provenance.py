@@ -12,6 +12,7 @@ from gen3d import __version__
 from gen3d.anomaly.sections.limits import limits_of_maps
 from gen3d.classify.folder import HeadFolder
 from gen3d.classify.sections.heads import LIMIT_OF_HEADS
+from gen3d.cohort.methods import methods_text
 from gen3d.core import words as spell
 from gen3d.core.artefact import Artefact
 from gen3d.figures.blocks import Code, Details, Heading, Points, Section, Table, Text
@@ -44,6 +45,7 @@ def section(context: Context) -> Section:
             "key means the same result."
         ),
         _inputs(artefacts),
+        Details("Methods, to copy (also methods.md beside this page)", [Code(methods_text(artefacts))], printed=False),
         Details("Settings of every input", [Code(_settings(artefact)) for artefact in artefacts], printed=False),
         Details(
             "Software",

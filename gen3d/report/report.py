@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from markupsafe import Markup, escape
 from pydantic import Field
 
 from gen3d import __version__
+from gen3d.cohort.methods import METHODS, methods_text
 from gen3d.core import words as spell
 from gen3d.core.artefact import write_atomic, write_json
 from gen3d.core.config import Folder, Folders
 from gen3d.core.output_folder import Work
+from gen3d.core.package_data import package_text
 from gen3d.core.progress import say, track
 from gen3d.core.result_folder import FIGURES, METRICS, write_picture
 from gen3d.core.work import FolderVerb, Inputs
@@ -62,12 +65,13 @@ class Report(FolderVerb):
         return open_context(self.inputs, self.subjects_shown, self.seed)
 
     def write(self, work: Work, opened: Context) -> dict[str, Any]:
-        """Write index.html, figures/ and metrics.json."""
+        """Write index.html, figures/, metrics.json and methods.md."""
         sections, missing = build(opened)
         for name, png in _pictures(sections).items():
             write_picture(self.out, name, png)
         metrics = {section.identifier: wording.plain(section.numbers) for section in sections}
         write_json(self.out / METRICS, metrics)
+        write_atomic(self.out / METHODS, methods_text(opened.artefacts))
         write_atomic(self.out / "index.html", render(self.title, sections, missing if self.list_missing else []))
         say(f"{self.out / 'index.html'}: {spell.count(len(sections), 'section')}.")
         return {"sections": [section.identifier for section in sections], "not_included": [name for name, _ in missing]}
@@ -93,7 +97,7 @@ def _pictures(sections: list[Section]) -> dict[str, bytes]:
 def render(title: str, sections: list[Section], missing: list[tuple[str, str]]) -> str:
     """The page as HTML."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("gen3d.report", "."),
+        loader=jinja2.FunctionLoader(partial(package_text, "gen3d.report")),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -27,6 +27,11 @@ def section(context: Context) -> Section | None:
             text for evaluation in context.all(EvaluationFolder) for text in truth.verdicts(context, evaluation, best)
         ]
         parts.append(("Against planted truth", [*[truth.best_sentence(row) for row in best], *verdicts]))
+    parts += [
+        ("Forecasts against later visits", list(evaluation.summary))
+        for evaluation in context.all(EvaluationFolder)
+        if evaluation.of_forecasts
+    ]
     lead = context.first(MapsFolder)
     rows: list[Row] = []
     if lead is not None:

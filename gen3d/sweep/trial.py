@@ -26,6 +26,7 @@ from gen3d.core.progress import say
 from gen3d.sweep.results import measure
 from gen3d.sweep.settings import DONE, FAILED, PRUNED, STOPPED, Command, SweepSettings, Trial
 from gen3d.train.stopping import STOPS, StopSignal
+from gen3d.train.tracking.sinks import TRACKED_WITHIN
 
 if TYPE_CHECKING:  # search.py loads Optuna
     from gen3d.sweep.search import Attempt, SweepStudy
@@ -102,6 +103,7 @@ def work_on(sweep: SweepSettings, study: SweepStudy, number: int, slot: int, hal
     """
     folder = sweep.folder_of(number)
     environment = child_environment(1 if sweep.task is not None else sweep.parallel, slot, sweep.gpus)
+    environment[TRACKED_WITHIN] = os.path.abspath(sweep.out)
     try:
         with locked(folder, halt) as lock:
             attempt = study.begin(number)  # under the lock: another process may have been at it
@@ -242,10 +244,11 @@ def _run_step(folder: Path, command: Command, environment: dict[str, str], lock:
         process.kill()
         process.wait()
         raise
-    if process.returncode in STOP_CODES:
+    if process.returncode in (0, Unfinished.exit_code):
+        return
+    if status or process.returncode in STOP_CODES:  # what was asked to stop has not failed, however it ends
         raise TrialEnded(status or STOPPED)
-    if process.returncode not in (0, Unfinished.exit_code):
-        raise TrialEnded(FAILED, f"{command.name}: {_sentence(process.returncode, path, log_begins_at)}")
+    raise TrialEnded(FAILED, f"{command.name}: {_sentence(process.returncode, path, log_begins_at)}")
 
 
 def _sentence(code: int, path: Path, log_begins_at: int) -> str:

@@ -22,6 +22,7 @@ from gen3d.core.errors import UserError
 from gen3d.models.normative.pca import PCAConfig
 from tests.cohorts import write_cohort
 from tests.end_to_end.readers import READERS
+from tests.genotypes.people import write_genotypes
 from tests.models.test_run import write_run
 from tests.sealing import reseal
 from tests.world import build
@@ -42,6 +43,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found |= {read(path).verb: path for path in build_heads(root / "heads", world.plan)}
     found["train"] = write_run(root / "run", PCAConfig(num_components=3))
     found["prepare"] = write_cohort(root / "cohort", num_controls=6, num_patients=2)
+    (root / "genes").mkdir()
+    found["genotypes"] = write_genotypes(root / "genes")
     for verb in ("sample", "classify"):  # their other readers open what only the verbs themselves write
         found.pop(verb, None)
     return {verb: reseal(folder) for verb, folder in found.items()}
@@ -121,7 +124,7 @@ READER = READERS | {  # of folders that hold only what the report reads, and a s
 }
 VERBS = [
     "simulate", "prepare", "train", "encode", "harmonise", "reconstruct", "anomaly", "change", "evaluate", "quality", "stratify",
-    "predict",
+    "predict", "genotypes",
 ]  # fmt: skip
 
 

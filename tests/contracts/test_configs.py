@@ -27,6 +27,8 @@ NEEDED = {
     "autoencoder": "a.pt",
     "head": "h",
     "target": "diagnosis",
+    "models": "m",
+    "name": "n",
 }
 
 
@@ -38,10 +40,17 @@ def verb_of(file: Path) -> str:
 
 def needed(file: Path, given: dict[str, Any]) -> dict[str, str]:
     """What a user types beside the file."""
+    if verb_of(file) == "genotypes":
+        return {"out": "o", "source": "s", "table": "t"}
     if verb_of(file) != "train":
         already = ("prepared", "run") if "merge" in given else ("run",) if "norm" in given else ()
+        already += ("maps",) if "forecasts" in given else ()
         return {key: value for key, value in NEEDED.items() if key not in already}
     diffusion = given["model"]["kind"] == "latent_diffusion"
+    if given["model"]["kind"] == "fusion":
+        return {"prepared": NEEDED["prepared"], "genotypes": "g", "out": NEEDED["out"]}
+    if given["model"]["kind"] == "latent_flow":
+        return {"prepared": NEEDED["prepared"], "vae": NEEDED["autoencoder"], "out": NEEDED["out"]}
     left_out = ("prepared",) if diffusion or "prepared" in given else ()
     left_out += ("latents",) if not diffusion or "prepared" in given else ()
     return {key: value for key, value in NEEDED.items() if key not in left_out}

@@ -16,10 +16,10 @@ from gen3d.verbs import VERBS, verb_class
 from tests.world import write_record
 
 TITLES = (
-    "Summary", "Cohort", "How the models were trained", "Reconstructions", "Group maps",
-    "Scores by group", "Individual people", "Change between sessions", "Latent space", "Harmonisation",
-    "Classification", "Where the classifier looks", "Strata", "Where people stand", "Synthetic scans",
-    "Synthetic against real scans", "Norms", "Calibration", "Against planted truth",
+    "Summary", "Cohort", "The cohort by level", "Genotypes", "How the models were trained", "Reconstructions", "Group maps",
+    "Scores by group", "Individual people", "Change between sessions", "Forecasts", "Latent space", "Harmonisation",
+    "Classification", "Where the classifier looks", "Strata", "Where people stand", "Along the stages", "Synthetic scans",
+    "Synthetic against real scans", "Norms", "Calibration", "Against planted truth", "Forecasts against later visits",
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from gen3d.core.config import read_yaml
 from gen3d.core.errors import UserError
 from gen3d.imaging.plan import read_plan
 from gen3d.models.base import BaseModelConfig, Statistics
+from gen3d.models.forecast.loading import MATERIALS as FORECAST_MATERIALS
 from gen3d.models.registry import KINDS, config_class, read_config, trained_in_steps
 from gen3d.models.run import load_run
 from gen3d.models.run_folder import LOG, is_baseline
@@ -28,7 +29,9 @@ from gen3d.train.material import TrainingMaterial
 from gen3d.train.train import MATERIALS, Train
 from tests.contracts.test_configs import FILES
 from tests.train.conftest import write_cohort
+from tests.train.fused_people import write_people
 from tests.train.plans import MODELS
+from tests.visit_cohort import write_visits
 
 SHAPE = (24, 28, 24)
 NUM_STEPS = 2
@@ -48,8 +51,10 @@ def configs_of(kind: str, folder: str) -> list[dict[str, Any]]:
 
 
 TRAINED = [kind for kind in KINDS if kind not in IMPORTED]
-LABELLED = [kind for kind in TRAINED if config_class(kind).material == "labels"]
-"""Kinds that tell labels from scans and expect nothing."""
+LABELLED = [kind for kind in TRAINED if config_class(kind).material in ("labels", "stages", "modalities")]
+"""Kinds that learn from a column of the table and expect nothing of a scan."""
+FORECASTING = [kind for kind in TRAINED if config_class(kind).material in FORECAST_MATERIALS]
+"""Kinds that tell what comes; `gen3d forecast` draws it."""
 
 
 @pytest.fixture(scope="module")
@@ -58,24 +63,34 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run_of(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> RunOf:
+def visits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("visits") / "prepared"
+    return write_visits(out, lambda visitor: 0.05, num_people=12, spacing_mm=8.0)
+
+
+@pytest.fixture(scope="module")
+def run_of(cohort: Path, visits: Path, tmp_path_factory: pytest.TempPathFactory) -> RunOf:
     """A run of a kind with the model of its debug config, made when first asked for."""
     folder = tmp_path_factory.mktemp("runs")
 
     def run(kind: str) -> Path:
         tree = configs_of(kind, "debug")[0]
         model = tree["model"] | ({"num_components": 2} if kind == "pca" else {})
-        asked: dict[str, Any] = {"model": model, "out": folder / kind, "tensorboard": False}
+        asked: dict[str, Any] = {"model": model, "out": folder / kind, "track": []}
         asked |= {"optim": {"steps": NUM_STEPS, "batch_size": 2}, "engine": {"precision": "fp32", "device": "cpu"}}
         asked |= {"prepared": cohort, "picture_every": NUM_STEPS}
         if kind in LABELLED:
-            asked |= {"model": model | {"target": "sex", "grid": list(SHAPE)}, "channels": ["t1w"]}
-        if config_class(kind).material == "latents":
+            grid = {"grid": list(SHAPE)} if "grid" in config_class(kind).model_fields else {}
+            asked |= {"model": model | {"target": "sex"} | grid, "channels": ["t1w"]}
+        if kind in FORECASTING:
+            asked |= {"prepared": visits, "workers": 1}
+        if config_class(kind).material == "modalities":
+            asked["prepared"], asked["genotypes"] = write_people(folder / "fused", 16)
+        if config_class(kind).material in ("latents", "latent_visits"):
             spatial = next(
                 tree["model"] for tree in configs_of("vae", "debug") if tree["model"].get("latent") == "spatial"
             )
-            vae = {**asked, "model": spatial, "out": folder / "vae_spatial", "channels": ["t1w"]}
-            asked["vae"] = Train.model_validate(vae).run()
+            asked["vae"] = Train.model_validate({**asked, "model": spatial, "out": folder / f"vae_of_{kind}"}).run()
             asked["model"] = model | {"conditions": ["age_years", "sex"]}
         return Train.model_validate(asked).run()
 
@@ -99,16 +114,16 @@ def test_its_settings_name_it_and_what_it_learns_from(kind: str) -> None:
 def test_it_trains_or_is_fitted_and_is_drawn(kind: str, run_of: RunOf) -> None:
     run = run_of(kind)
     entries = read_log(run / LOG)
-    if trained_in_steps(kind):
+    if not load_run(run).model_config.closed_form:
         assert entries[-1]["step"] == NUM_STEPS
         assert all(np.isfinite(entry["loss"]) for entry in entries)
     else:
         assert [entry["step"] for entry in entries] == [0]
-        assert entries[0]["volumes"] == 4
-    assert bool(list((run / "pictures").glob("member_0*.png"))) == (kind not in LABELLED)
+        assert entries[0]["volumes"] == (8 if kind in FORECASTING else 4)
+    assert bool(list((run / "pictures").glob("member_0*.png"))) == (kind not in LABELLED + FORECASTING)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TRAINED if kind not in LABELLED])
+@pytest.mark.parametrize("kind", [kind for kind in TRAINED if kind not in LABELLED + FORECASTING])
 def test_what_a_run_expects_is_what_its_weights_expect(kind: str, run_of: RunOf, tmp_path: Path) -> None:
     run = load_run(run_of(kind))
     model = run.member(0)
@@ -174,9 +189,10 @@ def test_every_kind_that_trains_in_steps_is_planned_in_the_tests_of_the_planner(
 
 def test_a_new_model_is_one_file_and_one_line(cohort: Path, tmp_path: Path) -> None:
     """It is planned, trained, opened and reconstructed, and latent diffusion runs on it, by code that does not know it."""
-    settings = ["channels=[t1w]", "optim.steps=3", "optim.batch_size=2", "engine.precision=fp32", "tensorboard=false"]
+    settings = ["channels=[t1w]", "optim.steps=3", "optim.batch_size=2", "engine.precision=fp32", "track=[]"]
     smoother = ["train", f"prepared={cohort}", f"out={tmp_path / 'run'}", "model.kind=smoother", *settings]
-    narrow = [f"model.{name}=8" for name in ("base_channels", "max_channels", "head_channels")]
+    sizes = {"base_channels": 16, "max_channels": 16, "head_channels": 8}
+    narrow = [f"model.{name}={size}" for name, size in sizes.items()]
     diffusion = ["train", f"prepared={cohort}", f"vae={tmp_path / 'run'}", f"out={tmp_path / 'ldm'}"]
     commands = [
         ["train", "--help"],

@@ -5,8 +5,15 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
+import pytest
+
+from gen3d.core.errors import UserError
+from gen3d.core.package_data import package_text
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gen3d"
+READS = (Path("core/package_data.py"), Path("serve/pages.py"))
+"""Modules that read what is shipped; all others read through the first."""
 
 
 def test_every_file_that_is_no_module_is_package_data() -> None:
@@ -16,3 +23,21 @@ def test_every_file_that_is_no_module_is_package_data() -> None:
     data = {path for path in files if path.suffix != ".py"}
     assert data <= shipped
     assert PACKAGE / "cohort" / "columns.json" in data
+
+
+def test_an_installation_that_lacks_a_file_says_how_to_mend_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torn_package").mkdir()
+    (tmp_path / "torn_package" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    sentence = (
+        r"torn_package/columns\.json: cannot be read \(No such file or directory\).*`pip install --force-reinstall"
+    )
+    with pytest.raises(UserError, match=sentence):
+        package_text("torn_package", "columns.json")
+
+
+def test_what_is_shipped_is_read_in_one_place() -> None:
+    others = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py")]
+    own_way = ("importlib.resources", "importlib import resources", "PackageLoader", "FileSystemLoader", "pkgutil")
+    found = {name for name in others if any(way in (PACKAGE / name).read_text(encoding="utf-8") for way in own_way)}
+    assert found <= set(READS)

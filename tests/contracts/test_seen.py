@@ -24,17 +24,21 @@ from gen3d.cohort.target import Target
 from gen3d.core.artefact import Artefact
 from gen3d.core.errors import UserError
 from gen3d.explain.people import to_explain
+from gen3d.forecast.people import starts
 from gen3d.harmonise.harmonise import Harmonise
 from gen3d.latents.encode import Encode
 from gen3d.models.run import load_run
 from gen3d.quality.quality import Quality
+from gen3d.stages.chain import Chain
+from gen3d.stages.people import choose_people as choose_stage_people
 from gen3d.synthesis.audit import AuditSettings, known_people
 from gen3d.verbs import VERBS, verb_class
 from tests.latents_folder import cohort_table, write_latents
 from tests.sealing import reseal
+from tests.stages.staged import train_chain, write_staged
 from tests.synthetic_folder import people_of, write_synthetic
 
-JUDGES = ("anomaly", "classify", "explain", "predict", "quality", "sample")
+JUDGES = ("anomaly", "classify", "explain", "forecast", "predict", "quality", "sample", "stages")
 """Verbs that test or judge people; each has a test below that names it."""
 
 PASSES_ON = ("train", "encode", "reconstruct", "harmonise", "norm")
@@ -44,14 +48,19 @@ JUDGES_NOBODY = {
     "prepare": "nothing is learned before it",
     "prepare-slices": "nothing is learned before it",
     "simulate": "its people are made",
+    "explore": "describes its people by a column, learns nothing that is kept, and tests nobody",
+    "genotypes": "fits no model; components of ancestry are fitted on training people and describe",
     "import-weights": "who was learned from is not known, which the report says",
     "stratify": "describes its people, and tests nobody; whether they were seen is a column that clusters are compared with",
     "change": "compares scans in maps of anomaly, which judges nobody who was seen",
-    "evaluate": "measures maps of anomaly",
-    "export": "copies maps of anomaly",
+    "evaluate": "measures maps of anomaly, and forecasts; those of people whom every member saw are refused",
+    "export": "copies maps of anomaly and forecasts",
     "export-model": "writes networks with who they saw, and scores only scans that a network never saw",
+    "register": "copies a run with who it saw; its answers are those of members that never saw the person",
     "report": "shows what other verbs wrote",
+    "reference": "describes settings, and reads nobody's data",
     "sweep": "runs other verbs",
+    "serve": "runs other verbs on people who come in, who are learned from nowhere",
     "demo": "runs other verbs",
 }
 
@@ -114,6 +123,32 @@ def test_explain_explains_nobody_whom_its_member_saw(tmp_path: Path) -> None:
     assert len(tasks) == 20
     with pytest.raises(UserError, match=f"every member of .*run saw {table['subject'].iloc[15]}"):
         to_explain(table, scores, (table["subject"].iloc[15],), 0, 1, 0)
+
+
+def test_forecast_forecasts_nobody_whom_its_member_saw(tmp_path: Path) -> None:
+    table = people()[1]
+    seen = SeenBy((SeenBy.rows(table.iloc[:30], "train").members[0], SeenBy.rows(table.iloc[10:], "train").members[0]))
+    found, left_out = starts(table, seen.blind_to, 1, "last", (), tmp_path / "run")
+    place = {str(name): number for number, name in enumerate(table["subject"])}
+    assert {task.members for task in found if place[task.subject] < 10} == {(1,)}
+    assert {task.members for task in found if place[task.subject] >= 30} == {(0,)}
+    assert (len(found), len(left_out)) == (20, 20)
+    with pytest.raises(UserError, match=f"every member of .*run saw {table['subject'].iloc[15]}"):
+        starts(table, seen.blind_to, 1, "last", (table["subject"].iloc[15],), tmp_path / "run")
+
+
+def test_stages_sends_nobody_whom_a_fold_saw_along_that_fold(tmp_path: Path) -> None:
+    prepared = write_staged(tmp_path / "cohort", people=(6, 6, 6))
+    chain = Chain.open(train_chain(tmp_path / "run", prepared, steps=1, cross_fit=3), "cpu")
+    chosen = choose_stage_people(open_prepared(prepared), chain)
+    assert len(chosen.table) == 18
+    assert set(chosen.folds.tolist()) == {0, 1, 2}
+    for row, person in enumerate(identities(chosen.table)):
+        fold = int(chosen.folds[row])
+        assert not {2 * fold, 2 * fold + 1} & set(chain.run.seen.saw(person))
+    plain = Chain.open(train_chain(tmp_path / "one", prepared, steps=1, validation=0.0), "cpu")
+    with pytest.raises(UserError, match="every generator was trained on all 18 people"):
+        choose_stage_people(open_prepared(prepared), plain)
 
 
 def renamed(cohort: Path, folder: Path) -> Path:

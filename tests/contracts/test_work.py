@@ -18,13 +18,14 @@ from gen3d.train.engine.shared_work import SharedVerb
 from gen3d.verbs import VERBS, verb_class
 from tests.contracts.test_configs import FILES, needed, verb_of
 
-STORY = "demo"
-"""The one verb that writes no folder of its own: it runs the others."""
-WRITERS = [name for name in VERBS if name != STORY]
+STORIES = ("demo", "serve")
+"""The verbs that write no folder of their own: they run the others."""
+WRITERS = [name for name in VERBS if name not in STORIES]
 SAFEGUARDS = {
     ("anomaly", "few_site_controls"): ["allow"],
     ("norm", "few_site_controls"): ["allow"],
     ("sample", "extrapolate"): [True],
+    ("forecast", "extrapolate"): [True],
     ("sample", "waiver"): None,
     ("classify", "seen"): ["waive"],
     ("classify", "duplicates"): ["waive"],

@@ -19,6 +19,9 @@ ORDER = (
     "simulate",
     "simulate_more",
     "simulate_twins",
+    "explore",
+    "simulate_visits",
+    "genotypes",
     "import-weights",
     "train_restorer",
     "train_vae",
@@ -27,6 +30,15 @@ ORDER = (
     "train_vae_spatial",
     "train_ldm",
     "train_classifier",
+    "train_fusion",
+    "train_copy_forward",
+    "train_population_rate",
+    "train_region_rate",
+    "train_forecast",
+    "train_vae_visits",
+    "train_flow",
+    "train_transition",
+    "stages",
     "sample",
     "quality",
     "encode",
@@ -38,17 +50,25 @@ ORDER = (
     "anomaly_norm",
     "harmonise",
     "classify",
+    "classify_genes",
     "explain",
     "stratify",
     "predict",
+    "predict_fusion",
     "change",
+    "forecast",
     "export",
     "export_norm",
+    "export_forecasts",
     "export-model",
+    "register",
     "evaluate",
     "evaluate_norm",
+    "evaluate_forecasts",
+    "serve",
     "sweep",
     "report",
+    "reference",
 )
 
 
@@ -59,8 +79,8 @@ def command(name: str) -> list[str]:
 
 
 def lay_out(folder: Path) -> None:
-    """Copy the configs below `folder`, with two phantom scans for `prepare`, slice images for `prepare-slices` and random weights
-    for `import-weights`."""
+    """Copy the configs below `folder`, with two phantom scans for `prepare`, slice images for `prepare-slices`, random weights
+    for `import-weights`, and dosages with a table of weights for `genotypes`."""
     shutil.copytree(DEBUG, folder / "configs" / "debug")
     (folder / "debug").mkdir()
     torch.manual_seed(0)
@@ -77,3 +97,21 @@ def lay_out(folder: Path) -> None:
             Image.fromarray(values).save(image)
     rows = ["participant_id\tage\tsex\tgroup", "sub-01\t30\tF\tcontrol", "sub-02\t40\tM\tcontrol"]
     (folder / "debug" / "bids" / "participants.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    _lay_out_genotypes(folder / "debug")
+
+
+def _lay_out_genotypes(folder: Path) -> None:
+    """Dosages of the people that `simulate` makes, of the variants of APOE and two others, and a table of weights."""
+    variants = ("2:127135234:T:C", "8:27607002:T:C", "19:44908684:C:T", "19:44908822:C:T")
+    copies = np.random.default_rng(0).binomial(2, (0.4, 0.4, 0.15, 0.92), (30, len(variants)))
+    rows = [
+        "\t".join([f"S0P{number:03d}", *map(str, values)]) for number, values in enumerate(copies.tolist(), start=1)
+    ]
+    table = "\n".join(["\t".join(["subject", *variants]), *rows]) + "\n"
+    (folder / "dosages.tsv").write_text(table, encoding="utf-8")
+    weights = ["chr_name\tchr_position\teffect_allele\tother_allele\teffect_weight"]
+    weights += [
+        "\t".join([*name.split(":"), str(weight)])
+        for name, weight in zip(variants, (0.17, -0.1, 1.2, 0.5), strict=True)
+    ]
+    (folder / "weights.tsv").write_text("\n".join(weights) + "\n", encoding="utf-8")

@@ -15,6 +15,8 @@ from gen3d.core.artefact import read
 from gen3d.core.tables import read_cells, read_record, read_table
 from gen3d.evaluate.truth import open_truth
 from gen3d.exports.folder import read_model
+from gen3d.exports.registered_folder import open_registered
+from gen3d.genotypes.folder import open_genotypes
 from gen3d.models.run import load_run
 from gen3d.report.open import open_context
 from gen3d.stratify.folder import open_map
@@ -44,6 +46,7 @@ READERS: dict[str, Callable[[Path], list[Any]]] = {
     "prepare": lambda folder: everything(open_prepared(folder)),
     "prepare-slices": lambda folder: everything(open_prepared(folder)),
     "simulate": lambda folder: [*everything(open_prepared(folder)), *everything(open_truth(folder))],
+    "genotypes": lambda folder: [*everything(open_genotypes(folder)), *_by_the_report(folder)],
     "train": lambda folder: [*load_run(folder).members, *_by_the_report(folder)],
     "import-weights": lambda folder: load_run(folder).members,
     "encode": lambda folder: [*everything(open_latents_folder(folder)), *_by_the_report(folder)],
@@ -52,16 +55,21 @@ READERS: dict[str, Callable[[Path], list[Any]]] = {
     "norm": lambda folder: [*everything(open_norm(folder)), *_by_the_report(folder)],
     "anomaly": _by_the_report,
     "change": _by_the_report,
+    "forecast": _by_the_report,
     "export": _bids,
     "export-model": _exported,
+    "register": lambda folder: everything(open_registered(folder)),
     "sample": lambda folder: [*everything(open_prepared(folder)), *_by_the_report(folder)],
     "quality": _by_the_report,
+    "stages": _by_the_report,
     "classify": lambda folder: [*everything(open_head(folder / "head")), *_by_the_report(folder)],
     "explain": _by_the_report,
+    "explore": _by_the_report,
     "stratify": lambda folder: [*everything(open_map(folder)), *_by_the_report(folder)],
     "predict": _by_the_report,
     "evaluate": _by_the_report,
     "report": lambda folder: [read_record(folder / "metrics.json")],
+    "reference": lambda folder: [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.html"))],
     "sweep": lambda folder: [read_table(folder / "trials.tsv")],
 }
 

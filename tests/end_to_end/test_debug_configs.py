@@ -19,8 +19,9 @@ from tests.end_to_end.golden import differences, figures, summary
 from tests.end_to_end.readers import READERS, read_all
 
 GOLDEN = Path(__file__).with_name("golden.json")
-ROUNDING = 0.02
-"""Share by which a figure may differ where another processor rounds otherwise; training carries such differences on."""
+ROUNDING = 0.04
+"""Share by which a figure may differ where another processor rounds otherwise; training carries such differences on (2.2 % in the
+mean of latents between processors with and without AVX512)."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def debug(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_every_debug_config_runs_as_it_stands(debug: Path) -> None:
     assert (debug / "debug" / "report" / "index.html").stat().st_size > 100_000
     assert {path.stem for path in DEBUG.glob("*.yaml")} == set(ORDER)
@@ -84,5 +85,5 @@ def test_a_verb_killed_at_any_durable_operation_goes_on_to_the_same_result(debug
 def test_what_every_verb_writes_is_opened_by_its_reader(debug: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A verb without a reader, or without a debug config that writes its folder, fails here."""
     monkeypatch.chdir(debug)  # records name their inputs as they were given
-    assert set(READERS) == set(VERBS) - {"demo"}
+    assert set(READERS) == set(VERBS) - {"demo", "serve"}
     assert set(read_all(debug)) == set(READERS)

@@ -35,7 +35,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def script(*words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(SCRIPT), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=560, env=environment)
 
 
 @pytest.mark.parametrize("section", ["device", "training", "diffusion", "sampling", "expectation", "memory"])

@@ -14,7 +14,7 @@ from gen3d.cohort.channels import CHANNELS
 from gen3d.cohort.manifest import subject_hash
 from gen3d.demo import Demo
 
-pytestmark = pytest.mark.timeout(900)  # the first test waits for the whole demo
+pytestmark = pytest.mark.timeout(1800)  # the first test waits for the whole demo
 KEYS = ["subjects=44", "spacing_mm=4", "steps=8", "workers=2"]
 
 

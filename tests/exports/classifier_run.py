@@ -21,7 +21,8 @@ from gen3d.core.output_folder import begin
 from gen3d.maths.design import Design
 from gen3d.models.base import Statistics
 from gen3d.models.run_folder import weights_path, write_people_and_plan, write_settings
-from gen3d.models.supervised.classifier import Answers, ClassifierConfig
+from gen3d.models.supervised.classifier import ClassifierConfig
+from gen3d.models.supervised.label_config import Answers
 from gen3d.models.supervised.losses import num_scores
 from gen3d.models.weights import save_weights
 

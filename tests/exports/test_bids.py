@@ -21,6 +21,7 @@ from gen3d.imaging.plan import plan_grid, write_plan
 from gen3d.imaging.template import full_template, template_on
 from gen3d.imaging.volume import store
 from tests.maps_folder import write_tables as write_maps_tables
+from tests.validator import bids_errors
 
 PLAN = plan_grid(4)
 SPACE = "MNI152NLin2009aSym"
@@ -130,6 +131,10 @@ def test_the_description_is_that_of_a_derivative(dataset: Path) -> None:
     assert found["GeneratedBy"][0]["Name"] == "gen3d"  # type: ignore[index]
     assert found["SourceDatasets"] == [{"DOI": "doi:10.1/x"}, {"URL": "https://example.org"}]
     assert {"Name", "BIDSVersion"} <= set(found)
+
+
+def test_the_bids_validator_finds_no_error(dataset: Path) -> None:
+    assert bids_errors(dataset) == []
 
 
 def test_no_file_names_a_place_on_this_machine(world: Path, dataset: Path) -> None:

@@ -128,7 +128,7 @@ def start_and_stop(command: list[str], given: dict[str, str], out: Path, log: Pa
             env=given,
             cwd=PROJECT,
         )
-    wait_until(lambda: checkpoints(out) - before, 120, "no checkpoint was written")
+    wait_until(lambda: checkpoints(out) - before, 400, "no checkpoint was written")
     if by == "control-C":
         os.write(keyboard, b"\x03")
     else:

@@ -26,7 +26,7 @@ from tests.launch.training import (
     wait_until,
 )
 
-pytestmark = [pytest.mark.multi, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.multi, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 START_AND_END_S = 240
 SCRIPT = Path(__file__).with_name("slurm_two_nodes.sh")
@@ -80,7 +80,7 @@ def test_a_job_stopped_before_its_time_limit_is_requeued_and_ends_with_one_proce
 ) -> None:
     out = tmp_path / "vae"
     job = submit(tmp_path, arguments(cohort, out), COPY_DATA="1", LOCAL_SCRATCH=str(tmp_path))
-    wait_until(lambda: has_checkpoint(out), 120, "no checkpoint was written")
+    wait_until(lambda: has_checkpoint(out), 400, "no checkpoint was written")
     shell("scancel", "--signal=USR1", job)  # what --signal=USR1@180 sends: to the steps, not to the batch script
     wait_until(lambda: told(job, "JobState") == "PENDING", 60, "the job was not requeued")
     log = log_of(tmp_path)
@@ -120,7 +120,7 @@ def test_a_node_that_cannot_start_fails_the_job_and_does_not_requeue_it(cluster:
 def test_a_cancelled_job_saves_and_stays_cancelled(cluster: Path, cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "vae"
     job = submit(tmp_path, [*arguments(cohort, out), "optim.steps=1000"])
-    wait_until(lambda: has_checkpoint(out), 120, "no checkpoint was written")
+    wait_until(lambda: has_checkpoint(out), 400, "no checkpoint was written")
     shell("scancel", job)
     wait_until(lambda: told(job, "JobState") == "CANCELLED", 60, "the job was not cancelled")
     said = "".join(path.read_text() for path in (tmp_path / job).rglob("stderr.log"))

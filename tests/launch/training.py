@@ -85,6 +85,6 @@ def lacks(*programs: str) -> str:
 
 def shell(*command: str | Path, **given: object) -> str:
     """Run a command that must succeed; its output."""
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120, **given)  # type: ignore[call-overload]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=500, **given)  # type: ignore[call-overload]
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return str(done.stdout)

@@ -12,11 +12,11 @@ from tests.cohorts import write_cohort
 from tests.launch.test_slurm import cluster  # noqa: F401 (a fixture)
 from tests.launch.training import shell, wait_until
 
-pytestmark = [pytest.mark.multi, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.multi, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SWEEP = """
 prepared: cohort
-steps: {train: {settings: {model: {kind: pca}, channels: [t1w], tensorboard: false}}}
+steps: {train: {settings: {model: {kind: pca}, channels: [t1w], track: []}}}
 vary: {train.model.num_components: [1, 4, 500]}
 objective: {file: artefact.json, key: summary.num_people}
 where: slurm

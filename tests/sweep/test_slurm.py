@@ -21,7 +21,7 @@ SWEEP = """
 prepared: cohort
 search: random
 trials: 2
-steps: {train: {settings: {model: {kind: pca}, channels: [t1w], engine: {threads: 1}, tensorboard: false}}}
+steps: {train: {settings: {model: {kind: pca}, channels: [t1w], engine: {threads: 1}, track: []}}}
 vary: {train.model.num_components: {low: 1, high: 4}}
 objective: {file: artefact.json, key: summary.num_people}
 where: slurm
@@ -117,7 +117,7 @@ def test_a_task_whose_time_is_up_stops_its_work_and_is_submitted_again(tmp_path:
     assert task.process is None
 
 
-def wait_for(condition: object, seconds: float = 120) -> None:
+def wait_for(condition: object, seconds: float = 400) -> None:
     end = time.monotonic() + seconds
     assert callable(condition)
     while not condition():

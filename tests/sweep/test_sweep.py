@@ -19,7 +19,7 @@ from PIL import Image
 from gen3d.cli import main
 from tests.cohorts import write_cohort
 
-TRAIN = {"model": {"kind": "pca"}, "channels": ["t1w"], "engine": {"threads": 1}, "tensorboard": False}
+TRAIN = {"model": {"kind": "pca"}, "channels": ["t1w"], "engine": {"threads": 1}, "track": []}
 SETTINGS = {
     "prepared": "cohort",
     "steps": {"train": {"settings": TRAIN}, "reconstruct": {"settings": {"run": "{train}"}}},
