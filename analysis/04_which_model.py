@@ -158,9 +158,9 @@ def _lesion(name: str, channel: str, size: str, mine: pd.DataFrame, maps: Evalua
 
 def _detected(maps: EvaluatedMaps, condition: str, channel: str) -> str:
     """Share of twins with a cluster whose size only 5 % of the controls reach anywhere in the brain (p_cluster)."""
-    if maps.artefact.summary["num_calibration"] < FEWEST_CONTROLS:
+    if maps.folder.artefact.summary["num_calibration"] < FEWEST_CONTROLS:
         return "n/a"
-    clusters = pd.read_csv(maps.artefact.folder / "clusters.tsv", sep="\t", na_values="n/a")
+    clusters = pd.read_csv(maps.folder.folder / "clusters.tsv", sep="\t", na_values="n/a")
     found = clusters[(clusters["channel"] == channel) & (clusters["p_cluster"] <= 0.05 + 1e-12)]["key"]
     people = maps.with_condition(condition)["key"]
     return _text(wilson_interval(int(people.isin(set(found)).sum()), len(people)), 2)

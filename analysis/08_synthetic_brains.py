@@ -97,7 +97,7 @@ class Experiment:
         return runs
 
     def _trained(self, name: str, settings: Row) -> Path:
-        return Train.model_validate({**settings, "out": self.out / "runs" / name, "tensorboard": False}).run()
+        return Train.model_validate({**settings, "out": self.out / "runs" / name, "track": []}).run()
 
     @cached_property
     def samples(self) -> dict[int, Path]:

@@ -170,7 +170,7 @@ class Experiment:
     def trained(self, name: str, settings: Row) -> Path:
         """A finished run."""
         folder = self.out / "runs" / name
-        return Train.model_validate({**settings, "out": folder, "picture_every": 10**6, "tensorboard": False}).run()
+        return Train.model_validate({**settings, "out": folder, "picture_every": 10**6, "track": []}).run()
 
     @cached_property
     def diffusions(self) -> dict[int, Path]:

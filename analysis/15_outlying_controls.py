@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3d.anomaly.folder import CLUSTERS, SUBJECTS
-from gen3d.maths.reference import Reference
+from gen3d.maths.reference import ReferenceScores
 from gen3d.maths.significance import conformal_p
 
 LEVEL = 0.05 + 1e-9
@@ -48,7 +48,7 @@ def rates(
         if num_outliers:
             controls[-num_outliers:] = controls[-num_outliers - 1] * np.array(FACTORS[:num_outliers])
         asked = np.concatenate([draw(generator, 200), high])
-        for name, p in (("rank", conformal_p(controls, asked)), ("reference", Reference.of(controls).p(asked))):
+        for name, p in (("rank", conformal_p(controls, asked)), ("reference", ReferenceScores.of(controls).p(asked))):
             found[name] += [(p[:-2] <= LEVEL).mean(), p[-2] <= LEVEL, p[-1] <= LEVEL]
     return {name: tuple(total / repeats) for name, total in found.items()}
 
@@ -56,7 +56,7 @@ def rates(
 def set_aside(draw: Draw, num: int, repeats: int) -> float:
     """How often a control is called outlying where none is."""
     generator = np.random.default_rng([1, num])
-    return float(np.mean([Reference.of(draw(generator, num)).num_outlying > 0 for _ in range(repeats)]))
+    return float(np.mean([ReferenceScores.of(draw(generator, num)).num_outlying > 0 for _ in range(repeats)]))
 
 
 def of_maps(folder: Path) -> None:
@@ -70,11 +70,11 @@ def of_maps(folder: Path) -> None:
         others = scores[(subjects["role"] == "evaluation").to_numpy()]
         print(f"\n{channel}: {len(controls)} controls, volume of the largest cluster in ml")
         print("  largest of the controls: " + ", ".join(f"{value:.2f}" for value in np.sort(controls)[::-1][:5]))
-        print(f"  outlying: {Reference.of(controls).outlying}")
+        print(f"  outlying: {ReferenceScores.of(controls).outlying}")
         spoilt = np.append(np.delete(controls, np.argmin(controls)), controls.max() * 31 / 3.8)
         for name, reference in (("as they are", controls), ("one of them 8.2 times the largest", spoilt)):
-            ranks, robust = conformal_p(reference, others), Reference.of(reference).p(others)
-            healthy = Reference.of(reference).p(tested)
+            ranks, robust = conformal_p(reference, others), ReferenceScores.of(reference).p(others)
+            healthy = ReferenceScores.of(reference).p(tested)
             print(
                 f"  {name}: detected by rank {np.sum(ranks <= LEVEL)} and by reference {np.sum(robust <= LEVEL)} of "
                 f"{len(others)}; of {len(tested)} test controls {np.sum(conformal_p(reference, tested) <= LEVEL)} and "

@@ -38,7 +38,7 @@ from gen3d.anomaly.region_means import RegionMeans
 from gen3d.cohort.channels import CONTRAST, LOG_JACOBIAN, T1W
 from gen3d.cohort.folder import Prepared, open_prepared
 from gen3d.cohort.regions import find
-from gen3d.maths.reference import Reference
+from gen3d.maths.reference import ReferenceScores
 from gen3d.maths.significance import heaviest_cluster
 from gen3d.maths.stats import auprc
 from gen3d.simulate.conditions import Condition
@@ -153,7 +153,7 @@ class Channel:
     settings: Settings
     norm: Norm
     base: tuple[Floats, pd.DataFrame]
-    reference: Reference | np.ndarray
+    reference: ReferenceScores | np.ndarray
 
 
 def open_channels(
@@ -173,9 +173,9 @@ def open_channels(
         if by_voxel and cohort.every == 1:
             settings = Settings(CalibrationSettings(fwhm, True), cohort.mask)
         norm = fit_norm(values[~left_out], people, settings)
-        reference: Reference | np.ndarray
+        reference: ReferenceScores | np.ndarray
         if by_voxel:
-            reference = Reference.of([mass(cohort, z) for z in norm.held_out])
+            reference = ReferenceScores.of([mass(cohort, z) for z in norm.held_out])
         else:
             planted = values.copy()
             planted[:, hippocampi] += RECOVERED[name] * LOSS
@@ -199,7 +199,7 @@ def judged(
     judge = site.judge(arm)
     z = judge(channel.values[tested])
     row = null_figures(z)
-    if isinstance(channel.reference, Reference):
+    if isinstance(channel.reference, ReferenceScores):
         if cohort.every == 1:
             row["detected_healthy"] = (channel.reference.p([mass(cohort, one) for one in z]) <= LEVEL).tolist()
         if channel.planted is not None:

@@ -189,7 +189,7 @@ def lesions(given: argparse.Namespace) -> None:
 def norm_of(cohort: Path, out: Path) -> Path:
     """A norm of the controls by ten principal components of their T1w, each fold judged by those of the others."""
     run, norm = out / "run", out / "norm"
-    Train.model_validate({"prepared": cohort, "out": run, "tensorboard": False, **MODEL}).run()
+    Train.model_validate({"prepared": cohort, "out": run, "track": [], **MODEL}).run()
     Norm.model_validate({"prepared": cohort, "run": run, "out": norm}).run()
     return norm
 

@@ -232,7 +232,7 @@ def trained(keys: Keys, folders: list[Path], out: Path, folds: Path, people: int
         "channels": keys["channels"],
         "model": model,
         "optim": optim,
-        "tensorboard": False,
+        "track": [],
     }
 
 

@@ -151,7 +151,7 @@ def row(network: str, head: str, split: str, kind: str, labels: Codes, found: Co
 
 def as_people(prepared: Path, out: Path) -> None:
     """Networks and heads on the same folds of people."""
-    shared = {"prepared": prepared, "channels": ["t1w"], "tensorboard": False}
+    shared = {"prepared": prepared, "channels": ["t1w"], "track": []}
     pca = {"kind": "pca", "num_components": 30}
     run = out / "runs" / "pca"
     Train.model_validate({**shared, "model": pca, "cross_fit": NUM_FOLDS, "patients": 1, "out": run}).run()

@@ -54,7 +54,7 @@ NARROW = {"base_channels": 8, "max_channels": 16, "levels": 2}
 TINY = {
     "vae": {**NARROW, "res_blocks": 1, "critic_channels": 8},
     "restorer": NARROW,
-    "latent_diffusion": {**NARROW, "res_blocks": 1, "attention_levels": 1, "head_channels": 8},
+    "latent_diffusion": {**NARROW, "base_channels": 16, "res_blocks": 1, "attention_levels": 1, "head_channels": 8},
 }
 """What --tiny changes in the settings of a kind of model."""
 PEOPLE = pd.DataFrame(

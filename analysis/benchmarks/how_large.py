@@ -163,10 +163,10 @@ class Step:
         return self.command.replace("{n}", str(folder)).split()
 
 
-PCA = "train model.kind=pca model.num_components=20 prepared={n}/cohort tensorboard=false out={n}/pca"
+PCA = "train model.kind=pca model.num_components=20 prepared={n}/cohort track=[] out={n}/pca"
 VAE = (
     "train model.kind=vae model.base_channels=8 model.max_channels=16 model.latent_size=64 optim.steps=60 "
-    "optim.batch_size=4 engine.device=cpu picture_every=1000 tensorboard=false prepared={n}/cohort out={n}/vae"
+    "optim.batch_size=4 engine.device=cpu picture_every=1000 track=[] prepared={n}/cohort out={n}/vae"
 )
 STEPS: dict[str, Step] = {
     "train pca": Step(PCA),

@@ -2,7 +2,8 @@
 
 Each network runs in a process of its own on one volume of noise: forward alone, and a whole training step of one volume
 (forward, backward, Adam). The arithmetic limit is the fastest matrix product of the same precision in the same process; torch
-counts the floating point operations. `cached_s` is a step behind a frozen trunk whose features were computed once.
+counts the floating point operations. `cached_s` is a step behind a frozen trunk whose features were computed once. Of fusions of
+genetics and volumes of regions the step is of 32 people.
 
     python analysis/benchmarks/networks.py --out FOLDER [--networks liu_1 ...] [--threads 1]
 """
@@ -26,7 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from gen3d.cli import run_script
 from gen3d.imaging.plan import GridPlan
 from gen3d.models.base import Statistics
-from gen3d.models.supervised.classifier import Answers, ClassifierConfig
+from gen3d.models.supervised.classifier import ClassifierConfig
+from gen3d.models.supervised.fusion import FusionConfig, NamedToken
+from gen3d.models.supervised.label_config import Answers
 from gen3d.models.task import Batch
 from gen3d.train.engine.config import EngineConfig
 from gen3d.train.engine.start import start_engine
@@ -44,6 +47,9 @@ NETWORKS: dict[str, tuple[Keys, tuple[int, int, int]]] = {
     "slices_lite0": ({"kind": "slices", "num_slices": 16}, (96, 96, 96)),
     "slices_b4": ({"kind": "slices", "backbone": "efficientnet_b4", "num_slices": 16}, (96, 96, 96)),
 }
+FUSIONS: dict[str, Keys] = {"fusion": {}, "fusion_16": {"width": 16, "heads": 2, "layers": 1}}
+TOKENS, PEOPLE = (40, 60), 32
+"""Of genetics and of regions; people of a step."""
 FROZEN = {"r3d_18": "layer3", "slices_lite0": "backbone", "slices_b4": "backbone"}
 ROUNDS = 3
 SQUARE = 2048
@@ -134,6 +140,35 @@ def measure(name: str, precision: str, threads: int, connection: Any) -> None:
     connection.send(row)
 
 
+def measure_fusion(name: str, precision: str, threads: int, connection: Any) -> None:
+    """Send one row of a network on columns."""
+    torch.set_num_threads(threads)
+    sides = [
+        tuple(NamedToken(name=f"{side}{place}", columns=1) for place in range(num))
+        for side, num in zip("gr", TOKENS, strict=True)
+    ]
+    answers = Answers(name="diagnosis", task="categories", classes=("CN", "AD"))
+    tokens = {"answers": answers, "genetic_tokens": sides[0], "image_tokens": sides[1]}
+    settings = FusionConfig.model_validate(FUSIONS[name]).model_copy(update=tokens)
+    blank = Statistics(np.zeros(1, np.float32), np.ones(1, np.float32), np.ones((8, 8, 8), bool))
+    task = settings.task_of(settings.build(plan((8, 8, 8)), ("t1w",), blank, 1), 10)
+    optim = OptimConfig(steps=10, batch_size=PEOPLE, learning_rate=1e-5)
+    engine = start_engine(EngineConfig(device="cpu", precision=precision), task, optim)
+    number = iter(range(10_000))
+    people, rows = tuple(f"p{place}" for place in range(PEOPLE)), tuple(range(PEOPLE))
+    columns, labels = torch.rand(PEOPLE, sum(TOKENS)), torch.arange(PEOPLE) % 2.0
+
+    def step() -> object:
+        place = next(number)
+        losses = engine.forward(Batch(columns, people, place, rows, labels=labels), "model")
+        engine.backward(losses, "model", 0, 1)
+        return engine.update("model", place % 9)
+
+    step_s = seconds(step, 20)
+    weights = sum(weights.numel() for weights in task.model.network.parameters())
+    connection.send({"network": name, "precision": precision, "threads": threads, "weights": weights, "step_s": step_s})
+
+
 def stepper(engine: Any, shape: tuple[int, int, int]) -> Callable[[], object]:
     """A whole update on one volume."""
     number = iter(range(10_000))
@@ -176,7 +211,7 @@ def highest(profiler: Any) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for networks.tsv")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="which networks")
+    parser.add_argument("--networks", nargs="+", choices=(*NETWORKS, *FUSIONS), default=list(NETWORKS))
     parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     arguments = parser.parse_args()
@@ -186,7 +221,7 @@ def main() -> int:
         for precision in arguments.precisions:
             here, there = multiprocessing.Pipe(duplex=False)
             process = multiprocessing.get_context("spawn").Process(
-                target=measure, args=(name, precision, arguments.threads, there)
+                target=measure_fusion if name in FUSIONS else measure, args=(name, precision, arguments.threads, there)
             )
             process.start()
             there.close()

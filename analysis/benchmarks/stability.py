@@ -46,7 +46,7 @@ def main() -> None:
     for precision in COLOURS:
         run = arguments.out / precision
         command = [sys.executable, "-m", "gen3d", "train", str(CONFIG), f"prepared={arguments.prepared}", f"out={run}"]
-        command += [f"optim.steps={arguments.steps}", f"engine.precision={precision}", "tensorboard=false", *more]
+        command += [f"optim.steps={arguments.steps}", f"engine.precision={precision}", "track=[]", *more]
         began = time.monotonic()
         subprocess.run(command, check=True)
         seconds[precision] = time.monotonic() - began
