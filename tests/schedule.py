@@ -47,6 +47,8 @@ SECONDS = {
     "anomaly/test_visits.py": 30,
     "classify/test_classify.py": 25,
     "simulate/test_stopped.py": 25,
+    "serve/test_networks.py": 25,
+    "serve/test_dicom.py": 25,
     "simulate/test_genetics.py": 20,
     "reference/test_reference.py": 20,
     "train/test_sharding.py": 20,

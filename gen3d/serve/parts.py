@@ -11,6 +11,7 @@ import pandas as pd
 
 from gen3d.anomaly.folder import MapsFolder, map_paths
 from gen3d.cohort.folder import VERDICTS
+from gen3d.cohort.manifest import read_manifest
 from gen3d.cohort.region_validity import measures_volume
 from gen3d.core import words
 from gen3d.core.artefact import Artefact, read
@@ -21,13 +22,15 @@ from gen3d.explain.folder import ExplainedFolder
 from gen3d.figures import names as wording
 from gen3d.forecast.folder import ForecastFolder
 from gen3d.forecast.folder import volume_path as forecast_path
-from gen3d.serve.jobs import Job
+from gen3d.serve.jobs import Given, Job
 from gen3d.serve.results import Part, Results, Viewer, ViewerLayer
 from gen3d.serve.steps import JobStep
 from gen3d.stages.folder import StagesFolder
 from gen3d.stages.folder import volume_path as stage_path
 
 MOST_REGIONS = 400
+AGES_DIFFER_YEARS = 1.5
+"""More than rounding, and a visit within the year, can make."""
 BLIND = "not evaluable"
 """How a warning of `predict` begins that speaks of the model, not of the scan."""
 OWN_TESTS = (
@@ -53,7 +56,10 @@ def results_of(job: Job, steps: list[JobStep]) -> Results:
             continue
         try:
             if part_of is not None:
-                results.parts.append(part_of(step, read(job.folder / step.name), results))
+                part = part_of(step, read(job.folder / step.name), results)
+                if step.verb == "prepare" and job.given.kind == "dicom":
+                    part.warnings += _against_header(job.given, job.folder / step.name)
+                results.parts.append(part)
         except (UserError, OSError, KeyError, ValueError, IndexError) as error:
             told = str(error) if isinstance(error, UserError) else "the folder of this step cannot be read"
             results.parts.append(Part(step.title, [f"Not evaluable: {told.replace(str(job.folder) + '/', '')}"]))
@@ -106,6 +112,21 @@ def _quality(step: JobStep, artefact: Artefact, results: Results) -> Part:
     if volume.is_file():
         results.offer(f"{prefix}-scan.nii", volume, "Scan, aligned (NIfTI)")
     return part
+
+
+def _against_header(given: Given, prepared: Path) -> list[str]:
+    """What was said of the person and the headers of the files say otherwise: perhaps somebody else's images."""
+    row = read_manifest(prepared).iloc[0]
+    found = []
+    age, sex = float(row["age_years"]), _text(row["sex"])
+    if given.age_years is not None and math.isfinite(age) and abs(age - given.age_years) > AGES_DIFFER_YEARS:
+        found.append(("age", f"{age:.0f}", f"{given.age_years:.0f}"))
+    if given.sex and sex and sex != given.sex:
+        found.append(("sex", sex, given.sex))
+    return [
+        f"The files say {what} {header}, and {said} was typed in: the files count. Look whether this is the person's scan."
+        for what, header, said in found
+    ]
 
 
 def _maps(step: JobStep, artefact: Artefact, results: Results) -> Part:

@@ -94,8 +94,10 @@ def _of_volumes(job: Job, models: ServedModels, settings: JobSettings) -> list[J
 def _prepare(job: Job, norm: ServedModel, name: str) -> JobStep:
     """As the norm's controls were prepared."""
     assert norm.norm is not None, "it is a norm"
-    source = job.upload if job.given.kind == "dicom" else job.folder / TABLE
-    keys = {"source": str(source), "out": str(job.folder / name), "workers": 1, "split": EVERYBODY_NEW}
+    table = str(job.folder / TABLE)
+    keys: dict[str, Any] = {"source": table, "out": str(job.folder / name), "workers": 1, "split": EVERYBODY_NEW}
+    if job.given.kind == "dicom":
+        keys |= {"source": str(job.upload), "dicom": {"subject": job.given.subject, "people": table}}
     return JobStep(name, "prepare", "Quality and alignment", norm.norm.record.prepare | keys, model=norm.name)
 
 
@@ -109,7 +111,8 @@ def _maps(job: Job, norm: ServedModel, name: str, prepared: str) -> JobStep:
     lacks = ""
     if job.given.kind == "volume" and job.given.site not in norm.sites:
         offered = ", ".join(site or "(no name)" for site in norm.sites)
-        lacks = f"This norm has no controls of the scanner that was chosen; it knows {offered}."
+        chosen = "of the scanner that was chosen" if job.given.site else "of an unknown scanner, and none was chosen"
+        lacks = f"This norm has no controls {chosen}; it knows {offered}."
     return JobStep(name, "anomaly", "Comparison with controls", keys, (prepared,), lacks, norm.name)
 
 
@@ -229,7 +232,8 @@ def write_table(job: Job) -> Path:
     given, text = job.given, io.StringIO()
     row: dict[str, Any] = {"participant_id": given.subject, "path": str(Path("upload") / given.file)}
     row |= {"age": "n/a" if given.age_years is None else given.age_years, "sex": given.sex or "n/a"}
-    row |= {"site": given.site or "n/a"}
+    if given.site or given.kind != "dicom":  # headers of DICOM name the scanner where nobody else does
+        row |= {"site": given.site or "n/a"}
     row |= {name: value or "n/a" for name, value in given.labels.items() if name not in row}
     if given.kind == "slice":
         row["slice"] = 1

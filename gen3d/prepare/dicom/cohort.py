@@ -28,6 +28,8 @@ MOST_LISTED = 12
 OF_PEOPLE = ("site", "age_years", "sex", "diagnosis", "cdr", "mmse")
 """What is taken from the table of the cohort: any other column could name somebody."""
 FROM_HEADERS = {"age_years": "age", "sex": "sex"}
+AGES_DIFFER_YEARS = 1.5
+"""More than rounding, and a visit within the year, can make."""
 
 
 def write_cohort_folder(
@@ -55,7 +57,7 @@ def write_cohort_folder(
     Raises:
         UserError: no T1w scan in any visit (every series with its reason), an id map or a table that cannot be used.
     """
-    known = identities([person.patient_id for person in people], settings.id_map)
+    known = identities([person.patient_id for person in people], settings.id_map, settings.subject)
     rows: list[Row] = []
     participants: list[Row] = []
     for person in track(people, "converting people", total=len(people)):
@@ -154,6 +156,7 @@ def _with_table(
     row_of = {one: table.iloc[place] for place, one in enumerate(ids)}
     hospital = {f"sub-{known.subjects[person.patient_id]}": person.patient_id for person in people}
     found = []
+    differing: list[str] = []
     for name in participants["participant_id"]:
         row = row_of.get(str(name).removeprefix("sub-"))
         found.append(row if row is not None else row_of.get(hospital[str(name)]))
@@ -163,6 +166,7 @@ def _with_table(
         cells = ["n/a" if row is None else str(row[own[field_name]]) or "n/a" for row in found]
         if field_name in FROM_HEADERS:
             ours = participants[FROM_HEADERS[field_name]]
+            differing += _differing(field_name, list(ours), cells, path)
             participants[FROM_HEADERS[field_name]] = [
                 theirs if str(cell) == "n/a" else cell for cell, theirs in zip(ours, cells, strict=True)
             ]
@@ -170,4 +174,26 @@ def _with_table(
             participants[own[field_name]] = cells
     absent = sum(row is None for row in found)
     sentence = f"{path}: {absent} of {words.people(len(found))} without a row (looked for by the ids of the map and the hospital's)"
-    return participants, [sentence] if absent else []
+    return participants, [*([sentence] if absent else []), *differing]
+
+
+def _differing(field_name: str, headers: Sequence[Any], cells: Sequence[str], path: Path) -> list[str]:
+    """A sentence on people of whom the table says something else than the headers: a sign of somebody else's images."""
+    what = {"sex": "sex", "age_years": "age"}[field_name]
+    num = sum(_differ(field_name, str(header), cell) for header, cell in zip(headers, cells, strict=True))
+    if not num:
+        return []
+    return [
+        f"{path}: the {what} of {words.people(num)} is another than in the header of their images, which counts; look whether "
+        "these are their images"
+    ]
+
+
+def _differ(field_name: str, header: str, cell: str) -> bool:
+    if field_name == "sex":
+        ours, theirs = (text.strip()[:1].upper() for text in (header, cell))
+        return {ours, theirs} == {"F", "M"}
+    try:
+        return abs(float(header) - float(cell)) > AGES_DIFFER_YEARS
+    except ValueError:
+        return False

@@ -30,8 +30,8 @@ class Identities:
     seeds: dict[str, str]
 
 
-def identities(patient_ids: Iterable[str], id_map: Path | None) -> Identities:
-    """The ids of people: as the map has them, new ones by a new secret; nothing is written.
+def identities(patient_ids: Iterable[str], id_map: Path | None, subject: str | None = None) -> Identities:
+    """The ids of people: as the map has them, new ones by a new secret; nothing is written. `subject` is that of the one person.
 
     Raises:
         UserError: the map cannot be used, others may read it, or it gives two people one id.
@@ -40,7 +40,7 @@ def identities(patient_ids: Iterable[str], id_map: Path | None) -> Identities:
     subjects, seeds = dict(known.subjects), dict(known.seeds)
     for patient_id in patient_ids:
         seeds[patient_id] = seeds.get(patient_id) or new_seed()
-        subjects[patient_id] = subjects.get(patient_id) or pseudonym(patient_id, seeds[patient_id])
+        subjects[patient_id] = subjects.get(patient_id) or subject or pseudonym(patient_id, seeds[patient_id])
     if id_map is not None and len(set(subjects.values())) < len(subjects):
         raise UserError(f"{id_map}: two people have one id in its column subject; give each an id of their own.")
     return Identities(subjects, seeds)

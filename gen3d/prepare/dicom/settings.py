@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from gen3d.cohort.labels import label
 from gen3d.core.config import Config, Folder, execution
 
 
@@ -27,10 +28,15 @@ class DicomSettings(Config):
         "table with the columns patient_id and subject, outside of out= and of the BIDS folder, that only its owner may read (mode "
         "600): its people get the ids that stand in it, new people are added. None: ids cannot be traced back by anybody",
     )
+    subject: str | None = Field(
+        None,
+        min_length=1,
+        description="id of the one person of the source, letters and digits, instead of a made one (not with id_map)",
+    )
     people: Folder | None = Field(
         None,
-        description="table of the cohort (diagnosis, site, ...): its ids are those of id_map, or the hospital's own, which then "
-        "stay in that table",
+        description="table of the cohort (diagnosis, site, ...): its ids are those of id_map or subject, or the hospital's own, "
+        "which then stay in that table",
     )
     dates: Literal["none", "shifted"] = Field(
         "none",
@@ -41,6 +47,14 @@ class DicomSettings(Config):
         False,
         description="true: a zip may hold several people; false: it is taken for one person's, and refused otherwise",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> DicomSettings:
+        if self.subject is not None and self.id_map is not None:
+            raise ValueError("dicom.subject= and dicom.id_map= both give ids; leave one of them out.")
+        if self.subject is not None and label(self.subject) != self.subject:
+            raise ValueError(f"dicom.subject={self.subject}: an id is of letters and digits alone, without sub-.")
+        return self
 
     def place(self, out: Path) -> Path:
         """The folder of the conversion for an output folder."""

@@ -126,7 +126,7 @@ def _convert_once(path: Path, target: Path, settings: DicomSettings, columns: Co
 
 
 def _check_people(path: Path, people: Sequence[Person], settings: DicomSettings) -> None:
-    """Refuse several people in a zip of one, and a path that would carry a name into every record.
+    """Refuse several people in a zip of one or under one id, and a path that would carry a name into every record.
 
     Raises:
         UserError: either.
@@ -135,6 +135,11 @@ def _check_people(path: Path, people: Sequence[Person], settings: DicomSettings)
         raise UserError(
             f"{shown(path)}: holds series of {len(people)} people (patient ids), and a zip is taken for one person's scan; send "
             "them apart, or say dicom.several_people=true if it is an export of a cohort."
+        )
+    if len(people) > 1 and settings.subject is not None:
+        raise UserError(
+            f"{shown(path)}: holds series of {len(people)} people (patient ids), and dicom.subject={settings.subject} is the id of "
+            "one; leave it out, or send them apart."
         )
     parts = {part.lower() for part in re.split(r"[\W_]+", str(path.absolute()))}
     for person in people:
@@ -150,7 +155,9 @@ def _record(path: Path, settings: DicomSettings) -> dict[str, Any]:
     """What a conversion depends on, as hashes: nothing of a path or name can be read from it."""
     files = [path] if path.is_file() else list(files_below(path))
     status = [(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    kept = {name: json_ready(getattr(settings, name)) for name in ("people", "dates", "several_people", "id_map")}
+    kept = {
+        name: json_ready(getattr(settings, name)) for name in ("subject", "people", "dates", "several_people", "id_map")
+    }
     people = (
         digest(settings.people.read_text(errors="replace")) if settings.people and settings.people.is_file() else ""
     )

@@ -151,6 +151,28 @@ def test_a_cohort_table_is_linked_by_the_map_or_by_the_ids_of_the_hospital(expor
     assert b"hosp-" not in all_bytes(tmp_path / "other")
 
 
+def test_the_one_person_of_a_source_can_be_named_and_known(
+    tmp_path: Path, visits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_series(tmp_path / "dicom")
+    people = tmp_path / "people.csv"
+    people.write_text("participant_id,diagnosis,age,sex,site\nK7,AD,41,M,siteB\n")
+    made = table(converted(tmp_path / "dicom", subject="K7", people=people)).set_index("participant_id")
+    assert made.loc["sub-K7", ["diagnosis", "site", "sex"]].tolist() == ["AD", "siteB", "F"]
+    said = " ".join(capsys.readouterr().out.split())
+    for what in ("sex", "age"):
+        assert f"the {what} of 1 person is another than in the header of their images, which counts" in said
+    people.write_text(f"participant_id,age,sex\nK7,{made.loc['sub-K7', 'age']},F\n")
+    converted(tmp_path / "dicom", subject="K7", people=people, bids=tmp_path / "same")
+    assert "is another than in the header" not in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match=r"holds series of 2 people .*dicom.subject=K7 is the id of one"):
+        converted(visits, subject="K7")
+    with pytest.raises(ValueError, match="both give ids"):
+        DicomSettings(subject="K7", id_map=tmp_path / "map.tsv")
+    with pytest.raises(ValueError, match="an id is of letters and digits alone"):
+        DicomSettings(subject="sub-K7")
+
+
 @pytest.mark.parametrize(
     ("text", "mode", "sentence"),
     [
