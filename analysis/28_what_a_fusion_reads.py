@@ -1,6 +1,7 @@
 """Does a fusion network show a planted pair of a gene and a region, and what does it cost if a person lacks one modality?
 
     python analysis/28_what_a_fusion_reads.py --out FOLDER [--parts attention missing] [--seeds 100 101 102] [--steps 300]
+        [--people 300]
 
 People are simulated with genotypes (`gen3d simulate genotypes=...`) but without images: the scan is a volume per region, as
 anatomy, condition and alleles give it, with an error of measurement. `gen3d train model.kind=fusion` learns diagnosis from both;
@@ -51,19 +52,20 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=("attention", "missing"), default=("attention", "missing"))
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="of the cohorts")
     parser.add_argument("--steps", type=int, default=300, help="of the networks whose attention is judged")
+    parser.add_argument("--people", type=int, default=NUM, help="of a cohort whose attention is judged")
     given = parser.parse_args()
     if "attention" in given.parts:
         for seed in given.seeds:
             for arm in ATTENTION_ARMS:
-                attention(arm, seed, given.steps, given.out / "attention" / f"{arm}_{seed}")
+                attention(arm, seed, given.steps, given.people, given.out / "attention" / f"{arm}_{seed}")
     if "missing" in given.parts:
         studies = [missing(seed, given.out / "missing" / str(seed)) for seed in given.seeds]
         compared(studies)
 
 
-def attention(arm: str, seed: int, steps: int, out: Path) -> None:
+def attention(arm: str, seed: int, steps: int, people: int, out: Path) -> None:
     """The verdict on one cohort."""
-    verb, scans, genes = cohort(ATTENTION_ARMS[arm], NUM, seed, ONE_REGION)
+    verb, scans, genes = cohort(ATTENTION_ARMS[arm], people, seed, ONE_REGION)
     prepared = region_cohort(out / "cohort", scans, volumes(verb, scans, genes))
     out.mkdir(parents=True, exist_ok=True)
     pd.DataFrame({"variant": UNRELATED}).to_csv(out / "carry.tsv", sep="\t", index=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -212,18 +212,30 @@ def _prediction(step: JobStep, artefact: Artefact, results: Results) -> Part:
         called = as_name(row["y_pred"], classes)
         part.sentences.append(f"{called}, with a calibrated probability of {words.percent(chances[called], 0)}.")
         if _is(row.get("reliability_observed")):
-            true, low, high = (float(row[f"reliability_{name}"]) for name in ("observed", "low", "high"))
-            told = f"In cross-validation, of people with such a probability {words.interval(true, low, high)} had it (share, 95 %)."
-            part.sentences.append(told)
+            part.sentences.append(_came_true(row, classes, chances))
     else:
         part.sentences.append(f"{words.figure(float(row['predicted']))}.")
-    if classes:
+    if classes and not odd:  # a probability that may not hold is left to the table
         part.header = ("Class", "Calibrated probability")
         part.rows = [(name, words.percent(float(row[f"p_{name}"]), 0)) for name in classes]
+    own_tests = [text for text in folder.summary[1:] if text.startswith(OWN_TESTS)]
+    if part.rows and not any("mixed as in training" in text for text in own_tests):
         part.caption = "Probabilities are those among people mixed as in training."
-    part.warnings += [text for text in folder.summary[1:] if text.startswith(OWN_TESTS)]
+    part.sentences += own_tests
     results.offer(f"{step.name}-predictions.tsv", artefact.folder / "predictions.tsv", "Prediction (TSV)")
     return part
+
+
+def _came_true(row: pd.Series, classes: list[str], chances: Mapping[str, float]) -> str:
+    """What became of held-out people with such a probability: of the last of two classes, or of the likeliest of more."""
+    true, low, high = (float(row[f"reliability_{name}"]) for name in ("observed", "low", "high"))
+    share, last = words.interval(true, low, high), classes[-1]
+    if len(classes) > 2:
+        likeliest = words.percent(max(chances.values()), 0)
+        such = f"people whose likeliest class had such a probability ({likeliest}) {share} were of it"
+    else:
+        such = f"people with such a probability of {last} ({words.percent(chances[last], 0)}) {share} were {last}"
+    return f"In cross-validation, of {such} (share, 95 %)."
 
 
 def as_name(value: Any, classes: list[str]) -> str:

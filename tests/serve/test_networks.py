@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,7 @@ def test_a_classifier_predicts_the_scan_and_says_what_it_was_worth(
     chance = {name: float(text.rstrip(" %")) for name, text in part.rows}
     assert chance["AD"] > chance["control"]
     assert "AD, with a calibrated probability of" in part.sentences[0]
+    assert re.search(r"In cross-validation, of people with such a probability of AD \(\d+ %\) \S+ \[.*\] were AD", said)
     assert "of people that the networks never saw, AUC" in said
     assert "calibrated on people who only watched the training" in said
 
