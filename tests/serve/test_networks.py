@@ -13,6 +13,8 @@ import pytest
 
 from gen3d.cohort.folder import open_prepared
 from gen3d.core.artefact import read
+from gen3d.core.errors import UserError
+from gen3d.latents.encode import Encode
 from gen3d.models.supervised import classifier as classifier_module
 from gen3d.serve.jobs import Given, Job
 from gen3d.serve.models_folder import ServedModel, open_models
@@ -79,12 +81,16 @@ def test_a_classifier_predicts_the_scan_and_says_what_it_was_worth(
     assert "calibrated on people who only watched the training" in said
 
 
-def test_a_fusion_predicts_by_the_scan_alone(models: Path, labelled: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def genotypes(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the labelled people; they tell nothing."""
     generator = np.random.default_rng(0)
     subjects = open_prepared(labelled).manifest["subject"].astype(str).tolist()
-    genotypes = write_genotypes(
-        tmp_path, labelled, subjects, generator.binomial(2, 0.3, (len(subjects), len(VARIANTS))), generator
-    )
+    calls = generator.binomial(2, 0.3, (len(subjects), len(VARIANTS)))
+    return write_genotypes(tmp_path_factory.mktemp("genes"), labelled, subjects, calls, generator)
+
+
+def test_a_fusion_predicts_by_the_scan_alone(models: Path, labelled: Path, genotypes: Path, tmp_path: Path) -> None:
     tree = fusion(labelled, genotypes, tmp_path / "fused", model={"classes": ["control", "AD"]})
     run = Train.model_validate(tree).run()
     step, part = predicted(served_with(models, run, tmp_path / "models"), tmp_path / "job")
@@ -104,3 +110,22 @@ def test_a_network_that_reads_the_age_says_that_none_was_given(models: Path, tmp
     (step,) = [step for step in steps if step.verb == "predict"]
     assert step.lacks == "This network takes the age beside the scan, and none was given."
     assert str(tmp_path / step.name) not in steps[-1].settings["inputs"]
+
+
+def test_a_fusion_of_latents_needs_the_run_that_makes_them(
+    models: Path, labelled: Path, genotypes: Path, tmp_path: Path
+) -> None:
+    pca = {"kind": "pca", "num_components": 3}
+    encoder = Train.model_validate({"prepared": labelled, "model": pca, "out": tmp_path / "pca", "track": []}).run()
+    latents = Encode(prepared=labelled, run=encoder, out=tmp_path / "latents").run()
+    tree = fusion(labelled, genotypes, tmp_path / "fused", model={"classes": ["control", "AD"]}, optim={"steps": 4})
+    run = Train.model_validate({**tree, "latents": str(latents)}).run()
+    folder = served_with(models, run, tmp_path / "models")
+    with pytest.raises(UserError, match=r"fused: needs the run .* that makes its latents; copy that run's folder"):
+        open_models(folder)
+    shutil.copytree(encoder, folder / "pca", copy_function=shutil.copy2)
+    given = Given("0" * 32, "anna", 0.0, "volume", "scan.nii", 60.0, "F", "a", {})
+    steps = steps_of(Job(tmp_path, given), open_models(folder), JobSettings())
+    assert [step.verb for step in steps] == ["prepare", "anomaly", "encode", "predict", "report"]
+    assert steps[3].needs == (steps[2].name,)
+    assert steps[3].settings["latents"] == [str(tmp_path / steps[2].name)]
