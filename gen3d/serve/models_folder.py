@@ -1,8 +1,8 @@
-"""The models that a server offers: finished folders of norms, heads, forecasters, chains and classifiers, each by its own opener.
+"""The models that a server offers: finished folders of norms, heads, networks, forecasters and chains, each by its own opener.
 
 A norm says how scans are prepared and judges whether one is like the people behind it, so every model of volumes needs a norm
-of its grid. A head needs the run that makes its latents. Attribution of a classifier needs a prepared folder of people to
-compare with; nothing else of these folders holds images.
+of its grid. A head, or a fusion of latents, needs the run that makes them. Attribution of a classifier needs a prepared folder
+of people to compare with; nothing else of these folders holds images.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def open_models(folder: Path) -> ServedModels:
     """
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: no such folder; models= is a folder of finished norms, heads, forecasters and chains."
+            f"{folder}: no such folder; models= is a folder of finished norms, heads, networks, forecasters and chains."
         )
     artefacts = [read(place) for place in _finished(folder)]
     names = {item.folder: item.folder.relative_to(folder).as_posix() for item in artefacts}

@@ -52,7 +52,7 @@ class Serve(Verb):
     """
 
     models: Folder = Field(
-        description="folder with finished norms, heads, their runs, forecasters and chains, copied there"
+        description="folder with finished norms, heads, their runs, classifiers, fusions, forecasters and chains, copied there"
     )
     host: str = Field(
         "127.0.0.1", description="address to listen at; another than this machine's own needs TLS or a proxy"
