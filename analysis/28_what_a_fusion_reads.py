@@ -31,8 +31,8 @@ from gen3d.train.train import Train
 Keys = dict[str, Any]
 NUM, SEEDS = 300, (100, 101, 102)
 LEAST_PERMUTED = 19
-ONE_REGION: Keys = {"changes": {"hippocampus": -14.0}, "severity": [1.0]}
-"""A disease of the hippocampus alone, so that one pair is the whole truth."""
+ONE_REGION: Keys = {"changes": {"hippocampus": -6.0}, "severity": [1.0]}
+"""A disease of the hippocampus alone, so that one pair is the whole truth; a weak one, so that the scan does not tell it all."""
 ATTENTION_ARMS: dict[str, Keys] = {
     "planted": {"apoe_on_risk": 1.5, "polygenic_on_risk": 0.0, "apoe_on_hippocampus": -0.03, "variants": 400},
     "null": {"apoe_on_risk": 0.0, "polygenic_on_risk": 0.0, "apoe_on_hippocampus": 0.0, "variants": 400},

@@ -41,8 +41,9 @@ MODALITIES = TableFile(
 """Raw scores of everybody in scores.tsv from one side alone: `genetics` or `images`. Who lacks that side is scored by the learned
 token for it. A score by a few variants tells a person's genotype: the file is as private as the genotypes."""
 
-ATTENTION = TableFile("attention.tsv", ("token", "region", "relevance", "p"), AGAIN)
-"""The map of attention, where it may be believed: relevance in units of the logit, and p of its cells against permuted labels."""
+ATTENTION = TableFile("attention.tsv", ("token", "region", "relevance", "p", "p_token", "p_region"), AGAIN)
+"""The map of attention, where it may be believed: relevance in units of the logit, p of its cells against permuted labels, and p
+that the token, and the region, tell nothing beyond all others of people whom the networks never saw."""
 
 VERDICT = "attention.json"
 PICTURE = "attention"

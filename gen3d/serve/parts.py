@@ -149,7 +149,7 @@ def _maps(step: JobStep, artefact: Artefact, results: Results) -> Part:
     for channel, path in map_paths(artefact.folder, key).items():
         title = wording.channel(channel)
         file = results.offer(f"{prefix}-z-{channel}.nii.gz", path, f"z map, {wording.in_text(channel)} (NIfTI)")
-        layers.append(ViewerLayer(title, file, "z", 2.0, 6.0))
+        layers.append(ViewerLayer(title, file, "z", 2.0, 6.0, *_heaviest(maps.clusters, key, channel)))
     if layers:
         note = "Blue is below and orange above what is expected at this age, sex and site, in standard deviations of controls."
         part.views.append(Viewer("z maps on the scan", layers, base, note))
@@ -224,6 +224,20 @@ def _prediction(step: JobStep, artefact: Artefact, results: Results) -> Part:
     part.sentences += own_tests
     results.offer(f"{step.name}-predictions.tsv", artefact.folder / "predictions.tsv", "Prediction (TSV)")
     return part
+
+
+def _heaviest(clusters: pd.DataFrame, key: str, channel: str) -> tuple[tuple[float, ...], str]:
+    """Where the least likely cluster of a map has its peak (mm), and what it is; nothing where there is no cluster."""
+    found = clusters[(clusters["key"].astype(str) == key) & (clusters["channel"] == channel)]
+    if found.empty:
+        return (), ""
+    order = pd.DataFrame({"p": found["p_cluster"].astype(float), "z": -found["peak_z"].astype(float).abs()})
+    row = found.loc[order.sort_values(["p", "z"]).index[0]]
+    text = (
+        f"Crosshair: the least likely cluster of this map, {row['region']}, {words.figure(float(row['volume_ml']))} ml, peak z "
+        f"{words.number(float(row['peak_z']), 1, signed=True)}, p {words.probability(float(row['p_cluster']))} over the whole map."
+    )
+    return tuple(float(row[f"{axis}_mm"]) for axis in "xyz"), text
 
 
 def _came_true(row: pd.Series, classes: list[str], chances: Mapping[str, float]) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 class ViewerLayer:
     """A volume of the viewer: its name for readers, the file that is asked for, and how it is drawn.
 
-    `kind` is scan (grey), z (two colours beyond a threshold), change (two colours) or spread.
+    `kind` is scan (grey), z (two colours beyond a threshold), change (two colours) or spread. `at_mm` is where the crosshair
+    begins, and `finding` says what is there.
     """
 
     name: str
@@ -18,6 +19,8 @@ class ViewerLayer:
     kind: str = "scan"
     low: float = 0.0
     high: float = 1.0
+    at_mm: tuple[float, ...] = ()
+    finding: str = ""
 
 
 @dataclass

@@ -32,7 +32,7 @@ from gen3d.models.supervised.fusion_task import fused_from
 from gen3d.models.supervised.label_config import Answers
 from gen3d.train.batches import BatchSource
 from gen3d.train.engine.processes import Processes
-from gen3d.train.fusion_attention import write_attention
+from gen3d.train.fusion_attention import AskedMember, write_attention
 from gen3d.train.fusion_parts import FusionScorer, FusionSource
 from gen3d.train.genetic_columns import genetic_side, genetic_values
 from gen3d.train.image_columns import latent_side, latent_values, region_side, region_values
@@ -238,12 +238,14 @@ class FusionMaterial(ScoredMaterial):
                 for subset in ALONE:
                     self._part(member, f"{subset}.npy").unlink()
 
-    def _tested(self, processes: Processes) -> Iterator[tuple[str, Fusion, Columns]]:
-        """Of every member its variant, its network, and the columns of the people that it never saw."""
+    def _tested(self, processes: Processes) -> Iterator[AskedMember]:
+        """Every member with the people that it never saw."""
+        subjects = self.people.frame["subject"].astype(str).to_numpy()
         for member, share in enumerate(self.labelled.shares):
-            values = self.values(member)[share.test]
-            if len(values):
-                yield share.variant, cast(Fusion, self.trained(member, processes)), values
+            if len(share.test):
+                model = cast(Fusion, self.trained(member, processes))
+                values, labels = self.values(member)[share.test], share.labels[share.test]
+                yield AskedMember(share.variant, model, values, labels, tuple(subjects[share.test]))
 
     def _modalities(self) -> pd.DataFrame:
         values, tables = self.values(0), []

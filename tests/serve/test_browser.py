@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -105,6 +106,7 @@ def test_the_page_shows_the_verdict_the_regions_and_the_overlay(server: Running,
     assert page.run("document.querySelectorAll('section.part table tbody tr').length") > 50
     page.run("document.querySelector('canvas.nv').scrollIntoView()")
     page.until("document.querySelector('canvas.nv').dataset.ready === '1'")
+    at_finding(page, server.out / "jobs" / done / "maps_1_1" / "clusters.tsv")
     with_map = canvas_of(page)
     page.run(
         "const slider = document.querySelector('.opacity'); slider.value = 0; slider.dispatchEvent(new Event('input')); undefined"
@@ -117,6 +119,34 @@ def test_the_page_shows_the_verdict_the_regions_and_the_overlay(server: Running,
     assert (without.max(axis=2) > 60).mean() > 0.02  # which is still there
     assert all(address.startswith((server.address, "data:", "blob:")) for address in page.asked)
     assert [text for text in page.said if "401" not in text] == []
+
+
+def show_map(page: Page, number: int) -> None:
+    """Choose a map of the first viewer, as a person does."""
+    page.run(
+        f"(() => {{ const chosen = document.querySelector('.map'); chosen.selectedIndex = {number}; "
+        "chosen.dispatchEvent(new Event('change')); })()"
+    )
+    page.until("document.querySelector('canvas.nv').dataset.ready === '1'")
+
+
+def at_finding(page: Page, clusters: Path) -> None:
+    """The crosshair begins at the peak of the least likely cluster of each map, and the page says what it is."""
+    table = pd.read_csv(clusters, sep="\t")
+    files = page.run("[...document.querySelector('.map').options].map(option => option.value)")
+    for number, file in enumerate(files):
+        show_map(page, number)
+        rows = table[table["channel"] == file.split("-z-")[1].split(".")[0]]
+        least = rows[rows["p_cluster"] == rows["p_cluster"].min()]
+        row = least.loc[least["peak_z"].abs().idxmax()]
+        said = page.run("document.querySelector('.finding').textContent")
+        assert f"{row['region']}," in said
+        assert "over the whole map" in said
+        place = page.run("document.querySelector('.place').textContent")
+        shown = [float(text) for text in re.findall(r"-?\d+(?:\.\d+)?", place)]
+        peak = [row["x_mm"], row["y_mm"], row["z_mm"]]
+        assert shown[:3] == pytest.approx(peak, abs=4.1), "in mm, to a voxel of 4 mm"
+    show_map(page, 0)
 
 
 def canvas_of(page: Page) -> np.ndarray:

@@ -42,6 +42,7 @@ def write_people(
     relatives: int = 0,
     prefix: str = "p",
     diagnosis: bool = True,
+    of_genes: float = 1.0,
 ) -> tuple[Path, Path]:
     """Write a cohort and a folder of genotypes.
 
@@ -54,6 +55,7 @@ def write_people(
         relatives: pairs, from the end, who have the same genotypes in all variants.
         prefix: of the ids.
         diagnosis: whether the label depends on genes and region; else it is the third of people by number.
+        of_genes: factor on what alleles do, to the region and to the diagnosis; 0: the region alone makes the diagnosis likelier.
 
     Returns:
         The prepared folder and the folder of genotypes.
@@ -62,8 +64,8 @@ def write_people(
     copies = generator.binomial(2, FREQUENCIES, (num, len(FREQUENCIES)))
     e4 = generator.binomial(2, 0.3, num)
     log_volume = NOISE * generator.standard_normal((num, len(REGIONS)))
-    log_volume[:, 0] -= effect * PER_COPY * (e4 - 0.6)
-    liability = effect * (1.2 * (e4 - 0.6) - 1.2 * log_volume[:, 0] / NOISE) + generator.logistic(size=num)
+    log_volume[:, 0] -= effect * of_genes * PER_COPY * (e4 - 0.6)
+    liability = effect * (1.2 * of_genes * (e4 - 0.6) - 1.2 * log_volume[:, 0] / NOISE) + generator.logistic(size=num)
     ill = liability > np.median(liability) if diagnosis else np.arange(num) % 2 == 1
     subjects = [f"{prefix}{number:03d}" for number in range(num)]
     cohort = _write_scans(folder / "cohort", subjects, ill, log_volume, generator)

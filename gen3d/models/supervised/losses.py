@@ -79,6 +79,17 @@ def ordered_focal_loss(logits: Tensor, codes: Tensor, weights: Tensor, gamma: fl
     return (weights[codes] * (_focus(log_p, gamma) * -log_p).sum(1)).mean()
 
 
+def person_losses(scores: Tensor, labels: Tensor, target: Target) -> Tensor:
+    """The loss of every person [n]: log loss of classes or grades, smooth L1 of a standardised number."""
+    if target.task == "number":
+        return functional.smooth_l1_loss(scores.squeeze(1), labels.to(scores.dtype), reduction="none")
+    codes = labels.long()
+    if target.task == "ordered":
+        above = codes[:, None] > torch.arange(scores.shape[1], device=scores.device)
+        return -functional.logsigmoid(torch.where(above, scores, -scores)).sum(1)
+    return functional.cross_entropy(scores, codes, reduction="none")
+
+
 def _focus(log_p: Tensor, gamma: float) -> Tensor | float:
     # A clamp away from 0 keeps the gradient of a power below 1 finite for scans that are predicted perfectly.
     return 1.0 if gamma == 0 else (-torch.expm1(log_p)).clamp(min=1e-6).pow(gamma)

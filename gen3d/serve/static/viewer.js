@@ -42,10 +42,20 @@ async function over(figure) {
     return { url: option.value, ...drawn(option.dataset.kind, from, Number(option.dataset.high)), opacity: Number(opacity.value) };
   };
   const nv = await viewer(canvas, [{ url: canvas.dataset.base, colormap: "gray" }, layer()], figure.querySelector(".place"));
+  const toFinding = () => {
+    const { at, finding } = chosen.selectedOptions[0].dataset;
+    figure.querySelector(".finding").textContent = finding;
+    if (!at) return;
+    nv.scene.crosshairPos = nv.mm2frac(at.split(",").map(Number));
+    nv.createOnLocationChange();
+    nv.drawScene();
+  };
+  toFinding();
   chosen.addEventListener("change", async () => {
     canvas.dataset.ready = "";
     nv.removeVolumeByIndex(1);
     await nv.addVolumeFromUrl(layer());
+    toFinding();
     canvas.dataset.ready = "1";
   });
   opacity.addEventListener("input", () => nv.setOpacity(1, Number(opacity.value)));
