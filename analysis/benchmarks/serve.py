@@ -66,7 +66,7 @@ def photograph(server: Running, job: str, file: Path) -> None:
     """The upper part of a scan's page, with its maps over the scan."""
     with tempfile.TemporaryDirectory() as profile, chromium(Path(profile)) as browser:
         page = browser.page()
-        page.size(1100, 1240)
+        page.size(1100, 1420)
         page.open(f"{server.address}/")
         token = server.tokens["anna"]
         page.run(

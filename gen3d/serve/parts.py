@@ -151,7 +151,10 @@ def _maps(step: JobStep, artefact: Artefact, results: Results) -> Part:
         file = results.offer(f"{prefix}-z-{channel}.nii.gz", path, f"z map, {wording.in_text(channel)} (NIfTI)")
         layers.append(ViewerLayer(title, file, "z", 2.0, 6.0, *_heaviest(maps.clusters, key, channel)))
     if layers:
-        note = "Blue is below and orange above what is expected at this age, sex and site, in standard deviations of controls."
+        note = (
+            "Blue is below and orange above what is expected at this age, sex and site, in standard deviations of controls. The "
+            "person's left is on the left."
+        )
         part.views.append(Viewer("z maps on the scan", layers, base, note))
     else:
         part.warnings.append("There is no z map: the scanner has too few controls in this norm.")

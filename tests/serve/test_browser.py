@@ -133,10 +133,15 @@ def show_map(page: Page, number: int) -> None:
 def at_finding(page: Page, clusters: Path) -> None:
     """The crosshair begins at the peak of the least likely cluster of each map, and the page says what it is."""
     table = pd.read_csv(clusters, sep="\t")
+    found = 0
     files = page.run("[...document.querySelector('.map').options].map(option => option.value)")
     for number, file in enumerate(files):
         show_map(page, number)
         rows = table[table["channel"] == file.split("-z-")[1].split(".")[0]]
+        if rows.empty:
+            assert page.run("document.querySelector('.finding').textContent") == ""
+            continue
+        found += 1
         least = rows[rows["p_cluster"] == rows["p_cluster"].min()]
         row = least.loc[least["peak_z"].abs().idxmax()]
         said = page.run("document.querySelector('.finding').textContent")
@@ -146,6 +151,7 @@ def at_finding(page: Page, clusters: Path) -> None:
         shown = [float(text) for text in re.findall(r"-?\d+(?:\.\d+)?", place)]
         peak = [row["x_mm"], row["y_mm"], row["z_mm"]]
         assert shown[:3] == pytest.approx(peak, abs=4.1), "in mm, to a voxel of 4 mm"
+    assert found, "there is a map with a cluster"
     show_map(page, 0)
 
 

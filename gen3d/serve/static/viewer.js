@@ -1,7 +1,7 @@
 // The viewers of a scan's page: NiiVue over the volumes that the page names, with one crosshair per figure.
 "use strict";
 
-const QUIET = { backColor: [0, 0, 0, 1], show3Dcrosshair: true, crosshairWidth: 0.25, textHeight: 0.03, isColorbar: false, dragAndDropEnabled: false, loadingText: "" };
+const QUIET = { backColor: [0, 0, 0, 1], show3Dcrosshair: true, crosshairWidth: 0.25, textHeight: 0.06, isColorbar: false, dragAndDropEnabled: false, loadingText: "" };
 
 function drawn(kind, low, high) {
   if (kind === "z") return { colormap: "warm", colormapNegative: "cool", cal_min: low, cal_max: high, opacity: 0.8 };
@@ -11,8 +11,15 @@ function drawn(kind, low, high) {
   return { colormap: "gray" };
 }
 
+function told({ mm, values }) {
+  const [x, y, z] = Array.from(mm, (one) => Math.round(one));
+  const names = values.length === 2 ? ["scan ", "map "] : values.map(() => "");
+  const shown = values.map(({ value }, place) => names[place] + (Number.isFinite(value) ? value.toFixed(2) : "nothing"));
+  return `x ${x}, y ${y}, z ${z} mm (MNI152): ${shown.join(", ")}`;
+}
+
 async function viewer(canvas, volumes, place) {
-  const nv = new niivue.Niivue({ ...QUIET, onLocationChange: (data) => { if (place) place.textContent = data.string; } });
+  const nv = new niivue.Niivue({ ...QUIET, onLocationChange: (data) => { if (place) place.textContent = told(data); } });
   await nv.attachToCanvas(canvas);
   nv.opts.multiplanarForceRender = false;
   await nv.loadVolumes(volumes);
