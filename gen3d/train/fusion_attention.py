@@ -102,8 +102,8 @@ def _verdict(checks: AttentionChecks, genes: Sequence[str], regions: Sequence[st
         sentence = (
             f"attention: {genes[row]} with {regions[column]} is strongest (p = {checks.p:.2g}, permuted labels; each tells "
             f"something beyond all others, p = {gene:.2g} and {region:.2g}, Holm); maps of members correlate "
-            f"{checks.stability:.2f}, and with ablation {checks.agreement:.2f}. It says what the network reads, not what causes "
-            "what."
+            f"{checks.stability:.2f} (reliability of their mean {checks.reliability:.2f}), and with ablation "
+            f"{checks.agreement:.2f}. It says what the network reads, not what causes what."
         )
     else:
         sentence = f"no map of attention: {'; '.join(checks.reasons)}."

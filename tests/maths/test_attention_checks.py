@@ -93,3 +93,25 @@ def test_p_of_the_strongest_cell_is_that_of_chance() -> None:
         check_maps(noise(1, seed), noise(1, seed), noise(19, 1000 + seed), worth(4), worth(5)).p for seed in range(400)
     ]
     assert 0.02 < float(np.mean(np.array(found) <= 0.05)) < 0.09
+
+
+def test_maps_that_are_opposites_are_not_reliable() -> None:
+    checks = check_maps(np.stack([TRUE, -TRUE]), TRUE + noise(2), noise(19), GENES, REGIONS)
+    assert checks.reliability == pytest.approx(-1.0)
+    assert not checks.believed
+
+
+def test_the_mean_of_more_maps_is_more_reliable() -> None:
+    """Maps that are half signal: two are not enough, five are; where there is no signal no number is."""
+    generator = np.random.default_rng(5)
+    signal, spread = generator.standard_normal((20, 30)), 1.2
+
+    def reliability(num: int, size: float) -> float:
+        maps = size * signal + spread * generator.standard_normal((num, 20, 30))
+        return check_maps(maps, maps, np.abs(maps), worth(20), worth(30)).reliability
+
+    assert reliability(2, 1.0) < 0.7 < reliability(5, 1.0)
+    again = [size * signal + spread * generator.standard_normal((2, 5, 20, 30)).mean(axis=1) for size in (1.0, 0.0)]
+    correlations = [np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] for maps in again]
+    assert reliability(5, 1.0) == pytest.approx(correlations[0], abs=0.06)
+    assert abs(reliability(5, 0.0)) < 0.3 > abs(correlations[1])
