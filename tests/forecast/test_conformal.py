@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gen3d.cohort.forecast_errors import ERRORS
 from gen3d.forecast.conformal import LEVELS, ConformalIntervals, horizon_bins, quantile_over_people
 from gen3d.forecast.skill import coverage_rows, relative_gains, skill_rows
 
@@ -28,20 +29,7 @@ def errors_table(
                     (f"p{person}", "a", f"b{place}", year, "CN", model, 0, region, 0.0, drawn, float(observed[i]))
                     for i, region in enumerate(REGIONS)
                 ]
-    columns = [
-        "subject",
-        "key_1",
-        "key_2",
-        "years",
-        "diagnosis",
-        "model",
-        "member",
-        "region",
-        "forecast",
-        "spread",
-        "observed",
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=list(ERRORS.columns))
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.02])

@@ -13,7 +13,7 @@ import torch
 
 from gen3d.cohort.coding import Coding
 from gen3d.cohort.folder import VERDICTS, open_prepared, write_cohort
-from gen3d.cohort.forecast_errors import write_errors
+from gen3d.cohort.forecast_errors import ERRORS, write_errors
 from gen3d.cohort.manifest import scan_key
 from gen3d.cohort.regions import find, region_table, regions_on
 from gen3d.cohort.seen import SeenBy
@@ -116,20 +116,7 @@ def errors_of(
                     number % 2,
                 )
                 rows += [(*start, region, share * change[i], spread, observed[i]) for i, region in enumerate(names)]
-    columns = [
-        "subject",
-        "key_1",
-        "key_2",
-        "years",
-        "diagnosis",
-        "model",
-        "member",
-        "region",
-        "forecast",
-        "spread",
-        "observed",
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=list(ERRORS.columns))
 
 
 def write_run(
