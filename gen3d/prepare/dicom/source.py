@@ -71,6 +71,11 @@ def as_bids(sources: Paths, settings: DicomSettings, columns: Columns, out: Path
     if not which:
         yield sources
         return
+    if settings.subject is not None and len(which) > 1:
+        raise UserError(
+            f"dicom.subject={settings.subject} is the id of one person, and {len(which)} sources are of DICOM files; prepare them "
+            "apart, or leave it out."
+        )
     place = settings.place(out)
     check_place(settings.id_map, (out, place))
     with contextlib.ExitStack() as stack:

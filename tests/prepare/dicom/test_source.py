@@ -167,6 +167,12 @@ def test_the_one_person_of_a_source_can_be_named_and_known(
     assert "is another than in the header" not in " ".join(capsys.readouterr().out.split())
     with pytest.raises(UserError, match=r"holds series of 2 people .*dicom.subject=K7 is the id of one"):
         converted(visits, subject="K7")
+    two = (tmp_path / "dicom", visits)
+    with (
+        pytest.raises(UserError, match=r"dicom.subject=K7 is the id of one person, and 2 sources are"),
+        as_bids(two, DicomSettings(subject="K7"), Columns(), tmp_path / "two", keep=True),
+    ):
+        pass
     with pytest.raises(ValueError, match="both give ids"):
         DicomSettings(subject="K7", id_map=tmp_path / "map.tsv")
     with pytest.raises(ValueError, match="an id is of letters and digits alone"):
