@@ -25,6 +25,8 @@ from gen3d.core.exact_columns import read_exact
 from gen3d.core.names import require_file_names
 from gen3d.core.safe_cells import disarmed
 
+AGES_DIFFER_YEARS = 1.5
+"""Two ages of one scan differ by more than rounding, and a visit within the year, can make."""
 FILE = "manifest.tsv"
 HEALTHY, NULL = "none", "null"
 """Planted conditions of scans in which nothing is planted: people as they are, and twins made like the others."""

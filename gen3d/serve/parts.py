@@ -11,7 +11,7 @@ import pandas as pd
 
 from gen3d.anomaly.folder import MapsFolder, map_paths
 from gen3d.cohort.folder import VERDICTS
-from gen3d.cohort.manifest import read_manifest
+from gen3d.cohort.manifest import AGES_DIFFER_YEARS, read_manifest
 from gen3d.cohort.region_validity import measures_volume
 from gen3d.core import words
 from gen3d.core.artefact import Artefact, read
@@ -29,8 +29,6 @@ from gen3d.stages.folder import StagesFolder
 from gen3d.stages.folder import volume_path as stage_path
 
 MOST_REGIONS = 400
-AGES_DIFFER_YEARS = 1.5
-"""More than rounding, and a visit within the year, can make."""
 BLIND = "not evaluable"
 """How a warning of `predict` begins that speaks of the model, not of the scan."""
 OWN_TESTS = (

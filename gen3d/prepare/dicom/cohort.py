@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from gen3d.cohort.manifest import AGES_DIFFER_YEARS
 from gen3d.core import words
 from gen3d.core.errors import UserError
 from gen3d.core.progress import track
@@ -28,8 +29,6 @@ MOST_LISTED = 12
 OF_PEOPLE = ("site", "age_years", "sex", "diagnosis", "cdr", "mmse")
 """What is taken from the table of the cohort: any other column could name somebody."""
 FROM_HEADERS = {"age_years": "age", "sex": "sex"}
-AGES_DIFFER_YEARS = 1.5
-"""More than rounding, and a visit within the year, can make."""
 
 
 def write_cohort_folder(
