@@ -6,7 +6,6 @@ Starts `gen3d serve` on any free port, as a user does, with two users, and asks 
 
 - `--hostile` requests of somebody who wants in (`tests/serve/hostile.py`): paths, methods, sizes, types, tokens, forms, host names,
   some with the token of a user who owns nothing of what is asked for. Counted: what was let in, files that changed.
-- `--picture FILE`: the page of the first scan, as Chromium shows it.
 - `--uploads` uploads of the scan in a row. Per upload: seconds from the upload to its maps, resident memory, open files and threads
   of the server, and the most processes that computed at a time.
 
@@ -18,7 +17,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -28,7 +26,6 @@ import numpy as np
 from gen3d.cli import run_script
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests are not installed with the package
-from tests.serve.browser import chromium
 from tests.serve.hostile import attempts, is_let_in
 from tests.serve.served import Running, httpx, running
 
@@ -44,7 +41,6 @@ def main() -> None:
     parser.add_argument("--hostile", type=int, default=1000)
     parser.add_argument("--age", default="60", help="of the person, years")
     parser.add_argument("--sex", default="F", choices=("F", "M"))
-    parser.add_argument("--picture", type=Path, help="PNG of the first scan's page (needs Chromium)")
     given = parser.parse_args()
     with running(given.models, given.out, "users=[anna,ben]", "per_minute=1000000", "max_waiting=1000") as server:
         began = time.perf_counter()
@@ -55,29 +51,9 @@ def main() -> None:
             "steps of one scan: "
             + "; ".join(f"{step['title']} {step['told'] or step['state']}" for step in done["steps"])
         )
-        if given.picture is not None:
-            photograph(server, first, given.picture)
         attack(server, first, given.hostile)
         if given.uploads:
             load(server, given)
-
-
-def photograph(server: Running, job: str, file: Path) -> None:
-    """The upper part of a scan's page, with its maps over the scan."""
-    with tempfile.TemporaryDirectory() as profile, chromium(Path(profile)) as browser:
-        page = browser.page()
-        page.size(1100, 1420)
-        page.open(f"{server.address}/")
-        token = server.tokens["anna"]
-        page.run(
-            f"document.getElementById('token').value = '{token}'; document.querySelector('main form button').click()"
-        )
-        page.until("document.readyState === 'complete' && document.getElementById('upload') !== null")
-        page.open(f"{server.address}/jobs/{job}")
-        page.until("document.readyState === 'complete' && document.querySelector('canvas.nv') !== null")
-        page.until("document.querySelector('canvas.nv').dataset.ready === '1'")
-        time.sleep(1)
-        page.picture(file, whole=False)
 
 
 def attack(server: Running, job: str, num: int) -> None:

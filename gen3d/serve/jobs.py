@@ -35,7 +35,7 @@ State = Literal["waiting", "running", "done"]
 class Given:
     """What came with an upload: the job's id and owner, when (seconds since 1970), what it is, and what is known of the person.
 
-    `labels` are stages or diagnoses by column; "" and None are unknown.
+    `labels` are stages or diagnoses by column; "" and None are unknown. `content` is a hash of the images.
     """
 
     id: str
@@ -47,11 +47,15 @@ class Given:
     sex: str
     site: str
     labels: dict[str, str]
+    content: str = ""
 
     @property
     def subject(self) -> str:
-        """The person's id in every table of the job: letters and digits of the job, and nothing of the person."""
-        return f"S{self.id[:10]}"
+        """The person's id in every table of the job, of the images' hash and nothing else.
+
+        Which member of a run judges a person goes by the id: the same scan, uploaded again, gets the same maps.
+        """
+        return f"S{(self.content or self.id)[:10]}"
 
 
 @dataclass(frozen=True)

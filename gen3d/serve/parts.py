@@ -144,10 +144,15 @@ def _maps(step: JobStep, artefact: Artefact, results: Results) -> Part:
     prepared = _prepared_of(artefact.folder, step)
     base = ViewerLayer("Scan", f"{prepared.name}-scan.nii")
     layers = []
-    for channel, path in map_paths(artefact.folder, key).items():
+    paths = map_paths(artefact.folder, key)
+    clusters = maps.clusters[(maps.clusters["key"].astype(str) == key) & maps.clusters["channel"].isin(list(paths))]
+    first = _heaviest(clusters)
+    for channel, path in paths.items():
         title = wording.channel(channel)
         file = results.offer(f"{prefix}-z-{channel}.nii.gz", path, f"z map, {wording.in_text(channel)} (NIfTI)")
-        layers.append(ViewerLayer(title, file, "z", 2.0, 6.0, *_heaviest(maps.clusters, key, channel)))
+        place, finding = _finding(_heaviest(clusters[clusters["channel"] == channel]))
+        shown = first is not None and first["channel"] == channel
+        layers.append(ViewerLayer(title, file, "z", 2.0, 6.0, place, finding, shown))
     if layers:
         note = (
             "Blue is below and orange above what is expected at this age, sex and site, in standard deviations of controls. The "
@@ -227,18 +232,24 @@ def _prediction(step: JobStep, artefact: Artefact, results: Results) -> Part:
     return part
 
 
-def _heaviest(clusters: pd.DataFrame, key: str, channel: str) -> tuple[tuple[float, ...], str]:
-    """Where the least likely cluster of a map has its peak (mm), and what it is; nothing where there is no cluster."""
-    found = clusters[(clusters["key"].astype(str) == key) & (clusters["channel"] == channel)]
-    if found.empty:
+def _heaviest(clusters: pd.DataFrame) -> pd.Series | None:
+    """The least likely of clusters, of several the one whose peak is highest; None where there is no cluster."""
+    if clusters.empty:
+        return None
+    order = pd.DataFrame({"p": clusters["p_cluster"].astype(float), "z": -clusters["peak_z"].astype(float).abs()})
+    return clusters.loc[order.sort_values(["p", "z"], kind="stable").index[0]]
+
+
+def _finding(cluster: pd.Series | None) -> tuple[tuple[float, ...], str]:
+    """Where a cluster has its peak (mm), and what it is."""
+    if cluster is None:
         return (), ""
-    order = pd.DataFrame({"p": found["p_cluster"].astype(float), "z": -found["peak_z"].astype(float).abs()})
-    row = found.loc[order.sort_values(["p", "z"]).index[0]]
     text = (
-        f"Crosshair: the least likely cluster of this map, {row['region']}, {words.figure(float(row['volume_ml']))} ml, peak z "
-        f"{words.number(float(row['peak_z']), 1, signed=True)}, p {words.probability(float(row['p_cluster']))} over the whole map."
+        f"Crosshair: the least likely cluster of this map, {cluster['region']}, {words.figure(float(cluster['volume_ml']))} ml, "
+        f"peak z {words.number(float(cluster['peak_z']), 1, signed=True)}, p {words.probability(float(cluster['p_cluster']))} "
+        "over the whole map."
     )
-    return tuple(float(row[f"{axis}_mm"]) for axis in "xyz"), text
+    return tuple(float(cluster[f"{axis}_mm"]) for axis in "xyz"), text
 
 
 def _came_true(row: pd.Series, classes: list[str], chances: Mapping[str, float]) -> str:

@@ -11,7 +11,7 @@ class ViewerLayer:
     """A volume of the viewer: its name for readers, the file that is asked for, and how it is drawn.
 
     `kind` is scan (grey), z (two colours beyond a threshold), change (two colours) or spread. `at_mm` is where the crosshair
-    begins, and `finding` says what is there.
+    begins, and `finding` says what is there; `shown` is the one that is looked at first, of several over a base.
     """
 
     name: str
@@ -21,6 +21,7 @@ class ViewerLayer:
     high: float = 1.0
     at_mm: tuple[float, ...] = ()
     finding: str = ""
+    shown: bool = False
 
 
 @dataclass

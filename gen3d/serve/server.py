@@ -137,7 +137,8 @@ class Server:
         try:
             stored = store(file.file, int(file.size or 0), coming / UPLOAD)
             self._require_models(stored)
-            given = Given(job_id, user, time.time(), stored.kind, stored.path.name, age, sex, site, labels)
+            what = (stored.kind, stored.path.name, age, sex, site, labels, stored.content)
+            given = Given(job_id, user, time.time(), *what)
             return self.jobs.add(given, coming)
         except BaseException:
             rmtree(coming, ignore_errors=True)

@@ -6,6 +6,7 @@ file, intent, database name) and header extensions set to zero; what follows the
 
 from __future__ import annotations
 
+import hashlib
 import math
 import stat
 import struct
@@ -48,10 +49,11 @@ KNOWN = "a volume as NIfTI (.nii, .nii.gz) or MGH (.mgz), a zip of DICOM files, 
 
 @dataclass(frozen=True)
 class Stored:
-    """An upload as it was stored: what it is, and its file."""
+    """An upload as it was stored: what it is, its file, and a hash of its images, whatever they were packed in or called."""
 
     kind: Kind
     path: Path
+    content: str
 
 
 def store(source: BinaryIO, size: int, folder: Path) -> Stored:
@@ -67,10 +69,11 @@ def store(source: BinaryIO, size: int, folder: Path) -> Stored:
     source.seek(0)
     if head.startswith(ZIP):
         check_zip(source, size)
-        return Stored("dicom", _copied(source, folder / "dicom.zip"))
+        return Stored("dicom", _copied(source, folder / "dicom.zip"), _of_entries(source))
     if head.startswith(PNG):
         check_png(head, size)
-        return Stored("slice", _copied(source, folder / "slice.png"))
+        path = _copied(source, folder / "slice.png")
+        return Stored("slice", path, _of_file(path))
     packed = head.startswith(GZIP)
     first = _first_bytes(head) if packed else head
     header = _header(first)
@@ -79,7 +82,19 @@ def store(source: BinaryIO, size: int, folder: Path) -> Stored:
     pieces = _unpacked(source) if packed else iter(lambda: source.read(PIECE), b"")
     with writing(path, header.claim.size):
         _write_volume(path, header, pieces, packed)
-    return Stored("volume", path)
+    return Stored("volume", path, _of_file(path))
+
+
+def _of_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _of_entries(source: BinaryIO) -> str:
+    """Of a zip's files by their checksums, not by their names, their order or how they are packed."""
+    with zipfile.ZipFile(source) as archive:
+        entries = sorted((entry.CRC, entry.file_size) for entry in archive.infolist() if not entry.is_dir())
+    return hashlib.sha256(repr(entries).encode()).hexdigest()
 
 
 def _header(first: bytes) -> Header:

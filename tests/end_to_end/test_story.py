@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,6 +16,9 @@ from gen3d.cli import main
 from gen3d.cohort.channels import CHANNELS
 from gen3d.cohort.manifest import subject_hash
 from gen3d.demo import Demo
+from gen3d.simulate.folder import TRUTH
+from tests.serve.browser import chromium
+from tests.serve.served import running
 
 pytestmark = pytest.mark.timeout(1800)  # the first test waits for the whole demo
 KEYS = ["subjects=44", "spacing_mm=4", "steps=8", "workers=2"]
@@ -170,3 +176,39 @@ def test_synthetic_scans_are_drawn_audited_and_compared(demo: Path) -> None:
     html = (demo / "report" / "index.html").read_text(encoding="utf-8")
     assert "of people who do not exist" in html
     assert compared["summary"][0].split("(")[0].strip() in html
+
+
+@pytest.fixture
+def shown(request: pytest.FixtureRequest) -> Path:
+    """The demo whose norm judges one scan in a browser: that in the folder GEN3D_DEMO, or the one of these tests."""
+    folder = os.environ.get("GEN3D_DEMO", "")
+    return Path(folder) if folder else Path(request.getfixturevalue("demo"))
+
+
+@pytest.mark.slow
+def test_the_norm_of_the_demo_judges_one_scan_in_a_browser(shown: Path, tmp_path: Path) -> None:
+    """As README shows it: its picture is made here, in the folder GEN3D_PICTURES."""
+    with chromium(tmp_path / "profile") as browser, running(shown / "norm", tmp_path / "served") as server:
+        truth = TRUTH.read(shown / "new_people" / "truth")
+        key = truth.loc[truth["condition"] == "lesion", "key"].iloc[0]
+        person = pd.read_csv(shown / "new_people" / "manifest.tsv", sep="\t").set_index("key").loc[key]
+        page = browser.came_in(server.address, next(iter(server.tokens.values())))
+        page.choose_file("#scan", shown / "new_people" / "volumes" / f"{key}_t1w.nii")
+        page.run(f"document.getElementById('age').value = '{person['age_years']:.1f}'")
+        page.run(f"document.getElementById('sex').value = '{person['sex']}'")
+        page.run(f"document.getElementById('site').value = '{person['site']}'")
+        page.run("document.getElementById('send').click()")
+        page.until("location.pathname.startsWith('/jobs/')")
+        page.until("document.querySelector('canvas.nv') !== null", 600)
+        page.size(1100, 1320)
+        page.call("Emulation.setScrollbarsHidden", hidden=True)
+        page.until("document.querySelector('canvas.nv').dataset.ready === '1'")
+        told = page.run("document.body.innerText")
+        place = page.run("document.querySelector('.place').textContent")
+        page.picture(Path(os.environ.get("GEN3D_PICTURES", tmp_path)) / "one_scan_in_a_browser.png", whole=False)
+    assert re.search(r"Compared with \d+ controls of a norm", told)
+    lesion = nib.load(shown / "new_people" / "truth" / f"{key}_changed.nii.gz")
+    inside = np.argwhere(np.asarray(lesion.dataobj) > 0) @ lesion.affine[:3, :3].T + lesion.affine[:3, 3]
+    crosshair = [float(text) for text in re.findall(r"-?\d+", place)[:3]]
+    assert np.linalg.norm(inside - crosshair, axis=1).min() < 10, "the page opens where the lesion was planted"
+    assert page.said == []

@@ -131,6 +131,17 @@ class Browser:
             page.call(f"{domain}.enable")
         return page
 
+    def came_in(self, address: str, token: str) -> Page:
+        """A new tab of somebody who typed a token into the server's first page."""
+        page = self.page()
+        page.size(1440, 900)
+        page.open(f"{address}/")
+        page.run(
+            f"document.getElementById('token').value = '{token}'; document.querySelector('main form button').click()"
+        )
+        page.until("document.readyState === 'complete' && document.getElementById('upload') !== null")
+        return page
+
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Browser]:

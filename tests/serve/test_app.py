@@ -70,6 +70,18 @@ def test_a_job_is_a_folder_without_name_or_text_of_the_client(served: Local, sca
     assert not any(word in log.read_text() for word in ("71", "Doe", '"F"', job_id, "127.0.0.1", "testclient"))
 
 
+def test_the_same_scan_is_the_same_person_in_every_upload(served: Local, scan: Path) -> None:
+    """Which member of a cross-fitted run judges somebody goes by the id; two uploads of a scan must not differ in their maps."""
+    for user in ("anna", "anna", "ben"):
+        uploaded(served, user, scan)
+    assert len({job.given.id for job in served.server.jobs.all()}) == 3
+    (subject,) = {job.given.subject for job in served.server.jobs.all()}
+    again = served.server.jobs.get(*next((job.given.id, job.given.owner) for job in served.server.jobs.all()))
+    assert again is not None
+    assert again.given.subject == subject
+    assert subject[1:] not in {job.given.id[:10] for job in served.server.jobs.all()}
+
+
 def test_two_users_see_their_own_scans_alone(served: Local, scan: Path) -> None:
     job_id = uploaded(served, "anna", scan)
     ben = served.client(served.tokens["ben"])

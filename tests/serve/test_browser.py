@@ -73,14 +73,7 @@ def done(server: Running, killed: tuple[Path, dict[str, str], str]) -> str:
 
 
 def came_in(browser: Browser, server: Running, user: str) -> Page:
-    page = browser.page()
-    page.size(1440, 900)
-    page.open(f"{server.address}/")
-    page.run(
-        f"document.getElementById('token').value = '{server.tokens[user]}'; document.querySelector('main form button').click()"
-    )
-    page.until("document.readyState === 'complete' && document.getElementById('upload') !== null")
-    return page
+    return browser.came_in(server.address, server.tokens[user])
 
 
 def test_a_scan_survives_that_its_server_is_killed(server: Running, done: str) -> None:
@@ -131,8 +124,14 @@ def show_map(page: Page, number: int) -> None:
 
 
 def at_finding(page: Page, clusters: Path) -> None:
-    """The crosshair begins at the peak of the least likely cluster of each map, and the page says what it is."""
+    """The crosshair begins at the peak of the least likely cluster of each map, and the page says what it is.
+
+    The map that is shown first holds the least likely cluster of all.
+    """
     table = pd.read_csv(clusters, sep="\t")
+    of_all = table.loc[table["p_cluster"] == table["p_cluster"].min(), "channel"]
+    shown = page.run("document.querySelector('.map').value")
+    assert shown.split("-z-")[1].split(".")[0] in set(of_all)
     found = 0
     files = page.run("[...document.querySelector('.map').options].map(option => option.value)")
     for number, file in enumerate(files):

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from gen3d.cohort.folder import open_prepared
+from gen3d.cohort.folder import VERDICTS, open_prepared
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 from gen3d.latents.encode import Encode
@@ -19,7 +20,7 @@ from gen3d.models.supervised import classifier as classifier_module
 from gen3d.serve.jobs import Given, Job
 from gen3d.serve.models_folder import ServedModel, open_models
 from gen3d.serve.parts import results_of
-from gen3d.serve.results import Part
+from gen3d.serve.results import Part, Results
 from gen3d.serve.steps import JobSettings, JobStep, steps_of
 from gen3d.train.train import Train
 from gen3d.verbs import verb_class
@@ -47,20 +48,29 @@ def served_with(models: Path, run: Path, folder: Path) -> Path:
     return folder
 
 
-def predicted(models: Path, home: Path) -> tuple[JobStep, Part]:
-    """A patient's scan, prepared as the queue would have it, predicted by the one network: its step, and the part of the page."""
-    given = Given("0" * 32, "anna", 0.0, "volume", "scan.nii", 60.0, "F", "a", {})
-    job = Job(home, given)
+def ran(models: Path, home: Path, verb: str, known: dict[str, str] | None = None) -> tuple[JobStep, Results]:
+    """A patient's scan, prepared as the queue would have it, and the one step of a verb: the step, and what the page shows."""
+    job = Job(home, Given("0" * 32, "anna", 0.0, "volume", "scan.nii", 60.0, "F", "a", known or {}))
     (home / "steps").mkdir(parents=True)
     served = open_models(models)
     steps = steps_of(job, served, JobSettings())
-    (step,) = [step for step in steps if step.verb == "predict"]
+    (step,) = [step for step in steps if step.verb == verb]
+    assert not step.lacks
     assert str(home / step.name) in steps[-1].settings["inputs"]
     prepared = write_cohort(home / "prepared", 0, 1, seed=8, effect=EFFECT, sites=("a",), prefix="x")
     on_the_grid(prepared, served.of("norm")[0].plan)
-    verb_class("predict").model_validate(step.settings).run()
+    key = open_prepared(prepared).manifest["key"].iloc[0]
+    VERDICTS.write(prepared, pd.DataFrame({"key": [key], "source": "scan.nii.gz", "verdict": "keep", "reason": ""}))
+    settings = {**step.settings, "subjects": ["x000"]} if "subjects" in step.settings else step.settings
+    verb_class(verb).model_validate(settings).run()
     job.end(step.name, "", 0.0)
-    (part,) = results_of(job, steps).parts
+    return step, results_of(job, steps)
+
+
+def predicted(models: Path, home: Path) -> tuple[JobStep, Part]:
+    """A patient's scan, predicted by the one network: its step, and the part of the page."""
+    step, results = ran(models, home, "predict")
+    (part,) = results.parts
     return step, part
 
 
@@ -79,6 +89,24 @@ def test_a_classifier_predicts_the_scan_and_says_what_it_was_worth(
     assert re.search(r"In cross-validation, of people with such a probability of AD \(\d+ %\) \S+ \[.*\] were AD", said)
     assert "of people that the networks never saw, AUC" in said
     assert "calibrated on people who only watched the training" in said
+
+
+def test_where_a_classifier_looks_is_laid_over_the_scan(
+    models: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With people of its labels among the models, and the label of the scan known."""
+    monkeypatch.setattr(classifier_module, "build_network", small_network)
+    changes: dict[str, Any] = {"model": {"crop_around": [], "grid": None}, "optim": {"steps": 40}}
+    run = Train.model_validate(classifier(labelled, tmp_path / "cnn", **changes)).run()
+    folder = served_with(models, run, tmp_path / "models")
+    shutil.copytree(labelled, folder / "people", copy_function=shutil.copy2)
+    _, results = ran(folder, tmp_path / "job", "explain", {"diagnosis": "AD"})
+    (part,) = [part for part in results.parts if part.title.startswith("Where the classifier")]
+    (view,) = part.views
+    assert view.base is not None
+    assert [layer.kind for layer in view.layers] == ["attribution"] * len(view.layers)
+    assert view.layers
+    assert all(results.files[layer.file].is_file() for layer in view.layers)
 
 
 @pytest.fixture(scope="module")

@@ -149,6 +149,25 @@ def test_a_zip_is_stored_as_it_came(tmp_path: Path) -> None:
     assert (tmp_path / "dicom.zip").read_bytes() == content
 
 
+def content_of(content: bytes, folder: Path) -> str:
+    folder.mkdir(exist_ok=True)
+    return store(io.BytesIO(content), len(content), folder).content
+
+
+def test_the_same_images_have_the_same_hash_whatever_they_came_in(tmp_path: Path) -> None:
+    plain = write_small(tmp_path / "plain.nii").read_bytes()
+    told = write_small(tmp_path / "told.nii", **TEXT).read_bytes()
+    other = write_small(tmp_path / "other.nii", (8, 9, 11)).read_bytes()
+    assert plain != told
+    volumes = [content_of(each, tmp_path / "up") for each in (plain, told, gzip.compress(told), other)]
+    assert len(set(volumes[:3])) == 1
+    assert volumes[3] != volumes[0]
+    zips = [zipped("Doe/1.dcm", "Doe/2.dcm"), zipped("2", "1"), zipped("1", "2", content=b"y"), zipped("1")]
+    hashes = [content_of(each, tmp_path / "up") for each in zips]
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 3
+
+
 def test_a_slice_is_a_png_of_bounded_size(tmp_path: Path) -> None:
     picture = io.BytesIO()
     Image.fromarray(np.arange(192, dtype=np.uint8).reshape(12, 16)).save(picture, "PNG")
