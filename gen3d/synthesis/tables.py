@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gen3d import __version__
 from gen3d.cohort.bids_names import BIDS_VERSION, PARTICIPANT_COLUMNS, read_columns
 from gen3d.cohort.channels import T1W
-from gen3d.cohort.folder import write_cohort
+from gen3d.cohort.folder import GENERATOR_SUBJECTS, write_cohort
 from gen3d.cohort.region_validity import ML, remark
 from gen3d.cohort.structures import SUFFIX
 from gen3d.core.artefact import write_atomic, write_json
@@ -144,7 +144,7 @@ BIDS_IGNORE = "".join(
     f"{name}\n"
     for name in (
         "artefact.json", ".lock", ".samples", "volumes", "quarantine", "figures", "manifest.tsv", "plan.json", "mask.nii",
-        "regions.nii", "regions.tsv", "provenance.json", "audit.json"
+        "regions.nii", "regions.tsv", "provenance.json", "audit.json", GENERATOR_SUBJECTS
     )
 )  # fmt: skip
 """Folders stand without a slash: the BIDS validator takes `volumes/` for what is in it, and objects to the folder."""

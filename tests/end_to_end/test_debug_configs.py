@@ -17,6 +17,7 @@ from gen3d.verbs import VERBS
 from tests.end_to_end.debug_configs import DEBUG, ORDER, command, lay_out
 from tests.end_to_end.golden import differences, figures, summary
 from tests.end_to_end.readers import READERS, read_all
+from tests.validator import bids_errors
 
 GOLDEN = Path(__file__).with_name("golden.json")
 ROUNDING = 0.04
@@ -59,6 +60,13 @@ def test_what_a_norm_judged_is_measured_against_the_truth_and_exported(debug: Pa
     assert all("gen3d anomaly writes" not in column["Description"] for column in described.values())
     model = json.loads((dataset / "dataset_description.json").read_text())["GeneratedBy"][0]["Description"]
     assert "voxelwise and pca" in model
+
+
+@pytest.mark.slow
+def test_the_bids_validator_finds_no_error_in_any_dataset(debug: Path) -> None:
+    datasets = sorted(path.parent for path in (debug / "debug").rglob("dataset_description.json"))
+    assert {"synthetic", "derivatives", "derivatives_by_norm", "derivatives_of_forecasts"} <= {d.name for d in datasets}
+    assert {dataset.name: errors for dataset in datasets if (errors := bids_errors(dataset))} == {}
 
 
 @pytest.mark.slow

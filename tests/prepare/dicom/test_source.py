@@ -30,6 +30,7 @@ if importlib.util.find_spec("dcm2niix") is None:
     pytest.skip("dcm2niix is not installed", allow_module_level=True)
 
 from tests.prepare.dicom.scanner import all_bytes, write_series
+from tests.validator import bids_errors
 
 TELLING = (
     "doe",
@@ -106,6 +107,11 @@ def test_nothing_that_is_written_names_anybody(export: Path) -> None:
     )
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert "face" in (folder / "README").read_text()
+
+
+@pytest.mark.parametrize("dates", ["none", "shifted"])
+def test_the_bids_validator_finds_no_error(dates: str, export: Path) -> None:
+    assert bids_errors(converted(export, dates=dates)) == []
 
 
 def test_shifted_dates_keep_the_time_between_visits_and_each_person_has_another_shift(export: Path) -> None:
