@@ -2,7 +2,7 @@
 # What both recipes run in the project's folder, as root on a Debian with nothing in it: Python, a C++ compiler (for
 # torch.compile and exported models), and in /opt/venv gen3d with its extras at their pinned versions.
 #   TORCH: the requirement of PyTorch, TORCH_INDEX: where from (empty: the default index, which has the CUDA build)
-#   EXTRAS: of gen3d
+#   EXTRAS: of gen3d, by commas; none: gen3d alone; empty: all of them
 set -euo pipefail
 venv="${VENV:-/opt/venv}"
 apt=(env DEBIAN_FRONTEND=noninteractive apt-get --quiet=2)
@@ -13,9 +13,13 @@ python3 -m venv "$venv"
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --no-cache-dir --quiet)
 "${pip[@]}" install --upgrade 'pip>=24' 'setuptools>=77' wheel
 "${pip[@]}" install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "${TORCH:?such as torch==2.13.0}"
+extras="${EXTRAS:-deepspeed,dicom,export,genetics,masks,mlflow,parquet,serve,sweep,tracking,wandb}"
+[ "$extras" = none ] && extras=
 # DeepSpeed comes as source only; without its compiled operators it needs no CUDA toolkit. It looks for torch while it
 # is built, so it is built where torch already is.
-DS_BUILD_OPS=0 "${pip[@]}" install --constraint constraints.txt --no-build-isolation \
-  ".[${EXTRAS:-deepspeed,dicom,export,genetics,masks,mlflow,parquet,serve,sweep,tracking,wandb}]"
+DS_BUILD_OPS=0 "${pip[@]}" install --constraint constraints.txt --no-build-isolation ".${extras:+[$extras]}"
 "$venv/bin/gen3d" --version
-DS_ACCELERATOR=cpu "$venv/bin/python" -c "import deepspeed, torch; print(torch.__version__, deepspeed.__version__)"
+"$venv/bin/python" -c "import torch; print(torch.__version__)"
+case ",$extras," in
+*,deepspeed,*) DS_ACCELERATOR=cpu "$venv/bin/python" -c "import deepspeed; print(deepspeed.__version__)" ;;
+esac
