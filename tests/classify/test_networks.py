@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,15 @@ from gen3d.cohort.manifest import read_manifest, subject_hash
 from gen3d.cohort.scores_folder import write_scores
 from gen3d.cohort.target import Target
 from gen3d.core.errors import UserError
+from gen3d.models.supervised import classifier as classifier_module
+from gen3d.train.train import Train
 from tests.classifier_run import deal, write_run
 from tests.classify.test_classify import NUM, QUICK, classify, people, performance
 from tests.cohorts import write_cohort
 from tests.latents_folder import write_latents
 from tests.sealing import reseal
+from tests.train.classifiers import classifier
+from tests.train.small_network import small_network
 
 DIAGNOSIS = Target("diagnosis", "categories", ("CN", "AD"))
 FOLDS = 4
@@ -388,3 +393,106 @@ def test_a_head_that_is_neither_a_kind_nor_a_folder_is_named(tmp_path: Path) -> 
         {"latents": tmp_path, "heads": [str(tmp_path / "cnn")], "target": "diagnosis", "out": tmp_path / "o"}
     )
     assert missing.heads[0].kind == "run"
+
+
+def dealt_anew(table: pd.DataFrame, seed: int) -> NDArray[np.int64]:
+    """Folds in which other people are held out together, of every class as many."""
+    shuffled = table.sample(frac=1, random_state=seed)
+    folds = pd.Series(deal(shuffled, FOLDS, "diagnosis"), index=shuffled.index)
+    return folds.loc[table.index].to_numpy(dtype=np.int64)
+
+
+def test_trainings_with_other_seeds_are_repeats_of_the_cross_validation(tmp_path: Path) -> None:
+    """Everybody is tested once in each, in its own folds; with intervals over people, not over rows."""
+    latents, table = cohort(tmp_path)
+    permuted = [np.random.default_rng(5).standard_normal((NUM, 2))]
+    runs = [
+        write_run(
+            tmp_path / f"cnn{seed}", table, DIAGNOSIS, logits(table, 1.0, seed), dealt_anew(table, seed), None, permuted
+        )
+        for seed in (1, 2, 3)
+    ]
+    one = classify(tmp_path / "one", latents, heads=[runs[0], "linear"], permutations=50)
+    head = {"kind": "run", "run": runs[0], "again": runs[1:]}
+    metrics = classify(tmp_path / "all", latents, heads=[head, "linear"], permutations=50)
+    predictions = pd.read_csv(tmp_path / "all" / "predictions.tsv", sep="\t")
+    for model in ("cnn1", "linear", "covariates"):
+        rows = predictions[predictions["model"] == model]
+        assert len(rows) == 3 * NUM
+        assert (rows.groupby("key")["repeat"].nunique() == 3).all()
+    for repeat, seed in enumerate((1, 2, 3)):
+        expected = dict(zip(table["key"], dealt_anew(table, seed), strict=True))
+        rows = predictions[predictions["repeat"] == repeat]
+        assert (rows["fold"] == rows["key"].map(expected)).all()
+    alone = [performance(classify(tmp_path / f"a{run.name}", latents, heads=[run]), run.name)["value"] for run in runs]
+    value = performance(metrics, "cnn1")
+    assert value["value"] == pytest.approx(float(np.mean(alone)), abs=0.01)
+    assert value["num_people"] == NUM
+    narrower = (value["high"] - value["low"]) / (performance(one, "cnn1")["high"] - performance(one, "cnn1")["low"])
+    assert 0.5 < narrower < 1.05, "three independent scores of the same people: between 1 / sqrt(3) and 1"
+    (network,) = metrics["networks"]
+    assert (network["folds"], network["repeats"]) == (FOLDS, 3)
+    assert 0.3 < network["permuted"][0]["value"] < 0.7
+    assert f"in which cnn1 was trained ({FOLDS}, 3 times with other seeds)" in " ".join(metrics["summary"])
+    assert f"the {FOLDS} folds in which cnn1 was trained, 3 times with other seeds" in metrics["split"]
+
+
+def test_what_is_no_repeat_is_refused(tmp_path: Path) -> None:
+    latents, table = cohort(tmp_path)
+    folds = dealt_anew(table, 1)
+    one = write_run(tmp_path / "one", table, DIAGNOSIS, logits(table, 1.0), folds)
+    same = write_run(tmp_path / "same", table, DIAGNOSIS, logits(table, 1.0, seed=2), FOLDS - 1 - folds)
+    fewer = write_run(tmp_path / "fewer", table, DIAGNOSIS, logits(table, 1.0), np.where(folds == 3, 0, folds))
+    other = write_run(tmp_path / "other", table, DIAGNOSIS, logits(table, 1.0), dealt_anew(table, 2))
+    identity = json.loads((other / "artefact.json").read_text())["identity"]
+    reseal(other, identity=identity | {"settings": {"width": 8}})
+    for run, message in (
+        (same, "holds out the same people together"),
+        (fewer, "in another number of folds"),
+        (other, "differs from .* in width, so it is no repeat of it"),
+    ):
+        with pytest.raises(UserError, match=message):
+            classify(tmp_path / "head", latents, heads=[{"kind": "run", "run": one, "again": [run]}])
+    again = write_run(tmp_path / "again", table, DIAGNOSIS, logits(table, 1.0), dealt_anew(table, 3))
+    with pytest.raises(UserError, match=r"is one of 1 training, and .* of 2"):
+        classify(tmp_path / "head", latents, heads=[{"kind": "run", "run": one, "again": [again]}, other])
+    with pytest.raises(ValueError, match="give one of them"):
+        classify(tmp_path / "head", latents, heads=[{"kind": "run", "run": one, "again": [again], "or_run": [same]}])
+
+
+def test_folds_of_a_cross_fitted_family_cannot_be_dealt_anew(tmp_path: Path) -> None:
+    values, table = people(shift=0.0)
+    family, seen = np.stack([values + k for k in range(FOLDS)]), [dict[str, str]() for _ in range(FOLDS)]
+    latents = write_latents(tmp_path / "latents", family, table, seen=seen)
+    runs = [
+        write_run(tmp_path / f"cnn{seed}", table, DIAGNOSIS, logits(table, 1.0, seed), dealt_anew(table, seed))
+        for seed in (1, 2)
+    ]
+    with pytest.raises(UserError, match="again= deals folds anew, but the latents are of a family of 4"):
+        classify(tmp_path / "head", latents, heads=[{"kind": "run", "run": runs[0], "again": runs[1:]}])
+
+
+def test_two_trainings_by_the_verb_are_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `gen3d train` writes them: they differ in the seed and in nothing else that counts."""
+    monkeypatch.setattr(classifier_module, "build_network", small_network)
+    prepared = write_cohort(tmp_path / "cohort", 15, 15, seed=4, effect=-0.6)
+    changes: dict[str, Any] = {"model": {"crop_around": [], "grid": None}, "optim": {"steps": 4}}
+    runs = [
+        Train.model_validate(classifier(prepared, tmp_path / f"cnn{seed}", **changes, seed=seed)).run()
+        for seed in (0, 1)
+    ]
+    shorter = Train.model_validate(
+        classifier(prepared, tmp_path / "shorter", **(changes | {"optim": {"steps": 3}}), seed=2)
+    )
+    head = {"kind": "run", "run": str(runs[0]), "again": [str(runs[1])]}
+    keys: dict[str, Any] = {"prepared": prepared, "target": "diagnosis", "voxels": False, **QUICK}
+    out = Classify.model_validate({**keys, "heads": [head], "out": tmp_path / "heads"}).run()
+    rows = pd.read_csv(out / "predictions.tsv", sep="\t")
+    rows = rows[rows["model"] == "cnn0"]
+    assert (rows.groupby("key")["repeat"].nunique() == 2).all()
+    assert (rows.groupby("key")["fold"].nunique() == 2).any(), "folds were dealt anew"
+    refused = Classify.model_validate(
+        {**keys, "heads": [{**head, "again": [str(shorter.run())]}], "out": tmp_path / "refused"}
+    )
+    with pytest.raises(UserError, match=r"differs from .* in optim, so it is no repeat"):
+        refused.run()

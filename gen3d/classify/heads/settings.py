@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gen3d.cohort.fusion_folder import Subset
 from gen3d.core.config import Config, Folder, Folders
@@ -108,6 +108,11 @@ class RunSettings(Config):
         description="further runs trained with folds=RUN, for instance with another orientation: in every fold the one with the "
         "lowest loss of its validation people is taken, who are never tested in that fold",
     )
+    again: Folders | None = Field(
+        None,
+        description="the same training with other seeds, and so in other folds: each is one more repeat of the cross-validation, "
+        "for every model of the study",
+    )
     subset: Subset = Field(
         "both", description="of a fusion of genetics and images: by what people have, or by genetics or images alone"
     )
@@ -123,6 +128,19 @@ class RunSettings(Config):
     def candidates(self) -> tuple[Path, ...]:
         """All runs that one is chosen from in every fold."""
         return (self.run, *(self.or_run or ()))
+
+    @property
+    def repeats(self) -> tuple[Path, ...]:
+        """A run per repeat of the cross-validation."""
+        return (self.run, *(self.again or ()))
+
+    @model_validator(mode="after")
+    def _one_way(self) -> RunSettings:
+        if self.or_run and self.again:
+            raise ValueError(
+                "or_run chooses between trainings in the same folds, and again adds folds; give one of them"
+            )
+        return self
 
 
 ContestantSettings = Annotated[

@@ -106,7 +106,11 @@ def network_sentences(networks: Sequence[Row], target: Target) -> list[str]:
     if not networks:
         return []
     first = networks[0]
-    sentences = [f"The folds are those in which {first['name']} was trained ({first['folds']}, once), for every model."]
+    repeats = int(first.get("repeats", 1))
+    times = "once" if repeats == 1 else f"{repeats} times with other seeds"
+    sentences = [
+        f"The folds are those in which {first['name']} was trained ({first['folds']}, {times}), for every model."
+    ]
     measure = MEASURES["mae" if target.task == "number" else "auc" if target.is_binary else "macro_auc"]
     for network in networks:
         if chosen := network.get("chosen"):

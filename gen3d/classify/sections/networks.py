@@ -15,10 +15,12 @@ def networks(models: Models) -> list[Any]:
     listed = models.head.networks
     if not listed:
         return []
+    repeats = int(_number(listed[0].get("repeats")) or 1)
+    times = "once" if repeats == 1 else f"in each of {repeats} trainings that differ in their seed"
     text = (
-        "A network was trained by `gen3d train`, fold by fold. Its folds are those of all models here, once: everybody is tested "
-        "by models that were fitted on the same people. Its probabilities are calibrated on validation people of the fold, who "
-        "chose the checkpoint and were not learned from. Hashes of everybody whom each network saw were compared with those of "
+        f"A network was trained by `gen3d train`, fold by fold. Its folds are those of all models here, {times}: everybody is "
+        "tested by models that were fitted on the same people. Its probabilities are calibrated on validation people of the fold, "
+        "who chose the checkpoint and were not learned from. Hashes of everybody whom each network saw were compared with those of "
         "the people it is tested on."
     )
     if any(network.get("twin") for network in listed):

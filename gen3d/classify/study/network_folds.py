@@ -30,6 +30,8 @@ class NetworkFolds:
 def network_folds(networks: Sequence[Network], features: Features, layout: Layout, target: Target) -> NetworkFolds:
     """Fold k tests the people whom member k of every network never saw, with models of the people whom it learned from.
 
+    Networks that were trained several times (`again`) have such folds in every repeat.
+
     `layout.blind` has a row per space of the latents: of a cross-fitted family, member k of the latents must not have seen
     the tested people of fold k either; those whom it saw are not tested.
 
@@ -38,36 +40,43 @@ def network_folds(networks: Sequence[Network], features: Features, layout: Layou
             without training people, or nobody to test.
     """
     tested = _shared_folds(networks, features)
-    count = networks[0].num_folds
+    each = networks[0].folds_each
     learned = np.asarray(np.stack([network.learned(features.table) for network in networks]).all(axis=0))
     blind = _blind(layout, networks[0])
-    notes = _who_is_missing(networks, features, tested, learned)
-    split = _in_two_folds(tested, layout.groups)
-    fine = (tested >= 0) & layout.testable & ~split
-    seen = fine & ~blind[np.maximum(tested, 0), np.arange(len(tested))]
+    notes = _who_is_missing(networks, features, tested[0], learned)
+    split = np.any([_in_two_folds(places, layout.groups) for places in tested], axis=0)
+    fine = (tested[0] >= 0) & layout.testable & ~split
+    scans = np.arange(tested.shape[1])
+    seen = fine & ~blind[np.maximum(tested, 0), scans].all(axis=0)
     notes += _left_out(features, split, "are one person with somebody of another fold")
     notes += _left_out(
         features, seen, "were seen by the model behind the latents in the fold in which they would be tested"
     )
     notes += _left_out(
-        features, (tested >= 0) & ~layout.testable & ~split, "may be trained on only, and are not tested"
+        features, (tested[0] >= 0) & ~layout.testable & ~split, "may be trained on only, and are not tested"
     )
     folds = []
-    for number in range(count):
-        test = np.flatnonzero(fine & ~seen & (tested == number))
-        held = np.isin(layout.groups, layout.groups[(tested == number)])
-        train = np.flatnonzero(learned[number] & ~held & layout.usable)
-        folds.append(StudyFold(0, number, number, train, test))
+    for member in range(networks[0].num_folds):
+        repeat, number = divmod(member, each)
+        test = np.flatnonzero(fine & ~seen & (tested[repeat] == member))
+        held = np.isin(layout.groups, layout.groups[(tested[repeat] == member)])
+        train = np.flatnonzero(learned[member] & ~held & layout.usable)
+        folds.append(StudyFold(repeat, number, member, train, test))
         require_all_classes(layout, folds[-1], target, f"fold {number + 1} of {networks[0].folder}")
     _some_of_every_class(folds, layout, target, networks[0])
     return NetworkFolds(tuple(folds), tuple(notes))
 
 
 def _shared_folds(networks: Sequence[Network], features: Features) -> Index:
-    """The fold of every scan, -1 where a network did not test it."""
+    """The fold of every scan in every repeat, [repeats, n]; -1 where a network did not test it."""
     first = networks[0]
     tested = first.fold_of(features.table)
     for other in networks[1:]:
+        if other.repeats != first.repeats:
+            raise UserError(
+                f"{other.folder}: is one of {spell.count(other.repeats, 'training')}, and {first.folder} of {first.repeats}, so "
+                "the two cannot be compared; give both as many runs in again=, in the same order and trained with the same folds=."
+            )
         theirs = other.fold_of(features.table)
         both = (tested >= 0) & (theirs >= 0)
         if other.num_folds != first.num_folds or (tested[both] != theirs[both]).any():
@@ -76,12 +85,17 @@ def _shared_folds(networks: Sequence[Network], features: Features) -> Index:
                 f"people; train it with folds={first.folder}."
             )
         tested = np.where(both, tested, -1)
-    return tested
+    return np.where((tested >= 0).all(axis=0), tested, -1)
 
 
 def _blind(layout: Layout, network: Network) -> NDArray[np.bool_]:
     """Whether the latents' model of each fold never saw a person, [folds, n]."""
     count, members = network.num_folds, len(layout.blind)
+    if members > 1 and network.repeats > 1:
+        raise UserError(
+            f"{network.folder}: again= deals folds anew, but the latents are of a family of {members} whose folds are fixed; give "
+            "latents of a run with cross_fit=1 that never saw these people, or none."
+        )
     if members not in (1, count):
         raise UserError(
             f"{network.folder}: has {count} folds, but the latents are of a family of {members}; train both with the same folds "

@@ -22,7 +22,8 @@ def network_records(question: Question, study: ClassifyStudy) -> list[Row]:
             "network": network.run.network,
             "form": network.run.form,
             "channels": list(network.run.channels),
-            "folds": network.num_folds,
+            "folds": network.folds_each,
+            "repeats": network.repeats,
             "chosen": list(network.choice),
             "validation": network.run.validation,
             "twin": network.twin_name if network.has_twin else None,
@@ -38,11 +39,11 @@ def network_records(question: Question, study: ClassifyStudy) -> list[Row]:
 def _tested(model: Contestant, members: tuple[ScoredMember, ...], study: ClassifyStudy) -> Row:
     """The statistic in the folds of these members, with the true labels of the tested people, and how many they are."""
     trained, outputs, rows, folds = {member.fold for member in members}, [], [], []
-    for fold in (fold for fold in study.folds if fold.number in trained):
+    for fold in (fold for fold in study.folds if fold.member in trained):
         fitted = fit(model, study, fold.member, fold.train)
         outputs.append(fitted.outputs(study.tested(model, fold.member, fold.test)))
         rows.append(fold.test)
-        folds.append(np.full(len(fold.test), fold.number))
+        folds.append(np.full(len(fold.test), fold.member))
     if not rows:
         return {"value": None, "num_people": 0}
     values, codes = np.concatenate(outputs), study.codes[np.concatenate(rows)]

@@ -20,6 +20,7 @@ from gen3d.classify.heads.settings import RunSettings
 from gen3d.cohort.fusion_folder import of_subset
 from gen3d.cohort.scores_chosen import chosen_in_each_fold
 from gen3d.cohort.scores_folder import MAIN, PERMUTED, TEST, TWIN, RunScores, ScoredMember, read_scores
+from gen3d.cohort.scores_repeated import repeated
 from gen3d.cohort.seen import identities, named
 from gen3d.cohort.target import Rows, Target, as_label
 from gen3d.core.errors import UserError
@@ -38,6 +39,8 @@ class Network:
     run: RunScores
     choice: tuple[str, ...] = ()
     """The run that was chosen in each fold, by its folder's name; empty where there was no choice."""
+    repeats: int = 1
+    """Trainings with other seeds, each with folds of its own; folds are counted through all of them."""
 
     @property
     def folder(self) -> Path:
@@ -51,8 +54,13 @@ class Network:
 
     @property
     def num_folds(self) -> int:
-        """Folds that it was trained in."""
+        """Folds that it was trained in, of all repeats."""
         return len(self.run.of(MAIN))
+
+    @property
+    def folds_each(self) -> int:
+        """Folds of one repeat."""
+        return self.num_folds // self.repeats
 
     @property
     def has_twin(self) -> bool:
@@ -95,12 +103,12 @@ class Network:
         return Rows(self.scores(member, table["key"].astype(str).tolist()), table)
 
     def fold_of(self, table: pd.DataFrame) -> Index:
-        """The fold in which each scan is tested, -1 for those without a score, [n].
+        """The fold in which each scan is tested in every repeat, -1 for those without a score, [repeats, n].
 
         Raises:
             UserError: a person whom a member of the fold was trained on or watched by, or who is tested in two folds.
         """
-        folds = np.full(len(table), -1, dtype=np.int64)
+        folds = np.full((self.repeats, len(table)), -1, dtype=np.int64)
         keys, blind = table["key"].astype(str), self.run.seen.blind(table)
         for member in self.run.members:
             tested = keys.isin(set(self.run.rows(member.index, TEST)["key"].astype(str))).to_numpy()
@@ -109,18 +117,20 @@ class Network:
                 people = table.loc[known, "subject"].astype(str).drop_duplicates().tolist()
                 raise UserError(
                     f"{self.folder}: {len(people)} people ({named(people)}) have scores as people who were held out from the "
-                    f"member {member.index} (fold {member.fold + 1}), which was trained on them or watched by them; {AGAIN}."
+                    f"member {member.index} (fold {member.fold % self.folds_each + 1}), which was trained on them or watched by "
+                    f"them; {AGAIN}."
                 )
             if member.variant == MAIN:
-                folds = self._set(folds, tested, member.fold, table)
+                repeat = member.fold // self.folds_each
+                folds[repeat] = self._set(folds[repeat], tested, member.fold, table)
         return folds
 
     def _set(self, folds: Index, tested: NDArray[np.bool_], fold: int, table: pd.DataFrame) -> Index:
         twice = tested & (folds >= 0)
         if twice.any():
             raise UserError(
-                f"{self.folder}: {table.loc[twice, 'subject'].iloc[0]} is tested in the folds {folds[twice][0] + 1} and "
-                f"{fold + 1}; {AGAIN}."
+                f"{self.folder}: {table.loc[twice, 'subject'].iloc[0]} is tested in the folds "
+                f"{folds[twice][0] % self.folds_each + 1} and {fold % self.folds_each + 1}; {AGAIN}."
             )
         return np.where(tested, fold, folds)
 
@@ -183,6 +193,9 @@ def open_networks(heads: Sequence[object]) -> tuple[Network, ...]:
 
 
 def _network(head: RunSettings) -> Network:
+    if head.again:
+        each = [of_subset(read_scores(folder), head.subset) for folder in head.repeats]
+        return Network(head.called, repeated(each), repeats=len(each))
     runs = [of_subset(read_scores(folder), head.subset) for folder in head.candidates]
     if len(runs) == 1:
         return Network(head.called, runs[0])

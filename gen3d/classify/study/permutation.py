@@ -110,9 +110,9 @@ def prepare(model: Contestant, study: ClassifyStudy) -> PermutationJob:
 
 
 def prepare_scores(model: Contestant, study: ClassifyStudy) -> ScoredJob:
-    """The calibrated outputs of a network for the tested scans; labels are permuted as by `prepare`."""
+    """The calibrated outputs of a network for the tested scans of the first repeat; labels are permuted as by `prepare`."""
     rows, outputs, place = [], [], np.full(len(study.codes), -1, dtype=np.int64)
-    for fold in study.folds:
+    for fold in (fold for fold in study.folds if fold.repeat == 0):
         fitted = fit(model, study, fold.member, fold.train)
         rows.append(fold.test)
         outputs.append(fitted.outputs(study.tested(model, fold.member, fold.test)))

@@ -157,7 +157,9 @@ class Question:
     def split_words(self) -> str:
         """`5 stratified folds by person, 2 times`."""
         if self.networks:
-            return f"the {len(self.folds)} folds in which {self.networks[0].name} was trained, once: folds and repeats are not used"
+            first = self.networks[0]
+            times = "once" if first.repeats == 1 else f"{first.repeats} times with other seeds"
+            return f"the {first.folds_each} folds in which {first.name} was trained, {times}: folds and repeats are not used"
         repeats = 1 + max(fold.repeat for fold in self.folds)
         kind = "sites left out one by one" if self.settings.split == "sites" else "stratified folds by person"
         return f"{len(self.folds) // repeats} {kind}, {repeats} times"
