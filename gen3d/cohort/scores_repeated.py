@@ -1,4 +1,4 @@
-"""Repeated cross-validation of a classifier: trainings that differ in their seed alone, and so in who is in which fold.
+"""Repeated cross-validation of a classifier: trainings that differ in who is in which fold, and in nothing else.
 
 How well a network does depends on which people were held out and on where its weights began. Each further training is one more
 repeat: everybody is tested once more, by a network that never saw the person (Kim 2009, Comput. Stat. Data Anal. 53).
@@ -18,7 +18,8 @@ from gen3d.core import words as spell
 from gen3d.core.artefact import record_of
 from gen3d.core.errors import UserError
 
-SEED = "seed"
+MAY_DIFFER = {"seed", "folds", "cross_fit"}
+"""What deals the folds: a seed and their number, or the run whose folds were taken."""
 ABSENT = object()
 
 
@@ -28,7 +29,7 @@ def repeated(runs: Sequence[RunScores]) -> RunScores:
     Permutations keep their numbers: one is made of the members of all repeats that have it.
 
     Raises:
-        UserError: trainings that differ in more than the seed, or that held out the same people together.
+        UserError: trainings that differ in more than seed and folds, or that held out the same people together.
     """
     first = runs[0]
     members: list[ScoredMember] = []
@@ -52,7 +53,7 @@ def _require_another_deal(first: RunScores, other: RunScores) -> None:
         UserError: it was trained otherwise, on other scans, or in the same folds.
     """
     one, two = _how_trained(first), _how_trained(other)
-    differ = sorted(name for name in {*one, *two} - {SEED} if one.get(name, ABSENT) != two.get(name, ABSENT))
+    differ = sorted(name for name in {*one, *two} - MAY_DIFFER if one.get(name, ABSENT) != two.get(name, ABSENT))
     if differ:
         raise UserError(
             f"{other.folder}: differs from {first.folder} in {spell.listed(differ)}, so it is no repeat of it; train it with the "
@@ -66,7 +67,7 @@ def _require_another_deal(first: RunScores, other: RunScores) -> None:
     if len({(fold, other.fold_of[subject]) for subject, fold in first.fold_of.items()}) == first.folds:
         raise UserError(
             f"{other.folder}: holds out the same people together as {first.folder}, so it is no repeat of the cross-validation; "
-            "train it with another seed=, and without folds=."
+            "train it with another seed=, or with the folds= of another repeat."
         )
 
 

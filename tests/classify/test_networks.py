@@ -484,15 +484,22 @@ def test_two_trainings_by_the_verb_are_repeats(tmp_path: Path, monkeypatch: pyte
     shorter = Train.model_validate(
         classifier(prepared, tmp_path / "shorter", **(changes | {"optim": {"steps": 3}}), seed=2)
     )
-    head = {"kind": "run", "run": str(runs[0]), "again": [str(runs[1])]}
+    others = [
+        Train.model_validate(
+            classifier(prepared, tmp_path / f"other{run.name}", **changes, cross_fit=1, folds=str(run))
+        ).run()
+        for run in runs
+    ]
+    heads = [{"kind": "run", "run": str(one), "again": [str(two)]} for one, two in (runs, others)]
     keys: dict[str, Any] = {"prepared": prepared, "target": "diagnosis", "voxels": False, **QUICK}
-    out = Classify.model_validate({**keys, "heads": [head], "out": tmp_path / "heads"}).run()
+    out = Classify.model_validate({**keys, "heads": heads, "out": tmp_path / "heads"}).run()
     rows = pd.read_csv(out / "predictions.tsv", sep="\t")
-    rows = rows[rows["model"] == "cnn0"]
-    assert (rows.groupby("key")["repeat"].nunique() == 2).all()
-    assert (rows.groupby("key")["fold"].nunique() == 2).any(), "folds were dealt anew"
+    tested = {name: rows[rows["model"] == name].set_index(["key", "repeat"])["fold"] for name in ("cnn0", "othercnn0")}
+    assert (tested["cnn0"].groupby("key").size() == 2).all()
+    assert (tested["cnn0"].groupby("key").nunique() == 2).any(), "folds were dealt anew"
+    pd.testing.assert_series_equal(tested["cnn0"].sort_index(), tested["othercnn0"].sort_index())
     refused = Classify.model_validate(
-        {**keys, "heads": [{**head, "again": [str(shorter.run())]}], "out": tmp_path / "refused"}
+        {**keys, "heads": [{**heads[0], "again": [str(shorter.run())]}], "out": tmp_path / "refused"}
     )
     with pytest.raises(UserError, match=r"differs from .* in optim, so it is no repeat"):
         refused.run()
