@@ -1,8 +1,8 @@
 """Does a map of where a network looks point at what was planted, and at nothing else? Hippocampi in one, the cerebellum in another.
 
 Simulated people of one seed: controls, people who lost a fifth of their hippocampi, and people who lost a seventh of their
-cerebellum. For each loss the same residual network of the log-Jacobian of the whole brain learns to tell the people from the
-controls, cross-fitted in three, with one retraining on permuted labels; each is explained by every method, for people whom its
+cerebellum. For each loss the same residual network of the log-Jacobian, of a crop that holds both, learns to tell the people from
+the controls, cross-fitted in three, with one retraining on permuted labels; each is explained by every method, for people whom its
 members never saw. Enrichment is tested in hippocampus, entorhinal cortex and cerebellum in both: the cerebellar network is the
 control of a map that shows the medial temporal lobe whatever was learned.
 
@@ -70,6 +70,8 @@ def training(prepared: Path, out: Path, loss: str, steps: int) -> dict[str, Any]
         "classes": ["none", loss],
         "network": {"kind": "resnet3d", "layers": 10},
         "intensity": "stored",
+        "crop_around": ["hippocampus", "cerebellar cortex"],
+        "shift": 2,
         "permuted": 1,
         "looks": 5,
     }
