@@ -19,6 +19,7 @@ from gen3d.core.errors import UserError
 from gen3d.core.result_folder import ResultFolder, picture_path
 from gen3d.core.tables import read_table
 from gen3d.explain.folder import ExplainedFolder
+from gen3d.explain.folder import map_path as attribution_path
 from gen3d.figures import names as wording
 from gen3d.forecast.folder import ForecastFolder
 from gen3d.forecast.folder import volume_path as forecast_path
@@ -347,7 +348,7 @@ def _explained(step: JobStep, artefact: Artefact, results: Results) -> Part:
     part = Part(f"{step.title}: {step.model}", list(folder.summary))
     layers = []
     for method in folder.methods:
-        path = artefact.folder / "maps" / f"{key}_{method}.nii.gz"
+        path = attribution_path(artefact.folder, key, method)
         if path.is_file():
             title = method.replace("_", " ")
             file = results.offer(f"{step.name}-{method}.nii.gz", path, f"Attribution, {title} (NIfTI)")

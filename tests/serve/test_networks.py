@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,13 +75,17 @@ def predicted(models: Path, home: Path) -> tuple[JobStep, Part]:
     return step, part
 
 
-def test_a_classifier_predicts_the_scan_and_says_what_it_was_worth(
-    models: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(classifier_module, "build_network", small_network)
+@pytest.fixture(scope="module")
+def network(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A small classifier of diagnosis."""
     changes: dict[str, Any] = {"model": {"crop_around": [], "grid": None}, "optim": {"steps": 40}}
-    run = Train.model_validate(classifier(labelled, tmp_path / "cnn", **changes)).run()
-    _, part = predicted(served_with(models, run, tmp_path / "models"), tmp_path / "job")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier_module, "build_network", small_network)
+        yield Train.model_validate(classifier(labelled, tmp_path_factory.mktemp("runs") / "cnn", **changes)).run()
+
+
+def test_a_classifier_predicts_the_scan_and_says_what_it_was_worth(models: Path, network: Path, tmp_path: Path) -> None:
+    _, part = predicted(served_with(models, network, tmp_path / "models"), tmp_path / "job")
     assert part.title == "Prediction of diagnosis: cnn"
     said = " ".join([*part.sentences, *part.warnings])
     chance = {name: float(text.rstrip(" %")) for name, text in part.rows}
@@ -92,13 +97,10 @@ def test_a_classifier_predicts_the_scan_and_says_what_it_was_worth(
 
 
 def test_where_a_classifier_looks_is_laid_over_the_scan(
-    models: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Path, network: Path, labelled: Path, tmp_path: Path
 ) -> None:
     """With people of its labels among the models, and the label of the scan known."""
-    monkeypatch.setattr(classifier_module, "build_network", small_network)
-    changes: dict[str, Any] = {"model": {"crop_around": [], "grid": None}, "optim": {"steps": 40}}
-    run = Train.model_validate(classifier(labelled, tmp_path / "cnn", **changes)).run()
-    folder = served_with(models, run, tmp_path / "models")
+    folder = served_with(models, network, tmp_path / "models")
     shutil.copytree(labelled, folder / "people", copy_function=shutil.copy2)
     _, results = ran(folder, tmp_path / "job", "explain", {"diagnosis": "AD"})
     (part,) = [part for part in results.parts if part.title.startswith("Where the classifier")]
