@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-T1W, LOG_JACOBIAN = "t1w", "log_jacobian"
-"""The volumes of a prepared scan."""
+T1W, LOG_JACOBIAN, MODULATED = "t1w", "log_jacobian", "modulated_density"
+"""The volumes of a prepared scan; the last one is stored where it was asked for."""
+
+DEFORMED = (LOG_JACOBIAN, MODULATED)
+"""Volumes that live on the template's voxels; the T1w lives in the affinely aligned scan."""
 
 DATA_RANGE = 1.2
 """Range of T1w values in a prepared brain: background 0, white matter 1, vessels and fat a little more."""

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gen3d.cohort.channels import MODULATED
 from gen3d.cohort.manifest import FILE, check_split, read_manifest, write_manifest
 from gen3d.cohort.scan_hash import refuse_one_scan_twice
 from gen3d.core.artefact import digest, file_digest, read
@@ -140,9 +141,10 @@ class Prepared:
         """Refuse channels that were not prepared."""
         missing = [channel for channel in channels if channel not in self.plan.channels]
         if missing:
+            setting = "density_channel" if MODULATED in missing else "deformation_channel"
             raise UserError(
                 f"{self.folders[0]}: has no channel {', '.join(missing)}, only {', '.join(self.plan.channels)}; "
-                "name channels it has, or prepare again with the deformation channel."
+                f"name channels it has, or prepare again with {setting}=true."
             )
 
 

@@ -129,6 +129,11 @@ def _prepare(artefact: Artefact) -> str:
             " The template was deformed to each scan by diffeomorphic registration [demons]; the logarithm of its Jacobian "
             "determinant is local volume."
         )
+    if config.get("density_channel", False):
+        text += (
+            " Grey matter, by a mixture of three tissues with the template's maps as priors, was brought to the template and "
+            "multiplied by local volume [vbm]."
+        )
     return f"{text} Each scan got a verdict of quality, and scans with the verdict exclude were left out."
 
 

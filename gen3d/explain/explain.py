@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gen3d.cohort.channels import LOG_JACOBIAN, T1W
+from gen3d.cohort.channels import DEFORMED, T1W
 from gen3d.cohort.labels import label as file_label
 from gen3d.core import words as spell
 from gen3d.core.disk import remove_folder, write_whole
@@ -188,7 +188,7 @@ class Explain(ExplainingVerb):
             if native is None or not missing:
                 continue
             inverse = None
-            if ready.run.channels == (LOG_JACOBIAN,):
+            if set(ready.run.channels) <= set(DEFORMED):
                 inverse = inverse_of(deform(ready.prepared.volume(task.key, T1W), plan).displacement)
             for method in missing:
                 volume = read_map(map_path(self.out, task.key, method))

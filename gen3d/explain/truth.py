@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_gradient_magnitude
 
-from gen3d.cohort.channels import LOG_JACOBIAN
+from gen3d.cohort.channels import DEFORMED
 from gen3d.cohort.manifest import HEALTHY, NULL
 from gen3d.core.artefact import read
 from gen3d.core.tables import Row
@@ -59,7 +59,7 @@ class PlantedTruth:
         if key not in self._tables:
             return None
         folder = self._tables[key][0]
-        if LOG_JACOBIAN in channels:
+        if set(DEFORMED) & set(channels):
             path = log_jacobian_path(folder, key)
             return np.abs(read_map(path)) > self.changed_log_jacobian if path.is_file() else None
         path = changed_path(folder, key)

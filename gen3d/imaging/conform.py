@@ -24,6 +24,7 @@ from gen3d.imaging.brainmask import (
     tool_mask,
 )
 from gen3d.imaging.deformation import warp
+from gen3d.imaging.density import modulated_density
 from gen3d.imaging.intensity import TissueLevels, apply_tissue_rule, tissue_levels
 from gen3d.imaging.network_mask import LEAST_OVERLAP, NETWORK_MASKS, BrainNetwork, overlap_with_template, proposed
 from gen3d.imaging.orientation import OrientationRule
@@ -64,6 +65,7 @@ class Conformed:
 
     t1w: Floats
     log_jacobian: Floats | None
+    density: Floats | None
     brain: NDArray[np.bool_]
     template_to_scan: NDArray[np.float64]
     scan_affine: NDArray[np.float64]
@@ -129,9 +131,12 @@ def conform(
         "num_starts": alignment.num_starts,
         **(deformation.quality if deformation else {}),
     }
-    log_jacobian = deformation.log_jacobian if deformation else None
+    log_jacobian, density = None, None
+    if deformation is not None:
+        log_jacobian = deformation.log_jacobian
+        density = modulated_density(t1w, deformation, template) if "modulated_density" in plan.channels else None
     return Conformed(
-        t1w * template.mask, log_jacobian, brain, matrix, stored.affine, stored.data, measures, stored.assumed
+        t1w * template.mask, log_jacobian, density, brain, matrix, stored.affine, stored.data, measures, stored.assumed
     )
 
 

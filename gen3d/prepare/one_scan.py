@@ -182,6 +182,8 @@ def _store(task: ScanTask, done: Conformed) -> None:
     store(volumes / f"{task.key}_t1w.nii", done.t1w, task.plan.matrix)
     if done.log_jacobian is not None:
         store(volumes / f"{task.key}_log_jacobian.nii", done.log_jacobian, task.plan.matrix)
+    if done.density is not None:
+        store(volumes / f"{task.key}_modulated_density.nii", done.density, task.plan.matrix)
     transform = {
         "affine_template_to_scan": done.template_to_scan.tolist(),
         "scan": str(task.source),

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from gen3d.cohort.channels import LOG_JACOBIAN, MODULATED, T1W
 from gen3d.cohort.folder import UNMATCHED, VERDICTS, write_cohort
 from gen3d.cohort.manifest import SCAN_HASH, Split, assign_roles
 from gen3d.cohort.regions import region_table, regions_on
@@ -83,6 +84,11 @@ class Prepare(FolderVerb):
     deformation: DeformationSettings = Field(
         default_factory=DeformationSettings, description="settings of that deformation"
     )
+    density_channel: bool = Field(
+        False,
+        description="store modulated_density too: grey matter on the template's voxels times local volume, for "
+        "networks (channels=[modulated_density])",
+    )
     divisible_by: int = Field(
         8,
         ge=1,
@@ -108,6 +114,18 @@ class Prepare(FolderVerb):
         default_factory=Split, description="shares of the control subjects for training, calibration and test"
     )
     workers: int = execution(0, "scans processed at a time; 0: one per core", ge=0)
+
+    @model_validator(mode="after")
+    def _density_needs_deformation(self) -> Prepare:
+        if self.density_channel and not self.deformation_channel:
+            raise ValueError(
+                "density_channel multiplies grey matter by local volume: it needs deformation_channel=true"
+            )
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """As of every verb; the channel that is not asked for is not named, as before there was one."""
+        return {name: value for name, value in super().settings().items() if name != "density_channel" or value}
 
     def reads(self) -> Inputs:
         """The folders and tables of scans."""
@@ -190,7 +208,8 @@ class Prepare(FolderVerb):
 
     def grid(self) -> GridPlan:
         """The plan that these settings make."""
-        channels = ("t1w", "log_jacobian") if self.deformation_channel else ("t1w",)
+        channels: tuple[str, ...] = (T1W, LOG_JACOBIAN) if self.deformation_channel else (T1W,)
+        channels += (MODULATED,) if self.density_channel else ()
         settings = self.deformation.model_dump(mode="json") if self.deformation_channel else {}
         return plan_grid(
             self.spacing_mm,

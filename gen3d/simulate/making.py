@@ -11,6 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from gen3d.cohort.channels import LOG_JACOBIAN, MODULATED, T1W
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.screening_picture import draw
 from gen3d.core.artefact import write_json
@@ -18,8 +19,9 @@ from gen3d.core.disk import writing
 from gen3d.core.errors import UserError
 from gen3d.core.pool import KeptRows, kept_or_made, num_workers
 from gen3d.core.tables import Row
-from gen3d.imaging.intensity import TissueLevels, apply_tissue_rule
-from gen3d.imaging.registration import deformation_channel
+from gen3d.imaging.density import modulated_density
+from gen3d.imaging.intensity import apply_tissue_rule
+from gen3d.imaging.registration import deform
 from gen3d.imaging.similarity import measure
 from gen3d.imaging.template import template_on
 from gen3d.imaging.volume import store
@@ -31,7 +33,7 @@ from gen3d.simulate.label_maps import template_to_scan
 from gen3d.simulate.lesion_masks import LesionMask
 from gen3d.simulate.people import NONE
 from gen3d.simulate.person import ScanTruth, SimulatedPerson, make_person
-from gen3d.simulate.planting import Base, channels_of, plant
+from gen3d.simulate.planting import Base, Channels, channels_of, plant
 from gen3d.simulate.visits import Comer, Course, RepeatedPerson, scan_at
 
 CACHE = ".people"
@@ -157,8 +159,11 @@ def _keep_simulated(
     """What prepare would make of the scan, stored."""
     plan = cohort.space.plan
     t1w, levels = apply_tissue_rule(simulated.scan, template_on(plan), simulated.brain)
-    log_jacobian, quality = deformation_channel(t1w, plan)
-    scan = SimulatedScan(t1w, log_jacobian, simulated.brain, levels, _alignment(cohort, person), quality, "simulated")
+    deformation, density = deform(t1w, plan), None
+    if MODULATED in plan.channels:
+        density = modulated_density(t1w, deformation, template_on(plan))
+    volumes = Channels(t1w, deformation.log_jacobian, density, levels, deformation.quality)
+    scan = SimulatedScan(volumes, simulated.brain, _alignment(cohort, person), "simulated")
     return _keep(
         cohort,
         str(person["key"]),
@@ -182,8 +187,8 @@ def simulate_twins(cohort: SimulatedCohort, twins: Sequence[Row]) -> Iterator[Ro
     key = str(twins[0]["base"])
     folder = Path(str(cohort.bases.row(key)["folder"]))
     alignment = template_to_scan(folder, key)
-    log_jacobian = cohort.bases.volume(key, "log_jacobian") if "log_jacobian" in cohort.space.plan.channels else None
-    base = Base(key, cohort.bases.volume(key, "t1w"), log_jacobian, cohort.space, alignment)
+    stored = {name: cohort.bases.volume(key, name) for name in cohort.space.plan.channels}
+    base = Base(key, stored[T1W], stored.get(LOG_JACOBIAN), cohort.space, alignment, stored.get(MODULATED))
     affine = np.eye(4) if alignment is None else alignment
     for twin in twins:
         start, name, severity = time.monotonic(), str(twin["condition"]), float(twin["severity"])
@@ -193,7 +198,7 @@ def simulate_twins(cohort: SimulatedCohort, twins: Sequence[Row]) -> Iterator[Ro
             yield {"key": str(twin["key"]), "condition": name, "left_out": f"{key}: no twin with {name} ({error})"}
             continue
         seen = channels_of(base, planted)
-        scan = SimulatedScan(seen.t1w, seen.log_jacobian, planted.brain, seen.levels, affine, seen.quality, "planted")
+        scan = SimulatedScan(seen, planted.brain, affine, "planted")
         noise = {"noise_level": round(base.noise.level, 5)}
         noise["noise_correlation"] = round(float(np.mean(base.noise.correlation)), 3)
         yield _keep(cohort, str(twin["key"]), scan, planted.truth, start, {"volume_ml": {}, "planting": noise})
@@ -203,12 +208,9 @@ def simulate_twins(cohort: SimulatedCohort, twins: Sequence[Row]) -> Iterator[Ro
 class SimulatedScan:
     """A finished scan on the grid, and what its screening row needs."""
 
-    t1w: NDArray[np.float32]
-    log_jacobian: NDArray[np.float32] | None
+    volumes: Channels
     brain: NDArray[np.bool_]
-    levels: TissueLevels
     affine: NDArray[np.float64]
-    quality: dict[str, float]
     source: str
 
 
@@ -221,8 +223,10 @@ def _keep(cohort: SimulatedCohort, key: str, scan: SimulatedScan, truth: ScanTru
             "key": key,
             "source": scan.source,
             "failure": "",
-            **measure(scan.t1w, scan.brain, template, plan.spacing_mm, scan.affine, float("nan"), scan.levels),
-            **scan.quality,
+            **measure(
+                scan.volumes.t1w, scan.brain, template, plan.spacing_mm, scan.affine, float("nan"), scan.volumes.levels
+            ),
+            **scan.volumes.quality,
         },
         "truth": {
             "key": key,
@@ -255,10 +259,10 @@ def _alignment(cohort: SimulatedCohort, person: Row) -> NDArray[np.float64]:
 def _store(cohort: SimulatedCohort, key: str, scan: SimulatedScan, truth: ScanTruth) -> None:
     plan, out = cohort.space.plan, cohort.out
     mask = template_on(plan).mask
-    t1w = scan.t1w * mask
-    store(out / "volumes" / f"{key}_t1w.nii", t1w, plan.matrix)
-    if scan.log_jacobian is not None:
-        store(out / "volumes" / f"{key}_log_jacobian.nii", scan.log_jacobian, plan.matrix)
+    t1w, log_jacobian = scan.volumes.t1w * mask, scan.volumes.log_jacobian
+    for name, volume in ((T1W, t1w), (LOG_JACOBIAN, log_jacobian), (MODULATED, scan.volumes.density)):
+        if volume is not None:
+            store(out / "volumes" / f"{key}_{name}.nii", volume, plan.matrix)
     write_truth_volumes(out, key, truth.log_jacobian, truth.changed, plan.matrix)
     transform = {
         "affine_template_to_scan": scan.affine.tolist(),
@@ -269,4 +273,4 @@ def _store(cohort: SimulatedCohort, key: str, scan: SimulatedScan, truth: ScanTr
     }
     write_json(out / "transforms" / f"{key}.json", transform)
     if cohort.figures:
-        draw(out / "figures" / f"{key}.png", t1w, scan.log_jacobian, mask, plan)
+        draw(out / "figures" / f"{key}.png", t1w, log_jacobian, mask, plan)

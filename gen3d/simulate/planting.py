@@ -16,6 +16,7 @@ from gen3d.cohort.regions import all_regions
 from gen3d.core.errors import UserError
 from gen3d.imaging import deformation
 from gen3d.imaging.conform import levels_under
+from gen3d.imaging.density import modulated_density
 from gen3d.imaging.intensity import LIMITS, TissueLevels
 from gen3d.imaging.registration import MINIMUM_JACOBIAN, Deformation, deform
 from gen3d.imaging.template import template_on
@@ -56,7 +57,7 @@ class Planted:
 class Base:
     """A healthy scan on the grid from which twins are made; what is costly is computed once, when it is first needed.
 
-    ``scan`` and ``log_jacobian`` are its stored volumes (white matter 1, background 0; None without the channel);
+    ``scan``, ``log_jacobian`` and ``density`` are its stored volumes (white matter 1, background 0; None without the channel);
     ``template_to_scan`` is the matrix that prepare kept, which only label maps need.
     """
 
@@ -67,8 +68,9 @@ class Base:
         log_jacobian: Floats | None,
         space: AnatomySpace,
         template_to_scan: NDArray[np.float64] | None = None,
+        density: Floats | None = None,
     ) -> None:
-        self.key, self.scan, self.log_jacobian = key, scan, log_jacobian
+        self.key, self.scan, self.log_jacobian, self.density = key, scan, log_jacobian, density
         self.space, self.template_to_scan = space, template_to_scan
 
     @cached_property
@@ -165,10 +167,11 @@ def plant(
 
 @dataclass(frozen=True)
 class Channels:
-    """The stored volumes of a twin [X, Y, Z], its tissue levels, and the quality of its registration."""
+    """The stored volumes of a scan [X, Y, Z], its tissue levels, and the quality of its registration."""
 
     t1w: Floats
     log_jacobian: Floats | None
+    density: Floats | None
     levels: TissueLevels
     quality: dict[str, float]
 
@@ -187,11 +190,15 @@ def channels_of(base: Base, planted: Planted) -> Channels:
     t1w = np.where(planted.brain, np.clip(known.white + slope * (planted.scan - levels.white), *LIMITS), 0)
     t1w = (t1w * template.mask).astype(np.float32)
     if base.log_jacobian is None:
-        return Channels(t1w, None, levels, {})
+        return Channels(t1w, None, None, levels, {})
     log_jacobian = base.log_jacobian + deformation.log_jacobian - base.deformation.log_jacobian
     log_jacobian = np.where(template.mask, np.maximum(log_jacobian, np.log(MINIMUM_JACOBIAN)), 0).astype(np.float32)
     quality = deformation.quality | {"log_jacobian_sd": float(log_jacobian[template.mask].std())}
-    return Channels(t1w, log_jacobian, levels, quality)
+    density = None
+    if base.density is not None:
+        own = modulated_density(base.reference, base.deformation, template)
+        density = np.maximum(base.density + modulated_density(t1w, deformation, template) - own, 0)
+    return Channels(t1w, log_jacobian, density, levels, quality)
 
 
 def _change_volumes(

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
+from gen3d.cohort.channels import LOG_JACOBIAN, MODULATED, T1W
 from gen3d.cohort.folder import VERDICTS, Prepared, open_prepared, write_cohort
 from gen3d.cohort.manifest import SCAN_HASH, Split, assign_roles
 from gen3d.cohort.regions import region_table, regions_on
@@ -158,6 +159,9 @@ class Simulate(FolderVerb):
     deformation: DeformationSettings = Field(
         default_factory=DeformationSettings, description="settings of the deformation channel, as in prepare"
     )
+    density_channel: bool = Field(
+        False, description="store modulated_density too, as in prepare; with base: it is stored where the base has it"
+    )
     split: Split = Field(
         default_factory=Split, description="shares of the control subjects for training, calibration and test"
     )
@@ -175,6 +179,8 @@ class Simulate(FolderVerb):
             raise ValueError(f"`{NONE}` is the name of the healthy people; give the condition another name.")
         if self.base and (self.longitudinal or self.visits):
             raise ValueError("second sessions need simulated anatomy: give longitudinal=0 and no visits, or no base.")
+        if self.base and self.density_channel:
+            raise ValueError("twins have the channels of their base: leave density_channel out, or base.")
         if self.base and self.genotypes:
             raise ValueError("genotypes are those of simulated people: give genotypes, or base.")
         if self.genotypes and 2 * self.genotypes.siblings > (self.subjects or DEFAULT_SUBJECTS):
@@ -221,6 +227,10 @@ class Simulate(FolderVerb):
         short = [short_name(name) for name in self.conditions]
         if self.base and (len(set(short)) < len(short) or "" in short):
             raise ValueError("with base, names of conditions must differ in their letters and digits.")
+
+    def settings(self) -> dict[str, Any]:
+        """As of every verb; the channel that is not asked for is not named, as before there was one."""
+        return {name: value for name, value in super().settings().items() if name != "density_channel" or value}
 
     def reads(self) -> Inputs:
         """The scans that conditions are planted in, if any."""
@@ -297,7 +307,7 @@ class Simulate(FolderVerb):
         return plan_grid(
             self.spacing_mm,
             self.divisible_by,
-            channels=("t1w", "log_jacobian"),
+            channels=(T1W, LOG_JACOBIAN, MODULATED) if self.density_channel else (T1W, LOG_JACOBIAN),
             deformation=self.deformation.model_dump(mode="json"),
         )
 

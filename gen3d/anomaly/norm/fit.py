@@ -29,7 +29,7 @@ from gen3d.anomaly.norm.folder import (
     write_norm,
 )
 from gen3d.anomaly.settings import CalibratingVerb
-from gen3d.cohort.channels import Channel
+from gen3d.cohort.channels import LOG_JACOBIAN, MODULATED, Channel
 from gen3d.cohort.folder import Prepared
 from gen3d.cohort.seen import SeenBy
 from gen3d.core.artefact import read
@@ -189,8 +189,9 @@ def prepare_settings(prepared: Prepared) -> dict[str, Any]:
         "spacing_mm": plan.spacing_mm,
         "degrees_of_freedom": plan.degrees_of_freedom,
         "divisible_by": plan.divisible_by,
-        "deformation_channel": "log_jacobian" in plan.channels,
+        "deformation_channel": LOG_JACOBIAN in plan.channels,
     }
+    settings |= {"density_channel": True} if MODULATED in plan.channels else {}
     settings |= {"deformation": plan.deformation} if plan.deformation else {}
     given = artefact.config if artefact.verb == "prepare" else {}
     return settings | {name: given[name] for name in OF_PREPARE if name in given}
