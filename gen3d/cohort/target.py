@@ -35,6 +35,14 @@ class Target:
         return self.task != "number" and len(self.classes) == 2
 
     @property
+    def graded(self) -> bool:
+        """Whether the classes are grades: ordered ones, or categories whose names are ascending numbers, as those of the CDR."""
+        if self.task != "categories":
+            return self.task == "ordered"
+        values = pd.to_numeric(pd.Series(self.classes, dtype=object), errors="coerce").to_numpy(dtype=np.float64)
+        return len(values) > 2 and bool(np.isfinite(values).all() and (np.diff(values) > 0).all())
+
+    @property
     def num_outputs(self) -> int:
         """Columns of a prediction: one per class, or 1 for a number."""
         return len(self.classes) if self.classes else 1

@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gen3d.core.disk import whole_file, writing
 from gen3d.core.errors import UserError
-from gen3d.exports.folder import AGAIN, PACKAGE, ExportedModel, check_view, member_path
+from gen3d.exports.folder import AGAIN, ONNX, PACKAGE, ExportedModel, check_view, member_path
 
 Scorer = Callable[[Tensor, Tensor | None], Tensor]
 """Views [B, C, *size], and ages in years [B] or None -> scores [B, num_scores]."""
@@ -202,7 +202,33 @@ def open_package(model: ExportedModel, member: int) -> Scorer:
     path, entry = member_path(model.folder, member, PACKAGE), model.member(member)
     if not path.is_file():
         raise UserError(f"{path}: no compiled package is there; {AGAIN} with formats=[compiled].")
-    scorer = package_scorer(path)
+    return _as_the_network(package_scorer(path), path, model, entry)
+
+
+def open_onnx(model: ExportedModel, member: int) -> Scorer:
+    """A member's ONNX file in ONNX Runtime, compared with the network it was made from.
+
+    Raises:
+        UserError: not there, no ONNX, or giving other scores than the network.
+    """
+    require_onnx()
+    path, entry = member_path(model.folder, member, ONNX), model.member(member)
+    if not path.is_file():
+        raise UserError(f"{path}: no ONNX file is there; {AGAIN} with formats=[onnx].")
+    try:
+        scorer = onnx_scorer(path)
+    except Exception as error:  # whatever the runtime raises at a damaged file
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: damaged ({reason}); {AGAIN}.") from None
+    return _as_the_network(scorer, path, model, entry)
+
+
+def _as_the_network(scorer: Scorer, path: Path, model: ExportedModel, entry: Mapping[str, Any]) -> Scorer:
+    """The scorer, if it gives the scores that were kept of its network.
+
+    Raises:
+        UserError: it does not.
+    """
     known = torch.tensor(entry["check_scores"])
     views = torch.from_numpy(
         check_view(len(known), len(model.description["channels"]), model.description["window"]["size"])

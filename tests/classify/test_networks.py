@@ -290,6 +290,10 @@ def test_ordered_grades_and_numbers_of_a_network(tmp_path: Path) -> None:
     metrics = classify(tmp_path / "h", latents, heads=[grades], target="grade", covariates=["sex"], volumes=[])
     assert performance(metrics, "grades", "kappa")["value"] > 0.7
     assert metrics["target"]["task"] == "ordered"  # as the network was trained
+    scores = np.stack([-np.abs(latent - place) * 3 for place in range(3)], axis=1)
+    named = write_run(tmp_path / "named", table, Target("grade", "categories", ("0", "1", "2")), scores, folds)
+    metrics = classify(tmp_path / "n", latents, heads=[named], target="grade", covariates=["sex"], volumes=[])
+    assert performance(metrics, "named", "kappa")["value"] > 0.7  # grades all the same
     ages = table[["age_years"]].to_numpy() + 2 * generator.standard_normal((NUM, 1))
     age = write_run(tmp_path / "age", table, Target("age_years", "number"), ages, folds)
     metrics = classify(tmp_path / "a", latents, heads=[age], target="age_years", covariates=["sex"], volumes=[])

@@ -25,7 +25,7 @@ from gen3d.core.artefact import write_record
 from gen3d.core.errors import UserError
 from gen3d.exports.folder import check_view, read_model, write_floats, write_index
 from gen3d.exports.model import ExportModel
-from gen3d.exports.model_compiled import open_package
+from gen3d.exports.model_compiled import open_onnx, open_package
 from gen3d.exports.model_networks import FEWEST_TO_CALIBRATE, open_exported, problems
 from gen3d.models.normative.voxelwise import VoxelwiseConfig
 from gen3d.models.run import load_run
@@ -83,8 +83,7 @@ def test_files_are_compared_when_written_and_when_opened(exported: Path, run: Pa
     with torch.no_grad():
         expected = network(views)
     torch.testing.assert_close(open_package(model, 1)(views, None), expected, rtol=1e-4, atol=1e-5)
-    session = onnxruntime.InferenceSession(str(exported / entry["onnx"]["file"]))
-    np.testing.assert_allclose(session.run(None, {"views": views.numpy()})[0], expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(open_onnx(model, 1)(views, None), expected, rtol=1e-3, atol=1e-5)
     assert (expected[0] - expected[1]).abs().max() > 1e-4, "the scores depend on the views"
 
 
@@ -184,6 +183,23 @@ def test_python_refuses_packages_of_another_torch_processor_or_network(exported:
         (folder / "model.json").write_text(json.dumps(described | change))
         with pytest.raises(UserError, match=sentence):
             open_package(read_model(reseal(folder)), 1)
+
+
+def test_python_refuses_onnx_of_another_network_a_damaged_and_an_absent_one(exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(exported, folder)
+    described = json.loads((folder / "model.json").read_text())
+    wrong = described["members"][0] | {"check_scores": [[9.0, 9.0]]}
+    (folder / "model.json").write_text(json.dumps(described | {"members": [wrong]}))
+    with pytest.raises(UserError, match="gives other scores than the network"):
+        open_onnx(read_model(reseal(folder)), 1)
+    path = folder / described["members"][0]["onnx"]["file"]
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"model\.onnx: damaged"):
+        open_onnx(read_model(reseal(folder)), 1)
+    path.unlink()
+    with pytest.raises(UserError, match="no ONNX file is there"):
+        open_onnx(read_model(reseal(folder)), 1)
 
 
 def changed(exported: Path, folder: Path, scan: str, members: list[int], changes: dict[str, Any]) -> Path:

@@ -246,8 +246,9 @@ def _multiclass_rows(model: ModelPredictions, areas: Areas, bootstrap: Bootstrap
         ("brier", brier(bootstrap, model.outputs, np.eye(len(names))[truth], share)),
         ("ece", expected_calibration_error(bootstrap, top, right, share, num_bins)),
     ]
-    if model.target.task == "ordered":
+    if model.target.graded:
         intervals.append(("kappa", quadratic_kappa(bootstrap, truth, answer, share)))
+    if model.target.task == "ordered":
         grades = model.outputs @ np.arange(len(names), dtype=np.float64)
         intervals.append(("mean_absolute_grade_error", mean_absolute_error(bootstrap, model.truth, grades, share)))
     rows = [measure_row(model, measure, interval) for measure, interval in intervals]
