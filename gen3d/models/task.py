@@ -73,6 +73,13 @@ class Task(nn.Module, ABC):
         """Their learning rate at this step, as a share of that of the others."""
         return 1.0
 
+    def rate_share(self, step: int) -> float:
+        """Learning rate of everything at this step, as a share of the optimiser's own."""
+        return 1.0
+
+    def compute_once(self) -> None:
+        """On the meta device, what is computed of one volume before the first step, for the plan of the memory."""
+
     def complete(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The model's whole state, given that of the module that the player `model` changes."""
         return tensors

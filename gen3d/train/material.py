@@ -121,6 +121,10 @@ class TrainingMaterial(ABC):
         """The model's settings with what only the material knows."""
         return model
 
+    def planned(self, model: Model) -> Model:
+        """A model on the meta device as a step of the training meets it."""
+        return model
+
     def prepare(self, processes: Processes) -> None:  # noqa: B027 (most materials need nothing)
         """Compute once what is read in every step; every process calls it."""
 

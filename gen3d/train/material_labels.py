@@ -157,6 +157,13 @@ class LabelledMaterial(ScoredMaterial):
             )
             model.cached_shape = self._feature_shape
 
+    def planned(self, model: Model) -> Model:
+        """Steps read the features of a cached trunk, not scans."""
+        assert isinstance(model, Classifier)
+        if self.caches_trunk:
+            model.cached_shape = self._feature_shape
+        return model
+
     @property
     def caches_trunk(self) -> bool:
         """Whether stages stay as they are for the whole training and meet the same volumes in every epoch."""

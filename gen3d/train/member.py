@@ -117,7 +117,7 @@ class Member:
             share=(processes.rank, processes.num),
         )
         try:
-            with self._log(model) as log:
+            with self._log(model, engine) as log:
                 looks = self._looks(log, engine)
                 run_loop(engine, batches, first_step, optim.steps, optim.skip_limit, looks or log, checkpoints)
             exported = looks.best_weights() if looks is not None else engine.export()
@@ -135,7 +135,7 @@ class Member:
         keeping = Keeping(folder, self._checkpoints.folder, self.material.plan.key, settings.model.kind)
         return Looks(log, self.material.look_steps(self.index, settings.optim.steps), judge, keeping, engine)
 
-    def _log(self, model: Model) -> TrainLog:
+    def _log(self, model: Model, engine: Engine) -> TrainLog:
         settings = self.settings
         return TrainLog(
             settings.out,
@@ -145,7 +145,7 @@ class Member:
             batch_size=settings.optim.batch_size,
             every=settings.log_every,
             picture_every=settings.picture_every,
-            rate_at=settings.optim.rate_at,
+            rate_at=engine.rate_at,
             paint=self.material.painter(model, self.rows, settings.model.kind, settings.seed),
             tracking=self.tracking,
         )

@@ -49,6 +49,11 @@ class OptimConfig(Config):
     )
 
     @property
+    def num_moments(self) -> int:
+        """Values that the optimiser keeps of every weight."""
+        return 1 if self.method == "sgd" else 2
+
+    @property
     def peak_rate(self) -> float:
         """Peak learning rate of this batch size (Goyal et al. 2017 for linear, Krizhevsky 2014 for sqrt)."""
         growth = self.batch_size / self.rate_batch_size

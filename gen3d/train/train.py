@@ -167,7 +167,8 @@ class Train(TrainSettings):
         def build(config: Any) -> Any:
             config = material.completed(config)
             config.check(material.plan, num_scans)
-            return config.task_of(config.build(material.plan, material.channels, material.blank, 1), self.optim.steps)
+            model = material.planned(config.build(material.plan, material.channels, material.blank, 1))
+            return config.task_of(model, self.optim.steps)
 
         step = step_settings(self.model, self.optim, self.engine, launched().num)
         return plan_step(step, build, num_scans, self.engine.memory_gib).sentences()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -326,6 +328,7 @@ def test_settings_that_do_not_go_together_are_a_sentence(sentence: str, people: 
 IMPOSSIBLE: dict[str, dict[str, Any]] = {
     "model.frozen=layer9: a resnet3d has no such stage; its stages are stem, layer1": {"model": {"frozen": "layer9"}},
     "there is no region 'hipocampus'; the nearest name is 'hippocampus'": {"model": {"crop_around": ["hipocampus"]}},
+    "model.grid=[8, 8, 8] cuts the brain, which takes": {"model": {"grid": [8, 8, 8], "crop_around": ["brain"]}},
     "diagnosis: 12 people are AD, fewer than the 15 folds; set cross_fit=12": {"cross_fit": 15},
     "has no channel flair": {"channels": ["flair"]},
     "model.network=liu: needs 87 to 102 voxels along every axis, but the volumes have 16x16x16": {
@@ -352,6 +355,37 @@ def test_the_plan_says_what_is_seen_and_who_is_in_which_part(people: Path, tmp_p
     assert "first fold: " in text
     assert "of the members, 2 permuted: they are baselines of the others" in text
     assert "trunk: stages up to layer1 are computed once per scan" in text
+
+
+def test_the_plan_of_a_cached_trunk_counts_its_features_and_not_its_volumes(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planned(**changes: Any) -> tuple[float, float]:
+        text = "\n".join(Train.model_validate(classifier(people, tmp_path / "run", **changes)).plan())
+        memory = re.search(r"activations +([\d.]+)", text)
+        work = re.search(r"work +([\d.e-]+) TFLOP", text)
+        assert memory is not None
+        assert work is not None
+        return float(memory[1]), float(work[1])
+
+    frozen = {"model": {"frozen": "layer1", "grid": [32, 32, 32]}}
+    cached = planned(**frozen)
+    moving = planned(model={**frozen["model"], "shift": 1})
+    assert cached[1] < 0.5 * moving[1]
+    assert cached[0] <= moving[0]
+    one_volume = planned(**frozen, optim={"batch_size": 1})
+    assert cached[0] >= one_volume[0] > 0  # a volume goes through the trunk, however few features a step holds
+
+
+def test_everything_goes_slower_once_the_trunk_is_trained(people: Path, tmp_path: Path) -> None:
+    model = {"frozen": "stem", "unfreeze_after": 0.5, "trunk_rate": 1.0, "open_rate": 0.01, "validation": 0.0}
+    optim = {"warmup": 0, "final_rate": 1}
+    out = Train.model_validate(classifier(people, tmp_path / "run", model=model, optim=optim, cross_fit=1)).run()
+    rates = pd.DataFrame(read_log(out / LOG)).set_index("step")["learning_rate"]
+    assert rates.loc[:6].tolist() == pytest.approx([3e-3] * len(rates.loc[:6]))
+    assert rates.loc[7:].tolist() == pytest.approx([3e-5] * len(rates.loc[7:]))
+    with pytest.raises(ValueError, match="open_rate= goes with unfreeze_after="):
+        Train.model_validate(classifier(people, tmp_path / "other", model={"frozen": "stem", "open_rate": 0.1}))
 
 
 def test_a_damaged_table_of_scores_is_a_sentence(run: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gen3d.train.optim import OptimConfig
 from gen3d.train.plan.sharding import Sizes, state_bytes, traffic
 
 MILLION = 1_000_000
@@ -24,6 +25,7 @@ def test_one_process_holds_weights_gradients_moments_and_average() -> None:
     assert alone.lasting == 56 * MILLION + 500
     assert alone.exchanged == 0
     assert traffic(SIZES, 1, 1, 4).total == 0
+    assert state_bytes(SIZES, 3, 1, 10, OptimConfig(method="sgd").num_moments).optimiser == 12 * MILLION
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,9 @@ class ClassifierConfig(LabelConfig):
         None, gt=0, lt=1, description="share of the steps after which the frozen stages are trained too; default: never"
     )
     trunk_rate: float = Field(0.1, gt=0, description="their learning rate then, as a share of that of the rest")
+    open_rate: float = Field(
+        1.0, gt=0, description="the learning rate of everything then, as a share of what it would be without"
+    )
     focal_gamma: float = Field(0.0, ge=0, description="focal loss: how much less a scan counts that is predicted well")
     imbalance: Imbalance = Field(
         "people",
@@ -82,6 +85,8 @@ class ClassifierConfig(LabelConfig):
             raise ValueError("frozen=head would leave nothing to train; name an earlier stage")
         if self.unfreeze_after is not None and not self.frozen:
             raise ValueError("unfreeze_after= goes with frozen=STAGE")
+        if self.open_rate != 1 and self.unfreeze_after is None:
+            raise ValueError("open_rate= goes with unfreeze_after=, after which it holds")
         if self.grid is not None and min(self.grid) < 1:
             raise ValueError(f"grid={list(self.grid)} has an axis without voxels")
         return self
@@ -119,6 +124,14 @@ class ClassifierConfig(LabelConfig):
             raise UserError(
                 f"model.crop_around={list(self.crop_around)}: no voxel of a grid of {plan.spacing_mm:g} mm lies there."
             )
+        whole = window_of(plan, None, around)
+        if BRAIN in map(str.lower, self.crop_around) and self.grid is not None:
+            short = [have < need for have, need in zip(self.grid, whole.size, strict=True)]
+            if any(short):
+                raise UserError(
+                    f"model.grid={list(self.grid)} cuts the brain, which takes {' x '.join(map(str, whole.size))} voxels of "
+                    f"{plan.spacing_mm:g} mm; give a larger grid, or prepare with a larger spacing_mm."
+                )
         return window_of(plan, self.grid, around, self.margin_mm)
 
     def completed(self, plan: GridPlan, target: Target) -> ClassifierConfig:

@@ -26,8 +26,9 @@ class ClassifierTask(Task):
     """loss = focal loss of categories or ordered grades, weighted by people, or smooth L1 of a standardised number.
 
     Stages up to `frozen` keep their weights, and their normalisations stay in evaluation mode; after `unfreeze_after` they
-    are trained too, more slowly. `batch.labels` [B] are class numbers or values; `batch.conditions` [B, 1] are ages in years
-    where the network takes them. Where the model's trunk is cached, `batch.volumes` are the features of the last frozen stage.
+    are trained too, at `trunk_rate` of the rate of the rest, and everything at `open_rate` of the rate before. `batch.labels`
+    [B] are class numbers or values; `batch.conditions` [B, 1] are ages in years where the network takes them. Where the
+    model's trunk is cached, `batch.volumes` are the features of the last frozen stage.
     """
 
     exact_on_cpu = EXACT_ON_CPU
@@ -57,6 +58,16 @@ class ClassifierTask(Task):
             return []
         network = self.model.network
         return [weights for name in network.upto(self.config.frozen) for weights in network.stages[name].parameters()]
+
+    def rate_share(self, step: int) -> float:
+        return self.config.open_rate if step >= self.first_open else 1.0
+
+    @torch.no_grad()
+    def compute_once(self) -> None:
+        model = self.model
+        if model.cached_shape is not None:
+            model.eval()
+            model.network.features(model.view(torch.empty((1, *model.volume_shape), device="meta")), self.config.frozen)
 
     def slow_share(self, step: int) -> float:
         if step < self.first_open:

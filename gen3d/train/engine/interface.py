@@ -55,7 +55,11 @@ class Engine(ABC):
 
     def set_rates(self, optimiser: torch.optim.Optimizer, step: int) -> None:
         """Use the learning rates of the update that follows `step` finished ones."""
-        set_rate(optimiser, self.optim.rate_at(step) * self.rate_share, self.task.slow_share(step))
+        set_rate(optimiser, self.rate_at(step), self.task.slow_share(step))
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of the update that follows `step` finished ones, of all but slow weights."""
+        return self.optim.rate_at(step) * self.rate_share * self.task.rate_share(step)
 
     def autocast(self) -> torch.autocast:
         """The engine's precision, as a context."""

@@ -132,13 +132,14 @@ class MemoryEstimator:
         task = self.task(step.model)
         key = (id(task), step.at_once, step.precision, step.device, step.channels_last)
         if key not in self._activations:
-            self._activations[key] = run_on_meta(task, step).highest
+            self._activations[key] = max(run_on_meta(task, step).highest, run_once_on_meta(task, step).highest)
         activations = self._activations[key]
         # On a CPU the batch that is read ahead lies in the same memory.
         num_values = torch.Size(task.input_shape).numel()
         ahead = 4 * step.at_once * num_values if step.device == "cpu" else 0
         allowance = FIXED_BYTES[step.device] + ahead + int(FRAGMENTS[step.device] * activations)
-        state = state_bytes(sizes_of(task), step.zero, step.num_processes, step.bucket_values)
+        moments = step.optim.num_moments
+        state = state_bytes(sizes_of(task), step.zero, step.num_processes, step.bucket_values, moments)
         return Memory(state, activations, allowance)
 
     def traffic(self, step: StepSettings) -> Traffic:
@@ -190,6 +191,16 @@ def run_on_meta(task: Task, step: StepSettings) -> LiveBytes:
             losses = task(batch, player)
             live.backward(losses["loss"])
     task.zero_grad()
+    return live
+
+
+def run_once_on_meta(task: Task, step: StepSettings) -> LiveBytes:
+    """What the task computes of one volume before the first step, such as the features of a trunk that stays as it is."""
+    rules: AbstractContextManager[Any] = (
+        MetaAutocast(step.device) if step.precision is torch.bfloat16 else nullcontext()
+    )
+    with LiveBytes([*task.parameters(), *task.buffers()], step.channels_last) as live, rules:
+        task.compute_once()
     return live
 
 

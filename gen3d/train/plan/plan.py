@@ -118,7 +118,7 @@ class StepPlan:
         rows = [
             ("weights", state.weights, "float32, and buffers"),
             ("gradients", state.gradients, "float32"),
-            ("optimiser", state.optimiser, "AdamW's two moments"),
+            ("optimiser", state.optimiser, "momentum" if step.optim.method == "sgd" else "AdamW's two moments"),
             ("average", state.average, "running average of the weights"),
             ("buckets", state.buckets, "gradients on their way"),
             ("activations", self.memory.passing, "kept for the backward pass"),

@@ -74,26 +74,27 @@ class Traffic:
         return self.reduced + self.gathered
 
 
-def state_bytes(sizes: Sizes, zero: int, num_processes: int, bucket_values: int) -> StateBytes:
+def state_bytes(sizes: Sizes, zero: int, num_processes: int, bucket_values: int, num_moments: int = 2) -> StateBytes:
     """Memory of one process; one process alone holds what stage 0 does, without an exchange.
 
-    `bucket_values` is DeepSpeed's reduce_bucket_size. Gradients are copied to a buffer of that size and flattened once
-    more to be sent: after the backward pass up to stage 1 and during it from stage 2 on.
+    The optimiser keeps `num_moments` values of every weight: AdamW two, SGD one. `bucket_values` is DeepSpeed's
+    reduce_bucket_size. Gradients are copied to a buffer of that size and flattened once more to be sent: after the backward
+    pass up to stage 1 and during it from stage 2 on.
     """
     whole, average = BYTES * sizes.trained, BYTES * sizes.model
     share, bucket = -(-whole // num_processes), BYTES * min(sizes.trained, bucket_values)
     weights = whole + sizes.constant_bytes
     if num_processes == 1:
-        return StateBytes(weights, whole, 2 * whole, average, buckets=0, exchanged=0)
+        return StateBytes(weights, whole, num_moments * whole, average, buckets=0, exchanged=0)
     if zero == 0:
-        return StateBytes(weights, whole, 2 * whole, average, buckets=0, exchanged=whole)
+        return StateBytes(weights, whole, num_moments * whole, average, buckets=0, exchanged=whole)
     if zero == 1:
-        return StateBytes(weights + share, whole, 2 * share, average, buckets=bucket, exchanged=bucket)
+        return StateBytes(weights + share, whole, num_moments * share, average, buckets=bucket, exchanged=bucket)
     if zero == 2:
-        return StateBytes(weights + share, share, 2 * share, average, buckets=2 * bucket, exchanged=0)
+        return StateBytes(weights + share, share, num_moments * share, average, buckets=2 * bucket, exchanged=0)
     gathered = BYTES * min(sizes.trained, LIVE_VALUES) + sizes.constant_bytes
     part = -(-average // num_processes)
-    return StateBytes(gathered + 2 * share, share, 2 * share, part, buckets=2 * bucket, exchanged=0)
+    return StateBytes(gathered + 2 * share, share, num_moments * share, part, buckets=2 * bucket, exchanged=0)
 
 
 def traffic(sizes: Sizes, zero: int, num_processes: int, num_parts: int) -> Traffic:
