@@ -10,7 +10,7 @@ slices       EfficientNet-Lite0 with ImageNet weights, frozen, and its random tw
 inflated     the same kernels inflated to 3D, frozen, and its random twin
 video        r3d_18 from random weights on a crop around the hippocampi
 jacobian     a small residual network of the log-Jacobian around the hippocampi
-linear       logistic regression on the components
+linear       logistic regression on the components (30; 20 with 40 people)
              and the baselines of classify: covariates, site, hippocampus, ventricles, voxels
 
 Writes scores.tsv (AUC with interval of everything in every study) and differences.tsv (paired differences). A stopped run goes on.
@@ -196,13 +196,13 @@ def one_study(study: str, networks: list[str], out: Path, train_only: bool) -> N
         }
         folders.append(Labelled.model_validate(labelled).run())
     runs = out / "runs" / study
-    pca = {"kind": "pca", "num_components": 30}
+    people = sum(int((read_manifest(folder)["role"] == "train").sum()) for folder in folders)
+    pca = {"kind": "pca", "num_components": min(30, people // 2)}  # a member of n40 has 27 people
     channels = ["t1w", "log_jacobian"]
     Train.model_validate(
         {"prepared": folders, "out": runs / "pca", "model": pca, "channels": channels, "cross_fit": FOLDS}
     ).run()
     latents = Encode.model_validate({"prepared": folders, "run": runs / "pca", "out": out / "latents" / study}).run()
-    people = sum(int((read_manifest(folder)["role"] == "train").sum()) for folder in folders)
     for name in networks:
         Train.model_validate(trained(NETWORKS[name], folders, runs / name, runs / "pca", people)).run()
     if train_only:
