@@ -6,9 +6,11 @@ OASIS-1 slabs of identified people of 60 and more (CDR 0, 0.5, and 1 or more), 1
    people and in folds of slices, with real labels and with labels permuted over people. `gen3d` refuses the latter split; here it
    is made by hand;
 2. people as samples: the stager (Lite0 frozen, attention over slices, and its random twin), a small 3D residual network, heads on
-   components, brain volume, age and sex, through `prepare-slices`, `train` and `classify`: CN against CDR > 0, and three grades.
+   components, brain volume, age and sex, through `prepare-slices`, `train` and `classify`: CN against CDR > 0, and three grades;
+3. scans as samples: simulated people who come three times (the slabs show everybody once), half of them with AD-like atrophy;
+   slices of each scan, in folds of people, of scans and of slices, with real and with permuted labels.
 
-Writes slices.tsv; the rest is in heads/*/metrics.json. A stopped run goes on where it was.
+Writes slices.tsv and scans.tsv; the rest is in heads/*/metrics.json. A stopped run goes on where it was.
 
     python analysis/21_what_a_slice_stager_learns.py --slabs DATA/t1w_slab_2mm --out FOLDER
 """
@@ -28,16 +30,20 @@ from sklearn.metrics import cohen_kappa_score, f1_score
 from gen3d.classify.classify import Classify
 from gen3d.cli import run_script
 from gen3d.cohort.folder import open_prepared
+from gen3d.core.errors import UserError
 from gen3d.latents.encode import Encode
 from gen3d.nets.classifiers.slices import BACKBONE, SliceNetwork
 from gen3d.nets.pretrained import lite0_file
 from gen3d.prepare.slices import PrepareSlices
+from gen3d.simulate.simulate import Simulate
 from gen3d.train.train import Train
 
 Keys = dict[str, Any]
 STAGES = ("CN", "CDR 0.5", "CDR 1 or more")
 YOUNGEST = 60
 NUM_FOLDS, NUM_DRAWS, NUM_SLICES = 5, 10, 16
+PARTS = ("slices", "people", "scans")
+NUM_SIMULATED = 60
 HEADS = ("logistic", "svm, radial")
 STAGER: Keys = {
     "network": {"kind": "slices", "weights": "package", "num_slices": NUM_SLICES, "pooling": "attention"},
@@ -48,17 +54,22 @@ RESIDUAL: Keys = {"network": {"kind": "resnet3d", "layers": 10}, "shift": 2}
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--slabs", type=Path, required=True, help="folder of slabs with participants.tsv")
+    parser.add_argument("--slabs", type=Path, help="folder of slabs with participants.tsv; not for scans")
     parser.add_argument("--out", type=Path, required=True, help="folder for the cohort, runs and tables")
-    parser.add_argument("--part", choices=("slices", "people"), help="one part only")
+    parser.add_argument("--part", choices=PARTS, help="one part only")
     arguments = parser.parse_args()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    prepared = cohort(arguments.slabs, out)
-    if arguments.part != "people":
-        pd.DataFrame(as_samples(prepared)).to_csv(out / "slices.tsv", sep="\t", index=False)
-    if arguments.part != "slices":
-        as_people(prepared, out)
+    if arguments.part != "scans":
+        if arguments.slabs is None:
+            raise UserError("--slabs= names the folder of slabs; without it only --part scans can run.")
+        prepared = cohort(arguments.slabs, out)
+        if arguments.part != "people":
+            pd.DataFrame(as_samples(prepared)).to_csv(out / "slices.tsv", sep="\t", index=False)
+        if arguments.part != "slices":
+            as_people(prepared, out)
+    if arguments.part in (None, "scans"):
+        pd.DataFrame(as_scans(out)).to_csv(out / "scans.tsv", sep="\t", index=False)
     return 0
 
 
@@ -117,6 +128,39 @@ def as_samples(folder: Path) -> list[Row]:
                     | {"accuracy": interval.value, "low": interval.low, "high": interval.high, "num_people": len(table)}
                 )
                 print(rows[-2], rows[-1], sep="\n", flush=True)
+    return rows
+
+
+def as_scans(out: Path) -> list[Row]:
+    """Real and permuted labels of simulated people with three visits, split by people, by scans and by slices."""
+    ill = {"ad": {"kind": "ad", "count": NUM_SIMULATED // 2}}
+    simulated = {"subjects": NUM_SIMULATED, "visits": [0, 1, 2], "conditions": ill, "sites": 2, "seed": 211}
+    prepared = open_prepared(
+        Simulate.model_validate(
+            {**simulated, "spacing_mm": 3, "figures": False, "workers": 1, "out": out / "visits"}
+        ).run()
+    )
+    table = prepared.manifest.sort_values("key", ignore_index=True)
+    people = np.repeat(pd.factorize(table["subject"])[0], NUM_SLICES)
+    scans, labels = (
+        np.repeat(values, NUM_SLICES) for values in (np.arange(len(table)), (table["condition"] == "ad").to_numpy(int))
+    )
+    values = features(prepared.load([str(key) for key in table["key"]], ["t1w"]), learned=True)
+    rows = []
+    for split, groups in (("people", people), ("scans", scans), ("slices", None)):
+        for kind in ("real", "permuted"):
+            shares = []
+            for draw in range(NUM_DRAWS if kind == "permuted" else 1):
+                shuffled = permuted(labels, people, draw) if kind == "permuted" else labels
+                dealt = folds(shuffled, people if groups is None else groups, groups is not None, seed=0)
+                found = predictions(values, shuffled, dealt, lambda: pipeline(HEADS[1]))
+                shares.append(float(np.mean(found == shuffled)))
+            interval = over_permutations(shares)
+            rows.append(
+                {"split": split, "labels": kind, "accuracy": interval.value, "low": interval.low, "high": interval.high}
+                | {"num_people": NUM_SIMULATED, "num_scans": len(table)}
+            )
+            print(rows[-1], flush=True)
     return rows
 
 
