@@ -9,7 +9,8 @@ liu_both     the same of T1w and log-Jacobian
 slices       EfficientNet-Lite0 with ImageNet weights, frozen, and its random twin: 16 coronal slices, attention
 inflated     the same kernels inflated to 3D, frozen, and its random twin
 video        r3d_18 from random weights on a crop around the hippocampi
-jacobian     a small residual network of the log-Jacobian around the hippocampi
+jacobian     a small residual network of the log-Jacobian around the hippocampi; of the same view in the study `channels` also
+             of T1w (residual_t1w), of both (residual_both), and of modulated density (density)
 linear       logistic regression on the components (30; 20 with 40 people)
              and the baselines of classify: covariates, site, hippocampus, ventricles, voxels
 
@@ -58,6 +59,7 @@ COHORTS: dict[str, Keys] = {
     },
     "E": {"subjects": 46, "seed": 105, "conditions": {"mci": {"kind": "mci", "count": 45}}},
 }
+COHORTS |= {name: {**COHORTS[of], "density_channel": True} for name, of in (("F", "A"), ("G", "B"))}
 SHARED: Keys = {"sites": 2, "site_seed": 7, "spacing_mm": 2, "figures": False}
 STUDIES: dict[str, tuple[str, str]] = {
     "n90": ("AB", "ad1"),
@@ -68,8 +70,10 @@ STUDIES: dict[str, tuple[str, str]] = {
     "mci": ("ABE", "mci"),
     "n180": ("ABC", "ad1"),
     "confounded": ("ABC", "site"),
+    "channels": ("FG", "ad1"),
 }
-"""Cohorts, and who is told from the controls: a condition, controls drawn at random, or controls mostly of one scanner."""
+"""Cohorts (those of `channels` are the people of n90 with one volume more), and who is told from the controls: a condition,
+controls drawn at random, or controls mostly of one scanner."""
 
 
 def liu(**further: Any) -> Keys:
@@ -84,6 +88,14 @@ def rate(learning_rate: float, epochs: float, batch_size: int = 6) -> Keys:
 
 
 HIPPOCAMPI: Keys = {"crop_around": ["hippocampus", "entorhinal", "amygdala"], "margin_mm": 8.0}
+
+
+def residual(channels: list[str], **further: Any) -> Keys:
+    """A residual network of ten layers of a crop around the hippocampi."""
+    model = {"network": {"kind": "resnet3d", "layers": 10}, "intensity": "stored", **further, **HIPPOCAMPI}
+    return {"channels": channels, "model": model, "optim": rate(1e-3, 17.6)}
+
+
 NETWORKS: dict[str, Keys] = {
     "liu": liu(channels=["t1w"]),
     "slices": {
@@ -111,23 +123,18 @@ NETWORKS: dict[str, Keys] = {
         "optim": rate(5e-4, 12),
     },
     "liu_both": liu(channels=["t1w", "log_jacobian"]),
-    "jacobian": {
-        "channels": ["log_jacobian"],
-        "model": {
-            "network": {"kind": "resnet3d", "layers": 10},
-            "intensity": "stored",
-            "permuted": 1,
-            **HIPPOCAMPI,
-        },
-        "optim": rate(1e-3, 17.6),
-    },
+    "jacobian": residual(["log_jacobian"], permuted=1),
+    "residual_t1w": residual(["t1w"]),
+    "residual_both": residual(["t1w", "log_jacobian"]),
+    "density": residual(["modulated_density"]),
 }
 ONLY_AT: dict[str, tuple[str, ...]] = {
     "video": ("n90",),
     "liu_both": ("n90", "half"),
     "inflated": ("n90", "half", "null"),
+    **dict.fromkeys(("residual_t1w", "residual_both", "density"), ("channels",)),
 }
-"""Studies of the networks that take longest."""
+"""Studies of networks that are not in all of them."""
 
 
 class Labelled(Chosen):
