@@ -24,9 +24,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gen3d.classify.classify import Classify
-from gen3d.classify.folder import PREDICTIONS
 from gen3d.cli import run_script
 from gen3d.cohort.folder import open_prepared
+from gen3d.cohort.tested_folds import PREDICTIONS
 from gen3d.latents.encode import Encode
 from gen3d.maths.cross_validated import auc_within_models
 from gen3d.simulate.simulate import Simulate

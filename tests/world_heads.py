@@ -11,8 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from gen3d.classify.folder import PREDICTIONS, write_predictions, write_study
+from gen3d.classify.folder import write_predictions, write_study
 from gen3d.cohort.manifest import scan_key
+from gen3d.cohort.tested_folds import PREDICTIONS
 from gen3d.harmonise.folder import write_harmonised
 from gen3d.imaging.plan import GridPlan
 from gen3d.imaging.template import template_on

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from gen3d.cohort.tested_folds import PREDICTIONS
 from gen3d.core.artefact import write_json
 from gen3d.core.errors import UserError
 from gen3d.core.plain_files import load_object
@@ -21,9 +22,6 @@ from gen3d.core.tables import Row, TableFile, records
 from gen3d.stratify.folder import PlacedFolder
 
 HEAD = "head"
-PREDICTIONS = TableFile("predictions.tsv", ("key", "subject"))
-"""Of `classify` a row per model, repeat and scan (model, kind, split, y_true, y_score, y_pred); of `predict` a row per scan."""
-
 NEIGHBOURS = TableFile("neighbours.tsv", ("key", "rank", "neighbour_key", "distance"))
 CHECKLIST = TableFile("checklist.tsv")
 TWIN = "random twin"

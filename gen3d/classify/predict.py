@@ -9,11 +9,12 @@ import pandas as pd
 from pydantic import Field
 from threadpoolctl import threadpool_limits
 
-from gen3d.classify.folder import NEIGHBOURS, PREDICTIONS, write_predictions
+from gen3d.classify.folder import NEIGHBOURS, write_predictions
 from gen3d.classify.prediction.people import PredictionRequest, open_request
 from gen3d.classify.prediction.sentences import sentences, show
 from gen3d.classify.prediction.tables import judge_typicality, neighbour_table, prediction_table, training_summary
 from gen3d.cohort.seen import LeaveOutPolicy
+from gen3d.cohort.tested_folds import PREDICTIONS
 from gen3d.core.artefact import read
 from gen3d.core.config import Folder, Folders
 from gen3d.core.errors import UserError

@@ -17,6 +17,7 @@ from gen3d.cohort.scores_folder import MAIN, PERMUTED, TWIN, is_classifier, read
 from gen3d.cohort.seen import SeenBy
 from gen3d.cohort.session_order import first_scans
 from gen3d.cohort.target import Target, make_target
+from gen3d.cohort.tested_folds import STUDY, blind_in_folds
 from gen3d.core.artefact import read
 from gen3d.core.errors import UserError
 from gen3d.core.progress import warn
@@ -295,19 +296,21 @@ def _share(
 
 @dataclass(frozen=True)
 class GivenFolds:
-    """The folds of another cross-fitted run: who is in fold k was not seen by its member k."""
+    """The folds of another cross-fitted run, or of a study: who is in fold k was not seen by its member k."""
 
     folder: Path
     seen: SeenBy
 
     @classmethod
     def of(cls, folder: Path) -> GivenFolds:
-        """Those of a run: a classifier's, or of a model behind latents, so that both test everybody in the same fold.
+        """Those of a run: a classifier's, or of a model behind latents, so that both test everybody in the same fold; or those of
+        a study of `gen3d classify`, of its first repeat.
 
         Raises:
-            UserError: not a finished run of `gen3d train`, or one with a single member.
+            UserError: not a finished run of `gen3d train` or study, or one with a single member.
         """
-        read(folder, (TRAIN,))
+        if read(folder, (TRAIN, STUDY)).verb == STUDY:
+            return cls(folder, blind_in_folds(folder))
         seen = read_seen(folder)
         if is_classifier(folder):
             members = sorted(read_scores(folder).of(), key=lambda member: member.fold)

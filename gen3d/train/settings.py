@@ -66,8 +66,8 @@ class TrainSettings(SharedVerb):
     )
     folds: Folder | None = Field(
         None,
-        description="classifiers and fusion: cross-fitted run whose folds are taken, instead of cross_fit: another classifier, or "
-        "the model behind the latents that it is compared with",
+        description="classifiers and fusion: folder whose folds are taken, instead of cross_fit: another classifier, the model "
+        "behind the latents that it is compared with, or heads of classify",
     )
     seed: int = Field(0, ge=0, description="seed of folds, initial weights, order of scans and noise")
     optim: OptimConfig = Field(

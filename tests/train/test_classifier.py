@@ -20,6 +20,7 @@ from gen3d.cli import main
 from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.scores_folder import FILE, SCORES, TEST, VALIDATION, read_scores
 from gen3d.cohort.seen import identities
+from gen3d.cohort.tested_folds import PREDICTIONS
 from gen3d.core.config import waived
 from gen3d.core.errors import UserError
 from gen3d.models.run import load_run
@@ -36,6 +37,7 @@ from tests.sealing import reseal
 from tests.train.classifiers import VIEW, classifier, mean_auc, write_people
 from tests.train.launching import train_with
 from tests.train.small_network import small_network
+from tests.world import write_record
 
 EFFECT = -0.6
 
@@ -258,6 +260,29 @@ def test_folds_of_another_run_are_taken(run: Path, people: Path, tmp_path: Path)
     changes = {"cross_fit": 1, "folds": str(run), "seed": 5, "optim": {"steps": 1}}
     other = Train.model_validate(classifier(people, tmp_path / "other", **changes)).run()
     assert read_scores(other).fold_of == read_scores(run).fold_of
+
+
+def test_folds_of_a_study_of_classify_are_taken(run: Path, people: Path, tmp_path: Path) -> None:
+    fold_of = read_scores(run).fold_of
+    rows = pd.DataFrame({"subject": list(fold_of), "fold": list(fold_of.values())})
+    rows = rows.assign(key=rows["subject"] + "_1", repeat=0)
+    again = rows.assign(repeat=1, fold=(rows["fold"] + 1) % 3)
+    study = tmp_path / "study"
+
+    def written(table: pd.DataFrame) -> dict[str, Any]:
+        write_record(study, "classify")
+        PREDICTIONS.write(study, table)
+        out = tmp_path / "other"
+        return classifier(people, out, cross_fit=1, folds=str(study), seed=5, optim={"steps": 1})
+
+    for table, sentence in (
+        (rows.assign(fold=0), "nobody was tested in folds there"),
+        (pd.concat([rows, rows.iloc[[0]].assign(fold=(rows["fold"].iloc[0] + 1) % 3)]), "in two folds of one repeat"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            Train.model_validate(written(table)).run()
+    other = Train.model_validate(written(pd.concat([rows, again]))).run()
+    assert read_scores(other).fold_of == fold_of
 
 
 def test_a_number_is_predicted_in_its_unit(people: Path, tmp_path: Path) -> None:

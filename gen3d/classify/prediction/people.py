@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gen3d.classify.folder import HEAD, PREDICTIONS, read_metrics
+from gen3d.classify.folder import HEAD, read_metrics
 from gen3d.classify.head_folder import Head, HeadFamily, open_heads
 from gen3d.classify.study.features import Features, open_features
 from gen3d.cohort.latents_folder import LatentSpace, require_one_space
 from gen3d.cohort.seen import TRAINING, Guard, LeaveOutPolicy, SeenBy, named
 from gen3d.cohort.target import Rows
+from gen3d.cohort.tested_folds import PREDICTIONS
 from gen3d.core.artefact import Artefact, read
 from gen3d.core.errors import UserError
 from gen3d.core.tables import Row
