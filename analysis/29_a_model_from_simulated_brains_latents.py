@@ -6,10 +6,13 @@ weights (random), trained on the cohort, cross-fitted in five (lab), and the lat
 quarter of the steps). Beside them a PCA of the cohort, cross-fitted in five, and of the simulated people. A linear head on
 each predicts sex and age, cross-validated by person, and with the PCA of the cohort voxels and volumes do.
 
+With --few 20, for a lab that has only so many controls: three times, so many people drawn at random learn a PCA (15 components)
+and the VAE; all others are encoded by these and by the box, and heads learn and are tested on those others alone.
+
 Prints the area under the curve and the mean absolute error, and paired differences to the PCA of the cohort with 95 % bootstrap
 intervals over people; writes scores.tsv and differences.tsv. A stopped run goes on.
 
-    python analysis/29_a_model_from_simulated_brains_latents.py --prepared PREPARED --out FOLDER
+    python analysis/29_a_model_from_simulated_brains_latents.py --prepared PREPARED --out FOLDER [--few 20]
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from simulated_brains import Chosen
 
 from gen3d.classify.classify import Classify
 from gen3d.cli import run_script
@@ -39,6 +43,7 @@ CHANNELS = ["t1w", "log_jacobian"]
 VAE: Keys = {"kind": "vae", "latent": "dense", "levels": 3, "base_channels": 16, "max_channels": 32, "latent_size": 64}
 PCA: Keys = {"kind": "pca", "num_components": 30}
 MEMBERS, RESAMPLES = 5, 2000
+DRAWS, FEW_COMPONENTS = 3, 15
 ARMS = ("pca", "lab", "box", "tuned", "box_pca", "random")
 TARGETS: dict[str, Keys] = {
     "sex": {"target": "sex", "classes": ["F", "M"], "covariates": ["age_years"]},
@@ -55,7 +60,16 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, default=1000, help="training steps of every VAE, four times those of tuned"
     )
+    parser.add_argument(
+        "--few", type=int, default=0, help="instead: so many people learn, and the others are told apart"
+    )
     given = parser.parse_args()
+    if given.few:
+        table = pd.DataFrame([row for draw in range(DRAWS) for row in few_people(given, draw)])
+        table.to_csv(given.out / "few.tsv", sep="\t", index=False)
+        means = table.groupby(["target", "arm"])[["value", "gain"]].mean().reset_index()
+        print(table.round(3).to_string(index=False), means.round(3).to_string(index=False), sep="\n\n")
+        return
     scores, differences = [], []
     for target, question in TARGETS.items():
         found = {arm: predicted(given, arm, target, question) for arm in ARMS}
@@ -66,6 +80,32 @@ def main() -> None:
     for name, table in (("scores", pd.concat(scores)), ("differences", pd.DataFrame(differences))):
         table.to_csv(given.out / f"{name}.tsv", sep="\t", index=False)
         print(f"\n{table.round(3).to_string(index=False)}")
+
+
+def few_people(given: argparse.Namespace, draw: int) -> list[Keys]:
+    """Some people learn the representation, the others are told apart by it: every arm against the PCA of the few."""
+    subjects = sorted(set(open_prepared(given.prepared).manifest["subject"].astype(str)))
+    own = set(np.random.default_rng([29, draw]).choice(subjects, given.few, replace=False).tolist())
+    out = given.out / "few" / str(draw)
+    folders = {}
+    for name, people in (("own", own), ("others", set(subjects) - own)):
+        keys = {"prepared": given.prepared, "people": sorted(people), "out": out / name}
+        folders[name] = Chosen.model_validate(keys).run()
+    runs = {"box": train(given, "box")}
+    for arm, model in (("few_pca", {**PCA, "num_components": FEW_COMPONENTS}), ("few_vae", VAE)):
+        keys = {"channels": CHANNELS, "prepared": folders["own"], "model": model, "track": [], "out": out / arm}
+        keys |= {"optim": optim(given.steps)} if model is VAE else {}
+        runs[arm] = Train.model_validate(keys).run()
+    rows = []
+    for target, question in TARGETS.items():
+        tables = {}
+        for arm in ("few_pca", "few_vae", "box"):
+            encoded = {"prepared": folders["others"], "run": runs[arm], "out": out / f"latents_{arm}"}
+            keys = {"latents": Encode.model_validate(encoded).run(), "prepared": folders["others"], "heads": ["linear"]}
+            keys |= {"voxels": False, "components": 64, "out": out / f"{target}_{arm}", "permutations": 0}
+            tables[arm] = predictions(Classify.model_validate({**question, **keys}).run(), "linear")
+        rows += [{"draw": draw, **row} for row in paired(tables, target, "few_pca")]
+    return rows
 
 
 def predicted(given: argparse.Namespace, arm: str, target: str, question: Keys) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -92,17 +132,17 @@ def predictions(folder: Path, model: str) -> pd.DataFrame:
     return table.set_index("key").sort_index()
 
 
-def paired(tables: dict[str, pd.DataFrame], target: str) -> list[Keys]:
-    """Every arm against the PCA of the cohort, on the same people: a positive difference is better."""
+def paired(tables: dict[str, pd.DataFrame], target: str, against: str = ARMS[0]) -> list[Keys]:
+    """Every arm against one, the PCA of the cohort, on the same people: a positive difference is better."""
     keys = sorted(set.intersection(*(set(table.index) for table in tables.values())))
     drawn = np.random.default_rng(0).integers(0, len(keys), (RESAMPLES, len(keys)))
     worth = {arm: resampled(table.loc[keys], target, drawn) for arm, table in tables.items()}
     rows = []
     for arm, (value, draws) in worth.items():
-        gain = draws - worth[ARMS[0]][1]
+        gain = draws - worth[against][1]
         row: Keys = {"target": target, "arm": arm, "people": len(keys), "value": value}
         row |= dict(zip(("low", "high"), np.nanquantile(draws, (0.025, 0.975)), strict=True))
-        row |= {"gain": value - worth[ARMS[0]][0]}
+        row |= {"gain": value - worth[against][0]}
         row |= dict(zip(("gain_low", "gain_high"), np.nanquantile(gain, (0.025, 0.975)), strict=True))
         rows.append(row)
     return rows
@@ -138,9 +178,13 @@ def train(given: argparse.Namespace, arm: str) -> Path:
         keys["start"] = train(given, "box")
     if keys["model"] is VAE:
         steps = {"random": 1, "tuned": given.steps // 4}.get(arm, given.steps)
-        rate = 1e-12 if arm == "random" else 1e-3
-        keys["optim"] = {"steps": steps, "batch_size": 4, "ema_decay": 0.99, "learning_rate": rate}
+        keys["optim"] = optim(steps) | ({"learning_rate": 1e-12} if arm == "random" else {})
     return Train.model_validate(keys).run()
+
+
+def optim(steps: int) -> Keys:
+    """How every VAE is trained."""
+    return {"steps": steps, "batch_size": 4, "ema_decay": 0.99, "learning_rate": 1e-3}
 
 
 def simulated(given: argparse.Namespace) -> Path:
