@@ -2,8 +2,8 @@
 
 Each network runs in a process of its own on one volume of noise: forward alone, and a whole training step of one volume
 (forward, backward, Adam). The arithmetic limit is the fastest matrix product of the same precision in the same process; torch
-counts the floating point operations. `cached_s` is a step behind a frozen trunk whose features were computed once. Of fusions of
-genetics and volumes of regions the step is of 32 people.
+counts the floating point operations. `epoch_min` are minutes for 100 scans, `cached_*_s` is a step behind a frozen trunk whose
+features were computed once. Of fusions of genetics and volumes of regions the step is of 32 people.
 
     python analysis/benchmarks/networks.py --out FOLDER [--networks liu_1 ...] [--threads 1]
 """
@@ -42,15 +42,26 @@ NETWORKS: dict[str, tuple[Keys, tuple[int, int, int]]] = {
     "liu_8": ({"kind": "liu", "width": 8}, (96, 96, 96)),
     "r3d_18": ({"kind": "r3d_18"}, (96, 96, 96)),
     "mc3_18": ({"kind": "mc3_18"}, (96, 96, 96)),
+    "r2plus1d_18": ({"kind": "r2plus1d_18"}, (96, 96, 96)),
     "mvit_v2_s": ({"kind": "mvit_v2_s"}, (96, 96, 96)),
     "resnet3d_18": ({"kind": "resnet3d", "layers": 18}, (96, 96, 96)),
     "slices_lite0": ({"kind": "slices", "num_slices": 16}, (96, 96, 96)),
+    "inflated": ({"kind": "slices", "inflate": True}, (96, 96, 96)),
     "slices_b4": ({"kind": "slices", "backbone": "efficientnet_b4", "num_slices": 16}, (96, 96, 96)),
 }
 FUSIONS: dict[str, Keys] = {"fusion": {}, "fusion_16": {"width": 16, "heads": 2, "layers": 1}}
 TOKENS, PEOPLE = (40, 60), 32
 """Of genetics and of regions; people of a step."""
-FROZEN = {"r3d_18": "layer3", "slices_lite0": "backbone", "slices_b4": "backbone"}
+FROZEN = {
+    **dict.fromkeys(("r3d_18", "mc3_18", "r2plus1d_18"), ("layer3", "layer4")),
+    "inflated": ("layer4",),
+    "slices_lite0": ("backbone",),
+    "slices_b4": ("backbone",),
+}
+"""Last stages of trunks, each measured."""
+
+EPOCH = 100
+"""Scans."""
 ROUNDS = 3
 SQUARE = 2048
 GIB = 2**30
@@ -130,13 +141,15 @@ def measure(name: str, precision: str, threads: int, connection: Any) -> None:
         "gflop_forward": flops / 1e9,
         "forward_s": forward_s,
         "step_s": step_s,
+        "epoch_min": EPOCH * step_s / 60,
         "limit_gflops": limit / 1e9,
         "share_of_limit": flops / forward_s / limit,
         "peak_gib": peak / GIB,
         "planned_gib": (estimate.total - estimate.allowance) / GIB,
     }
     if name in FROZEN:
-        row["cached_s"] = cached_step(network, view, FROZEN[name])
+        for last in FROZEN[name]:
+            row[f"cached_{last}_s"] = cached_step(network, view, last)
     connection.send(row)
 
 
