@@ -64,6 +64,7 @@ SECONDS = {
     "forecast/test_conformal.py": 20,
     "simulate/test_twins.py": 15,
     "simulate/test_simulate.py": 15,
+    "contracts/test_wheel.py": 15,
     "prepare/test_prepare.py": 12,
     "contracts/test_models.py": 12,
 }

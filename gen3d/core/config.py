@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 from gen3d.core import plain_yaml
 from gen3d.core.errors import UserError
 from gen3d.core.plain_files import MOST_YAML_BYTES, read_bytes
+from gen3d.core.starting_points import config_file
 
 AnyVerb = TypeVar("AnyVerb", bound="Verb")
 
@@ -166,9 +167,9 @@ def load(verb: type[AnyVerb], file: Path | None, overrides: list[str]) -> AnyVer
     """Build a verb from a YAML file and `a.b=value` overrides.
 
     Raises:
-        UserError: a file that is not YAML, an unknown key (with the nearest valid one), a wrong value.
+        UserError: no such file, a file that is not YAML, an unknown key (with the nearest valid one), a wrong value.
     """
-    tree = _read_tree(file) if file is not None else {}
+    tree = _read_tree(file, verb.verb_name()) if file is not None else {}
     for override in overrides:
         _set(tree, override)
     _fill_kinds(tree, verb)
@@ -184,10 +185,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return read
 
 
-def _read_tree(file: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, its unquoted scalars as they are written."""
-    if not file.is_file():
-        raise UserError(f"{file}: no such configuration file; `ls configs/*` lists those that come with gen3d.")
+def _read_tree(file: Path, verb: str = "") -> dict[str, Any]:
+    """The mapping in a YAML file, its unquoted scalars as they are written; `verb` is the one that it is for, if known."""
+    file = config_file(file, verb)
     try:
         tree = plain_yaml.parse(read_bytes(file, MOST_YAML_BYTES).decode("utf-8-sig"))
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -15,13 +15,15 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from gen3d.core.config import Verb, json_ready, models_in, tag_of
+from gen3d.core.package_data import CONFIGS
+from gen3d.core.starting_points import DEBUG, starting_points_of
 
 NARROW, WIDE = 110, 130
 """Columns of text where there is no terminal, and at most."""
 
 
 def verb_help(verb: type[Verb], summary: str) -> str:
-    """What `gen3d <verb> --help` prints: the summary, the class's text, every key."""
+    """What `gen3d <verb> --help` prints: the summary, the class's text, every key, the settings to start from."""
     width = min(shutil.get_terminal_size((NARROW, 40)).columns, WIDE)
     lines = [f"gen3d {verb.verb_name()}: {summary}\n", inspect.cleandoc(verb.__doc__ or "") + "\n"]
     lines.append("Keys (key=value on the command line, or in a YAML file):")
@@ -29,7 +31,27 @@ def verb_help(verb: type[Verb], summary: str) -> str:
         shown = "" if not default else f"  {default}" if "required" in default else f"  default {default}"
         lines.append(f"  {key}  <{kind}>{shown}")
         lines.append(textwrap.fill(description, width, initial_indent="      ", subsequent_indent="      "))
-    return "\n".join(lines)
+    return "\n".join([*lines, *_starting_points(verb.verb_name(), width)])
+
+
+def _starting_points(verb: str, width: int) -> list[str]:
+    """The settings that come with gen3d for a verb; of those for debugging the names alone."""
+    points = starting_points_of(verb)
+    if not points:
+        return []
+    lines = [
+        f"\nSettings to start from (gen3d {verb} FILE key=value ...). They come with gen3d; a file of the same name in the",
+        "working directory goes before them:",
+    ]
+    for point in points:
+        if not point.path.startswith(f"{DEBUG}/"):
+            lines.append(f"  {CONFIGS}/{point.path}")
+            lines.append(textwrap.fill(point.purpose, width, initial_indent="      ", subsequent_indent="      "))
+    debug = ", ".join(f"{CONFIGS}/{point.path}" for point in points if point.path.startswith(f"{DEBUG}/"))
+    if debug:
+        lines.append("  to try it on simulated people, in minutes:")
+        lines.append(textwrap.fill(debug, width, initial_indent="      ", subsequent_indent="      "))
+    return lines
 
 
 def describe(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str, str]]:

@@ -31,6 +31,11 @@ def warn(text: str) -> None:
     Console(stderr=True, soft_wrap=True, highlight=False, quiet=not SPEAKS).print(f"warning: {text}", markup=False)
 
 
+def note(text: str) -> None:
+    """Print one line to standard error, so that standard output holds only what was asked for."""
+    Console(stderr=True, soft_wrap=True, highlight=False, quiet=not SPEAKS).print(text, markup=False)
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person says them: '48 s', '3 min 20 s', '2 h 05 min'."""
     whole = max(0, round(seconds))

@@ -12,7 +12,6 @@ import jinja2
 from markupsafe import Markup, escape
 from pydantic import Field
 
-import gen3d
 from gen3d import __version__
 from gen3d.core.artefact import digest, write_atomic
 from gen3d.core.config import Folder
@@ -22,7 +21,7 @@ from gen3d.core.progress import say
 from gen3d.core.work import FolderVerb, Identity
 from gen3d.models.registry import KINDS, config_class
 from gen3d.reference.keys import key_tables
-from gen3d.reference.sources import CONFIGS, README, Documents, read_documents
+from gen3d.reference.sources import Documents, read_documents, read_own_documents
 from gen3d.verbs import VERBS, verb_class
 
 PARTS = {
@@ -53,7 +52,7 @@ class Reference(FolderVerb):
     out: Folder = Field(Path("reference"), description="folder to write")
     checkout: Folder | None = Field(
         None,
-        description="folder of gen3d's sources, whose README.md and configs/ give examples; default: where this gen3d lies",
+        description="folder of gen3d's sources, whose README.md and configs/ give examples; default: those of this gen3d",
     )
 
     def plan(self) -> list[str]:
@@ -66,16 +65,12 @@ class Reference(FolderVerb):
         ]
 
     def open_inputs(self) -> Documents:
-        """Settings and how-tos; none where gen3d was installed without its sources.
+        """Settings and how-tos.
 
         Raises:
             UserError: `checkout` is no folder of them.
         """
-        if self.checkout is not None:
-            return read_documents(self.checkout)
-        beside = Path(gen3d.__file__).parents[1]
-        there = (beside / README).is_file() and (beside / CONFIGS).is_dir()
-        return read_documents(beside) if there else Documents()
+        return read_own_documents() if self.checkout is None else read_documents(self.checkout)
 
     def identity(self, opened: Callable[[], Documents]) -> Identity:
         """The texts that are shown."""

@@ -1,36 +1,21 @@
 """What the pages take from the files that come with gen3d: settings to start from, and the how-tos of its documents.
 
-They lie in a checkout, not in the installed package; without them the pages have keys and no examples.
+They lie in a checkout, or in the installed package and in what its installer wrote about it.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gen3d.core.errors import UserError
+from gen3d.core.package_data import CONFIGS, README, checkout, configs_folder
+from gen3d.core.starting_points import StartingPoint, names_below, read_starting_point
 from gen3d.verbs import VERBS
 
-README, CONFIGS, DEBUG = "README.md", "configs", "debug"
-DOCUMENTS = (README, f"{CONFIGS}/{README}")
 COMMAND = re.compile(r"^    gen3d ([a-z-]+) (.*)$")
-HEADS = ("Purpose", "Hardware", "Time", "Expect")
-
-
-@dataclass(frozen=True)
-class StartingPoint:
-    """A YAML file to start from: its place below configs/, verb, what its first comment says, and its text."""
-
-    path: str
-    verb: str
-    head: dict[str, str]
-    text: str
-
-    @property
-    def purpose(self) -> str:
-        """What it is for."""
-        return self.head.get("Purpose", "")
 
 
 @dataclass(frozen=True)
@@ -73,38 +58,45 @@ class Documents:
         return list(dict.fromkeys(wanted))
 
 
-def read_documents(checkout: Path) -> Documents:
+def read_documents(sources: Path) -> Documents:
     """Read the settings and how-tos of a checkout.
 
     Raises:
         UserError: it holds neither README.md nor configs/.
     """
-    if not (checkout / README).is_file() or not (checkout / CONFIGS).is_dir():
+    if not (sources / README).is_file() or not (sources / CONFIGS).is_dir():
         raise UserError(
-            f"{checkout}: no {README} and {CONFIGS}/ there; give the folder of gen3d's sources, or leave out checkout=."
+            f"{sources}: no {README} and {CONFIGS}/ there; give the folder of gen3d's sources, or leave out checkout=."
         )
-    files = sorted((checkout / CONFIGS).glob("*/*.yaml"))
-    settings = [_starting_point(path) for path in files if path.parent.name in VERBS and path.parent.name != DEBUG]
-    howtos = [one for name in DOCUMENTS if (checkout / name).is_file() for one in _howtos(checkout / name)]
-    return Documents(settings, howtos)
+    return _documents((sources / README).read_text(encoding="utf-8"), sources / CONFIGS)
 
 
-def _starting_point(path: Path) -> StartingPoint:
-    text = path.read_text(encoding="utf-8")
-    comments = [line.removeprefix("#").strip() for line in text.split("\n") if line.startswith("#")]
-    head: dict[str, str] = {}
-    for line in comments:
-        name, _, rest = line.partition(":")
-        if name in HEADS:
-            head[name] = rest.strip()
-        elif head:
-            head[list(head)[-1]] += f" {line}"
-    return StartingPoint(f"{path.parent.name}/{path.name}", path.parent.name, head, text)
+def read_own_documents() -> Documents:
+    """Read the settings and how-tos that come with this gen3d; what it lacks is left out."""
+    sources = checkout()
+    return _documents(_installed_readme(), configs_folder()) if sources is None else read_documents(sources)
 
 
-def _howtos(path: Path) -> list[HowTo]:
+def _installed_readme() -> str:
+    """The README, which a wheel carries as the description of the package; "" where nothing is installed."""
+    try:
+        return str(importlib.metadata.metadata("gen3d").json.get("description", ""))
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _documents(readme: str, configs: Path) -> Documents:
+    names = [name for name in names_below(configs) if name.partition("/")[0] in VERBS]
+    about = configs / README
+    texts = [readme, about.read_text(encoding="utf-8") if about.is_file() else ""]
+    return Documents(
+        [read_starting_point(configs, name) for name in names], [one for text in texts for one in _howtos(text)]
+    )
+
+
+def _howtos(text: str) -> list[HowTo]:
     """The parts of a document that hold commands of gen3d."""
-    parts = re.split(r"^#{2,3} (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    parts = re.split(r"^#{2,3} (.+)$", text, flags=re.MULTILINE)
     found = []
     for title, body in zip(parts[1::2], parts[2::2], strict=True):
         blocks = _blocks(body)

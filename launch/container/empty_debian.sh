@@ -12,7 +12,7 @@ command -v debootstrap >/dev/null || { echo "empty_debian.sh: apt-get install de
 [ -e "$root/etc/debian_version" ] ||
   debootstrap --variant=minbase --include=ca-certificates "$suite" "$root" "${MIRROR:-http://deb.debian.org/debian}"
 mkdir -p "$root/app" "$root/data"
-tar -C "$here" -c pyproject.toml constraints.txt README.md LICENSE gen3d configs launch | tar -x -C "$root/app"
+tar -C "$here" -c pyproject.toml setup.py constraints.txt README.md LICENSE gen3d configs launch | tar -x -C "$root/app"
 cp -L /etc/resolv.conf /etc/hosts "$root/etc/"
 # Where a proxy has its own certificate, this machine's list of authorities counts inside, too.
 cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/" 2>/dev/null || true

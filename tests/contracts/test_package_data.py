@@ -11,7 +11,7 @@ from gen3d.core.errors import UserError
 from gen3d.core.package_data import package_text
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "gen3d"
+PACKAGE, CONFIGS = ROOT / "gen3d", ROOT / "configs"
 READS = (Path("core/package_data.py"), Path("serve/pages.py"))
 """Modules that read what is shipped; all others read through the first."""
 
@@ -23,6 +23,10 @@ def test_every_file_that_is_no_module_is_package_data() -> None:
     data = {path for path in files if path.suffix != ".py"}
     assert data <= shipped
     assert PACKAGE / "cohort" / "columns.json" in data
+    configs = {
+        path for glob in settings["tool"]["setuptools"]["package-data"]["gen3d.configs"] for path in CONFIGS.glob(glob)
+    }
+    assert {path for path in CONFIGS.rglob("*") if path.is_file()} == configs
 
 
 def test_an_installation_that_lacks_a_file_says_how_to_mend_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,10 +83,12 @@ def test_it_can_be_read_without_a_mouse_and_by_a_screen_reader(pages: dict[str, 
         assert page.count("<table") == page.count("<caption>")
 
 
-def test_without_sources_there_are_keys_and_no_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installation_without_its_settings_has_keys_and_no_examples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError, match=r"no README.md and configs/ there; give the folder of gen3d's sources"):
         Reference(out=tmp_path / "o", checkout=tmp_path).run()
-    monkeypatch.setattr("gen3d.reference.reference.README", "no such file")
+    monkeypatch.setattr("gen3d.core.package_data.PACKAGE", tmp_path / "gen3d")
     out = Reference(out=tmp_path / "pages").run()
-    assert "installed without its sources" in (out / "settings.html").read_text()
+    assert "lacks its settings" in (out / "settings.html").read_text()
     assert "spacing_mm" in cells((out / "prepare.html").read_text())
