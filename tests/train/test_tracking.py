@@ -15,16 +15,18 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from gen3d.core.artefact import read, record_of
+from gen3d.core.artefact import digest, read, record_of
 from gen3d.core.errors import UserError
-from gen3d.models.run_folder import weights_path
+from gen3d.models.run_folder import SUBJECTS, weights_path
 from gen3d.train.batches import Batches
 from gen3d.train.log import figures_of, read_log
 from gen3d.train.tracking import mlflow_store
 from gen3d.train.tracking.recording import IDS
 from gen3d.train.tracking.sinks import TRACKED_WITHIN
 from gen3d.train.tracking.tensorboard import BOARD
+from gen3d.train.tracking.wandb_files import entries_of, files_of
 from gen3d.train.train import Train
+from tests.train.wandb_records import begun_in, records_of, rows_of, values_of
 
 STEPS = 6
 OPTIM = {"steps": STEPS, "batch_size": 2}
@@ -134,11 +136,17 @@ def test_trackers_hold_the_log_the_settings_the_pictures_and_the_hashes(
     _tensorboard_holds_the_same(folder, sealed, run.data.tags["gen3d.people"])
 
 
-def _tensorboard_holds_the_same(folder: Path, sealed: str, people: str) -> None:
+def board_of(folder: Path) -> Any:
+    """What TensorBoard shows of a member."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board = EventAccumulator(str(folder / BOARD / "member_0"))
     board.Reload()
+    return board
+
+
+def _tensorboard_holds_the_same(folder: Path, sealed: str, people: str) -> None:
+    board = board_of(folder)
     losses = [(entry.step, entry.value) for entry in board.Scalars("loss")]
     assert [step for step, _ in losses] == [step for step, _ in logged(folder, "loss")]
     assert [value for _, value in losses] == pytest.approx([value for _, value in logged(folder, "loss")], rel=1e-6)
@@ -170,16 +178,17 @@ def test_a_training_that_goes_on_goes_on_with_its_record(
 
     at_step(5, fail)
     with pytest.raises(UserError, match="the machine fails"):
-        train("vae", ["mlflow"])
+        train("vae", ["mlflow", "tensorboard"])
     folder = home / "vae"
     ids = ids_of(folder)
     assert run_of(home, ids["run"]).info.status == "FAILED"
     assert [step for step, _ in history(home, ids["run"], "loss")] == [1, 2, 3, 4, 5]
-    train("vae", ["mlflow"])
+    train("vae", ["mlflow", "tensorboard"])
     assert ids_of(folder) == ids
     assert run_of(home, ids["run"]).info.status == "FINISHED"
     assert history(home, ids["run"], "loss") == logged(folder, "loss")
     assert [step for step, _ in history(home, ids["run"], "loss")] == [1, 2, 3, 4, 5, 6]
+    assert [entry.step for entry in board_of(folder).Scalars("loss")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_members_are_runs_within_that_of_their_family(pca: Callable[..., Path], home: Path) -> None:
@@ -269,37 +278,69 @@ def test_a_tracker_that_is_not_installed_says_how_to_install_it(
     assert read(folder).summary["members"] == 1
 
 
-def entries_of(path: Path) -> Iterator[bytes]:
-    """The entries of a file of Weights & Biases: a log of LevelDB (blocks of 32 KiB; checksum, length, kind) behind 7 bytes."""
-    data, place, entry = path.read_bytes(), 7, b""
-    while place + 7 <= len(data):
-        if 32768 - place % 32768 < 7:  # what is left of a block is too short for a header
-            place += 32768 - place % 32768
-            continue
-        length, kind = struct.unpack_from("<HB", data, place + 4)
-        entry += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield entry
-            entry = b""
-
-
-def test_wandb_writes_files_of_its_own_and_sends_nothing(train: Callable[..., Path], home: Path) -> None:
+def test_wandb_writes_files_of_its_own_and_sends_nothing(home: Path, cohort: Path, train: Callable[..., Path]) -> None:
     pytest.importorskip("wandb")
-    from wandb.proto.wandb_internal_pb2 import Record
-
     folder = train("vae", ["wandb"], picture_every=STEPS)
     (path,) = (home / "wandb").glob("offline-run-*/run-*.wandb")
-    records = [Record.FromString(data) for data in entries_of(path)]
-    (begun,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
-    assert begun.run_id == ids_of(folder, "wandb")["member 0"]
-    losses = []
-    for record in records:
-        items = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
-        if "loss" in items:
-            losses.append((json.loads(items["step"]), json.loads(items["loss"])))
-    assert losses == logged(folder, "loss")
+    run = begun_in(path)
+    assert run.run_id == ids_of(folder, "wandb")["member 0"]
+    assert (run.display_name, run.run_group) == ("vae", "vae")
+    assert rows_of(path, "loss") == logged(folder, "loss")
+    assert [step for step, _ in rows_of(path, "picture/path")] == [STEPS]
     assert list((path.parent / "files" / "media").rglob("*.png"))
+    config, record = values_of(run.config.update), record_of(folder) or {}
+    assert (config["model.kind"], config["optim.steps"]) == ("vae", STEPS)
+    assert config["gen3d.key"] == record["key"]
+    assert config["gen3d.input.prepared"] == (record_of(cohort) or {})["key"]
+    assert config["gen3d.people"] == digest(json.loads((folder / SUBJECTS).read_text()))
+    summary: dict[str, Any] = {}
+    for entry in records_of(path):
+        summary |= values_of(entry.summary.update)
+    assert summary["sha256/members/0/model.safetensors"] == record["files"]["members/0/model.safetensors"].split()[-1]
+
+
+def test_wandb_goes_on_in_another_file_in_which_no_step_is_a_second_time(
+    train: Callable[..., Path], at_step: Callable[[int, Callable[[], None]], None], home: Path
+) -> None:
+    """As with MLflow, step 5 is made twice; a picture is drawn of it each time."""
+    pytest.importorskip("wandb")
+
+    def fail() -> None:
+        raise UserError("the machine fails")
+
+    at_step(5, fail)
+    with pytest.raises(UserError, match="the machine fails"):
+        train("vae", ["wandb"], picture_every=1)
+    folder = home / "vae"
+    (first,) = files_of(home, ids_of(folder, "wandb")["member 0"])
+    train("vae", ["wandb"], picture_every=1)
+    paths = files_of(home, ids_of(folder, "wandb")["member 0"])
+    assert paths[0] == first
+    assert [[step for step, _ in rows_of(path, "loss")] for path in paths] == [[1, 2, 3, 4, 5], [6]]
+    assert [[step for step, _ in rows_of(path, "picture/path")] for path in paths] == [[1, 2, 3, 4, 5], [6]]
+    assert [row for path in paths for row in rows_of(path, "loss")] == logged(folder, "loss")
+    of_wandb = [record.history.step.num for path in paths for record in records_of(path) if record.history.item]
+    assert of_wandb == [1, 2, 3, 4, 5, 6], "a server would join the files by these"
+
+
+@pytest.mark.parametrize("lengths", [(10, 40_000, 90_000), (32_768 - 7 - 7, 5), (32_768 - 7 - 7 - 7 - 3, 5)])
+def test_a_file_of_wandb_is_read_to_where_a_killed_process_left_it(tmp_path: Path, lengths: tuple[int, ...]) -> None:
+    """Entries in several blocks, and ones that end with a block or a few bytes before its end."""
+    entries = [bytes([65 + number]) * length for number, length in enumerate(lengths)]
+    data = b":W&B\xe1\xbe\x00"
+    for entry in entries:
+        left, is_first = entry, True
+        while left or is_first:
+            if (room := 32_768 - len(data) % 32_768) < 7:
+                data, room = data + bytes(room), 32_768
+            part, left = left[: room - 7], left[room - 7 :]
+            kind = (1 if is_first else 4) if not left else (2 if is_first else 3)
+            data, is_first = data + struct.pack("<IHB", 0, len(part), kind) + part, False
+    path = tmp_path / "run.wandb"
+    path.write_bytes(data)
+    assert list(entries_of(path)) == entries
+    path.write_bytes(data[:-1])
+    assert list(entries_of(path)) == entries[:-1]
 
 
 def test_mlflow_is_given_up_within_seconds_and_reports_to_nobody(

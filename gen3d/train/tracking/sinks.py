@@ -59,7 +59,7 @@ class Sink(Protocol):
         ...
 
     def begin_member(self, member: int, step: int) -> None:
-        """A member begins, or goes on after `step` updates."""
+        """A member begins, or goes on after `step` updates: later steps may come a second time, and are to be found once."""
         ...
 
     def losses(self, member: int, step: int, values: Mapping[str, float]) -> None:
