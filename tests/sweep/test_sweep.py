@@ -17,7 +17,11 @@ import yaml
 from PIL import Image
 
 from gen3d.cli import main
+from gen3d.train.tracking import mlflow_store
+from gen3d.train.tracking.sinks import TRACKED_WITHIN
 from tests.cohorts import write_cohort
+from tests.train.conftest import write_cohort as write_small_cohort
+from tests.train.wandb_records import begun_in
 
 TRAIN = {"model": {"kind": "pca"}, "channels": ["t1w"], "engine": {"threads": 1}, "track": []}
 SETTINGS = {
@@ -159,3 +163,37 @@ def test_a_sweep_is_killed_and_stopped_goes_on_and_is_looked_at_again(
     assert written == (here / "out/trials/0000/train/artefact.json").stat().st_mtime_ns
     assert main([*words, "vary={train.model.num_components: [1, 2]}"]) == 2
     assert "holds a result of other settings" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.multi
+def test_trials_at_the_same_time_are_recorded_within_their_sweep(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In MLflow as runs within a run, in a store that the first of them makes; in Weights & Biases as one group."""
+    pytest.importorskip("mlflow")
+    pytest.importorskip("wandb")
+    for name in (mlflow_store.URI, "MLFLOW_EXPERIMENT_NAME", "WANDB_MODE", "WANDB_PROJECT", TRACKED_WITHIN):
+        monkeypatch.delenv(name, raising=False)
+    write_small_cohort(here / "cohort")
+    changes = {
+        "steps": {"train": {"settings": TRAIN | {"track": ["mlflow", "wandb"]}}},
+        "vary": {"train.model.num_components": [1, 2]},
+        "objective": {"file": "log.jsonl", "key": "volumes", "where": {}},
+        "discard": [],
+    }
+    Path("sweep.yaml").write_text(yaml.safe_dump(SETTINGS | changes, sort_keys=False))
+    assert main(["sweep", "sweep.yaml", "out=out", "parallel=2"]) == 0
+    assert [row["status"] for row in table()] == ["done", "done"]
+
+    store = mlflow_store.open_store(here)
+    runs = {run.info.run_name: run for run in store.client.search_runs([store.experiment()])}
+    assert set(runs) == {"out", "trials/0000/train", "trials/0001/train"}
+    parent = runs.pop("out")
+    assert "mlflow.parentRunId" not in parent.data.tags
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
+    assert {run.info.status for run in (parent, *runs.values())} == {"FINISHED"}
+    given = {name: run.data.params["model.num_components"] for name, run in runs.items()}
+    assert given == {"trials/0000/train": "1", "trials/0001/train": "2"}
+
+    begun = [begun_in(path) for path in (here / "wandb").glob("offline-run-*/run-*.wandb")]
+    assert {(run.display_name, run.run_group) for run in begun} == {(name, "out") for name in runs}
+    assert len({run.run_id for run in begun}) == len(begun) == 2

@@ -24,8 +24,11 @@ from gen3d.train.tracking import mlflow_store
 from gen3d.train.tracking.recording import IDS
 from gen3d.train.tracking.sinks import TRACKED_WITHIN
 from gen3d.train.tracking.tensorboard import BOARD
+from gen3d.train.tracking.trackers import SINKS
 from gen3d.train.tracking.wandb_files import entries_of, files_of
 from gen3d.train.train import Train
+from tests.train.launching import settings, train_with
+from tests.train.mlflow_server import TrackingServer, tracking_server
 from tests.train.wandb_records import begun_in, records_of, rows_of, values_of
 
 STEPS = 6
@@ -234,6 +237,35 @@ def test_a_store_that_breaks_in_the_middle_stops_the_record_and_not_the_training
     assert [step for step, _ in logged(folder, "loss")] == list(range(1, STEPS + 1))
 
 
+@pytest.mark.parametrize("fault", [TrackingServer.end, TrackingServer.freeze])
+def test_a_server_that_is_taken_away_in_the_middle_costs_its_record_alone(
+    fault: Callable[[TrackingServer], None],
+    train: Callable[..., Path],
+    at_step: Callable[[int, Callable[[], None]], None],
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It answers until three steps are recorded; then it refuses, or never answers again."""
+    plain = train("plain", [])
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with tracking_server(home / "files") as server:
+        monkeypatch.setenv(mlflow_store.URI, server.address)
+        at_step(3, lambda: fault(server))
+        capsys.readouterr()
+        folder = train("vae", ["mlflow"])
+        address, recorded = server.address, [row["step"] for row in server.metrics if row["key"] == "loss"]
+    said = capsys.readouterr().err
+    assert recorded == [1, 2, 3]
+    assert said.count("warning") == len(said.splitlines()) == 1, said
+    assert f"MLflow: {WARNING} at step 4 (API request to {address}" in said
+    assert [step for step, _ in logged(folder, "loss")] == list(range(1, STEPS + 1))
+    assert (read(folder).key, read(folder).summary["members"]) == (read(plain).key, 1)
+    one, other = (load_file(weights_path(run, 0)) for run in (plain, folder))
+    assert all((one[name] == other[name]).all() for name in one)
+
+
 def test_a_store_that_cannot_be_used_costs_one_sentence(
     pca: Callable[..., Path],
     home: Path,
@@ -341,6 +373,40 @@ def test_a_file_of_wandb_is_read_to_where_a_killed_process_left_it(tmp_path: Pat
     assert list(entries_of(path)) == entries
     path.write_bytes(data[:-1])
     assert list(entries_of(path)) == entries[:-1]
+
+
+@pytest.mark.multi
+@pytest.mark.slow
+def test_of_two_processes_the_first_alone_records(cohort: Path, home: Path) -> None:
+    """A whole training, and one that is stopped after step 5 and goes on from there."""
+    pytest.importorskip("wandb")
+    whole, stopped = (settings(cohort, home / name, track=list(SINKS)) for name in ("whole", "stopped"))
+    ends = train_with(2, [whole, stopped | {"stop": [1, 4]}, stopped], home / "processes")
+    assert ends[1].startswith("stopped by SIGUSR1 after step 5 of 12")
+    assert (ends[0], ends[2]) == ("", "")
+    store = mlflow_store.open_store(home)
+    runs = {run.info.run_name: run.info for run in store.client.search_runs([store.experiment()])}
+    assert len(store.client.search_runs([store.experiment()])) == len(runs) == 2
+    for name, num_starts in (("whole", 1), ("stopped", 2)):
+        assert runs[name].status == "FINISHED"
+        assert history(home, runs[name].run_id, "loss") == logged(home / name, "loss")
+        assert [step for step, _ in logged(home / name, "loss")] == list(range(1, 13))
+        boards = sorted((home / name / BOARD / "member_0").iterdir())
+        assert len(boards) == num_starts
+        curve = [step for path in boards for step in scalar_steps(path, "loss")]
+        assert curve == list(range(1, 13))
+        files = files_of(home, ids_of(home / name, "wandb")["member 0"])
+        assert len(files) == num_starts
+        assert [row for path in files for row in rows_of(path, "loss")] == logged(home / name, "loss")
+    assert len(list((home / "wandb").glob("offline-run-*"))) == 3
+
+
+def scalar_steps(path: Path, name: str) -> list[int]:
+    """The steps of a figure in one event file of TensorBoard."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    events = EventFileLoader(str(path)).Load()
+    return [event.step for event in events for value in event.summary.value if value.tag == name]
 
 
 def test_mlflow_is_given_up_within_seconds_and_reports_to_nobody(
