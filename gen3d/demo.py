@@ -37,6 +37,7 @@ from gen3d.stratify.folder import StrataFolder
 from gen3d.stratify.stratify import Stratify
 from gen3d.synthesis.folder import SyntheticFolder
 from gen3d.synthesis.sample import Sample
+from gen3d.train.settings import DEFAULT_TRACKERS, Trackers
 from gen3d.train.train import Train
 
 SPLIT = Split(train=0.4, calibration=0.4, test=0.2)
@@ -89,6 +90,10 @@ class Demo(Verb):
     )
     seed: int = Field(0, ge=0, description="seed of cohort and training")
     workers: int = execution(0, "processes of the simulation; 0: one per core", ge=0)
+    track: Trackers = execution(
+        DEFAULT_TRACKERS,
+        "where each training copies its log to: tensorboard, mlflow, wandb, as `track` of `gen3d train`",
+    )
 
     @property
     def num_subjects(self) -> int:
@@ -237,7 +242,12 @@ class Demo(Verb):
         ]
 
     def _train(self, name: str, settings: dict[str, Any]) -> Verb:
-        shared = {"prepared": self.out / "cohort", "seed": self.seed, "out": self.out / "runs" / name}
+        shared = {
+            "prepared": self.out / "cohort",
+            "seed": self.seed,
+            "out": self.out / "runs" / name,
+            "track": self.track,
+        }
         return Train.model_validate(shared | settings)
 
     def _anomaly(self, name: str, pair: tuple[tuple[str, ...], tuple[Channel, ...]]) -> Verb:

@@ -25,6 +25,12 @@ def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+Trackers = Annotated[tuple[TrackerName, ...], BeforeValidator(_one_or_many)]
+"""Names of trackers, or a single one."""
+
+DEFAULT_TRACKERS: tuple[TrackerName, ...] = ("tensorboard",)
+
+
 class TrainSettings(SharedVerb):
     """Settings of a training; the model's `material` decides which of the inputs it is trained on."""
 
@@ -78,8 +84,8 @@ class TrainSettings(SharedVerb):
     workers: int = execution(0, "forecasters: people whose visits are registered at a time; 0: one per core", ge=0)
     log_every: int = execution(10, "weight updates between entries of log.jsonl", gt=0)
     picture_every: int = execution(500, "weight updates between pictures of sample reconstructions", gt=0)
-    track: Annotated[tuple[TrackerName, ...], BeforeValidator(_one_or_many)] = execution(
-        ("tensorboard",),
+    track: Trackers = execution(
+        DEFAULT_TRACKERS,
         "where to copy the log to, besides log.jsonl: tensorboard (files in the run folder), mlflow (mlflow.db beside it, or "
         "MLFLOW_TRACKING_URI), wandb (files beside it, sent only with WANDB_MODE=online); []: nowhere. A tracker that fails "
         "loses its record, never the training",

@@ -15,8 +15,11 @@ import pytest
 from gen3d.cli import main
 from gen3d.cohort.channels import CHANNELS
 from gen3d.cohort.manifest import subject_hash
+from gen3d.core.config import load
 from gen3d.demo import Demo
 from gen3d.simulate.folder import TRUTH
+from gen3d.train.train import Train
+from gen3d.verbs import VERBS, verb_class
 from tests.serve.browser import chromium
 from tests.serve.served import running
 
@@ -137,6 +140,24 @@ def test_the_full_demo_has_every_step_once(tmp_path: Path) -> None:
     verbs = {line.split(":")[0] for line in full}
     assert len(set(full)) == len(full) > len(short)
     assert {"harmonise", "predict", "reconstruct"} <= verbs - {line.split(":")[0] for line in short}
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_its_trainings_are_recorded_where_the_user_says(
+    tmp_path: Path, full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trainings that a whole demo would run, without a step of it."""
+    trainings: list[Train] = []
+    monkeypatch.setattr(Train, "run", lambda train: trainings.append(train) or train.out)
+    for verb in set(VERBS) - {"train", "demo"}:
+        monkeypatch.setattr(verb_class(verb), "run", lambda verb: verb.out)
+    monkeypatch.setattr(Demo, "_closing", lambda demo: [])
+    for words, expected in (([], ("tensorboard",)), (["track=[tensorboard,mlflow]"], ("tensorboard", "mlflow"))):
+        demo = load(Demo, None, [f"out={tmp_path / 'demo'}", f"full={str(full).lower()}", *words])
+        demo.run()
+        assert [train.track for train in trainings] == [expected] * (6 if full else 4)
+        assert "track" not in demo.settings()
+        trainings.clear()
 
 
 @pytest.mark.slow
