@@ -6,8 +6,8 @@ weights (random), trained on the cohort, cross-fitted in five (lab), and the lat
 quarter of the steps). Beside them a PCA of the cohort, cross-fitted in five, and of the simulated people. A linear head on
 each predicts sex and age, cross-validated by person, and with the PCA of the cohort voxels and volumes do.
 
-With --few 20, for a lab that has only so many controls: three times, so many people drawn at random learn a PCA (15 components)
-and the VAE; all others are encoded by these and by the box, and heads learn and are tested on those others alone.
+With --few 20, for a lab that has only so many controls: three times, so many people drawn at random learn a PCA (15 components);
+all others are encoded by it and by the box, and heads learn and are tested on those others alone.
 
 Prints the area under the curve and the mean absolute error, and paired differences to the PCA of the cohort with 95 % bootstrap
 intervals over people; writes scores.tsv and differences.tsv. A stopped run goes on.
@@ -91,15 +91,12 @@ def few_people(given: argparse.Namespace, draw: int) -> list[Keys]:
     for name, people in (("own", own), ("others", set(subjects) - own)):
         keys = {"prepared": given.prepared, "people": sorted(people), "out": out / name}
         folders[name] = Chosen.model_validate(keys).run()
-    runs = {"box": train(given, "box")}
-    for arm, model in (("few_pca", {**PCA, "num_components": FEW_COMPONENTS}), ("few_vae", VAE)):
-        keys = {"channels": CHANNELS, "prepared": folders["own"], "model": model, "track": [], "out": out / arm}
-        keys |= {"optim": optim(given.steps)} if model is VAE else {}
-        runs[arm] = Train.model_validate(keys).run()
+    keys = {"channels": CHANNELS, "prepared": folders["own"], "model": {**PCA, "num_components": FEW_COMPONENTS}}
+    runs = {"few_pca": Train.model_validate({**keys, "out": out / "few_pca"}).run(), "box": train(given, "box")}
     rows = []
     for target, question in TARGETS.items():
         tables = {}
-        for arm in ("few_pca", "few_vae", "box"):
+        for arm in runs:
             encoded = {"prepared": folders["others"], "run": runs[arm], "out": out / f"latents_{arm}"}
             keys = {"latents": Encode.model_validate(encoded).run(), "prepared": folders["others"], "heads": ["linear"]}
             keys |= {"voxels": False, "components": 64, "out": out / f"{target}_{arm}", "permutations": 0}
@@ -178,13 +175,9 @@ def train(given: argparse.Namespace, arm: str) -> Path:
         keys["start"] = train(given, "box")
     if keys["model"] is VAE:
         steps = {"random": 1, "tuned": given.steps // 4}.get(arm, given.steps)
-        keys["optim"] = optim(steps) | ({"learning_rate": 1e-12} if arm == "random" else {})
+        rate = 1e-12 if arm == "random" else 1e-3
+        keys["optim"] = {"steps": steps, "batch_size": 4, "ema_decay": 0.99, "learning_rate": rate}
     return Train.model_validate(keys).run()
-
-
-def optim(steps: int) -> Keys:
-    """How every VAE is trained."""
-    return {"steps": steps, "batch_size": 4, "ema_decay": 0.99, "learning_rate": 1e-3}
 
 
 def simulated(given: argparse.Namespace) -> Path:
