@@ -1,6 +1,6 @@
 """A network that labels 19 parts of a head at 2 mm, trained on labelled scans or on images made of label maps alone.
 
-The network is the U-Net of `gen3d.nets.unet` (Ronneberger et al. 2015) with 1.4 million weights; its loss is cross-entropy plus
+The network is the U-Net of `gen3d.nets.unet` (Ronneberger et al. 2015) with 1.7 million weights; its loss is cross-entropy plus
 soft Dice (Milletari et al. 2016). `ScanSamples` are real scans with labels; `MapSamples` are images of label maps with a random
 intensity for every label (Billot et al., Medical Image Analysis 2023, "SynthSeg"), half of them ordered as in T1w.
 """
