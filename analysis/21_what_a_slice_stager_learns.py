@@ -43,7 +43,6 @@ STAGES = ("CN", "CDR 0.5", "CDR 1 or more")
 YOUNGEST = 60
 NUM_FOLDS, NUM_DRAWS, NUM_SLICES = 5, 10, 16
 PARTS = ("slices", "people", "scans")
-NUM_SIMULATED = 60
 HEADS = ("logistic", "svm, radial")
 STAGER: Keys = {
     "network": {"kind": "slices", "weights": "package", "num_slices": NUM_SLICES, "pooling": "attention"},
@@ -56,6 +55,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slabs", type=Path, help="folder of slabs with participants.tsv; not for scans")
     parser.add_argument("--out", type=Path, required=True, help="folder for the cohort, runs and tables")
+    parser.add_argument("--simulated", type=int, default=60, help="people of the part scans, who come three times")
     parser.add_argument("--part", choices=PARTS, help="one part only")
     arguments = parser.parse_args()
     out: Path = arguments.out
@@ -69,7 +69,7 @@ def main() -> int:
         if arguments.part != "slices":
             as_people(prepared, out)
     if arguments.part in (None, "scans"):
-        pd.DataFrame(as_scans(out)).to_csv(out / "scans.tsv", sep="\t", index=False)
+        pd.DataFrame(as_scans(out, arguments.simulated)).to_csv(out / "scans.tsv", sep="\t", index=False)
     return 0
 
 
@@ -131,10 +131,10 @@ def as_samples(folder: Path) -> list[Row]:
     return rows
 
 
-def as_scans(out: Path) -> list[Row]:
+def as_scans(out: Path, num: int) -> list[Row]:
     """Real and permuted labels of simulated people with three visits, split by people, by scans and by slices."""
-    ill = {"ad": {"kind": "ad", "count": NUM_SIMULATED // 2}}
-    simulated = {"subjects": NUM_SIMULATED, "visits": [0, 1, 2], "conditions": ill, "sites": 2, "seed": 211}
+    ill = {"ad": {"kind": "ad", "count": num // 2}}
+    simulated = {"subjects": num, "visits": [0, 1, 2], "conditions": ill, "sites": 2, "seed": 211}
     prepared = open_prepared(
         Simulate.model_validate(
             {**simulated, "spacing_mm": 3, "figures": False, "workers": 1, "out": out / "visits"}
@@ -158,7 +158,7 @@ def as_scans(out: Path) -> list[Row]:
             interval = over_permutations(shares)
             rows.append(
                 {"split": split, "labels": kind, "accuracy": interval.value, "low": interval.low, "high": interval.high}
-                | {"num_people": NUM_SIMULATED, "num_scans": len(table)}
+                | {"num_people": num, "num_scans": len(table)}
             )
             print(rows[-1], flush=True)
     return rows
