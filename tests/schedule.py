@@ -51,6 +51,7 @@ SECONDS = {
     "simulate/test_stopped.py": 25,
     "serve/test_networks.py": 25,
     "serve/test_dicom.py": 25,
+    "simulate/test_density_channel.py": 20,
     "simulate/test_genetics.py": 20,
     "reference/test_reference.py": 20,
     "train/test_sharding.py": 20,
