@@ -47,6 +47,7 @@ SECONDS = {
     "classify/test_genes.py": 30,
     "explain/test_explain.py": 30,
     "anomaly/test_visits.py": 30,
+    "classify/test_untrained.py": 25,
     "classify/test_classify.py": 25,
     "simulate/test_stopped.py": 25,
     "serve/test_networks.py": 25,

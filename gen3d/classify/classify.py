@@ -41,6 +41,7 @@ from gen3d.classify.study.network_records import network_records
 from gen3d.classify.study.permutation import null_values, observed, prepare, prepare_scores, statistic_name
 from gen3d.classify.study.question import Question, open_question
 from gen3d.classify.study.recipe import HeadRecipe, KeptLearned
+from gen3d.classify.study.untrained import NAME as UNTRAINED
 from gen3d.cohort.target import Target
 from gen3d.core.artefact import write_json
 from gen3d.core.disk import remove_folder
@@ -56,10 +57,10 @@ class Classify(StudySettings):
 
     Everything (harmonisation, confounds, scaling, components, settings, calibration, threshold) is fitted on the training
     people of a fold. People that a model behind the latents was trained on are not tested. The baselines are covariates,
-    each of a few volumes of the same scans, both together, voxels, and permuted labels. A run of a classifier among the heads gives
-    its folds to all: nobody is tested by a network that saw the person. With readers=, people who read the same scans are
-    compared with the primary classifier. With genotypes=, genes, the scan and both are. With fit= and external=, a finished head is
-    tested on other people instead.
+    each of a few volumes of the same scans, both together, voxels, a network that never learned (untrained=true), and permuted
+    labels. A run of a classifier among the heads gives its folds to all: nobody is tested by a network that saw the person. With
+    readers=, people who read the same scans are compared with the primary classifier. With genotypes=, genes, the scan and both
+    are. With fit= and external=, a finished head is tested on other people instead.
 
     Writes predictions.tsv, metrics.json with every table behind the figures, checklist.tsv and the head itself.
     """
@@ -80,7 +81,7 @@ class Classify(StudySettings):
         policies = Policies(
             self.seen if "seen" in given else "refuse", self.duplicates if "duplicates" in given else "refuse"
         )
-        external = open_external(question, policies, self.voxels and "voxels" in given)
+        external = open_external(question, policies, given)
         family = open_heads(self.fit / HEAD)
         _same_study(question, family, self.fit)
         return ExternalTest(external, family)
@@ -93,7 +94,8 @@ class Classify(StudySettings):
 
 
 PARTS = ".parts"
-RESIDUAL = "residual"
+NETWORKS = ("residual", UNTRAINED)
+"""Models that run a network."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def _of_model(model: Contestant, study: ClassifyStudy, path: Path) -> tuple[pd.D
         return _read_part(path, study.target), json.loads(settings_path.read_text(encoding="utf-8"))
     parts, settings = [], []
     # These problems are small, so threads would wait for each other, most of all on a busy machine. Networks gain from them.
-    with threadpool_limits(None if model.name == RESIDUAL else 1):
+    with threadpool_limits(None if model.name in NETWORKS else 1):
         for table, chosen in track(cross_validated(model, study), f"{model.kind} {model.name}", total=len(study.folds)):
             parts.append(table)
             settings.append(chosen)

@@ -96,6 +96,11 @@ class StudySettings(FolderVerb):
         description="columns with volumes of the same scans, each a baseline; none: hippocampus and ventricles, where present",
     )
     voxels: bool = Field(True, description="run a voxel-wise linear SVM as a baseline; needs the prepared scans")
+    untrained: bool = Field(
+        False,
+        description="a linear machine on features of a 3D network with random weights that never learned (un-CNN) as a baseline; "
+        "some seconds a scan; needs the prepared scans, 32 voxels or more along every axis",
+    )
     prepared: Folders | None = Field(
         None, description="prepared folders of the scans; none: those that the latents were made from"
     )

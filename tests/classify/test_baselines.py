@@ -13,7 +13,7 @@ from gen3d.classify.heads.learning import Learner
 from gen3d.classify.heads.settings import SvmSettings
 from gen3d.classify.study import baselines
 from gen3d.classify.study.baselines import ChanceNumber, TableRecipe, default_volumes, gram_factor, read_voxels
-from gen3d.classify.study.recipes import FeatureRecipe, voxel_recipe
+from gen3d.classify.study.recipes import FeatureRecipe, wide_recipe
 from gen3d.classify.study.reducing import Reduction
 from gen3d.cohort.folder import open_prepared
 from gen3d.cohort.target import Rows, Target
@@ -138,7 +138,7 @@ def test_a_machine_on_the_factor_is_the_machine_on_the_voxels() -> None:
     train, test = order[:40], order[40:]
     factor = gram_factor([voxels[:, :400], voxels[:, 400:]], 50)
     table = pd.DataFrame({"subject": [str(i) for i in range(50)]})
-    recipe = voxel_recipe("voxels")
+    recipe = wide_recipe("voxels", "voxels")
     outputs = []
     for values in (factor, voxels):
         rows = Rows(values, table)
@@ -172,7 +172,7 @@ def test_voxels_of_many_scans_are_sketched_and_tell_as_much(tmp_path: Path, monk
         monkeypatch.setattr(baselines, "MOST_WHOLE", most)
         voxels = read_voxels(prepared, keys)[1]
         assert voxels.sketched == (most < 80)
-        recipe = voxel_recipe(voxels.name, "prevalence", voxels.sketched)
+        recipe = wide_recipe(voxels.name, "voxels", "prevalence", voxels.sketched)
         rows = [Rows(voxels.of(table["key"][part]), table[part].reset_index(drop=True)) for part in (train, test)]
         reducer = recipe.reduce(rows[0])
         learned = recipe.learn(reducer.apply(rows[0]), codes[train], np.flatnonzero(train), BINARY, 0)

@@ -10,17 +10,19 @@ import numpy as np
 from gen3d.classify.heads.network_recipe import NetworkRecipe
 from gen3d.classify.heads.settings import ResidualSettings, RunSettings, Threshold
 from gen3d.classify.study import mta_rules
-from gen3d.classify.study.baselines import ChanceNumber, TableRecipe, Voxels, default_volumes
+from gen3d.classify.study.baselines import MOST_WHOLE, ChanceNumber, TableRecipe, Voxels, default_volumes
 from gen3d.classify.study.crossvalidation import Contestant, Index, Kind
 from gen3d.classify.study.features import Features
 from gen3d.classify.study.networks import Network
 from gen3d.classify.study.question import Question
-from gen3d.classify.study.recipes import FeatureRecipe, head_recipe, voxel_recipe
+from gen3d.classify.study.recipes import FeatureRecipe, head_recipe, wide_recipe
 from gen3d.classify.study.selection import column_of
+from gen3d.classify.study.untrained import NAME, UntrainedFeatures
 from gen3d.cohort.scores_folder import MAIN, TWIN, ScoredMember
 from gen3d.cohort.target import Rows
 from gen3d.core.errors import UserError
 from gen3d.maths.sketch import SKETCHED
+from gen3d.nets.untrained import NUM_FEATURES
 
 SITE = "site"
 SPATIAL = 4
@@ -150,6 +152,8 @@ def baselines(question: Question) -> list[Contestant]:
         models.append(Contestant(rule.name, "baseline", rule, _table_only, rule.features_description))
     twins = [network for network in question.networks if network.has_twin]
     models += [twin_contestant(network, settings.threshold) for network in twins]
+    if question.untrained is not None:
+        models.append(_of_untrained(question.untrained, settings.threshold))
     return [*models, *(_of_voxels(voxels, settings.threshold) for voxels in question.voxels)]
 
 
@@ -157,12 +161,22 @@ def _table_only(features: Features, member: int, chosen: Index) -> Rows:
     return Rows(np.empty((len(chosen), 0)), features.table.iloc[chosen].reset_index(drop=True))
 
 
+def _of_untrained(untrained: UntrainedFeatures, threshold: Threshold) -> Contestant:
+    def rows(features: Features, member: int, chosen: Index) -> Rows:
+        table = features.table.iloc[chosen].reset_index(drop=True)
+        return Rows(untrained.of(table["key"]), table, blocks=(1,) * NUM_FEATURES)  # each feature in its own unit
+
+    recipe = wide_recipe(NAME, f"{NUM_FEATURES} features", threshold, len(untrained.keys) > MOST_WHOLE)
+    return Contestant(NAME, "baseline", recipe, rows, f"{NUM_FEATURES} features of a 3D network with random weights")
+
+
 def _of_voxels(voxels: Voxels, threshold: Threshold) -> Contestant:
     def rows(features: Features, member: int, chosen: Index) -> Rows:
         table = features.table.iloc[chosen].reset_index(drop=True)
         return Rows(voxels.of(table["key"]), table)
 
-    recipe = voxel_recipe(voxels.name, threshold, voxels.sketched)
+    words = "sketched voxels" if voxels.sketched else "voxels"
+    recipe = wide_recipe(voxels.name, words, threshold, voxels.sketched)
     description = f"{voxels.num_voxels} voxels of the brain"
     if voxels.sketched:
         description = recipe.reduction.describe(f"{SKETCHED} random projections of {description}")

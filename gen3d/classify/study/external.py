@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from gen3d.classify.study.question import (
 )
 from gen3d.classify.study.scans import SWITCHED_OFF, prepared_behind
 from gen3d.classify.study.selection import with_answers
+from gen3d.classify.study.untrained import untrained_features
 from gen3d.cohort.duplicates import Duplicates, Pair, find_duplicates, judge_duplicates
 from gen3d.cohort.latents_folder import require_one_space
 from gen3d.cohort.seen import TRAINING, Guard, SeenBy, SeenPolicy, named
@@ -69,11 +71,12 @@ class External:
         return [f"tests the head on {num} other people ({counts})", *self.people.notes, *self.people.waivers]
 
 
-def open_external(question: Question, policies: Policies, voxels_asked: bool) -> External:
+def open_external(question: Question, policies: Policies, asked: Collection[str]) -> External:
     """Open the people of external=.
 
     `policies` are about people on whom the head, or a model behind the features, was trained; those of the study that
-    fitted the head were about its own people. `voxels_asked`: voxels=true was set for this test, so that it may not be left out.
+    fitted the head were about its own people. `asked`: settings of this test itself; voxels=true and untrained=true among them
+    may not be left out.
 
     Raises:
         UserError: another space, nobody of any class, or people on whom the head or a model behind it was trained.
@@ -103,9 +106,11 @@ def open_external(question: Question, policies: Policies, voxels_asked: bool) ->
     features, codes = features.take(kept), codes[kept]
     pairs = _known_under_another_id(question, features)
     taken_for_others = _judged(pairs, policies.duplicates)
-    question = _with_voxels(question, features, voxels_asked)
+    question = _with_voxels(question, features, "voxels" in asked)
+    question, without_untrained = _with_untrained(question, features, "untrained" in asked)
     question = replace(question, readings=readings_of(settings, features.table, question.target))
     notes = (*features.notes, *unseen_by_head.notes, *cleared.notes, *filter(None, [question.without_voxels]))
+    notes += without_untrained
     notes += question.readings.notes if question.readings is not None else ()
     notes += tuple(f"when the head was fitted: {waiver}" for waiver in question.waivers)
     people = TestedPeople(
@@ -151,7 +156,7 @@ def _with_voxels(question: Question, features: Features, asked: bool) -> Questio
     settings = question.settings
     if not settings.voxels:
         return replace(question, without_voxels=SWITCHED_OFF)
-    keys = pd.concat([question.features.table["key"], features.table["key"]]).astype(str).tolist()
+    keys = _keys_of_both(question, features)
     try:
         prepared = prepared_behind(settings, features)
         absent = sorted(set(keys) - set(prepared.manifest["key"].astype(str)))
@@ -164,3 +169,25 @@ def _with_voxels(question: Question, features: Features, asked: bool) -> Questio
         if asked:
             raise
         return replace(question, without_voxels=f"the voxel-wise baseline could not be run ({str(error).rstrip('.')})")
+
+
+def _with_untrained(question: Question, features: Features, asked: bool) -> tuple[Question, tuple[str, ...]]:
+    """The question with the untrained network of training and tested scans, where it was asked for; and a note if it cannot be.
+
+    Raises:
+        UserError: `untrained=true` was asked for this test and is impossible.
+    """
+    settings = question.settings
+    if not settings.untrained:
+        return question, ()
+    try:
+        scans = prepared_behind(settings, features)
+        return replace(question, untrained=untrained_features(scans, _keys_of_both(question, features))), ()
+    except UserError as error:
+        if asked:
+            raise
+        return question, (f"the untrained network could not be run ({str(error).rstrip('.')})",)
+
+
+def _keys_of_both(question: Question, features: Features) -> list[str]:
+    return pd.concat([question.features.table["key"], features.table["key"]]).astype(str).tolist()

@@ -29,8 +29,9 @@ from gen3d.classify.study.joining import with_columns
 from gen3d.classify.study.network_folds import NetworkFolds, network_folds
 from gen3d.classify.study.networks import Network, open_networks, shared_target
 from gen3d.classify.study.readings import ReaderScores, open_readings
-from gen3d.classify.study.scans import open_voxels
+from gen3d.classify.study.scans import open_voxels, prepared_behind
 from gen3d.classify.study.selection import column_of, only_those, with_answers
+from gen3d.classify.study.untrained import UntrainedFeatures, untrained_features
 from gen3d.cohort.duplicates import Pair, equal_scans, find_duplicates, groups_of, judge_duplicates
 from gen3d.cohort.latents_folder import require_one_space
 from gen3d.cohort.manifest import is_twin
@@ -83,6 +84,8 @@ class Question:
     """What readers said of the people who are tested."""
     genes: Genes | None = None
     """Genes of these people; with them, families are never on both sides of a fold."""
+    untrained: UntrainedFeatures | None = None
+    """What a network that never learned makes of the scans, with untrained=true."""
     everybody: frozenset[str] = frozenset()
     """Subjects of all scans of the features, also of those that are left out."""
 
@@ -149,6 +152,8 @@ class Question:
                 f"projections of voxels: a support vector machine of more than {MOST_WHOLE} scans takes time that grows with "
                 "their square"
             )
+        if self.untrained is not None:
+            lines.append(f"a network that never learned reads {len(self.untrained.keys)} scans, 5 to 10 s each at 2 mm")
         if self.settings.external is None:
             lines.append(self.split_words)
         return lines if self.settings.external is not None else [*lines, *self.all_notes, *self.waivers]
@@ -272,6 +277,9 @@ def open_question(request: StudySettings) -> Question:
         "; ".join(voxel_notes),
         networks,
     )
+    if settings.untrained and not external:
+        scans = prepared_behind(settings, features)
+        question = replace(question, untrained=untrained_features(scans, features.table["key"].astype(str).tolist()))
     if settings.genotypes is not None:
         if target.task == "number":
             raise UserError(

@@ -90,13 +90,16 @@ def recipe_of(
     return FeatureRecipe(settings.kind, reduction, Learner(settings, threshold))
 
 
-def voxel_recipe(name: str, threshold: Threshold = "prevalence", sketched: bool = False) -> FeatureRecipe:
-    """The baseline on voxels.
+def wide_recipe(
+    name: str, features: str, threshold: Threshold = "prevalence", many_scans: bool = False
+) -> FeatureRecipe:
+    """A baseline on more features than people: voxels, or those of a network that never learned.
 
-    For rows from `gram_factor` a linear support vector machine on all of them, centred. Its time grows with the square of people
-    and more, so that sketched voxels have logistic or ridge regression on their principal components.
+    A linear support vector machine on all of them, centred. Its time grows with the square of people and more, so that `many_scans`
+    have logistic or ridge regression on principal components.
     """
-    if sketched:
-        learner = Learner(LinearSettings(), threshold)
-        return FeatureRecipe(name, Reduction(components=SKETCH_COMPONENTS), learner, "sketched voxels")
-    return FeatureRecipe(name, Reduction(components=None), Learner(SvmSettings(), threshold), "voxels")
+    if many_scans:
+        return FeatureRecipe(
+            name, Reduction(components=SKETCH_COMPONENTS), Learner(LinearSettings(), threshold), features
+        )
+    return FeatureRecipe(name, Reduction(components=None), Learner(SvmSettings(), threshold), features)
