@@ -5,6 +5,7 @@ MCI. A principal component analysis of T1w and log-Jacobian, cross-fitted in thr
 folds; every network takes the same folds. All contestants are tested on the same people by members that never saw them:
 
 liu          the network of Liu et al. 2022, at an eighth of its width so that it trains on a CPU, of T1w
+liu_long     the same with four times the updates
 liu_both     the same of T1w and log-Jacobian
 slices       EfficientNet-Lite0 with ImageNet weights, frozen, and its random twin: 16 coronal slices, attention
 inflated     the same kernels inflated to 3D, frozen, and its random twin
@@ -12,7 +13,7 @@ video        r3d_18 from random weights on a crop around the hippocampi
 jacobian     a small residual network of the log-Jacobian around the hippocampi; of the same view in the study `channels` also
              of T1w (residual_t1w), of both (residual_both), and of modulated density (density)
 linear       logistic regression on the components (30; 20 with 40 people)
-             and the baselines of classify: covariates, site, hippocampus, ventricles, voxels
+             and the baselines of classify: covariates, site, hippocampus, ventricles, voxels; a network that never learned
 
 Writes scores.tsv (AUC with interval of everything in every study) and differences.tsv (paired differences). A stopped run goes on.
 
@@ -122,6 +123,7 @@ NETWORKS: dict[str, Keys] = {
         "model": {"network": {"kind": "r3d_18"}, "shift": 2, **HIPPOCAMPI},
         "optim": rate(5e-4, 12),
     },
+    "liu_long": liu(channels=["t1w"]) | {"optim": rate(1e-3, 60)},
     "liu_both": liu(channels=["t1w", "log_jacobian"]),
     "jacobian": residual(["log_jacobian"], permuted=1),
     "residual_t1w": residual(["t1w"]),
@@ -129,12 +131,13 @@ NETWORKS: dict[str, Keys] = {
     "density": residual(["modulated_density"]),
 }
 ONLY_AT: dict[str, tuple[str, ...]] = {
-    "video": ("n90",),
-    "liu_both": ("n90", "half"),
+    **dict.fromkeys(("video", "liu_long", "liu_both"), ("n90",)),
     "inflated": ("n90", "half", "null"),
     **dict.fromkeys(("residual_t1w", "residual_both", "density"), ("channels",)),
 }
 """Studies of networks that are not in all of them."""
+UNTRAINED = ("n90", "half")
+"""Studies with a network that never learned."""
 
 
 class Labelled(Chosen):
@@ -222,6 +225,7 @@ def one_study(study: str, networks: list[str], out: Path, train_only: bool) -> N
             "classes": ["control", "case"],
             "heads": [*(str(runs / name) for name in networks), "linear"],
             "permutations": 199,
+            "untrained": study in UNTRAINED,
             "out": out / "heads" / study,
         }
     ).run()

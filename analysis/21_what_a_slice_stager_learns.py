@@ -206,7 +206,7 @@ def as_people(prepared: Path, out: Path) -> None:
     }
     for name, question in targets.items():
         networks = []
-        for network, model, steps, rate in (("stager", STAGER, 600, 2e-3), ("residual", RESIDUAL, 400, 1e-3)):
+        for network, model, steps, rate in (("stager", STAGER, 600, 2e-3), ("residual", RESIDUAL, 170, 1e-3)):
             optim = {"steps": steps, "batch_size": 8, "learning_rate": rate, "ema_decay": 0.97}
             settings = {"kind": "classifier", "looks": 6, **question, **model}
             folder = out / "runs" / f"{network}_{name}"

@@ -111,6 +111,7 @@ def one_target(target: str, networks: list[str], prepared: Path, latents: Path, 
             **question,
             "heads": [*heads, *slices, "linear"],
             "permutations": 199,
+            "untrained": True,
             "out": out / "heads" / target,
         }
     ).run()
